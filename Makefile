@@ -1,0 +1,51 @@
+# Everything here works in a fresh clone and twice in a row.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-istio check test torture bench jar native real clean
+
+NATIVE := target/native/libregistry_mox.so
+RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
+VENV := target/native/py
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: jar real examples ## the real registry and two real providers; watch their services arrive as Istio sees them
+	tests/real/demo.sh
+
+demo-istio: jar real examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
+	tests/real/demo-istio.sh
+
+check: native ## formatting, lints, Rust and Java tests; a few minutes, no real parts
+	tests/run fmt clippy doc rust java
+
+test: native ## everything: `make check` and the end-to-end tests on the real parts
+	tests/run fmt clippy doc rust java real
+
+bench: native ## the publish call, measured with JMH
+	gradle --quiet jmh
+
+jar: native ## build/libs/registry-mox-*.jar
+	gradle --quiet jar
+
+native: $(VENV)/done ## the library for the jar, linked against glibc 2.17
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cargo zigbuild --locked --release --lib --target x86_64-unknown-linux-gnu.2.17
+	mkdir -p $(dir $(NATIVE))
+	cmp -s $(RELEASE) $(NATIVE) || cp $(RELEASE) $(NATIVE)
+
+$(VENV)/done: .cargo/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement .cargo/requirements.txt
+	touch $@
+
+.PHONY: examples
+examples:
+	cargo build --locked --examples
+
+real: ## installs SOFARegistry, SOFARPC, istiod and Envoy under target/real; the first time takes minutes
+	tests/real/install.sh
+
+clean: ## removes everything that was built
+	rm -rf target build .gradle

@@ -1,0 +1,265 @@
+//! The engine without Java: events as JSON lines on standard input, answers on standard output.
+//!
+//! `cargo run --release --example serve -- [--config FILE.json]`. It differs from the embedded engine in defaults
+//! only: it listens on `127.0.0.1:0` for MoX and for the admin pages, and waits for `loaded`.
+
+use std::{
+    borrow::Cow,
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use registry_mox::{
+    command, config,
+    config::Config,
+    engine::Engine,
+    error::{Error, Result},
+    frame, model,
+    model::RegisterVersion,
+    telemetry::Log,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    signal::unix::{SignalKind, signal},
+};
+
+const USAGE: &str = "usage: serve [--config FILE.json]";
+
+/// A line of input, by its `op`.
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+enum Line {
+    Publish {
+        #[serde(default = "registry")]
+        source: String,
+        data_info_id: String,
+        #[serde(flatten)]
+        publisher: Publisher,
+    },
+    Unpublish {
+        #[serde(default = "registry")]
+        source: String,
+        data_info_id: String,
+        register_id: String,
+        version: i64,
+        register_timestamp: i64,
+    },
+    Replace {
+        #[serde(default = "registry")]
+        source: String,
+        data_info_id: String,
+        version: i64,
+        #[serde(default = "model::now")]
+        read_started: i64,
+        publishers: Vec<Publisher>,
+    },
+    Loaded {},
+    Policy {
+        policy: Value,
+    },
+    Freeze {},
+    Thaw {},
+    Release {},
+    Flush {},
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Publisher {
+    register_id: String,
+    version: i64,
+    register_timestamp: i64,
+    #[serde(default)]
+    data: Vec<String>,
+    #[serde(default)]
+    data_base64: Vec<String>,
+    #[serde(default)]
+    cell: String,
+    #[serde(default)]
+    app_name: String,
+    #[serde(default)]
+    attributes: Map<String, Value>,
+}
+
+fn registry() -> String {
+    "registry".to_owned()
+}
+
+impl Publisher {
+    fn packed(&self) -> Result<frame::Publisher<'_>> {
+        if !self.data.is_empty() && !self.data_base64.is_empty() {
+            return Err(Error::InvalidArgument("give data or dataBase64, not both".to_owned()));
+        }
+        let serialized = !self.data_base64.is_empty();
+        let payloads = if serialized {
+            self.data_base64.iter().map(|text| base64(text).map(Cow::Owned)).collect::<Result<_>>()?
+        } else {
+            self.data.iter().map(|text| Cow::Borrowed(text.as_bytes())).collect()
+        };
+        let attribute = |(key, value): (&String, &Value)| -> Result<(Cow<'_, str>, Cow<'_, str>)> {
+            let text = value.as_str().map(str::to_owned).unwrap_or_else(|| value.to_string());
+            Ok((key.clone().into(), text.into()))
+        };
+        Ok(frame::Publisher {
+            register_id: self.register_id.as_str().into(),
+            version: RegisterVersion { version: self.version, timestamp: self.register_timestamp },
+            cell: self.cell.as_str().into(),
+            app_name: self.app_name.as_str().into(),
+            attributes: self.attributes.iter().map(attribute).collect::<Result<_>>()?,
+            serialized,
+            payloads,
+        })
+    }
+}
+
+fn base64(text: &str) -> Result<Vec<u8>> {
+    use base64::Engine;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(text);
+    decoded.map_err(|error| Error::InvalidArgument(format!("dataBase64: {error}")))
+}
+
+/// Executes one line and answers its fields.
+async fn execute(engine: &Engine, line: Line) -> Result<Value> {
+    let done = json!({});
+    match line {
+        Line::Publish { source, data_info_id, publisher } => {
+            engine.apply(&frame::encode_publish(&source, &data_info_id, &publisher.packed()?)?)?;
+        }
+        Line::Unpublish { source, data_info_id, register_id, version, register_timestamp } => {
+            let version = RegisterVersion { version, timestamp: register_timestamp };
+            engine.apply(&frame::encode_unpublish(&source, &data_info_id, &register_id, version)?)?;
+        }
+        Line::Replace { source, data_info_id, version, read_started, publishers } => {
+            let packed = publishers.iter().map(Publisher::packed).collect::<Result<Vec<_>>>()?;
+            engine.apply(&frame::encode_replace(&source, &data_info_id, version, read_started, &packed)?)?;
+        }
+        Line::Loaded {} => engine.loaded(),
+        Line::Policy { policy } => {
+            let hash = engine.set_policy(config::policy_from_json(policy)?)?;
+            return Ok(json!({ "hash": hash }));
+        }
+        Line::Freeze {} => engine.freeze(),
+        Line::Thaw {} => engine.thaw(),
+        Line::Release {} => return Err(command::nothing_held()),
+        Line::Flush {} => {
+            let flushed = engine.flush().await;
+            return serde_json::to_value(flushed).map_err(|error| Error::Internal(error.to_string()));
+        }
+    }
+    Ok(done)
+}
+
+/// The answer to a line; `None` for one that carries no id and went well.
+async fn answer(engine: &Engine, text: &str) -> Option<Value> {
+    let mut fields = match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return Some(json!({ "ok": false, "error": "a line is a JSON object" })),
+        Err(error) => return Some(json!({ "ok": false, "error": format!("this is no JSON: {error}") })),
+    };
+    let id = fields.remove("id");
+    let outcome = match serde_json::from_value::<Line>(Value::Object(fields)) {
+        Ok(line) => execute(engine, line).await,
+        Err(error) => Err(Error::InvalidArgument(error.to_string())),
+    };
+    if let (Err(error), None) = (&outcome, &id) {
+        eprintln!("serve: {error}");
+    }
+    let id = id?;
+    Some(match outcome {
+        Ok(Value::Object(mut answer)) => {
+            answer.insert("id".to_owned(), id);
+            answer.insert("ok".to_owned(), true.into());
+            answer.into()
+        }
+        Ok(_) => json!({ "id": id, "ok": true }),
+        Err(error) => json!({ "id": id, "ok": false, "error": error.to_string() }),
+    })
+}
+
+fn configuration() -> Result<Config, String> {
+    let mut arguments = std::env::args().skip(1);
+    let mut given = json!({});
+    match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
+        (None, ..) => {}
+        (Some("--config"), Some(file), None) => {
+            let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+            given = serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))?;
+        }
+        _ => return Err(USAGE.to_owned()),
+    }
+    let config = Config::from_json(given.to_string().as_bytes()).map_err(|error| error.to_string())?;
+    let loopback = ([127, 0, 0, 1], 0).into();
+    let defaults = Config::default();
+    let mut changed = config.clone();
+    if config.listen == defaults.listen {
+        changed.listen = loopback;
+    }
+    changed.admin_listen = config.admin_listen.or(Some(loopback));
+    if config.protect.startup_hold == defaults.protect.startup_hold {
+        changed.protect.startup_hold = Duration::MAX;
+    }
+    Ok(changed)
+}
+
+fn print(value: &Value) {
+    let mut out = std::io::stdout().lock();
+    // Who does not read the answers does not end the program.
+    let _ = writeln!(out, "{value}").and_then(|()| out.flush());
+}
+
+async fn run(engine: Arc<Engine>) {
+    let mut terminate = signal(SignalKind::terminate()).expect("signals are there on every unix");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("signals are there on every unix");
+    let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
+    let mut more = true;
+    loop {
+        tokio::select! {
+            line = lines.next_segment(), if more => match line {
+                Ok(Some(line)) => {
+                    let line = String::from_utf8_lossy(&line);
+                    if !line.trim().is_empty() && let Some(answer) = answer(&engine, &line).await {
+                        print(&answer);
+                    }
+                }
+                Ok(None) | Err(_) => more = false,
+            },
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let log = Log::global();
+    std::thread::spawn(move || {
+        loop {
+            for line in log.take(Duration::from_secs(60), || false) {
+                eprintln!("{} {}: {}", line.level, line.target, line.message);
+            }
+        }
+    });
+    let started = configuration().and_then(|config| {
+        let engine = Arc::new(Engine::open(config).map_err(|error| error.to_string())?);
+        let bound = engine.listen().map_err(|error| error.to_string())?;
+        Ok((engine, bound))
+    });
+    let (engine, bound) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            eprintln!("serve: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    print(&json!({ "mox": bound.mox, "admin": bound.admin, "slices": {} }));
+    if std::io::stdin().is_terminal() {
+        eprintln!("serve: type one JSON object a line, {{\"id\":1,\"op\":\"loaded\"}} first");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a small runtime starts").block_on(run(Arc::clone(&engine)));
+    engine.close();
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,26 @@
+package com.alipay.sofa.registry.mox;
+
+/** The native methods. Nothing but {@link RegistryMox} and {@link LogPump} calls them, after {@link NativeLoader#load()}. */
+final class NativeBridge {
+    /** What {@link #abiVersion()} must answer, so that a jar is never used with the library of another. */
+    static final int ABI = 1;
+
+    private NativeBridge() {}
+
+    static native int abiVersion();
+
+    /** Validates, starts the engine's threads and takes events at once; does not listen. Returns a handle above 0. */
+    static native long open(byte[] configJson);
+
+    /** Above 0: a sequence number; below: minus a {@link MoxException.Code} number. Never throws, never blocks. */
+    static native long apply(long handle, byte[] frame, int length);
+
+    /** One JSON object in, one out. */
+    static native byte[] command(long handle, byte[] requestJson);
+
+    /** A JSON array of log records, empty after the timeout; null once the handle is closed. */
+    static native byte[] nextLogs(long handle, long timeoutMillis);
+
+    /** Waits for calls in flight, drains and frees; an unknown handle is a no-op. */
+    static native void close(long handle);
+}

@@ -1,0 +1,141 @@
+package com.alipay.sofa.registry.mox;
+
+import com.alipay.sofa.registry.mox.MoxException.Code;
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.nio.file.StandardOpenOption;
+import java.nio.file.attribute.FileAttribute;
+import java.nio.file.attribute.PosixFilePermission;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.Locale;
+import java.util.Set;
+import java.util.function.Consumer;
+import java.util.function.Function;
+
+/** Loads the native library once per class loader: the file named by a system property, else the one inside the jar. */
+final class NativeLoader {
+    /** Names a library file to load instead of the one in the jar. */
+    static final String OVERRIDE = "registry.mox.library";
+
+    static final String LIBRARY = "libregistry_mox.so";
+
+    private static final String PLATFORM = "linux-x86_64";
+    private static final FileAttribute<Set<PosixFilePermission>> PRIVATE =
+            PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
+
+    private static boolean loaded;
+
+    private NativeLoader() {}
+
+    /** Loads the library if it is not loaded. What fails may be tried again, for example with the property set. */
+    static synchronized void load() {
+        if (loaded) {
+            return;
+        }
+        String override = System.getProperty(OVERRIDE);
+        if (override != null) {
+            loadFile(Paths.get(override), "system property " + OVERRIDE + "=" + override);
+        } else {
+            String platform = platform(System.getProperty("os.name"), System.getProperty("os.arch"));
+            Path temp = Paths.get(System.getProperty("java.io.tmpdir"));
+            unpack(NativeLoader.class.getClassLoader()::getResourceAsStream, platform, temp, file -> loadFile(file, "library of the jar"));
+        }
+        int abi = NativeBridge.abiVersion();
+        if (abi != NativeBridge.ABI) {
+            throw new MoxException(
+                    Code.NATIVE_UNAVAILABLE,
+                    "native library has interface " + abi + ", this jar needs " + NativeBridge.ABI + "; use the library of the same version");
+        }
+        loaded = true;
+    }
+
+    static String platform(String osName, String osArch) {
+        String arch = osArch.equals("amd64") ? "x86_64" : osArch;
+        String platform = osName.toLowerCase(Locale.ROOT) + "-" + arch;
+        if (!platform.equals(PLATFORM)) {
+            throw new MoxException(
+                    Code.NATIVE_UNAVAILABLE,
+                    "this jar has a native library for " + PLATFORM + " only, not for " + platform + "; name one of your own build with -D"
+                            + OVERRIDE + "=FILE");
+        }
+        return platform;
+    }
+
+    /** Writes the library to a private folder, checks it there, hands it on and leaves no file behind. */
+    static void unpack(Function<String, InputStream> resources, String platform, Path temp, Consumer<Path> load) {
+        String name = "META-INF/native/" + platform + "/" + LIBRARY;
+        byte[] content = read(resources, name);
+        String expected = new String(read(resources, name + ".sha256"), StandardCharsets.US_ASCII).trim();
+        try {
+            Path folder = Files.createTempDirectory(temp, "registry-mox-", PRIVATE);
+            Path file = folder.resolve(LIBRARY);
+            try {
+                Files.write(file, content, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                String actual = sha256(Files.readAllBytes(file));
+                if (!actual.equals(expected)) {
+                    throw new MoxException(
+                            Code.NATIVE_UNAVAILABLE,
+                            "native library in the jar has SHA-256 " + actual + " instead of " + expected + "; the jar is damaged, install it again");
+                }
+                load.accept(file);
+            } finally {
+                // Linux keeps a mapped library usable without its file.
+                Files.deleteIfExists(file);
+                Files.delete(folder);
+            }
+        } catch (IOException e) {
+            throw new MoxException(
+                    Code.NATIVE_UNAVAILABLE,
+                    "native library cannot be unpacked to " + temp + ": " + e + "; name a writable folder with -Djava.io.tmpdir=FOLDER",
+                    e);
+        }
+    }
+
+    private static void loadFile(Path file, String what) {
+        try {
+            System.load(file.toString());
+        } catch (UnsatisfiedLinkError e) {
+            throw new MoxException(
+                    Code.NATIVE_UNAVAILABLE,
+                    what + " cannot be loaded: " + e.getMessage() + "; it must be an absolute path of a library for this platform, "
+                            + "built for this glibc, on a file system that allows execution",
+                    e);
+        }
+    }
+
+    private static byte[] read(Function<String, InputStream> resources, String name) {
+        try (InputStream in = resources.apply(name)) {
+            if (in == null) {
+                throw new MoxException(
+                        Code.NATIVE_UNAVAILABLE, "no " + name + " on the class path; use the whole jar, or name a library with -D" + OVERRIDE + "=FILE");
+            }
+            ByteArrayOutputStream out = new ByteArrayOutputStream();
+            byte[] chunk = new byte[64 << 10];
+            for (int read = in.read(chunk); read >= 0; read = in.read(chunk)) {
+                out.write(chunk, 0, read);
+            }
+            return out.toByteArray();
+        } catch (IOException e) {
+            throw new MoxException(Code.NATIVE_UNAVAILABLE, name + " cannot be read from the jar: " + e, e);
+        }
+    }
+
+    static String sha256(byte[] content) {
+        try {
+            StringBuilder out = new StringBuilder(64);
+            for (byte b : MessageDigest.getInstance("SHA-256").digest(content)) {
+                out.append(Character.forDigit(b >> 4 & 15, 16)).append(Character.forDigit(b & 15, 16));
+            }
+            return out.toString();
+        } catch (NoSuchAlgorithmException e) {
+            throw new IllegalStateException("every Java platform has SHA-256", e);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+package com.alipay.sofa.registry.mox;
+
+import com.alipay.sofa.registry.mox.MoxException.Code;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * One publisher of one service: who it is, how new it is and what it publishes. Immutable.
+ *
+ * <p>The newest {@code (version, registerTimestamp)} of a {@code (source, dataInfoId, registerId)} wins, so a later publish of
+ * the same publisher needs a higher one.
+ */
+public final class Publish {
+    private static final String[] NONE = new String[0];
+
+    final String dataInfoId;
+    final String registerId;
+    final long version;
+    final long registerTimestamp;
+    final String cell;
+    final String appName;
+    /** Key, value, key, value: arrays are walked without an iterator, so encoding allocates nothing. */
+    final String[] attributes;
+    /** Either texts or boxes is set; both null is a publisher without data. */
+    final String[] texts;
+
+    final byte[][] boxes;
+
+    private Publish(Builder from) {
+        dataInfoId = from.dataInfoId;
+        registerId = from.registerId;
+        version = from.version;
+        registerTimestamp = from.registerTimestamp;
+        cell = from.cell;
+        appName = from.appName;
+        attributes = from.attributes == null ? NONE : from.attributes.toArray(NONE);
+        texts = from.texts == null ? null : from.texts.toArray(NONE);
+        boxes = from.boxes == null ? null : from.boxes.toArray(new byte[0][]);
+    }
+
+    /**
+     * Starts a publisher.
+     *
+     * @param dataInfoId the service, {@code dataId#@#instanceId#@#group}
+     * @param registerId the publisher, unique within the service
+     * @return a builder
+     */
+    public static Builder of(String dataInfoId, String registerId) {
+        return new Builder(dataInfoId, registerId);
+    }
+
+    /**
+     * The service.
+     *
+     * @return {@code dataId#@#instanceId#@#group}
+     */
+    public String dataInfoId() {
+        return dataInfoId;
+    }
+
+    /**
+     * The publisher.
+     *
+     * @return its id within the service
+     */
+    public String registerId() {
+        return registerId;
+    }
+
+    @Override
+    public String toString() {
+        return "Publish(" + dataInfoId + ", " + registerId + ", version " + version + ")";
+    }
+
+    /** Collects the parts of a {@link Publish}. Not thread-safe. */
+    public static final class Builder {
+        private final String dataInfoId;
+        private final String registerId;
+        private long version;
+        private long registerTimestamp;
+        private String cell = "";
+        private String appName = "";
+        private List<String> attributes;
+        private List<String> texts;
+        private List<byte[]> boxes;
+
+        private Builder(String dataInfoId, String registerId) {
+            this.dataInfoId = Arguments.required("dataInfoId", dataInfoId);
+            this.registerId = Arguments.required("registerId", registerId);
+        }
+
+        /**
+         * How new it is.
+         *
+         * @param version raised by the publisher with every change
+         * @param registerTimestamp milliseconds since 1970, decides between equal versions
+         * @return this builder
+         */
+        public Builder version(long version, long registerTimestamp) {
+            this.version = version;
+            this.registerTimestamp = registerTimestamp;
+            return this;
+        }
+
+        /**
+         * The zone of the publisher.
+         *
+         * @param cell the zone; null is none
+         * @return this builder
+         */
+        public Builder cell(String cell) {
+            this.cell = cell == null ? "" : cell;
+            return this;
+        }
+
+        /**
+         * The application of the publisher, for the admin pages.
+         *
+         * @param appName the name; null is none
+         * @return this builder
+         */
+        public Builder appName(String appName) {
+            this.appName = appName == null ? "" : appName;
+            return this;
+        }
+
+        /**
+         * One attribute of the publisher, for the admin pages.
+         *
+         * @param key its key
+         * @param value its value
+         * @return this builder
+         */
+        public Builder attribute(String key, String value) {
+            Arguments.required("attribute key", key);
+            Arguments.required("attribute value", value);
+            if (attributes == null) {
+                attributes = new ArrayList<>();
+            }
+            attributes.add(key);
+            attributes.add(value);
+            return this;
+        }
+
+        /**
+         * Several attributes of the publisher.
+         *
+         * @param all keys and values
+         * @return this builder
+         */
+        public Builder attributes(Map<String, String> all) {
+            Arguments.required("attributes", all);
+            all.forEach(this::attribute);
+            return this;
+        }
+
+        /**
+         * Endpoint URLs as text, as a registry client publishes them.
+         *
+         * @param urls for example {@code 10.0.0.1:12200?app_name=demo&p=1}
+         * @return this builder
+         */
+        public Builder data(String... urls) {
+            Arguments.required("data", urls);
+            if (boxes != null) {
+                throw mixed();
+            }
+            if (texts == null) {
+                texts = new ArrayList<>(urls.length);
+            }
+            for (String url : urls) {
+                texts.add(Arguments.required("data", url));
+            }
+            return this;
+        }
+
+        /**
+         * One endpoint URL in the bytes of a {@code ServerDataBox}, that is a Java-serialized String.
+         *
+         * @param box the bytes; not copied, so they must not change until the publish call has returned
+         * @return this builder
+         */
+        public Builder serialized(byte[] box) {
+            Arguments.required("data", box);
+            if (texts != null) {
+                throw mixed();
+            }
+            if (boxes == null) {
+                boxes = new ArrayList<>(1);
+            }
+            boxes.add(box);
+            return this;
+        }
+
+        /**
+         * Makes the value.
+         *
+         * @return the publisher
+         */
+        public Publish build() {
+            return new Publish(this);
+        }
+
+        private MoxException mixed() {
+            return new MoxException(
+                    Code.INVALID_ARGUMENT,
+                    "data of " + Arguments.shown(dataInfoId) + ": text and serialized data in one publisher; use one of them");
+        }
+    }
+}

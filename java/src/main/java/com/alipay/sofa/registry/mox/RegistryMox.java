@@ -1,0 +1,297 @@
+package com.alipay.sofa.registry.mox;
+
+import com.alipay.sofa.registry.mox.MoxException.Code;
+import java.net.InetSocketAddress;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.atomic.AtomicReference;
+
+/**
+ * The engine: takes publishers and serves their services to Istio. Thread-safe; taking an event never blocks.
+ *
+ * <p>Every entry belongs to a <em>source</em>, a name of the caller's choice of 1 to 64 bytes; the registry's own is {@code
+ * registry}. One source never touches another's entries. An entry lives in this process only: who runs several session
+ * servers publishes on each of them.
+ *
+ * <p>After {@link #close()} events and latches are no-ops that {@link #ignoredCalls()} counts, and whatever has to answer
+ * something throws {@link MoxException} with {@link Code#CLOSED}.
+ */
+public final class RegistryMox implements AutoCloseable {
+    private static final AtomicReference<RegistryMox> RUNNING = new AtomicReference<>();
+
+    private final long handle;
+    private final LogPump logs;
+    private final AtomicBoolean closed = new AtomicBoolean();
+    private final AtomicLong ignoredCalls = new AtomicLong();
+    private volatile InetSocketAddress address;
+
+    private RegistryMox(MoxConfig config) {
+        Arguments.required("config", config);
+        NativeLoader.load();
+        handle = NativeBridge.open(config.json());
+        logs = LogPump.start(handle, config.logSink());
+    }
+
+    /**
+     * Opens an engine of the caller's own and listens. The caller closes it.
+     *
+     * @param config how it runs
+     * @return the engine
+     */
+    public static RegistryMox create(MoxConfig config) {
+        RegistryMox mox = new RegistryMox(config);
+        try {
+            mox.listen();
+        } catch (RuntimeException | Error e) {
+            mox.close();
+            throw e;
+        }
+        return mox;
+    }
+
+    /**
+     * Opens the engine of this process, the one that {@link #running()} answers. It takes events at once but serves nobody
+     * until {@link #listen()}, so that a host can fill it while it starts.
+     *
+     * @param config how it runs
+     * @return the engine
+     */
+    public static synchronized RegistryMox embed(MoxConfig config) {
+        if (RUNNING.get() != null) {
+            throw new MoxException(Code.INVALID_ARGUMENT, "an engine is already embedded in this process; use RegistryMox.running()");
+        }
+        RegistryMox mox = new RegistryMox(config);
+        RUNNING.set(mox);
+        return mox;
+    }
+
+    /**
+     * The engine that the registry in this process started.
+     *
+     * @return the engine; empty where MoX is off
+     */
+    public static Optional<RegistryMox> running() {
+        return Optional.ofNullable(RUNNING.get());
+    }
+
+    /**
+     * Adds or updates one publisher.
+     *
+     * @param source whose entry it is
+     * @param publish the publisher
+     * @return a sequence number above 0; 0 if it was not taken because the engine is closed or full, which is counted
+     */
+    public long publish(String source, Publish publish) {
+        Arguments.required("publish", publish);
+        FrameEncoder encoder = FrameEncoder.local();
+        encoder.publish(source, publish);
+        return apply(encoder);
+    }
+
+    /**
+     * Removes one publisher. An older {@code (version, registerTimestamp)} than the publisher's own changes nothing.
+     *
+     * @param source whose entry it is
+     * @param dataInfoId the service
+     * @param registerId the publisher
+     * @param version the version of the removal
+     * @param registerTimestamp decides between equal versions; at a tie the removal wins
+     * @return as {@link #publish}
+     */
+    public long unpublish(String source, String dataInfoId, String registerId, long version, long registerTimestamp) {
+        FrameEncoder encoder = FrameEncoder.local();
+        encoder.unpublish(source, dataInfoId, registerId, version, registerTimestamp);
+        return apply(encoder);
+    }
+
+    /**
+     * Says what one service consists of after a full, successful read: publishers of the same source that it does not name
+     * are removed. A failed read is never a reason to call this.
+     *
+     * @param source whose entries they are
+     * @param dataInfoId the service
+     * @param version the version of what was read; one not newer than the last is ignored
+     * @param readStarted when the read began, milliseconds since 1970: what was published while it ran is kept
+     * @param publishers all publishers of the service, each with this {@code dataInfoId}
+     * @return as {@link #publish}
+     */
+    public long replace(String source, String dataInfoId, long version, long readStarted, List<Publish> publishers) {
+        Arguments.required("dataInfoId", dataInfoId);
+        // A list of the caller's is its code: it is read before this thread's encoder is taken.
+        List<Publish> read = new ArrayList<>(Arguments.required("publishers", publishers));
+        FrameEncoder encoder = FrameEncoder.local();
+        encoder.replace(source, dataInfoId, version, readStarted, read);
+        return apply(encoder);
+    }
+
+    /**
+     * Starts a batch of events.
+     *
+     * @param source whose entries they are
+     * @return the batch; close it to send the rest
+     */
+    public Batch batch(String source) {
+        return new Batch(this, source);
+    }
+
+    long apply(FrameEncoder encoder) {
+        long result = NativeBridge.apply(handle, encoder.frame(), encoder.length());
+        return result > 0 ? result : notTaken(result);
+    }
+
+    private long notTaken(long result) {
+        Code code = Code.of((int) -result);
+        if (code == Code.CLOSED) {
+            ignoredCalls.incrementAndGet();
+            return 0;
+        }
+        if (code == Code.LIMIT) {
+            // Nothing the caller did wrong; the engine counts it and says so in its status.
+            return 0;
+        }
+        throw new MoxException(code, "the engine refused an event: " + code);
+    }
+
+    /** Says that the first complete view is in, so that it may be served before the hold after the start has passed. */
+    public void loaded() {
+        latch("loaded");
+    }
+
+    /** Keeps serving the present state, whatever happens, until {@link #thaw()}. */
+    public void freeze() {
+        latch("freeze");
+    }
+
+    /** Ends {@link #freeze()}. */
+    public void thaw() {
+        latch("thaw");
+    }
+
+    /** Lets a held mass deletion through, once; refused with {@link Code#INVALID_ARGUMENT} where none is held. */
+    public void release() {
+        latch("release");
+    }
+
+    /**
+     * Replaces the policy while the engine runs. One that is refused changes nothing.
+     *
+     * @param json the policy document, a JSON object
+     * @return its hash, as the status shows it
+     */
+    public String policy(String json) {
+        Object policy = Json.read(Arguments.required("policy", json));
+        if (!(policy instanceof Map)) {
+            throw new MoxException(Code.INVALID_ARGUMENT, "policy " + Arguments.shown(json) + " is not a JSON object");
+        }
+        return (String) command("policy", "policy", policy).get("hash");
+    }
+
+    /**
+     * What the engine holds, serves and counts.
+     *
+     * @return nested maps and lists of texts, numbers and booleans
+     */
+    public Map<String, Object> status() {
+        return command("status");
+    }
+
+    /**
+     * One admin page, for those who have a web server to show it on.
+     *
+     * @param path the path, for example {@code /mox/status}
+     * @param query what stands behind the question mark; empty if nothing
+     * @return {@code status}, {@code contentType} and {@code body}
+     */
+    public Map<String, Object> page(String path, String query) {
+        return command("page", "path", Arguments.required("path", path), "query", Arguments.required("query", query));
+    }
+
+    /**
+     * Waits until what is served contains every earlier event; not for any client to have it. For tests and tools.
+     *
+     * @param timeout how long at most
+     * @return {@code services}, {@code endpoints}, {@code version} and, where something keeps events back, {@code held}
+     */
+    public Map<String, Object> flush(Duration timeout) {
+        return command("flush", "timeoutMillis", Arguments.required("timeout", timeout).toMillis());
+    }
+
+    /**
+     * Starts to listen; a second call changes nothing.
+     *
+     * @return the address, with the real port where port 0 was configured
+     */
+    public InetSocketAddress listen() {
+        String bound = (String) command("listen").get("mox");
+        int colon = bound.lastIndexOf(':');
+        String host = bound.substring(0, colon).replace("[", "").replace("]", "");
+        address = new InetSocketAddress(host, Integer.parseInt(bound.substring(colon + 1)));
+        return address;
+    }
+
+    /**
+     * Where it listens.
+     *
+     * @return the address, with the real port where port 0 was configured
+     */
+    public InetSocketAddress address() {
+        InetSocketAddress bound = address;
+        if (bound == null) {
+            throw new MoxException(Code.INVALID_ARGUMENT, "the engine does not listen yet; call listen() first");
+        }
+        return bound;
+    }
+
+    /**
+     * How many calls came after {@link #close()} and did nothing.
+     *
+     * @return the number
+     */
+    public long ignoredCalls() {
+        return ignoredCalls.get();
+    }
+
+    /** Waits for calls in flight, ends the streams in order and frees everything. A second call does nothing. */
+    @Override
+    public void close() {
+        if (!closed.compareAndSet(false, true)) {
+            return;
+        }
+        RUNNING.compareAndSet(this, null);
+        NativeBridge.close(handle);
+        logs.awaitEnd();
+    }
+
+    private void latch(String operation) {
+        try {
+            command(operation);
+        } catch (MoxException e) {
+            if (e.code() != Code.CLOSED) {
+                throw e;
+            }
+            ignoredCalls.incrementAndGet();
+        }
+    }
+
+    private Map<String, Object> command(String operation, Object... keysAndValues) {
+        Map<String, Object> request = new LinkedHashMap<>();
+        request.put("op", operation);
+        for (int i = 0; i < keysAndValues.length; i += 2) {
+            request.put((String) keysAndValues[i], keysAndValues[i + 1]);
+        }
+        Object answer = Json.read(NativeBridge.command(handle, Json.write(request)));
+        if (!(answer instanceof Map)) {
+            throw new MoxException(Code.INTERNAL, "the engine answered " + operation + " with something else than an object");
+        }
+        @SuppressWarnings("unchecked") // Json makes no other Map
+        Map<String, Object> object = (Map<String, Object>) answer;
+        return Collections.unmodifiableMap(object);
+    }
+}

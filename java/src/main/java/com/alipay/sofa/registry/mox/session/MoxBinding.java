@@ -1,0 +1,198 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.sofa.registry.mox.LogSink;
+import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.MoxException;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import java.net.InetSocketAddress;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.atomic.AtomicReference;
+import java.util.logging.Level;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+import org.springframework.beans.factory.DisposableBean;
+import org.springframework.beans.factory.config.BeanPostProcessor;
+import org.springframework.boot.context.properties.bind.Bindable;
+import org.springframework.boot.context.properties.bind.Binder;
+import org.springframework.context.SmartLifecycle;
+import org.springframework.core.env.Environment;
+
+/**
+ * Ties the engine to the session server's life: open before its beans, decorate its acceptor, listen once it runs, close
+ * before it stops.
+ *
+ * <p>The session server must not notice: whatever fails here, also a class or method that another registry version does not
+ * have, is caught and leaves it running with MoX off and one error. So this class names no type of the registry.
+ */
+public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, DisposableBean {
+    /** The session server's own start is phase 0. */
+    private static final int PHASE = 100;
+
+    private static final long WARN_EVERY_NANOS = TimeUnit.MINUTES.toNanos(1);
+    private static final Logger LOG = LoggerFactory.getLogger("MOX");
+    private static final LogSink TO_SLF4J = MoxBinding::log;
+
+    /** Empty where MoX is off. */
+    private final AtomicReference<RegistryMox> mox = new AtomicReference<>();
+
+    private final AtomicBoolean saidOff = new AtomicBoolean();
+    private final AtomicLong failures = new AtomicLong();
+    private final AtomicLong nextWarning = new AtomicLong(System.nanoTime());
+    private volatile boolean decorated;
+    private volatile boolean running;
+
+    private MoxBinding() {}
+
+    static MoxBinding open(Environment environment) {
+        MoxBinding binding = new MoxBinding();
+        try {
+            MoxConfig config = MoxConfig.builder().tree(settings(environment)).logSink(TO_SLF4J).build();
+            binding.mox.set(RegistryMox.embed(config));
+        } catch (Throwable t) {
+            binding.off(t);
+        }
+        return binding;
+    }
+
+    /**
+     * The tree under {@code mox.}, spelled as it was given: the engine knows the keys. Not a {@code @ConfigurationProperties}
+     * bean, because properties that cannot be bound would then end the session server's start.
+     */
+    static Map<String, Object> settings(Environment environment) {
+        Bindable<Map<String, Object>> tree = Bindable.mapOf(String.class, Object.class);
+        Map<String, Object> settings = new LinkedHashMap<>(Binder.get(environment).bind("mox", tree).orElse(Collections.emptyMap()));
+        settings.keySet().removeIf("enabled"::equalsIgnoreCase);
+        return settings;
+    }
+
+    @Override
+    public Object postProcessAfterInitialization(Object bean, String name) {
+        if (mox.get() == null) {
+            return bean;
+        }
+        try {
+            Object wrapped = AcceptorTap.wrap(bean, this::record);
+            decorated |= wrapped != bean;
+            return wrapped;
+        } catch (Throwable t) {
+            off(t);
+            return bean;
+        }
+    }
+
+    /** Called on the registry's threads: takes one write request, never throws. */
+    void record(Object request) {
+        RegistryMox current = mox.get();
+        if (current == null) {
+            return;
+        }
+        try {
+            SessionEvents.record(current, request);
+        } catch (LinkageError e) {
+            off(e);
+        } catch (Throwable t) {
+            failed(t);
+        }
+    }
+
+    @Override
+    public void start() {
+        running = true;
+        RegistryMox current = mox.get();
+        if (current == null) {
+            return;
+        }
+        try {
+            if (!decorated) {
+                throw new IllegalStateException("this registry version has no WriteDataAcceptor bean to follow");
+            }
+            InetSocketAddress address = current.listen();
+            LOG.info("MoX serves on {}:{}", address.getHostString(), address.getPort());
+        } catch (Throwable t) {
+            off(t);
+        }
+    }
+
+    @Override
+    public void stop() {
+        running = false;
+        destroy();
+    }
+
+    /** Also closes what never started, where the session server's own start failed. */
+    @Override
+    public void destroy() {
+        RegistryMox current = mox.get();
+        if (current != null) {
+            current.close();
+        }
+    }
+
+    @Override
+    public boolean isRunning() {
+        return running;
+    }
+
+    @Override
+    public int getPhase() {
+        return PHASE;
+    }
+
+    /** How many events were lost to a failure of ours. */
+    long failures() {
+        return failures.get();
+    }
+
+    private void off(Throwable why) {
+        RegistryMox current = mox.getAndSet(null);
+        if (!saidOff.compareAndSet(false, true)) {
+            return; // another thread was first
+        }
+        LOG.error("MoX is off, the session server runs without it: {}", reason(why));
+        LOG.debug("MoX is off because of", why);
+        if (current != null) {
+            // Closing waits for streams to end; this may be one of the registry's threads.
+            Thread closer = new Thread(current::close, "mox-close");
+            closer.setDaemon(true);
+            closer.start();
+        }
+    }
+
+    /** One line; Spring says what is wrong with a property in the last cause only. */
+    private static String reason(Throwable why) {
+        if (why instanceof MoxException) {
+            return ((MoxException) why).code() + ", " + why.getMessage();
+        }
+        Throwable root = why;
+        while (root.getCause() != null) {
+            root = root.getCause();
+        }
+        return root == why ? why.toString() : why + ", because of " + root;
+    }
+
+    private void failed(Throwable why) {
+        long count = failures.incrementAndGet();
+        long now = System.nanoTime();
+        long due = nextWarning.get();
+        if (now - due >= 0 && nextWarning.compareAndSet(due, now + WARN_EVERY_NANOS)) {
+            LOG.warn("MoX lost an event, {} so far: {}", count, why.toString());
+        }
+    }
+
+    private static void log(Level level, String target, String message) {
+        if (level == Level.SEVERE) {
+            LOG.error("{}: {}", target, message);
+        } else if (level == Level.WARNING) {
+            LOG.warn("{}: {}", target, message);
+        } else if (level == Level.INFO) {
+            LOG.info("{}: {}", target, message);
+        } else {
+            LOG.debug("{}: {}", target, message);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.sofa.registry.common.model.ClientOffPublishers;
+import com.alipay.sofa.registry.common.model.PublishType;
+import com.alipay.sofa.registry.common.model.ServerDataBox;
+import com.alipay.sofa.registry.common.model.store.Publisher;
+import com.alipay.sofa.registry.mox.Batch;
+import com.alipay.sofa.registry.mox.Publish;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import com.alipay.sofa.registry.server.session.acceptor.WriteDataRequest;
+import java.util.List;
+import java.util.Map;
+
+/** Turns the session server's write requests into events of the source {@code registry}. */
+final class SessionEvents {
+    static final String SOURCE = "registry";
+    /** An attribute is for the admin pages only; three bytes a character stay within a frame's 65,535. */
+    private static final int ATTRIBUTE_CHARS = 8 << 10;
+
+    private static final int DATA_BYTES = 1 << 20;
+
+    private SessionEvents() {}
+
+    static void record(RegistryMox mox, Object written) {
+        WriteDataRequest<?> request = (WriteDataRequest<?>) written;
+        switch (request.getRequestType()) {
+            case PUBLISHER:
+                Publisher publisher = (Publisher) request.getRequestBody();
+                // A temporary one is pushed once and stored nowhere.
+                if (publisher.getPublishType() != PublishType.TEMPORARY) {
+                    publish(mox, publisher);
+                }
+                break;
+            case UN_PUBLISHER:
+                Publisher gone = (Publisher) request.getRequestBody();
+                mox.unpublish(SOURCE, gone.getDataInfoId(), gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                break;
+            case CLIENT_OFF:
+                clientOff(mox, (ClientOffPublishers) request.getRequestBody());
+                break;
+            default:
+                throw new IllegalArgumentException("unknown write request " + request.getRequestType());
+        }
+    }
+
+    /** Removes each publisher in the version that it had, so one that has come back since is newer and stays. */
+    private static void clientOff(RegistryMox mox, ClientOffPublishers off) {
+        RuntimeException first = null;
+        try (Batch batch = mox.batch(SOURCE)) {
+            for (Publisher gone : off.getPublishers()) {
+                try {
+                    batch.unpublish(gone.getDataInfoId(), gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                } catch (RuntimeException e) {
+                    first = first == null ? e : first;
+                }
+            }
+        }
+        if (first != null) {
+            throw first;
+        }
+    }
+
+    /** What cannot be passed on is left out, and said when the rest is in. */
+    private static void publish(RegistryMox mox, Publisher from) {
+        Publish.Builder to = Publish.of(from.getDataInfoId(), from.getRegisterId());
+        int leftOut = fill(to, from);
+        mox.publish(SOURCE, to.build());
+        if (leftOut > 0) {
+            throw new IllegalArgumentException(
+                    leftOut + " attributes or data of " + from.getDataInfoId() + " left out: null, or longer than "
+                            + ATTRIBUTE_CHARS + " characters or " + DATA_BYTES + " bytes");
+        }
+    }
+
+    /** How many attributes and data were left out. */
+    static int fill(Publish.Builder to, Publisher from) {
+        to.version(from.getVersion(), from.getRegisterTimestamp()).cell(from.getCell()).appName(from.getAppName());
+        return attributes(to, from) + data(to, from);
+    }
+
+    private static int attributes(Publish.Builder to, Publisher from) {
+        int leftOut = 0;
+        if (from.attributesSize() > 0) {
+            for (Map.Entry<String, String> attribute : from.getAttributes().entrySet()) {
+                String key = attribute.getKey();
+                String value = attribute.getValue();
+                if (key == null || value == null || key.length() > ATTRIBUTE_CHARS || value.length() > ATTRIBUTE_CHARS) {
+                    leftOut++;
+                } else if (!key.startsWith("!")) { // '!' marks the client's credentials
+                    to.attribute(key, value);
+                }
+            }
+        }
+        return leftOut;
+    }
+
+    private static int data(Publish.Builder to, Publisher from) {
+        int leftOut = 0;
+        List<ServerDataBox> boxes = from.getDataList();
+        if (boxes != null) {
+            for (ServerDataBox box : boxes) {
+                byte[] bytes = box == null ? null : bytes(box);
+                if (bytes == null || bytes.length > DATA_BYTES) {
+                    leftOut++;
+                } else {
+                    to.serialized(bytes);
+                }
+            }
+        }
+        return leftOut;
+    }
+
+    /** Never extract(): it stores the object in the box, which the registry shares and compares. */
+    private static byte[] bytes(ServerDataBox box) {
+        byte[] bytes = box.getBytes();
+        return bytes != null ? bytes : ServerDataBox.getBytes(box.getObject());
+    }
+}

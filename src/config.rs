@@ -1,0 +1,385 @@
+//! Node settings: read once, checked whole.
+//!
+//! The tree may come from Spring (kebab-case keys, every value a string) or from JSON. [`normalize`] brings it to the
+//! shape of the defaults; what the defaults do not have is refused there with the nearest known name.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{Error, Result},
+    policy::{self, Policy, PolicyConfig},
+    store,
+};
+
+/// Everything under `mox.` but `enabled`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// Where istiod connects to.
+    pub listen: SocketAddr,
+    /// Where the admin pages are served besides the session server's own port; none: nowhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// Which publishers are served.
+    pub scope: Scope,
+    /// Last part of every host; two DNS labels or more.
+    pub host_suffix: String,
+    /// Namespace of every resource; it need not exist in Kubernetes.
+    pub namespace: String,
+    /// Range that virtual addresses are taken from; none: no `addresses`.
+    pub vip_cidr: Option<IpNet>,
+    /// Own threads, 1 to 64.
+    pub threads: usize,
+    /// How pushes are made.
+    pub push: Push,
+    /// What protects the mesh from a registry that is not whole.
+    pub protect: Protect,
+    /// Where the last good count is kept over restarts; none: nowhere.
+    pub state_dir: Option<PathBuf>,
+    /// Bounds on memory.
+    pub limits: Limits,
+    /// The policy to start with.
+    pub policy: PolicyConfig,
+}
+
+/// Which publishers a session server serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Those that this session server accepted.
+    Local,
+}
+
+/// `mox.push`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Push {
+    /// How long after the first pending change a snapshot is made, so that a batch becomes one; at most 10 s.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub quiet: Duration,
+    /// Fill the 100 places in which istiod keeps responses for life with empty ones.
+    pub prime: bool,
+}
+
+/// `mox.protect`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Protect {
+    /// With local scope: how long after the start nothing is served, so that clients can come back.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub startup_hold: Duration,
+    /// How long a service without endpoints keeps its entry.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub empty_grace: Duration,
+}
+
+/// `mox.limits`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most services.
+    pub services: usize,
+    /// Most publishers, remembered removals included.
+    pub publishers: usize,
+    /// Most sources (`registry` and one for each extension).
+    pub sources: usize,
+    /// Most streams at once.
+    pub streams: usize,
+    /// Most types one stream may ask for.
+    pub types: usize,
+    /// Largest request, in bytes.
+    pub request: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 9700)),
+            admin_listen: None,
+            scope: Scope::Local,
+            host_suffix: "sofa.mesh".to_owned(),
+            namespace: "sofa-registry".to_owned(),
+            vip_cidr: "248.0.0.0/6".parse().ok(),
+            threads: 2,
+            push: Push::default(),
+            protect: Protect::default(),
+            state_dir: None,
+            limits: Limits::default(),
+            policy: PolicyConfig::default(),
+        }
+    }
+}
+
+impl Default for Push {
+    fn default() -> Self {
+        Self { quiet: Duration::from_millis(1), prime: true }
+    }
+}
+
+impl Default for Protect {
+    fn default() -> Self {
+        Self { startup_hold: Duration::from_secs(60), empty_grace: Duration::from_secs(600) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { services: 200_000, publishers: 5_000_000, sources: 64, streams: 4_096, types: 64, request: 65_536 }
+    }
+}
+
+impl Limits {
+    /// The part that the store keeps.
+    pub fn store(&self) -> store::Limits {
+        store::Limits { services: self.services, publishers: self.publishers, sources: self.sources }
+    }
+}
+
+fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(|_| {
+        D::Error::custom(format!("\"{text}\" is no duration; allowed are 250ms, 10s, 5m, 1h and the like"))
+    })
+}
+
+fn to_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*duration))
+}
+
+impl Config {
+    /// Reads and checks a configuration; the error has a line for every mistake that could be found.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        let given: Value =
+            serde_json::from_slice(json).map_err(|error| Error::Config(format!("mox: this is no JSON: {error}")))?;
+        let mut errors = Vec::new();
+        let tree = normalize("mox", &tree_of(&Self::default()), given, &mut errors);
+        if !errors.is_empty() {
+            return Err(Error::Config(errors.join("\n")));
+        }
+        if tree["scope"].as_str() == Some("cluster") {
+            return Err(Error::Config(
+                "mox.scope: \"cluster\" is not built yet; allowed is \"local\": every session server serves its own \
+                 clients, so use it with one session server"
+                    .to_owned(),
+            ));
+        }
+        let config: Self = typed("mox", tree)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut errors = Vec::new();
+        let mut bounds = |key: &str, value: usize, low: usize, high: usize| {
+            if !(low..=high).contains(&value) {
+                errors.push(format!("mox.{key}: {value} is out of bounds; allowed are {low} to {high}"));
+            }
+        };
+        bounds("threads", self.threads, 1, 64);
+        bounds("push.quiet (ms)", self.push.quiet.as_millis() as usize, 0, 10_000);
+        bounds("limits.services", self.limits.services, 1, 10_000_000);
+        bounds("limits.publishers", self.limits.publishers, 1, 100_000_000);
+        bounds("limits.sources", self.limits.sources, 1, 1_024);
+        bounds("limits.streams", self.limits.streams, 1, 100_000);
+        bounds("limits.types", self.limits.types, 16, 1_024);
+        bounds("limits.request", self.limits.request, 1_024, 16 << 20);
+        let labels: Vec<&str> = self.host_suffix.split('.').collect();
+        let numeric_end = labels.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        if labels.len() < 2
+            || !labels.iter().all(|l| policy::is_dns_label(l))
+            || self.host_suffix.len() > 100
+            || numeric_end
+        {
+            errors.push(format!(
+                "mox.hostSuffix: \"{}\" is not possible; it needs two or more lower-case DNS labels, the last no \
+                 number, 100 characters at most",
+                self.host_suffix
+            ));
+        }
+        if !policy::is_dns_label(&self.namespace) {
+            errors.push(format!("mox.namespace: \"{}\" is no DNS label", self.namespace));
+        }
+        if let Err(error) = Policy::new(self.policy.clone(), self.vip_cidr) {
+            errors.extend(error.to_string().lines().map(|line| format!("mox.{line}")));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Error::Config(errors.join("\n"))) }
+    }
+}
+
+/// Reads a policy document as it comes from an operator or an extension.
+pub fn policy_from_json(document: Value) -> Result<PolicyConfig> {
+    let mut errors = Vec::new();
+    let tree = normalize("policy", &tree_of(&PolicyConfig::default()), document, &mut errors);
+    if !errors.is_empty() {
+        return Err(Error::Config(errors.join("\n")));
+    }
+    typed("policy", tree)
+}
+
+fn tree_of(defaults: &impl Serialize) -> Value {
+    serde_json::to_value(defaults).expect("defaults serialize")
+}
+
+fn typed<T: for<'de> Deserialize<'de>>(root: &str, tree: Value) -> Result<T> {
+    serde_path_to_error::deserialize(&tree).map_err(|error| {
+        let path = error.path().to_string();
+        let value = path.split('.').try_fold(&tree, |tree, key| tree.get(key)).unwrap_or(&tree);
+        Error::Config(format!("{root}.{path}: {value}: {}", error.inner()))
+    })
+}
+
+/// Brings `given` to the shape of `known`: key spelling, and text where the default says number, boolean or list.
+/// A value without a default (`null`) and the values of an empty object (a map with free keys) stay as they are.
+fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) -> Value {
+    match (known, given) {
+        (Value::Object(known), Value::Object(given)) if !known.is_empty() => {
+            let mut tree = Map::new();
+            for (key, value) in given {
+                match known.iter().find(|(name, _)| plain(name) == plain(&key)) {
+                    Some((name, default)) => {
+                        let value = normalize(&format!("{path}.{name}"), default, value, errors);
+                        if tree.insert(name.clone(), value).is_some() {
+                            errors.push(format!("{path}.{name}: it stands there twice, in different spellings"));
+                        }
+                    }
+                    None => errors.push(format!("{path}.{key}: unknown key; {}", suggest(known, &key))),
+                }
+            }
+            Value::Object(tree)
+        }
+        (Value::Object(known), Value::String(text)) if known.is_empty() && text.trim().is_empty() => {
+            Value::Object(Map::new())
+        }
+        (Value::Object(known), Value::Object(given)) if known.is_empty() => {
+            let number = |value: Value| match value.as_str().map(str::trim).map(str::parse::<u64>) {
+                Some(Ok(number)) => number.into(),
+                _ => value,
+            };
+            given.into_iter().map(|(key, value)| (key, number(value))).collect()
+        }
+        (Value::Object(_), given) => {
+            errors.push(format!("{path}: {given} is not possible; it is a group of settings"));
+            Value::Null
+        }
+        (Value::Array(_), Value::String(text)) => {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect()
+        }
+        // Spring's list keys, `x[0]`, come as an object with numbers for keys.
+        (Value::Array(_), Value::Object(given)) => {
+            let mut items: Vec<(usize, Value)> = Vec::new();
+            for (key, value) in given {
+                match key.trim_matches(['[', ']']).parse() {
+                    Ok(index) => items.push((index, value)),
+                    Err(_) => errors.push(format!("{path}.{key}: unknown key; {path} is a list")),
+                }
+            }
+            items.sort_by_key(|(index, _)| *index);
+            items.into_iter().map(|(_, value)| value).collect()
+        }
+        (Value::Bool(_), Value::String(text)) => match text.trim().to_ascii_lowercase().as_str() {
+            "true" => true.into(),
+            "false" => false.into(),
+            _ => {
+                errors.push(format!("{path}: \"{text}\" is not possible; allowed are true and false"));
+                Value::Null
+            }
+        },
+        (Value::Number(_), Value::String(text)) => match text.trim().parse::<u64>() {
+            Ok(number) => number.into(),
+            Err(_) => {
+                errors.push(format!("{path}: \"{text}\" is no whole number"));
+                Value::Null
+            }
+        },
+        // An optional setting that is set to nothing, as `mox.vip-cidr=`.
+        (known, Value::String(text)) if text.trim().is_empty() && path_takes_none(path, known) => Value::Null,
+        (_, given) => given,
+    }
+}
+
+/// Settings that can be switched off by an empty value.
+fn path_takes_none(path: &str, known: &Value) -> bool {
+    known.is_null() || path == "mox.vipCidr"
+}
+
+/// A key without what relaxed spelling may change.
+fn plain(key: &str) -> String {
+    key.chars().filter(|c| !"-_".contains(*c)).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+fn suggest(known: &Map<String, Value>, key: &str) -> String {
+    let near = known.keys().max_by(|a, b| {
+        let closeness = |name: &str| strsim::jaro_winkler(&plain(name), &plain(key));
+        closeness(a).total_cmp(&closeness(b))
+    });
+    near.map_or_else(String::new, |name| format!("did you mean {name}?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Config> {
+        Config::from_json(json.as_bytes())
+    }
+
+    fn error(json: &str) -> String {
+        read(json).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_given_is_the_defaults() {
+        assert_eq!(read("{}").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn spring_text_and_typed_json_mean_the_same() {
+        let spring = read(
+            r#"{"listen": "127.0.0.1:0", "host-suffix": "a.mesh", "threads": "4", "vip-cidr": "",
+                "push": {"prime": "false", "QUIET": "5ms"}, "protect": {"startup-hold": "2s", "emptygrace": "1m"},
+                "policy": {"include": "com.*, org.*", "labels": {"0": "x", "1": "y"}, "ports": {"bolt": "12300"},
+                           "endpoints": {"allow-loopback": "TRUE", "deny": "10.0.0.0/8"}}}"#,
+        );
+        let json = read(
+            r#"{"listen": "127.0.0.1:0", "hostSuffix": "a.mesh", "threads": 4, "vipCidr": null,
+                "push": {"prime": false, "quiet": "5ms"}, "protect": {"startupHold": "2s", "emptyGrace": "60s"},
+                "policy": {"include": ["com.*", "org.*"], "labels": ["x", "y"], "ports": {"bolt": 12300},
+                           "endpoints": {"allowLoopback": true, "deny": ["10.0.0.0/8"]}}}"#,
+        );
+        assert_eq!(spring.unwrap(), json.unwrap());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_the_nearest_name() {
+        let text = error(r#"{"lisen": "x", "protect": {"start-hold": "1s"}, "policy": {"excludes": "a"}}"#);
+        assert!(text.contains("mox.lisen: unknown key; did you mean listen?"), "{text}");
+        assert!(text.contains("mox.protect.start-hold: unknown key; did you mean startupHold?"), "{text}");
+        assert!(text.contains("mox.policy.excludes: unknown key; did you mean exclude?"), "{text}");
+    }
+
+    #[test]
+    fn bad_values_are_named_with_what_is_allowed() {
+        for (json, says) in [
+            (r#"{"listen": "nowhere"}"#, "mox.listen: \"nowhere\""),
+            (r#"{"protect": {"startupHold": "soon"}}"#, "mox.protect.startupHold: \"soon\": \"soon\" is no duration"),
+            (r#"{"threads": "many"}"#, "mox.threads: \"many\" is no whole number"),
+            (r#"{"threads": 0}"#, "mox.threads: 0 is out of bounds; allowed are 1 to 64"),
+            (r#"{"push": {"prime": "maybe"}}"#, "mox.push.prime: \"maybe\""),
+            (r#"{"hostSuffix": "mesh"}"#, "mox.hostSuffix: \"mesh\""),
+            (r#"{"namespace": "A"}"#, "mox.namespace: \"A\""),
+            (r#"{"scope": "cluster"}"#, "mox.scope: \"cluster\" is not built yet; allowed is \"local\""),
+            (r#"{"scope": "all"}"#, "mox.scope: \"all\""),
+            (r#"{"vipCidr": "248.0.0.0/60"}"#, "mox.vipCidr: \"248.0.0.0/60\""),
+            (r#"{"policy": {"exportTo": "A"}}"#, "mox.policy.exportTo: \"A\""),
+            (r#"{"policy": {"ports": {"bolt": 70000}}}"#, "mox.policy.ports.bolt: 70000"),
+            ("[]", "mox"),
+            ("{", "this is no JSON"),
+        ] {
+            let text = error(json);
+            assert!(text.contains(says), "{json}: {text}");
+        }
+    }
+}

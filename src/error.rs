@@ -1,0 +1,73 @@
+//! The crate's error and the stable codes that Java shares.
+
+use std::net::SocketAddr;
+
+/// What can go wrong at the engine's surface. Every message names the field, the value and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The handle is closed or was never valid.
+    #[error("the engine is closed")]
+    Closed,
+    /// A packed frame that does not follow the format; nothing of it was applied.
+    #[error("malformed frame at byte {at}: {what}")]
+    MalformedFrame {
+        /// Offset of the first byte that could not be read.
+        at: usize,
+        /// What was expected there.
+        what: &'static str,
+    },
+    /// A value over its bound; nothing was applied.
+    #[error("{field} has {actual} bytes, allowed are at most {limit}")]
+    TooLarge {
+        /// The field.
+        field: &'static str,
+        /// Its size in bytes.
+        actual: usize,
+        /// The bound in bytes.
+        limit: usize,
+    },
+    /// One or more configuration values are wrong, a line each.
+    #[error("{0}")]
+    Config(String),
+    /// The listen address could not be bound.
+    #[error("cannot listen on {address} (mox.listen): {source}; choose a free address or stop what holds it")]
+    Bind {
+        /// The configured address.
+        address: SocketAddr,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// A call with an argument that it does not take.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// A bound on the number of keys is reached; the event was dropped and counted.
+    #[error("{field} reached its limit of {limit}; raise mox.limits.{field} or publish fewer")]
+    Limit {
+        /// The key under `mox.limits`.
+        field: &'static str,
+        /// Its value.
+        limit: usize,
+    },
+    /// A bug: a caught panic or a runtime that did not start.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// The code that the Java facade shows, stable over releases.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Closed => 1,
+            Self::MalformedFrame { .. } => 2,
+            Self::TooLarge { .. } => 3,
+            Self::Config(_) => 4,
+            Self::Bind { .. } => 5,
+            Self::InvalidArgument(_) => 6,
+            Self::Limit { .. } => 7,
+            Self::Internal(_) => 8,
+        }
+    }
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,470 @@
+//! The packed frame: how events cross from Java, one `byte[]` a call.
+//!
+//! Format 1, integers little-endian, `str16` = `u16` length and UTF-8 bytes:
+//!
+//! ```text
+//! frame     := u8 format(=1) | u8 zero | u16 eventCount | event…
+//! publish   := u8 1 | str16 source | str16 dataInfoId | body
+//! unpublish := u8 2 | i64 version | i64 registerTimestamp | str16 source | str16 dataInfoId | str16 registerId
+//! replace   := u8 3 | i64 version | i64 readStartedMillis | str16 source | str16 dataInfoId | u32 bodyCount | body…
+//! body      := u8 flags | i64 version | i64 registerTimestamp | str16 registerId | str16 cell | str16 appName
+//!            | u16 attributeCount | (str16 key, str16 value)… | u16 payloadCount | (u32 length, bytes)…
+//! ```
+//!
+//! A frame is decoded whole, without copies, before anything of it is applied. `encode` is the same format for callers
+//! that are not Java.
+
+use std::borrow::Cow;
+
+use crate::{
+    error::{Error, Result},
+    model::RegisterVersion,
+};
+
+/// The format this release reads.
+pub const FORMAT: u8 = 1;
+/// Longest dataInfoId, in bytes.
+pub const MAX_DATA_INFO_ID: usize = 4_096;
+/// Longest registerId, in bytes.
+pub const MAX_REGISTER_ID: usize = 512;
+/// Longest source name, in bytes.
+pub const MAX_SOURCE: usize = 64;
+/// Largest payload (one `ServerDataBox`), in bytes.
+pub const MAX_PAYLOAD: usize = 1 << 20;
+/// Largest frame, in bytes.
+pub const MAX_FRAME: usize = 64 << 20;
+
+const OP_PUBLISH: u8 = 1;
+const OP_UNPUBLISH: u8 = 2;
+const OP_REPLACE: u8 = 3;
+
+/// Set when payloads are Java-serialized strings, as a session server holds them; else they are UTF-8 text.
+const FLAG_SERIALIZED: u8 = 1;
+
+/// One event of a frame, borrowing from it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A publisher came or changed.
+    Publish {
+        /// Who speaks: `registry` or an extension's name.
+        source: &'a str,
+        /// The service.
+        data_info_id: &'a str,
+        /// The publisher.
+        body: Body<'a>,
+    },
+    /// A publisher went.
+    Unpublish {
+        /// Who speaks.
+        source: &'a str,
+        /// The service.
+        data_info_id: &'a str,
+        /// The publisher.
+        register_id: &'a str,
+        /// The version that it went at.
+        version: RegisterVersion,
+    },
+    /// A successful full read of one service in one source.
+    Replace {
+        /// Who speaks.
+        source: &'a str,
+        /// The service.
+        data_info_id: &'a str,
+        /// The datum's version.
+        version: i64,
+        /// When the read started, milliseconds since the epoch.
+        read_started: i64,
+        /// Every publisher that the read named.
+        bodies: Vec<Body<'a>>,
+    },
+}
+
+/// A publisher as it lies in a frame, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Body<'a> {
+    /// The publisher's id, unique in the cluster.
+    pub register_id: &'a str,
+    /// Orders the publisher's states.
+    pub version: RegisterVersion,
+    raw: &'a [u8],
+}
+
+impl<'a> Body<'a> {
+    /// The bytes from flags to the last payload, for keeping; [`Body::parse`] reads them again.
+    pub fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
+    /// Reads bytes that [`Body::raw`] gave.
+    pub fn parse(raw: &'a [u8]) -> Result<Self> {
+        let mut reader = Reader { bytes: raw, at: 0 };
+        let body = reader.body()?;
+        reader.end()?;
+        Ok(body)
+    }
+
+    /// Everything in it.
+    pub fn details(&self) -> Result<Details<'a>> {
+        let mut reader = Reader { bytes: self.raw, at: 0 };
+        let serialized = reader.u8()? & FLAG_SERIALIZED != 0;
+        reader.take(16, "version")?;
+        reader.str16("registerId")?;
+        let cell = reader.str16("cell")?;
+        let app_name = reader.str16("appName")?;
+        let attributes = (0..reader.u16()?)
+            .map(|_| Ok((reader.str16("attribute key")?, reader.str16("attribute value")?)))
+            .collect::<Result<Vec<_>>>()?;
+        let payloads = (0..reader.u16()?).map(|_| reader.payload()).collect::<Result<Vec<_>>>()?;
+        Ok(Details { serialized, cell, app_name, attributes, payloads })
+    }
+}
+
+/// The parts of a [`Body`] that only translation and the admin pages need.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Details<'a> {
+    /// Whether payloads are Java-serialized strings.
+    pub serialized: bool,
+    /// The zone of the client.
+    pub cell: &'a str,
+    /// The application that the client named, empty if none.
+    pub app_name: &'a str,
+    /// The publisher's attributes.
+    pub attributes: Vec<(&'a str, &'a str)>,
+    /// The publisher's data, an element per box.
+    pub payloads: Vec<&'a [u8]>,
+}
+
+/// The events of a frame. One event, the usual case, needs no allocation.
+#[derive(Debug)]
+pub struct Events<'a> {
+    first: Option<Event<'a>>,
+    rest: Vec<Event<'a>>,
+}
+
+impl<'a> IntoIterator for Events<'a> {
+    type Item = Event<'a>;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Event<'a>>, std::vec::IntoIter<Event<'a>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.rest)
+    }
+}
+
+/// Decodes a whole frame.
+pub fn decode(frame: &[u8]) -> Result<Events<'_>> {
+    check_size("frame", frame.len(), MAX_FRAME)?;
+    let mut reader = Reader { bytes: frame, at: 0 };
+    if reader.u8()? != FORMAT {
+        return Err(Error::MalformedFrame { at: 0, what: "format 1 (the jar and the library differ in version)" });
+    }
+    if reader.u8()? != 0 {
+        return Err(Error::MalformedFrame { at: 1, what: "a zero byte" });
+    }
+    let count = reader.u16()?;
+    let first = if count > 0 { Some(reader.event()?) } else { None };
+    let rest = (1..count).map(|_| reader.event()).collect::<Result<Vec<_>>>()?;
+    reader.end()?;
+    Ok(Events { first, rest })
+}
+
+fn check_size(field: &'static str, actual: usize, limit: usize) -> Result<()> {
+    if actual > limit { Err(Error::TooLarge { field, actual, limit }) } else { Ok(()) }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or(Error::MalformedFrame { at: self.at, what })?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
+        let at = self.at;
+        self.take(N, what)?.try_into().map_err(|_| Error::MalformedFrame { at, what })
+    }
+
+    fn u8(&mut self) -> Result<u8> {
+        Ok(u8::from_le_bytes(self.array("a byte")?))
+    }
+
+    fn u16(&mut self) -> Result<u16> {
+        Ok(u16::from_le_bytes(self.array("a 16-bit count")?))
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array("a 32-bit count")?))
+    }
+
+    fn i64(&mut self) -> Result<i64> {
+        Ok(i64::from_le_bytes(self.array("a 64-bit number")?))
+    }
+
+    fn str16(&mut self, what: &'static str) -> Result<&'a str> {
+        let length = usize::from(self.u16()?);
+        let at = self.at;
+        std::str::from_utf8(self.take(length, what)?).map_err(|_| Error::MalformedFrame { at, what })
+    }
+
+    /// A name that has to be there and has a bound of its own.
+    fn name(&mut self, what: &'static str, limit: usize) -> Result<&'a str> {
+        let at = self.at;
+        let name = self.str16(what)?;
+        check_size(what, name.len(), limit)?;
+        if name.is_empty() { Err(Error::MalformedFrame { at, what }) } else { Ok(name) }
+    }
+
+    fn payload(&mut self) -> Result<&'a [u8]> {
+        let length = self.u32()? as usize;
+        check_size("payload", length, MAX_PAYLOAD)?;
+        self.take(length, "payload")
+    }
+
+    fn version(&mut self) -> Result<RegisterVersion> {
+        Ok(RegisterVersion { version: self.i64()?, timestamp: self.i64()? })
+    }
+
+    fn event(&mut self) -> Result<Event<'a>> {
+        let at = self.at;
+        match self.u8()? {
+            OP_PUBLISH => {
+                let (source, data_info_id) = self.address()?;
+                Ok(Event::Publish { source, data_info_id, body: self.body()? })
+            }
+            OP_UNPUBLISH => {
+                let version = self.version()?;
+                let (source, data_info_id) = self.address()?;
+                let register_id = self.name("registerId", MAX_REGISTER_ID)?;
+                Ok(Event::Unpublish { source, data_info_id, register_id, version })
+            }
+            OP_REPLACE => {
+                let (version, read_started) = (self.i64()?, self.i64()?);
+                let (source, data_info_id) = self.address()?;
+                let bodies = (0..self.u32()?).map(|_| self.body()).collect::<Result<Vec<_>>>()?;
+                Ok(Event::Replace { source, data_info_id, version, read_started, bodies })
+            }
+            _ => Err(Error::MalformedFrame { at, what: "op 1 (publish), 2 (unpublish) or 3 (replace)" }),
+        }
+    }
+
+    fn address(&mut self) -> Result<(&'a str, &'a str)> {
+        Ok((self.name("source", MAX_SOURCE)?, self.name("dataInfoId", MAX_DATA_INFO_ID)?))
+    }
+
+    fn body(&mut self) -> Result<Body<'a>> {
+        let start = self.at;
+        if self.u8()? & !FLAG_SERIALIZED != 0 {
+            return Err(Error::MalformedFrame { at: start, what: "known flags" });
+        }
+        let version = self.version()?;
+        let register_id = self.name("registerId", MAX_REGISTER_ID)?;
+        self.str16("cell")?;
+        self.str16("appName")?;
+        for _ in 0..self.u16()? {
+            self.str16("attribute key")?;
+            self.str16("attribute value")?;
+        }
+        for _ in 0..self.u16()? {
+            self.payload()?;
+        }
+        Ok(Body { register_id, version, raw: &self.bytes[start..self.at] })
+    }
+
+    fn end(&self) -> Result<()> {
+        if self.at == self.bytes.len() {
+            Ok(())
+        } else {
+            Err(Error::MalformedFrame { at: self.at, what: "the end of the frame" })
+        }
+    }
+}
+
+/// A publisher to encode.
+#[derive(Debug, Clone, Default)]
+pub struct Publisher<'a> {
+    /// The publisher's id.
+    pub register_id: Cow<'a, str>,
+    /// Orders the publisher's states.
+    pub version: RegisterVersion,
+    /// The zone of the client.
+    pub cell: Cow<'a, str>,
+    /// The application that the client named, empty if none.
+    pub app_name: Cow<'a, str>,
+    /// The publisher's attributes.
+    pub attributes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// Whether payloads are Java-serialized strings.
+    pub serialized: bool,
+    /// The publisher's data.
+    pub payloads: Vec<Cow<'a, [u8]>>,
+}
+
+/// Encodes one publish.
+pub fn encode_publish(source: &str, data_info_id: &str, publisher: &Publisher<'_>) -> Result<Vec<u8>> {
+    let mut writer = Writer::one_event(OP_PUBLISH);
+    writer.address(source, data_info_id)?;
+    writer.body(publisher)?;
+    Ok(writer.0)
+}
+
+/// Encodes one unpublish.
+pub fn encode_unpublish(
+    source: &str,
+    data_info_id: &str,
+    register_id: &str,
+    version: RegisterVersion,
+) -> Result<Vec<u8>> {
+    let mut writer = Writer::one_event(OP_UNPUBLISH);
+    writer.i64s([version.version, version.timestamp]);
+    writer.address(source, data_info_id)?;
+    writer.str16("registerId", register_id)?;
+    Ok(writer.0)
+}
+
+/// Encodes one replace.
+pub fn encode_replace(
+    source: &str,
+    data_info_id: &str,
+    version: i64,
+    read_started: i64,
+    publishers: &[Publisher<'_>],
+) -> Result<Vec<u8>> {
+    let mut writer = Writer::one_event(OP_REPLACE);
+    writer.i64s([version, read_started]);
+    writer.address(source, data_info_id)?;
+    writer.0.extend((publishers.len() as u32).to_le_bytes());
+    for publisher in publishers {
+        writer.body(publisher)?;
+    }
+    Ok(writer.0)
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn one_event(op: u8) -> Self {
+        Self(vec![FORMAT, 0, 1, 0, op])
+    }
+
+    fn i64s(&mut self, values: [i64; 2]) {
+        values.iter().for_each(|value| self.0.extend(value.to_le_bytes()));
+    }
+
+    fn count16(&mut self, field: &'static str, count: usize) -> Result<()> {
+        check_size(field, count, usize::from(u16::MAX))?;
+        self.0.extend((count as u16).to_le_bytes());
+        Ok(())
+    }
+
+    fn str16(&mut self, field: &'static str, value: &str) -> Result<()> {
+        self.count16(field, value.len())?;
+        self.0.extend(value.as_bytes());
+        Ok(())
+    }
+
+    fn address(&mut self, source: &str, data_info_id: &str) -> Result<()> {
+        self.str16("source", source)?;
+        self.str16("dataInfoId", data_info_id)
+    }
+
+    fn body(&mut self, publisher: &Publisher<'_>) -> Result<()> {
+        self.0.push(if publisher.serialized { FLAG_SERIALIZED } else { 0 });
+        self.i64s([publisher.version.version, publisher.version.timestamp]);
+        self.str16("registerId", &publisher.register_id)?;
+        self.str16("cell", &publisher.cell)?;
+        self.str16("appName", &publisher.app_name)?;
+        self.count16("attributes", publisher.attributes.len())?;
+        for (key, value) in &publisher.attributes {
+            self.str16("attribute key", key)?;
+            self.str16("attribute value", value)?;
+        }
+        self.count16("payloads", publisher.payloads.len())?;
+        for payload in &publisher.payloads {
+            check_size("payload", payload.len(), MAX_PAYLOAD)?;
+            self.0.extend((payload.len() as u32).to_le_bytes());
+            self.0.extend(payload.as_ref());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publisher() -> Publisher<'static> {
+        Publisher {
+            register_id: "reg-1".into(),
+            version: RegisterVersion { version: 3, timestamp: 1_700_000_000_000 },
+            cell: "RZ1".into(),
+            app_name: "shop".into(),
+            attributes: vec![("k".into(), "v".into())],
+            serialized: false,
+            payloads: vec![b"10.0.0.1:12200".as_slice().into(), b"".as_slice().into()],
+        }
+    }
+
+    #[test]
+    fn publish_survives_the_round_trip() {
+        let frame = encode_publish("registry", "a#@#b#@#c", &publisher()).unwrap();
+        let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
+        let [Event::Publish { source: "registry", data_info_id: "a#@#b#@#c", body }] = events.as_slice() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(body.register_id, "reg-1");
+        assert_eq!(Body::parse(body.raw()).unwrap(), *body);
+        let details = body.details().unwrap();
+        assert_eq!((details.cell, details.app_name), ("RZ1", "shop"));
+        assert_eq!(details.attributes, [("k", "v")]);
+        assert_eq!(details.payloads, [b"10.0.0.1:12200".as_slice(), b""]);
+    }
+
+    #[test]
+    fn replace_and_unpublish_survive_the_round_trip() {
+        let frame = encode_replace("ext", "id", 7, 42, &[publisher(), publisher()]).unwrap();
+        let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
+        assert!(
+            matches!(&events[..], [Event::Replace { version: 7, read_started: 42, bodies, .. }] if bodies.len() == 2)
+        );
+        let version = RegisterVersion { version: 1, timestamp: 2 };
+        let frame = encode_unpublish("ext", "id", "r", version).unwrap();
+        let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
+        assert_eq!(events, [Event::Unpublish { source: "ext", data_info_id: "id", register_id: "r", version }]);
+    }
+
+    #[test]
+    fn every_truncation_and_any_surplus_is_refused() {
+        let mut frame = encode_publish("registry", "id", &publisher()).unwrap();
+        for end in 0..frame.len() {
+            assert!(matches!(decode(&frame[..end]), Err(Error::MalformedFrame { .. })), "cut at {end}");
+        }
+        frame.push(0);
+        assert!(matches!(decode(&frame), Err(Error::MalformedFrame { what: "the end of the frame", .. })));
+    }
+
+    #[test]
+    fn names_have_bounds() {
+        let long = "x".repeat(MAX_DATA_INFO_ID + 1);
+        let frame = encode_publish("registry", &long, &publisher()).unwrap();
+        assert!(matches!(decode(&frame), Err(Error::TooLarge { field: "dataInfoId", actual: 4_097, limit: 4_096 })));
+        let frame = encode_publish("", "id", &publisher()).unwrap();
+        assert!(matches!(decode(&frame), Err(Error::MalformedFrame { what: "source", .. })));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, cut in 0usize..200, flip in 0usize..200, with: u8) {
+            let _ = decode(&bytes);
+            let mut frame = encode_publish("registry", "id", &publisher()).unwrap();
+            let index = flip % frame.len();
+            frame[index] ^= with;
+            let end = frame.len() - cut % frame.len();
+            let _ = decode(&frame[..end]);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! When the first view counts as complete.
+//!
+//! A response is the whole truth for istiod, so nothing is said before the registry's clients had the time to come
+//! back. With local scope that is `mox.protect.startup-hold` after the start, or as soon as there are 95 % of the
+//! publishers of the last good state.
+
+use std::{io::Write, path::PathBuf};
+
+use tokio::time::Instant;
+
+use crate::config::Config;
+
+const FILE: &str = "last-good.json";
+/// The count is written again when it differs by more than a fiftieth, so that steady churn costs no writes.
+const WORTH_WRITING: usize = 50;
+
+/// The gate and the count it remembers over restarts.
+#[derive(Debug)]
+pub struct Gate {
+    opens_at: Option<Instant>,
+    file: Option<PathBuf>,
+    baseline: Option<usize>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct LastGood {
+    format: u32,
+    publishers: usize,
+}
+
+impl Gate {
+    /// Starts the hold, and reads the last good count if there is a state directory.
+    pub fn new(config: &Config) -> Self {
+        let file = config.state_dir.as_ref().map(|dir| dir.join(FILE));
+        let baseline = file.as_ref().and_then(read);
+        if file.is_none() {
+            tracing::info!("no mox.state-dir is set, so a restart always waits for mox.protect.startup-hold");
+        }
+        Self { opens_at: Instant::now().checked_add(config.protect.startup_hold), file, baseline }
+    }
+
+    /// When the hold ends; `None`: never by itself.
+    pub fn opens_at(&self) -> Option<Instant> {
+        self.opens_at
+    }
+
+    /// Whether the view is complete.
+    pub fn is_open(&self, loaded: bool, publishers: usize) -> bool {
+        let held = self.opens_at.is_none_or(|at| Instant::now() < at);
+        let regained = self.baseline.is_some_and(|good| good > 0 && publishers * 100 >= good * 95);
+        loaded || !held || regained
+    }
+
+    /// Keeps the count of a complete view for the next start.
+    pub fn remember(&mut self, publishers: usize) {
+        let Some(file) = &self.file else { return };
+        if self.baseline.is_some_and(|good| good.abs_diff(publishers) <= good / WORTH_WRITING) {
+            return;
+        }
+        self.baseline = Some(publishers);
+        if let Err(error) = write(file, publishers) {
+            tracing::warn!(file = %file.display(), %error, "the last good count is not kept");
+        }
+    }
+}
+
+fn read(file: &PathBuf) -> Option<usize> {
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "the last good count cannot be read");
+            return None;
+        }
+    };
+    match serde_json::from_slice::<LastGood>(&bytes) {
+        Ok(LastGood { format: 1, publishers }) => Some(publishers),
+        _ => {
+            tracing::warn!(file = %file.display(), "the last good count is not in format 1 and is ignored");
+            None
+        }
+    }
+}
+
+/// Replaces the file as a whole; only its owner can read it.
+fn write(file: &PathBuf, publishers: usize) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let json = serde_json::to_vec(&LastGood { format: 1, publishers })?;
+    let part = file.with_extension("part");
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let mut open = std::fs::OpenOptions::new();
+    open.write(true).create(true).truncate(true).mode(0o600).open(&part)?.write_all(&json)?;
+    std::fs::rename(part, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn gate(dir: Option<PathBuf>) -> Gate {
+        let mut config = Config { state_dir: dir, ..Config::default() };
+        config.protect.startup_hold = Duration::from_secs(60);
+        Gate::new(&config)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_opens_after_the_hold_or_when_told() {
+        let gate = gate(None);
+        assert!(!gate.is_open(false, 1_000_000));
+        assert!(gate.is_open(true, 0));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(gate.is_open(false, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_opens_when_nearly_all_publishers_are_back() {
+        let dir = std::env::temp_dir().join(format!("mox-gate-{}", std::process::id()));
+        gate(Some(dir.clone())).remember(200);
+        let restarted = gate(Some(dir.clone()));
+        assert!(!restarted.is_open(false, 189));
+        assert!(restarted.is_open(false, 190));
+        std::fs::write(dir.join(FILE), "{torn").unwrap();
+        assert!(!gate(Some(dir.clone())).is_open(false, 1_000));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,36 @@
+//! Serves the services of a SOFARegistry session server to Istio as MCP-over-xDS.
+//!
+//! ```text
+//! Java, the registry's threads          own threads, never attached to the JVM
+//!   jni -> frame -> store ──dirty──> publisher ──view──> xds stream -> istiod
+//!                                      translate, snapshot    (one per client)
+//! ```
+//!
+//! Events are written into the [`store`] on the caller's thread. The [`publisher`] translates what changed into an
+//! immutable [`snapshot`], and every [`xds`] stream sends the newest one when its client is ready for it. Nothing calls
+//! back into Java: status and log lines are pulled.
+
+pub mod admin;
+pub mod command;
+pub mod config;
+pub mod dump;
+pub mod engine;
+pub mod error;
+pub mod frame;
+pub mod gate;
+mod jni;
+pub mod model;
+pub mod policy;
+pub mod publisher;
+pub mod snapshot;
+pub mod store;
+pub mod telemetry;
+pub mod translate;
+pub mod view;
+pub mod xds;
+
+/// Messages of the wire, generated from `proto/`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/protos.rs"));
+}

@@ -1,0 +1,45 @@
+//! The registry's terms, free of protobuf, JNI and IO.
+
+/// Orders the states of one publisher: the client's counter, then the clock of the session server that took it.
+/// `RegisterVersion` of SOFARegistry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegisterVersion {
+    /// Counted up by the client on register, republish and unregister.
+    pub version: i64,
+    /// Milliseconds since the epoch.
+    pub timestamp: i64,
+}
+
+/// Milliseconds since the epoch, the registry's own unit. Read once per call and handed down.
+pub type Millis = i64;
+
+/// The wall clock.
+pub fn now() -> Millis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |elapsed| elapsed.as_millis() as Millis)
+}
+
+/// The three parts of a dataInfoId.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataInfoId<'a> {
+    /// `interface[:version[:uniqueId]][@protocol]`.
+    pub data_id: &'a str,
+    /// The tenant.
+    pub instance_id: &'a str,
+    /// The group.
+    pub group: &'a str,
+}
+
+impl<'a> DataInfoId<'a> {
+    /// Splits `dataId#@#instanceId#@#group`; `None` unless there are exactly three parts.
+    pub fn parse(id: &'a str) -> Option<Self> {
+        let mut parts = id.split("#@#");
+        let parsed = Self { data_id: parts.next()?, instance_id: parts.next()?, group: parts.next()? };
+        parts.next().is_none().then_some(parsed)
+    }
+
+    /// The name after the last `@` of the dataId, if there is one.
+    pub fn protocol(&self) -> Option<&'a str> {
+        self.data_id.rsplit_once('@').map(|(_, protocol)| protocol)
+    }
+}

@@ -1,0 +1,173 @@
+use super::*;
+use crate::frame::{self, Publisher};
+
+const ID: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+
+fn store() -> Store {
+    Store::new(Limits { services: 100, publishers: 1_000, sources: 2 })
+}
+
+fn at(version: i64, timestamp: i64) -> RegisterVersion {
+    RegisterVersion { version, timestamp }
+}
+
+fn publisher(register_id: &str, version: RegisterVersion) -> Publisher<'_> {
+    Publisher { register_id: register_id.into(), version, ..Publisher::default() }
+}
+
+fn apply(store: &Store, frame: Vec<u8>, now: Millis) -> Result<u64> {
+    let mut last = Ok(0);
+    for event in frame::decode(&frame).unwrap() {
+        last = store.apply(&event, now);
+    }
+    last
+}
+
+fn publish(store: &Store, register_id: &str, version: RegisterVersion, now: Millis) {
+    let frame = frame::encode_publish("registry", ID, &publisher(register_id, version)).unwrap();
+    apply(store, frame, now).unwrap();
+}
+
+fn unpublish(store: &Store, register_id: &str, version: RegisterVersion, now: Millis) {
+    apply(store, frame::encode_unpublish("registry", ID, register_id, version).unwrap(), now).unwrap();
+}
+
+fn replace(store: &Store, source: &str, version: i64, started: Millis, publishers: &[Publisher<'_>]) {
+    apply(store, frame::encode_replace(source, ID, version, started, publishers).unwrap(), started).unwrap();
+}
+
+/// The live registerIds and versions of the one service, or `None` if nothing is dirty.
+fn taken(store: &Store) -> Option<Vec<(String, i64)>> {
+    let mut taken = store.take_dirty();
+    assert!(taken.len() <= 1, "a dirty service is taken once");
+    let mut live: Vec<_> =
+        taken.pop()?.entries.iter().map(|e| (e.body().register_id.to_owned(), e.version.version)).collect();
+    live.sort();
+    Some(live)
+}
+
+fn live(ids: &[(&str, i64)]) -> Option<Vec<(String, i64)>> {
+    Some(ids.iter().map(|(id, version)| ((*id).to_owned(), *version)).collect())
+}
+
+#[test]
+fn the_newest_version_wins_whatever_the_order() {
+    let store = store();
+    publish(&store, "a", at(2, 10), 0);
+    publish(&store, "a", at(1, 99), 0);
+    assert_eq!(taken(&store), live(&[("a", 2)]));
+    publish(&store, "a", at(2, 10), 0);
+    assert_eq!(taken(&store), None, "the same state again changes nothing");
+    publish(&store, "a", at(2, 11), 0);
+    assert_eq!(taken(&store), live(&[("a", 2)]), "a reconnect: same version, newer timestamp");
+}
+
+#[test]
+fn a_removal_wins_a_tie_and_outlives_late_publishes() {
+    let store = store();
+    publish(&store, "a", at(1, 10), 0);
+    unpublish(&store, "a", at(1, 10), 0);
+    assert_eq!(taken(&store), live(&[]));
+    publish(&store, "a", at(1, 10), 5);
+    assert_eq!(taken(&store), None);
+    publish(&store, "a", at(1, 11), 6);
+    assert_eq!(taken(&store), live(&[("a", 1)]));
+    unpublish(&store, "a", at(1, 10), 7);
+    assert_eq!(taken(&store), None, "the old connection's cleanup does not remove the new one");
+}
+
+#[test]
+fn a_removal_before_its_publish_is_remembered() {
+    let store = store();
+    unpublish(&store, "a", at(2, 20), 0);
+    publish(&store, "a", at(1, 10), 1);
+    assert_eq!(taken(&store), None);
+}
+
+#[test]
+fn tombstones_expire_and_empty_services_go() {
+    let store = store();
+    publish(&store, "a", at(1, 1), 0);
+    unpublish(&store, "a", at(2, 2), 1_000);
+    taken(&store);
+    store.expire(1_000 + TOMBSTONE_MILLIS - 1);
+    assert_eq!((taken(&store), store.counts().tombstones), (None, 1));
+    store.expire(1_000 + TOMBSTONE_MILLIS);
+    assert_eq!(taken(&store), live(&[]), "an expiring tombstone marks its service dirty");
+    assert_eq!((store.counts().services, store.counts().tombstones), (0, 0));
+}
+
+#[test]
+fn a_tombstone_set_again_expires_by_its_last_setting() {
+    let store = store();
+    unpublish(&store, "a", at(1, 1), 0);
+    unpublish(&store, "a", at(2, 2), 1_000);
+    store.expire(TOMBSTONE_MILLIS);
+    assert_eq!(store.counts().tombstones, 1);
+    store.expire(1_000 + TOMBSTONE_MILLIS);
+    assert_eq!(store.counts().tombstones, 0);
+}
+
+#[test]
+fn a_read_removes_what_it_does_not_name_but_spares_fresh_events() {
+    let store = store();
+    publish(&store, "old", at(1, 1), 0);
+    publish(&store, "fresh", at(1, 1), 20_000);
+    replace(&store, "registry", 1, 30_000, &[publisher("read", at(1, 1))]);
+    assert_eq!(taken(&store), live(&[("fresh", 1), ("read", 1)]));
+    replace(&store, "registry", 2, 31_000, &[]);
+    assert_eq!(taken(&store), live(&[("fresh", 1)]), "what an earlier read brought, a later read removes at once");
+    replace(&store, "registry", 2, 90_000, &[]);
+    assert_eq!(taken(&store), None, "a read that is not newer is ignored");
+    replace(&store, "registry", 3, 90_000, &[]);
+    assert_eq!(taken(&store), live(&[]));
+}
+
+#[test]
+fn a_read_overrides_a_tombstone_only_after_the_margin() {
+    let store = store();
+    publish(&store, "a", at(1, 1), 0);
+    unpublish(&store, "a", at(1, 1), 1_000);
+    taken(&store);
+    replace(&store, "registry", 1, 1_000 + READ_MARGIN_MILLIS - 1, &[publisher("a", at(1, 1))]);
+    assert_eq!(taken(&store), None);
+    replace(&store, "registry", 2, 1_000 + READ_MARGIN_MILLIS, &[publisher("a", at(1, 1))]);
+    assert_eq!(taken(&store), live(&[("a", 1)]));
+}
+
+#[test]
+fn sources_do_not_touch_each_other() {
+    let store = store();
+    publish(&store, "a", at(1, 1), 0);
+    replace(&store, "extension", 1, 100_000, &[publisher("x", at(1, 1))]);
+    replace(&store, "extension", 2, 200_000, &[]);
+    assert_eq!(taken(&store), live(&[("a", 1)]));
+}
+
+#[test]
+fn limits_drop_and_count_new_keys_only() {
+    let store = Store::new(Limits { services: 1, publishers: 1, sources: 1 });
+    publish(&store, "a", at(1, 1), 0);
+    let other = frame::encode_publish("registry", "other", &publisher("a", at(1, 1))).unwrap();
+    assert!(matches!(apply(&store, other, 0), Err(Error::Limit { field: "services", limit: 1 })));
+    let second = frame::encode_publish("registry", ID, &publisher("b", at(1, 1))).unwrap();
+    assert!(matches!(apply(&store, second, 0), Err(Error::Limit { field: "publishers", limit: 1 })));
+    let foreign = frame::encode_publish("extension", ID, &publisher("a", at(1, 1))).unwrap();
+    assert!(matches!(apply(&store, foreign, 0), Err(Error::Limit { field: "sources", limit: 1 })));
+    publish(&store, "a", at(2, 1), 0);
+    assert_eq!(store.counts().dropped, 3);
+    assert_eq!(taken(&store), live(&[("a", 2)]));
+}
+
+#[tokio::test]
+async fn only_the_first_dirty_service_wakes_the_publisher() {
+    let store = store();
+    publish(&store, "a", at(1, 1), 0);
+    publish(&store, "b", at(1, 1), 0);
+    store.dirty().await;
+    let second = tokio::time::timeout(std::time::Duration::ZERO, store.dirty()).await;
+    assert!(second.is_err(), "one wake for both");
+    store.take_dirty();
+    publish(&store, "a", at(2, 1), 0);
+    store.dirty().await;
+}

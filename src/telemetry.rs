@@ -1,0 +1,174 @@
+//! Log lines for a host that pulls: no upcalls into the JVM.
+//!
+//! Events of this crate go into a bounded ring. Who reads too slowly loses the oldest lines and is told how many.
+
+use std::{
+    collections::VecDeque,
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+use once_cell::sync::Lazy;
+use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
+use tracing::{
+    Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
+
+const CAPACITY: usize = 1_024;
+const MAX_MESSAGE: usize = 4_096;
+
+/// One line for the host's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// ERROR, WARN, INFO or DEBUG.
+    pub level: &'static str,
+    /// The module that speaks.
+    pub target: &'static str,
+    /// The text, without control characters.
+    pub message: String,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    lines: VecDeque<Line>,
+    dropped: u64,
+}
+
+/// Lines that wait for the host.
+#[derive(Debug, Default)]
+pub struct Log {
+    ring: Mutex<Ring>,
+    more: Condvar,
+}
+
+static LOG: Lazy<Log> = Lazy::new(Log::default);
+
+impl Log {
+    /// The process's log. The first call makes it the receiver of this crate's events, unless the program that hosts
+    /// the crate has one of its own.
+    pub fn global() -> &'static Self {
+        static INSTALLED: Lazy<()> = Lazy::new(|| {
+            let subscriber = tracing_subscriber::registry().with(ToRing);
+            // An embedding program may have set its own subscriber; then lines go there.
+            let _ = tracing::subscriber::set_global_default(subscriber);
+        });
+        Lazy::force(&INSTALLED);
+        &LOG
+    }
+
+    /// Takes what is there, and waits for it if there is nothing, until `timeout` or until `closed` says so.
+    pub fn take(&self, timeout: Duration, closed: impl Fn() -> bool) -> Vec<Line> {
+        let deadline = Instant::now() + timeout;
+        let mut ring = self.ring.lock();
+        while ring.lines.is_empty() && !closed() {
+            if self.more.wait_until(&mut ring, deadline).timed_out() {
+                break;
+            }
+        }
+        let mut lines: Vec<Line> = ring.lines.drain(..).collect();
+        let dropped = std::mem::take(&mut ring.dropped);
+        if dropped > 0 {
+            let message = format!("{dropped} log lines were dropped, they came faster than they were read");
+            lines.push(Line { level: "WARN", target: module_path!(), message });
+        }
+        lines
+    }
+
+    /// Lets everybody who waits in [`Log::take`] look again.
+    pub fn wake(&self) {
+        let _ring = self.ring.lock();
+        self.more.notify_all();
+    }
+
+    fn push(&self, line: Line) {
+        let mut ring = self.ring.lock();
+        if ring.lines.len() == CAPACITY {
+            ring.lines.pop_front();
+            ring.dropped += 1;
+        }
+        ring.lines.push_back(line);
+        self.more.notify_one();
+    }
+}
+
+struct ToRing;
+
+impl<S: Subscriber> Layer<S> for ToRing {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
+        *metadata.level() <= Level::DEBUG && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+    }
+
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut text = Text::default();
+        event.record(&mut text);
+        let level = event.metadata().level().as_str();
+        let message = format!("{}{}", text.message, text.fields);
+        LOG.push(Line { level, target: event.metadata().target(), message: clean(&message) });
+    }
+}
+
+/// Publishers choose parts of what is logged; they do not get to write lines of their own.
+fn clean(message: &str) -> String {
+    message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value}"),
+            name => write!(self.fields, " {name}={value}"),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(n: usize) -> Line {
+        Line { level: "INFO", target: "t", message: n.to_string() }
+    }
+
+    #[test]
+    fn the_oldest_lines_go_first_and_are_counted() {
+        let log = Log::default();
+        (0..CAPACITY + 5).for_each(|n| log.push(line(n)));
+        let lines = log.take(Duration::ZERO, || false);
+        assert_eq!(lines[0], line(5));
+        assert_eq!(lines.len(), CAPACITY + 1);
+        assert!(lines[CAPACITY].message.starts_with("5 log lines were dropped"));
+        assert_eq!(log.take(Duration::ZERO, || false), []);
+    }
+
+    #[test]
+    fn who_waits_gets_lines_as_they_come_and_leaves_when_closed() {
+        let log = Log::default();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| log.take(Duration::from_secs(60), || false));
+            log.push(line(1));
+            assert_eq!(reader.join().unwrap(), [line(1)]);
+        });
+        assert_eq!(log.take(Duration::from_secs(60), || true), []);
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_log() {
+        assert_eq!(clean("a\nERROR forged\u{1b}[0m"), "a ERROR forged [0m");
+    }
+}

@@ -1,0 +1,230 @@
+//! Hosts from dataInfoIds, and their documented reading.
+//!
+//! `[protocol.][uniqueId.][v<version>.]<interface>[.<group>][.<instanceId>].<suffix>`, lower case, usual values left
+//! out. [`read`] gives the id back from such a host. An id that it does not give back carries the first 8 hex digits
+//! of the SHA-256 of its dataInfoId on its first label. That is decided from the id alone, so one service never
+//! renames another.
+
+use sha2::{Digest, Sha256};
+
+use crate::model::DataInfoId;
+
+/// The group of SOFARPC and Dubbo providers.
+const GROUP: &str = "SOFA";
+const INSTANCE: &str = "DEFAULT_INSTANCE_ID";
+/// The protocol that SOFARPC writes for bolt and tr.
+const PROTOCOL: &str = "DEFAULT";
+const VERSION: &str = "1.0";
+const MAX_LABEL: usize = 63;
+const MAX_HOST: usize = 255;
+
+/// Protocols that a first label is read as; any other protocol in an id makes it a hashed one.
+const PROTOCOLS: [&str; 9] = ["dubbo", "grpc", "h2c", "http", "rest", "tr", "tri", "triple", "xfire"];
+
+/// The names that a dataInfoId may be served under, best first, all without the suffix. The second and third are for
+/// ids that the first does not tell apart.
+pub fn candidates(id: &str, suffix: &str) -> impl Iterator<Item = String> {
+    let labels = labels(id);
+    let digest = hex(&Sha256::digest(id.as_bytes()));
+    let room = MAX_HOST.saturating_sub(suffix.len() + 1);
+    let plain = labels.join(".");
+    let faithful = labels.iter().all(|label| label.len() <= MAX_LABEL)
+        && plain.len() <= room
+        && read(&plain).as_deref() == Some(&*id.to_ascii_lowercase());
+    let hashed = move |digits: usize| hash_first_label(&labels, &digest[..digits], room);
+    let plain = faithful.then_some(plain);
+    plain.into_iter().chain([8, 32].into_iter().map(hashed))
+}
+
+/// The lower-case dataInfoId that a name (a host without its suffix) stands for; `None` for a hashed name, whose id
+/// stands in the annotation `sofa.registry/data-info-id` only.
+pub fn read(name: &str) -> Option<String> {
+    let mut labels: Vec<&str> = name.split('.').collect();
+    if carries_hash(labels[0]) {
+        return None;
+    }
+    // A Java name has no dash, so a last label with one is an instanceId.
+    let instance = match labels.last() {
+        Some(last) if labels.len() > 1 && last.contains('-') => labels.pop()?,
+        _ => INSTANCE,
+    };
+    let mut labels = labels.as_slice();
+    let protocol = match labels {
+        [first, rest @ ..] if !rest.is_empty() && PROTOCOLS.contains(first) => {
+            labels = rest;
+            first
+        }
+        _ => PROTOCOL,
+    };
+    let (unique_id, version) = match labels {
+        [version, rest @ ..] if !rest.is_empty() && is_version(version) => {
+            labels = rest;
+            (None, Some(version))
+        }
+        [unique_id, version, rest @ ..] if !rest.is_empty() && is_version(version) => {
+            labels = rest;
+            (Some(unique_id), Some(version))
+        }
+        _ => (None, None),
+    };
+    let mut id = labels.join(".");
+    match version {
+        Some(version) => id = format!("{id}:{}", version[1..].replace('-', ".")),
+        None if protocol != "dubbo" => id = format!("{id}:{VERSION}"),
+        None => {}
+    }
+    if let Some(unique_id) = unique_id {
+        id = format!("{id}:{unique_id}");
+    }
+    Some(format!("{id}@{protocol}#@#{instance}#@#{GROUP}").to_ascii_lowercase())
+}
+
+/// The labels of an id's host, each legal in itself but for its length; never empty.
+fn labels(id: &str) -> Vec<String> {
+    let parts = DataInfoId::parse(id).unwrap_or(DataInfoId { data_id: id, instance_id: INSTANCE, group: GROUP });
+    let (name, protocol) = parts.data_id.rsplit_once('@').unwrap_or((parts.data_id, PROTOCOL));
+    let mut name = name.splitn(3, ':');
+    let (interface, version, unique_id) = (name.next().unwrap_or_default(), name.next(), name.next());
+    let usual_version = if protocol == "dubbo" { None } else { Some(VERSION) };
+    let version = version.filter(|version| unique_id.is_some() || Some(*version) != usual_version);
+    let mut labels = Vec::new();
+    if !protocol.eq_ignore_ascii_case(PROTOCOL) {
+        labels.extend(label(protocol));
+    }
+    labels.extend(unique_id.and_then(label));
+    labels.extend(version.and_then(|version| label(&format!("v{}", version.replace('.', "-")))));
+    labels.extend(interface.split('.').filter_map(label));
+    if !parts.group.eq_ignore_ascii_case(GROUP) {
+        labels.extend(parts.group.split('.').filter_map(label));
+    }
+    if !parts.instance_id.eq_ignore_ascii_case(INSTANCE) {
+        labels.extend(parts.instance_id.split('.').filter_map(label));
+    }
+    if labels.is_empty() {
+        labels.push("service".to_owned());
+    }
+    labels
+}
+
+/// Lower case, with a `-` for everything that DNS does not allow; `None` if nothing is left.
+fn label(text: &str) -> Option<String> {
+    let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let text: String = text.chars().map(legal).collect();
+    let text = text.trim_matches('-');
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn is_version(label: &str) -> bool {
+    let mut parts = label.strip_prefix('v').unwrap_or_default().split('-');
+    parts.all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn carries_hash(label: &str) -> bool {
+    let digits = |d: &str| matches!(d.len(), 8 | 32) && d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    label.rsplit_once('-').is_some_and(|(_, tail)| digits(tail))
+}
+
+/// The labels with `digits` on the first, cut so that labels and the whole stay within their bounds.
+fn hash_first_label(labels: &[String], digits: &str, room: usize) -> String {
+    let cut = |label: &str, to: usize| label[..label.len().min(to)].trim_end_matches('-').to_owned();
+    let first = format!("{}-{digits}", cut(&labels[0], MAX_LABEL - 1 - digits.len()));
+    let rest: Vec<String> = labels[1..].iter().map(|label| cut(label, MAX_LABEL)).collect();
+    // Of a name that is too long the leading labels go first: the end of a Java name says most.
+    let mut length = first.len() + rest.iter().map(|label| label.len() + 1).sum::<usize>();
+    let mut kept = rest.as_slice();
+    while length > room
+        && let [gone, tail @ ..] = kept
+    {
+        length -= gone.len() + 1;
+        kept = tail;
+    }
+    std::iter::once(first.as_str()).chain(kept.iter().map(String::as_str)).collect::<Vec<_>>().join(".")
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(data_id: &str) -> String {
+        format!("{data_id}#@#DEFAULT_INSTANCE_ID#@#SOFA")
+    }
+
+    fn name(id: &str) -> String {
+        candidates(id, "sofa.mesh").next().unwrap()
+    }
+
+    fn hashed(id: &str, expected: &str) {
+        let digest = &hex(&Sha256::digest(id.as_bytes()))[..8];
+        assert_eq!(name(id), expected.replace('#', digest), "{id}");
+    }
+
+    #[test]
+    fn the_table_of_the_documentation() {
+        for (data_id, expected) in [
+            ("com.example.DemoService:1.0@DEFAULT", "com.example.demoservice"),
+            ("com.example.DemoService:2.0@DEFAULT", "v2-0.com.example.demoservice"),
+            ("com.example.DemoService:1.0:gray@DEFAULT", "gray.v1-0.com.example.demoservice"),
+            ("com.example.DemoService:1.0@tri", "tri.com.example.demoservice"),
+            ("com.example.DemoService@dubbo", "dubbo.com.example.demoservice"),
+            ("com.example.DemoService:2.0.0:blue@dubbo", "dubbo.blue.v2-0-0.com.example.demoservice"),
+        ] {
+            assert_eq!(name(&id(data_id)), expected);
+            assert_eq!(read(expected), Some(id(data_id).to_ascii_lowercase()));
+        }
+        assert_eq!(name("com.example.DemoService:1.0@DEFAULT#@#tenant-a#@#SOFA"), "com.example.demoservice.tenant-a");
+    }
+
+    #[test]
+    fn an_id_that_its_host_does_not_give_back_is_hashed() {
+        hashed(&id("com.example.Demo_Service:1.0@DEFAULT"), "com-#.example.demo-service");
+        hashed(&id("com.example.DemoService@DEFAULT"), "com-#.example.demoservice");
+        hashed(&id("com.example.DemoService:1.0"), "com-#.example.demoservice");
+        hashed(&id("com.example.DemoService:beta@DEFAULT"), "vbeta-#.com.example.demoservice");
+        hashed(&id("com.example.DemoService:1.0@odd"), "odd-#.com.example.demoservice");
+        hashed("com.example.DemoService:1.0@DEFAULT#@#tenant#@#SOFA", "com-#.example.demoservice.tenant");
+        hashed("my-app#@#DEFAULT_INSTANCE_ID#@#dubbo", "my-app-#.dubbo");
+        hashed("no parts at all", "no-parts-at-all-#");
+        hashed("", "service-#");
+        hashed(&id("tri.Service:1.0@DEFAULT"), "tri-#.service");
+        hashed(&id("x-0123abcd.Service:1.0@DEFAULT"), "x-0123abcd-#.service");
+    }
+
+    #[test]
+    fn long_names_are_cut_to_their_bounds() {
+        let long = id(&format!("{}.{}:1.0@DEFAULT", "p".repeat(70), "q.".repeat(150)));
+        for name in candidates(&long, "sofa.mesh") {
+            assert!(name.len() + ".sofa.mesh".len() <= 255 && name.split('.').all(|l| (1..=63).contains(&l.len())));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_name_is_legal(id in "\\PC{0,40}(#@#)?\\PC{0,20}(#@#)?[A-Za-z_-]{0,20}") {
+            for name in candidates(&id, "sofa.mesh") {
+                proptest::prop_assert!(name.len() <= 245);
+                for label in name.split('.') {
+                    proptest::prop_assert!((1..=63).contains(&label.len()), "{}", name);
+                    proptest::prop_assert!(label.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'-'));
+                    proptest::prop_assert!(!label.starts_with('-') && !label.ends_with('-'));
+                }
+            }
+        }
+
+        #[test]
+        fn names_tell_ids_apart(
+            a in "[a-c]{1,2}(\\.[a-cv2-]{1,3}){0,2}(:[0-9.v-]{1,3}){0,1}(:[a-c]){0,1}(@(DEFAULT|tri|dubbo|x))?#@#(DEFAULT_INSTANCE_ID|a|b-c)#@#(SOFA|a)",
+            b in "[a-c]{1,2}(\\.[a-cv2-]{1,3}){0,2}(:[0-9.v-]{1,3}){0,1}(:[a-c]){0,1}(@(DEFAULT|tri|dubbo|x))?#@#(DEFAULT_INSTANCE_ID|a|b-c)#@#(SOFA|a)",
+        ) {
+            proptest::prop_assert!(a == b || name(&a) != name(&b), "{} and {} are both {}", a, b, name(&a));
+        }
+    }
+}

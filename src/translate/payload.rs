@@ -1,0 +1,272 @@
+//! Endpoints from what publishers publish.
+//!
+//! A payload is free text. The forms of SOFARPC (`host:port?k=v`, `scheme://host:port/path?k=v`), Dubbo (full URL),
+//! Dubbo 3 (a JSON instance) and plain `host:port` are read; anything else is counted by its reason and left out.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::{
+    frame::Body,
+    policy::Policy,
+    translate::{Parsed, serialized},
+};
+
+/// A weight that stands for "unset", as in SOFARPC and Dubbo.
+pub const DEFAULT_WEIGHT: u32 = 100;
+/// Above this a weight says nothing more, and 4,096 endpoints still sum up below Envoy's 32 bits.
+const MAX_WEIGHT: u32 = 1_000_000;
+const MAX_LABEL_VALUE: usize = 63;
+const APP_KEYS: [&str; 4] = ["app_name", "appName", "self_app_name", "application"];
+
+/// One address of one publisher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: IpAddr,
+    /// Its port, never 0.
+    pub port: u16,
+    /// At least 1; [`DEFAULT_WEIGHT`] if the publisher says nothing.
+    pub weight: u32,
+    /// Legal Kubernetes labels.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// Why a payload, or an endpoint in it, is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reject {
+    /// Not a Java-serialized string, or not UTF-8.
+    NotText,
+    /// An empty or null string.
+    Empty,
+    /// None of the known forms.
+    UnknownForm,
+    /// No port, or one outside 1..65535.
+    BadPort,
+    /// A host name where an address is needed.
+    HostName,
+    /// Loopback, unspecified, link-local, multicast or broadcast.
+    UnusableAddress,
+    /// Inside the range that VIPs are taken from.
+    VipRange,
+    /// Left out by the policy's `endpoints.allow` or `endpoints.deny`.
+    Denied,
+    /// A weight of zero or less: the publisher takes no traffic. Not an error.
+    ZeroWeight,
+}
+
+/// Reads every payload of a publisher.
+pub fn parse_publisher(body: &Body<'_>, policy: &Policy) -> Parsed {
+    let mut parsed = Parsed::default();
+    let Ok(details) = body.details() else { return parsed };
+    for payload in &details.payloads {
+        let text = if details.serialized {
+            serialized::decode(payload).map(Option::unwrap_or_default).map_err(|_| Reject::NotText)
+        } else {
+            std::str::from_utf8(payload).map(str::to_owned).map_err(|_| Reject::NotText)
+        };
+        match text.as_deref().map_err(|reject| *reject).and_then(|text| parse(text, details.cell, policy)) {
+            Ok(endpoint) => parsed.endpoints.push(endpoint),
+            Err(reject) => {
+                let sample = || sample(text.as_deref().unwrap_or("(not text)"));
+                parsed.rejects.entry(reject).or_insert_with(|| (0, sample())).0 += 1;
+            }
+        }
+    }
+    parsed
+}
+
+/// The start of a publisher's text, fit for a log line.
+fn sample(text: &str) -> Box<str> {
+    text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Reads one payload.
+pub fn parse(text: &str, cell: &str, policy: &Policy) -> Result<Endpoint, Reject> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Reject::Empty);
+    }
+    if text.starts_with('{') {
+        let instance: Instance = serde_json::from_str(text).map_err(|_| Reject::UnknownForm)?;
+        let port = u16::try_from(instance.port).map_err(|_| Reject::BadPort)?;
+        let parameter = |key: &str| instance.metadata.get(key).and_then(|value| value.as_str());
+        return endpoint(&instance.host, port, cell, policy, parameter);
+    }
+    let rest = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => rest,
+        Some((before, _)) if !before.contains('?') => return Err(Reject::UnknownForm),
+        _ => text,
+    };
+    let (authority, query) = match rest.find(['/', '?']) {
+        Some(end) => (&rest[..end], rest[end..].split_once('?').map_or("", |(_, query)| query)),
+        None => (rest, ""),
+    };
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let (host, port) = authority.rsplit_once(':').ok_or(Reject::UnknownForm)?;
+    let port = port.parse().map_err(|_| Reject::BadPort)?;
+    let parameter = |key: &str| {
+        query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key).map(|(_, value)| value)
+    };
+    endpoint(host, port, cell, policy, parameter)
+}
+
+/// What Dubbo 3's service discovery publishes.
+#[derive(serde::Deserialize)]
+struct Instance {
+    host: String,
+    port: u32,
+    #[serde(default)]
+    metadata: BTreeMap<String, serde_json::Value>,
+}
+
+fn endpoint<'a>(
+    host: &str,
+    port: u16,
+    cell: &'a str,
+    policy: &Policy,
+    parameter: impl Fn(&str) -> Option<&'a str>,
+) -> Result<Endpoint, Reject> {
+    if port == 0 {
+        return Err(Reject::BadPort);
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let address: IpAddr = bare.parse().map_err(|_| {
+        let name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        if !bare.is_empty() && bare.chars().all(name) { Reject::HostName } else { Reject::UnknownForm }
+    })?;
+    let address = address.to_canonical();
+    policy.check_address(address)?;
+    let weight = match parameter("weight").or_else(|| parameter("_WEIGHT")).map(str::parse::<f64>) {
+        Some(Ok(weight)) if weight <= 0.0 => return Err(Reject::ZeroWeight),
+        Some(Ok(weight)) if weight.is_finite() => (weight.round() as u32).clamp(1, MAX_WEIGHT),
+        _ => DEFAULT_WEIGHT,
+    };
+    let zone = parameter("zone").or_else(|| (cell != "DEFAULT_ZONE").then_some(cell));
+    let app = APP_KEYS.iter().find_map(|key| parameter(key));
+    let named = [("app", app), ("zone", zone)].into_iter();
+    let allowed = policy.labels().iter().map(|key| (&**key, parameter(key)));
+    let labels = allowed.chain(named).filter_map(|(key, value)| Some((key.into(), label_value(value?)?))).collect();
+    Ok(Endpoint { address, port, weight, labels })
+}
+
+/// A legal label value that resembles `text`: other characters become `-`, ends are letters or digits, at most 63
+/// bytes; `None` if nothing is left.
+fn label_value(text: &str) -> Option<Box<str>> {
+    let legal = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let value: String = text.chars().map(legal).take(MAX_LABEL_VALUE).collect();
+    let value = value.trim_matches(['-', '_', '.']);
+    (!value.is_empty()).then(|| value.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PolicyConfig;
+
+    fn policy(json: serde_json::Value) -> Policy {
+        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok()).unwrap()
+    }
+
+    fn read(text: &str) -> Result<(String, u32, Vec<(String, String)>), Reject> {
+        let policy = policy(serde_json::json!({"labels": ["rpcVer"]}));
+        parse(text, "", &policy).map(|e| {
+            let address = std::net::SocketAddr::new(e.address, e.port).to_string();
+            (address, e.weight, e.labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+        })
+    }
+
+    fn pairs(labels: &[(&str, &str)]) -> Vec<(String, String)> {
+        labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn sofarpc_forms() {
+        let bolt = "10.77.0.1:12201?rpcVer=51302&serialization=hessian2&weight=50&appName=rpc-demo&p=1&v=4.0&_WEIGHT=50&app_name=rpc-demo&startTime=1";
+        let labels = pairs(&[("app", "rpc-demo"), ("rpcVer", "51302")]);
+        assert_eq!(read(bolt), Ok(("10.77.0.1:12201".into(), 50, labels)));
+        let old = "10.209.76.82:12200?_TIMEOUT=3000&p=13&app_name=ipayprocess&zone=GZ00A&[xx]=[_AUTORECONNECT#false@_TIMEOUT#2000]";
+        assert_eq!(read(old).unwrap().2, pairs(&[("app", "ipayprocess"), ("zone", "GZ00A")]));
+        assert_eq!(read("tri://10.15.232.229:55555?v=4.0&app_name=test").unwrap().0, "10.15.232.229:55555");
+        assert_eq!(read("bolt://10.244.22.1:8080?url=http://x/y").unwrap().0, "10.244.22.1:8080");
+        assert_eq!(read("10.244.22.1:8080/ctx?callback=http://x").unwrap().0, "10.244.22.1:8080");
+    }
+
+    #[test]
+    fn dubbo_forms() {
+        let url = "dubbo://10.0.0.9:20881/example.HelloService?anyhost=true&application=dubbo-demo&weight=200";
+        assert_eq!(read(url), Ok(("10.0.0.9:20881".into(), 200, pairs(&[("app", "dubbo-demo")]))));
+        let json = r#"{"id":"x","host":"10.0.0.7","port":20880,"name":"demo","metadata":{"application":"demo"}}"#;
+        assert_eq!(read(json), Ok(("10.0.0.7:20880".into(), 100, pairs(&[("app", "demo")]))));
+        assert_eq!(read(r#"{"host":"10.0.0.7","port":70000}"#), Err(Reject::BadPort));
+        assert_eq!(read(r#"{"host":"10.0.0.7"}"#), Err(Reject::UnknownForm));
+    }
+
+    #[test]
+    fn plain_and_ipv6_forms() {
+        assert_eq!(read(" 10.0.0.1:80 ").unwrap().0, "10.0.0.1:80");
+        assert_eq!(read("[2001:db8::1]:12200?x=y").unwrap().0, "[2001:db8::1]:12200");
+        assert_eq!(read("2001:db8::1:12200").unwrap().0, "[2001:db8::1]:12200");
+        assert_eq!(read("[::ffff:10.0.0.1]:80").unwrap().0, "10.0.0.1:80");
+    }
+
+    #[test]
+    fn what_cannot_be_served_has_a_reason() {
+        for (text, reject) in [
+            ("", Reject::Empty),
+            ("hello", Reject::UnknownForm),
+            ("10.0.0.1", Reject::UnknownForm),
+            ("10.0.0.1:0", Reject::BadPort),
+            ("10.0.0.1:65536", Reject::BadPort),
+            ("provider.example.com:12200", Reject::HostName),
+            ("!!:12200", Reject::UnknownForm),
+            ("127.0.0.1:12200", Reject::UnusableAddress),
+            ("[::1]:12200", Reject::UnusableAddress),
+            ("0.0.0.0:1", Reject::UnusableAddress),
+            ("169.254.169.254:80", Reject::UnusableAddress),
+            ("[fe80::1]:80", Reject::UnusableAddress),
+            ("224.0.0.1:80", Reject::UnusableAddress),
+            ("255.255.255.255:80", Reject::UnusableAddress),
+            ("[::ffff:127.0.0.1]:80", Reject::UnusableAddress),
+            ("248.1.2.3:80", Reject::VipRange),
+            ("10.0.0.1:80?weight=0", Reject::ZeroWeight),
+            ("10.0.0.1:80?weight=-5", Reject::ZeroWeight),
+        ] {
+            assert_eq!(read(text), Err(reject), "{text}");
+        }
+    }
+
+    #[test]
+    fn weights_are_bounded_and_forgiving() {
+        for (weight, read_as) in [("0.4", 1), ("1.5", 2), ("abc", 100), ("1e12", 1_000_000), ("NaN", 100)] {
+            assert_eq!(read(&format!("10.0.0.1:80?_WEIGHT={weight}")).unwrap().1, read_as, "{weight}");
+        }
+    }
+
+    #[test]
+    fn the_operator_decides_on_addresses() {
+        let strict = policy(serde_json::json!({"endpoints": {"allow": ["10.0.0.0/8"], "deny": ["10.9.0.0/16"]}}));
+        assert!(parse("10.1.0.1:80", "", &strict).is_ok());
+        assert_eq!(parse("10.9.0.1:80", "", &strict), Err(Reject::Denied));
+        assert_eq!(parse("192.168.0.1:80", "", &strict), Err(Reject::Denied));
+        let demo = policy(serde_json::json!({"endpoints": {"allowLoopback": true}}));
+        assert!(parse("127.0.0.1:80", "", &demo).is_ok());
+    }
+
+    #[test]
+    fn label_values_are_made_legal() {
+        assert_eq!(label_value("-a b/c_"), Some("a-b-c".into()));
+        assert_eq!(label_value("---"), None);
+        assert_eq!(label_value(&"x".repeat(100)).unwrap().len(), 63);
+        let zoned = parse("10.0.0.1:80", "RZ 1", &policy(serde_json::json!({}))).unwrap();
+        assert_eq!(&*zoned.labels["zone"], "RZ-1");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "\\PC*", cell in "\\PC*") {
+            let _ = parse(&text, &cell, &policy(serde_json::json!({})));
+            let _ = parse(&format!("10.0.0.1:80?{text}"), &cell, &policy(serde_json::json!({})));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.sofa.registry.common.model.ServerDataBox;
+import com.alipay.sofa.registry.common.model.store.Publisher;
+import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.Publish;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import com.alipay.sofa.registry.server.session.acceptor.PublisherWriteDataRequest;
+import com.alipay.sofa.registry.server.session.acceptor.WriteDataRequest;
+import com.alipay.sofa.registry.server.session.acceptor.WriteDataRequest.WriteDataRequestType;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.UUID;
+import java.util.concurrent.TimeUnit;
+import org.openjdk.jmh.annotations.Benchmark;
+import org.openjdk.jmh.annotations.BenchmarkMode;
+import org.openjdk.jmh.annotations.Fork;
+import org.openjdk.jmh.annotations.Measurement;
+import org.openjdk.jmh.annotations.Mode;
+import org.openjdk.jmh.annotations.OutputTimeUnit;
+import org.openjdk.jmh.annotations.Param;
+import org.openjdk.jmh.annotations.Scope;
+import org.openjdk.jmh.annotations.Setup;
+import org.openjdk.jmh.annotations.State;
+import org.openjdk.jmh.annotations.TearDown;
+import org.openjdk.jmh.annotations.Warmup;
+
+/**
+ * What a publish costs the caller's thread: each call raises the version of one of 1,024 publishers of 1,024 services, so the
+ * engine stores it and marks its service as changed. In this package to reach the binding's own path.
+ */
+@State(Scope.Thread)
+@BenchmarkMode({Mode.SampleTime, Mode.AverageTime})
+@OutputTimeUnit(TimeUnit.NANOSECONDS)
+@Fork(1)
+@Warmup(iterations = 4, time = 1)
+@Measurement(iterations = 6, time = 1)
+public class PublishBench {
+    private static final int SERVICES = 1_024;
+    private static final String SOURCE = "bench";
+
+    @Param({"1", "10", "100"})
+    public int endpoints;
+
+    private final String[] services = new String[SERVICES];
+    private final String[] registerIds = new String[SERVICES];
+    private final WriteDataRequest<?>[] requests = new WriteDataRequest<?>[SERVICES];
+    private final Publisher[] publishers = new Publisher[SERVICES];
+    private String[] urls;
+    private RegistryMox mox;
+    private long version;
+
+    @Setup
+    public void open() {
+        mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build());
+        urls = new String[endpoints];
+        for (int i = 0; i < endpoints; i++) {
+            urls[i] = "10.20." + i + ".17:12200?rpcVer=51302&serialization=hessian2&weight=100&appName=orders&p=1&v=4.0"
+                    + "&_SERIALIZETYPE=hessian2&_WEIGHT=100&app_name=orders&startTime=1795393505864";
+        }
+        for (int i = 0; i < SERVICES; i++) {
+            services[i] = "com.example.orders.api.OrderService" + i + ":1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+            registerIds[i] = new UUID(7, i).toString();
+            publishers[i] = publisher(i);
+            requests[i] = new PublisherWriteDataRequest(publishers[i], WriteDataRequestType.PUBLISHER);
+        }
+    }
+
+    private Publisher publisher(int i) {
+        Publisher publisher = new Publisher();
+        publisher.setDataInfoId(services[i]);
+        publisher.setRegisterId(registerIds[i]);
+        publisher.setRegisterTimestamp(1795393505864L);
+        publisher.setCell("DEFAULT_ZONE");
+        publisher.setAppName("orders");
+        List<ServerDataBox> boxes = new ArrayList<>();
+        for (String url : urls) {
+            boxes.add(new ServerDataBox(ServerDataBox.getBytes(url)));
+        }
+        publisher.setDataList(boxes);
+        return publisher;
+    }
+
+    @TearDown
+    public void close() {
+        mox.close();
+    }
+
+    /** The facade as an extension calls it: make the value, publish it. */
+    @Benchmark
+    public long publish() {
+        int i = (int) (++version & SERVICES - 1);
+        return mox.publish(
+                SOURCE,
+                Publish.of(services[i], registerIds[i])
+                        .version(version, 1795393505864L)
+                        .cell("DEFAULT_ZONE")
+                        .appName("orders")
+                        .data(urls)
+                        .build());
+    }
+
+    /** What the session server's thread pays: a write request with the boxes that it holds. */
+    @Benchmark
+    public void binding() {
+        int i = (int) (++version & SERVICES - 1);
+        publishers[i].setVersion(version);
+        SessionEvents.record(mox, requests[i]);
+    }
+}

@@ -1,0 +1,280 @@
+package com.alipay.sofa.registry.mox;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertSame;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+
+import com.alipay.sofa.registry.mox.MoxException.Code;
+import com.sun.management.ThreadMXBean;
+import java.lang.management.ManagementFactory;
+import java.net.Socket;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
+import org.junit.Test;
+
+/** The facade on the real engine. */
+public class RegistryMoxTest {
+    private static final String SOURCE = "test";
+    private static final Publish FIRST =
+            Publish.of(TestData.service(1), "r1").version(1, 1).data("10.0.0.1:12200?app_name=demo&p=1").build();
+
+    @Test
+    public void publishUnpublishReplace() {
+        try (RegistryMox mox = TestData.engine()) {
+            long sequence = mox.publish(SOURCE, FIRST);
+            assertTrue("sequence " + sequence, sequence > 0);
+            assertEquals("1/1", TestData.served(mox));
+            mox.publish(SOURCE, Publish.of(TestData.service(1), "r2").version(1, 1).serialized(TestData.box("10.0.0.2:12200")).build());
+            assertEquals("1/2", TestData.served(mox));
+            mox.unpublish(SOURCE, TestData.service(1), "r1", 0, 9);
+            assertEquals("an older removal does nothing", "1/2", TestData.served(mox));
+            mox.unpublish(SOURCE, TestData.service(1), "r1", 1, 1);
+            assertEquals("1/1", TestData.served(mox));
+            long later = System.currentTimeMillis() + 60_000;
+            mox.replace("another", TestData.service(1), 1, later, TestData.none());
+            assertEquals("another source's replace does nothing", "1/1", TestData.served(mox));
+            mox.replace(SOURCE, TestData.service(1), 1, later, Collections.singletonList(Publish.of(TestData.service(1), "r3").version(1, 1).data("10.0.0.3:12200").build()));
+            assertEquals("1/1", TestData.served(mox));
+        }
+    }
+
+    @Test
+    public void batchSendsInChunksAndOnClose() {
+        try (RegistryMox mox = TestData.engine()) {
+            try (Batch batch = mox.batch(SOURCE)) {
+                for (int i = 0; i < 2_500; i++) {
+                    batch.publish(Publish.of(TestData.service(i % 50), "r" + i).version(1, 1).data("10.1." + i / 250 + "." + i % 250 + ":12200").build());
+                }
+                assertThrows(MoxException.class, () -> batch.publish(null));
+            }
+            assertEquals("50/2500", TestData.served(mox));
+            try (Batch batch = mox.batch(SOURCE)) {
+                for (int i = 0; i < 2_500; i += 2) {
+                    batch.unpublish(TestData.service(i % 50), "r" + i, 1, 1);
+                }
+                assertTrue(batch.send() > 0);
+            }
+            assertEquals("1250", mox.flush(TestData.DEADLINE).get("endpoints").toString());
+        }
+    }
+
+    @Test
+    public void listensOnTheAddressItTells() throws Exception {
+        try (RegistryMox mox = TestData.engine()) {
+            assertEquals(mox.address(), mox.listen());
+            try (Socket socket = new Socket(mox.address().getAddress(), mox.address().getPort())) {
+                assertTrue(socket.isConnected());
+            }
+        }
+    }
+
+    @Test
+    public void takenPortIsBindFailedAndClosesTheEngine() {
+        try (RegistryMox mox = TestData.engine()) {
+            MoxConfig same = MoxConfig.builder().set("listen", "127.0.0.1:" + mox.address().getPort()).build();
+            MoxException e = assertThrows(MoxException.class, () -> RegistryMox.create(same));
+            assertEquals(Code.BIND_FAILED, e.code());
+            assertTrue(e.getMessage(), e.getMessage().contains(String.valueOf(mox.address().getPort())));
+        }
+    }
+
+    @Test
+    public void badConfigurationNamesKeyAndValue() {
+        refusedConfig("lisen", MoxConfig.builder().set("lisen", "127.0.0.1:0"));
+        refusedConfig("threads", MoxConfig.builder().set("threads", "many"));
+        refusedConfig("scope", MoxConfig.builder().set("scope", "galaxy"));
+    }
+
+    private static void refusedConfig(String key, MoxConfig.Builder config) {
+        MoxException e = assertThrows(MoxException.class, () -> RegistryMox.create(config.build()));
+        assertEquals(Code.INVALID_CONFIG, e.code());
+        assertTrue(e.getMessage(), e.getMessage().contains(key));
+    }
+
+    @Test
+    public void embeddedEngineIsTheRunningOneUntilClosed() {
+        assertFalse(RegistryMox.running().isPresent());
+        MoxConfig config = MoxConfig.builder().set("listen", "127.0.0.1:0").build();
+        try (RegistryMox mox = RegistryMox.embed(config)) {
+            assertSame(mox, RegistryMox.running().get());
+            assertTrue("takes events before it listens", mox.publish(SOURCE, FIRST) > 0);
+            assertThrows(MoxException.class, mox::address);
+            MoxException second = assertThrows(MoxException.class, () -> RegistryMox.embed(config));
+            assertEquals(Code.INVALID_ARGUMENT, second.code());
+            assertSame(mox, RegistryMox.running().get());
+        }
+        assertFalse(RegistryMox.running().isPresent());
+    }
+
+    @Test
+    public void statusPolicyLatchesAndPages() {
+        try (RegistryMox mox = TestData.engine()) {
+            assertFalse(mox.status().isEmpty());
+            String hash = mox.policy("{\"exclude\":[\"com.example.Secret*\"]}");
+            assertFalse(hash.isEmpty());
+            assertEquals(hash, mox.policy("{ \"exclude\" : [\"com.example.Secret*\"] }"));
+            assertThrows(MoxException.class, () -> mox.policy("[]"));
+            assertThrows(MoxException.class, () -> mox.policy("{\"exclud\":[]}"));
+            mox.freeze();
+            mox.publish(SOURCE, FIRST);
+            assertEquals("frozen", mox.flush(TestData.DEADLINE).get("held"));
+            mox.thaw();
+            assertEquals("1/1", TestData.served(mox));
+            assertEquals("nothing is held", Code.INVALID_ARGUMENT, assertThrows(MoxException.class, mox::release).code());
+            Map<String, Object> page = mox.page("/mox/status", "");
+            assertEquals(200L, page.get("status"));
+            assertTrue(page.toString(), ((String) page.get("contentType")).startsWith("application/json"));
+            assertTrue(Json.read((String) page.get("body")) instanceof Map);
+            assertEquals(404L, mox.page("/mox/no-such-page", "").get("status"));
+        }
+    }
+
+    @Test
+    public void misuseIsRefusedWithTheFieldsName() {
+        try (RegistryMox mox = TestData.engine()) {
+            misuse("publish is null", () -> mox.publish(SOURCE, null));
+            misuse("source is null", () -> mox.publish(null, FIRST));
+            misuse("source is empty", () -> mox.publish("", FIRST));
+            misuse("dataInfoId is null", () -> Publish.of(null, "r"));
+            misuse("registerId is null", () -> mox.unpublish(SOURCE, "d", null, 0, 0));
+            misuse("publishers is null", () -> mox.replace(SOURCE, "d", 0, 0, null));
+            misuse("publisher is null", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(null)));
+            misuse("publisher 'r1' is of 'com.example.Service1", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(FIRST)));
+            misuse("data of 'd': text and serialized", () -> Publish.of("d", "r").data("x").serialized(new byte[1]));
+            misuse("timeout is null", () -> mox.flush(null));
+            misuse("config is null", () -> RegistryMox.create(null));
+            assertEquals("0/0", TestData.served(mox));
+        }
+    }
+
+    private static void misuse(String start, Runnable call) {
+        MoxException e = assertThrows(MoxException.class, call::run);
+        assertEquals(Code.INVALID_ARGUMENT, e.code());
+        assertTrue(e.getMessage(), e.getMessage().startsWith(start));
+    }
+
+    @Test
+    public void afterCloseEventsAreCountedNoOps() {
+        RegistryMox mox = TestData.engine();
+        mox.close();
+        mox.close();
+        assertEquals(0, mox.publish(SOURCE, FIRST));
+        assertEquals(0, mox.unpublish(SOURCE, "d", "r", 1, 1));
+        assertEquals(0, mox.replace(SOURCE, "d", 1, 1, TestData.none()));
+        mox.loaded();
+        mox.freeze();
+        assertEquals(5, mox.ignoredCalls());
+        assertEquals(Code.CLOSED, assertThrows(MoxException.class, mox::status).code());
+        assertEquals(Code.CLOSED, assertThrows(MoxException.class, () -> mox.flush(TestData.DEADLINE)).code());
+    }
+
+    @Test
+    public void closeDuringPublishFromManyThreads() throws Exception {
+        for (int round = 0; round < 20; round++) {
+            RegistryMox mox = TestData.engine();
+            int threads = 4;
+            CountDownLatch publishing = new CountDownLatch(threads);
+            AtomicLong zeros = new AtomicLong();
+            ExecutorService pool = Executors.newFixedThreadPool(threads + 2);
+            List<Future<?>> ends = new ArrayList<>();
+            for (int t = 0; t < threads; t++) {
+                int thread = t;
+                ends.add(
+                        pool.submit(
+                                () -> {
+                                    long sequence = 1;
+                                    for (int i = 0; sequence > 0; i++) {
+                                        sequence = mox.publish(SOURCE, Publish.of(TestData.service(i % 10), "t" + thread).version(i, i).data("10.0.0.1:12200").build());
+                                        if (i == 10) {
+                                            publishing.countDown();
+                                        }
+                                    }
+                                    zeros.incrementAndGet();
+                                }));
+            }
+            assertTrue(publishing.await(TestData.DEADLINE.getSeconds(), TimeUnit.SECONDS));
+            ends.add(pool.submit(mox::close));
+            ends.add(pool.submit(mox::close));
+            for (Future<?> end : ends) {
+                end.get(TestData.DEADLINE.getSeconds(), TimeUnit.SECONDS);
+            }
+            pool.shutdown();
+            assertEquals(threads, zeros.get());
+            assertEquals(threads, mox.ignoredCalls());
+        }
+    }
+
+    @Test
+    public void logReachesTheSinkUntilTheEnd() {
+        Queue<String> records = new ConcurrentLinkedQueue<>();
+        MoxConfig config =
+                MoxConfig.builder()
+                        .set("listen", "127.0.0.1:0")
+                        .logSink(
+                                (level, target, message) -> {
+                                    records.add(level + " " + target + " " + message);
+                                    throw new IllegalStateException("a sink that fails still gets the next record");
+                                })
+                        .build();
+        RegistryMox mox = RegistryMox.create(config);
+        TestData.await("a first record", () -> !records.isEmpty());
+        mox.close();
+        TestData.await("the log thread ends", () -> Thread.getAllStackTraces().keySet().stream().noneMatch(t -> t.getName().equals("mox-logs")));
+    }
+
+    @Test
+    public void publishAllocatesNothing() {
+        ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
+        Publish value =
+                Publish.of(TestData.service(1), "r1")
+                        .version(1, 1)
+                        .cell("zürich")
+                        .appName("demo")
+                        .attribute("region", "東京")
+                        .data("10.0.0.1:12200?app_name=demo&p=1", "10.0.0.1:12201?app_name=größe")
+                        .build();
+        try (RegistryMox mox = TestData.engine()) {
+            long thread = Thread.currentThread().getId();
+            publishMany(mox, value, 20_000);
+            threads.getThreadAllocatedBytes(thread);
+            long before = threads.getThreadAllocatedBytes(thread);
+            publishMany(mox, value, 100_000);
+            long allocated = threads.getThreadAllocatedBytes(thread) - before;
+            assertTrue(allocated + " bytes for 100,000 publishes", allocated < 1_024);
+        }
+    }
+
+    private static void publishMany(RegistryMox mox, Publish value, int count) {
+        for (int i = 0; i < count; i++) {
+            mox.publish(SOURCE, value);
+        }
+    }
+
+    @Test
+    public void jvmExitsAlthoughCloseWasForgotten() throws Exception {
+        ChildJvm child = new ChildJvm().run(ForgetsToClose.class);
+        assertEquals(child.toString(), 0, child.exit);
+        assertEquals(child.toString(), 1, child.count("served 1/1"));
+    }
+
+    /** Ends its main method with an engine open. */
+    public static final class ForgetsToClose {
+        public static void main(String[] args) {
+            RegistryMox mox = TestData.engine();
+            mox.publish(SOURCE, FIRST);
+            System.out.println("served " + TestData.served(mox));
+        }
+    }
+}

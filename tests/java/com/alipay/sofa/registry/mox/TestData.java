@@ -1,0 +1,69 @@
+package com.alipay.sofa.registry.mox;
+
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.ObjectOutputStream;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.function.BooleanSupplier;
+
+/** What several tests need. */
+public final class TestData {
+    public static final Duration DEADLINE = Duration.ofSeconds(30);
+
+    private TestData() {}
+
+    public static String service(int number) {
+        return "com.example.Service" + number + ":1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+    }
+
+    /** Bytes of a ServerDataBox, made as the registry makes them. */
+    public static byte[] box(String text) {
+        ByteArrayOutputStream out = new ByteArrayOutputStream();
+        try (ObjectOutputStream objects = new ObjectOutputStream(out)) {
+            objects.writeObject(text);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+        return out.toByteArray();
+    }
+
+    /** A publisher's bytes on the wire, read as one character each. */
+    public static String onTheWire(Publish publish) {
+        FrameEncoder encoder = new FrameEncoder();
+        encoder.publish("test", publish);
+        return new String(encoder.frame(), 0, encoder.length(), StandardCharsets.ISO_8859_1);
+    }
+
+    /** An engine on a free port with everything in. */
+    public static RegistryMox engine() {
+        RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build());
+        mox.loaded();
+        return mox;
+    }
+
+    /** "services/endpoints" of what is served after every earlier event. */
+    public static String served(RegistryMox mox) {
+        Map<String, Object> flushed = mox.flush(DEADLINE);
+        return flushed.get("services") + "/" + flushed.get("endpoints");
+    }
+
+    public static List<Publish> none() {
+        return Collections.emptyList();
+    }
+
+    /** Waits for what another thread does; no test sleeps for a fixed time. */
+    public static void await(String what, BooleanSupplier condition) {
+        long deadline = System.nanoTime() + DEADLINE.toNanos();
+        while (!condition.getAsBoolean()) {
+            if (System.nanoTime() - deadline > 0) {
+                throw new AssertionError("not within " + DEADLINE + ": " + what);
+            }
+            Thread.yield();
+        }
+    }
+}

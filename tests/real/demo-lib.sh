@@ -1,0 +1,88 @@
+# What demo.sh and demo-istio.sh share. Sourced, not run; leaves the working directory at the project's root.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+mkdir -p target/real/log
+jar=${REGISTRY_MOX_JAR:-$(echo build/libs/registry-mox-*[0-9].jar)} # not -sources, not -javadoc
+mox=127.0.0.1:${DEMO_MOX_PORT:-9700}
+bolt_port=${DEMO_BOLT_PORT:-12200} tri_port=${DEMO_TRI_PORT:-50051}
+
+step() { printf '\n==> %s\n' "$*"; }
+fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+
+declare -A pids=()
+
+# start NAME COMMAND...: in the background, logging to target/real/log/demo-NAME.log; it dies with this shell.
+start() {
+  setpriv --pdeathsig KILL "${@:2}" >"target/real/log/demo-$1.log" 2>&1 </dev/null &
+  pids[$1]=$!
+}
+
+# stop NAME: asks it to end, and waits until it has.
+stop() {
+  kill "${pids[$1]}" 2>/dev/null || true
+  wait "${pids[$1]}" 2>/dev/null || true
+  unset "pids[$1]"
+}
+
+end() {
+  local status=$? name
+  trap - EXIT INT TERM
+  [[ ${#pids[@]} -eq 0 ]] || step "stopping everything"
+  # Together first, since each takes a moment.
+  kill "${pids[@]}" 2>/dev/null || true
+  for name in "${!pids[@]}"; do stop "$name"; done
+  exit "$status"
+}
+trap end EXIT
+trap 'exit 0' INT TERM # Ctrl-C is how a demo ends
+
+# wait_for NAME WHAT COMMAND...: waits until COMMAND succeeds; gives up when process NAME has ended, or after 3 minutes.
+# Shows dots meanwhile, unless a watcher shows what happens.
+wait_for() {
+  local began=$SECONDS dot=.
+  [[ -z ${pids[watch]:-} ]] || dot=
+  printf '    %s%s' "$2" "${dot:+ }${dot:-$'\n'}"
+  until "${@:3}" >/dev/null 2>&1; do
+    kill -0 "${pids[$1]}" 2>/dev/null || fail "$1 ended: see target/real/log/demo-$1.log"
+    ((SECONDS - began < 180)) || fail "not within 3 minutes: see target/real/log/demo-$1.log"
+    printf '%s' "$dot"
+    sleep 1
+  done
+  [[ -z $dot ]] || printf ' %d s\n' $((SECONDS - began))
+}
+
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
+free() { ! listens "$1" 2>/dev/null || fail "port $1 is taken; is another demo or registry running?"; }
+get() { python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).read().decode())' "http://127.0.0.1:$1"; }
+healthy() { get 9603/health/check | grep -q '"success":true'; }
+log_has() { grep -qF -- "$2" "target/real/log/demo-$1.log"; }
+
+start_registry() {
+  [[ -f $jar ]] || fail "$jar is missing: run 'gradle build' first"
+  tests/real/install.sh
+  free 9603 && free "${mox#*:}"
+  step "SOFARegistry, all in one process, with our jar on its class path; MoX listens on $mox"
+  echo "    (the registry's own ports, 9600-9630, listen on all interfaces: that is its nature)"
+  REGISTRY_MOX_JAR=$jar start registry tests/real/registry.sh -Dmox.enabled=true "-Dmox.listen=$mox" \
+    -Dmox.protect.startup-hold=1s -Dmox.policy.endpoints.allow-loopback=true
+  wait_for registry "starting" healthy
+  wait_for registry "MoX listens" listens "${mox#*:}"
+}
+
+# provider bolt|tri: a SOFARPC provider in a process of its own
+provider() {
+  local port_of="$1_port"
+  free "${!port_of}"
+  start "$1" tests/real/provider.sh "$1" "${!port_of}" orders
+  wait_for "$1" "a SOFARPC provider over $1, port ${!port_of}" log_has "$1" "exported "
+}
+
+# until_interrupted TEXT...: what to look at now; then waits for Ctrl-C, or ends at once with DEMO_ONCE=1.
+until_interrupted() {
+  printf '\n'
+  printf '    %s\n' "$@"
+  if [[ -z ${DEMO_ONCE:-} ]]; then
+    step "running until Ctrl-C"
+    wait
+  fi
+}

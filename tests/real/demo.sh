@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# make demo: the real SOFARegistry with our jar, two SOFARPC providers, and what istiod would receive, live.
+#   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)  REGISTRY_MOX_JAR  DEMO_WATCH (target/debug/examples/watch)
+#   DEMO_ONCE=1: end after the story instead of waiting for Ctrl-C
+source "$(dirname "$0")/demo-lib.sh"
+watch=${DEMO_WATCH:-target/debug/examples/watch}
+[[ -x $watch ]] || fail "$watch is missing: run 'cargo build --example watch' first"
+
+start_registry
+
+step "what istiod receives, from now on (examples/watch.rs):"
+setpriv --pdeathsig KILL "$watch" "$mox" > >(tee target/real/log/demo-watch.log | sed -u "s/^/  | /") 2>&1 &
+pids[watch]=$!
+
+step "two SOFARPC providers of com.example.DemoService register, each from its own process"
+provider bolt
+provider tri
+wait_for watch "both endpoints at the watcher" eval "log_has watch 127.0.0.1:$bolt_port && log_has watch 127.0.0.1:$tri_port"
+
+step "the bolt provider stops: its endpoint goes, its service stays for a while"
+lines=$(wc -l <target/real/log/demo-watch.log)
+changed() { (($(wc -l <target/real/log/demo-watch.log) > lines)); }
+stop bolt
+wait_for watch "the change at the watcher" changed
+
+step "and comes back"
+lines=$(wc -l <target/real/log/demo-watch.log)
+provider bolt
+wait_for watch "the change at the watcher" changed
+
+until_interrupted "where to look next:" \
+  "  tests/real/provider.sh bolt 12299 more        one more provider, from another terminal" \
+  "  $watch $mox        a second watcher" \
+  "  target/real/log/demo-*.log                    what each process said" \
+  "  make demo-istio                               the same with a real istiod and Envoy"

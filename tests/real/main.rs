@@ -1,0 +1,83 @@
+//! End-to-end tests on the real parts: SOFARegistry, its client, SOFARPC, istiod and Envoy. `tests/real/install.sh` installs them.
+//!
+//! The registry's ports are fixed and it takes a while to start, so the scenarios run one after the other, in groups that
+//! share one registry; hence no libtest. What is printed looks like libtest's.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../common/mox_client.rs"]
+mod mox_client;
+mod mox_off;
+mod mox_on;
+mod parts;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::Instant,
+};
+
+use parts::Registry;
+
+/// A name, and what happens.
+type Scenario = (&'static str, fn(&mut Registry));
+
+/// Scenarios that share one registry, in this order.
+struct Group {
+    start: fn() -> Registry,
+    scenarios: &'static [Scenario],
+}
+
+const GROUPS: [&Group; 4] = [&mox_on::GROUP, &mox_off::NOT_ENABLED, &mox_off::PORT_TAKEN, &mox_off::INVALID_VALUE];
+
+/// `cargo test --test real [-- PART-OF-A-NAME]`
+fn main() -> ExitCode {
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
+    let mut report = Report { passed: 0, failed: 0, skipped: 0, started: Instant::now() };
+    for group in GROUPS {
+        let (wanted, others): (Vec<_>, Vec<_>) = group.scenarios.iter().partition(|(name, _)| name.contains(&filter));
+        report.skipped += others.len();
+        if wanted.is_empty() {
+            continue;
+        }
+        // Why it did not start is on stderr already.
+        let mut registry = catch_unwind(group.start).ok();
+        for (name, scenario) in wanted {
+            report.run(name, || scenario(registry.as_mut().expect("a registry that started")));
+        }
+    }
+    for (name, script) in [("demo", "demo.sh"), ("demo_istio", "demo-istio.sh")] {
+        if name.contains(&filter) {
+            report.run(name, || parts::demo(script));
+        } else {
+            report.skipped += 1;
+        }
+    }
+    report.end()
+}
+
+struct Report {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    started: Instant,
+}
+
+impl Report {
+    fn run(&mut self, name: &str, scenario: impl FnOnce()) {
+        let begin = Instant::now();
+        let ok = catch_unwind(AssertUnwindSafe(scenario)).is_ok();
+        println!("test {name} ... {} ({:.1?})", if ok { "ok" } else { "FAILED" }, begin.elapsed());
+        *if ok { &mut self.passed } else { &mut self.failed } += 1;
+    }
+
+    fn end(self) -> ExitCode {
+        let Self { passed, failed, skipped, started } = self;
+        let (verdict, code) = if failed == 0 { ("ok", ExitCode::SUCCESS) } else { ("FAILED", ExitCode::FAILURE) };
+        println!(
+            "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {skipped} filtered out; \
+             finished in {:.2?}",
+            started.elapsed()
+        );
+        code
+    }
+}

@@ -1,0 +1,367 @@
+//! The real parts as processes: each is a child in its own process group, logs to `target/real/log/NAME.log`, is killed
+//! by its pid when dropped, and dies with the test process. Every wait is for a condition and has a deadline.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tokio::runtime::{self, Runtime};
+
+use crate::mox_client::{MoxClient, SERVICE_ENTRY, State, istiod_node};
+
+/// Enough for a change to pass every part on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(15);
+/// Enough for any part to start on a busy machine.
+const START: Duration = Duration::from_secs(180);
+
+/// Polls until there is a value.
+pub(crate) fn eventually<T>(within: Duration, what: &str, mut value: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = value() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        thread::sleep(Duration::from_millis(1)); // the polling interval
+    }
+}
+
+/// A port that is free now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) fn connect(port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SOON)?;
+    stream.set_read_timeout(Some(SOON))?;
+    Ok(stream)
+}
+
+/// The body of an HTTP GET on 127.0.0.1, or nothing while that fails.
+pub(crate) fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = connect(port).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8(answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    if !head.split(' ').nth(1)?.starts_with('2') {
+        return None;
+    }
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return Some(body.to_owned());
+    }
+    let (mut whole, mut rest) = (String::new(), body);
+    loop {
+        let (size, after) = rest.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        whole.push_str(after.get(..size)?);
+        rest = after.get(size + 2..)?;
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A script of this folder, which becomes its part by `exec`.
+fn script(script: &str, log: &Path) -> Command {
+    fs::create_dir_all(log.parent().unwrap()).unwrap();
+    let log = File::create(log).unwrap();
+    let mut command = Command::new("setpriv");
+    // The kernel kills it when this process dies, however that happens.
+    command.args(["--pdeathsig", "KILL"]).arg(root().join("tests/real").join(script));
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+    command
+}
+
+fn log_path(name: &str) -> PathBuf {
+    root().join(format!("target/real/log/{name}.log"))
+}
+
+struct Process(Child);
+
+impl Process {
+    fn alive(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    fn terminate(&mut self, within: Duration) -> ExitStatus {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        eventually(within, "the process ends on SIGTERM", || self.0.try_wait().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Either fails only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The all-in-one SOFARegistry with our jar on its class path.
+pub(crate) struct Registry {
+    process: Process,
+    home: PathBuf,
+    log: PathBuf,
+    /// Where MoX listens, if it does.
+    pub(crate) mox: u16,
+}
+
+impl Registry {
+    /// The name is for its log and home folder; `mox` the port for `mox.listen`, when it is to be set.
+    pub(crate) fn start(name: &str, mox: Option<u16>, options: &[&str]) -> Self {
+        assert!(connect(9603).is_err(), "port 9603 is taken: another registry runs, and its ports are fixed");
+        let jar = std::env::var("REGISTRY_MOX_JAR").map_or_else(
+            |_| root().join(concat!("build/libs/registry-mox-", env!("CARGO_PKG_VERSION"), ".jar")),
+            PathBuf::from,
+        );
+        assert!(jar.is_file(), "{} is missing: build it, or set REGISTRY_MOX_JAR", jar.display());
+        let home = root().join("target/real/home").join(name);
+        match fs::remove_dir_all(&home) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{}: {error}", home.display()),
+            _ => {}
+        }
+        let log = log_path(name);
+        let mut command = script("registry.sh", &log);
+        command.env("REGISTRY_MOX_JAR", jar).env("REGISTRY_HOME", &home).arg("-Xcheck:jni").args(options);
+        if let Some(port) = mox {
+            command.arg(format!("-Dmox.listen=127.0.0.1:{port}"));
+        }
+        let mut process = Process(command.spawn().unwrap());
+        eventually(START, "the registry is healthy", || {
+            assert!(process.alive(), "the registry ended: see {}", log.display());
+            get(9603, "/health/check").filter(|body| body.contains("\"success\":true"))
+        });
+        Self { process, home, log, mox: mox.unwrap_or_default() }
+    }
+
+    /// The lines that we logged as errors: the registry keeps all errors of all parts in this file.
+    pub(crate) fn our_errors(&self) -> Vec<String> {
+        let all = fs::read_to_string(self.home.join("logs/registry/integration/common-error.log")).unwrap();
+        all.lines().filter(|line| line.contains("[MOX]")).map(str::to_owned).collect()
+    }
+
+    /// What `-Xcheck:jni` had to say.
+    pub(crate) fn jni_warnings(&self) -> Vec<String> {
+        let output = String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned();
+        output.lines().filter(|line| line.contains(" in native method")).map(str::to_owned).collect()
+    }
+
+    pub(crate) fn terminate(&mut self, within: Duration) -> ExitStatus {
+        self.process.terminate(within)
+    }
+}
+
+/// A real registry client; see `java/client/Client.java`.
+pub(crate) struct Client {
+    process: Process,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+    data: HashMap<String, String>,
+}
+
+impl Client {
+    pub(crate) fn start(name: &str) -> Self {
+        let mut command = script("client.sh", &log_path(name));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let stdin = child.stdin.take().unwrap();
+        Self { process: Process(child), stdin, lines, data: HashMap::new() }
+    }
+
+    /// Tells it one line, and waits for its `ok`.
+    pub(crate) fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
+        loop {
+            let answer = self.line();
+            match answer.split_once(' ') {
+                None if answer == "ok" => return,
+                Some(("error", what)) => panic!("{line}: {what}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for the subscribed data to be these, in alphabetical order.
+    pub(crate) fn wait_for_data(&mut self, data_id: &str, data: &[&str]) {
+        let wanted = format!("[{}]", data.join(", "));
+        while self.data.get(data_id) != Some(&wanted) {
+            self.line();
+        }
+    }
+
+    /// As when its machine is lost: no goodbye to the registry.
+    pub(crate) fn kill(mut self) {
+        self.process.0.kill().unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let line = self.lines.recv_timeout(SOON).expect("a line from the registry client");
+        if let Some((id, data)) = line.strip_prefix("data ").and_then(|rest| rest.split_once(' ')) {
+            self.data.insert(id.to_owned(), data.to_owned());
+        }
+        line
+    }
+}
+
+/// A real SOFARPC provider of `com.example.DemoService`.
+pub(crate) struct Provider {
+    process: Process,
+    pub(crate) port: u16,
+}
+
+impl Provider {
+    pub(crate) fn start(protocol: &str, app: &str) -> Self {
+        let (port, log) = (free_port(), log_path(&format!("provider-{protocol}")));
+        let mut command = script("provider.sh", &log);
+        let mut process = Process(command.args([protocol, &port.to_string(), app]).spawn().unwrap());
+        eventually(START, "the provider is exported", || {
+            assert!(process.alive(), "the provider ended: see {}", log.display());
+            fs::read_to_string(&log).unwrap().contains("exported ").then_some(())
+        });
+        Self { process, port }
+    }
+
+    pub(crate) fn stop(mut self) {
+        self.process.terminate(START);
+    }
+}
+
+/// A MoX client of ours that asks for ServiceEntries as istiod does.
+pub(crate) struct Mox {
+    runtime: Runtime,
+    client: MoxClient,
+}
+
+impl Mox {
+    pub(crate) fn connect(registry: &Registry) -> Self {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let addr = format!("127.0.0.1:{}", registry.mox);
+        let mut client = runtime.block_on(MoxClient::connect(&addr, istiod_node())).unwrap();
+        client.subscribe(SERVICE_ENTRY).unwrap();
+        Self { runtime, client }
+    }
+
+    pub(crate) fn wait_until(&mut self, wanted: impl Fn(&State) -> bool) -> &State {
+        self.runtime.block_on(self.client.wait_until(SOON, wanted)).unwrap();
+        self.client.state()
+    }
+}
+
+/// The real istiod with the registry as its only source.
+pub(crate) struct Istiod {
+    _process: Process,
+    grpc: u16,
+    http: u16,
+}
+
+impl Istiod {
+    pub(crate) fn start(registry: &Registry) -> Self {
+        let (grpc, http, monitoring, log) = (free_port(), free_port(), free_port(), log_path("istiod"));
+        let mut command = script("istiod.sh", &log);
+        command.env("GRPC_PORT", grpc.to_string()).env("HTTP_PORT", http.to_string());
+        command.env("MONITORING_PORT", monitoring.to_string());
+        // Its default of 100 ms only makes Envoy later.
+        command.env("PILOT_DEBOUNCE_AFTER", "10ms").arg(format!("127.0.0.1:{}", registry.mox));
+        let mut process = Process(command.spawn().unwrap());
+        eventually(START, "istiod has its first configuration", || {
+            assert!(process.alive(), "istiod ended: see {}", log.display());
+            connect(grpc).ok()
+        });
+        Self { _process: process, grpc, http }
+    }
+
+    /// The ServiceEntry `sofa-registry/NAME` as `/debug/configz` shows it.
+    pub(crate) fn entry(&self, name: &str) -> Option<Value> {
+        let all: Vec<Value> = serde_json::from_str(&get(self.http, "/debug/configz")?).unwrap();
+        let wanted = |v: &Value| v["kind"] == "ServiceEntry" && v["metadata"]["name"] == name;
+        all.into_iter().find(|v| wanted(v) && v["metadata"]["namespace"] == "sofa-registry")
+    }
+
+    /// `address:port` of its endpoints.
+    pub(crate) fn endpoints(&self, name: &str) -> Option<Vec<String>> {
+        let entry = self.entry(name)?;
+        let endpoint = |e: &Value| {
+            let port = e["ports"].as_object().and_then(|ports| ports.values().next());
+            format!("{}:{}", e["address"].as_str().unwrap(), port.unwrap_or(&entry["spec"]["ports"][0]["number"]))
+        };
+        Some(entry["spec"]["endpoints"].as_array().map_or(vec![], |all| all.iter().map(endpoint).collect()))
+    }
+}
+
+/// The real Envoy with one listener that passes bytes to one cluster.
+pub(crate) struct Envoy {
+    _process: Process,
+    admin: u16,
+    cluster: String,
+    pub(crate) port: u16,
+}
+
+impl Envoy {
+    pub(crate) fn start(istiod: &Istiod, cluster: &str) -> Self {
+        let (admin, port, log) = (free_port(), free_port(), log_path("envoy"));
+        let mut command = script("envoy.sh", &log);
+        command.env("LISTEN_PORT", port.to_string()).env("ADMIN_PORT", admin.to_string());
+        command.env("ISTIOD_PORT", istiod.grpc.to_string()).arg(cluster);
+        let mut process = Process(command.spawn().unwrap());
+        eventually(START, "Envoy is ready", || {
+            assert!(process.alive(), "Envoy ended: see {}", log.display());
+            get(admin, "/ready")
+        });
+        Self { _process: process, admin, cluster: cluster.to_owned(), port }
+    }
+
+    /// `address:port` of the cluster's endpoints.
+    pub(crate) fn endpoints(&self) -> Option<Vec<String>> {
+        let all: Value = serde_json::from_str(&get(self.admin, "/clusters?format=json")?).unwrap();
+        let cluster = all["cluster_statuses"].as_array()?.iter().find(|c| c["name"] == *self.cluster)?;
+        let address = |host: &Value| {
+            let socket = &host["address"]["socket_address"];
+            format!("{}:{}", socket["address"].as_str().unwrap(), socket["port_value"])
+        };
+        Some(cluster["host_statuses"].as_array().map_or(vec![], |hosts| hosts.iter().map(address).collect()))
+    }
+}
+
+/// A TCP server that sends every byte back; answers its port.
+pub(crate) fn echo_server() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+        }
+    });
+    port
+}
+
+/// A demo script must tell its story to the end, and end by itself.
+pub(crate) fn demo(name: &str) {
+    let log = log_path(name);
+    let mut command = script(name, &log);
+    let ours = ["DEMO_MOX_PORT", "DEMO_BOLT_PORT", "DEMO_TRI_PORT"];
+    let istio = ["GRPC_PORT", "HTTP_PORT", "MONITORING_PORT", "LISTEN_PORT", "ADMIN_PORT"];
+    command.envs(ours.into_iter().chain(istio).map(|name| (name, free_port().to_string())));
+    let mut process = Process(command.env("DEMO_ONCE", "1").spawn().unwrap());
+    let status = eventually(2 * START, "the demo ends", || process.0.try_wait().unwrap());
+    assert!(status.success(), "see {}", log.display());
+}
