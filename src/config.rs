@@ -1,6 +1,6 @@
 //! Node settings: read once, checked whole.
 //!
-//! The tree may come from Spring (kebab-case keys, every value a string) or from JSON. [`normalize`] brings it to the
+//! The tree may come from Spring (kebab-case keys, every value a string) or from JSON. `normalize` brings it to the
 //! shape of the defaults; what the defaults do not have is refused there with the nearest known name.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};

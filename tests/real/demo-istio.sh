@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make demo-istio: SOFARPC providers -> SOFARegistry with our jar -> istiod -> Envoy, all real, and calls through Envoy.
-#   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)  REGISTRY_MOX_JAR; istiod's and Envoy's ports: see istiod.sh, envoy.sh
+#   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)
+#   REGISTRY_MOX_JAR (build/libs)  the ports of istiod.sh and envoy.sh
 #   DEMO_ONCE=1: end after the story instead of waiting for Ctrl-C
 source "$(dirname "$0")/demo-lib.sh"
 export GRPC_PORT=${GRPC_PORT:-15010} HTTP_PORT=${HTTP_PORT:-8080} LISTEN_PORT=${LISTEN_PORT:-19001} ADMIN_PORT=${ADMIN_PORT:-19000}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make demo: the real SOFARegistry with our jar, two SOFARPC providers, and what istiod would receive, live.
-#   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)  REGISTRY_MOX_JAR  DEMO_WATCH (target/debug/examples/watch)
+#   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)
+#   REGISTRY_MOX_JAR (build/libs)  DEMO_WATCH (target/debug/examples/watch)
 #   DEMO_ONCE=1: end after the story instead of waiting for Ctrl-C
 source "$(dirname "$0")/demo-lib.sh"
 watch=${DEMO_WATCH:-target/debug/examples/watch}
