@@ -8,6 +8,7 @@ import java.net.InetSocketAddress;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
@@ -54,7 +55,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
             MoxConfig config = MoxConfig.builder().tree(settings(environment)).logSink(TO_SLF4J).build();
             binding.mox.set(RegistryMox.embed(config));
         } catch (Throwable t) {
-            binding.off(t);
+            binding.off(t, Runnable::run);
         }
         return binding;
     }
@@ -80,7 +81,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
             decorated |= wrapped != bean;
             return wrapped;
         } catch (Throwable t) {
-            off(t);
+            off(t, Runnable::run);
             return bean;
         }
     }
@@ -94,7 +95,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         try {
             SessionEvents.record(current, request);
         } catch (LinkageError e) {
-            off(e);
+            off(e, MoxBinding::onThread);
         } catch (Throwable t) {
             failed(t);
         }
@@ -114,7 +115,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
             InetSocketAddress address = current.listen();
             LOG.info("MoX serves on {}:{}", address.getHostString(), address.getPort());
         } catch (Throwable t) {
-            off(t);
+            off(t, Runnable::run);
         }
     }
 
@@ -148,7 +149,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         return failures.get();
     }
 
-    private void off(Throwable why) {
+    private void off(Throwable why, Executor closer) {
         RegistryMox current = mox.getAndSet(null);
         if (!saidOff.compareAndSet(false, true)) {
             return; // another thread was first
@@ -156,11 +157,15 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         LOG.error("MoX is off, the session server runs without it: {}", reason(why));
         LOG.debug("MoX is off because of", why);
         if (current != null) {
-            // Closing waits for streams to end; this may be one of the registry's threads.
-            Thread closer = new Thread(current::close, "mox-close");
-            closer.setDaemon(true);
-            closer.start();
+            closer.execute(current::close);
         }
+    }
+
+    /** Closing waits for streams to end, which no thread of the registry should. */
+    private static void onThread(Runnable close) {
+        Thread thread = new Thread(close, "mox-close");
+        thread.setDaemon(true);
+        thread.start();
     }
 
     /** One line; Spring says what is wrong with a property in the last cause only. */
