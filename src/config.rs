@@ -239,10 +239,11 @@ fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) 
             let mut tree = Map::new();
             for (key, value) in given {
                 match known.iter().find(|(name, _)| plain(name) == plain(&key)) {
+                    // Spring hands a key on in each spelling that some source of properties has for it.
                     Some((name, default)) => {
                         let value = normalize(&format!("{path}.{name}"), default, value, errors);
-                        if tree.insert(name.clone(), value).is_some() {
-                            errors.push(format!("{path}.{name}: it stands there twice, in different spellings"));
+                        if tree.insert(name.clone(), value.clone()).is_some_and(|earlier| earlier != value) {
+                            errors.push(format!("{path}.{name}: it has two values, in different spellings"));
                         }
                     }
                     None => errors.push(format!("{path}.{key}: unknown key; {}", suggest(known, &key))),
@@ -375,6 +376,7 @@ mod tests {
             (r#"{"vipCidr": "248.0.0.0/60"}"#, "mox.vipCidr: \"248.0.0.0/60\""),
             (r#"{"policy": {"exportTo": "A"}}"#, "mox.policy.exportTo: \"A\""),
             (r#"{"policy": {"ports": {"bolt": 70000}}}"#, "mox.policy.ports.bolt: 70000"),
+            (r#"{"host-suffix": "a.b", "hostSuffix": "c.d"}"#, "mox.hostSuffix: it has two values"),
             ("[]", "mox"),
             ("{", "this is no JSON"),
         ] {

@@ -17,6 +17,7 @@ use tokio::{
     runtime::{Handle, Runtime},
     sync::watch,
     task::JoinHandle,
+    time::Instant,
 };
 
 use crate::{
@@ -46,10 +47,16 @@ pub struct Engine {
     shared: Arc<Shared>,
     streams: Arc<Streams>,
     draining: watch::Sender<bool>,
-    runtime: Mutex<Option<Runtime>>,
+    running: Mutex<Option<Running>>,
     handle: Handle,
     listeners: Mutex<Listeners>,
     closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Running {
+    runtime: Runtime,
+    publisher: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
@@ -133,12 +140,12 @@ impl Engine {
             config,
         });
         let handle = runtime.handle().clone();
-        runtime.spawn(Publisher::new(Arc::clone(&shared), gate).run());
+        let publisher = runtime.spawn(Publisher::new(Arc::clone(&shared), gate).run());
         Ok(Self {
             shared,
             streams: Arc::default(),
             draining: watch::Sender::new(false),
-            runtime: Mutex::new(Some(runtime)),
+            running: Mutex::new(Some(Running { runtime, publisher })),
             handle,
             listeners: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -184,6 +191,7 @@ impl Engine {
             listeners.servers.push(self.handle.spawn(served));
         }
         listeners.bound = Some(bound);
+        self.order(|orders| orders.listening_since = Some(Instant::now()));
         tracing::info!(mox = %bound.mox, "listening");
         Ok(bound)
     }
@@ -285,14 +293,15 @@ impl Engine {
     /// from one of the engine's own threads; a second call does nothing.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let Some(runtime) = self.runtime.lock().take() else { return };
+        let Some(Running { runtime, publisher }) = self.running.lock().take() else { return };
         self.draining.send_replace(true);
         let servers = std::mem::take(&mut self.listeners.lock().servers);
+        publisher.abort();
         runtime.block_on(async {
             let all = async {
-                for server in servers {
-                    // A server that panicked has stopped as well.
-                    let _ = server.await;
+                for task in servers.into_iter().chain([publisher]) {
+                    // One that panicked has stopped as well.
+                    let _ = task.await;
                 }
             };
             if tokio::time::timeout(DRAIN, all).await.is_err() {
@@ -305,7 +314,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.lock().take() {
+        if let Some(Running { runtime, .. }) = self.running.lock().take() {
             runtime.shutdown_background();
         }
     }

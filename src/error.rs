@@ -53,6 +53,12 @@ pub enum Error {
     Internal(String),
 }
 
+impl From<Box<Self>> for Error {
+    fn from(error: Box<Self>) -> Self {
+        *error
+    }
+}
+
 impl Error {
     /// The code that the Java facade shows, stable over releases.
     pub fn code(&self) -> i32 {

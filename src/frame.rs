@@ -114,7 +114,7 @@ impl<'a> Body<'a> {
         let attributes = (0..reader.u16()?)
             .map(|_| Ok((reader.str16("attribute key")?, reader.str16("attribute value")?)))
             .collect::<Result<Vec<_>>>()?;
-        let payloads = (0..reader.u16()?).map(|_| reader.payload()).collect::<Result<Vec<_>>>()?;
+        let payloads = (0..reader.u16()?).map(|_| reader.payload()).collect::<Read<Vec<_>>>()?;
         Ok(Details { serialized, cell, app_name, attributes, payloads })
     }
 }
@@ -162,13 +162,21 @@ pub fn decode(frame: &[u8]) -> Result<Events<'_>> {
     }
     let count = reader.u16()?;
     let first = if count > 0 { Some(reader.event()?) } else { None };
-    let rest = (1..count).map(|_| reader.event()).collect::<Result<Vec<_>>>()?;
+    let rest = (1..count).map(|_| reader.event()).collect::<Read<Vec<_>>>()?;
     reader.end()?;
     Ok(Events { first, rest })
 }
 
-fn check_size(field: &'static str, actual: usize, limit: usize) -> Result<()> {
-    if actual > limit { Err(Error::TooLarge { field, actual, limit }) } else { Ok(()) }
+/// A reader's result: small, since an event takes dozens of reads and hardly ever fails.
+type Read<T> = Result<T, Box<Error>>;
+
+#[cold]
+fn malformed(at: usize, what: &'static str) -> Box<Error> {
+    Box::new(Error::MalformedFrame { at, what })
+}
+
+fn check_size(field: &'static str, actual: usize, limit: usize) -> Read<()> {
+    if actual > limit { Err(Box::new(Error::TooLarge { field, actual, limit })) } else { Ok(()) }
 }
 
 struct Reader<'a> {
@@ -177,60 +185,75 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8]> {
-        let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
-        let end = end.ok_or(Error::MalformedFrame { at: self.at, what })?;
-        let taken = &self.bytes[self.at..end];
-        self.at = end;
-        Ok(taken)
+    fn take(&mut self, n: usize, what: &'static str) -> Read<&'a [u8]> {
+        match self.bytes[self.at..].split_at_checked(n) {
+            Some((taken, _)) => {
+                self.at += n;
+                Ok(taken)
+            }
+            None => Err(malformed(self.at, what)),
+        }
     }
 
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
-        let at = self.at;
-        self.take(N, what)?.try_into().map_err(|_| Error::MalformedFrame { at, what })
+    fn array<const N: usize>(&mut self, what: &'static str) -> Read<[u8; N]> {
+        match self.bytes[self.at..].first_chunk::<N>() {
+            Some(taken) => {
+                self.at += N;
+                Ok(*taken)
+            }
+            None => Err(malformed(self.at, what)),
+        }
     }
 
-    fn u8(&mut self) -> Result<u8> {
+    fn u8(&mut self) -> Read<u8> {
         Ok(u8::from_le_bytes(self.array("a byte")?))
     }
 
-    fn u16(&mut self) -> Result<u16> {
+    fn u16(&mut self) -> Read<u16> {
         Ok(u16::from_le_bytes(self.array("a 16-bit count")?))
     }
 
-    fn u32(&mut self) -> Result<u32> {
+    fn u32(&mut self) -> Read<u32> {
         Ok(u32::from_le_bytes(self.array("a 32-bit count")?))
     }
 
-    fn i64(&mut self) -> Result<i64> {
+    fn i64(&mut self) -> Read<i64> {
         Ok(i64::from_le_bytes(self.array("a 64-bit number")?))
     }
 
-    fn str16(&mut self, what: &'static str) -> Result<&'a str> {
+    fn str16(&mut self, what: &'static str) -> Read<&'a str> {
         let length = usize::from(self.u16()?);
         let at = self.at;
-        std::str::from_utf8(self.take(length, what)?).map_err(|_| Error::MalformedFrame { at, what })
+        std::str::from_utf8(self.take(length, what)?).map_err(|_| malformed(at, what))
+    }
+
+    /// Passes a text that nobody reads now; ASCII, the usual case, is checked faster than UTF-8.
+    fn check_text(&mut self, what: &'static str) -> Read<()> {
+        let length = usize::from(self.u16()?);
+        let at = self.at;
+        let bytes = self.take(length, what)?;
+        if bytes.is_ascii() || std::str::from_utf8(bytes).is_ok() { Ok(()) } else { Err(malformed(at, what)) }
     }
 
     /// A name that has to be there and has a bound of its own.
-    fn name(&mut self, what: &'static str, limit: usize) -> Result<&'a str> {
+    fn name(&mut self, what: &'static str, limit: usize) -> Read<&'a str> {
         let at = self.at;
         let name = self.str16(what)?;
         check_size(what, name.len(), limit)?;
-        if name.is_empty() { Err(Error::MalformedFrame { at, what }) } else { Ok(name) }
+        if name.is_empty() { Err(malformed(at, what)) } else { Ok(name) }
     }
 
-    fn payload(&mut self) -> Result<&'a [u8]> {
+    fn payload(&mut self) -> Read<&'a [u8]> {
         let length = self.u32()? as usize;
         check_size("payload", length, MAX_PAYLOAD)?;
         self.take(length, "payload")
     }
 
-    fn version(&mut self) -> Result<RegisterVersion> {
+    fn version(&mut self) -> Read<RegisterVersion> {
         Ok(RegisterVersion { version: self.i64()?, timestamp: self.i64()? })
     }
 
-    fn event(&mut self) -> Result<Event<'a>> {
+    fn event(&mut self) -> Read<Event<'a>> {
         let at = self.at;
         match self.u8()? {
             OP_PUBLISH => {
@@ -246,29 +269,29 @@ impl<'a> Reader<'a> {
             OP_REPLACE => {
                 let (version, read_started) = (self.i64()?, self.i64()?);
                 let (source, data_info_id) = self.address()?;
-                let bodies = (0..self.u32()?).map(|_| self.body()).collect::<Result<Vec<_>>>()?;
+                let bodies = (0..self.u32()?).map(|_| self.body()).collect::<Read<Vec<_>>>()?;
                 Ok(Event::Replace { source, data_info_id, version, read_started, bodies })
             }
-            _ => Err(Error::MalformedFrame { at, what: "op 1 (publish), 2 (unpublish) or 3 (replace)" }),
+            _ => Err(malformed(at, "op 1 (publish), 2 (unpublish) or 3 (replace)")),
         }
     }
 
-    fn address(&mut self) -> Result<(&'a str, &'a str)> {
+    fn address(&mut self) -> Read<(&'a str, &'a str)> {
         Ok((self.name("source", MAX_SOURCE)?, self.name("dataInfoId", MAX_DATA_INFO_ID)?))
     }
 
-    fn body(&mut self) -> Result<Body<'a>> {
+    fn body(&mut self) -> Read<Body<'a>> {
         let start = self.at;
         if self.u8()? & !FLAG_SERIALIZED != 0 {
-            return Err(Error::MalformedFrame { at: start, what: "known flags" });
+            return Err(malformed(start, "known flags"));
         }
         let version = self.version()?;
         let register_id = self.name("registerId", MAX_REGISTER_ID)?;
-        self.str16("cell")?;
-        self.str16("appName")?;
+        self.check_text("cell")?;
+        self.check_text("appName")?;
         for _ in 0..self.u16()? {
-            self.str16("attribute key")?;
-            self.str16("attribute value")?;
+            self.check_text("attribute key")?;
+            self.check_text("attribute value")?;
         }
         for _ in 0..self.u16()? {
             self.payload()?;
@@ -276,12 +299,8 @@ impl<'a> Reader<'a> {
         Ok(Body { register_id, version, raw: &self.bytes[start..self.at] })
     }
 
-    fn end(&self) -> Result<()> {
-        if self.at == self.bytes.len() {
-            Ok(())
-        } else {
-            Err(Error::MalformedFrame { at: self.at, what: "the end of the frame" })
-        }
+    fn end(&self) -> Read<()> {
+        if self.at == self.bytes.len() { Ok(()) } else { Err(malformed(self.at, "the end of the frame")) }
     }
 }
 

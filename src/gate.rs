@@ -1,10 +1,10 @@
 //! When the first view counts as complete.
 //!
 //! A response is the whole truth for istiod, so nothing is said before the registry's clients had the time to come
-//! back. With local scope that is `mox.protect.startup-hold` after the start, or as soon as there are 95 % of the
-//! publishers of the last good state.
+//! back. With local scope that is `mox.protect.startup-hold` after the engine began to listen (a session server lets its
+//! clients in just before that), or as soon as there are 95 % of the publishers of the last good state.
 
-use std::{io::Write, path::PathBuf};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ const WORTH_WRITING: usize = 50;
 /// The gate and the count it remembers over restarts.
 #[derive(Debug)]
 pub struct Gate {
-    opens_at: Option<Instant>,
+    hold: Duration,
     file: Option<PathBuf>,
     baseline: Option<usize>,
 }
@@ -29,24 +29,24 @@ struct LastGood {
 }
 
 impl Gate {
-    /// Starts the hold, and reads the last good count if there is a state directory.
+    /// Reads the last good count if there is a state directory.
     pub fn new(config: &Config) -> Self {
         let file = config.state_dir.as_ref().map(|dir| dir.join(FILE));
         let baseline = file.as_ref().and_then(read);
         if file.is_none() {
             tracing::info!("no mox.state-dir is set, so a restart always waits for mox.protect.startup-hold");
         }
-        Self { opens_at: Instant::now().checked_add(config.protect.startup_hold), file, baseline }
+        Self { hold: config.protect.startup_hold, file, baseline }
     }
 
-    /// When the hold ends; `None`: never by itself.
-    pub fn opens_at(&self) -> Option<Instant> {
-        self.opens_at
+    /// When the hold ends for an engine that listens since `since`; `None`: never by itself.
+    pub fn opens_at(&self, since: Option<Instant>) -> Option<Instant> {
+        since?.checked_add(self.hold)
     }
 
     /// Whether the view is complete.
-    pub fn is_open(&self, loaded: bool, publishers: usize) -> bool {
-        let held = self.opens_at.is_none_or(|at| Instant::now() < at);
+    pub fn is_open(&self, loaded: bool, since: Option<Instant>, publishers: usize) -> bool {
+        let held = self.opens_at(since).is_none_or(|at| Instant::now() < at);
         let regained = self.baseline.is_some_and(|good| good > 0 && publishers * 100 >= good * 95);
         loaded || !held || regained
     }
@@ -97,8 +97,6 @@ fn write(file: &PathBuf, publishers: usize) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn gate(dir: Option<PathBuf>) -> Gate {
@@ -109,22 +107,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_opens_after_the_hold_or_when_told() {
-        let gate = gate(None);
-        assert!(!gate.is_open(false, 1_000_000));
-        assert!(gate.is_open(true, 0));
+        let (gate, since) = (gate(None), Some(Instant::now()));
+        assert!(!gate.is_open(false, since, 1_000_000));
+        assert!(gate.is_open(true, since, 0));
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert!(gate.is_open(false, 0));
+        assert!(gate.is_open(false, since, 0));
+        assert!(!gate.is_open(false, None, 0), "the hold begins when clients are let in");
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_opens_when_nearly_all_publishers_are_back() {
         let dir = std::env::temp_dir().join(format!("mox-gate-{}", std::process::id()));
         gate(Some(dir.clone())).remember(200);
-        let restarted = gate(Some(dir.clone()));
-        assert!(!restarted.is_open(false, 189));
-        assert!(restarted.is_open(false, 190));
+        let (restarted, since) = (gate(Some(dir.clone())), Some(Instant::now()));
+        assert!(!restarted.is_open(false, since, 189));
+        assert!(restarted.is_open(false, since, 190));
         std::fs::write(dir.join(FILE), "{torn").unwrap();
-        assert!(!gate(Some(dir.clone())).is_open(false, 1_000));
+        assert!(!gate(Some(dir.clone())).is_open(false, since, 1_000));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -61,10 +62,12 @@ pub struct Shared {
 }
 
 /// Latches and requests, set from outside.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Orders {
     /// The first complete view is in.
     pub loaded: bool,
+    /// Since when the engine listens.
+    pub listening_since: Option<Instant>,
     /// The operator's latch.
     pub frozen: bool,
     /// Flushes asked for so far.
@@ -155,7 +158,11 @@ impl Publisher {
             // Never restarted: a steady stream of changes does not put the push off.
             tokio::time::sleep(self.shared.config.push.quiet).await;
             let now = model::now();
-            tokio::task::block_in_place(|| self.round(now));
+            let round = AssertUnwindSafe(|| tokio::task::block_in_place(|| self.round(now)));
+            if catch_unwind(round).is_err() {
+                // A bug; the panic is in the log. What was taken is looked at again with the next change.
+                self.shared.store.mark_all_dirty();
+            }
             next = self.deadline(now);
         }
     }
@@ -165,7 +172,11 @@ impl Publisher {
         let in_millis = |millis: Millis| Instant::now() + Duration::from_millis(millis.max(0) as u64);
         let grace = self.graces.first().map(|(since, _)| in_millis(since + self.empty_grace() - now));
         let sweep = (self.shared.store.counts().tombstones > 0).then(|| Instant::now() + SWEEP);
-        let gate = if self.shared.view.borrow().complete { None } else { self.gate.opens_at() };
+        let gate = if self.shared.view.borrow().complete {
+            None
+        } else {
+            self.gate.opens_at(self.shared.orders.lock().listening_since)
+        };
         [grace, sweep, gate].into_iter().flatten().min()
     }
 
@@ -176,15 +187,12 @@ impl Publisher {
     /// Looks at what is dirty and publishes what came of it.
     pub fn round(&mut self, now: Millis) {
         let shared = Arc::clone(&self.shared);
-        let (loaded, frozen, flushes) = {
-            let orders = shared.orders.lock();
-            (orders.loaded, orders.frozen, orders.flushes)
-        };
+        let Orders { loaded, listening_since, frozen, flushes } = *shared.orders.lock();
         shared.store.expire(now);
         if !frozen {
             let counts = shared.store.counts();
             let was_complete = shared.view.borrow().complete;
-            let complete = was_complete || self.gate.is_open(loaded, counts.publishers);
+            let complete = was_complete || self.gate.is_open(loaded, listening_since, counts.publishers);
             let changes = self.changes(now, was_complete);
             let current = Arc::clone(&shared.view.borrow().service_entries);
             let next = if changes.is_empty() { Arc::clone(&current) } else { Arc::new(current.with(&changes)) };

@@ -6,14 +6,19 @@
 //! the publisher.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map},
-    hash::{BuildHasher, RandomState},
+    collections::{HashSet, VecDeque},
+    hash::BuildHasher,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
+use hashbrown::{
+    DefaultHashBuilder, HashMap, HashTable,
+    hash_map::EntryRef,
+    hash_table::{Entry as TableEntry, OccupiedEntry},
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -23,6 +28,9 @@ use crate::{
     model::{Millis, RegisterVersion},
     translate::ParsedCell,
 };
+
+/// The source of the session server's own publishers.
+pub const REGISTRY: &str = "registry";
 
 const SHARDS: usize = 64;
 
@@ -81,10 +89,14 @@ struct Source {
     read: Option<i64>,
 }
 
-#[derive(Debug, Default)]
+/// Index of a source's name.
+type SourceId = u16;
+
+#[derive(Debug)]
 struct Service {
+    data_info_id: Arc<str>,
     /// Nearly always one; a linear scan beats a map.
-    sources: Vec<(Arc<str>, Source)>,
+    sources: Vec<(SourceId, Source)>,
     dirty: bool,
 }
 
@@ -105,14 +117,14 @@ impl Service {
 #[derive(Debug)]
 struct Grave {
     set_at: Millis,
-    source: Arc<str>,
+    source: SourceId,
     data_info_id: Arc<str>,
     register_id: Box<str>,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
-    services: HashMap<Arc<str>, Service>,
+    services: HashTable<Service>,
     dirty: Vec<Arc<str>>,
     /// Tombstones in the order they were set, so that expiry costs what expires.
     graves: VecDeque<Grave>,
@@ -155,9 +167,9 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Store {
     shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     limits: Limits,
-    sources: RwLock<Vec<Arc<str>>>,
+    sources: RwLock<Vec<Box<str>>>,
     services: AtomicUsize,
     publishers: AtomicUsize,
     tombstones: AtomicUsize,
@@ -172,9 +184,9 @@ impl Store {
     pub fn new(limits: Limits) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             limits,
-            sources: RwLock::default(),
+            sources: RwLock::new(vec![REGISTRY.into()]),
             services: AtomicUsize::new(0),
             publishers: AtomicUsize::new(0),
             tombstones: AtomicUsize::new(0),
@@ -188,28 +200,21 @@ impl Store {
     /// Applies one event and returns its sequence number. An event that is older than what is known changes nothing
     /// and is no error.
     pub fn apply(&self, event: &Event<'_>, now: Millis) -> Result<u64> {
-        let applied = self.apply_under_lock(event, now);
+        let applied = match event {
+            Event::Publish { source, data_info_id, body } => {
+                self.change(source, data_info_id, true, |m| m.publish(body, Learned::Event(now)))
+            }
+            Event::Unpublish { source, data_info_id, register_id, version } => {
+                self.change(source, data_info_id, true, |m| m.unpublish(register_id, *version, now))
+            }
+            Event::Replace { source, data_info_id, version, read_started, bodies } => {
+                self.change(source, data_info_id, !bodies.is_empty(), |m| m.replace(*version, *read_started, bodies))
+            }
+        };
         if applied.is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         applied.map(|()| self.sequence.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-
-    fn apply_under_lock(&self, event: &Event<'_>, now: Millis) -> Result<()> {
-        match event {
-            Event::Publish { source, data_info_id, body } => {
-                let source = self.source(source)?;
-                self.change(data_info_id, true, |m| m.publish(&source, body, Learned::Event(now)))
-            }
-            Event::Unpublish { source, data_info_id, register_id, version } => {
-                let source = self.source(source)?;
-                self.change(data_info_id, true, |m| m.unpublish(&source, register_id, *version, now))
-            }
-            Event::Replace { source, data_info_id, version, read_started, bodies } => {
-                let source = self.source(source)?;
-                self.change(data_info_id, !bodies.is_empty(), |m| m.replace(&source, *version, *read_started, bodies))
-            }
-        }
     }
 
     /// Waits until a service is dirty or [`Store::wake`] was called.
@@ -224,8 +229,10 @@ impl Store {
 
     /// The live publishers of one service, in no order.
     pub fn read(&self, id: &str) -> Vec<Arc<Entry>> {
-        let shard = self.shards[self.shard_of(id)].lock();
-        shard.services.get(id).map(Service::live).unwrap_or_default()
+        let hash = self.hasher.hash_one(id);
+        let shard = self.shard(hash).lock();
+        let service = shard.services.find(hash, |service| *service.data_info_id == *id);
+        service.map(Service::live).unwrap_or_default()
     }
 
     /// Takes every dirty service. Changes that come meanwhile are taken next time.
@@ -235,11 +242,11 @@ impl Store {
         for shard in &self.shards {
             let mut shard = shard.lock();
             for data_info_id in std::mem::take(&mut shard.dirty) {
-                let Some(service) = shard.services.get_mut(&data_info_id) else { continue };
-                service.dirty = false;
-                let entries = service.live();
-                if service.slots().next().is_none() {
-                    shard.services.remove(&data_info_id);
+                let Some(mut service) = self.find(&mut shard.services, &data_info_id) else { continue };
+                service.get_mut().dirty = false;
+                let entries = service.get().live();
+                if service.get().slots().next().is_none() {
+                    service.remove();
                     self.services.fetch_sub(1, Ordering::Relaxed);
                 }
                 taken.push(Taken { data_info_id, entries });
@@ -253,9 +260,9 @@ impl Store {
         for shard in &self.shards {
             let mut shard = shard.lock();
             let Shard { services, dirty, .. } = &mut *shard;
-            for (data_info_id, service) in services {
+            for service in services.iter_mut() {
                 if !std::mem::replace(&mut service.dirty, true) {
-                    dirty.push(Arc::clone(data_info_id));
+                    dirty.push(Arc::clone(&service.data_info_id));
                 }
             }
         }
@@ -268,11 +275,26 @@ impl Store {
         }
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let expired = shard.graves.partition_point(|grave| now - grave.set_at >= TOMBSTONE_MILLIS);
-            for grave in shard.graves.drain(..expired).collect::<Vec<_>>() {
-                let Grave { source, data_info_id, register_id, set_at: buried } = grave;
-                let mutator = Mutator { shard: &mut shard, store: self, data_info_id: &data_info_id, changed: false };
-                mutator.exhume(&source, &register_id, buried);
+            let Shard { services, dirty, graves } = &mut *shard;
+            let expired = graves.partition_point(|grave| now - grave.set_at >= TOMBSTONE_MILLIS);
+            for grave in graves.drain(..expired) {
+                if let Some(service) = self.find(services, &grave.data_info_id) {
+                    let service = service.into_mut();
+                    self.exhume(service, &grave, dirty);
+                }
+            }
+        }
+    }
+
+    /// Forgets a tombstone, unless the slot was used again since it was set.
+    fn exhume(&self, service: &mut Service, grave: &Grave, dirty: &mut Vec<Arc<str>>) {
+        let Some((_, source)) = service.sources.iter_mut().find(|(id, _)| *id == grave.source) else { return };
+        let old = matches!(source.slots.get(&grave.register_id), Some(Slot::Tombstone { set_at, .. }) if *set_at == grave.set_at);
+        if old {
+            source.slots.remove(&grave.register_id);
+            self.tombstones.fetch_sub(1, Ordering::Relaxed);
+            if !std::mem::replace(&mut service.dirty, true) {
+                dirty.push(Arc::clone(&service.data_info_id));
             }
         }
     }
@@ -287,168 +309,176 @@ impl Store {
         }
     }
 
-    fn source(&self, name: &str) -> Result<Arc<str>> {
-        if let Some(known) = self.sources.read().iter().find(|known| ***known == *name) {
-            return Ok(Arc::clone(known));
+    fn source(&self, name: &str) -> Result<SourceId> {
+        let find = |sources: &[Box<str>]| sources.iter().position(|known| **known == *name);
+        if name == REGISTRY {
+            return Ok(0);
+        }
+        if let Some(known) = find(&self.sources.read()) {
+            return Ok(known as SourceId);
         }
         let mut sources = self.sources.write();
-        match sources.iter().find(|known| ***known == *name) {
-            Some(known) => Ok(Arc::clone(known)),
+        let index = match find(&sources) {
+            Some(known) => known,
             None if sources.len() >= self.limits.sources => {
-                Err(Error::Limit { field: "sources", limit: self.limits.sources })
+                return Err(Error::Limit { field: "sources", limit: self.limits.sources });
             }
             None => {
-                let name: Arc<str> = name.into();
-                sources.push(Arc::clone(&name));
-                Ok(name)
+                sources.push(name.into());
+                sources.len() - 1
             }
-        }
+        };
+        Ok(index as SourceId)
     }
 
-    fn shard_of(&self, id: &str) -> usize {
-        self.hasher.hash_one(id) as usize % SHARDS
+    /// The table takes the hash's ends, the shard its middle.
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.shards[(hash >> 32) as usize % SHARDS]
+    }
+
+    fn find<'a>(&self, services: &'a mut HashTable<Service>, id: &str) -> Option<OccupiedEntry<'a, Service>> {
+        services.find_entry(self.hasher.hash_one(id), |service| *service.data_info_id == *id).ok()
     }
 
     /// Runs one change under the lock of its shard.
-    fn change(&self, id: &str, create: bool, change: impl FnOnce(&mut Mutator<'_>) -> Result<()>) -> Result<()> {
-        let mut shard = self.shards[self.shard_of(id)].lock();
-        let data_info_id = match shard.services.get_key_value(id) {
-            Some((known, _)) => Arc::clone(known),
-            None if !create => return Ok(()),
-            None => {
-                if self.services.load(Ordering::Relaxed) >= self.limits.services {
-                    return Err(Error::Limit { field: "services", limit: self.limits.services });
-                }
-                let known: Arc<str> = id.into();
-                shard.services.insert(Arc::clone(&known), Service::default());
+    fn change(
+        &self,
+        source: &str,
+        id: &str,
+        create: bool,
+        change: impl FnOnce(&mut Mutator<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let source_id = self.source(source)?;
+        let hash = self.hasher.hash_one(id);
+        let mut shard = self.shard(hash).lock();
+        let Shard { services, dirty, graves } = &mut *shard;
+        let found = services.entry(
+            hash,
+            |service| *service.data_info_id == *id,
+            |service| self.hasher.hash_one(&*service.data_info_id),
+        );
+        let service = match found {
+            TableEntry::Occupied(found) => found.into_mut(),
+            TableEntry::Vacant(_) if !create => return Ok(()),
+            TableEntry::Vacant(_) if self.services.load(Ordering::Relaxed) >= self.limits.services => {
+                return Err(Error::Limit { field: "services", limit: self.limits.services });
+            }
+            TableEntry::Vacant(place) => {
                 self.services.fetch_add(1, Ordering::Relaxed);
-                known
+                place.insert(Service { data_info_id: id.into(), sources: Vec::new(), dirty: false }).into_mut()
             }
         };
-        let mut mutator = Mutator { shard: &mut shard, store: self, data_info_id: &data_info_id, changed: false };
+        let Service { data_info_id, sources, dirty: service_dirty } = service;
+        let index = sources.iter().position(|(known, _)| *known == source_id).unwrap_or_else(|| {
+            sources.push((source_id, Source::default()));
+            sources.len() - 1
+        });
+        let source = &mut sources[index].1;
+        let mut mutator = Mutator { store: self, source_id, data_info_id, source, graves, changed: false };
         let outcome = change(&mut mutator);
-        let changed = mutator.changed;
+        // A refused first event leaves an empty service, which goes when it is taken.
+        let newly_dirty = (mutator.changed || outcome.is_err()) && !std::mem::replace(service_dirty, true);
+        if newly_dirty {
+            dirty.push(Arc::clone(data_info_id));
+        }
         drop(shard);
-        if changed && !self.pending.swap(true, Ordering::SeqCst) {
+        if newly_dirty && !self.pending.swap(true, Ordering::SeqCst) {
             self.wake.notify_one();
         }
         outcome
     }
 }
 
-/// The only way to change a service; holding it proves that the shard is locked.
+/// The only way to change a service's entries in one source; holding it proves that the shard is locked.
 struct Mutator<'a> {
-    shard: &'a mut Shard,
     store: &'a Store,
+    source_id: SourceId,
     data_info_id: &'a Arc<str>,
+    source: &'a mut Source,
+    graves: &'a mut VecDeque<Grave>,
+    /// Whether the live publishers are others than before.
     changed: bool,
 }
 
 impl Mutator<'_> {
-    fn service(&mut self) -> &mut Service {
-        self.shard.services.get_mut(self.data_info_id).expect("the service was found or made before")
-    }
-
-    fn source(&mut self, name: &Arc<str>) -> &mut Source {
-        let service = self.service();
-        let index = match service.sources.iter().position(|(known, _)| Arc::ptr_eq(known, name)) {
-            Some(index) => index,
-            None => {
-                service.sources.push((Arc::clone(name), Source::default()));
-                service.sources.len() - 1
+    /// Puts what `make` makes of the present slot in its place, and keeps the counts right; `None` leaves it.
+    fn put(&mut self, register_id: &str, make: impl FnOnce(Option<&mut Slot>) -> Option<Slot>) -> Result<bool> {
+        let Store { publishers, tombstones, limits, .. } = self.store;
+        let count = |live: bool| if live { publishers } else { tombstones };
+        let (was_live, is_live) = match self.source.slots.entry_ref(register_id) {
+            EntryRef::Occupied(mut place) => {
+                let Some(slot) = make(Some(place.get_mut())) else { return Ok(false) };
+                let is_live = slot.live();
+                let was_live = place.insert(slot).live();
+                count(was_live).fetch_sub(1, Ordering::Relaxed);
+                (was_live, is_live)
             }
-        };
-        &mut service.sources[index].1
-    }
-
-    fn mark_dirty(&mut self) {
-        let service = self.service();
-        if !std::mem::replace(&mut service.dirty, true) {
-            self.shard.dirty.push(Arc::clone(self.data_info_id));
-            self.changed = true;
-        }
-    }
-
-    /// Puts a slot where there was another or none, keeps the counts and the dirty mark right.
-    fn put(&mut self, source: &Arc<str>, register_id: &str, slot: Slot) -> Result<()> {
-        let store = self.store;
-        let becomes_live = slot.live();
-        let slots = &mut self.source(source).slots;
-        let was = match slots.get_mut(register_id) {
-            Some(known) => Some(std::mem::replace(known, slot)),
-            None => {
-                let kept = store.publishers.load(Ordering::Relaxed) + store.tombstones.load(Ordering::Relaxed);
-                if kept >= store.limits.publishers {
-                    return Err(Error::Limit { field: "publishers", limit: store.limits.publishers });
+            EntryRef::Vacant(place) => {
+                let Some(slot) = make(None) else { return Ok(false) };
+                if publishers.load(Ordering::Relaxed) + tombstones.load(Ordering::Relaxed) >= limits.publishers {
+                    return Err(Error::Limit { field: "publishers", limit: limits.publishers });
                 }
-                slots.insert(register_id.into(), slot);
-                None
+                (false, place.insert_with_key(register_id.into(), slot).live())
             }
         };
-        match &was {
-            Some(was) if was.live() => store.publishers.fetch_sub(1, Ordering::Relaxed),
-            Some(_) => store.tombstones.fetch_sub(1, Ordering::Relaxed),
-            None => 0,
-        };
-        if becomes_live {
-            store.publishers.fetch_add(1, Ordering::Relaxed);
-        } else {
-            store.tombstones.fetch_add(1, Ordering::Relaxed);
-        }
-        if becomes_live || was.is_some_and(|was| was.live()) {
-            self.mark_dirty();
+        count(is_live).fetch_add(1, Ordering::Relaxed);
+        self.changed |= was_live || is_live;
+        Ok(true)
+    }
+
+    fn publish(&mut self, body: &Body<'_>, learned: Learned) -> Result<()> {
+        self.put(body.register_id, |slot| {
+            let newer = match slot {
+                None => true,
+                Some(Slot::Live { entry, .. }) => body.version > entry.version,
+                Some(Slot::Tombstone { version, .. }) => body.version > *version,
+            };
+            newer.then(|| Slot::Live { entry: Entry::new(body), learned })
+        })?;
+        Ok(())
+    }
+
+    fn unpublish(&mut self, register_id: &str, version: RegisterVersion, now: Millis) -> Result<()> {
+        let set = self.put(register_id, |slot| {
+            let newest = match slot {
+                None => true,
+                Some(Slot::Live { entry, .. }) => version >= entry.version,
+                Some(Slot::Tombstone { version: known, .. }) => version > *known,
+            };
+            newest.then_some(Slot::Tombstone { version, set_at: now })
+        })?;
+        if set {
+            let (source, data_info_id) = (self.source_id, Arc::clone(self.data_info_id));
+            self.graves.push_back(Grave { set_at: now, source, data_info_id, register_id: register_id.into() });
         }
         Ok(())
     }
 
-    fn publish(&mut self, source: &Arc<str>, body: &Body<'_>, learned: Learned) -> Result<()> {
-        let newer = match self.source(source).slots.get(body.register_id) {
-            None => true,
-            Some(Slot::Live { entry, .. }) => body.version > entry.version,
-            Some(Slot::Tombstone { version, .. }) => body.version > *version,
-        };
-        if newer {
-            self.put(source, body.register_id, Slot::Live { entry: Entry::new(body), learned })?;
-        }
-        Ok(())
-    }
-
-    fn unpublish(&mut self, source: &Arc<str>, id: &str, version: RegisterVersion, now: Millis) -> Result<()> {
-        let newest = match self.source(source).slots.get(id) {
-            None => true,
-            Some(Slot::Live { entry, .. }) => version >= entry.version,
-            Some(Slot::Tombstone { version: known, .. }) => version > *known,
-        };
-        if newest {
-            self.put(source, id, Slot::Tombstone { version, set_at: now })?;
-            let (source, data_info_id) = (Arc::clone(source), Arc::clone(self.data_info_id));
-            self.shard.graves.push_back(Grave { set_at: now, source, data_info_id, register_id: id.into() });
-        }
-        Ok(())
-    }
-
-    fn replace(&mut self, source: &Arc<str>, version: i64, read_started: Millis, bodies: &[Body<'_>]) -> Result<()> {
-        let read = &mut self.source(source).read;
-        if read.is_some_and(|applied| version <= applied) {
+    fn replace(&mut self, version: i64, read_started: Millis, bodies: &[Body<'_>]) -> Result<()> {
+        if self.source.read.is_some_and(|applied| version <= applied) {
             return Ok(());
         }
-        *read = Some(version);
+        self.source.read = Some(version);
         for body in bodies {
-            match self.source(source).slots.get_mut(body.register_id) {
-                Some(Slot::Live { entry, learned }) if body.version <= entry.version => {
-                    // Known already; from now on a read that does not name it removes it.
-                    if body.version == entry.version {
-                        *learned = Learned::Read;
+            self.put(body.register_id, |slot| {
+                let take = match slot {
+                    None => true,
+                    Some(Slot::Live { entry, learned }) => {
+                        // Known already; from now on a read that does not name it removes it.
+                        if body.version == entry.version {
+                            *learned = Learned::Read;
+                        }
+                        body.version > entry.version
                     }
-                }
-                Some(Slot::Tombstone { set_at, .. }) if read_started - *set_at >= READ_MARGIN_MILLIS => {
-                    self.put(source, body.register_id, Slot::Live { entry: Entry::new(body), learned: Learned::Read })?;
-                }
-                _ => self.publish(source, body, Learned::Read)?,
-            }
+                    Some(Slot::Tombstone { version, set_at }) => {
+                        body.version > *version || read_started - *set_at >= READ_MARGIN_MILLIS
+                    }
+                };
+                take.then(|| Slot::Live { entry: Entry::new(body), learned: Learned::Read })
+            })?;
         }
-        let named: std::collections::HashSet<&str> = bodies.iter().map(|body| body.register_id).collect();
-        let slots = &mut self.source(source).slots;
+        let named: HashSet<&str> = bodies.iter().map(|body| body.register_id).collect();
+        let slots = &mut self.source.slots;
         let before = slots.len();
         slots.retain(|register_id, slot| match slot {
             Slot::Live { learned: Learned::Event(at), .. } if read_started - *at <= READ_MARGIN_MILLIS => true,
@@ -456,25 +486,9 @@ impl Mutator<'_> {
             Slot::Tombstone { .. } => true,
         });
         let removed = before - slots.len();
-        if removed > 0 {
-            self.store.publishers.fetch_sub(removed, Ordering::Relaxed);
-            self.mark_dirty();
-        }
+        self.store.publishers.fetch_sub(removed, Ordering::Relaxed);
+        self.changed |= removed > 0;
         Ok(())
-    }
-
-    /// Forgets a tombstone, unless the slot was used again since it was set.
-    fn exhume(mut self, source: &Arc<str>, register_id: &str, buried: Millis) {
-        if !self.shard.services.contains_key(self.data_info_id) {
-            return;
-        }
-        if let hash_map::Entry::Occupied(slot) = self.source(source).slots.entry(register_id.into())
-            && matches!(slot.get(), Slot::Tombstone { set_at, .. } if *set_at == buried)
-        {
-            slot.remove();
-            self.store.tombstones.fetch_sub(1, Ordering::Relaxed);
-            self.mark_dirty();
-        }
     }
 }
 

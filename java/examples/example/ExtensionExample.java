@@ -39,7 +39,7 @@ public class ExtensionExample {
      */
     @Bean
     public SmartInitializingSingleton publishDatabase(@Value("${example.database:192.0.2.10:8080}") String address) {
-        Publish database = Publish.of(SERVICE, "order-database").version(1, 0).data(address).build();
+        Publish database = Publish.of(SERVICE, "order-database").version(1, System.currentTimeMillis()).data(address).build();
         return () -> RegistryMox.running().ifPresent(mox -> mox.publish(SOURCE, database));
     }
 }

@@ -53,6 +53,29 @@ public class FrameEncoderTest {
     }
 
     @Test
+    public void publisherWrittenPartByPart() throws Exception {
+        FrameEncoder parts = FrameEncoder.publishing("registry", GREET, R2, -7, TS + 1, "zürich-1", "größe-日本-😀\uD83D");
+        parts.attribute("region", "東京");
+        refused("attribute value 'aaa", () -> parts.attribute("left out", repeat('a', 65_536)), Code.TOO_LARGE);
+        parts.attribute("empty", "");
+        parts.data(TestData.box("10.0.0.2:50051?app_name=größe"));
+        refused("data of 1048577 bytes", () -> parts.data(new byte[(1 << 20) + 1]), Code.TOO_LARGE);
+        parts.data(TestData.box("[2001:db8::2]:50051?weight=50"));
+        refused("no publisher is open for attributes", () -> parts.attribute("too", "late"), Code.INVALID_ARGUMENT);
+        parts.published();
+        assertGolden("publish-boxes", parts);
+        refused("no publisher is open", parts::published, Code.INVALID_ARGUMENT);
+        refused("no publisher is open", () -> parts.data(new byte[1]), Code.INVALID_ARGUMENT);
+    }
+
+    @Test
+    public void publisherIsLostToAnotherOnTheSameThread() {
+        FrameEncoder parts = FrameEncoder.publishing("registry", DEMO, R1, 1, TS, null, null);
+        FrameEncoder.local().publish("registry", FIRST);
+        refused("no publisher is open", parts::published, Code.INVALID_ARGUMENT);
+    }
+
+    @Test
     public void unpublish() throws Exception {
         encoder.unpublish("registry", DEMO, R1, 2, TS + 2);
         assertGolden("unpublish");
@@ -119,14 +142,14 @@ public class FrameEncoderTest {
         refused("dataInfoId 'ddd", () -> encoder.unpublish("s", repeat('d', 4_097), R1, 0, 0), Code.TOO_LARGE);
         refused("registerId 'äää", () -> encoder.unpublish("s", DEMO, repeat('ä', 257), 0, 0), Code.TOO_LARGE);
         encoder.publish("s", Publish.of(DEMO, R1).data(repeat('x', 1 << 20)).build());
-        refused("data 'xxx", () -> encoder.publish("s", Publish.of(DEMO, R1).data(repeat('x', (1 << 20) + 1)).build()), Code.TOO_LARGE);
+        refused("data of 1048577 bytes", () -> encoder.publish("s", Publish.of(DEMO, R1).data(repeat('x', (1 << 20) + 1)).build()), Code.TOO_LARGE);
         Publish bigBox = Publish.of(DEMO, R1).serialized(new byte[(1 << 20) + 1]).build();
         refused("data of 1048577 bytes", () -> encoder.publish("s", bigBox), Code.TOO_LARGE);
         Publish.Builder many = Publish.of(DEMO, R1);
         for (int i = 0; i < 65_536; i++) {
             many.data("");
         }
-        refused("data: 65536 given, the limit is 65535", () -> encoder.publish("s", many.build()), Code.TOO_LARGE);
+        refused("data: more than the limit of 65535", () -> encoder.publish("s", many.build()), Code.TOO_LARGE);
     }
 
     @Test
@@ -156,6 +179,10 @@ public class FrameEncoderTest {
     }
 
     private void assertGolden(String name) throws Exception {
+        assertGolden(name, encoder);
+    }
+
+    private static void assertGolden(String name, FrameEncoder encoder) throws Exception {
         Path file = Paths.get(System.getProperty("test.mox.golden"), name + ".hex");
         String expected = String.join("", Files.readAllLines(file));
         StringBuilder actual = new StringBuilder();

@@ -1,9 +1,13 @@
 package com.alipay.sofa.registry.mox;
 
+import static org.junit.Assert.assertTrue;
+
+import com.sun.management.ThreadMXBean;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.ObjectOutputStream;
 import java.io.UncheckedIOException;
+import java.lang.management.ManagementFactory;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.Collections;
@@ -32,11 +36,29 @@ public final class TestData {
         return out.toByteArray();
     }
 
-    /** A publisher's bytes on the wire, read as one character each. */
-    public static String onTheWire(Publish publish) {
-        FrameEncoder encoder = new FrameEncoder();
-        encoder.publish("test", publish);
+    /** The bytes of the publisher that an encoder has begun, read as one character each. */
+    public static String onTheWire(FrameEncoder encoder) {
+        encoder.published();
         return new String(encoder.frame(), 0, encoder.length(), StandardCharsets.ISO_8859_1);
+    }
+
+    /** Fails if a call of many, once warm, puts anything on the Java heap. */
+    public static void assertAllocatesNothing(Runnable call) {
+        ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
+        long thread = Thread.currentThread().getId();
+        repeat(call, 20_000);
+        threads.getThreadAllocatedBytes(thread);
+        long before = threads.getThreadAllocatedBytes(thread);
+        repeat(call, 100_000);
+        long allocated = threads.getThreadAllocatedBytes(thread) - before;
+        // The measurement itself has some.
+        assertTrue(allocated + " bytes for 100,000 calls", allocated < 1_024);
+    }
+
+    private static void repeat(Runnable call, int times) {
+        for (int i = 0; i < times; i++) {
+            call.run();
+        }
     }
 
     /** An engine on a free port with everything in. */

@@ -9,16 +9,18 @@ import static org.junit.Assert.assertTrue;
 import com.alipay.sofa.registry.common.model.PublishType;
 import com.alipay.sofa.registry.common.model.ServerDataBox;
 import com.alipay.sofa.registry.common.model.store.Publisher;
-import com.alipay.sofa.registry.mox.Publish;
+import com.alipay.sofa.registry.mox.FrameEncoder;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
 import com.alipay.sofa.registry.server.session.acceptor.WriteDataAcceptor;
+import com.alipay.sofa.registry.server.session.acceptor.WriteDataRequest;
 import example.ExtensionExample;
 import java.net.ServerSocket;
 import java.net.Socket;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.HashMap;
+import java.util.LinkedList;
 import java.util.List;
 import java.util.Map;
 import java.util.logging.Level;
@@ -117,6 +119,37 @@ public class MoxBindingTest {
     }
 
     @Test
+    public void writesAllocateNothing() {
+        Publisher publisher = SessionServer.publisher(1, "a", 1, "10.0.0.1:12200?app_name=demo&p=1", "10.0.0.1:12201?app_name=größe");
+        publisher.setCell("zürich");
+        WriteDataRequest<?> publish = SessionServer.publish(publisher);
+        WriteDataRequest<?> unpublish = SessionServer.unpublish(publisher);
+        try (RegistryMox mox = TestData.engine()) {
+            TestData.assertAllocatesNothing(
+                    () -> {
+                        publisher.setVersion(publisher.getVersion() + 1);
+                        SessionEvents.record(mox, publish);
+                    });
+            assertEquals("1/2", TestData.served(mox));
+            TestData.assertAllocatesNothing(() -> SessionEvents.record(mox, unpublish));
+        }
+    }
+
+    @Test
+    public void boxesOfAnyList() {
+        Publisher publisher = SessionServer.publisher(1, "a", 1, "10.0.0.1:12200", "10.0.0.2:12200");
+        publisher.setDataList(new LinkedList<>(publisher.getDataList()));
+        try (RegistryMox mox = TestData.engine()) {
+            SessionEvents.record(mox, SessionServer.publish(publisher));
+            assertEquals("1/2", TestData.served(mox));
+            publisher.setVersion(2);
+            publisher.setDataList(null);
+            SessionEvents.record(mox, SessionServer.publish(publisher));
+            assertEquals("no data is no endpoint", "0", mox.flush(TestData.DEADLINE).get("endpoints").toString());
+        }
+    }
+
+    @Test
     public void attributesPassWithoutCredentials() {
         Publisher publisher = SessionServer.publisher(1, "a", 1, "10.0.0.1:12200");
         Map<String, String> attributes = new HashMap<>();
@@ -124,9 +157,9 @@ public class MoxBindingTest {
         attributes.put("region", "eu-1");
         attributes.put("long", new String(new char[10_000]));
         publisher.setAttributes(attributes);
-        Publish.Builder to = Publish.of(publisher.getDataInfoId(), publisher.getRegisterId());
+        FrameEncoder to = SessionEvents.encoder(publisher);
         assertEquals("the long one is left out", 1, SessionEvents.fill(to, publisher));
-        String wire = TestData.onTheWire(to.build());
+        String wire = TestData.onTheWire(to);
         assertTrue(wire, wire.contains("region") && wire.contains("eu-1") && wire.contains("demo") && wire.contains("DEFAULT_ZONE"));
         assertFalse(wire, wire.contains("AccessKey") || wire.contains("secret-key"));
     }
@@ -190,8 +223,9 @@ public class MoxBindingTest {
             for (ConfigurableApplicationContext other : new ConfigurableApplicationContext[] {root, meta, data}) {
                 assertFalse(other.containsLocalBean("moxBinding"));
             }
-            assertEquals(log.at(Level.INFO).toString(), 1, log.at(Level.INFO).stream().filter(line -> line.startsWith("MoX serves on ")).count());
         }
+        // Closed, and so with the engine's log at its end.
+        assertEquals(log.at(Level.INFO).toString(), 1, log.at(Level.INFO).stream().filter(line -> line.contains("listening")).count());
     }
 
     @Test

@@ -49,6 +49,41 @@ public class SettingsTest {
     }
 
     @Test
+    public void kubernetesServiceLinksAreNoSettings() {
+        Map<String, Object> variables = serviceLinks();
+        variables.put("MOX_PUSH_QUIET", "5ms");
+        assertEquals("{push={quiet=5ms}}", settings(variables, new HashMap<>()));
+    }
+
+    /** Also under the links' own names: the engine refuses what an operator has written. */
+    @Test
+    public void keysOfAFileArePassedOnBesideServiceLinks() {
+        Map<String, Object> file = new LinkedHashMap<>();
+        file.put("mox.port", "9700");
+        file.put("mox.service.name", "demo");
+        assertEquals("{port=9700, service={name=demo}}", settings(serviceLinks(), file));
+    }
+
+    @Test
+    public void variablesThatAreNoServiceLinksArePassedOn() {
+        Map<String, Object> variables = new LinkedHashMap<>();
+        variables.put("MOX_PORT", "9700");
+        variables.put("MOX_SERVICE_NAME", "demo");
+        assertEquals("{port=9700, service={name=demo}}", settings(variables, new HashMap<>()));
+    }
+
+    private static Map<String, Object> serviceLinks() {
+        Map<String, Object> variables = new LinkedHashMap<>();
+        variables.put("MOX_SERVICE_HOST", "10.96.0.9");
+        variables.put("MOX_SERVICE_PORT", "9700");
+        variables.put("MOX_SERVICE_PORT_XDS", "9700");
+        variables.put("MOX_PORT", "tcp://10.96.0.9:9700");
+        variables.put("MOX_PORT_9700_TCP", "tcp://10.96.0.9:9700");
+        variables.put("MOX_PORT_9700_TCP_ADDR", "10.96.0.9");
+        return variables;
+    }
+
+    @Test
     public void nothingIsAnEmptyTree() {
         assertEquals("{}", settings(new HashMap<>(), new HashMap<>()));
     }

@@ -10,7 +10,6 @@ final class Arguments {
     /** Every other text of an event has a 16-bit length on the wire. */
     static final int TEXT_BYTES = 65_535;
     static final int COUNT = 65_535;
-    static final int PAYLOAD_BYTES = 1 << 20;
     static final int FRAME_BYTES = 64 << 20;
 
     private static final int SHOWN_CHARS = 64;
@@ -27,10 +26,6 @@ final class Arguments {
     static MoxException tooLarge(String field, CharSequence value, int limit) {
         return new MoxException(
                 Code.TOO_LARGE, field + " " + shown(value) + " is longer than its limit of " + limit + " bytes of UTF-8");
-    }
-
-    static MoxException tooMany(String field, int count, int limit) {
-        return new MoxException(Code.TOO_LARGE, field + ": " + count + " given, the limit is " + limit);
     }
 
     /** A value for a message: quoted, without control characters, shortened. */

@@ -21,7 +21,7 @@ public final class Batch implements AutoCloseable {
     }
 
     /**
-     * Adds one publisher, as {@link RegistryMox#publish}.
+     * Adds one publisher, as {@link RegistryMox#publish(String, Publish)}.
      *
      * @param publish the publisher
      * @return this batch

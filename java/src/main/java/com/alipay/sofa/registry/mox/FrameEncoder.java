@@ -5,12 +5,20 @@ import java.util.Arrays;
 import java.util.List;
 
 /**
- * Writes events into one packed, little-endian frame, format 1.
+ * Writes events into one packed, little-endian frame, format 1. The only place that knows how an event is laid out.
+ *
+ * <p>Public for a host that holds publishers in a form of its own: {@link #publishing} begins one in the calling thread's
+ * frame, its attributes and then its data follow, {@link RegistryMox#publish(FrameEncoder)} sends it. No {@link Publish} is
+ * made and nothing is allocated. Until it is sent, the thread must publish nothing else; what is refused leaves the rest as
+ * it was.
  *
  * <p>The buffer is reused, and texts are encoded here and not by {@code String.getBytes}, so that an event costs no
- * allocation. An event that is refused half-way leaves the frame as it was before it.
+ * allocation.
  */
-final class FrameEncoder {
+public final class FrameEncoder {
+    /** The longest data of one endpoint; {@link #data} refuses more. */
+    public static final int MAX_DATA_BYTES = 1 << 20;
+
     static final int INITIAL_BYTES = 4 << 10;
     static final int KEPT_BYTES = 1 << 20;
     private static final int HEADER_BYTES = 4;
@@ -23,12 +31,17 @@ final class FrameEncoder {
     private static final ThreadLocal<FrameEncoder> LOCAL = ThreadLocal.withInitial(FrameEncoder::new);
 
     private byte[] buffer = new byte[INITIAL_BYTES];
-    /** Where the next byte goes. */
+    /** Where the next part of an event goes; moved by whole parts only. */
     private int position;
     /** Where the last whole event ends; an event starts by going back to it. */
     private int end;
 
     private int events;
+    /** Where the open publisher counts its attributes, then its data; 0 where none is open. */
+    private int countAt;
+
+    private int count;
+    private boolean inData;
 
     FrameEncoder() {
         begin();
@@ -64,38 +77,94 @@ final class FrameEncoder {
 
     /** The frame: the first {@link #length()} bytes, valid until the next call. */
     byte[] frame() {
-        buffer[0] = FORMAT;
-        buffer[1] = 0;
-        buffer[2] = (byte) events;
-        buffer[3] = (byte) (events >>> 8);
-        return buffer;
+        byte[] out = buffer;
+        out[0] = FORMAT;
+        out[1] = 0;
+        u16(out, 2, events);
+        return out;
+    }
+
+    /**
+     * Begins a publisher whose data are the bytes of {@code ServerDataBox}es.
+     *
+     * @param source whose entry it is
+     * @param dataInfoId the service, {@code dataId#@#instanceId#@#group}
+     * @param registerId the publisher, unique within the service
+     * @param version raised by the publisher with every change
+     * @param registerTimestamp milliseconds since 1970, decides between equal versions
+     * @param cell the zone; null is none
+     * @param appName the application; null is none
+     * @return the calling thread's encoder
+     */
+    public static FrameEncoder publishing(
+            String source, String dataInfoId, String registerId, long version, long registerTimestamp, String cell, String appName) {
+        FrameEncoder encoder = local();
+        encoder.startPublish(source, dataInfoId);
+        encoder.openBody(BOXES, registerId, version, registerTimestamp, cell == null ? "" : cell, appName == null ? "" : appName);
+        return encoder;
+    }
+
+    /**
+     * Adds an attribute to the open publisher.
+     *
+     * @param key its key
+     * @param value its value
+     */
+    public void attribute(String key, String value) {
+        if (countAt == 0 || inData) {
+            throw new MoxException(Code.INVALID_ARGUMENT, "no publisher is open for attributes; they come before its data");
+        }
+        int at = text("attribute key", key, 0, Arguments.TEXT_BYTES, position);
+        counted("attributes", text("attribute value", value, 0, Arguments.TEXT_BYTES, at));
+    }
+
+    /**
+     * Adds one endpoint to the open publisher.
+     *
+     * @param bytes the bytes of its {@code ServerDataBox}, copied
+     */
+    public void data(byte[] bytes) {
+        Arguments.required("data", bytes);
+        int length = bytes.length;
+        if (length > MAX_DATA_BYTES) {
+            throw new MoxException(Code.TOO_LARGE, "data of " + length + " bytes is longer than its limit of " + MAX_DATA_BYTES);
+        }
+        openData();
+        int at = position;
+        byte[] out = room(at, 4 + length);
+        u32(out, at, length);
+        System.arraycopy(bytes, 0, out, at + 4, length);
+        counted("data", at + 4 + length);
+    }
+
+    /** Ends the publisher that {@link #publishing} began. */
+    void published() {
+        closeBody();
+        commit();
     }
 
     void publish(String source, Publish publish) {
-        start(PUBLISH);
-        text("source", source, 1, Arguments.SOURCE_BYTES);
-        text("dataInfoId", publish.dataInfoId, 1, Arguments.DATA_INFO_ID_BYTES);
+        startPublish(source, publish.dataInfoId);
         body(publish);
         commit();
     }
 
     void unpublish(String source, String dataInfoId, String registerId, long version, long registerTimestamp) {
-        start(UNPUBLISH);
-        u64(version);
-        u64(registerTimestamp);
-        text("source", source, 1, Arguments.SOURCE_BYTES);
-        text("dataInfoId", dataInfoId, 1, Arguments.DATA_INFO_ID_BYTES);
-        text("registerId", registerId, 1, Arguments.REGISTER_ID_BYTES);
+        int at = start(UNPUBLISH, 16);
+        u64(buffer, at, version);
+        u64(buffer, at + 8, registerTimestamp);
+        at = entry(source, dataInfoId, at + 16);
+        position = text("registerId", registerId, 1, Arguments.REGISTER_ID_BYTES, at);
         commit();
     }
 
     void replace(String source, String dataInfoId, long version, long readStarted, List<Publish> publishers) {
-        start(REPLACE);
-        u64(version);
-        u64(readStarted);
-        text("source", source, 1, Arguments.SOURCE_BYTES);
-        text("dataInfoId", dataInfoId, 1, Arguments.DATA_INFO_ID_BYTES);
-        u32(publishers.size());
+        int at = start(REPLACE, 16);
+        u64(buffer, at, version);
+        u64(buffer, at + 8, readStarted);
+        at = entry(source, dataInfoId, at + 16);
+        u32(room(at, 4), at, publishers.size());
+        position = at + 4;
         for (Publish publish : publishers) {
             Arguments.required("publisher", publish);
             if (!dataInfoId.equals(publish.dataInfoId)) {
@@ -109,9 +178,12 @@ final class FrameEncoder {
         commit();
     }
 
-    private void start(byte operation) {
-        position = end;
-        u8(operation);
+    /** Returns where the event goes on, with room for so many bytes. Drops what is not committed. */
+    private int start(byte operation, int more) {
+        countAt = 0;
+        int at = end;
+        room(at, 1 + more)[at] = operation;
+        return at + 1;
     }
 
     private void commit() {
@@ -119,105 +191,109 @@ final class FrameEncoder {
         events++;
     }
 
+    private void startPublish(String source, String dataInfoId) {
+        position = entry(source, dataInfoId, start(PUBLISH, 0));
+    }
+
+    private int entry(String source, String dataInfoId, int at) {
+        int next = text("source", source, 1, Arguments.SOURCE_BYTES, at);
+        return text("dataInfoId", dataInfoId, 1, Arguments.DATA_INFO_ID_BYTES, next);
+    }
+
     private void body(Publish publish) {
-        String[] texts = publish.texts;
-        byte[][] boxes = publish.boxes;
-        u8(boxes != null ? BOXES : 0);
-        u64(publish.version);
-        u64(publish.registerTimestamp);
-        text("registerId", publish.registerId, 1, Arguments.REGISTER_ID_BYTES);
-        text("cell", publish.cell, 0, Arguments.TEXT_BYTES);
-        text("appName", publish.appName, 0, Arguments.TEXT_BYTES);
-
+        openBody(
+                publish.boxes ? BOXES : 0, publish.registerId, publish.version, publish.registerTimestamp, publish.cell, publish.appName);
         String[] attributes = publish.attributes;
-        count("attributes", attributes.length / 2);
         for (int i = 0; i < attributes.length; i += 2) {
-            text("attribute key", attributes[i], 0, Arguments.TEXT_BYTES);
-            text("attribute value", attributes[i + 1], 0, Arguments.TEXT_BYTES);
+            attribute(attributes[i], attributes[i + 1]);
         }
-
-        if (boxes != null) {
-            count("data", boxes.length);
-            for (byte[] box : boxes) {
-                box(box);
-            }
-        } else if (texts != null) {
-            count("data", texts.length);
-            for (String text : texts) {
-                payload(text);
-            }
-        } else {
-            count("data", 0);
+        for (byte[] bytes : publish.data) {
+            data(bytes);
         }
+        closeBody();
     }
 
-    private void box(byte[] box) {
-        if (box.length > Arguments.PAYLOAD_BYTES) {
-            throw new MoxException(
-                    Code.TOO_LARGE, "data of " + box.length + " bytes is longer than its limit of " + Arguments.PAYLOAD_BYTES);
-        }
-        u32(box.length);
-        ensure(box.length);
-        System.arraycopy(box, 0, buffer, position, box.length);
-        position += box.length;
-    }
-
-    private void payload(String text) {
+    private void openBody(int flags, String registerId, long version, long registerTimestamp, String cell, String appName) {
         int at = position;
-        u32(0);
-        utf8("data", text, Arguments.PAYLOAD_BYTES);
-        int length = position - at - 4;
-        buffer[at] = (byte) length;
-        buffer[at + 1] = (byte) (length >>> 8);
-        buffer[at + 2] = (byte) (length >>> 16);
-        buffer[at + 3] = (byte) (length >>> 24);
+        byte[] out = room(at, 17);
+        out[at] = (byte) flags;
+        u64(out, at + 1, version);
+        u64(out, at + 9, registerTimestamp);
+        at = text("registerId", registerId, 1, Arguments.REGISTER_ID_BYTES, at + 17);
+        at = text("cell", cell, 0, Arguments.TEXT_BYTES, at);
+        at = text("appName", appName, 0, Arguments.TEXT_BYTES, at);
+        openCount(at, false);
     }
 
-    private void text(String field, String value, int atLeast, int limit) {
+    private void openData() {
+        if (countAt == 0) {
+            throw new MoxException(Code.INVALID_ARGUMENT, "no publisher is open");
+        }
+        if (!inData) {
+            u16(buffer, countAt, count);
+            openCount(position, true);
+        }
+    }
+
+    private void closeBody() {
+        openData();
+        u16(buffer, countAt, count);
+        countAt = 0;
+    }
+
+    private void openCount(int at, boolean ofData) {
+        room(at, 2);
+        countAt = at;
+        count = 0;
+        inData = ofData;
+        position = at + 2;
+    }
+
+    /** One attribute or datum is written up to here. */
+    private void counted(String field, int next) {
+        if (count == Arguments.COUNT) {
+            throw new MoxException(Code.TOO_LARGE, field + ": more than the limit of " + Arguments.COUNT);
+        }
+        count++;
+        position = next;
+    }
+
+    /** Writes a text and returns where it ends. Nearly always it is ASCII: one byte per character, until one says otherwise. */
+    private int text(String field, String value, int atLeast, int limit, int at) {
         Arguments.required(field, value);
-        if (value.length() < atLeast) {
+        int chars = value.length();
+        if (chars < atLeast) {
             throw new MoxException(Code.INVALID_ARGUMENT, field + " is empty; 1 to " + limit + " bytes are allowed");
         }
-        int at = position;
-        u16(0);
-        utf8(field, value, limit);
-        int length = position - at - 2;
-        buffer[at] = (byte) length;
-        buffer[at + 1] = (byte) (length >>> 8);
-    }
-
-    /** Texts here are nearly always ASCII: one byte per character, until a character says otherwise. */
-    private void utf8(String field, String value, int limit) {
-        int chars = value.length();
         // A character is never less than a byte, so this also bounds how far the buffer grows.
         if (chars > limit) {
             throw Arguments.tooLarge(field, value, limit);
         }
-        ensure(chars);
-        byte[] out = buffer;
-        int at = position;
+        byte[] out = room(at, 2 + chars);
+        int from = at + 2;
         int i = 0;
         for (; i < chars; i++) {
             char c = value.charAt(i);
             if (c >= 0x80) {
                 break;
             }
-            out[at + i] = (byte) c;
+            out[from + i] = (byte) c;
         }
-        position = at + i;
+        int next = from + i;
         if (i < chars) {
-            beyondAscii(value, i);
-            if (position - at > limit) {
+            next = beyondAscii(value, i, next);
+            if (next - from > limit) {
                 throw Arguments.tooLarge(field, value, limit);
             }
         }
+        u16(buffer, at, next - from);
+        return next;
     }
 
-    private void beyondAscii(String value, int from) {
+    private int beyondAscii(String value, int from, int start) {
         int chars = value.length();
-        ensure((chars - from) * 3);
-        byte[] out = buffer;
-        int at = position;
+        byte[] out = room(start, (chars - from) * 3);
+        int at = start;
         for (int i = from; i < chars; i++) {
             char c = value.charAt(i);
             if (c < 0x80) {
@@ -239,51 +315,31 @@ final class FrameEncoder {
                 out[at++] = '?';
             }
         }
-        position = at;
+        return at;
     }
 
-    private void count(String field, int count) {
-        if (count > Arguments.COUNT) {
-            throw Arguments.tooMany(field, count, Arguments.COUNT);
-        }
-        u16(count);
-    }
-
-    private void u8(int value) {
-        ensure(1);
-        buffer[position++] = (byte) value;
-    }
-
-    private void u16(int value) {
-        ensure(2);
-        buffer[position++] = (byte) value;
-        buffer[position++] = (byte) (value >>> 8);
-    }
-
-    private void u32(int value) {
-        ensure(4);
-        byte[] out = buffer;
-        int at = position;
+    private static void u16(byte[] out, int at, int value) {
         out[at] = (byte) value;
         out[at + 1] = (byte) (value >>> 8);
-        out[at + 2] = (byte) (value >>> 16);
-        out[at + 3] = (byte) (value >>> 24);
-        position = at + 4;
     }
 
-    private void u64(long value) {
-        u32((int) value);
-        u32((int) (value >>> 32));
+    private static void u32(byte[] out, int at, int value) {
+        u16(out, at, value);
+        u16(out, at + 2, value >>> 16);
     }
 
-    private void ensure(int more) {
-        if (buffer.length - position < more) {
-            grow(more);
-        }
+    private static void u64(byte[] out, int at, long value) {
+        u32(out, at, (int) value);
+        u32(out, at + 4, (int) (value >>> 32));
     }
 
-    private void grow(int more) {
-        long needed = (long) position + more;
+    /** The buffer, with room for so many bytes from there. */
+    private byte[] room(int at, int more) {
+        return buffer.length - at < more ? grown(at, more) : buffer;
+    }
+
+    private byte[] grown(int at, int more) {
+        long needed = (long) at + more;
         if (needed > Arguments.FRAME_BYTES) {
             throw new MoxException(
                     Code.TOO_LARGE,
@@ -291,5 +347,6 @@ final class FrameEncoder {
         }
         int doubled = Math.min(buffer.length * 2, Arguments.FRAME_BYTES);
         buffer = Arrays.copyOf(buffer, (int) Math.max(doubled, needed));
+        return buffer;
     }
 }

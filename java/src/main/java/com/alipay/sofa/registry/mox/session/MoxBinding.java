@@ -4,9 +4,10 @@ import com.alipay.sofa.registry.mox.LogSink;
 import com.alipay.sofa.registry.mox.MoxConfig;
 import com.alipay.sofa.registry.mox.MoxException;
 import com.alipay.sofa.registry.mox.RegistryMox;
-import java.net.InetSocketAddress;
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
@@ -20,8 +21,13 @@ import org.springframework.beans.factory.DisposableBean;
 import org.springframework.beans.factory.config.BeanPostProcessor;
 import org.springframework.boot.context.properties.bind.Bindable;
 import org.springframework.boot.context.properties.bind.Binder;
+import org.springframework.boot.context.properties.bind.PropertySourcesPlaceholdersResolver;
+import org.springframework.boot.context.properties.source.ConfigurationPropertyName;
+import org.springframework.boot.context.properties.source.ConfigurationPropertySource;
+import org.springframework.boot.context.properties.source.ConfigurationPropertySources;
 import org.springframework.context.SmartLifecycle;
 import org.springframework.core.env.Environment;
+import org.springframework.core.env.SystemEnvironmentPropertySource;
 
 /**
  * Ties the engine to the session server's life: open before its beans, decorate its acceptor, listen once it runs, close
@@ -66,9 +72,29 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
      */
     static Map<String, Object> settings(Environment environment) {
         Bindable<Map<String, Object>> tree = Bindable.mapOf(String.class, Object.class);
-        Map<String, Object> settings = new LinkedHashMap<>(Binder.get(environment).bind("mox", tree).orElse(Collections.emptyMap()));
+        List<ConfigurationPropertySource> sources = new ArrayList<>();
+        ConfigurationPropertySources.get(environment).forEach(source -> sources.add(withoutServiceLinks(source)));
+        Binder binder = new Binder(sources, new PropertySourcesPlaceholdersResolver(environment));
+        Map<String, Object> settings = new LinkedHashMap<>(binder.bind("mox", tree).orElse(Collections.emptyMap()));
         settings.keySet().removeIf("enabled"::equalsIgnoreCase);
         return settings;
+    }
+
+    /**
+     * Kubernetes tells every container about a Service called {@code mox} by MOX_SERVICE_HOST, MOX_PORT, MOX_PORT_9700_TCP and
+     * the like. Nobody meant those as keys; the same keys from anywhere else are for the engine to refuse.
+     */
+    private static ConfigurationPropertySource withoutServiceLinks(ConfigurationPropertySource source) {
+        Object underlying = source.getUnderlyingSource();
+        boolean linked =
+                underlying instanceof SystemEnvironmentPropertySource
+                        && ((SystemEnvironmentPropertySource) underlying).containsProperty("MOX_SERVICE_HOST");
+        return linked ? source.filter(key -> !within("mox.service", key) && !within("mox.port", key)) : source;
+    }
+
+    private static boolean within(String tree, ConfigurationPropertyName key) {
+        ConfigurationPropertyName root = ConfigurationPropertyName.of(tree);
+        return root.equals(key) || root.isAncestorOf(key);
     }
 
     @Override
@@ -112,8 +138,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
             if (!decorated) {
                 throw new IllegalStateException("this registry version has no WriteDataAcceptor bean to follow");
             }
-            InetSocketAddress address = current.listen();
-            LOG.info("MoX serves on {}:{}", address.getHostString(), address.getPort());
+            current.listen();
         } catch (Throwable t) {
             off(t, Runnable::run);
         }

@@ -5,19 +5,20 @@ import com.alipay.sofa.registry.common.model.PublishType;
 import com.alipay.sofa.registry.common.model.ServerDataBox;
 import com.alipay.sofa.registry.common.model.store.Publisher;
 import com.alipay.sofa.registry.mox.Batch;
-import com.alipay.sofa.registry.mox.Publish;
+import com.alipay.sofa.registry.mox.FrameEncoder;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.server.session.acceptor.WriteDataRequest;
+import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.RandomAccess;
 
 /** Turns the session server's write requests into events of the source {@code registry}. */
 final class SessionEvents {
     static final String SOURCE = "registry";
     /** An attribute is for the admin pages only; three bytes a character stay within a frame's 65,535. */
     private static final int ATTRIBUTE_CHARS = 8 << 10;
-
-    private static final int DATA_BYTES = 1 << 20;
 
     private SessionEvents() {}
 
@@ -62,25 +63,35 @@ final class SessionEvents {
 
     /** What cannot be passed on is left out, and said when the rest is in. */
     private static void publish(RegistryMox mox, Publisher from) {
-        Publish.Builder to = Publish.of(from.getDataInfoId(), from.getRegisterId());
+        FrameEncoder to = encoder(from);
         int leftOut = fill(to, from);
-        mox.publish(SOURCE, to.build());
+        mox.publish(to);
         if (leftOut > 0) {
             throw new IllegalArgumentException(
                     leftOut + " attributes or data of " + from.getDataInfoId() + " left out: null, or longer than "
-                            + ATTRIBUTE_CHARS + " characters or " + DATA_BYTES + " bytes");
+                            + ATTRIBUTE_CHARS + " characters or " + FrameEncoder.MAX_DATA_BYTES + " bytes");
         }
     }
 
+    static FrameEncoder encoder(Publisher from) {
+        return FrameEncoder.publishing(
+                SOURCE,
+                from.getDataInfoId(),
+                from.getRegisterId(),
+                from.getVersion(),
+                from.getRegisterTimestamp(),
+                from.getCell(),
+                from.getAppName());
+    }
+
     /** How many attributes and data were left out. */
-    static int fill(Publish.Builder to, Publisher from) {
-        to.version(from.getVersion(), from.getRegisterTimestamp()).cell(from.getCell()).appName(from.getAppName());
+    static int fill(FrameEncoder to, Publisher from) {
         return attributes(to, from) + data(to, from);
     }
 
-    private static int attributes(Publish.Builder to, Publisher from) {
+    private static int attributes(FrameEncoder to, Publisher from) {
         int leftOut = 0;
-        if (from.attributesSize() > 0) {
+        if (from.attributesSize() > 0) { // the registry copies the map, so ask it only where there is one
             for (Map.Entry<String, String> attribute : from.getAttributes().entrySet()) {
                 String key = attribute.getKey();
                 String value = attribute.getValue();
@@ -94,20 +105,27 @@ final class SessionEvents {
         return leftOut;
     }
 
-    private static int data(Publish.Builder to, Publisher from) {
+    private static int data(FrameEncoder to, Publisher from) {
         int leftOut = 0;
-        List<ServerDataBox> boxes = from.getDataList();
-        if (boxes != null) {
-            for (ServerDataBox box : boxes) {
-                byte[] bytes = box == null ? null : bytes(box);
-                if (bytes == null || bytes.length > DATA_BYTES) {
-                    leftOut++;
-                } else {
-                    to.serialized(bytes);
-                }
+        List<ServerDataBox> boxes = indexed(from.getDataList());
+        for (int i = 0; i < boxes.size(); i++) {
+            ServerDataBox box = boxes.get(i);
+            byte[] bytes = box == null ? null : bytes(box);
+            if (bytes == null || bytes.length > FrameEncoder.MAX_DATA_BYTES) {
+                leftOut++;
+            } else {
+                to.data(bytes);
             }
         }
         return leftOut;
+    }
+
+    /** Walked by index, because an iterator is an allocation. */
+    private static List<ServerDataBox> indexed(List<ServerDataBox> boxes) {
+        if (boxes == null) {
+            return Collections.emptyList();
+        }
+        return boxes instanceof RandomAccess ? boxes : new ArrayList<>(boxes);
     }
 
     /** Never extract(): it stores the object in the box, which the registry shares and compares. */
