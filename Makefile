@@ -8,6 +8,7 @@ SHELL := /usr/bin/env bash
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
 VENV := target/native/py
+DENY := target/tools/bin/cargo-deny
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -18,11 +19,11 @@ demo: jar real examples ## the real registry and two real providers; watch their
 demo-istio: jar real examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
 	tests/real/demo-istio.sh
 
-check: native ## formatting, lints, Rust and Java tests; a few minutes, no real parts
-	tests/run fmt clippy doc rust java
+check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, no real parts
+	tests/run fmt clippy doc deny rust java
 
-test: native ## everything: `make check` and the end-to-end tests on the real parts
-	tests/run fmt clippy doc rust java real
+test: native $(DENY) ## everything: `make check` and the end-to-end tests on the real parts
+	tests/run fmt clippy doc deny rust java real
 
 bench: native ## the publish call, measured with JMH
 	gradle --quiet jmh
@@ -39,6 +40,9 @@ $(VENV)/done: .cargo/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement .cargo/requirements.txt
 	touch $@
+
+$(DENY): # reads the licences and sources of every dependency
+	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
 
 .PHONY: examples
 examples:

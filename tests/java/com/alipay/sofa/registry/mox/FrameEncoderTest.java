@@ -73,6 +73,10 @@ public class FrameEncoderTest {
         FrameEncoder parts = FrameEncoder.publishing("registry", DEMO, R1, 1, TS, null, null);
         FrameEncoder.local().publish("registry", FIRST);
         refused("no publisher is open", parts::published, Code.INVALID_ARGUMENT);
+
+        FrameEncoder.publishing("registry", DEMO, R1, 1, TS, null, null);
+        refused("dataInfoId is null", () -> FrameEncoder.publishing("registry", null, R2, 1, TS, null, null), Code.INVALID_ARGUMENT);
+        refused("no publisher is open", parts::published, Code.INVALID_ARGUMENT);
     }
 
     @Test

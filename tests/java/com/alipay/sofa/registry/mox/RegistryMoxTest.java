@@ -151,7 +151,7 @@ public class RegistryMoxTest {
             misuse("publisher is null", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(null)));
             misuse("publisher 'r1' is of 'com.example.Service1", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(FIRST)));
             misuse("data of 'd': text and serialized", () -> Publish.of("d", "r").data("x").serialized(new byte[1]));
-            misuse("encoder is null", () -> mox.publish((FrameEncoder) null));
+            misuse("encoder is null", () -> mox.publish(null));
             misuse("timeout is null", () -> mox.flush(null));
             misuse("config is null", () -> RegistryMox.create(null));
             assertEquals("0/0", TestData.served(mox));

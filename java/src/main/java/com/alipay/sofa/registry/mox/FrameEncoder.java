@@ -258,7 +258,7 @@ public final class FrameEncoder {
         position = next;
     }
 
-    /** Writes a text and returns where it ends. Nearly always it is ASCII: one byte per character, until one says otherwise. */
+    /** Writes a text and returns where it ends. Nearly always it is ASCII, so it is written as such and seldom once more. */
     private int text(String field, String value, int atLeast, int limit, int at) {
         Arguments.required(field, value);
         int chars = value.length();
@@ -271,17 +271,15 @@ public final class FrameEncoder {
         }
         byte[] out = room(at, 2 + chars);
         int from = at + 2;
-        int i = 0;
-        for (; i < chars; i++) {
+        int all = 0;
+        for (int i = 0; i < chars; i++) {
             char c = value.charAt(i);
-            if (c >= 0x80) {
-                break;
-            }
+            all |= c;
             out[from + i] = (byte) c;
         }
-        int next = from + i;
-        if (i < chars) {
-            next = beyondAscii(value, i, next);
+        int next = from + chars;
+        if (all >= 0x80) {
+            next = beyondAscii(value, from);
             if (next - from > limit) {
                 throw Arguments.tooLarge(field, value, limit);
             }
@@ -290,11 +288,11 @@ public final class FrameEncoder {
         return next;
     }
 
-    private int beyondAscii(String value, int from, int start) {
+    private int beyondAscii(String value, int from) {
         int chars = value.length();
-        byte[] out = room(start, (chars - from) * 3);
-        int at = start;
-        for (int i = from; i < chars; i++) {
+        byte[] out = room(from, chars * 3);
+        int at = from;
+        for (int i = 0; i < chars; i++) {
             char c = value.charAt(i);
             if (c < 0x80) {
                 out[at++] = (byte) c;
