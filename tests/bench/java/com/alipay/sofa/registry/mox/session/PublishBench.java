@@ -43,6 +43,13 @@ public class PublishBench {
     @Param({"1", "10", "100"})
     public int endpoints;
 
+    /**
+     * {@code frozen}: the cost of the call by itself. {@code busy}: the engine translates on the other core as fast as it can
+     * what the calls change, far more than any registry does.
+     */
+    @Param({"frozen", "busy"})
+    public String engine;
+
     private final Publish[] values = new Publish[SERVICES];
     private final WriteDataRequest<?>[] requests = new WriteDataRequest<?>[SERVICES];
     private final Publisher[] publishers = new Publisher[SERVICES];
@@ -52,6 +59,9 @@ public class PublishBench {
     @Setup
     public void open() {
         mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build());
+        if (engine.equals("frozen")) {
+            mox.freeze();
+        }
         String[] urls = new String[endpoints];
         for (int i = 0; i < endpoints; i++) {
             urls[i] = "10.20." + i + ".17:12200?rpcVer=51302&serialization=hessian2&weight=100&appName=orders&p=1&v=4.0"
