@@ -56,6 +56,19 @@ impl Entry {
         Arc::new(Self { version: body.version, body: body.raw().into(), parsed: ParsedCell::default() })
     }
 
+    /// Takes a newer state in the place of this one, where nobody else looks at it.
+    fn renew(this: &mut Arc<Self>, body: &Body<'_>) -> bool {
+        let Some(entry) = Arc::get_mut(this) else { return false };
+        entry.version = body.version;
+        entry.parsed = ParsedCell::default();
+        if entry.body.len() == body.raw().len() {
+            entry.body.copy_from_slice(body.raw());
+        } else {
+            entry.body = body.raw().into();
+        }
+        true
+    }
+
     /// The publisher as it was handed in.
     pub fn body(&self) -> Body<'_> {
         Body::parse(&self.body).expect("a stored body was decoded before")
@@ -79,6 +92,16 @@ impl Slot {
     fn live(&self) -> bool {
         matches!(self, Self::Live { .. })
     }
+}
+
+/// What an event does to a publisher.
+enum Step {
+    /// Nothing; it is older than what is known.
+    Leave,
+    /// Another slot takes the place of the present one.
+    Put(Slot),
+    /// The live entry took the new state in.
+    Renewed,
 }
 
 /// The entries of one service in one source.
@@ -202,7 +225,7 @@ impl Store {
     pub fn apply(&self, event: &Event<'_>, now: Millis) -> Result<u64> {
         let applied = match event {
             Event::Publish { source, data_info_id, body } => {
-                self.change(source, data_info_id, true, |m| m.publish(body, Learned::Event(now)))
+                self.change(source, data_info_id, true, |m| m.publish(body, now))
             }
             Event::Unpublish { source, data_info_id, register_id, version } => {
                 self.change(source, data_info_id, true, |m| m.unpublish(register_id, *version, now))
@@ -401,20 +424,26 @@ struct Mutator<'a> {
 }
 
 impl Mutator<'_> {
-    /// Puts what `make` makes of the present slot in its place, and keeps the counts right; `None` leaves it.
-    fn put(&mut self, register_id: &str, make: impl FnOnce(Option<&mut Slot>) -> Option<Slot>) -> Result<bool> {
+    /// Does to a publisher's slot what `step` decides, and keeps the counts right; whether it did anything.
+    fn put(&mut self, register_id: &str, step: impl FnOnce(Option<&mut Slot>) -> Step) -> Result<bool> {
         let Store { publishers, tombstones, limits, .. } = self.store;
         let count = |live: bool| if live { publishers } else { tombstones };
         let (was_live, is_live) = match self.source.slots.entry_ref(register_id) {
-            EntryRef::Occupied(mut place) => {
-                let Some(slot) = make(Some(place.get_mut())) else { return Ok(false) };
-                let is_live = slot.live();
-                let was_live = place.insert(slot).live();
-                count(was_live).fetch_sub(1, Ordering::Relaxed);
-                (was_live, is_live)
-            }
+            EntryRef::Occupied(mut place) => match step(Some(place.get_mut())) {
+                Step::Leave => return Ok(false),
+                Step::Renewed => {
+                    self.changed = true;
+                    return Ok(true);
+                }
+                Step::Put(slot) => {
+                    let is_live = slot.live();
+                    let was_live = place.insert(slot).live();
+                    count(was_live).fetch_sub(1, Ordering::Relaxed);
+                    (was_live, is_live)
+                }
+            },
             EntryRef::Vacant(place) => {
-                let Some(slot) = make(None) else { return Ok(false) };
+                let Step::Put(slot) = step(None) else { return Ok(false) };
                 if publishers.load(Ordering::Relaxed) + tombstones.load(Ordering::Relaxed) >= limits.publishers {
                     return Err(Error::Limit { field: "publishers", limit: limits.publishers });
                 }
@@ -426,26 +455,28 @@ impl Mutator<'_> {
         Ok(true)
     }
 
-    fn publish(&mut self, body: &Body<'_>, learned: Learned) -> Result<()> {
-        self.put(body.register_id, |slot| {
-            let newer = match slot {
-                None => true,
-                Some(Slot::Live { entry, .. }) => body.version > entry.version,
-                Some(Slot::Tombstone { version, .. }) => body.version > *version,
-            };
-            newer.then(|| Slot::Live { entry: Entry::new(body), learned })
+    fn publish(&mut self, body: &Body<'_>, now: Millis) -> Result<()> {
+        let learned = Learned::Event(now);
+        self.put(body.register_id, |slot| match slot {
+            Some(Slot::Live { entry, .. }) if body.version <= entry.version => Step::Leave,
+            Some(Slot::Tombstone { version, .. }) if body.version <= *version => Step::Leave,
+            Some(Slot::Live { entry, learned: how }) => {
+                *how = learned;
+                if !Entry::renew(entry, body) {
+                    *entry = Entry::new(body);
+                }
+                Step::Renewed
+            }
+            _ => Step::Put(Slot::Live { entry: Entry::new(body), learned }),
         })?;
         Ok(())
     }
 
     fn unpublish(&mut self, register_id: &str, version: RegisterVersion, now: Millis) -> Result<()> {
-        let set = self.put(register_id, |slot| {
-            let newest = match slot {
-                None => true,
-                Some(Slot::Live { entry, .. }) => version >= entry.version,
-                Some(Slot::Tombstone { version: known, .. }) => version > *known,
-            };
-            newest.then_some(Slot::Tombstone { version, set_at: now })
+        let set = self.put(register_id, |slot| match slot {
+            Some(Slot::Live { entry, .. }) if version < entry.version => Step::Leave,
+            Some(Slot::Tombstone { version: known, .. }) if version <= *known => Step::Leave,
+            _ => Step::Put(Slot::Tombstone { version, set_at: now }),
         })?;
         if set {
             let (source, data_info_id) = (self.source_id, Arc::clone(self.data_info_id));
@@ -474,7 +505,10 @@ impl Mutator<'_> {
                         body.version > *version || read_started - *set_at >= READ_MARGIN_MILLIS
                     }
                 };
-                take.then(|| Slot::Live { entry: Entry::new(body), learned: Learned::Read })
+                match take {
+                    true => Step::Put(Slot::Live { entry: Entry::new(body), learned: Learned::Read }),
+                    false => Step::Leave,
+                }
             })?;
         }
         let named: HashSet<&str> = bodies.iter().map(|body| body.register_id).collect();
