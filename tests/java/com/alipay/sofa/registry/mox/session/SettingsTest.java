@@ -80,6 +80,8 @@ public class SettingsTest {
         variables.put("MOX_PORT", "tcp://10.96.0.9:9700");
         variables.put("MOX_PORT_9700_TCP", "tcp://10.96.0.9:9700");
         variables.put("MOX_PORT_9700_TCP_ADDR", "10.96.0.9");
+        variables.put("MOX_XDS_SERVICE_HOST", "10.96.0.10");
+        variables.put("MOX_XDS_PORT_9700_TCP", "tcp://10.96.0.10:9700");
         return variables;
     }
 

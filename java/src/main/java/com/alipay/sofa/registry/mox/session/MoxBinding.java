@@ -8,6 +8,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
@@ -15,6 +16,7 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.logging.Level;
+import java.util.regex.Pattern;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 import org.springframework.beans.factory.DisposableBean;
@@ -40,6 +42,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
     /** The session server's own start is phase 0. */
     private static final int PHASE = 100;
 
+    private static final Pattern SERVICE_LINK = Pattern.compile("MOX(_[A-Z0-9]+)*_SERVICE_HOST");
     private static final long WARN_EVERY_NANOS = TimeUnit.MINUTES.toNanos(1);
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
     private static final LogSink TO_SLF4J = MoxBinding::log;
@@ -82,19 +85,23 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
 
     /**
      * Kubernetes tells every container about a Service called {@code mox} by MOX_SERVICE_HOST, MOX_PORT, MOX_PORT_9700_TCP and
-     * the like. Nobody meant those as keys; the same keys from anywhere else are for the engine to refuse.
+     * the like, and about {@code mox-xds} by MOX_XDS_SERVICE_HOST and so on. Nobody meant those as keys; the same keys from
+     * anywhere else are for the engine to refuse.
      */
     private static ConfigurationPropertySource withoutServiceLinks(ConfigurationPropertySource source) {
-        Object underlying = source.getUnderlyingSource();
-        boolean linked =
-                underlying instanceof SystemEnvironmentPropertySource
-                        && ((SystemEnvironmentPropertySource) underlying).containsProperty("MOX_SERVICE_HOST");
-        return linked ? source.filter(key -> !within("mox.service", key) && !within("mox.port", key)) : source;
-    }
-
-    private static boolean within(String tree, ConfigurationPropertyName key) {
-        ConfigurationPropertyName root = ConfigurationPropertyName.of(tree);
-        return root.equals(key) || root.isAncestorOf(key);
+        if (!(source.getUnderlyingSource() instanceof SystemEnvironmentPropertySource)) {
+            return source;
+        }
+        List<ConfigurationPropertyName> links = new ArrayList<>();
+        for (String variable : ((SystemEnvironmentPropertySource) source.getUnderlyingSource()).getPropertyNames()) {
+            if (SERVICE_LINK.matcher(variable).matches()) {
+                String service = variable.substring(0, variable.length() - "_SERVICE_HOST".length());
+                String tree = service.toLowerCase(Locale.ROOT).replace('_', '.');
+                links.add(ConfigurationPropertyName.of(tree + ".service"));
+                links.add(ConfigurationPropertyName.of(tree + ".port"));
+            }
+        }
+        return source.filter(key -> links.stream().noneMatch(link -> link.equals(key) || link.isAncestorOf(key)));
     }
 
     @Override
