@@ -14,12 +14,15 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
 };
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
     server::{Grpc, NamedService, StreamingService},
-    transport::{Server, server::TcpConnectInfo},
+    transport::{
+        Server,
+        server::{TcpConnectInfo, TcpIncoming},
+    },
 };
 
 use crate::{
@@ -61,9 +64,8 @@ impl Ads {
             // Half-open connections go after 40 s; a connection without traffic is none.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .tcp_nodelay(true)
             .add_service(self)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
                 let _ = draining.wait_for(|draining| *draining).await;
             })
             .await
