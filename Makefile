@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-istio check test torture bench jar native real clean
+.PHONY: help demo demo-istio check test bench jar native clean examples
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
@@ -13,10 +13,10 @@ DENY := target/tools/bin/cargo-deny
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-demo: jar real examples ## the real registry and two real providers; watch their services arrive as Istio sees them
+demo: jar examples ## the real registry and two real providers; watch their services arrive as Istio sees them
 	tests/real/demo.sh
 
-demo-istio: jar real examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
+demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
 	tests/real/demo-istio.sh
 
 check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, no real parts
@@ -42,14 +42,10 @@ $(VENV)/done: .cargo/requirements.txt
 	touch $@
 
 $(DENY): # reads the licences and sources of every dependency
-	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
+	cargo install --locked --root target/tools cargo-deny@0.20.2
 
-.PHONY: examples
 examples:
 	cargo build --locked --examples
-
-real: ## installs SOFARegistry, SOFARPC, istiod and Envoy under target/real; the first time takes minutes
-	tests/real/install.sh
 
 clean: ## removes everything that was built
 	rm -rf target build .gradle

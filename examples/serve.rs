@@ -2,6 +2,22 @@
 //!
 //! `cargo run --release --example serve -- [--config FILE.json]`. It differs from the embedded engine in defaults
 //! only: it listens on `127.0.0.1:0` for MoX and for the admin pages, and waits for `loaded`.
+//!
+//! The first line of output says where it listens: `{"mox":"127.0.0.1:41873","admin":"127.0.0.1:41874","slices":{}}`.
+//! Then every line of input that carries an `id` is answered, `{"id":7,"ok":true}` or `{"id":7,"ok":false,"error":"…"}`;
+//! what is wrong with others goes to standard error. A bad line never ends the program. At the end of input it goes on
+//! serving; SIGTERM drains and ends it with 0.
+//!
+//! | op | fields |
+//! | --- | --- |
+//! | `publish` | `dataInfoId`, `registerId`, `version`, `registerTimestamp` (ms), `data`: texts, or `dataBase64`: bytes of boxes; optional `source`, `cell`, `appName`, `attributes` |
+//! | `unpublish` | `dataInfoId`, `registerId`, `version`, `registerTimestamp`; optional `source` |
+//! | `replace` | `dataInfoId`, `version`, `publishers`: bodies of publishes; optional `readStarted` (ms, now), `source` |
+//! | `loaded` | the first complete view is in: serving starts |
+//! | `policy` | `policy`: the new policy document |
+//! | `freeze`, `thaw` | the operator's latch |
+//! | `release` | lets a held mass deletion through, once; an error while none is held |
+//! | `flush` | answers when the snapshot has every earlier line: `services`, `endpoints`, `version`, and `held` if something holds it back |
 
 use std::{
     borrow::Cow,
@@ -153,12 +169,18 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
     Ok(done)
 }
 
-/// The answer to a line; `None` for one that carries no id and went well.
+/// The answer to a line; `None` for one that carries no id.
 async fn answer(engine: &Engine, text: &str) -> Option<Value> {
     let mut fields = match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(fields)) => fields,
-        Ok(_) => return Some(json!({ "ok": false, "error": "a line is a JSON object" })),
-        Err(error) => return Some(json!({ "ok": false, "error": format!("this is no JSON: {error}") })),
+        Ok(_) => {
+            eprintln!("serve: a line is a JSON object");
+            return None;
+        }
+        Err(error) => {
+            eprintln!("serve: this is no JSON: {error}");
+            return None;
+        }
     };
     let id = fields.remove("id");
     let outcome = match serde_json::from_value::<Line>(Value::Object(fields)) {
@@ -191,18 +213,13 @@ fn configuration() -> Result<Config, String> {
         }
         _ => return Err(USAGE.to_owned()),
     }
-    let config = Config::from_json(given.to_string().as_bytes()).map_err(|error| error.to_string())?;
-    let loopback = ([127, 0, 0, 1], 0).into();
-    let defaults = Config::default();
-    let mut changed = config.clone();
-    if config.listen == defaults.listen {
-        changed.listen = loopback;
-    }
-    changed.admin_listen = config.admin_listen.or(Some(loopback));
-    if config.protect.startup_hold == defaults.protect.startup_hold {
-        changed.protect.startup_hold = Duration::MAX;
-    }
-    Ok(changed)
+    let mut defaults = Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        admin_listen: Some(([127, 0, 0, 1], 0).into()),
+        ..Config::default()
+    };
+    defaults.protect.startup_hold = Duration::MAX;
+    Config::from_json_over(&defaults, given.to_string().as_bytes()).map_err(|error| error.to_string())
 }
 
 fn print(value: &Value) {
@@ -259,7 +276,10 @@ fn main() -> ExitCode {
         eprintln!("serve: type one JSON object a line, {{\"id\":1,\"op\":\"loaded\"}} first");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a small runtime starts").block_on(run(Arc::clone(&engine)));
+    let runtime = runtime.expect("a small runtime starts");
+    runtime.block_on(run(Arc::clone(&engine)));
+    // A read of standard input cannot be called off, and nobody waits for it.
+    runtime.shutdown_background();
     engine.close();
     ExitCode::SUCCESS
 }

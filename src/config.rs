@@ -152,10 +152,16 @@ fn to_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 impl Config {
     /// Reads and checks a configuration; the error has a line for every mistake that could be found.
     pub fn from_json(json: &[u8]) -> Result<Self> {
+        Self::from_json_over(&Self::default(), json)
+    }
+
+    /// The same for a program with defaults of its own.
+    pub fn from_json_over(defaults: &Self, json: &[u8]) -> Result<Self> {
         let given: Value =
             serde_json::from_slice(json).map_err(|error| Error::Config(format!("mox: this is no JSON: {error}")))?;
         let mut errors = Vec::new();
-        let tree = normalize("mox", &tree_of(&Self::default()), given, &mut errors);
+        let known = tree_of(defaults);
+        let tree = normalize("mox", &known, given, &mut errors);
         if !errors.is_empty() {
             return Err(Error::Config(errors.join("\n")));
         }
@@ -166,7 +172,7 @@ impl Config {
                     .to_owned(),
             ));
         }
-        let config: Self = typed("mox", tree)?;
+        let config: Self = typed("mox", over(known, tree))?;
         config.check()?;
         Ok(config)
     }
@@ -217,6 +223,20 @@ pub fn policy_from_json(document: Value) -> Result<PolicyConfig> {
         return Err(Error::Config(errors.join("\n")));
     }
     typed("policy", tree)
+}
+
+/// `tree` with what it does not say taken from `defaults`.
+fn over(defaults: Value, tree: Value) -> Value {
+    match (defaults, tree) {
+        (Value::Object(mut defaults), Value::Object(tree)) => {
+            for (key, value) in tree {
+                let default = defaults.remove(&key).unwrap_or_default();
+                defaults.insert(key, over(default, value));
+            }
+            defaults.into()
+        }
+        (_, tree) => tree,
+    }
 }
 
 fn tree_of(defaults: &impl Serialize) -> Value {

@@ -160,8 +160,10 @@ impl Publisher {
             let now = model::now();
             let round = AssertUnwindSafe(|| tokio::task::block_in_place(|| self.round(now)));
             if catch_unwind(round).is_err() {
-                // A bug; the panic is in the log. What was taken is looked at again with the next change.
+                // A bug; the panic is in the log. What was served stays, and what was taken is looked at again.
                 self.shared.store.mark_all_dirty();
+                next = Some(Instant::now() + SWEEP);
+                continue;
             }
             next = self.deadline(now);
         }
@@ -170,13 +172,14 @@ impl Publisher {
     /// When there is something to do although nothing changes.
     fn deadline(&self, now: Millis) -> Option<Instant> {
         let in_millis = |millis: Millis| Instant::now() + Duration::from_millis(millis.max(0) as u64);
+        let Orders { frozen, listening_since, .. } = *self.shared.orders.lock();
+        if frozen {
+            // Nothing is due before the thaw, which wakes us.
+            return None;
+        }
         let grace = self.graces.first().map(|(since, _)| in_millis(since + self.empty_grace() - now));
         let sweep = (self.shared.store.counts().tombstones > 0).then(|| Instant::now() + SWEEP);
-        let gate = if self.shared.view.borrow().complete {
-            None
-        } else {
-            self.gate.opens_at(self.shared.orders.lock().listening_since)
-        };
+        let gate = if self.shared.view.borrow().complete { None } else { self.gate.opens_at(listening_since) };
         [grace, sweep, gate].into_iter().flatten().min()
     }
 

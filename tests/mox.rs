@@ -315,6 +315,22 @@ async fn a_freeze_keeps_what_is_served() {
 }
 
 #[tokio::test]
+async fn nothing_happens_while_frozen() {
+    let mox = loaded(json!({ "protect": { "emptyGrace": "1ms" } })).await;
+    mox.publish(DEMO, "a", 1, &["10.0.0.1:1"]);
+    mox.engine.flush().await;
+    mox.engine.freeze();
+    mox.unpublish(DEMO, "a", 2);
+    let served = mox.engine.flush().await;
+    let before = mox.engine.status().publisher.rounds;
+    for _ in 0..5 {
+        assert_eq!(mox.engine.flush().await, served);
+    }
+    let rounds = mox.engine.status().publisher.rounds - before;
+    assert!(rounds <= 6, "a round for each flush, none for what is due in vain: {rounds}");
+}
+
+#[tokio::test]
 async fn a_policy_takes_services_out_and_in() {
     let mox = loaded(json!({ "policy": { "exclude": "org.*" } })).await;
     mox.publish(DEMO, "a", 1, &["10.0.0.1:1"]);

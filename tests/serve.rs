@@ -51,6 +51,8 @@ impl Serve {
     }
 
     fn terminate(mut self) -> (i32, String) {
+        // `wait` would close it.
+        let _input = self.child.stdin.take();
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
         let status = self.child.wait().unwrap();
         let mut log = String::new();
@@ -134,10 +136,9 @@ fn a_bad_line_gets_its_error_and_changes_nothing() {
         assert_eq!((&answer["id"], &answer["ok"]), (&line["id"], &json!(false)));
         assert!(answer["error"].as_str().unwrap().contains(says), "{answer}");
     }
-    assert_eq!(serve.ask(json!([1]))["ok"], false);
-    serve.say("not json");
-    assert_eq!(read(&mut serve.out)["ok"], false);
     // Without an id there is no answer: the next one is the flush's.
+    serve.say(&json!([1]).to_string());
+    serve.say("not json");
     serve.say(&json!({ "op": "dance" }).to_string());
     assert_eq!(serve.ask(json!({ "id": 7, "op": "flush" }))["services"], 0);
 }
@@ -150,6 +151,24 @@ fn it_goes_on_after_the_end_of_input_and_ends_well_when_told() {
     assert!(serve.page("/mox/status").contains("\"publishers\": 1"));
     let (code, log) = serve.terminate();
     assert_eq!(code, 0, "{log}");
+}
+
+#[test]
+fn it_ends_well_while_its_input_is_open() {
+    let mut serve = Serve::start(&[]);
+    serve.ask(publish(1, "a", 1, &["10.0.0.1:12200"]));
+    let (code, log) = serve.terminate();
+    assert_eq!(code, 0, "{log}");
+}
+
+#[test]
+fn what_the_configuration_says_goes_before_its_own_defaults() {
+    let file = std::env::temp_dir().join(format!("mox-serve-given-{}.json", std::process::id()));
+    std::fs::write(&file, r#"{"listen": "127.0.0.2:0", "protect": {"startup-hold": "60s"}}"#).unwrap();
+    let mut serve = Serve::start(&["--config", file.to_str().unwrap()]);
+    std::fs::remove_file(file).unwrap();
+    assert!(serve.first["mox"].as_str().unwrap().starts_with("127.0.0.2:"), "{}", serve.first);
+    assert_eq!(serve.ask(json!({ "id": 1, "op": "flush" }))["held"], "not-loaded");
 }
 
 #[test]

@@ -5,24 +5,26 @@
 #   DEMO_ONCE=1: end after the story instead of waiting for Ctrl-C
 source "$(dirname "$0")/demo-lib.sh"
 export GRPC_PORT=${GRPC_PORT:-15010} HTTP_PORT=${HTTP_PORT:-8080} LISTEN_PORT=${LISTEN_PORT:-19001} ADMIN_PORT=${ADMIN_PORT:-19000}
+export MONITORING_PORT=${MONITORING_PORT:-15014}
 export ISTIOD_PORT=$GRPC_PORT
 host=com.example.demoservice.sofa.mesh
 
+tests/real/install.sh
 start_registry
 step "two SOFARPC providers of com.example.DemoService register, each from its own process"
 provider bolt
 provider tri
 
-free "$GRPC_PORT" && free "$HTTP_PORT" && free "$LISTEN_PORT" && free "$ADMIN_PORT"
+free "$GRPC_PORT" && free "$HTTP_PORT" && free "$LISTEN_PORT" && free "$ADMIN_PORT" && free "$MONITORING_PORT"
 step "istiod, with xds://$mox as its only source of configuration"
 start istiod tests/real/istiod.sh "$mox"
 wait_for istiod "starting" listens "$GRPC_PORT"
-wait_for istiod "$host in its configuration" eval "get $HTTP_PORT/debug/configz | grep -qF '\"$host\"'"
+wait_for istiod "$host in its configuration" shows "$HTTP_PORT/debug/configz" "\"$host\""
 
 step "Envoy, fed by that istiod; its listener 127.0.0.1:$LISTEN_PORT passes bytes to $host"
 start envoy tests/real/envoy.sh "outbound|12200||$host"
-endpoint() { get "$ADMIN_PORT/clusters" | grep -qF "outbound|12200||$host::127.0.0.1:$bolt_port::"; }
-no_endpoint() { ! endpoint; }
+endpoint() { shows "$ADMIN_PORT/clusters" "outbound|12200||$host::127.0.0.1:$bolt_port::"; }
+no_endpoint() { shows "$ADMIN_PORT/clusters" "$host" && ! endpoint; }
 wait_for envoy "the provider's endpoint in Envoy" endpoint
 
 call() {

@@ -54,12 +54,13 @@ wait_for() {
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
 free() { ! listens "$1" 2>/dev/null || fail "port $1 is taken; is another demo or registry running?"; }
 get() { python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).read().decode())' "http://127.0.0.1:$1"; }
-healthy() { get 9603/health/check | grep -q '"success":true'; }
+# shows URL TEXT: the page has it; fails as well where there is no page.
+shows() { local page && page=$(get "$1") && [[ $page == *"$2"* ]]; }
+healthy() { shows 9603/health/check '"success":true'; }
 log_has() { grep -qF -- "$2" "target/real/log/demo-$1.log"; }
 
 start_registry() {
-  [[ -f $jar ]] || fail "$jar is missing: run 'gradle build' first"
-  tests/real/install.sh
+  [[ -f $jar ]] || fail "$jar is missing: run 'make jar' first"
   free 9603 && free "${mox#*:}"
   step "SOFARegistry, all in one process, with our jar on its class path; MoX listens on $mox"
   echo "    (the registry's own ports, 9600-9630, listen on all interfaces: that is its nature)"

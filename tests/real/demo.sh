@@ -7,6 +7,7 @@ source "$(dirname "$0")/demo-lib.sh"
 watch=${DEMO_WATCH:-target/debug/examples/watch}
 [[ -x $watch ]] || fail "$watch is missing: run 'cargo build --example watch' first"
 
+tests/real/install.sh java
 start_registry
 
 step "what istiod receives, from now on (examples/watch.rs):"
@@ -32,5 +33,7 @@ wait_for watch "the change at the watcher" changed
 until_interrupted "where to look next:" \
   "  tests/real/provider.sh bolt 12299 more        one more provider, from another terminal" \
   "  $watch $mox        a second watcher" \
+  "  http://127.0.0.1:9603/mox/status              what the engine holds and who is connected" \
+  "  http://127.0.0.1:9603/mox/dump                the entries, as kubectl would print them" \
   "  target/real/log/demo-*.log                    what each process said" \
   "  make demo-istio                               the same with a real istiod and Envoy"

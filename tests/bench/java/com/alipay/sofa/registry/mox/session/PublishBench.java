@@ -26,17 +26,16 @@ import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
 /**
- * What a publish costs the caller's thread: each call raises the version of one of 1,024 publishers of 1,024 services, so the
- * engine stores it and marks its service as changed. In this package to reach the binding's own path.
+ * What a publish costs the caller's thread: each call raises the version of the one publisher of the next service, so the engine
+ * stores it. In this package to reach the binding's own path.
  */
 @State(Scope.Thread)
-@BenchmarkMode({Mode.SampleTime, Mode.AverageTime})
+@BenchmarkMode(Mode.SampleTime)
 @OutputTimeUnit(TimeUnit.NANOSECONDS)
 @Fork(1)
-@Warmup(iterations = 4, time = 1)
-@Measurement(iterations = 6, time = 1)
+@Warmup(iterations = 3, time = 1)
+@Measurement(iterations = 5, time = 1)
 public class PublishBench {
-    private static final int SERVICES = 1_024;
     private static final String SOURCE = "bench";
     private static final long TIMESTAMP = 1795393505864L;
 
@@ -44,15 +43,19 @@ public class PublishBench {
     public int endpoints;
 
     /**
-     * {@code frozen}: the cost of the call by itself. {@code busy}: the engine translates on the other core as fast as it can
-     * what the calls change, far more than any registry does.
+     * {@code frozen}: the cost of the call by itself; its service is marked as changed already. {@code busy}: the engine
+     * translates on the other core as fast as it can what the calls change, far more than any registry does.
      */
     @Param({"frozen", "busy"})
     public String engine;
 
-    private final Publish[] values = new Publish[SERVICES];
-    private final WriteDataRequest<?>[] requests = new WriteDataRequest<?>[SERVICES];
-    private final Publisher[] publishers = new Publisher[SERVICES];
+    /** A power of two. Few stay in the processor's caches, many do not. */
+    @Param({"16", "1024"})
+    public int services;
+
+    private Publish[] values;
+    private WriteDataRequest<?>[] requests;
+    private Publisher[] publishers;
     private RegistryMox mox;
     private long version;
 
@@ -67,7 +70,10 @@ public class PublishBench {
             urls[i] = "10.20." + i + ".17:12200?rpcVer=51302&serialization=hessian2&weight=100&appName=orders&p=1&v=4.0"
                     + "&_SERIALIZETYPE=hessian2&_WEIGHT=100&app_name=orders&startTime=" + TIMESTAMP;
         }
-        for (int i = 0; i < SERVICES; i++) {
+        values = new Publish[services];
+        requests = new WriteDataRequest<?>[services];
+        publishers = new Publisher[services];
+        for (int i = 0; i < services; i++) {
             String service = "com.example.orders.api.OrderService" + i + ":1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
             String registerId = new UUID(7, i).toString();
             values[i] = Publish.of(service, registerId).cell("DEFAULT_ZONE").appName("orders").data(urls).build();
@@ -99,14 +105,14 @@ public class PublishBench {
     /** The publish call as an extension makes it, of a value that it has. */
     @Benchmark
     public long publish() {
-        int i = (int) (++version & SERVICES - 1);
+        int i = (int) (++version & services - 1);
         return mox.publish(SOURCE, values[i].version(version, TIMESTAMP));
     }
 
     /** What the session server's thread pays: a write request with the boxes that it holds. */
     @Benchmark
     public void binding() {
-        int i = (int) (++version & SERVICES - 1);
+        int i = (int) (++version & services - 1);
         publishers[i].setVersion(version);
         SessionEvents.record(mox, requests[i]);
     }

@@ -176,7 +176,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         return PHASE;
     }
 
-    /** How many events were lost to a failure of ours. */
+    /** How many events could not be taken, or not whole. */
     long failures() {
         return failures.get();
     }
@@ -217,7 +217,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         long now = System.nanoTime();
         long due = nextWarning.get();
         if (now - due >= 0 && nextWarning.compareAndSet(due, now + WARN_EVERY_NANOS)) {
-            LOG.warn("MoX lost an event, {} so far: {}", count, why.toString());
+            LOG.warn("MoX could not take an event or a part of it, {} so far: {}", count, why.toString());
         }
     }
 
