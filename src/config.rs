@@ -186,6 +186,7 @@ impl Config {
         };
         bounds("threads", self.threads, 1, 64);
         bounds("push.quiet (ms)", self.push.quiet.as_millis() as usize, 0, 10_000);
+        bounds("protect.emptyGrace (s)", self.protect.empty_grace.as_secs() as usize, 0, 365 * 86_400);
         bounds("limits.services", self.limits.services, 1, 10_000_000);
         bounds("limits.publishers", self.limits.publishers, 1, 100_000_000);
         bounds("limits.sources", self.limits.sources, 1, 1_024);

@@ -268,14 +268,17 @@ impl Engine {
 
     /// What the engine is doing.
     pub fn status(&self) -> Status {
+        // No lock is held while another is taken.
+        let (listening, publisher) = (self.listeners.lock().bound, self.shared.report.lock().clone());
+        let bytes = self.view().service_entries.bytes();
         Status {
             release: env!("CARGO_PKG_VERSION"),
             translation: TRANSLATION,
-            listening: self.listeners.lock().bound,
+            listening,
             served: self.served(),
-            bytes: self.shared.view.borrow().service_entries.bytes(),
+            bytes,
             store: self.shared.store.counts(),
-            publisher: self.shared.report.lock().clone(),
+            publisher,
             policy: self.shared.policy.load().hash().to_owned(),
             streams: self.streams.list(),
             pushes: self.streams.pushes.load(Ordering::Relaxed),

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use crate::config::Config;
 
 const FILE: &str = "last-good.json";
-/// The count is written again when it differs by more than a fiftieth, so that steady churn costs no writes.
-const WORTH_WRITING: usize = 50;
+/// How long a lower count has to stand before it counts as good: a registry that lost its clients and then restarts must
+/// not find that everybody is back.
+const LOWERED_AFTER: Duration = Duration::from_secs(600);
 
 /// The gate and the count it remembers over restarts.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Gate {
     hold: Duration,
     file: Option<PathBuf>,
     baseline: Option<usize>,
+    lower_since: Option<Instant>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -36,7 +38,7 @@ impl Gate {
         if file.is_none() {
             tracing::info!("no mox.state-dir is set, so a restart always waits for mox.protect.startup-hold");
         }
-        Self { hold: config.protect.startup_hold, file, baseline }
+        Self { hold: config.protect.startup_hold, file, baseline, lower_since: None }
     }
 
     /// When the hold ends for an engine that listens since `since`; `None`: never by itself.
@@ -51,12 +53,24 @@ impl Gate {
         loaded || !held || regained
     }
 
-    /// Keeps the count of a complete view for the next start.
+    /// Keeps the count of a complete view for the next start: a higher one at once, a lower one when it has stood.
     pub fn remember(&mut self, publishers: usize) {
         let Some(file) = &self.file else { return };
-        if self.baseline.is_some_and(|good| good.abs_diff(publishers) <= good / WORTH_WRITING) {
-            return;
+        match self.baseline {
+            Some(good) if publishers == good => {
+                self.lower_since = None;
+                return;
+            }
+            Some(good) if publishers < good => {
+                let since = *self.lower_since.get_or_insert_with(Instant::now);
+                // Within 5 % a restart is not told from this one, so there is nothing to write.
+                if publishers * 100 >= good * 95 || since.elapsed() < LOWERED_AFTER {
+                    return;
+                }
+            }
+            _ => {}
         }
+        self.lower_since = None;
         self.baseline = Some(publishers);
         if let Err(error) = write(file, publishers) {
             tracing::warn!(file = %file.display(), %error, "the last good count is not kept");
@@ -122,6 +136,13 @@ mod tests {
         let (restarted, since) = (gate(Some(dir.clone())), Some(Instant::now()));
         assert!(!restarted.is_open(false, since, 189));
         assert!(restarted.is_open(false, since, 190));
+        let mut shrunk = gate(Some(dir.clone()));
+        shrunk.remember(3);
+        assert!(!gate(Some(dir.clone())).is_open(false, since, 3), "what was lost a moment ago is not good");
+        tokio::time::advance(LOWERED_AFTER).await;
+        let since = Some(Instant::now());
+        shrunk.remember(3);
+        assert!(gate(Some(dir.clone())).is_open(false, since, 3));
         std::fs::write(dir.join(FILE), "{torn").unwrap();
         assert!(!gate(Some(dir.clone())).is_open(false, since, 1_000));
         std::fs::remove_dir_all(dir).unwrap();

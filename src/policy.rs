@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// Globs (`*`, `?`) on dataInfoIds; a service that matches none is not served.
+    /// Globs (`*`, `?`) on dataInfoIds; a service that matches none is not served. An empty list is every service.
     pub include: Vec<String>,
     /// Globs on dataInfoIds; a service that matches one is not served, whatever `include` says.
     pub exclude: Vec<String>,
@@ -113,7 +113,7 @@ impl Policy {
     /// Whether a service is served at all.
     pub fn serves(&self, data_info_id: &str) -> bool {
         let any = |globs: &[WildMatch]| globs.iter().any(|glob| glob.matches(data_info_id));
-        any(&self.include) && !any(&self.exclude)
+        (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
     }
 
     /// Whether an address may be an endpoint.
@@ -209,6 +209,11 @@ mod tests {
         assert!(policy.serves("com.example.Demo:1.0@DEFAULT#@#x#@#SOFA"));
         assert!(!policy.serves("com.example.InternalDemo:1.0@DEFAULT#@#x#@#SOFA"));
         assert!(!policy.serves("org.example.Demo:1.0@DEFAULT#@#x#@#SOFA"));
+    }
+
+    #[test]
+    fn an_include_left_blank_is_no_reason_to_serve_nothing() {
+        assert!(policy(serde_json::json!({"include": []})).unwrap().serves("any"));
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub struct Publisher {
     vips: Claims<(HostDigest, Arc<str>), IpAddr>,
     rejects: HashMap<Arc<str>, BTreeMap<Reject, u32>>,
     logged: HashMap<Reject, Instant>,
+    /// The next snapshot is not made from the present one.
+    from_scratch: bool,
     policy_generation: u64,
 }
 
@@ -143,6 +145,7 @@ impl Publisher {
             vips: Claims::default(),
             rejects: HashMap::new(),
             logged: HashMap::new(),
+            from_scratch: false,
             policy_generation,
         }
     }
@@ -160,8 +163,8 @@ impl Publisher {
             let now = model::now();
             let round = AssertUnwindSafe(|| tokio::task::block_in_place(|| self.round(now)));
             if catch_unwind(round).is_err() {
-                // A bug; the panic is in the log. What was served stays, and what was taken is looked at again.
-                self.shared.store.mark_all_dirty();
+                // A bug; the panic is in the log. What was served stays until a round over everything went well.
+                self.start_over();
                 next = Some(Instant::now() + SWEEP);
                 continue;
             }
@@ -169,18 +172,25 @@ impl Publisher {
         }
     }
 
+    /// Forgets what was made so far; the next round makes everything again.
+    fn start_over(&mut self) {
+        self.served.clear();
+        self.graces.clear();
+        self.hosts = Claims::default();
+        self.vips = Claims::default();
+        self.from_scratch = true;
+        self.shared.store.mark_all_dirty();
+    }
+
     /// When there is something to do although nothing changes.
     fn deadline(&self, now: Millis) -> Option<Instant> {
         let in_millis = |millis: Millis| Instant::now() + Duration::from_millis(millis.max(0) as u64);
         let Orders { frozen, listening_since, .. } = *self.shared.orders.lock();
-        if frozen {
-            // Nothing is due before the thaw, which wakes us.
-            return None;
-        }
         let grace = self.graces.first().map(|(since, _)| in_millis(since + self.empty_grace() - now));
         let sweep = (self.shared.store.counts().tombstones > 0).then(|| Instant::now() + SWEEP);
         let gate = if self.shared.view.borrow().complete { None } else { self.gate.opens_at(listening_since) };
-        [grace, sweep, gate].into_iter().flatten().min()
+        // Frozen, nothing else is due before the thaw, which wakes us.
+        if frozen { sweep } else { [grace, sweep, gate].into_iter().flatten().min() }
     }
 
     fn empty_grace(&self) -> Millis {
@@ -198,7 +208,11 @@ impl Publisher {
             let complete = was_complete || self.gate.is_open(loaded, listening_since, counts.publishers);
             let changes = self.changes(now, was_complete);
             let current = Arc::clone(&shared.view.borrow().service_entries);
-            let next = if changes.is_empty() { Arc::clone(&current) } else { Arc::new(current.with(&changes)) };
+            let next = match (std::mem::take(&mut self.from_scratch), changes.is_empty()) {
+                (true, _) => Arc::new(Snapshot::default().with(&changes)),
+                (false, true) => Arc::clone(&current),
+                (false, false) => Arc::new(current.with(&changes)),
+            };
             if next.version() != current.version() || complete != was_complete {
                 if complete && !was_complete {
                     tracing::info!(services = next.resources(), "the view is complete, serving starts");
@@ -278,6 +292,11 @@ impl Publisher {
         changes
     }
 
+    /// A resource's full name.
+    fn key(&self, name: &str) -> Arc<str> {
+        format!("{}/{name}", self.shared.config.namespace).into()
+    }
+
     fn suffix(&self) -> &str {
         &self.shared.config.host_suffix
     }
@@ -293,7 +312,7 @@ impl Publisher {
         let mut empty_since = None;
         if let Some(known) = self.served.remove(id) {
             empty_since = known.empty_since;
-            changes.insert((slice_of(&known.digest), Arc::clone(&known.name)), None);
+            changes.insert((slice_of(&known.digest), self.key(&known.name)), None);
             moved.extend(self.vips.remove(&(known.digest, Arc::clone(id))));
             if name.is_some() {
                 tracing::warn!(data_info_id = &**id, was = &*known.name, is = name, "another service took the host");
@@ -338,9 +357,10 @@ impl Publisher {
         drop(report);
         let empty = work.empty_since.is_some().then(|| (EMPTY_LABEL.to_owned(), "true".to_owned()));
         let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
-        let name = format!("{}/{}", self.shared.config.namespace, served.name);
-        let resource = Resource::service_entry(name, empty.into_iter().collect(), annotations, &entry);
-        changes.insert((slice_of(&served.digest), Arc::clone(&served.name)), Some(resource));
+        let slice = slice_of(&served.digest);
+        let key = format!("{}/{}", self.shared.config.namespace, served.name);
+        let resource = Resource::service_entry(key.clone(), empty.into_iter().collect(), annotations, &entry);
+        changes.insert((slice, key.into()), Some(resource));
     }
 
     /// Keeps the counts of what is not served, and says once per reason and minute what is new.

@@ -92,6 +92,11 @@ struct Slice {
 }
 
 impl Slice {
+    fn digest_of(&self, name: &str) -> Option<u128> {
+        let found = self.items.binary_search_by(|item| (*item.name).cmp(name));
+        found.ok().map(|index| self.items[index].digest)
+    }
+
     fn with(&self, changes: &[(&Arc<str>, &Option<Resource>)]) -> Self {
         let mut parts: Vec<(Arc<str>, Resource)> = Vec::with_capacity(self.items.len() + changes.len());
         let (mut old, mut new) = (self.items.iter().peekable(), changes.iter().peekable());
@@ -156,7 +161,10 @@ impl Snapshot {
         let mut slices = self.slices.clone();
         let mut by_slice: BTreeMap<usize, Vec<(&Arc<str>, &Option<Resource>)>> = BTreeMap::new();
         for ((slice, name), resource) in changes {
-            by_slice.entry(*slice).or_default().push((name, resource));
+            // What is there already, or gone already, rewrites no page.
+            if self.slices[*slice].digest_of(name) != resource.as_ref().map(|resource| resource.digest) {
+                by_slice.entry(*slice).or_default().push((name, resource));
+            }
         }
         let (mut resources, mut endpoints) = (self.resources, self.endpoints);
         let (mut bytes, mut sum) = (self.bytes, self.sum);
@@ -259,7 +267,7 @@ mod tests {
     #[test]
     fn a_change_rewrites_only_the_page_of_its_slice() {
         let base = Snapshot::default().with(&changes(&[(5, "a", Some("a")), (6, "b", Some("b"))]));
-        let next = base.with(&changes(&[(5, "a", Some("z"))]));
+        let next = base.with(&changes(&[(5, "a", Some("z")), (6, "b", Some("b")), (6, "gone", None)]));
         let at = |snapshot: &Snapshot, index: usize| snapshot.slices[index].page.as_ptr();
         assert_eq!(at(&base, 6), at(&next, 6));
         assert_ne!(at(&base, 5), at(&next, 5));

@@ -108,8 +108,8 @@ enum Step {
 #[derive(Debug, Default)]
 struct Source {
     slots: HashMap<Box<str>, Slot>,
-    /// The datum version of the last applied read.
-    read: Option<i64>,
+    /// The datum version of the last applied read, and when it was applied.
+    read: Option<(i64, Millis)>,
 }
 
 /// Index of a source's name.
@@ -128,6 +128,11 @@ impl Service {
         self.sources.iter().flat_map(|(_, source)| source.slots.values())
     }
 
+    /// Whether nothing has to be remembered of it.
+    fn forgettable(&self) -> bool {
+        self.sources.iter().all(|(_, source)| source.slots.is_empty() && source.read.is_none())
+    }
+
     fn live(&self) -> Vec<Arc<Entry>> {
         let live = |slot: &Slot| match slot {
             Slot::Live { entry, .. } => Some(Arc::clone(entry)),
@@ -142,7 +147,8 @@ struct Grave {
     set_at: Millis,
     source: SourceId,
     data_info_id: Arc<str>,
-    register_id: Box<str>,
+    /// `None`: the last read of a source that it left empty, so that an older one does not fill it again.
+    register_id: Option<Box<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -225,13 +231,13 @@ impl Store {
     pub fn apply(&self, event: &Event<'_>, now: Millis) -> Result<u64> {
         let applied = match event {
             Event::Publish { source, data_info_id, body } => {
-                self.change(source, data_info_id, true, |m| m.publish(body, now))
+                self.change(source, data_info_id, |m| m.publish(body, now))
             }
             Event::Unpublish { source, data_info_id, register_id, version } => {
-                self.change(source, data_info_id, true, |m| m.unpublish(register_id, *version, now))
+                self.change(source, data_info_id, |m| m.unpublish(register_id, *version, now))
             }
             Event::Replace { source, data_info_id, version, read_started, bodies } => {
-                self.change(source, data_info_id, !bodies.is_empty(), |m| m.replace(*version, *read_started, bodies))
+                self.change(source, data_info_id, |m| m.replace(*version, *read_started, bodies, now))
             }
         };
         if applied.is_err() {
@@ -268,7 +274,7 @@ impl Store {
                 let Some(mut service) = self.find(&mut shard.services, &data_info_id) else { continue };
                 service.get_mut().dirty = false;
                 let entries = service.get().live();
-                if service.get().slots().next().is_none() {
+                if service.get().forgettable() {
                     service.remove();
                     self.services.fetch_sub(1, Ordering::Relaxed);
                 }
@@ -299,27 +305,44 @@ impl Store {
         for shard in &self.shards {
             let mut shard = shard.lock();
             let Shard { services, dirty, graves } = &mut *shard;
-            let expired = graves.partition_point(|grave| now - grave.set_at >= TOMBSTONE_MILLIS);
-            for grave in graves.drain(..expired) {
+            let expired = |grave: &Grave| now.saturating_sub(grave.set_at) >= TOMBSTONE_MILLIS;
+            while graves.front().is_some_and(expired)
+                && let Some(grave) = graves.pop_front()
+            {
                 if let Some(service) = self.find(services, &grave.data_info_id) {
-                    let service = service.into_mut();
-                    self.exhume(service, &grave, dirty);
+                    graves.extend(self.exhume(service.into_mut(), grave, dirty));
                 }
             }
         }
     }
 
-    /// Forgets a tombstone, unless the slot was used again since it was set.
-    fn exhume(&self, service: &mut Service, grave: &Grave, dirty: &mut Vec<Arc<str>>) {
-        let Some((_, source)) = service.sources.iter_mut().find(|(id, _)| *id == grave.source) else { return };
-        let old = matches!(source.slots.get(&grave.register_id), Some(Slot::Tombstone { set_at, .. }) if *set_at == grave.set_at);
-        if old {
-            source.slots.remove(&grave.register_id);
-            self.tombstones.fetch_sub(1, Ordering::Relaxed);
-            if !std::mem::replace(&mut service.dirty, true) {
-                dirty.push(Arc::clone(&service.data_info_id));
+    /// Forgets a tombstone or a read, unless there was another since it was set. Where a source's last tombstone goes, its
+    /// read is left to be forgotten.
+    fn exhume(&self, service: &mut Service, grave: Grave, dirty: &mut Vec<Arc<str>>) -> Option<Grave> {
+        let (_, source) = service.sources.iter_mut().find(|(id, _)| *id == grave.source)?;
+        let left = match &grave.register_id {
+            Some(id) => match source.slots.get(id) {
+                Some(Slot::Tombstone { set_at, .. }) if *set_at == grave.set_at => {
+                    source.slots.remove(id);
+                    let read = source.read.filter(|_| source.slots.is_empty());
+                    read.map(|(_, at)| Grave { set_at: at, register_id: None, ..grave })
+                }
+                _ => return None,
+            },
+            None => {
+                if source.slots.is_empty() && source.read.is_some_and(|(_, at)| at == grave.set_at) {
+                    source.read = None;
+                }
+                None
             }
+        };
+        if left.is_none() {
+            self.tombstones.fetch_sub(1, Ordering::Relaxed);
         }
+        if !std::mem::replace(&mut service.dirty, true) {
+            dirty.push(Arc::clone(&service.data_info_id));
+        }
+        left
     }
 
     /// How many there are of what.
@@ -364,13 +387,7 @@ impl Store {
     }
 
     /// Runs one change under the lock of its shard.
-    fn change(
-        &self,
-        source: &str,
-        id: &str,
-        create: bool,
-        change: impl FnOnce(&mut Mutator<'_>) -> Result<()>,
-    ) -> Result<()> {
+    fn change(&self, source: &str, id: &str, change: impl FnOnce(&mut Mutator<'_>) -> Result<()>) -> Result<()> {
         let source_id = self.source(source)?;
         let hash = self.hasher.hash_one(id);
         let mut shard = self.shard(hash).lock();
@@ -382,7 +399,6 @@ impl Store {
         );
         let service = match found {
             TableEntry::Occupied(found) => found.into_mut(),
-            TableEntry::Vacant(_) if !create => return Ok(()),
             TableEntry::Vacant(_) if self.services.load(Ordering::Relaxed) >= self.limits.services => {
                 return Err(Error::Limit { field: "services", limit: self.limits.services });
             }
@@ -480,18 +496,31 @@ impl Mutator<'_> {
         })?;
         if set {
             let (source, data_info_id) = (self.source_id, Arc::clone(self.data_info_id));
-            self.graves.push_back(Grave { set_at: now, source, data_info_id, register_id: register_id.into() });
+            self.graves.push_back(Grave { set_at: now, source, data_info_id, register_id: Some(register_id.into()) });
         }
         Ok(())
     }
 
-    fn replace(&mut self, version: i64, read_started: Millis, bodies: &[Body<'_>]) -> Result<()> {
-        if self.source.read.is_some_and(|applied| version <= applied) {
+    fn replace(&mut self, version: i64, read_started: Millis, bodies: &[Body<'_>], now: Millis) -> Result<()> {
+        if self.source.read.is_some_and(|(applied, _)| version <= applied) {
             return Ok(());
         }
-        self.source.read = Some(version);
+        // Removals first, so that they make room for what comes.
+        let named: HashSet<&str> = bodies.iter().map(|body| body.register_id).collect();
+        let slots = &mut self.source.slots;
+        let before = slots.len();
+        let lag = |at: Millis| read_started.saturating_sub(at);
+        slots.retain(|register_id, slot| match slot {
+            Slot::Live { learned: Learned::Event(at), .. } if lag(*at) <= READ_MARGIN_MILLIS => true,
+            Slot::Live { .. } => named.contains(&**register_id),
+            Slot::Tombstone { .. } => true,
+        });
+        let removed = before - slots.len();
+        self.store.publishers.fetch_sub(removed, Ordering::Relaxed);
+        self.changed |= removed > 0;
+        let mut refused = None;
         for body in bodies {
-            self.put(body.register_id, |slot| {
+            let applied = self.put(body.register_id, |slot| {
                 let take = match slot {
                     None => true,
                     Some(Slot::Live { entry, learned }) => {
@@ -502,26 +531,26 @@ impl Mutator<'_> {
                         body.version > entry.version
                     }
                     Some(Slot::Tombstone { version, set_at }) => {
-                        body.version > *version || read_started - *set_at >= READ_MARGIN_MILLIS
+                        body.version > *version || lag(*set_at) >= READ_MARGIN_MILLIS
                     }
                 };
                 match take {
                     true => Step::Put(Slot::Live { entry: Entry::new(body), learned: Learned::Read }),
                     false => Step::Leave,
                 }
-            })?;
+            });
+            refused = refused.or(applied.err());
         }
-        let named: HashSet<&str> = bodies.iter().map(|body| body.register_id).collect();
-        let slots = &mut self.source.slots;
-        let before = slots.len();
-        slots.retain(|register_id, slot| match slot {
-            Slot::Live { learned: Learned::Event(at), .. } if read_started - *at <= READ_MARGIN_MILLIS => true,
-            Slot::Live { .. } => named.contains(&**register_id),
-            Slot::Tombstone { .. } => true,
-        });
-        let removed = before - slots.len();
-        self.store.publishers.fetch_sub(removed, Ordering::Relaxed);
-        self.changed |= removed > 0;
+        if let Some(error) = refused {
+            // Not counted as read: the same read may be applied again when there is room.
+            return Err(error);
+        }
+        self.source.read = Some((version, now));
+        if self.source.slots.is_empty() {
+            let (source, data_info_id) = (self.source_id, Arc::clone(self.data_info_id));
+            self.graves.push_back(Grave { set_at: now, source, data_info_id, register_id: None });
+            self.store.tombstones.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 }

@@ -124,6 +124,45 @@ fn a_read_removes_what_it_does_not_name_but_spares_fresh_events() {
 }
 
 #[test]
+fn an_older_read_does_not_fill_a_service_that_a_newer_one_emptied() {
+    let store = store();
+    replace(&store, "registry", 4, 1_000, &[publisher("a", at(1, 1))]);
+    replace(&store, "registry", 6, 2_000, &[]);
+    assert_eq!(taken(&store), live(&[]));
+    replace(&store, "registry", 5, 1_500, &[publisher("a", at(1, 1))]);
+    assert_eq!(taken(&store), None);
+    store.expire(2_000 + TOMBSTONE_MILLIS);
+    assert_eq!(taken(&store), live(&[]));
+    assert_eq!((store.counts().services, store.counts().tombstones), (0, 0));
+}
+
+#[test]
+fn a_service_that_was_read_goes_when_its_last_tombstone_went() {
+    let store = store();
+    replace(&store, "registry", 1, 0, &[publisher("a", at(1, 1))]);
+    unpublish(&store, "a", at(2, 2), 1_000);
+    taken(&store);
+    store.expire(1_000 + TOMBSTONE_MILLIS);
+    taken(&store);
+    assert_eq!((store.counts().services, store.counts().tombstones), (0, 0));
+}
+
+#[test]
+fn a_read_that_meets_a_limit_removes_all_the_same_and_may_come_again() {
+    let store = Store::new(Limits { services: 1, publishers: 2, sources: 1 });
+    replace(&store, "registry", 1, 0, &[publisher("a", at(1, 1)), publisher("b", at(1, 1))]);
+    let bodies = [publisher("b", at(1, 1)), publisher("c", at(1, 1)), publisher("d", at(1, 1))];
+    let frame = frame::encode_replace("registry", ID, 2, i64::MIN, &bodies).unwrap();
+    assert!(matches!(apply(&store, frame.clone(), 0), Err(Error::Limit { field: "publishers", limit: 2 })));
+    assert_eq!(taken(&store), live(&[("b", 1), ("c", 1)]));
+    unpublish(&store, "b", at(2, 1), 0);
+    store.expire(TOMBSTONE_MILLIS);
+    let bodies = [publisher("c", at(1, 1)), publisher("d", at(1, 1))];
+    replace(&store, "registry", 2, 0, &bodies);
+    assert_eq!(taken(&store), live(&[("c", 1), ("d", 1)]));
+}
+
+#[test]
 fn a_read_overrides_a_tombstone_only_after_the_margin() {
     let store = store();
     publish(&store, "a", at(1, 1), 0);

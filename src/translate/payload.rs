@@ -19,13 +19,13 @@ const MAX_LABEL_VALUE: usize = 63;
 const APP_KEYS: [&str; 4] = ["app_name", "appName", "self_app_name", "application"];
 
 /// One address of one publisher.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Where it listens.
     pub address: IpAddr,
     /// Its port, never 0.
     pub port: u16,
-    /// At least 1; [`DEFAULT_WEIGHT`] if the publisher says nothing.
+    /// [`DEFAULT_WEIGHT`] if the publisher says nothing; 0: it takes no traffic, and no older word on its address counts.
     pub weight: u32,
     /// Legal Kubernetes labels.
     pub labels: BTreeMap<Box<str>, Box<str>>,
@@ -138,7 +138,7 @@ fn endpoint<'a>(
     let address = address.to_canonical();
     policy.check_address(address)?;
     let weight = match parameter("weight").or_else(|| parameter("_WEIGHT")).map(str::parse::<f64>) {
-        Some(Ok(weight)) if weight <= 0.0 => return Err(Reject::ZeroWeight),
+        Some(Ok(weight)) if weight <= 0.0 => 0,
         Some(Ok(weight)) if weight.is_finite() => (weight.round() as u32).clamp(1, MAX_WEIGHT),
         _ => DEFAULT_WEIGHT,
     };
@@ -229,8 +229,6 @@ mod tests {
             ("255.255.255.255:80", Reject::UnusableAddress),
             ("[::ffff:127.0.0.1]:80", Reject::UnusableAddress),
             ("248.1.2.3:80", Reject::VipRange),
-            ("10.0.0.1:80?weight=0", Reject::ZeroWeight),
-            ("10.0.0.1:80?weight=-5", Reject::ZeroWeight),
         ] {
             assert_eq!(read(text), Err(reject), "{text}");
         }
@@ -238,7 +236,9 @@ mod tests {
 
     #[test]
     fn weights_are_bounded_and_forgiving() {
-        for (weight, read_as) in [("0.4", 1), ("1.5", 2), ("abc", 100), ("1e12", 1_000_000), ("NaN", 100)] {
+        for (weight, read_as) in
+            [("0", 0), ("-5", 0), ("0.4", 1), ("1.5", 2), ("abc", 100), ("1e12", 1_000_000), ("NaN", 100)]
+        {
             assert_eq!(read(&format!("10.0.0.1:80?_WEIGHT={weight}")).unwrap().1, read_as, "{weight}");
         }
     }

@@ -60,7 +60,7 @@ pub struct Merged {
 }
 
 /// Puts the publishers of one service together. Of two on one address and port the newest decides, then the smallest
-/// registerId.
+/// registerId, then (for two sources with the same) the endpoint itself.
 pub fn merge(entries: &[Arc<Entry>], policy: &Policy) -> Merged {
     let mut merged = Merged::default();
     let mut best: BTreeMap<(IpAddr, u16), (RegisterVersion, String, Endpoint)> = BTreeMap::new();
@@ -74,8 +74,10 @@ pub fn merge(entries: &[Arc<Entry>], policy: &Policy) -> Merged {
                     slot.insert(candidate());
                 }
                 btree_map::Entry::Occupied(mut slot) => {
-                    let (version, register_id, _) = slot.get();
-                    let newer = entry.version.cmp(version).then_with(|| register_id.as_str().cmp(body.register_id));
+                    let (version, register_id, other) = slot.get();
+                    let newer = entry.version.cmp(version);
+                    let newer = newer.then_with(|| register_id.as_str().cmp(body.register_id));
+                    let newer = newer.then_with(|| endpoint.cmp(other));
                     if newer.is_gt() {
                         slot.insert(candidate());
                     }
@@ -86,7 +88,13 @@ pub fn merge(entries: &[Arc<Entry>], policy: &Policy) -> Merged {
             merged.rejects.entry(*reject).or_insert_with(|| (0, sample.clone())).0 += count;
         }
     }
-    merged.endpoints = best.into_values().map(|(_, _, endpoint)| endpoint).collect();
+    let (resting, serving): (Vec<_>, Vec<_>) =
+        best.into_values().map(|(_, _, endpoint)| endpoint).partition(|endpoint| endpoint.weight == 0);
+    if let Some(first) = resting.first() {
+        let sample = std::net::SocketAddr::new(first.address, first.port).to_string();
+        merged.rejects.insert(Reject::ZeroWeight, (resting.len() as u32, sample.into()));
+    }
+    merged.endpoints = serving;
     merged
 }
 
@@ -171,6 +179,13 @@ mod tests {
         assert_eq!(&*merged.endpoints[2].labels["zone"], "a", "the newer publisher decides");
         assert_eq!(merged.rejects[&Reject::UnknownForm], (1, "nonsense".into()));
         assert_eq!(merged.rejects[&Reject::ZeroWeight].0, 1);
+    }
+
+    #[test]
+    fn a_weight_of_zero_silences_an_older_publisher_of_the_address() {
+        let merged = merged(&[("a", 1, &["10.0.0.1:80"]), ("b", 2, &["10.0.0.1:80?weight=0"])]);
+        assert!(merged.endpoints.is_empty());
+        assert_eq!(merged.rejects[&Reject::ZeroWeight], (1, "10.0.0.1:80".into()));
     }
 
     #[test]

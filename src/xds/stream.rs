@@ -86,7 +86,8 @@ impl Stream {
                     return End::Refused(status);
                 }
             }
-            Ok(_) => return End::Gone,
+            Ok(Ok(None)) => return End::Gone,
+            Ok(Err(status)) => return End::Refused(status),
         }
         loop {
             let due = state.primers.is_some_and(|left| left > 0) || self.due(&state).is_some();
@@ -97,7 +98,9 @@ impl Stream {
                             return End::Refused(status);
                         }
                     }
-                    Ok(None) | Err(_) => return End::Gone,
+                    Ok(None) => return End::Gone,
+                    // Also a request that is no protobuf or too large; of a client that hung up nobody hears it.
+                    Err(status) => return End::Refused(status),
                 },
                 changed = self.view.changed() => {
                     if changed.is_err() {
@@ -122,7 +125,8 @@ impl Stream {
         if type_url.is_empty() {
             return Err(Status::invalid_argument("type_url is missing"));
         }
-        if type_url == MESH_CONFIG || request.response_nonce.starts_with(PRIME_NONCE) {
+        let primed = state.primers.is_some() && type_url == PRIME_TYPE;
+        if type_url == MESH_CONFIG || (primed && request.response_nonce.starts_with(PRIME_NONCE)) {
             return Ok(());
         }
         if !state.types.contains_key(type_url) && state.types.len() >= self.max_types {

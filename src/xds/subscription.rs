@@ -43,6 +43,7 @@ impl Subscription {
         let Some(last) = self.nonce.filter(|_| !request.nonce.is_empty()) else {
             self.names = wanted(None, request.names);
             self.due = true;
+            self.in_flight = false;
             return;
         };
         // "The server should not send a DiscoveryResponse for any DiscoveryRequest that has a stale nonce."
