@@ -46,10 +46,6 @@ pub(crate) unsafe fn with_bytes<T>(
         // writes all of it, after which that much is initialised. An array length never changes.
         unsafe {
             ((**env).v1_1.GetByteArrayRegion)(env, array, 0, length, scratch.as_mut_ptr().cast());
-            if ((**env).v1_2.ExceptionCheck)(env) {
-                ((**env).v1_1.ExceptionClear)(env);
-                return Err(Error::MalformedFrame { at: 0, what: "a readable array" });
-            }
             scratch.set_len(wanted);
         }
         let result = use_bytes(scratch);

@@ -164,6 +164,7 @@ public class FrameEncoderTest {
             large.serialized(box);
         }
         refused("frame of ", () -> encoder.publish("s", large.build()), Code.TOO_LARGE);
+        encoder.publish("s", Publish.of(DEMO, R1).serialized(box).serialized(box).build());
         assertTrue("grown to " + encoder.capacity(), encoder.capacity() > FrameEncoder.KEPT_BYTES && encoder.capacity() <= 64 << 20);
         encoder.begin();
         assertEquals(FrameEncoder.INITIAL_BYTES, encoder.capacity());

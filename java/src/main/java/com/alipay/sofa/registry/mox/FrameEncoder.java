@@ -200,17 +200,32 @@ public final class FrameEncoder {
         return text("dataInfoId", dataInfoId, 1, Arguments.DATA_INFO_ID_BYTES, next);
     }
 
+    /** A value is encoded once and copied from then on; only its version changes. */
     private void body(Publish publish) {
-        openBody(
-                publish.boxes ? BOXES : 0, publish.registerId, publish.version, publish.registerTimestamp, publish.cell, publish.appName);
+        byte[] encoded = publish.encoded();
+        int at = position;
+        byte[] out = room(at, encoded.length);
+        System.arraycopy(encoded, 0, out, at, encoded.length);
+        u64(out, at + 1, publish.version);
+        u64(out, at + 9, publish.registerTimestamp);
+        position = at + encoded.length;
+    }
+
+    /** The body of a value, in a version of its own. */
+    static byte[] encode(Publish publish) {
+        FrameEncoder encoder = new FrameEncoder();
+        int from = encoder.end;
+        encoder.position = from;
+        encoder.openBody(publish.boxes ? BOXES : 0, publish.registerId, 0, 0, publish.cell, publish.appName);
         String[] attributes = publish.attributes;
         for (int i = 0; i < attributes.length; i += 2) {
-            attribute(attributes[i], attributes[i + 1]);
+            encoder.attribute(attributes[i], attributes[i + 1]);
         }
         for (byte[] bytes : publish.data) {
-            data(bytes);
+            encoder.data(bytes);
         }
-        closeBody();
+        encoder.closeBody();
+        return Arrays.copyOfRange(encoder.buffer, from, encoder.position);
     }
 
     private void openBody(int flags, String registerId, long version, long registerTimestamp, String cell, String appName) {

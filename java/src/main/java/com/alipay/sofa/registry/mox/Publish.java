@@ -28,6 +28,8 @@ public final class Publish {
     final boolean boxes;
 
     final byte[][] data;
+    /** Made when first published, shared with later versions. Volatile, so that any thread sees it whole. */
+    private volatile byte[] encoded;
 
     private Publish(
             String dataInfoId,
@@ -38,7 +40,8 @@ public final class Publish {
             String appName,
             String[] attributes,
             boolean boxes,
-            byte[][] data) {
+            byte[][] data,
+            byte[] encoded) {
         this.dataInfoId = dataInfoId;
         this.registerId = registerId;
         this.version = version;
@@ -48,6 +51,16 @@ public final class Publish {
         this.attributes = attributes;
         this.boxes = boxes;
         this.data = data;
+        this.encoded = encoded;
+    }
+
+    byte[] encoded() {
+        byte[] bytes = encoded;
+        if (bytes == null) {
+            bytes = FrameEncoder.encode(this);
+            encoded = bytes;
+        }
+        return bytes;
     }
 
     /**
@@ -70,7 +83,7 @@ public final class Publish {
      * @return the copy
      */
     public Publish version(long version, long registerTimestamp) {
-        return new Publish(dataInfoId, registerId, version, registerTimestamp, cell, appName, attributes, boxes, data);
+        return new Publish(dataInfoId, registerId, version, registerTimestamp, cell, appName, attributes, boxes, data, encoded);
     }
 
     /**
@@ -219,7 +232,8 @@ public final class Publish {
                     appName,
                     attributes == null ? NO_ATTRIBUTES : attributes.toArray(NO_ATTRIBUTES),
                     boxes,
-                    data == null ? NO_DATA : data.toArray(NO_DATA));
+                    data == null ? NO_DATA : data.toArray(NO_DATA),
+                    null);
         }
 
         private List<byte[]> data(boolean inBoxes) {

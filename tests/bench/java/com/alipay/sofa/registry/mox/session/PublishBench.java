@@ -77,6 +77,7 @@ public class PublishBench {
             String service = "com.example.orders.api.OrderService" + i + ":1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
             String registerId = new UUID(7, i).toString();
             values[i] = Publish.of(service, registerId).cell("DEFAULT_ZONE").appName("orders").data(urls).build();
+            mox.publish(SOURCE, values[i]);
             publishers[i] = publisher(service, registerId, urls);
             requests[i] = new PublisherWriteDataRequest(publishers[i], WriteDataRequestType.PUBLISHER);
         }
