@@ -292,11 +292,6 @@ impl Publisher {
         changes
     }
 
-    /// A resource's full name.
-    fn key(&self, name: &str) -> Arc<str> {
-        format!("{}/{name}", self.shared.config.namespace).into()
-    }
-
     fn suffix(&self) -> &str {
         &self.shared.config.host_suffix
     }
@@ -312,7 +307,7 @@ impl Publisher {
         let mut empty_since = None;
         if let Some(known) = self.served.remove(id) {
             empty_since = known.empty_since;
-            changes.insert((slice_of(&known.digest), self.key(&known.name)), None);
+            changes.insert((slice_of(&known.digest), full_name(&self.shared.config, &known.name).into()), None);
             moved.extend(self.vips.remove(&(known.digest, Arc::clone(id))));
             if name.is_some() {
                 tracing::warn!(data_info_id = &**id, was = &*known.name, is = name, "another service took the host");
@@ -358,7 +353,7 @@ impl Publisher {
         let empty = work.empty_since.is_some().then(|| (EMPTY_LABEL.to_owned(), "true".to_owned()));
         let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
         let slice = slice_of(&served.digest);
-        let key = format!("{}/{}", self.shared.config.namespace, served.name);
+        let key = full_name(&self.shared.config, &served.name);
         let resource = Resource::service_entry(key.clone(), empty.into_iter().collect(), annotations, &entry);
         changes.insert((slice, key.into()), Some(resource));
     }
@@ -387,6 +382,11 @@ impl Publisher {
             self.rejects.insert(Arc::clone(id), counts);
         }
     }
+}
+
+/// A resource's name as istiod splits it: `namespace/name`.
+fn full_name(config: &Config, name: &str) -> String {
+    format!("{}/{name}", config.namespace)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -124,10 +124,6 @@ struct Service {
 }
 
 impl Service {
-    fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.sources.iter().flat_map(|(_, source)| source.slots.values())
-    }
-
     /// Whether nothing has to be remembered of it.
     fn forgettable(&self) -> bool {
         self.sources.iter().all(|(_, source)| source.slots.is_empty() && source.read.is_none())
@@ -138,7 +134,7 @@ impl Service {
             Slot::Live { entry, .. } => Some(Arc::clone(entry)),
             Slot::Tombstone { .. } => None,
         };
-        self.slots().filter_map(live).collect()
+        self.sources.iter().flat_map(|(_, source)| source.slots.values()).filter_map(live).collect()
     }
 }
 
