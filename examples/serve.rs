@@ -28,7 +28,7 @@ use std::{
 };
 
 use registry_mox::{
-    command, config,
+    config,
     config::Config,
     engine::Engine,
     error::{Error, Result},
@@ -160,7 +160,7 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
         }
         Line::Freeze {} => engine.freeze(),
         Line::Thaw {} => engine.thaw(),
-        Line::Release {} => return Err(command::nothing_held()),
+        Line::Release {} => engine.release()?,
         Line::Flush {} => {
             let flushed = engine.flush().await;
             return serde_json::to_value(flushed).map_err(|error| Error::Internal(error.to_string()));

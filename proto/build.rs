@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
     "envoy/service/discovery/v3/discovery.proto",
     "istio/mcp/v1alpha1/resource.proto",
+    "istio/networking/v1alpha3/destination_rule.proto",
     "istio/networking/v1alpha3/service_entry.proto",
 ];
 

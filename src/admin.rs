@@ -1,17 +1,22 @@
-//! Pages for operators, read only; the same over HTTP and through the session server's own port.
+//! Pages for operators, the same over HTTP and through the session server's own port. Requests that change something need
+//! `mox.admin.token` in the header `X-Mox-Token`.
 
 use std::sync::{Arc, Weak};
 
 use axum::{
     Router,
+    body::Bytes,
     extract::State,
-    http::{Method, StatusCode, Uri, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{dump, engine::Engine};
+use crate::{config, dump, engine::Engine, error::Error};
+
+const TOKEN_HEADER: &str = "x-mox-token";
 
 /// One page.
 #[derive(Debug, Serialize)]
@@ -42,12 +47,60 @@ impl Page {
 pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
     match path.trim_end_matches('/') {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
+        "/mox/fresh" => fresh(engine),
         "/mox/streams" => Page::json(&engine.status().streams),
         "/mox/dump" => match query.split('&').find_map(|pair| pair.strip_prefix("type=")).unwrap_or("ServiceEntry") {
-            "ServiceEntry" => Page::json(&dump::service_entries(&engine.view().service_entries)),
-            other => Page::text(404, format!("type {other:?} is not served; there is ServiceEntry\n")),
+            kind @ "ServiceEntry" => Page::json(&dump::list(kind, &engine.view().service_entries)),
+            kind @ "WorkloadEntry" => Page::json(&dump::list(kind, &engine.view().workload_entries)),
+            other => {
+                Page::text(404, format!("type {other:?} is not served; there are {}\n", dump::KINDS.join(" and ")))
+            }
         },
         _ => Page::text(404, "there are /mox/status, /mox/streams and /mox/dump\n".to_owned()),
+    }
+}
+
+/// Whether this server serves fresh data; what another asks before it refuses its own streams.
+fn fresh(engine: &Engine) -> Page {
+    let status = engine.status();
+    let bound = engine.config().protect.max_staleness.as_millis() as u64 / 2;
+    let recent = status.feed.and_then(|feed| feed.oldest_contact_millis).is_some_and(|age| age < bound);
+    let serves = status.listening.is_some() && !status.fenced && engine.view().complete;
+    match serves && recent {
+        true => Page::text(200, "fresh\n".to_owned()),
+        false => Page::text(503, "not fresh\n".to_owned()),
+    }
+}
+
+/// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}`.
+pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
+    match &engine.config().admin.token {
+        None => return Page::text(403, "mox.admin.token is not set, so nothing can be changed here\n".to_owned()),
+        Some(own) if !own.is(token) => {
+            return Page::text(403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token\n"));
+        }
+        Some(_) => {}
+    }
+    match path.trim_end_matches('/') {
+        "/mox/freeze" => {
+            engine.freeze();
+            Page::json(&json!({ "frozen": true }))
+        }
+        "/mox/thaw" => {
+            engine.thaw();
+            Page::json(&json!({ "frozen": false }))
+        }
+        // Asked of every session server, of which one may hold and another not.
+        "/mox/release" => Page::json(&json!({ "released": engine.release().is_ok() })),
+        "/mox/policy" => {
+            let document = serde_json::from_slice(body)
+                .map_err(|error| Error::InvalidArgument(format!("this is no JSON: {error}")));
+            match document.and_then(config::policy_from_json).and_then(|policy| engine.set_policy(policy)) {
+                Ok(hash) => Page::json(&json!({ "hash": hash })),
+                Err(error) => Page::text(400, format!("{error}\n")),
+            }
+        }
+        _ => Page::text(404, "there are /mox/freeze, /mox/thaw, /mox/release and /mox/policy\n".to_owned()),
     }
 }
 
@@ -62,14 +115,24 @@ pub async fn serve(listener: TcpListener, engine: Weak<Engine>, mut draining: wa
     }
 }
 
-async fn answer(State(engine): State<Weak<Engine>>, method: Method, uri: Uri) -> Response {
+async fn answer(
+    State(engine): State<Weak<Engine>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let Some(engine): Option<Arc<Engine>> = engine.upgrade() else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    if method != Method::GET {
-        return StatusCode::METHOD_NOT_ALLOWED.into_response();
-    }
-    let page = page(&engine, uri.path(), uri.query().unwrap_or_default());
+    let page = match method {
+        Method::GET => page(&engine, uri.path(), uri.query().unwrap_or_default()),
+        Method::POST => {
+            let token = headers.get(TOKEN_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            change(&engine, uri.path(), token, &body)
+        }
+        _ => return StatusCode::METHOD_NOT_ALLOWED.into_response(),
+    };
     let status = StatusCode::from_u16(page.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, [(header::CONTENT_TYPE, page.content_type)], page.body).into_response()
 }

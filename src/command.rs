@@ -6,8 +6,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    admin, config,
-    engine::Engine,
+    admin,
+    config::{self, Config},
+    engine::{Engine, Feed},
     error::{Error, Result},
 };
 
@@ -23,6 +24,11 @@ pub enum Command {
     Freeze {},
     /// Release it.
     Thaw {},
+    /// The registry stopped its pushes, or goes on with them.
+    Stopped {
+        /// Which of the two.
+        stopped: bool,
+    },
     /// Let a held mass deletion through, once.
     Release {},
     /// Replace the policy.
@@ -35,8 +41,36 @@ pub enum Command {
         /// How long at most.
         timeout_millis: u64,
     },
+    /// Take what the host says of how it follows the data servers.
+    Feed {
+        /// What it says.
+        feed: Box<Feed>,
+    },
+    /// Refuse streams, or take them again.
+    Fence {
+        /// Which of the two.
+        fenced: bool,
+    },
+    /// Which services have events that no read has borne out in time.
+    Unconfirmed {
+        /// How many at most.
+        limit: usize,
+    },
+    /// The settings that the host acts on.
+    Settings {},
     /// What the engine is doing.
     Status {},
+    /// An admin request that changes something.
+    Change {
+        /// Path, `/mox` included.
+        path: String,
+        /// What the client shows to be let in; empty: nothing.
+        #[serde(default)]
+        token: String,
+        /// The request's body.
+        #[serde(default)]
+        body: String,
+    },
     /// An admin page.
     Page {
         /// Path, `/mox` included.
@@ -66,7 +100,14 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             engine.thaw();
             done
         }
-        Command::Release {} => Err(nothing_held()),
+        Command::Stopped { stopped } => {
+            engine.stopped(stopped);
+            done
+        }
+        Command::Release {} => {
+            engine.release()?;
+            done
+        }
         Command::Policy { policy } => {
             let hash = engine.set_policy(config::policy_from_json(policy)?)?;
             Ok(json!({ "hash": hash }))
@@ -75,14 +116,31 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             let flushed = engine.flush_within(Duration::from_millis(timeout_millis));
             to_value(flushed.ok_or_else(|| Error::Internal(format!("no flush within {timeout_millis} ms")))?)
         }
+        Command::Feed { feed } => {
+            engine.feed(*feed);
+            done
+        }
+        Command::Fence { fenced } => {
+            engine.fence(fenced);
+            done
+        }
+        Command::Unconfirmed { limit } => Ok(json!({ "dataInfoIds": engine.unconfirmed(limit) })),
+        Command::Settings {} => {
+            let Config { scope, cluster, protect, .. } = engine.config();
+            let millis = |duration: Duration| duration.as_millis() as u64;
+            Ok(json!({
+                "scope": scope,
+                "debounceMillis": millis(cluster.debounce),
+                "reconcileMillis": millis(cluster.reconcile),
+                "reads": cluster.reads,
+                "syncPort": cluster.sync_port,
+                "maxStalenessMillis": millis(protect.max_staleness),
+            }))
+        }
+        Command::Change { path, token, body } => to_value(admin::change(engine, &path, &token, body.as_bytes())),
         Command::Status {} => to_value(engine.status()),
         Command::Page { path, query } => to_value(admin::page(engine, &path, &query)),
     }
-}
-
-/// The answer to a release while no mass deletion is held.
-pub fn nothing_held() -> Error {
-    Error::InvalidArgument("no mass deletion is held".to_owned())
 }
 
 fn to_value(answer: impl serde::Serialize) -> Result<Value> {

@@ -8,10 +8,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Result},
-    policy::{self, Policy, PolicyConfig},
+    policy::{self, Override, Policy, PolicyConfig},
     store,
 };
 
@@ -25,10 +26,14 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// Which publishers are served.
     pub scope: Scope,
+    /// How the registry's data servers are followed; for the host that does it.
+    pub cluster: Cluster,
     /// Last part of every host; two DNS labels or more.
     pub host_suffix: String,
     /// Namespace of every resource; it need not exist in Kubernetes.
     pub namespace: String,
+    /// Where endpoints stand.
+    pub endpoint_mode: EndpointMode,
     /// Range that virtual addresses are taken from; none: no `addresses`.
     pub vip_cidr: Option<IpNet>,
     /// Own threads, 1 to 64.
@@ -41,6 +46,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Bounds on memory.
     pub limits: Limits,
+    /// Who may change something while the engine runs.
+    pub admin: Admin,
     /// The policy to start with.
     pub policy: PolicyConfig,
 }
@@ -49,8 +56,69 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
+    /// Those of the local data center, as the data servers know them.
+    Cluster,
     /// Those that this session server accepted.
     Local,
+}
+
+/// `mox.cluster`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Cluster {
+    /// How long notices of changed services are gathered before these are read.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub debounce: Duration,
+    /// How often everything is compared with the data servers, in case a notice was lost.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub reconcile: Duration,
+    /// Most services read in a second.
+    pub reads: usize,
+    /// Where data servers compare what they have with others (`data.server.syncDataPort`).
+    pub sync_port: u16,
+}
+
+/// `mox.admin`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Admin {
+    /// What a request has to show that changes something; none: every such request is refused.
+    pub token: Option<Secret>,
+}
+
+/// A text that no log, page or file shows.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Whether `given` is the secret; takes as long whatever is wrong with it.
+    pub fn is(&self, given: &str) -> bool {
+        let (own, given) = (Sha256::digest(&self.0), Sha256::digest(given));
+        !self.0.is_empty() && own.iter().zip(given).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// Where endpoints stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointMode {
+    /// In the ServiceEntry.
+    Inline,
+    /// In a WorkloadEntry each, which the ServiceEntry selects by a label.
+    WorkloadEntry,
 }
 
 /// `mox.push`.
@@ -68,12 +136,28 @@ pub struct Push {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Protect {
-    /// With local scope: how long after the start nothing is served, so that clients can come back.
+    /// How long after the start nothing is served. With local scope clients have this time to come back; with cluster
+    /// scope the last good state is shown after it where the first complete view is not in.
     #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
     pub startup_hold: Duration,
     /// How long a service without endpoints keeps its entry.
     #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
     pub empty_grace: Duration,
+    /// Removals are withheld above this percentage of the services, or of the endpoints, within a minute.
+    pub mass_delete_share: usize,
+    /// But not for this many services or fewer.
+    pub mass_delete_services: usize,
+    /// And not for this many endpoints or fewer.
+    pub mass_delete_endpoints: usize,
+    /// How long removals are withheld at most.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub mass_delete_hold: Duration,
+    /// With cluster scope: how old the last good state may be to be served while the first complete view is not in.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub last_good_max_age: Duration,
+    /// With cluster scope: how long a session server may be without the data servers before it leaves istiod to others.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub max_staleness: Duration,
 }
 
 /// `mox.limits`.
@@ -100,15 +184,29 @@ impl Default for Config {
             listen: SocketAddr::from(([0, 0, 0, 0], 9700)),
             admin_listen: None,
             scope: Scope::Local,
+            cluster: Cluster::default(),
             host_suffix: "sofa.mesh".to_owned(),
             namespace: "sofa-registry".to_owned(),
+            endpoint_mode: EndpointMode::Inline,
             vip_cidr: "248.0.0.0/6".parse().ok(),
             threads: 2,
             push: Push::default(),
             protect: Protect::default(),
             state_dir: None,
             limits: Limits::default(),
+            admin: Admin::default(),
             policy: PolicyConfig::default(),
+        }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            debounce: Duration::from_millis(100),
+            reconcile: Duration::from_secs(30),
+            reads: 2_000,
+            sync_port: 9_621,
         }
     }
 }
@@ -121,7 +219,16 @@ impl Default for Push {
 
 impl Default for Protect {
     fn default() -> Self {
-        Self { startup_hold: Duration::from_secs(60), empty_grace: Duration::from_secs(600) }
+        Self {
+            startup_hold: Duration::from_secs(60),
+            empty_grace: Duration::from_secs(600),
+            mass_delete_share: 30,
+            mass_delete_services: 10,
+            mass_delete_endpoints: 50,
+            mass_delete_hold: Duration::from_secs(600),
+            last_good_max_age: Duration::from_secs(600),
+            max_staleness: Duration::from_secs(120),
+        }
     }
 }
 
@@ -165,13 +272,6 @@ impl Config {
         if !errors.is_empty() {
             return Err(Error::Config(errors.join("\n")));
         }
-        if tree["scope"].as_str() == Some("cluster") {
-            return Err(Error::Config(
-                "mox.scope: \"cluster\" is not built yet; allowed is \"local\": every session server serves its own \
-                 clients, so use it with one session server"
-                    .to_owned(),
-            ));
-        }
         let config: Self = typed("mox", over(known, tree))?;
         config.check()?;
         Ok(config)
@@ -187,6 +287,13 @@ impl Config {
         bounds("threads", self.threads, 1, 64);
         bounds("push.quiet (ms)", self.push.quiet.as_millis() as usize, 0, 10_000);
         bounds("protect.emptyGrace (s)", self.protect.empty_grace.as_secs() as usize, 0, 365 * 86_400);
+        bounds("protect.massDeleteShare (%)", self.protect.mass_delete_share, 0, 100);
+        bounds("protect.massDeleteHold (s)", self.protect.mass_delete_hold.as_secs() as usize, 0, 365 * 86_400);
+        bounds("protect.lastGoodMaxAge (s)", self.protect.last_good_max_age.as_secs() as usize, 0, 365 * 86_400);
+        bounds("protect.maxStaleness (s)", self.protect.max_staleness.as_secs() as usize, 10, 86_400);
+        bounds("cluster.debounce (ms)", self.cluster.debounce.as_millis() as usize, 0, 10_000);
+        bounds("cluster.reconcile (ms)", self.cluster.reconcile.as_millis() as usize, 1_000, 3_600_000);
+        bounds("cluster.reads", self.cluster.reads, 1, 1_000_000);
         bounds("limits.services", self.limits.services, 1, 10_000_000);
         bounds("limits.publishers", self.limits.publishers, 1, 100_000_000);
         bounds("limits.sources", self.limits.sources, 1, 1_024);
@@ -275,12 +382,22 @@ fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) 
         (Value::Object(known), Value::String(text)) if known.is_empty() && text.trim().is_empty() => {
             Value::Object(Map::new())
         }
+        // Globs as keys; Spring writes them in brackets.
+        (Value::Object(_), Value::Object(given)) if path.ends_with("policy.overrides") => {
+            let known = tree_of(&Override::full());
+            let named = |(key, value): (String, Value), errors: &mut Vec<String>| {
+                let glob = key.trim_start_matches('[').trim_end_matches(']').to_owned();
+                let value = normalize(&format!("{path}.{glob}"), &known, value, errors);
+                (glob, value)
+            };
+            given.into_iter().map(|entry| named(entry, errors)).collect()
+        }
         (Value::Object(known), Value::Object(given)) if known.is_empty() => {
             let number = |value: Value| match value.as_str().map(str::trim).map(str::parse::<u64>) {
-                Some(Ok(number)) => number.into(),
+                Some(Ok(number)) if path.ends_with("policy.ports") => number.into(),
                 _ => value,
             };
-            given.into_iter().map(|(key, value)| (key, number(value))).collect()
+            given.into_iter().map(|(key, value)| (key.trim_matches(['[', ']']).to_owned(), number(value))).collect()
         }
         (Value::Object(_), given) => {
             errors.push(format!("{path}: {given} is not possible; it is a group of settings"));
@@ -375,6 +492,16 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_compared_and_never_shown() {
+        let config = read(r#"{"admin": {"token": "open sesame"}}"#).unwrap();
+        let token = config.admin.token.clone().unwrap();
+        assert!(token.is("open sesame") && !token.is("open sesam") && !token.is(""));
+        assert!(!Secret(String::new()).is(""), "an empty one lets nobody in");
+        let shown = format!("{config:?}{}", serde_json::to_string(&config).unwrap());
+        assert!(!shown.contains("sesame"), "{shown}");
+    }
+
+    #[test]
     fn unknown_keys_are_refused_with_the_nearest_name() {
         let text = error(r#"{"lisen": "x", "protect": {"start-hold": "1s"}, "policy": {"excludes": "a"}}"#);
         assert!(text.contains("mox.lisen: unknown key; did you mean listen?"), "{text}");
@@ -392,7 +519,6 @@ mod tests {
             (r#"{"push": {"prime": "maybe"}}"#, "mox.push.prime: \"maybe\""),
             (r#"{"hostSuffix": "mesh"}"#, "mox.hostSuffix: \"mesh\""),
             (r#"{"namespace": "A"}"#, "mox.namespace: \"A\""),
-            (r#"{"scope": "cluster"}"#, "mox.scope: \"cluster\" is not built yet; allowed is \"local\""),
             (r#"{"scope": "all"}"#, "mox.scope: \"all\""),
             (r#"{"vipCidr": "248.0.0.0/60"}"#, "mox.vipCidr: \"248.0.0.0/60\""),
             (r#"{"policy": {"exportTo": "A"}}"#, "mox.policy.exportTo: \"A\""),

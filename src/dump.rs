@@ -6,21 +6,29 @@ use serde_json::{Map, Value, json};
 use crate::{
     proto::istio::{
         mcp::v1alpha1::Resource,
-        networking::v1alpha3::{ServiceEntry, WorkloadEntry},
+        networking::v1alpha3::{DestinationRule, ServiceEntry, WorkloadEntry},
     },
     snapshot::Snapshot,
 };
 
-/// Every ServiceEntry of a snapshot, as a Kubernetes list.
-pub fn service_entries(snapshot: &Snapshot) -> Value {
-    json!({ "apiVersion": "v1", "kind": "List", "items": snapshot.decode().iter().map(item).collect::<Vec<_>>() })
+/// The types that can be dumped.
+pub const KINDS: [&str; 3] = ["ServiceEntry", "WorkloadEntry", "DestinationRule"];
+
+/// Every resource of a snapshot of `kind`, one of [`KINDS`], as a Kubernetes list.
+pub fn list(kind: &str, snapshot: &Snapshot) -> Value {
+    let items: Vec<Value> = snapshot.decode().iter().map(|resource| item(kind, resource)).collect();
+    json!({ "apiVersion": "v1", "kind": "List", "items": items })
 }
 
-fn item(resource: &Resource) -> Value {
+fn item(kind: &str, resource: &Resource) -> Value {
     let metadata = resource.metadata.clone().unwrap_or_default();
     let (namespace, name) = metadata.name.split_once('/').unwrap_or(("", &metadata.name));
     let body = resource.body.clone().unwrap_or_default();
-    let spec = ServiceEntry::decode(body.value).map(|entry| spec(&entry)).unwrap_or_default();
+    let spec = match kind {
+        "WorkloadEntry" => WorkloadEntry::decode(body.value).map(|entry| endpoint(&entry)),
+        "DestinationRule" => DestinationRule::decode(body.value).map(|rule| destination_rule(&rule)),
+        _ => ServiceEntry::decode(body.value).map(|entry| spec(&entry)),
+    };
     let metadata = without_empty(json!({
         "name": name,
         "namespace": namespace,
@@ -28,7 +36,7 @@ fn item(resource: &Resource) -> Value {
         "labels": metadata.labels,
         "annotations": metadata.annotations,
     }));
-    json!({ "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": metadata, "spec": spec })
+    json!({ "apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec.unwrap_or_default() })
 }
 
 fn spec(entry: &ServiceEntry) -> Value {
@@ -41,8 +49,18 @@ fn spec(entry: &ServiceEntry) -> Value {
         "location": entry.location().as_str_name(),
         "resolution": entry.resolution().as_str_name(),
         "endpoints": entry.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "workloadSelector": entry.workload_selector.as_ref().map(|selector| json!({ "labels": selector.labels })),
         "exportTo": entry.export_to,
+        "subjectAltNames": entry.subject_alt_names,
     }))
+}
+
+fn destination_rule(rule: &DestinationRule) -> Value {
+    let tls = rule.traffic_policy.as_ref().and_then(|policy| policy.tls.as_ref());
+    let tls = tls.map(|tls| {
+        without_empty(json!({ "mode": tls.mode().as_str_name(), "subjectAltNames": tls.subject_alt_names }))
+    });
+    without_empty(json!({ "host": rule.host, "trafficPolicy": { "tls": tls }, "exportTo": rule.export_to }))
 }
 
 fn endpoint(endpoint: &WorkloadEntry) -> Value {
@@ -62,6 +80,7 @@ fn without_empty(value: Value) -> Value {
         Value::Array(items) => !items.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
         Value::String(text) => !text.is_empty(),
+        Value::Null => false,
         Value::Number(number) => number.as_u64() != Some(0),
         _ => true,
     };

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpListener,
     runtime::{Handle, Runtime},
@@ -22,18 +22,16 @@ use tokio::{
 
 use crate::{
     admin,
-    config::Config,
+    config::{Config, Scope},
     error::{Error, Result},
-    frame,
-    gate::Gate,
-    model,
+    frame, model,
     policy::{Policy, PolicyConfig},
-    publisher::{Orders, Publisher, Report, Shared, first_view},
+    publisher::{Orders, Publisher, Report, Shared},
     store::{Counts, Store},
     translate::TRANSLATION,
-    view::Held,
+    view::{Held, View},
     xds::{
-        server::Ads,
+        server::{Ads, Ends},
         streams::{StreamState, Streams},
     },
 };
@@ -47,6 +45,9 @@ pub struct Engine {
     shared: Arc<Shared>,
     streams: Arc<Streams>,
     draining: watch::Sender<bool>,
+    /// Whether streams are refused, so that clients go to another session server.
+    fenced: watch::Sender<bool>,
+    feed: Mutex<Option<Feed>>,
     running: Mutex<Option<Running>>,
     handle: Handle,
     listeners: Mutex<Listeners>,
@@ -77,6 +78,7 @@ pub struct Bound {
 
 /// What a flush answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Flushed {
     /// Served services.
     pub services: usize,
@@ -84,9 +86,58 @@ pub struct Flushed {
     pub endpoints: u64,
     /// `version_info` of the served ServiceEntries.
     pub version: String,
+    /// That of the served WorkloadEntries, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload_version: Option<String>,
     /// Why the served state is not the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
+}
+
+/// How the host follows the registry's data servers, in its own words.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Feed {
+    /// Slots of the registry's slot table.
+    pub slots: u64,
+    /// Services that the data servers have, as far as it is known.
+    pub ids: u64,
+    /// Those that a comparison found different from what is known, and that were not read since.
+    pub owed: u64,
+    /// Those that could not be read again and again while their data server answers; they are tried on.
+    pub unreadable: u64,
+    /// Those that are to be read now.
+    pub dirty: u64,
+    /// Notices of changed services.
+    pub notices: u64,
+    /// Reads of a service.
+    pub reads: u64,
+    /// Bytes of publishers' data in them.
+    pub read_bytes: u64,
+    /// Reads that failed.
+    pub read_failures: u64,
+    /// Comparisons of a slot.
+    pub compares: u64,
+    /// Comparisons that failed.
+    pub compare_failures: u64,
+    /// Services of which a comparison found that another state was known.
+    pub differences: u64,
+    /// Comparisons of everything without a failure.
+    pub reconciled: u64,
+    /// How long ago the last one began, in milliseconds.
+    pub reconciled_millis_ago: Option<u64>,
+    /// How long the first complete view took, in milliseconds.
+    pub bootstrap_millis: Option<u64>,
+    /// For how long at least one slot's leader was not heard of, in milliseconds.
+    pub oldest_contact_millis: Option<u64>,
+    /// Whether the registry has stopped its pushes.
+    pub push_stopped: bool,
+    /// Other session servers that serve MoX from fresh data, when this was last asked.
+    pub fresh_peers: Option<u64>,
+    /// What failed last.
+    pub last_failure: Option<String>,
+    /// This session server has been cut off from data for longer than `mox.protect.max-staleness`.
+    pub stale: bool,
 }
 
 /// Everything an operator wants to know at a glance.
@@ -99,8 +150,15 @@ pub struct Status {
     pub translation: u32,
     /// Where it listens.
     pub listening: Option<Bound>,
+    /// Which publishers are served.
+    pub scope: Scope,
     /// What is served.
     pub served: Flushed,
+    /// Whether streams are refused because this session server is cut off and another is not.
+    pub fenced: bool,
+    /// How the data servers are followed, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feed: Option<Feed>,
     /// Its encoded size in bytes.
     pub bytes: usize,
     /// What the registry said.
@@ -129,22 +187,23 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
-        let gate = Gate::new(&config);
         let shared = Arc::new(Shared {
             store: Store::new(config.limits.store()),
             policy: ArcSwap::from_pointee(policy),
-            view: watch::Sender::new(first_view()),
+            view: watch::Sender::new(View::default()),
             flushed: watch::Sender::new(0),
             orders: Mutex::new(Orders::default()),
             report: Mutex::new(Report { held: Some(Held::NotLoaded), ..Report::default() }),
             config,
         });
         let handle = runtime.handle().clone();
-        let publisher = runtime.spawn(Publisher::new(Arc::clone(&shared), gate).run());
+        let publisher = runtime.spawn(Publisher::new(Arc::clone(&shared)).run());
         Ok(Self {
             shared,
             streams: Arc::default(),
             draining: watch::Sender::new(false),
+            fenced: watch::Sender::new(false),
+            feed: Mutex::default(),
             running: Mutex::new(Some(Running { runtime, publisher })),
             handle,
             listeners: Mutex::default(),
@@ -180,7 +239,7 @@ impl Engine {
         let (mox, mox_address) = self.bind(config.listen)?;
         let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
         let bound = Bound { mox: mox_address, admin: admin.as_ref().map(|(_, address)| *address) };
-        let ads = Ads::new(config, self.shared.view.subscribe(), self.draining.subscribe(), Arc::clone(&self.streams));
+        let ads = Ads::new(config, self.shared.view.subscribe(), self.ends(), Arc::clone(&self.streams));
         listeners.servers.push(self.handle.spawn(async move {
             if let Err(error) = ads.serve(mox).await {
                 tracing::error!(%error, "the MoX listener failed");
@@ -194,6 +253,10 @@ impl Engine {
         self.order(|orders| orders.listening_since = Some(Instant::now()));
         tracing::info!(mox = %bound.mox, "listening");
         Ok(bound)
+    }
+
+    fn ends(&self) -> Ends {
+        Ends { draining: self.draining.subscribe(), fenced: self.fenced.subscribe() }
     }
 
     fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
@@ -227,6 +290,50 @@ impl Engine {
         self.shared.store.wake();
     }
 
+    /// Whether the registry has stopped its pushes; a latch of its own beside [`Engine::freeze`].
+    pub fn stopped(&self, stopped: bool) {
+        self.order(|orders| orders.stopped = stopped);
+    }
+
+    /// Takes what the host says of how it follows the data servers.
+    pub fn feed(&self, feed: Feed) {
+        let stale = feed.stale;
+        let was = self.feed.lock().replace(feed).is_some_and(|feed| feed.stale);
+        match (was, stale) {
+            (false, true) => tracing::error!(
+                "cut off from the registry's data servers for longer than mox.protect.max-staleness; what is served is old"
+            ),
+            (true, false) => tracing::warn!("in contact with the registry's data servers again"),
+            _ => {}
+        }
+    }
+
+    /// Ends the streams and refuses new ones, so that clients go to another session server; or ends that.
+    pub fn fence(&self, fenced: bool) {
+        if self.fenced.send_replace(fenced) != fenced {
+            tracing::warn!(fenced, "streams are refused while another session server has fresher data");
+        }
+    }
+
+    /// Services of the registry whose events no read has borne out in time.
+    pub fn unconfirmed(&self, limit: usize) -> Vec<Arc<str>> {
+        self.shared.store.unconfirmed(model::now(), limit)
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Lets a held mass deletion through, once; an error where none is held.
+    pub fn release(&self) -> Result<()> {
+        if self.shared.report.lock().withheld.is_none() {
+            return Err(Error::InvalidArgument("no mass deletion is held".to_owned()));
+        }
+        self.order(|orders| orders.release = true);
+        Ok(())
+    }
+
     /// Replaces the policy; returns its hash. A document with a mistake changes nothing.
     pub fn set_policy(&self, config: PolicyConfig) -> Result<String> {
         let policy = Policy::new(config, self.shared.config.vip_cidr)?;
@@ -257,11 +364,12 @@ impl Engine {
 
     fn served(&self) -> Flushed {
         let view = self.shared.view.borrow().clone();
-        let snapshot = &view.service_entries;
+        let (services, workloads) = (&view.service_entries, &view.workload_entries);
         Flushed {
-            services: snapshot.resources(),
-            endpoints: snapshot.endpoints(),
-            version: snapshot.version().to_string(),
+            services: services.resources(),
+            endpoints: services.endpoints() + workloads.endpoints(),
+            version: services.version().to_string(),
+            workload_version: (workloads.resources() > 0).then(|| workloads.version().to_string()),
             held: self.shared.report.lock().held,
         }
     }
@@ -270,12 +378,16 @@ impl Engine {
     pub fn status(&self) -> Status {
         // No lock is held while another is taken.
         let (listening, publisher) = (self.listeners.lock().bound, self.shared.report.lock().clone());
-        let bytes = self.view().service_entries.bytes();
+        let View { service_entries, workload_entries, .. } = self.view();
+        let bytes = service_entries.bytes() + workload_entries.bytes();
         Status {
             release: env!("CARGO_PKG_VERSION"),
             translation: TRANSLATION,
             listening,
+            scope: self.shared.config.scope,
             served: self.served(),
+            fenced: *self.fenced.borrow(),
+            feed: self.feed.lock().clone(),
             bytes,
             store: self.shared.store.counts(),
             publisher,
@@ -287,8 +399,13 @@ impl Engine {
         }
     }
 
+    /// Follows the view that streams see.
+    pub fn watch(&self) -> watch::Receiver<View> {
+        self.shared.view.subscribe()
+    }
+
     /// The view that streams see.
-    pub(crate) fn view(&self) -> crate::view::View {
+    pub(crate) fn view(&self) -> View {
         self.shared.view.borrow().clone()
     }
 

@@ -6,6 +6,7 @@
 //! frame     := u8 format(=1) | u8 zero | u16 eventCount | event…
 //! publish   := u8 1 | str16 source | str16 dataInfoId | body
 //! unpublish := u8 2 | i64 version | i64 registerTimestamp | str16 source | str16 dataInfoId | str16 registerId
+//! lost      := u8 4, the rest as unpublish
 //! replace   := u8 3 | i64 version | i64 readStartedMillis | str16 source | str16 dataInfoId | u32 bodyCount | body…
 //! body      := u8 flags | i64 version | i64 registerTimestamp | str16 registerId | str16 cell | str16 appName
 //!            | u16 attributeCount | (str16 key, str16 value)… | u16 payloadCount | (u32 length, bytes)…
@@ -31,15 +32,51 @@ pub const MAX_REGISTER_ID: usize = 512;
 pub const MAX_SOURCE: usize = 64;
 /// Largest payload (one `ServerDataBox`), in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
+/// Bytes before the first event.
+const HEADER: usize = 4;
 /// Largest frame, in bytes.
 pub const MAX_FRAME: usize = 64 << 20;
 
 const OP_PUBLISH: u8 = 1;
 const OP_UNPUBLISH: u8 = 2;
 const OP_REPLACE: u8 = 3;
+const OP_LOST: u8 = 4;
 
 /// Set when payloads are Java-serialized strings, as a session server holds them; else they are UTF-8 text.
 const FLAG_SERIALIZED: u8 = 1;
+
+/// A text as it lies in a frame: UTF-8, but as bytes, since ids are hashed and compared far more often than read. ASCII,
+/// the usual case, is checked several times faster than it becomes a `str`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Text<'a>(&'a [u8]);
+
+impl<'a> Text<'a> {
+    fn check(bytes: &'a [u8]) -> Option<Self> {
+        (bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()).then_some(Self(bytes))
+    }
+
+    /// Its UTF-8.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Its characters.
+    pub fn as_str(self) -> &'a str {
+        std::str::from_utf8(self.0).expect("a text is checked where it is made")
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(text.as_bytes())
+    }
+}
+
+impl std::fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
 
 /// One event of a frame, borrowing from it.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,29 +84,40 @@ pub enum Event<'a> {
     /// A publisher came or changed.
     Publish {
         /// Who speaks: `registry` or an extension's name.
-        source: &'a str,
+        source: Text<'a>,
         /// The service.
-        data_info_id: &'a str,
+        data_info_id: Text<'a>,
         /// The publisher.
         body: Body<'a>,
     },
     /// A publisher went.
     Unpublish {
         /// Who speaks.
-        source: &'a str,
+        source: Text<'a>,
         /// The service.
-        data_info_id: &'a str,
+        data_info_id: Text<'a>,
         /// The publisher.
-        register_id: &'a str,
+        register_id: Text<'a>,
         /// The version that it went at.
+        version: RegisterVersion,
+    },
+    /// A publisher's client is gone; what becomes of the publisher is for the next read to say.
+    Lost {
+        /// Who speaks.
+        source: Text<'a>,
+        /// The service.
+        data_info_id: Text<'a>,
+        /// The publisher.
+        register_id: Text<'a>,
+        /// The version that its client had published.
         version: RegisterVersion,
     },
     /// A successful full read of one service in one source.
     Replace {
         /// Who speaks.
-        source: &'a str,
+        source: Text<'a>,
         /// The service.
-        data_info_id: &'a str,
+        data_info_id: Text<'a>,
         /// The datum's version.
         version: i64,
         /// When the read started, milliseconds since the epoch.
@@ -83,7 +131,7 @@ pub enum Event<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Body<'a> {
     /// The publisher's id, unique in the cluster.
-    pub register_id: &'a str,
+    pub register_id: Text<'a>,
     /// Orders the publisher's states.
     pub version: RegisterVersion,
     raw: &'a [u8],
@@ -108,11 +156,11 @@ impl<'a> Body<'a> {
         let mut reader = Reader { bytes: self.raw, at: 0 };
         let serialized = reader.u8()? & FLAG_SERIALIZED != 0;
         reader.take(16, "version")?;
-        reader.str16("registerId")?;
-        let cell = reader.str16("cell")?;
-        let app_name = reader.str16("appName")?;
+        reader.text("registerId")?;
+        let cell = reader.text("cell")?.as_str();
+        let app_name = reader.text("appName")?.as_str();
         let attributes = (0..reader.u16()?)
-            .map(|_| Ok((reader.str16("attribute key")?, reader.str16("attribute value")?)))
+            .map(|_| Ok((reader.text("attribute key")?.as_str(), reader.text("attribute value")?.as_str())))
             .collect::<Result<Vec<_>>>()?;
         let payloads = (0..reader.u16()?).map(|_| reader.payload()).collect::<Read<Vec<_>>>()?;
         Ok(Details { serialized, cell, app_name, attributes, payloads })
@@ -229,28 +277,19 @@ impl<'a> Reader<'a> {
     }
 
     #[inline(always)]
-    fn str16(&mut self, what: &'static str) -> Read<&'a str> {
+    fn text(&mut self, what: &'static str) -> Read<Text<'a>> {
         let length = usize::from(self.u16()?);
         let at = self.at;
-        std::str::from_utf8(self.take(length, what)?).map_err(|_| malformed(at, what))
-    }
-
-    /// Passes a text that nobody reads now; ASCII, the usual case, is checked faster than UTF-8.
-    #[inline(always)]
-    fn check_text(&mut self, what: &'static str) -> Read<()> {
-        let length = usize::from(self.u16()?);
-        let at = self.at;
-        let bytes = self.take(length, what)?;
-        if bytes.is_ascii() || std::str::from_utf8(bytes).is_ok() { Ok(()) } else { Err(malformed(at, what)) }
+        Text::check(self.take(length, what)?).ok_or_else(|| malformed(at, what))
     }
 
     /// A name that has to be there and has a bound of its own.
     #[inline(always)]
-    fn name(&mut self, what: &'static str, limit: usize) -> Read<&'a str> {
+    fn name(&mut self, what: &'static str, limit: usize) -> Read<Text<'a>> {
         let at = self.at;
-        let name = self.str16(what)?;
-        check_size(what, name.len(), limit)?;
-        if name.is_empty() { Err(malformed(at, what)) } else { Ok(name) }
+        let name = self.text(what)?;
+        check_size(what, name.0.len(), limit)?;
+        if name.0.is_empty() { Err(malformed(at, what)) } else { Ok(name) }
     }
 
     #[inline(always)]
@@ -271,11 +310,14 @@ impl<'a> Reader<'a> {
                 let (source, data_info_id) = self.address()?;
                 Ok(Event::Publish { source, data_info_id, body: self.body()? })
             }
-            OP_UNPUBLISH => {
+            op @ (OP_UNPUBLISH | OP_LOST) => {
                 let version = self.version()?;
                 let (source, data_info_id) = self.address()?;
                 let register_id = self.name("registerId", MAX_REGISTER_ID)?;
-                Ok(Event::Unpublish { source, data_info_id, register_id, version })
+                Ok(match op {
+                    OP_LOST => Event::Lost { source, data_info_id, register_id, version },
+                    _ => Event::Unpublish { source, data_info_id, register_id, version },
+                })
             }
             OP_REPLACE => {
                 let (version, read_started) = (self.i64()?, self.i64()?);
@@ -283,11 +325,11 @@ impl<'a> Reader<'a> {
                 let bodies = (0..self.u32()?).map(|_| self.body()).collect::<Read<Vec<_>>>()?;
                 Ok(Event::Replace { source, data_info_id, version, read_started, bodies })
             }
-            _ => Err(malformed(at, "op 1 (publish), 2 (unpublish) or 3 (replace)")),
+            _ => Err(malformed(at, "op 1 (publish), 2 (unpublish), 3 (replace) or 4 (lost)")),
         }
     }
 
-    fn address(&mut self) -> Read<(&'a str, &'a str)> {
+    fn address(&mut self) -> Read<(Text<'a>, Text<'a>)> {
         Ok((self.name("source", MAX_SOURCE)?, self.name("dataInfoId", MAX_DATA_INFO_ID)?))
     }
 
@@ -298,11 +340,11 @@ impl<'a> Reader<'a> {
         }
         let version = self.version()?;
         let register_id = self.name("registerId", MAX_REGISTER_ID)?;
-        self.check_text("cell")?;
-        self.check_text("appName")?;
+        self.text("cell")?;
+        self.text("appName")?;
         for _ in 0..self.u16()? {
-            self.check_text("attribute key")?;
-            self.check_text("attribute value")?;
+            self.text("attribute key")?;
+            self.text("attribute value")?;
         }
         for _ in 0..self.u16()? {
             self.payload()?;
@@ -340,6 +382,15 @@ pub fn encode_publish(source: &str, data_info_id: &str, publisher: &Publisher<'_
     writer.address(source, data_info_id)?;
     writer.body(publisher)?;
     Ok(writer.0)
+}
+
+/// Encodes that one publisher's client is gone.
+pub fn encode_lost(source: &str, data_info_id: &str, register_id: &str, version: RegisterVersion) -> Result<Vec<u8>> {
+    let mut frame = encode_unpublish(source, data_info_id, register_id, version)?;
+    if let Some(op) = frame.get_mut(HEADER) {
+        *op = OP_LOST;
+    }
+    Ok(frame)
 }
 
 /// Encodes one unpublish.
@@ -443,10 +494,9 @@ mod tests {
     fn publish_survives_the_round_trip() {
         let frame = encode_publish("registry", "a#@#b#@#c", &publisher()).unwrap();
         let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
-        let [Event::Publish { source: "registry", data_info_id: "a#@#b#@#c", body }] = events.as_slice() else {
-            panic!("{events:?}")
-        };
-        assert_eq!(body.register_id, "reg-1");
+        let [Event::Publish { source, data_info_id, body }] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!([source.as_str(), data_info_id.as_str()], ["registry", "a#@#b#@#c"]);
+        assert_eq!(body.register_id.as_str(), "reg-1");
         assert_eq!(Body::parse(body.raw()).unwrap(), *body);
         let details = body.details().unwrap();
         assert_eq!((details.cell, details.app_name), ("RZ1", "shop"));
@@ -464,7 +514,10 @@ mod tests {
         let version = RegisterVersion { version: 1, timestamp: 2 };
         let frame = encode_unpublish("ext", "id", "r", version).unwrap();
         let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
-        assert_eq!(events, [Event::Unpublish { source: "ext", data_info_id: "id", register_id: "r", version }]);
+        assert_eq!(
+            events,
+            [Event::Unpublish { source: "ext".into(), data_info_id: "id".into(), register_id: "r".into(), version }]
+        );
     }
 
     #[test]

@@ -11,8 +11,10 @@
 //! back into Java: status and log lines are pulled.
 
 pub mod admin;
+pub mod breaker;
 pub mod command;
 pub mod config;
+pub mod direct;
 pub mod dump;
 pub mod engine;
 pub mod error;
@@ -22,7 +24,9 @@ mod jni;
 pub mod model;
 pub mod policy;
 pub mod publisher;
+pub mod services;
 pub mod snapshot;
+pub mod state;
 pub mod store;
 pub mod telemetry;
 pub mod translate;

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use ipnet::IpNet;
@@ -13,7 +16,7 @@ use wildmatch::WildMatch;
 
 use crate::{
     error::{Error, Result},
-    translate::{names::hex, payload::Reject},
+    translate::{names::hex, payload::Reject, validate},
 };
 
 /// The document under `mox.policy`.
@@ -30,8 +33,56 @@ pub struct PolicyConfig {
     pub ports: BTreeMap<String, u16>,
     /// URL parameters of publishers that become endpoint labels.
     pub labels: Vec<String>,
+    /// Istio localities, `region`, `region/zone` or `region/zone/subzone`, by the zone or cell of a publisher.
+    pub locality: BTreeMap<String, String>,
     /// Which addresses publishers may name.
     pub endpoints: EndpointPolicy,
+    /// Which endpoints are called with mTLS; the first rule that matches decides.
+    pub mtls: Vec<MtlsRule>,
+    /// Entries for consumers that dial providers' addresses.
+    pub direct: DirectPolicy,
+    /// Exceptions for services, by a glob on their dataInfoIds. Where several match, the one with the most characters
+    /// that are no wildcards decides, then the first by its text; each setting by itself.
+    pub overrides: BTreeMap<String, Override>,
+}
+
+/// `mox.policy.overrides.<glob>`: what is another for some services. What is not set stays as it is for all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Override {
+    /// The whole host. Of several services with one host the bytewise smallest dataInfoId has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The service port's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The service port's protocol, one of Istio's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// As [`PolicyConfig::export_to`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export_to: Option<Vec<String>>,
+    /// Publishers may name hosts; Envoy resolves them (resolution `DNS`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<bool>,
+    /// As [`PolicyConfig::labels`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+}
+
+impl Override {
+    /// One with every setting, for readers that need to know their types.
+    pub(crate) fn full() -> Self {
+        let (text, list) = (Some(String::new()), Some(Vec::new()));
+        Self {
+            host: text.clone(),
+            port: Some(0),
+            protocol: text,
+            export_to: list.clone(),
+            dns: Some(false),
+            labels: list,
+        }
+    }
 }
 
 /// `mox.policy.endpoints`.
@@ -46,6 +97,43 @@ pub struct EndpointPolicy {
     pub allow_loopback: bool,
 }
 
+/// `mox.policy.mtls[<n>]`: endpoints of these applications, in these ranges and zones are called with mTLS. What is empty
+/// matches all, but not everything may be empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MtlsRule {
+    /// Globs on application names.
+    pub applications: Vec<String>,
+    /// Ranges of addresses.
+    pub cidrs: Vec<IpNet>,
+    /// Zones, as publishers name them.
+    pub zones: Vec<String>,
+    /// Whom the provider's certificate must name, as `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`; none:
+    /// anyone whom the mesh's authority has certified.
+    pub identities: Vec<String>,
+}
+
+/// `mox.policy.direct`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DirectPolicy {
+    /// Globs on application names; none: no such entries.
+    pub applications: Vec<String>,
+    /// Who chooses the provider.
+    pub balance: Balance,
+}
+
+/// Who chooses the provider of a call to an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Balance {
+    /// The consumer: the call goes where it was dialed to.
+    #[default]
+    Client,
+    /// The proxy: any provider of the application's port.
+    Mesh,
+}
+
 impl Default for PolicyConfig {
     fn default() -> Self {
         Self {
@@ -54,7 +142,11 @@ impl Default for PolicyConfig {
             export_to: vec!["*".to_owned()],
             ports: BTreeMap::new(),
             labels: Vec::new(),
+            locality: BTreeMap::new(),
             endpoints: EndpointPolicy::default(),
+            mtls: Vec::new(),
+            direct: DirectPolicy::default(),
+            overrides: BTreeMap::new(),
         }
     }
 }
@@ -65,6 +157,10 @@ pub struct Policy {
     config: PolicyConfig,
     include: Vec<WildMatch>,
     exclude: Vec<WildMatch>,
+    direct: Vec<WildMatch>,
+    mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
+    /// The most specific first.
+    overrides: Vec<(WildMatch, Override)>,
     vip_range: Option<IpNet>,
     hash: String,
     generation: u64,
@@ -75,24 +171,35 @@ impl Policy {
     pub fn new(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
         static GENERATION: AtomicU64 = AtomicU64::new(0);
         let mut errors = Vec::new();
-        for key in &config.labels {
-            if let Some(remedy) = refuse_label(key) {
-                errors.push(format!("policy.labels: \"{key}\" cannot be a label: {remedy}"));
-            }
-        }
+        check_labels("policy", &config.labels, &mut errors);
         for (protocol, port) in &config.ports {
             if *port == 0 {
                 errors.push(format!("policy.ports.{protocol}: 0 is no port; allowed are 1 to 65535"));
             }
         }
-        check_export_to(&config.export_to, &mut errors);
+        check_export_to("policy", &config.export_to, &mut errors);
+        for (zone, locality) in &config.locality {
+            if !is_locality(locality) {
+                errors.push(format!(
+                    "policy.locality.{zone}: \"{locality}\" is no locality; allowed are region, region/zone and \
+                     region/zone/subzone of 1 to 63 letters, digits, '-', '_' and '.' each"
+                ));
+            }
+        }
+        config.mtls.iter().enumerate().for_each(|(index, rule)| check_mtls(index, rule, &mut errors));
+        config.overrides.iter().for_each(|(glob, exception)| check_override(glob, exception, &mut errors));
         if !errors.is_empty() {
             return Err(Error::Config(errors.join("\n")));
         }
+        let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
+        overrides.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count()));
         let json = serde_json::to_vec(&config).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Self {
             include: config.include.iter().map(|glob| WildMatch::new(glob)).collect(),
             exclude: config.exclude.iter().map(|glob| WildMatch::new(glob)).collect(),
+            direct: config.direct.applications.iter().map(|glob| WildMatch::new(glob)).collect(),
+            mtls: config.mtls.iter().map(MtlsRule::compiled).collect(),
+            overrides: overrides.into_iter().map(|(glob, it)| (WildMatch::new(glob), it.clone())).collect(),
             vip_range,
             hash: hex(&Sha256::digest(json)[..8]),
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
@@ -139,14 +246,67 @@ impl Policy {
         }
     }
 
-    /// URL parameters that become labels.
-    pub fn labels(&self) -> &[String] {
-        &self.config.labels
+    /// Whom an endpoint's certificate must name; `None`: it is called without mTLS.
+    pub fn mtls(
+        &self,
+        address: Option<IpAddr>,
+        application: Option<&str>,
+        zone: Option<&str>,
+    ) -> Option<Arc<[String]>> {
+        let matches = |(rule, (applications, _)): &(&MtlsRule, &(Vec<WildMatch>, Arc<[String]>))| {
+            let named = |glob: &WildMatch| application.is_some_and(|application| glob.matches(application));
+            let inside = |range: &IpNet| address.is_some_and(|address| range.contains(&address));
+            (applications.is_empty() || applications.iter().any(named))
+                && (rule.cidrs.is_empty() || rule.cidrs.iter().any(inside))
+                && (rule.zones.is_empty() || rule.zones.iter().any(|known| Some(known.as_str()) == zone))
+        };
+        let found = self.config.mtls.iter().zip(&self.mtls).find(matches);
+        found.map(|(_, (_, identities))| Arc::clone(identities))
     }
 
-    /// `exportTo` of every ServiceEntry.
+    /// Whether that of any application may.
+    pub fn has_direct(&self) -> bool {
+        !self.direct.is_empty()
+    }
+
+    /// Whether an application's consumers may dial addresses.
+    pub fn is_direct(&self, application: &str) -> bool {
+        self.direct.iter().any(|glob| glob.matches(application))
+    }
+
+    /// Who chooses the provider there.
+    pub fn balance(&self) -> Balance {
+        self.config.direct.balance
+    }
+
+    /// `exportTo` of what belongs to no single service.
     pub fn export_to(&self) -> &[String] {
         &self.config.export_to
+    }
+
+    /// What is decided for one service.
+    pub fn rules<'a>(&'a self, data_info_id: &str) -> Rules<'a> {
+        let matching: Vec<&Override> = self
+            .overrides
+            .iter()
+            .filter(|(glob, _)| glob.matches(data_info_id))
+            .map(|(_, exception)| exception)
+            .collect();
+        let PolicyConfig { export_to, labels, .. } = &self.config;
+        Rules {
+            policy: self,
+            host: matching.iter().find_map(|it| it.host.as_deref()),
+            port: matching.iter().find_map(|it| it.port),
+            protocol: matching.iter().find_map(|it| it.protocol.as_deref()),
+            export_to: matching.iter().find_map(|it| it.export_to.as_ref()).unwrap_or(export_to),
+            dns: matching.iter().find_map(|it| it.dns).unwrap_or_default(),
+            labels: matching.iter().find_map(|it| it.labels.as_ref()).unwrap_or(labels),
+        }
+    }
+
+    /// The locality of a zone or cell.
+    pub fn locality(&self, zone: &str) -> Option<&str> {
+        self.config.locality.get(zone).map(String::as_str)
     }
 
     /// The service port that replaces a protocol's usual one.
@@ -155,14 +315,95 @@ impl Policy {
     }
 }
 
+/// A policy as it is for one service.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// What holds for all services.
+    pub policy: &'a Policy,
+    /// The whole host, in place of the one made from the dataInfoId.
+    pub host: Option<&'a str>,
+    /// The service port's number, in place of that of its protocol.
+    pub port: Option<u16>,
+    /// The service port's protocol in Istio.
+    pub protocol: Option<&'a str>,
+    /// `exportTo` of the ServiceEntry.
+    pub export_to: &'a [String],
+    /// Whether publishers may name hosts.
+    pub dns: bool,
+    /// URL parameters that become labels.
+    pub labels: &'a [String],
+}
+
+impl MtlsRule {
+    fn compiled(&self) -> (Vec<WildMatch>, Arc<[String]>) {
+        let mut identities = self.identities.clone();
+        identities.sort();
+        identities.dedup();
+        (self.applications.iter().map(|glob| WildMatch::new(glob)).collect(), identities.into())
+    }
+}
+
+fn check_mtls(index: usize, rule: &MtlsRule, errors: &mut Vec<String>) {
+    if rule.applications.is_empty() && rule.cidrs.is_empty() && rule.zones.is_empty() {
+        errors.push(format!(
+            "policy.mtls[{index}]: it names no applications, cidrs or zones; to match all, say applications: [\"*\"]"
+        ));
+    }
+    for identity in &rule.identities {
+        let parts: Vec<&str> = identity.strip_prefix("spiffe://").unwrap_or_default().split('/').collect();
+        if !matches!(parts[..], [domain, "ns", namespace, "sa", account] if ![domain, namespace, account].contains(&""))
+        {
+            errors.push(format!(
+                "policy.mtls[{index}].identities: \"{identity}\" is none; it is spiffe://<trust domain>/ns/<namespace>/sa/<account>"
+            ));
+        }
+    }
+}
+
+fn check_override(glob: &str, exception: &Override, errors: &mut Vec<String>) {
+    let path = format!("policy.overrides.{glob}");
+    if let Some(host) = &exception.host
+        && (!validate::is_service_host(host) || host.chars().any(|c| c.is_ascii_uppercase()))
+    {
+        errors.push(format!(
+            "{path}.host: \"{host}\" is not possible; it needs two or more lower-case DNS labels, the last no number"
+        ));
+    }
+    if exception.port == Some(0) {
+        errors.push(format!("{path}.port: 0 is no port; allowed are 1 to 65535"));
+    }
+    if let Some(protocol) = &exception.protocol
+        && !validate::is_protocol(protocol)
+    {
+        errors.push(format!("{path}.protocol: \"{protocol}\": {}", validate::Rule::Protocol.remedy()));
+    }
+    check_export_to(&path, exception.export_to.as_deref().unwrap_or_default(), errors);
+    check_labels(&path, exception.labels.as_deref().unwrap_or_default(), errors);
+}
+
+fn check_labels(path: &str, labels: &[String], errors: &mut Vec<String>) {
+    for key in labels {
+        if let Some(remedy) = refuse_label(key) {
+            errors.push(format!("{path}.labels: \"{key}\" cannot be a label: {remedy}"));
+        }
+    }
+}
+
+fn is_locality(text: &str) -> bool {
+    let legal = |part: &str| {
+        (1..=63).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    text.split('/').count() <= 3 && text.split('/').all(legal)
+}
+
 /// `exportTo` as Istio's validation takes it: `*` and `~` stand alone, nothing twice, else `.` or namespaces.
-fn check_export_to(export_to: &[String], errors: &mut Vec<String>) {
+fn check_export_to(path: &str, export_to: &[String], errors: &mut Vec<String>) {
     const ALLOWED: &str = "allowed are \"*\" or \"~\" alone, \".\", and namespaces (DNS labels)";
     let mut seen = std::collections::BTreeSet::new();
     for value in export_to {
         let alone = matches!(value.as_str(), "*" | "~");
         if !(alone || value == "." || is_dns_label(value)) || (alone && export_to.len() > 1) || !seen.insert(value) {
-            errors.push(format!("policy.exportTo: \"{value}\" is not possible here; {ALLOWED}, each once"));
+            errors.push(format!("{path}.exportTo: \"{value}\" is not possible here; {ALLOWED}, each once"));
         }
     }
 }
@@ -184,8 +425,8 @@ fn refuse_label(key: &str) -> Option<&'static str> {
         && alphanumeric(name.chars().next())
         && alphanumeric(name.chars().last());
     let reserved = |domain: &str| prefix.is_some_and(|p| p == domain || p.ends_with(&format!(".{domain}")));
-    if reserved("istio.io") || reserved("kubernetes.io") || prefix.is_some_and(|p| p.ends_with("kubernetes.io")) {
-        Some("names under istio.io and kubernetes.io steer the mesh")
+    if reserved("istio.io") || prefix.is_some_and(|p| p.ends_with("kubernetes.io")) || prefix == Some("sofa.registry") {
+        Some("names under istio.io, kubernetes.io and sofa.registry steer the mesh")
     } else if !legal_name || prefix.is_some_and(|p| p.len() > 253 || !p.split('.').all(is_dns_label)) {
         Some("it needs 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends")
     } else if matches!(key, "app" | "zone") {
@@ -223,6 +464,58 @@ mod tests {
         let text = bad.unwrap_err().to_string();
         assert_eq!(text.lines().count(), 7, "{text}");
         assert!(text.contains("policy.ports.bolt: 0") && text.contains("policy.exportTo: \"*\""), "{text}");
+    }
+
+    #[test]
+    fn of_several_overrides_the_most_specific_decides_each_setting() {
+        let policy = policy(serde_json::json!({"exportTo": ["."], "overrides": {
+            "*": {"port": 1, "exportTo": ["~"], "dns": true},
+            "com.example.*": {"port": 2, "protocol": "HTTP"},
+            "com.example.Demo*": {"host": "demo.example.com", "dns": false},
+            "com.example.?emo*": {"host": "other.example.com"},
+        }}))
+        .unwrap();
+        let rules = policy.rules("com.example.Demo:1.0@DEFAULT#@#x#@#SOFA");
+        assert_eq!((rules.host, rules.port, rules.protocol), (Some("demo.example.com"), Some(2), Some("HTTP")));
+        assert_eq!((rules.dns, rules.export_to), (false, &["~".to_owned()][..]));
+        let rules = policy.rules("org.example");
+        assert_eq!((rules.host, rules.port, rules.dns), (None, Some(1), true));
+    }
+
+    #[test]
+    fn a_bad_override_or_locality_is_named_with_its_path() {
+        let bad = policy(serde_json::json!({
+            "locality": {"RZ1": "a//b", "RZ2": "a/b/c/d", "RZ3": "cn-hz/rz3"},
+            "overrides": {"x*": {"host": "Demo.Example.com", "port": 0, "protocol": "bolt", "exportTo": ["~", "."],
+                                 "labels": ["sofa.registry/service"]}},
+        }));
+        let text = bad.unwrap_err().to_string();
+        assert_eq!(text.lines().count(), 7, "{text}");
+        for says in ["locality.RZ1", "locality.RZ2", "overrides.x*.host", "x*.port", "x*.protocol", "x*.labels"] {
+            assert!(text.contains(says), "{says}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_mtls_rule_that_matches_decides() {
+        let identity = "spiffe://cluster.local/ns/orders/sa/orders";
+        let policy = policy(serde_json::json!({"mtls": [
+            {"applications": ["ord*"], "cidrs": ["10.0.0.0/8"], "identities": [identity]},
+            {"zones": ["RZ1"]},
+        ]}))
+        .unwrap();
+        let ask = |address: &str, application, zone| policy.mtls(address.parse().ok(), application, zone);
+        assert_eq!(ask("10.1.1.1", Some("orders"), None).as_deref(), Some(&[identity.to_owned()][..]));
+        assert_eq!(ask("11.1.1.1", Some("orders"), None), None);
+        assert_eq!(ask("10.1.1.1", None, Some("RZ2")), None);
+        assert_eq!(ask("10.1.1.1", Some("orders"), Some("RZ1")).unwrap().len(), 1);
+        assert_eq!(ask("11.1.1.1", None, Some("RZ1")).unwrap().len(), 0);
+        let bad = super::tests::policy(serde_json::json!({"mtls": [{}, {"zones": ["a"], "identities": ["orders"]}]}));
+        let text = bad.unwrap_err().to_string();
+        assert!(
+            text.contains("policy.mtls[0]: it names no") && text.contains("policy.mtls[1].identities: \"orders\""),
+            "{text}"
+        );
     }
 
     #[test]

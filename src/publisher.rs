@@ -4,44 +4,34 @@
 //! that is served changed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    config::Config,
+    breaker::Lost,
+    config::{Config, Scope},
+    direct::DirectCounts,
     gate::Gate,
     model::{self, Millis},
     policy::Policy,
-    snapshot::{Changes, Resource, Snapshot, slice_of},
-    store::{Entry, Store},
-    translate::{
-        claims::Claims,
-        names,
-        payload::{Endpoint, Reject},
-        service_entry::{self, EMPTY_LABEL, ID_ANNOTATION, Merged, Shape},
-        validate,
-    },
+    services::{Phase, Services},
+    snapshot::{Changes, Snapshot},
+    state::{self, Keeper},
+    store::Store,
+    translate::{payload::Reject, validate::Rule},
     view::{Held, View},
 };
 
 /// How often expired removals are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
-/// How many VIPs a host may try before it goes without one.
-const VIP_CANDIDATES: u8 = 8;
-
-type HostDigest = [u8; 32];
-
 /// What the publisher shares with those who steer it and those who read from it.
 #[derive(Debug)]
 pub struct Shared {
@@ -70,6 +60,10 @@ pub struct Orders {
     pub listening_since: Option<Instant>,
     /// The operator's latch.
     pub frozen: bool,
+    /// The registry's stop-push switch.
+    pub stopped: bool,
+    /// Let a held mass deletion through.
+    pub release: bool,
     /// Flushes asked for so far.
     pub flushes: u64,
 }
@@ -84,14 +78,24 @@ pub struct Report {
     pub rounds: u64,
     /// Services translated, each time counted.
     pub translations: u64,
-    /// ServiceEntries encoded.
+    /// Resources encoded.
     pub encodes: u64,
     /// Views handed to streams.
     pub publishes: u64,
     /// Payloads that are not served at present, by reason.
     pub rejects: BTreeMap<Reject, u64>,
-    /// Services that Istio would refuse, with the rule; their last good form is kept.
-    pub quarantined: BTreeMap<Arc<str>, String>,
+    /// Endpoints left out at present since Istio would refuse their service with them, by the rule that they break.
+    pub invalid_endpoints: BTreeMap<Rule, u64>,
+    /// Services that are not served as the registry has them, by the reason.
+    pub quarantined_by: BTreeMap<&'static str, u64>,
+    /// Those services; their last good form is kept.
+    pub quarantined: BTreeMap<Arc<str>, Quarantined>,
+    /// What is missing since the window of the breaker began, while it withholds removals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Lost>,
+    /// Entries for consumers that dial addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectCounts>,
     /// Services whose last endpoint went and whose entry is kept for a while.
     pub in_grace: usize,
     /// Services that do not have their first host, since another has it.
@@ -100,13 +104,13 @@ pub struct Report {
     pub vips_moved: usize,
 }
 
-/// A service that is served.
-#[derive(Debug)]
-struct Served {
-    name: Arc<str>,
-    digest: HostDigest,
-    /// Since when it has no endpoints.
-    empty_since: Option<Millis>,
+/// Why a service is not served as the registry has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Quarantined {
+    /// The rule of Istio's that it would break, or `panic`.
+    pub reason: &'static str,
+    /// What breaks it.
+    pub detail: String,
 }
 
 /// The publisher's own state.
@@ -114,40 +118,33 @@ struct Served {
 pub struct Publisher {
     shared: Arc<Shared>,
     gate: Gate,
-    served: HashMap<Arc<str>, Served>,
-    /// The served services without endpoints, oldest first.
-    graces: BTreeSet<(Millis, Arc<str>)>,
-    hosts: Claims<Arc<str>, String>,
-    vips: Claims<(HostDigest, Arc<str>), IpAddr>,
-    rejects: HashMap<Arc<str>, BTreeMap<Reject, u32>>,
-    logged: HashMap<Reject, Instant>,
+    services: Services,
+    keeper: Option<Keeper>,
     /// The next snapshot is not made from the present one.
     from_scratch: bool,
-    policy_generation: u64,
-}
-
-/// One service in one round.
-struct Work {
-    merged: Merged,
-    empty_since: Option<Millis>,
+    /// Until when the last good state is good enough to be served before the first complete view; `None`: there is none,
+    /// or it had its turn.
+    last_good_until: Option<Instant>,
+    /// The last good state is served; the first round has made it.
+    shows_last_good: bool,
 }
 
 impl Publisher {
-    /// A publisher that has served nothing yet.
-    pub fn new(shared: Arc<Shared>, gate: Gate) -> Self {
-        let policy_generation = shared.policy.load().generation();
-        Self {
-            shared,
-            gate,
-            served: HashMap::new(),
-            graces: BTreeSet::new(),
-            hosts: Claims::default(),
-            vips: Claims::default(),
-            rejects: HashMap::new(),
-            logged: HashMap::new(),
-            from_scratch: false,
-            policy_generation,
+    /// A publisher that has served nothing yet. Reads the last good state, if one is kept.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let keeper = shared.config.state_dir.as_deref().map(Keeper::new);
+        if keeper.is_none() {
+            tracing::info!(
+                "no mox.state-dir is set: nothing is known of before a restart, and what it finds is not judged"
+            );
         }
+        let last_good = keeper.as_ref().and_then(|keeper| state::load(&keeper.file));
+        let publishers = last_good.as_ref().map(|last| last.publishers);
+        let gate = Gate::new(shared.config.scope, shared.config.protect.startup_hold, publishers);
+        let left = last_good.as_ref().and_then(|last| shared.config.protect.last_good_max_age.checked_sub(last.age));
+        let last_good_until = left.map(|left| Instant::now() + left);
+        let services = Services::new(Arc::clone(&shared), last_good.map(|last| last.services).unwrap_or_default());
+        Self { shared, gate, services, keeper, from_scratch: false, last_good_until, shows_last_good: false }
     }
 
     /// Runs until the task is dropped.
@@ -168,16 +165,14 @@ impl Publisher {
                 next = Some(Instant::now() + SWEEP);
                 continue;
             }
+            self.keep();
             next = self.deadline(now);
         }
     }
 
     /// Forgets what was made so far; the next round makes everything again.
     fn start_over(&mut self) {
-        self.served.clear();
-        self.graces.clear();
-        self.hosts = Claims::default();
-        self.vips = Claims::default();
+        self.services = Services::new(Arc::clone(&self.shared), self.services.as_last_good());
         self.from_scratch = true;
         self.shared.store.mark_all_dirty();
     }
@@ -185,208 +180,117 @@ impl Publisher {
     /// When there is something to do although nothing changes.
     fn deadline(&self, now: Millis) -> Option<Instant> {
         let in_millis = |millis: Millis| Instant::now() + Duration::from_millis(millis.max(0) as u64);
-        let Orders { frozen, listening_since, .. } = *self.shared.orders.lock();
-        let grace = self.graces.first().map(|(since, _)| in_millis(since + self.empty_grace() - now));
+        let Orders { frozen, stopped, listening_since, .. } = *self.shared.orders.lock();
+        let services = self.services.deadline().map(|at| in_millis(at - now));
         let sweep = (self.shared.store.counts().tombstones > 0).then(|| Instant::now() + SWEEP);
-        let gate = if self.shared.view.borrow().complete { None } else { self.gate.opens_at(listening_since) };
+        let waits = !self.shared.view.borrow().complete
+            && match self.shared.config.scope {
+                Scope::Local => true,
+                Scope::Cluster => self.last_good_until.is_some(),
+            };
+        let gate = self.gate.hold_ends(listening_since).filter(|_| waits);
+        let keep = self.keeper.as_ref().and_then(Keeper::due_at);
         // Frozen, nothing else is due before the thaw, which wakes us.
-        if frozen { sweep } else { [grace, sweep, gate].into_iter().flatten().min() }
+        let due = if frozen || stopped { [None, sweep, None, keep] } else { [services, sweep, gate, keep] };
+        due.into_iter().flatten().min()
     }
 
-    fn empty_grace(&self) -> Millis {
-        self.shared.config.protect.empty_grace.as_millis() as Millis
+    /// Keeps the served state for the next start, if it is another or was not touched for a while.
+    fn keep(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let view = self.shared.view.borrow().clone();
+        if !view.complete {
+            return;
+        }
+        let publishers = self.shared.store.counts().publishers;
+        let holding = self.services.breaker().held().is_some();
+        keeper.keep(view, publishers, holding, || self.services.empty());
     }
 
     /// Looks at what is dirty and publishes what came of it.
     pub fn round(&mut self, now: Millis) {
         let shared = Arc::clone(&self.shared);
-        let Orders { loaded, listening_since, frozen, flushes } = *shared.orders.lock();
+        let orders = {
+            let mut orders = shared.orders.lock();
+            let now = *orders;
+            orders.release = false;
+            now
+        };
+        let Orders { loaded, listening_since, flushes, .. } = orders;
+        let frozen = orders.frozen || orders.stopped;
         shared.store.expire(now);
+        if orders.release {
+            self.services.breaker().release();
+        }
         if !frozen {
             let counts = shared.store.counts();
             let was_complete = shared.view.borrow().complete;
             let complete = was_complete || self.gate.is_open(loaded, listening_since, counts.publishers);
-            let changes = self.changes(now, was_complete);
-            let current = Arc::clone(&shared.view.borrow().service_entries);
-            let next = match (std::mem::take(&mut self.from_scratch), changes.is_empty()) {
-                (true, _) => Arc::new(Snapshot::default().with(&changes)),
-                (false, true) => Arc::clone(&current),
-                (false, false) => Arc::new(current.with(&changes)),
+            let phase = match (was_complete, complete) {
+                (_, false) => Phase::Gathering,
+                (false, true) => Phase::Completed,
+                (true, true) => Phase::Live,
             };
-            if next.version() != current.version() || complete != was_complete {
-                if complete && !was_complete {
-                    tracing::info!(services = next.resources(), "the view is complete, serving starts");
-                }
-                shared.view.send_replace(View { complete, service_entries: next });
-                shared.report.lock().publishes += 1;
+            if !complete && self.gate.is_over(listening_since) {
+                self.show_last_good();
             }
-            if complete {
-                self.gate.remember(counts.publishers);
+            let changes = self.services.changes(now, phase);
+            let current = shared.view.borrow().clone();
+            let scratch = std::mem::take(&mut self.from_scratch);
+            let next = View {
+                complete,
+                shown: complete || self.shows_last_good,
+                service_entries: with(&current.service_entries, &changes.service_entries, scratch),
+                workload_entries: with(&current.workload_entries, &changes.workload_entries, scratch),
+                destination_rules: with(&current.destination_rules, &changes.destination_rules, scratch),
+            };
+            if next.versions() != current.versions() || complete != was_complete || next.shown != current.shown {
+                if complete && !was_complete {
+                    let services = next.service_entries.resources();
+                    tracing::info!(services, "the view is complete, serving starts");
+                }
+                shared.view.send_replace(next);
+                shared.report.lock().publishes += 1;
             }
         }
         let mut report = shared.report.lock();
         report.rounds += 1;
-        report.held = match (frozen, shared.view.borrow().complete) {
+        let (complete, shown) = {
+            let view = shared.view.borrow();
+            (view.complete, view.shown)
+        };
+        report.held = match (frozen, complete) {
             (true, _) => Some(Held::Frozen),
-            (false, false) => Some(Held::NotLoaded),
-            (false, true) => None,
+            (false, false) => Some(if shown { Held::LastGood } else { Held::NotLoaded }),
+            (false, true) => self.services.breaker().held().map(|_| Held::MassDelete),
         };
         drop(report);
         shared.flushed.send_replace(flushes);
     }
+}
 
-    /// What the dirty services change in what is served.
-    fn changes(&mut self, now: Millis, complete: bool) -> Changes {
-        let shared = Arc::clone(&self.shared);
-        let policy = shared.policy.load_full();
-        let mut dirty: BTreeMap<Arc<str>, Vec<Arc<Entry>>> = BTreeMap::new();
-        if policy.generation() != self.policy_generation {
-            self.policy_generation = policy.generation();
-            shared.store.mark_all_dirty();
-            dirty.extend(self.served.keys().map(|id| (Arc::clone(id), Vec::new())));
-        }
-        let over = now - self.empty_grace();
-        let expired = self.graces.iter().take_while(|(since, _)| *since <= over);
-        dirty.extend(expired.map(|(_, id)| (Arc::clone(id), shared.store.read(id))));
-        dirty.extend(shared.store.take_dirty().into_iter().map(|taken| (taken.data_info_id, taken.entries)));
-
-        // Which services are served, then under which host and VIP; either may change that of others.
-        let mut work: BTreeMap<Arc<str>, Work> = BTreeMap::new();
-        let mut touched: BTreeSet<Arc<str>> = BTreeSet::new();
-        for (id, entries) in dirty {
-            let merged = service_entry::merge(&entries, &policy);
-            self.count_rejects(&id, &merged);
-            let known = self.served.get(&id);
-            let empty_since = match known {
-                _ if !merged.endpoints.is_empty() => None,
-                Some(known) if complete => Some(known.empty_since.unwrap_or(now)),
-                _ => Some(over),
-            };
-            if policy.serves(&id) && empty_since.is_none_or(|since| since > over) {
-                touched.extend(self.hosts.insert(Arc::clone(&id), names::candidates(&id, &shared.config.host_suffix)));
-                touched.insert(Arc::clone(&id));
-                work.insert(id, Work { merged, empty_since });
-            } else {
-                touched.extend(self.hosts.remove(&id));
-                touched.insert(id);
-            }
-        }
-        let mut changes = Changes::new();
-        for id in touched.clone() {
-            touched.extend(self.settle(&id, &mut changes));
-        }
-        for id in touched {
-            if self.hosts.get(&id).is_some() {
-                let again = || Work {
-                    merged: service_entry::merge(&shared.store.read(&id), &policy),
-                    empty_since: self.served.get(&id).and_then(|served| served.empty_since),
-                };
-                let work = work.remove(&id).unwrap_or_else(again);
-                self.translate(&id, work, &policy, &mut changes);
-            }
-        }
-        let mut report = shared.report.lock();
-        report.in_grace = self.graces.len();
-        report.hosts_moved = self.hosts.moved();
-        report.vips_moved = self.vips.moved();
-        changes
-    }
-
-    fn suffix(&self) -> &str {
-        &self.shared.config.host_suffix
-    }
-
-    /// Brings a service's VIP claim and old name in line with its host; returns the services whose VIP changed.
-    fn settle(&mut self, id: &Arc<str>, changes: &mut Changes) -> Vec<Arc<str>> {
-        let name = self.hosts.get(id).map(String::as_str);
-        let known = self.served.get(id);
-        if known.map(|known| &*known.name) == name {
-            return Vec::new();
-        }
-        let mut moved = Vec::new();
-        let mut empty_since = None;
-        if let Some(known) = self.served.remove(id) {
-            empty_since = known.empty_since;
-            changes.insert((slice_of(&known.digest), full_name(&self.shared.config, &known.name).into()), None);
-            moved.extend(self.vips.remove(&(known.digest, Arc::clone(id))));
-            if name.is_some() {
-                tracing::warn!(data_info_id = &**id, was = &*known.name, is = name, "another service took the host");
-            }
-        }
-        let Some(name) = name else {
-            if let Some(since) = empty_since {
-                self.graces.remove(&(since, Arc::clone(id)));
-            }
-            self.shared.report.lock().quarantined.remove(id);
-            return moved.into_iter().map(|(_, id)| id).collect();
-        };
-        let digest: HostDigest = Sha256::digest(format!("{name}.{}", self.suffix())).into();
-        let candidates = self.shared.config.vip_cidr.map(|range| vip_candidates(&digest, range)).unwrap_or_default();
-        moved.extend(self.vips.insert((digest, Arc::clone(id)), candidates));
-        self.served.insert(Arc::clone(id), Served { name: name.into(), digest, empty_since });
-        moved.into_iter().map(|(_, id)| id).collect()
-    }
-
-    fn translate(&mut self, id: &Arc<str>, work: Work, policy: &Policy, changes: &mut Changes) {
-        let suffix = self.shared.config.host_suffix.clone();
-        let Some(served) = self.served.get_mut(id) else { return };
-        if served.empty_since != work.empty_since {
-            let key = |since| (since, Arc::clone(id));
-            served.empty_since.map(key).map(|key| self.graces.remove(&key));
-            self.graces.extend(work.empty_since.map(key));
-            served.empty_since = work.empty_since;
-        }
-        let host = format!("{}.{suffix}", served.name);
-        let vip = self.vips.get(&(served.digest, Arc::clone(id))).copied();
-        let endpoints: &[Endpoint] = &work.merged.endpoints;
-        let entry = service_entry::build(&Shape { host: &host, vip, id, endpoints }, policy);
-        let mut report = self.shared.report.lock();
-        report.translations += 1;
-        if let Err(rule) = validate::service_entry(&entry) {
-            tracing::error!(data_info_id = &**id, rule, "Istio would refuse this service; its last good form is kept");
-            report.quarantined.insert(Arc::clone(id), rule);
+impl Publisher {
+    /// Serves the last good state if it is not too old, until there is a complete view. Has one turn.
+    fn show_last_good(&mut self) {
+        let Some(until) = self.last_good_until.take() else { return };
+        if Instant::now() > until {
+            tracing::error!("no complete view yet, and the last good state is too old to be served");
             return;
         }
-        report.quarantined.remove(id);
-        report.encodes += 1;
-        drop(report);
-        let empty = work.empty_since.is_some().then(|| (EMPTY_LABEL.to_owned(), "true".to_owned()));
-        let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
-        let slice = slice_of(&served.digest);
-        let key = full_name(&self.shared.config, &served.name);
-        let resource = Resource::service_entry(key.clone(), empty.into_iter().collect(), annotations, &entry);
-        changes.insert((slice, key.into()), Some(resource));
-    }
-
-    /// Keeps the counts of what is not served, and says once per reason and minute what is new.
-    fn count_rejects(&mut self, id: &Arc<str>, merged: &Merged) {
-        let before = self.rejects.remove(id).unwrap_or_default();
-        let mut report = self.shared.report.lock();
-        for (reject, count) in &before {
-            let total = report.rejects.entry(*reject).or_default();
-            *total -= u64::from(*count);
-        }
-        for (reject, (count, sample)) in &merged.rejects {
-            *report.rejects.entry(*reject).or_default() += u64::from(*count);
-            let grew = before.get(reject).is_none_or(|before| before < count);
-            let quiet = |at: &Instant| at.elapsed() < Duration::from_secs(60);
-            if grew && *reject != Reject::ZeroWeight && !self.logged.get(reject).is_some_and(quiet) {
-                self.logged.insert(*reject, Instant::now());
-                tracing::warn!(reason = ?reject, data_info_id = &**id, sample = &**sample, "a payload is not served");
-            }
-        }
-        report.rejects.retain(|_, total| *total > 0);
-        drop(report);
-        if !merged.rejects.is_empty() {
-            let counts = merged.rejects.iter().map(|(reject, (count, _))| (*reject, *count)).collect();
-            self.rejects.insert(Arc::clone(id), counts);
-        }
+        tracing::warn!(
+            "no complete view within mox.protect.startup-hold: the last good state is served until there is one"
+        );
+        self.shows_last_good = true;
     }
 }
 
-/// A resource's name as istiod splits it: `namespace/name`.
-fn full_name(config: &Config, name: &str) -> String {
-    format!("{}/{name}", config.namespace)
+/// The next snapshot of one type: the present one with changes, or the changes alone.
+fn with(current: &Arc<Snapshot>, changes: &Changes, from_scratch: bool) -> Arc<Snapshot> {
+    match (from_scratch, changes.is_empty()) {
+        (true, _) => Arc::new(Snapshot::default().with(changes)),
+        (false, true) => Arc::clone(current),
+        (false, false) => Arc::new(current.with(changes)),
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -394,31 +298,4 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Addresses in `range` by the host's hash, best first, without the network's own address.
-fn vip_candidates(host: &HostDigest, range: IpNet) -> Vec<IpAddr> {
-    let mut candidates: Vec<IpAddr> = Vec::new();
-    for attempt in 0..VIP_CANDIDATES {
-        let digest: [u8; 32] = Sha256::new().chain_update(host).chain_update([attempt]).finalize().into();
-        let (high, _) = digest.split_first_chunk::<16>().expect("a SHA-256 has 32 bytes");
-        let bits = u128::from_be_bytes(*high);
-        let address = match range {
-            IpNet::V4(range) => {
-                IpAddr::from((u32::from(range.network()) | (bits as u32 & !u32::from(range.netmask()))).to_be_bytes())
-            }
-            IpNet::V6(range) => {
-                IpAddr::from((u128::from(range.network()) | (bits & !u128::from(range.netmask()))).to_be_bytes())
-            }
-        };
-        if address != range.network() && address != range.broadcast() && !candidates.contains(&address) {
-            candidates.push(address);
-        }
-    }
-    candidates
-}
-
-/// An empty view, before the first round.
-pub fn first_view() -> View {
-    View { complete: false, service_entries: Arc::new(Snapshot::default()) }
 }

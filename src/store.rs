@@ -6,10 +6,10 @@
 //! the publisher.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashSet},
     hash::BuildHasher,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -19,12 +19,12 @@ use hashbrown::{
     hash_map::EntryRef,
     hash_table::{Entry as TableEntry, OccupiedEntry},
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
     error::{Error, Result},
-    frame::{Body, Event},
+    frame::{Body, Event, Text},
     model::{Millis, RegisterVersion},
     translate::ParsedCell,
 };
@@ -79,6 +79,8 @@ impl Entry {
 #[derive(Debug, Clone, Copy)]
 enum Learned {
     Event(Millis),
+    /// Its client has left this session server at that time.
+    Lost(Millis),
     Read,
 }
 
@@ -89,8 +91,12 @@ enum Slot {
 }
 
 impl Slot {
-    fn live(&self) -> bool {
-        matches!(self, Self::Live { .. })
+    /// When it was removed; `None` if it lives.
+    fn set_at(&self) -> Option<Millis> {
+        match self {
+            Self::Live { .. } => None,
+            Self::Tombstone { set_at, .. } => Some(*set_at),
+        }
     }
 }
 
@@ -107,13 +113,20 @@ enum Step {
 /// The entries of one service in one source.
 #[derive(Debug, Default)]
 struct Source {
-    slots: HashMap<Box<str>, Slot>,
+    slots: HashMap<Box<[u8]>, Slot>,
     /// The datum version of the last applied read, and when it was applied.
     read: Option<(i64, Millis)>,
+    /// When the last event came, if no read has borne out every event yet.
+    event: Option<Millis>,
 }
 
 /// Index of a source's name.
 type SourceId = u16;
+
+/// The table takes the hash's ends, the shard its middle.
+fn shard_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS
+}
 
 #[derive(Debug)]
 struct Service {
@@ -138,21 +151,25 @@ impl Service {
     }
 }
 
-#[derive(Debug)]
+/// What is to be forgotten, and since when it is remembered. There is exactly one for each tombstone and for the last
+/// read of each source that has nothing else, so that there are never more than keys, however often those come and go.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Grave {
     set_at: Millis,
-    source: SourceId,
     data_info_id: Arc<str>,
+    source: SourceId,
     /// `None`: the last read of a source that it left empty, so that an older one does not fill it again.
-    register_id: Option<Box<str>>,
+    register_id: Option<Box<[u8]>>,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     services: HashTable<Service>,
     dirty: Vec<Arc<str>>,
-    /// Tombstones in the order they were set, so that expiry costs what expires.
-    graves: VecDeque<Grave>,
+    /// Oldest first, so that expiry costs what expires.
+    graves: BTreeSet<Grave>,
+    /// How many events were applied.
+    applied: u64,
 }
 
 /// Bounds on what the store keeps.
@@ -194,12 +211,12 @@ pub struct Store {
     shards: Box<[Mutex<Shard>]>,
     hasher: DefaultHashBuilder,
     limits: Limits,
-    sources: RwLock<Vec<Box<str>>>,
+    /// Names in the order they came; filled from the front, never emptied, so that they are read without a lock.
+    sources: Box<[OnceLock<Box<[u8]>>]>,
     services: AtomicUsize,
     publishers: AtomicUsize,
     tombstones: AtomicUsize,
     dropped: AtomicU64,
-    sequence: AtomicU64,
     pending: AtomicBool,
     wake: Notify,
 }
@@ -211,35 +228,39 @@ impl Store {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: DefaultHashBuilder::default(),
             limits,
-            sources: RwLock::new(vec![REGISTRY.into()]),
+            sources: std::iter::once(OnceLock::from(Box::<[u8]>::from(REGISTRY.as_bytes())))
+                .chain((1..limits.sources).map(|_| OnceLock::new()))
+                .collect(),
             services: AtomicUsize::new(0),
             publishers: AtomicUsize::new(0),
             tombstones: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
-            sequence: AtomicU64::new(0),
             pending: AtomicBool::new(false),
             wake: Notify::new(),
         }
     }
 
-    /// Applies one event and returns its sequence number. An event that is older than what is known changes nothing
-    /// and is no error.
+    /// Applies one event and returns its sequence number: unique, and rising within a service. An event that is older
+    /// than what is known changes nothing and is no error.
     pub fn apply(&self, event: &Event<'_>, now: Millis) -> Result<u64> {
         let applied = match event {
             Event::Publish { source, data_info_id, body } => {
-                self.change(source, data_info_id, |m| m.publish(body, now))
+                self.change(*source, *data_info_id, |m| m.publish(body, now))
             }
             Event::Unpublish { source, data_info_id, register_id, version } => {
-                self.change(source, data_info_id, |m| m.unpublish(register_id, *version, now))
+                self.change(*source, *data_info_id, |m| m.unpublish(*register_id, *version, now))
+            }
+            Event::Lost { source, data_info_id, register_id, version } => {
+                self.change(*source, *data_info_id, |m| m.lost(*register_id, *version, now))
             }
             Event::Replace { source, data_info_id, version, read_started, bodies } => {
-                self.change(source, data_info_id, |m| m.replace(*version, *read_started, bodies, now))
+                self.change(*source, *data_info_id, |m| m.replace(*version, *read_started, bodies, now))
             }
         };
         if applied.is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        applied.map(|()| self.sequence.fetch_add(1, Ordering::Relaxed) + 1)
+        applied
     }
 
     /// Waits until a service is dirty or [`Store::wake`] was called.
@@ -254,10 +275,28 @@ impl Store {
 
     /// The live publishers of one service, in no order.
     pub fn read(&self, id: &str) -> Vec<Arc<Entry>> {
-        let hash = self.hasher.hash_one(id);
-        let shard = self.shard(hash).lock();
+        let hash = self.hash(id.as_bytes());
+        let shard = self.shards[shard_of(hash)].lock();
         let service = shard.services.find(hash, |service| *service.data_info_id == *id);
         service.map(Service::live).unwrap_or_default()
+    }
+
+    /// The registry's services with an event that no read has borne out in [`READ_MARGIN_MILLIS`], at most so many: the
+    /// registry may have refused what a session server took, and gives no notice of what it refuses.
+    pub fn unconfirmed(&self, now: Millis, limit: usize) -> Vec<Arc<str>> {
+        let mut ids = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let registry =
+                |service: &Service| service.sources.iter().find(|(id, _)| *id == 0).and_then(|(_, s)| s.event);
+            let late = |service: &&Service| registry(service).is_some_and(|at| now - at > READ_MARGIN_MILLIS);
+            ids.extend(shard.services.iter().filter(late).map(|service| Arc::clone(&service.data_info_id)));
+            if ids.len() >= limit {
+                ids.truncate(limit);
+                break;
+            }
+        }
+        ids
     }
 
     /// Takes every dirty service. Changes that come meanwhile are taken next time.
@@ -300,45 +339,19 @@ impl Store {
         }
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let Shard { services, dirty, graves } = &mut *shard;
+            let Shard { services, dirty, graves, .. } = &mut *shard;
             let expired = |grave: &Grave| now.saturating_sub(grave.set_at) >= TOMBSTONE_MILLIS;
-            while graves.front().is_some_and(expired)
-                && let Some(grave) = graves.pop_front()
+            while graves.first().is_some_and(expired)
+                && let Some(grave) = graves.pop_first()
             {
+                self.tombstones.fetch_sub(1, Ordering::Relaxed);
                 if let Some(service) = self.find(services, &grave.data_info_id) {
-                    graves.extend(self.exhume(service.into_mut(), grave, dirty));
+                    let left = exhume(service.into_mut(), grave, dirty);
+                    self.tombstones.fetch_add(left.iter().len(), Ordering::Relaxed);
+                    graves.extend(left);
                 }
             }
         }
-    }
-
-    /// Forgets a tombstone or a read, unless there was another since it was set. Where a source's last tombstone goes, its
-    /// read is left to be forgotten.
-    fn exhume(&self, service: &mut Service, grave: Grave, dirty: &mut Vec<Arc<str>>) -> Option<Grave> {
-        let (_, source) = service.sources.iter_mut().find(|(id, _)| *id == grave.source)?;
-        let left = match &grave.register_id {
-            Some(id) => match source.slots.get(id) {
-                Some(Slot::Tombstone { set_at, .. }) if *set_at == grave.set_at => {
-                    source.slots.remove(id);
-                    let read = source.read.filter(|_| source.slots.is_empty());
-                    read.map(|(_, at)| Grave { set_at: at, register_id: None, ..grave })
-                }
-                _ => return None,
-            },
-            None => {
-                if source.slots.is_empty() && source.read.is_some_and(|(_, at)| at == grave.set_at) {
-                    source.read = None;
-                }
-                None
-            }
-        };
-        if left.is_none() {
-            self.tombstones.fetch_sub(1, Ordering::Relaxed);
-        }
-        if !std::mem::replace(&mut service.dirty, true) {
-            dirty.push(Arc::clone(&service.data_info_id));
-        }
-        left
     }
 
     /// How many there are of what.
@@ -351,47 +364,39 @@ impl Store {
         }
     }
 
-    fn source(&self, name: &str) -> Result<SourceId> {
-        let find = |sources: &[Box<str>]| sources.iter().position(|known| **known == *name);
-        if name == REGISTRY {
-            return Ok(0);
-        }
-        if let Some(known) = find(&self.sources.read()) {
-            return Ok(known as SourceId);
-        }
-        let mut sources = self.sources.write();
-        let index = match find(&sources) {
-            Some(known) => known,
-            None if sources.len() >= self.limits.sources => {
-                return Err(Error::Limit { field: "sources", limit: self.limits.sources });
+    fn source(&self, name: Text<'_>) -> Result<SourceId> {
+        for (index, place) in self.sources.iter().enumerate() {
+            if **place.get_or_init(|| name.as_bytes().into()) == *name.as_bytes() {
+                return Ok(index as SourceId);
             }
-            None => {
-                sources.push(name.into());
-                sources.len() - 1
-            }
-        };
-        Ok(index as SourceId)
+        }
+        Err(Error::Limit { field: "sources", limit: self.limits.sources })
     }
 
-    /// The table takes the hash's ends, the shard its middle.
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
-        &self.shards[(hash >> 32) as usize % SHARDS]
+    fn hash(&self, data_info_id: &[u8]) -> u64 {
+        self.hasher.hash_one(data_info_id)
     }
 
     fn find<'a>(&self, services: &'a mut HashTable<Service>, id: &str) -> Option<OccupiedEntry<'a, Service>> {
-        services.find_entry(self.hasher.hash_one(id), |service| *service.data_info_id == *id).ok()
+        services.find_entry(self.hash(id.as_bytes()), |service| *service.data_info_id == *id).ok()
     }
 
     /// Runs one change under the lock of its shard.
-    fn change(&self, source: &str, id: &str, change: impl FnOnce(&mut Mutator<'_>) -> Result<()>) -> Result<()> {
+    fn change(
+        &self,
+        source: Text<'_>,
+        id: Text<'_>,
+        change: impl FnOnce(&mut Mutator<'_>) -> Result<()>,
+    ) -> Result<u64> {
         let source_id = self.source(source)?;
-        let hash = self.hasher.hash_one(id);
-        let mut shard = self.shard(hash).lock();
-        let Shard { services, dirty, graves } = &mut *shard;
+        let hash = self.hash(id.as_bytes());
+        let index = shard_of(hash);
+        let mut shard = self.shards[index].lock();
+        let Shard { services, dirty, graves, applied } = &mut *shard;
         let found = services.entry(
             hash,
-            |service| *service.data_info_id == *id,
-            |service| self.hasher.hash_one(&*service.data_info_id),
+            |service| service.data_info_id.as_bytes() == id.as_bytes(),
+            |service| self.hash(service.data_info_id.as_bytes()),
         );
         let service = match found {
             TableEntry::Occupied(found) => found.into_mut(),
@@ -400,15 +405,15 @@ impl Store {
             }
             TableEntry::Vacant(place) => {
                 self.services.fetch_add(1, Ordering::Relaxed);
-                place.insert(Service { data_info_id: id.into(), sources: Vec::new(), dirty: false }).into_mut()
+                place.insert(Service { data_info_id: id.as_str().into(), sources: Vec::new(), dirty: false }).into_mut()
             }
         };
         let Service { data_info_id, sources, dirty: service_dirty } = service;
-        let index = sources.iter().position(|(known, _)| *known == source_id).unwrap_or_else(|| {
+        let at = sources.iter().position(|(known, _)| *known == source_id).unwrap_or_else(|| {
             sources.push((source_id, Source::default()));
             sources.len() - 1
         });
-        let source = &mut sources[index].1;
+        let source = &mut sources[at].1;
         let mut mutator = Mutator { store: self, source_id, data_info_id, source, graves, changed: false };
         let outcome = change(&mut mutator);
         // A refused first event leaves an empty service, which goes when it is taken.
@@ -416,11 +421,14 @@ impl Store {
         if newly_dirty {
             dirty.push(Arc::clone(data_info_id));
         }
+        // Counted by shard: one count of all would be a cache line that every caller writes.
+        *applied += 1;
+        let sequence = *applied * SHARDS as u64 + index as u64;
         drop(shard);
         if newly_dirty && !self.pending.swap(true, Ordering::SeqCst) {
             self.wake.notify_one();
         }
-        outcome
+        outcome.map(|()| sequence)
     }
 }
 
@@ -430,17 +438,62 @@ struct Mutator<'a> {
     source_id: SourceId,
     data_info_id: &'a Arc<str>,
     source: &'a mut Source,
-    graves: &'a mut VecDeque<Grave>,
+    graves: &'a mut BTreeSet<Grave>,
     /// Whether the live publishers are others than before.
     changed: bool,
 }
 
+/// Forgets a tombstone or a read. Where a source's last tombstone goes, its read is left to be forgotten.
+fn exhume(service: &mut Service, grave: Grave, dirty: &mut Vec<Arc<str>>) -> Option<Grave> {
+    let (_, source) = service.sources.iter_mut().find(|(id, _)| *id == grave.source)?;
+    let left = match &grave.register_id {
+        Some(id) => {
+            source.slots.remove(id);
+            let read = source.read.filter(|_| source.slots.is_empty());
+            read.map(|(_, at)| Grave { set_at: at, register_id: None, ..grave })
+        }
+        None => {
+            source.read = None;
+            None
+        }
+    };
+    if !std::mem::replace(&mut service.dirty, true) {
+        dirty.push(Arc::clone(&service.data_info_id));
+    }
+    left
+}
+
 impl Mutator<'_> {
-    /// Does to a publisher's slot what `step` decides, and keeps the counts right; whether it did anything.
-    fn put(&mut self, register_id: &str, step: impl FnOnce(Option<&mut Slot>) -> Step) -> Result<bool> {
+    fn grave(&self, set_at: Millis, register_id: Option<Text<'_>>) -> Grave {
+        let register_id = register_id.map(|id| id.as_bytes().into());
+        Grave { set_at, data_info_id: Arc::clone(self.data_info_id), source: self.source_id, register_id }
+    }
+
+    fn bury(&mut self, set_at: Millis, register_id: Option<Text<'_>>) {
+        if self.graves.insert(self.grave(set_at, register_id)) {
+            self.store.tombstones.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn unbury(&mut self, set_at: Millis, register_id: Option<Text<'_>>) {
+        if self.graves.remove(&self.grave(set_at, register_id)) {
+            self.store.tombstones.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The last read of a source that has nothing else is buried like a tombstone.
+    fn bury_read(&mut self) {
+        if let Some((_, at)) = self.source.read.filter(|_| self.source.slots.is_empty()) {
+            self.bury(at, None);
+        }
+    }
+
+    /// Does to a publisher's slot what `step` decides, and keeps counts and graves right; whether it did anything.
+    fn put(&mut self, register_id: Text<'_>, step: impl FnOnce(Option<&mut Slot>) -> Step) -> Result<bool> {
         let Store { publishers, tombstones, limits, .. } = self.store;
-        let count = |live: bool| if live { publishers } else { tombstones };
-        let (was_live, is_live) = match self.source.slots.entry_ref(register_id) {
+        // The first entry of a source takes the place of its buried read.
+        let buried_read = self.source.read.filter(|_| self.source.slots.is_empty());
+        let (before, after) = match self.source.slots.entry_ref(register_id.as_bytes()) {
             EntryRef::Occupied(mut place) => match step(Some(place.get_mut())) {
                 Step::Leave => return Ok(false),
                 Step::Renewed => {
@@ -448,28 +501,41 @@ impl Mutator<'_> {
                     return Ok(true);
                 }
                 Step::Put(slot) => {
-                    let is_live = slot.live();
-                    let was_live = place.insert(slot).live();
-                    count(was_live).fetch_sub(1, Ordering::Relaxed);
-                    (was_live, is_live)
+                    let after = slot.set_at();
+                    (Some(place.insert(slot).set_at()), after)
                 }
             },
             EntryRef::Vacant(place) => {
                 let Step::Put(slot) = step(None) else { return Ok(false) };
-                if publishers.load(Ordering::Relaxed) + tombstones.load(Ordering::Relaxed) >= limits.publishers {
+                let others = publishers.load(Ordering::Relaxed) + tombstones.load(Ordering::Relaxed);
+                if others >= limits.publishers + usize::from(buried_read.is_some()) {
                     return Err(Error::Limit { field: "publishers", limit: limits.publishers });
                 }
-                (false, place.insert_with_key(register_id.into(), slot).live())
+                (None, place.insert_with_key(register_id.as_bytes().into(), slot).set_at())
             }
         };
-        count(is_live).fetch_add(1, Ordering::Relaxed);
+        let (was_live, is_live) = (before == Some(None), after.is_none());
+        match (was_live, is_live) {
+            (false, true) => publishers.fetch_add(1, Ordering::Relaxed),
+            (true, false) => publishers.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
         self.changed |= was_live || is_live;
+        if let Some(set_at) = before.flatten() {
+            self.unbury(set_at, Some(register_id));
+        }
+        if let Some(set_at) = after {
+            self.bury(set_at, Some(register_id));
+        }
+        if let Some((_, at)) = buried_read {
+            self.unbury(at, None);
+        }
         Ok(true)
     }
 
     fn publish(&mut self, body: &Body<'_>, now: Millis) -> Result<()> {
         let learned = Learned::Event(now);
-        self.put(body.register_id, |slot| match slot {
+        let set = self.put(body.register_id, |slot| match slot {
             Some(Slot::Live { entry, .. }) if body.version <= entry.version => Step::Leave,
             Some(Slot::Tombstone { version, .. }) if body.version <= *version => Step::Leave,
             Some(Slot::Live { entry, learned: how }) => {
@@ -481,39 +547,57 @@ impl Mutator<'_> {
             }
             _ => Step::Put(Slot::Live { entry: Entry::new(body), learned }),
         })?;
+        if set {
+            self.source.event = Some(now);
+        }
         Ok(())
     }
 
-    fn unpublish(&mut self, register_id: &str, version: RegisterVersion, now: Millis) -> Result<()> {
+    fn unpublish(&mut self, register_id: Text<'_>, version: RegisterVersion, now: Millis) -> Result<()> {
         let set = self.put(register_id, |slot| match slot {
             Some(Slot::Live { entry, .. }) if version < entry.version => Step::Leave,
             Some(Slot::Tombstone { version: known, .. }) if version <= *known => Step::Leave,
             _ => Step::Put(Slot::Tombstone { version, set_at: now }),
         })?;
         if set {
-            let (source, data_info_id) = (self.source_id, Arc::clone(self.data_info_id));
-            self.graves.push_back(Grave { set_at: now, source, data_info_id, register_id: Some(register_id.into()) });
+            self.source.event = Some(now);
+        }
+        Ok(())
+    }
+
+    /// A read that began before says nothing of the publisher, any later one says everything.
+    fn lost(&mut self, register_id: Text<'_>, version: RegisterVersion, now: Millis) -> Result<()> {
+        if let Some(Slot::Live { entry, learned }) = self.source.slots.get_mut(register_id.as_bytes())
+            && entry.version <= version
+        {
+            *learned = Learned::Lost(now);
+            self.source.event = Some(now);
         }
         Ok(())
     }
 
     fn replace(&mut self, version: i64, read_started: Millis, bodies: &[Body<'_>], now: Millis) -> Result<()> {
-        if self.source.read.is_some_and(|(applied, _)| version <= applied) {
+        // Versions come from the clock of the slot's leader, so those of the next leader may be lower; and the same version
+        // may name a later state of a publisher, or no longer one that an event brought. So a read that is not newer by
+        // its version still is if it began when the last one had been applied.
+        if self.source.read.is_some_and(|(applied, at)| version <= applied && read_started < at) {
             return Ok(());
         }
         // Removals first, so that they make room for what comes.
-        let named: HashSet<&str> = bodies.iter().map(|body| body.register_id).collect();
+        let named: HashSet<&[u8]> = bodies.iter().map(|body| body.register_id.as_bytes()).collect();
         let slots = &mut self.source.slots;
         let before = slots.len();
         let lag = |at: Millis| read_started.saturating_sub(at);
         slots.retain(|register_id, slot| match slot {
             Slot::Live { learned: Learned::Event(at), .. } if lag(*at) <= READ_MARGIN_MILLIS => true,
+            Slot::Live { learned: Learned::Lost(at), .. } if read_started < *at => true,
             Slot::Live { .. } => named.contains(&**register_id),
             Slot::Tombstone { .. } => true,
         });
         let removed = before - slots.len();
         self.store.publishers.fetch_sub(removed, Ordering::Relaxed);
         self.changed |= removed > 0;
+        self.bury_read();
         let mut refused = None;
         for body in bodies {
             let applied = self.put(body.register_id, |slot| {
@@ -524,7 +608,9 @@ impl Mutator<'_> {
                         if body.version == entry.version {
                             *learned = Learned::Read;
                         }
-                        body.version > entry.version
+                        // A read that was taken in is newer than the last one, and than an event whose time is over.
+                        let heard = matches!(learned, Learned::Event(at) if lag(*at) <= READ_MARGIN_MILLIS);
+                        body.version > entry.version || (body.version < entry.version && !heard)
                     }
                     Some(Slot::Tombstone { version, set_at }) => {
                         body.version > *version || lag(*set_at) >= READ_MARGIN_MILLIS
@@ -541,15 +627,24 @@ impl Mutator<'_> {
             // Not counted as read: the same read may be applied again when there is room.
             return Err(error);
         }
-        self.source.read = Some((version, now));
-        if self.source.slots.is_empty() {
-            let (source, data_info_id) = (self.source_id, Arc::clone(self.data_info_id));
-            self.graves.push_back(Grave { set_at: now, source, data_info_id, register_id: None });
-            self.store.tombstones.fetch_add(1, Ordering::Relaxed);
+        let open = self.source.slots.iter().any(|(id, slot)| match slot {
+            Slot::Live { learned, .. } => !matches!(learned, Learned::Read),
+            Slot::Tombstone { .. } => named.contains(&**id),
+        });
+        if !open {
+            self.source.event = None;
         }
+        if let Some((_, at)) = self.source.read.replace((version, now)) {
+            self.unbury(at, None);
+        }
+        self.bury_read();
         Ok(())
     }
 }
 
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

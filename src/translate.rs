@@ -12,7 +12,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::Mutex;
 
 use crate::{
-    policy::Policy,
+    model::RegisterVersion,
+    policy::Rules,
     translate::payload::{Endpoint, Reject},
 };
 
@@ -22,6 +23,10 @@ pub const TRANSLATION: u32 = 1;
 /// A publisher's payloads, read under one policy.
 #[derive(Debug, Default)]
 pub struct Parsed {
+    /// Whose they are.
+    pub register_id: Box<str>,
+    /// In which version.
+    pub version: RegisterVersion,
     /// What can be served.
     pub endpoints: Vec<Endpoint>,
     /// What cannot, counted by reason, with a sample of each.
@@ -33,13 +38,14 @@ pub struct Parsed {
 pub struct ParsedCell(Mutex<Option<(u64, Arc<Parsed>)>>);
 
 impl ParsedCell {
-    /// The endpoints of a publisher, read again only if `policy` is another than last time.
-    pub fn get(&self, body: &crate::frame::Body<'_>, policy: &Policy) -> Arc<Parsed> {
+    /// The endpoints of a publisher, read again only if the policy is another than last time.
+    pub fn get(&self, body: &crate::frame::Body<'_>, rules: &Rules<'_>) -> Arc<Parsed> {
+        let policy = rules.policy;
         let mut kept = self.0.lock();
         match &*kept {
             Some((generation, parsed)) if *generation == policy.generation() => Arc::clone(parsed),
             _ => {
-                let parsed = Arc::new(payload::parse_publisher(body, policy));
+                let parsed = Arc::new(payload::parse_publisher(body, rules));
                 *kept = Some((policy.generation(), Arc::clone(&parsed)));
                 parsed
             }

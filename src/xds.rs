@@ -6,9 +6,9 @@ pub mod stream;
 pub mod streams;
 pub mod subscription;
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::view::View;
+use crate::{snapshot::Snapshot, view::View};
 
 /// Never answered: istiod does not wait for it, and old versions block on an answer.
 pub const MESH_CONFIG: &str = "core/v1alpha1/MeshConfig";
@@ -16,12 +16,14 @@ pub const MESH_CONFIG: &str = "core/v1alpha1/MeshConfig";
 pub const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
 
 /// What stands behind a type URL. istiod asks with `group/version/kind` of the version it prefers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Services.
     ServiceEntry,
-    /// Endpoints of their own; none are made at present, and until the view is complete not even that is said.
+    /// Endpoints, where they have resources of their own.
     WorkloadEntry,
+    /// What a ServiceEntry cannot say.
+    DestinationRule,
     /// Any other type: empty, and said at once, since istiod waits for an answer to each.
     Other,
 }
@@ -35,29 +37,24 @@ impl Kind {
         match kind {
             Some("ServiceEntry") => Self::ServiceEntry,
             Some("WorkloadEntry") => Self::WorkloadEntry,
+            Some("DestinationRule") => Self::DestinationRule,
             _ => Self::Other,
         }
     }
 }
 
-/// `version_info` of a set that is always empty.
-const EMPTY_VERSION: &str = "00000000000000000000000000000000";
-
-/// The version of a kind in a view; `None` while nothing may be said about it.
-pub(crate) fn version(kind: Kind, view: &View) -> Option<&str> {
-    match kind {
-        Kind::ServiceEntry => view.complete.then(|| &**view.service_entries.version()),
-        Kind::WorkloadEntry => view.complete.then_some(EMPTY_VERSION),
-        Kind::Other => Some(EMPTY_VERSION),
-    }
+impl Kind {
+    /// Kinds that services rest on: what is new of them goes before the services, what is gone after.
+    pub const BENEATH: [Self; 2] = [Self::WorkloadEntry, Self::DestinationRule];
 }
 
-/// The encoded resources of a kind in a view: all, or those with the given names.
-pub(crate) fn resources(kind: Kind, view: &View, names: Option<&BTreeSet<String>>) -> Vec<bytes::Bytes> {
-    match (kind, names) {
-        (Kind::ServiceEntry, None) => view.service_entries.pages().cloned().collect(),
-        (Kind::ServiceEntry, Some(names)) => view.service_entries.named(names).cloned().collect(),
-        (Kind::WorkloadEntry | Kind::Other, _) => Vec::new(),
+/// The resources of a kind in a view; `None` while nothing may be said about it.
+pub(crate) fn snapshot(kind: Kind, view: &View) -> Option<Arc<Snapshot>> {
+    match kind {
+        Kind::ServiceEntry => view.shown.then(|| Arc::clone(&view.service_entries)),
+        Kind::WorkloadEntry => view.shown.then(|| Arc::clone(&view.workload_entries)),
+        Kind::DestinationRule => view.shown.then(|| Arc::clone(&view.destination_rules)),
+        Kind::Other => Some(Snapshot::none()),
     }
 }
 

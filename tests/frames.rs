@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use registry_mox::{
-    frame::{self, Body, Event},
+    frame::{self, Body, Event, Text},
     model::RegisterVersion,
     translate::serialized,
 };
@@ -37,7 +37,7 @@ fn parts(body: &Body<'_>) -> Parts {
     let attributes = details.attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     (
         body.version,
-        body.register_id.to_owned(),
+        body.register_id.as_str().to_owned(),
         details.cell.to_owned(),
         details.app_name.to_owned(),
         attributes.collect(),
@@ -53,7 +53,8 @@ fn demo_r1() -> Parts {
 fn a_publish_of_text() {
     let frame = golden("publish-text");
     let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
-    let [Event::Publish { source: "registry", data_info_id: DEMO, body }] = &events[..] else { panic!("{events:?}") };
+    let [Event::Publish { source, data_info_id, body }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!([source.as_str(), data_info_id.as_str()], ["registry", DEMO]);
     assert_eq!(parts(body), demo_r1());
 }
 
@@ -61,7 +62,8 @@ fn a_publish_of_text() {
 fn a_publish_of_boxes_with_text_of_every_kind() {
     let frame = golden("publish-boxes");
     let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
-    let [Event::Publish { source: "registry", data_info_id: GREET, body }] = &events[..] else { panic!("{events:?}") };
+    let [Event::Publish { source, data_info_id, body }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!([source.as_str(), data_info_id.as_str()], ["registry", GREET]);
     let attributes = vec![("region".into(), "東京".into()), ("empty".into(), String::new())];
     let payloads = vec!["10.0.0.2:50051?app_name=größe".into(), "[2001:db8::2]:50051?weight=50".into()];
     let app = "größe-日本-😀?".into();
@@ -73,17 +75,18 @@ fn an_unpublish() {
     let frame = golden("unpublish");
     let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
     let version = at(2, TS + 2);
-    assert_eq!(events, [Event::Unpublish { source: "registry", data_info_id: DEMO, register_id: R1, version }]);
+    let [source, data_info_id, register_id] = ["registry", DEMO, R1].map(Text::from);
+    assert_eq!(events, [Event::Unpublish { source, data_info_id, register_id, version }]);
 }
 
 #[test]
 fn a_replace() {
     let frame = golden("replace");
     let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
-    let [Event::Replace { source: "consul", data_info_id: DEMO, version: 41, read_started, bodies }] = &events[..]
-    else {
+    let [Event::Replace { source, data_info_id, version: 41, read_started, bodies }] = &events[..] else {
         panic!("{events:?}")
     };
+    assert_eq!([source.as_str(), data_info_id.as_str()], ["consul", DEMO]);
     assert_eq!(*read_started, TS + 3);
     let first = (at(3, TS + 4), R1.into(), String::new(), String::new(), vec![], vec![BOLT.into()]);
     let attributes = vec![("k".into(), "v".into())];
@@ -96,13 +99,14 @@ fn a_batch() {
     let frame = golden("batch");
     let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
     let [
-        Event::Publish { data_info_id: DEMO, body: first, .. },
-        Event::Unpublish { data_info_id: DEMO, register_id: R2, version, .. },
-        Event::Publish { data_info_id: GREET, body: last, .. },
+        Event::Publish { data_info_id: one, body: first, .. },
+        Event::Unpublish { data_info_id: two, register_id, version, .. },
+        Event::Publish { data_info_id: three, body: last, .. },
     ] = &events[..]
     else {
         panic!("{events:?}")
     };
+    assert_eq!([one, two, three, register_id].map(|text| text.as_str()), [DEMO, DEMO, GREET, R2]);
     assert_eq!((parts(first), *version), (demo_r1(), at(5, TS + 5)));
     let payloads = vec!["10.0.0.3:12200".into()];
     assert_eq!(parts(last), (at(1, TS + 6), R3.into(), String::new(), String::new(), vec![], payloads));

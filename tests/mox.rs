@@ -87,7 +87,7 @@ async fn an_empty_but_complete_view_is_answered() {
 
 #[tokio::test]
 async fn the_hold_of_local_scope_ends_by_itself() {
-    let mox = Mox::open(json!({ "protect": { "startupHold": "1ms" } }));
+    let mox = Mox::open(json!({ "scope": "local", "protect": { "startupHold": "1ms" } }));
     let mut client = mox.client(plain_node()).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
     assert!(next_of(&mut client, SERVICE_ENTRY).await.resources.is_empty());
@@ -351,6 +351,53 @@ async fn a_policy_takes_services_out_and_in() {
 }
 
 #[tokio::test]
+async fn a_policy_translates_only_what_it_touches() {
+    let mox = loaded(json!({})).await;
+    for n in 0..300 {
+        let id = format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA");
+        let zone = if n < 20 { "RZ1" } else { "RZ2" };
+        mox.publish(&id, "a", 1, &[&format!("10.0.0.1:1?zone={zone}")]);
+    }
+    let first = mox.engine.flush().await;
+    let mut translated = mox.engine.status().publisher.translations;
+    for (policy, touched) in [
+        (json!({ "overrides": { "com.example.S7:*": { "port": 80 } } }), 1),
+        (json!({ "locality": { "RZ1": "cn/rz1" } }), 20),
+        (json!({ "labels": ["nobody-has-this"], "endpoints": { "deny": ["192.0.2.0/24"] } }), 20),
+        (json!({ "exclude": ["*S5:*"] }), 0),
+        (json!({ "exportTo": ["."] }), 300),
+        (json!({}), 300),
+    ] {
+        mox.engine.set_policy(serde_json::from_value(policy.clone()).unwrap()).unwrap();
+        mox.engine.flush().await;
+        let now = mox.engine.status().publisher.translations;
+        assert_eq!(now - translated, touched, "{policy}");
+        translated = now;
+    }
+    assert_eq!(mox.engine.flush().await, first);
+}
+
+#[tokio::test]
+async fn an_override_gives_a_service_another_host_and_back() {
+    let mox = loaded(json!({})).await;
+    mox.publish(DEMO, "a", 1, &["10.0.0.1:1"]);
+    let before = mox.engine.flush().await;
+    let mut client = mox.client(plain_node()).await;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
+    let policy = json!({ "op": "policy", "policy": { "overrides": { "[com.example.*]": {
+        "host": "demo.example.com", "port": "80", "protocol": "http", "export-to": "." } } } });
+    command::execute(&mox.engine, policy.to_string().as_bytes()).unwrap();
+    client.wait_until(SOON, |state| !state.contains_key(DEMO_NAME)).await.unwrap();
+    let entry = client.state().values().next().unwrap().entry.clone();
+    assert_eq!((entry.hosts, entry.export_to), (vec!["demo.example.com".to_owned()], vec![".".to_owned()]));
+    assert_eq!((entry.ports[0].number, entry.ports[0].protocol.as_str()), (80, "HTTP"));
+    let back = json!({ "op": "policy", "policy": {} });
+    command::execute(&mox.engine, back.to_string().as_bytes()).unwrap();
+    assert_eq!(mox.engine.flush().await, before, "without it everything is as it was, to the last byte");
+}
+
+#[tokio::test]
 async fn a_stream_that_does_not_keep_to_the_protocol_ends_alone() {
     let mox = loaded(json!({ "limits": { "types": 16 } })).await;
     let mut good = mox.client(plain_node()).await;
@@ -406,4 +453,24 @@ async fn a_taken_port_is_an_error_that_says_so() {
     assert_eq!(error.code(), 5);
     assert!(error.to_string().contains(&format!("cannot listen on {address} (mox.listen)")), "{error}");
     assert!(mox.engine.apply(&[1, 0, 0, 0]).is_ok(), "events are taken all the same");
+}
+
+/// A policy that no single document check can refuse: "." is the namespace that it names as well.
+#[tokio::test]
+async fn a_service_that_istio_would_refuse_keeps_its_last_good_form_and_is_listed_with_its_rule() {
+    let mox = loaded(json!({})).await;
+    mox.publish(DEMO, "a", 1, &["10.0.0.1:12200"]);
+    let good = mox.engine.flush().await;
+    mox.engine.set_policy(serde_json::from_value(json!({"exportTo": [".", "sofa-registry"]})).unwrap()).unwrap();
+    mox.publish(DEMO, "a", 2, &["10.0.0.2:12200"]);
+    assert_eq!(mox.engine.flush().await, good);
+    let publisher = serde_json::to_value(mox.engine.status()).unwrap()["publisher"].take();
+    assert_eq!(publisher["quarantinedBy"], json!({"export-to": 1}));
+    let why = &publisher["quarantined"][DEMO];
+    assert_eq!(why["reason"], "export-to");
+    assert!(why["detail"].as_str().unwrap().contains("exportTo \"., sofa-registry\""), "{why}");
+    mox.engine.set_policy(serde_json::from_value(json!({})).unwrap()).unwrap();
+    assert_eq!(mox.engine.flush().await.endpoints, 1);
+    let publisher = serde_json::to_value(mox.engine.status()).unwrap()["publisher"].take();
+    assert_eq!((&publisher["quarantinedBy"], &publisher["quarantined"]), (&json!({}), &json!({})));
 }

@@ -33,21 +33,25 @@ pub(crate) unsafe fn with_bytes<T>(
     if wanted > MAX_FRAME {
         return Err(Error::TooLarge { field: "frame", actual: wanted, limit: MAX_FRAME });
     }
-    // SAFETY: the caller vouches for `env`; its function table belongs to the JVM and outlives the call. `array` is not
-    // null, so the caller vouches that it is an array.
-    let available = unsafe { ((**env).v1_1.GetArrayLength)(env, array) };
-    if length > available {
-        return Err(Error::MalformedFrame { at: 0, what: "a length within the array" });
+    if wanted == 0 {
+        return Err(Error::MalformedFrame { at: 0, what: "a byte" });
     }
     SCRATCH.with_borrow_mut(|scratch| {
+        // A frame starts with its format, which is never 0: if the array is shorter than it is said to be, the JVM writes
+        // nothing and throws. Asking for its length first would cost one more call into the JVM.
         scratch.clear();
         scratch.reserve(wanted);
-        // SAFETY: 0..length is within the array, so nothing is thrown, and within the scratch's capacity; the JVM
-        // writes all of it, after which that much is initialised. An array length never changes.
-        unsafe {
-            ((**env).v1_1.GetByteArrayRegion)(env, array, 0, length, scratch.as_mut_ptr().cast());
-            scratch.set_len(wanted);
+        scratch.push(0);
+        // SAFETY: the caller vouches for `env`, whose function table belongs to the JVM and outlives the call, and for
+        // `array`, which is not null. The JVM checks 0..length against the array and writes within the scratch's capacity.
+        unsafe { ((**env).v1_1.GetByteArrayRegion)(env, array, 0, length, scratch.as_mut_ptr().cast()) };
+        if scratch[0] == 0 {
+            // SAFETY: as above; clearing is allowed at any time.
+            unsafe { ((**env).v1_1.ExceptionClear)(env) };
+            return Err(Error::MalformedFrame { at: 0, what: "a format, and a length within the array" });
         }
+        // SAFETY: a written first byte means that the range was good, so the JVM wrote all of it.
+        unsafe { scratch.set_len(wanted) };
         let result = use_bytes(scratch);
         if scratch.capacity() > KEPT {
             *scratch = Vec::new();

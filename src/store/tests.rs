@@ -41,7 +41,7 @@ fn taken(store: &Store) -> Option<Vec<(String, i64)>> {
     let mut taken = store.take_dirty();
     assert!(taken.len() <= 1, "a dirty service is taken once");
     let mut live: Vec<_> =
-        taken.pop()?.entries.iter().map(|e| (e.body().register_id.to_owned(), e.version.version)).collect();
+        taken.pop()?.entries.iter().map(|e| (e.body().register_id.as_str().to_owned(), e.version.version)).collect();
     live.sort();
     Some(live)
 }
@@ -117,7 +117,7 @@ fn a_read_removes_what_it_does_not_name_but_spares_fresh_events() {
     assert_eq!(taken(&store), live(&[("fresh", 1), ("read", 1)]));
     replace(&store, "registry", 2, 31_000, &[]);
     assert_eq!(taken(&store), live(&[("fresh", 1)]), "what an earlier read brought, a later read removes at once");
-    replace(&store, "registry", 2, 90_000, &[]);
+    replace(&store, "registry", 2, 30_999, &[]);
     assert_eq!(taken(&store), None, "a read that is not newer is ignored");
     replace(&store, "registry", 3, 90_000, &[]);
     assert_eq!(taken(&store), live(&[]));
@@ -174,6 +174,58 @@ fn a_read_overrides_a_tombstone_only_after_the_margin() {
     assert_eq!(taken(&store), live(&[("a", 1)]));
 }
 
+/// Versions come from the clocks of data servers.
+#[test]
+fn a_read_after_the_last_one_counts_whatever_its_version() {
+    let store = store();
+    replace(&store, "registry", 9, 1_000, &[publisher("a", at(1, 1))]);
+    taken(&store);
+    replace(&store, "registry", 5, 999, &[publisher("b", at(1, 1))]);
+    assert_eq!(taken(&store), None, "it may have been answered before the other");
+    replace(&store, "registry", 5, 1_000, &[publisher("b", at(1, 1))]);
+    assert_eq!(taken(&store), live(&[("b", 1)]), "another leader, with a slower clock");
+    replace(&store, "registry", 5, 2_000, &[publisher("b", at(1, 7))]);
+    assert_eq!(taken(&store), live(&[("b", 1)]), "registered again with the same data: the datum's version stays");
+}
+
+#[test]
+fn a_lost_clients_publisher_is_for_the_next_read_to_say() {
+    let store = store();
+    for register_id in ["gone", "moved", "newer"] {
+        publish(&store, register_id, at(1, 1), 1_000);
+    }
+    publish(&store, "newer", at(1, 2), 1_050);
+    taken(&store);
+    for register_id in ["gone", "moved", "newer"] {
+        apply(&store, frame::encode_lost("registry", ID, register_id, at(1, 1)).unwrap(), 1_100).unwrap();
+    }
+    assert_eq!(taken(&store), None);
+    replace(&store, "registry", 1, 1_099, &[]);
+    assert_eq!(taken(&store), None, "a read that began before");
+    replace(&store, "registry", 2, 1_200, &[publisher("moved", at(1, 5))]);
+    assert_eq!(taken(&store), live(&[("moved", 1), ("newer", 1)]));
+}
+
+#[test]
+fn services_are_unconfirmed_until_a_read_bears_every_event_out() {
+    let store = store();
+    let late = |now| store.unconfirmed(now, 9).len();
+    publish(&store, "a", at(1, 1), 1_000);
+    assert_eq!((late(1_000 + READ_MARGIN_MILLIS), late(1_001 + READ_MARGIN_MILLIS)), (0, 1));
+    replace(&store, "registry", 1, 1_100, &[]);
+    assert_eq!(late(90_000), 1, "the read may have been answered before the publish");
+    replace(&store, "registry", 2, 1_200, &[publisher("a", at(1, 1))]);
+    assert_eq!(late(90_000), 0);
+    unpublish(&store, "a", at(2, 2), 2_000);
+    replace(&store, "registry", 2, 2_001, &[publisher("a", at(1, 1))]);
+    assert_eq!(late(90_000), 1, "the registry does not know of the removal yet, or refused it");
+    replace(&store, "registry", 2, 60_000, &[publisher("a", at(1, 1))]);
+    assert_eq!(late(90_000), 0);
+    publish(&store, "b", at(1, 1), 70_000);
+    replace(&store, "registry", 2, 90_000, &[]);
+    assert_eq!(late(190_000), 0, "it was refused");
+}
+
 #[test]
 fn sources_do_not_touch_each_other() {
     let store = store();
@@ -209,4 +261,34 @@ async fn only_the_first_dirty_service_wakes_the_publisher() {
     store.take_dirty();
     publish(&store, "a", at(2, 1), 0);
     store.dirty().await;
+}
+
+#[test]
+fn what_is_remembered_is_bounded_by_keys_not_by_events() {
+    const CYCLES: i64 = 1_000_000;
+    let store = store();
+    let mut frame = frame::encode_publish("registry", ID, &publisher("a", at(0, 0))).unwrap();
+    let body = frame::decode(&frame).unwrap().into_iter().find_map(|event| match event {
+        Event::Publish { body, .. } => Some(frame.len() - body.raw().len()),
+        _ => None,
+    });
+    let body = body.unwrap();
+    for version in 1..=CYCLES {
+        frame[body + 1..body + 9].copy_from_slice(&version.to_le_bytes());
+        for event in frame::decode(&frame).unwrap() {
+            store.apply(&event, version / 1_000).unwrap();
+        }
+        let [source, data_info_id, register_id] = ["registry", ID, "a"].map(Text::from);
+        let gone = Event::Unpublish { source, data_info_id, register_id, version: at(version, 0) };
+        store.apply(&gone, version / 1_000).unwrap();
+    }
+    model::audit(&store);
+    assert_eq!((store.counts().publishers, store.counts().tombstones), (0, 1));
+    for version in 1..1_000 {
+        replace(&store, "registry", version, CYCLES, &[publisher("a", at(version, 0))]);
+        unpublish(&store, "a", at(version + CYCLES, 0), CYCLES);
+        replace(&store, "extension", version, CYCLES, &[]);
+    }
+    model::audit(&store);
+    assert_eq!(store.counts().tombstones, 2, "of one source the removal, of the other the read");
 }

@@ -1,20 +1,27 @@
-//! One ServiceEntry from one service.
+//! One ServiceEntry from one service, and its WorkloadEntries where endpoints have resources of their own.
 
 use std::{
-    collections::{BTreeMap, btree_map},
+    collections::{BTreeMap, BTreeSet, btree_map},
     net::IpAddr,
     sync::Arc,
 };
 
+use sha2::{Digest, Sha256};
+
 use crate::{
+    config::EndpointMode,
     model::{DataInfoId, RegisterVersion},
-    policy::Policy,
+    policy::Rules,
     proto::istio::networking::v1alpha3::{
-        ServiceEntry, ServicePort, WorkloadEntry,
+        ServiceEntry, ServicePort, WorkloadEntry, WorkloadSelector,
         service_entry::{Location, Resolution},
     },
     store::Entry,
-    translate::payload::{Endpoint, Reject},
+    translate::{
+        Parsed,
+        names::{self, hex},
+        payload::{Address, Endpoint, Reject},
+    },
 };
 
 /// Annotation with the exact dataInfoId, since hosts are lower case and may be hashed.
@@ -22,6 +29,12 @@ pub const ID_ANNOTATION: &str = "sofa.registry/data-info-id";
 /// Label of an entry whose last endpoint went. istiod 1.29 pushes the removal of the last endpoint only if something
 /// else in the entry changes with it.
 pub const EMPTY_LABEL: &str = "sofa.registry/empty";
+/// Annotation of a WorkloadEntry with the publisher that it comes from.
+pub const REGISTER_ID_ANNOTATION: &str = "sofa.registry/register-id";
+/// Label of an endpoint that is called with mTLS.
+const TLS_LABEL: (&str, &str) = ("security.istio.io/tlsMode", "istio");
+/// Label that joins a service's WorkloadEntries to it. Nobody else selects by it, so no Kubernetes Service takes them.
+pub const SERVICE_LABEL: &str = "sofa.registry/service";
 
 /// Port number, Istio protocol and port name by the protocol in the dataId. Protocols that Istio's validation does not
 /// know (`pkg/config/protocol/instance.go`) are TCP.
@@ -47,39 +60,87 @@ pub struct Shape<'a> {
     /// The dataInfoId.
     pub id: &'a str,
     /// Sorted by address and port, each pair once.
-    pub endpoints: &'a [Endpoint],
+    pub members: &'a [Member],
+    /// Where its endpoints stand.
+    pub mode: EndpointMode,
+}
+
+/// An endpoint and who published it; shared with what was read, so that keeping one costs no copy of it.
+#[derive(Clone)]
+pub struct Member {
+    parsed: Arc<Parsed>,
+    index: usize,
+}
+
+impl Member {
+    /// The endpoints of a publisher.
+    pub fn all(parsed: &Arc<Parsed>) -> impl Iterator<Item = Self> + '_ {
+        (0..parsed.endpoints.len()).map(|index| Self { parsed: Arc::clone(parsed), index })
+    }
+
+    /// What was published.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.parsed.endpoints[self.index]
+    }
+
+    /// By whom.
+    pub fn register_id(&self) -> &str {
+        &self.parsed.register_id
+    }
+
+    /// In which version of the publisher.
+    pub fn version(&self) -> RegisterVersion {
+        self.parsed.version
+    }
+
+    /// A service has one endpoint at most with this, and they are served in this order.
+    pub fn key(&self) -> (&Address, u16) {
+        (&self.endpoint().address, self.endpoint().port)
+    }
+}
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        let same = Arc::ptr_eq(&self.parsed, &other.parsed) && self.index == other.index;
+        same || (self.endpoint() == other.endpoint() && self.register_id() == other.register_id())
+    }
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Member").field(self.endpoint()).field(&self.register_id()).finish()
+    }
 }
 
 /// The endpoints of a service, with what was left out, by reason and with a sample.
 #[derive(Debug, Default)]
 pub struct Merged {
     /// Sorted by address and port, each pair once.
-    pub endpoints: Vec<Endpoint>,
+    pub members: Vec<Member>,
     /// Counted rejects.
     pub rejects: BTreeMap<Reject, (u32, Box<str>)>,
 }
 
 /// Puts the publishers of one service together. Of two on one address and port the newest decides, then the smallest
 /// registerId, then (for two sources with the same) the endpoint itself.
-pub fn merge(entries: &[Arc<Entry>], policy: &Policy) -> Merged {
+pub fn merge(entries: &[Arc<Entry>], rules: &Rules<'_>) -> Merged {
     let mut merged = Merged::default();
-    let mut best: BTreeMap<(IpAddr, u16), (RegisterVersion, String, Endpoint)> = BTreeMap::new();
+    let mut best: BTreeMap<(Address, u16), (RegisterVersion, Member)> = BTreeMap::new();
     for entry in entries {
-        let body = entry.body();
-        let parsed = entry.parsed.get(&body, policy);
-        for endpoint in &parsed.endpoints {
-            let candidate = || (entry.version, body.register_id.to_owned(), endpoint.clone());
-            match best.entry((endpoint.address, endpoint.port)) {
+        let parsed = entry.parsed.get(&entry.body(), rules);
+        for member in Member::all(&parsed) {
+            let Endpoint { address, port, .. } = member.endpoint();
+            match best.entry((address.clone(), *port)) {
                 btree_map::Entry::Vacant(slot) => {
-                    slot.insert(candidate());
+                    slot.insert((entry.version, member));
                 }
                 btree_map::Entry::Occupied(mut slot) => {
-                    let (version, register_id, other) = slot.get();
+                    let (version, holder) = slot.get();
                     let newer = entry.version.cmp(version);
-                    let newer = newer.then_with(|| register_id.as_str().cmp(body.register_id));
-                    let newer = newer.then_with(|| endpoint.cmp(other));
+                    let newer = newer.then_with(|| holder.register_id().cmp(member.register_id()));
+                    let newer = newer.then_with(|| member.endpoint().cmp(holder.endpoint()));
                     if newer.is_gt() {
-                        slot.insert(candidate());
+                        slot.insert((entry.version, member));
                     }
                 }
             }
@@ -88,45 +149,117 @@ pub fn merge(entries: &[Arc<Entry>], policy: &Policy) -> Merged {
             merged.rejects.entry(*reject).or_insert_with(|| (0, sample.clone())).0 += count;
         }
     }
-    let (resting, serving): (Vec<_>, Vec<_>) =
-        best.into_values().map(|(_, _, endpoint)| endpoint).partition(|endpoint| endpoint.weight == 0);
-    if let Some(first) = resting.first() {
-        let sample = std::net::SocketAddr::new(first.address, first.port).to_string();
-        merged.rejects.insert(Reject::ZeroWeight, (resting.len() as u32, sample.into()));
+    for (_, member) in best.into_values() {
+        let Endpoint { address, port, weight, .. } = member.endpoint();
+        if *weight == 0 {
+            let sample = || (0, format!("{address}:{port}").into());
+            merged.rejects.entry(Reject::ZeroWeight).or_insert_with(sample).0 += 1;
+        } else {
+            merged.members.push(member);
+        }
     }
-    merged.endpoints = serving;
     merged
 }
 
-/// The ServiceEntry of a service.
-pub fn build(shape: &Shape<'_>, policy: &Policy) -> ServiceEntry {
-    let protocol = DataInfoId::parse(shape.id).and_then(|id| id.protocol()).unwrap_or("DEFAULT");
+/// The one port of a service.
+pub fn port(id: &str, rules: &Rules<'_>) -> ServicePort {
+    // Dubbo 3 publishes applications, without a protocol, in a group of its own.
+    let by_group = |id: DataInfoId<'_>| (id.group == "dubbo").then_some("dubbo");
+    let protocol = DataInfoId::parse(id).and_then(|id| id.protocol().or_else(|| by_group(id))).unwrap_or("DEFAULT");
     let protocol = if protocol.eq_ignore_ascii_case("DEFAULT") { "bolt" } else { protocol };
     let known = PORTS.iter().find(|(name, ..)| name.eq_ignore_ascii_case(protocol));
-    let (number, istio_protocol, name) =
-        known.map_or((12200, "TCP", "tcp"), |(_, number, protocol, name)| (*number, *protocol, *name));
-    let uniform = shape.endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight);
-    let endpoint = |endpoint: &Endpoint| WorkloadEntry {
-        address: endpoint.address.to_string(),
-        ports: [(name.to_owned(), u32::from(endpoint.port))].into(),
-        labels: endpoint.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        weight: if uniform { 0 } else { endpoint.weight },
-        ..WorkloadEntry::default()
+    let (number, usual, name) =
+        known.map_or((12200, "TCP", "tcp"), |(_, number, usual, name)| (*number, *usual, *name));
+    let name = match (rules.protocol, known) {
+        (None, _) => name.to_owned(),
+        (Some(istio), None) => istio.to_ascii_lowercase().replace('_', "-"),
+        (Some(istio), Some((protocol, ..))) => format!("{}-{protocol}", istio.to_ascii_lowercase().replace('_', "-")),
+    };
+    ServicePort {
+        number: u32::from(rules.port.or_else(|| rules.policy.port(protocol)).unwrap_or(number)),
+        protocol: rules.protocol.unwrap_or(usual).to_ascii_uppercase(),
+        name,
+        target_port: 0,
+    }
+}
+
+/// The ServiceEntry of a service.
+pub fn build(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
+    let port = port(shape.id, rules);
+    let uniform = shape.members.windows(2).all(|pair| pair[0].endpoint().weight == pair[1].endpoint().weight);
+    let (endpoints, workload_selector) = match shape.mode {
+        EndpointMode::Inline => {
+            let endpoints = shape.members.iter().map(|member| {
+                let weight = if uniform { 0 } else { member.endpoint().weight };
+                WorkloadEntry { weight, ..workload(member.endpoint(), &port.name) }
+            });
+            (endpoints.collect(), None)
+        }
+        EndpointMode::WorkloadEntry => (Vec::new(), Some(WorkloadSelector { labels: selector(shape.host) })),
     };
     ServiceEntry {
         hosts: vec![shape.host.to_owned()],
         addresses: shape.vip.iter().map(IpAddr::to_string).collect(),
-        ports: vec![ServicePort {
-            number: u32::from(policy.port(protocol).unwrap_or(number)),
-            protocol: istio_protocol.to_owned(),
-            name: name.to_owned(),
-            target_port: 0,
-        }],
+        ports: vec![port],
         location: Location::MeshInternal.into(),
-        resolution: Resolution::Static.into(),
-        endpoints: shape.endpoints.iter().map(endpoint).collect(),
-        export_to: policy.export_to().to_vec(),
-        ..ServiceEntry::default()
+        resolution: if rules.dns { Resolution::Dns } else { Resolution::Static }.into(),
+        endpoints,
+        export_to: rules.export_to.to_vec(),
+        subject_alt_names: identities(shape.members),
+        workload_selector,
+    }
+}
+
+/// Whom the certificates of these endpoints must name; nobody in particular where that is so for one of them.
+pub fn identities(members: &[Member]) -> Vec<String> {
+    let with_mtls: Vec<&Arc<[String]>> = members.iter().filter_map(|member| member.endpoint().mtls.as_ref()).collect();
+    if with_mtls.iter().any(|identities| identities.is_empty()) {
+        return Vec::new();
+    }
+    let all: BTreeSet<&String> = with_mtls.into_iter().flat_map(|identities| identities.iter()).collect();
+    all.into_iter().cloned().collect()
+}
+
+/// The labels of an endpoint's resource.
+pub fn labels(endpoint: &Endpoint) -> BTreeMap<String, String> {
+    let tls = endpoint.mtls.as_ref().map(|_| (TLS_LABEL.0.to_owned(), TLS_LABEL.1.to_owned()));
+    endpoint.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).chain(tls).collect()
+}
+
+/// The WorkloadEntry of one endpoint of the service with this host. It always has a weight, so that it does not depend on
+/// the other endpoints.
+pub fn workload_entry(host: &str, member: &Member, port_name: &str) -> WorkloadEntry {
+    let mut entry = workload(member.endpoint(), port_name);
+    entry.labels.extend(selector(host));
+    entry
+}
+
+/// Name of a WorkloadEntry: what its registerId resembles, and a hash of host, registerId, address and port.
+pub fn workload_name(host: &str, member: &Member) -> String {
+    let Endpoint { address, port, .. } = member.endpoint();
+    let digest = Sha256::digest(format!("{host}\n{}\n{address}\n{port}", member.register_id()));
+    let digest = &hex(&digest[..8]);
+    match names::label(member.register_id()) {
+        Some(readable) => {
+            let readable = &readable[..readable.len().min(46)];
+            format!("{}-{digest}", readable.trim_end_matches('-'))
+        }
+        None => format!("endpoint-{digest}"),
+    }
+}
+
+fn selector(host: &str) -> BTreeMap<String, String> {
+    [(SERVICE_LABEL.to_owned(), hex(&Sha256::digest(host)[..16]))].into()
+}
+
+fn workload(endpoint: &Endpoint, port_name: &str) -> WorkloadEntry {
+    WorkloadEntry {
+        address: endpoint.address.to_string(),
+        ports: [(port_name.to_owned(), u32::from(endpoint.port))].into(),
+        labels: labels(endpoint),
+        locality: endpoint.locality.as_deref().unwrap_or_default().to_owned(),
+        weight: endpoint.weight,
+        ..WorkloadEntry::default()
     }
 }
 
@@ -135,8 +268,9 @@ mod tests {
     use super::*;
     use crate::{
         frame::{self, Event, Publisher},
-        policy::PolicyConfig,
+        policy::{Policy, PolicyConfig},
         store::{Limits, Store},
+        translate::payload,
     };
 
     const ID: &str = "com.example.DemoService:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA";
@@ -160,12 +294,17 @@ mod tests {
                 store.apply(&event, 0).unwrap();
             }
         }
-        merge(&store.take_dirty().pop().unwrap().entries, &policy())
+        merge(&store.take_dirty().pop().unwrap().entries, &policy().rules(ID))
     }
 
-    fn entry(endpoints: &[Endpoint]) -> ServiceEntry {
-        let host = "tri.com.example.demoservice.sofa.mesh";
-        build(&Shape { host, vip: "248.1.2.3".parse().ok(), id: ID, endpoints }, &policy())
+    const HOST: &str = "tri.com.example.demoservice.sofa.mesh";
+
+    fn entry(members: &[Member]) -> ServiceEntry {
+        shaped(members, EndpointMode::Inline, &policy())
+    }
+
+    fn shaped(members: &[Member], mode: EndpointMode, policy: &Policy) -> ServiceEntry {
+        build(&Shape { host: HOST, vip: "248.1.2.3".parse().ok(), id: ID, members, mode }, &policy.rules(ID))
     }
 
     #[test]
@@ -174,9 +313,10 @@ mod tests {
             ("b", 1, &["10.0.0.2:80?zone=b", "10.0.0.10:80", "nonsense", "10.0.0.9:80?weight=0"]),
             ("a", 2, &["10.0.0.2:80?zone=a", "10.0.0.1:81", "10.0.0.1:80"]),
         ]);
-        let addresses: Vec<_> = merged.endpoints.iter().map(|e| format!("{}:{}", e.address, e.port)).collect();
+        let addresses: Vec<_> =
+            merged.members.iter().map(|m| format!("{}:{}", m.endpoint().address, m.endpoint().port)).collect();
         assert_eq!(addresses, ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80", "10.0.0.10:80"]);
-        assert_eq!(&*merged.endpoints[2].labels["zone"], "a", "the newer publisher decides");
+        assert_eq!(&*merged.members[2].endpoint().labels["zone"], "a", "the newer publisher decides");
         assert_eq!(merged.rejects[&Reject::UnknownForm], (1, "nonsense".into()));
         assert_eq!(merged.rejects[&Reject::ZeroWeight].0, 1);
     }
@@ -184,7 +324,7 @@ mod tests {
     #[test]
     fn a_weight_of_zero_silences_an_older_publisher_of_the_address() {
         let merged = merged(&[("a", 1, &["10.0.0.1:80"]), ("b", 2, &["10.0.0.1:80?weight=0"])]);
-        assert!(merged.endpoints.is_empty());
+        assert!(merged.members.is_empty());
         assert_eq!(merged.rejects[&Reject::ZeroWeight], (1, "10.0.0.1:80".into()));
     }
 
@@ -194,14 +334,14 @@ mod tests {
             let data = |id: &str| if id == "a" { ["10.0.0.1:80?zone=a"] } else { ["10.0.0.1:80?zone=b"] };
             let [first, second] = [data(order[0]), data(order[1])];
             let merged = merged(&[(order[0], 1, &first), (order[1], 1, &second)]);
-            assert_eq!(&*merged.endpoints[0].labels["zone"], "a");
+            assert_eq!(&*merged.members[0].endpoint().labels["zone"], "a");
         }
     }
 
     #[test]
     fn a_service_has_the_documented_form() {
         let merged = merged(&[("a", 1, &["10.0.0.1:7000?app_name=shop"])]);
-        let entry = entry(&merged.endpoints);
+        let entry = entry(&merged.members);
         assert_eq!(
             entry.ports[0],
             ServicePort { number: 50051, protocol: "GRPC".into(), name: "grpc-tri".into(), target_port: 0 }
@@ -217,9 +357,63 @@ mod tests {
     fn uniform_weights_are_left_out() {
         let weights = |data: &[&str]| {
             let merged = merged(&[("a", 1, data)]);
-            entry(&merged.endpoints).endpoints.iter().map(|e| e.weight).collect::<Vec<_>>()
+            entry(&merged.members).endpoints.iter().map(|e| e.weight).collect::<Vec<_>>()
         };
         assert_eq!(weights(&["10.0.0.1:80?weight=50", "10.0.0.2:80?weight=50"]), [0, 0]);
         assert_eq!(weights(&["10.0.0.1:80?weight=50", "10.0.0.2:80"]), [50, 100]);
+    }
+
+    #[test]
+    fn an_override_changes_what_it_names() {
+        let policy = |exception: serde_json::Value| {
+            let config = serde_json::json!({"ports": {"tri": 1234}, "overrides": {"com.example.*": exception}});
+            Policy::new(serde_json::from_value(config).unwrap(), None).unwrap()
+        };
+        let merged = merged(&[("a", 1, &["10.0.0.1:7000"])]);
+        let with = |exception| shaped(&merged.members, EndpointMode::Inline, &policy(exception));
+        let port = |entry: &ServiceEntry| {
+            (entry.ports[0].number, entry.ports[0].protocol.clone(), entry.ports[0].name.clone())
+        };
+        let entry = with(serde_json::json!({"port": 80, "protocol": "http", "exportTo": ["~"], "dns": true}));
+        assert_eq!(port(&entry), (80, "HTTP".into(), "http-tri".into()));
+        assert_eq!(entry.endpoints[0].ports["http-tri"], 7000);
+        assert_eq!((entry.export_to.as_slice(), entry.resolution()), (&["~".to_owned()][..], Resolution::Dns));
+        assert_eq!(port(&with(serde_json::json!({}))), (1234, "GRPC".into(), "grpc-tri".into()));
+    }
+
+    #[test]
+    fn a_workload_entry_is_selected_by_its_service_alone() {
+        let merged = merged(&[("Reg 1", 1, &["10.0.0.1:7000?weight=50", "10.0.0.2:7000"])]);
+        let entry = shaped(&merged.members, EndpointMode::WorkloadEntry, &policy());
+        let selected = entry.workload_selector.as_ref().unwrap().labels.clone();
+        assert!(entry.endpoints.is_empty() && selected.len() == 1);
+        let made = |host: &str, index: usize| {
+            let member = &merged.members[index];
+            (workload_name(host, member), workload_entry(host, member, "grpc-tri"))
+        };
+        let (name, first) = made(HOST, 0);
+        assert!(selected.iter().all(|(key, value)| first.labels[key] == *value));
+        assert_eq!((first.address.as_str(), first.ports["grpc-tri"], first.weight), ("10.0.0.1", 7000, 50));
+        assert_eq!(made(HOST, 1).1.weight, 100, "each says its weight by itself");
+        assert!(name.starts_with("reg-1-") && name != made(HOST, 1).0 && name != made("other.sofa.mesh", 0).0);
+        assert_ne!(made("other.sofa.mesh", 0).1.labels, first.labels);
+    }
+
+    #[test]
+    fn mtls_is_the_operators_word() {
+        let identity = "spiffe://cluster.local/ns/orders/sa/orders";
+        let config = serde_json::json!({"mtls": [{"applications": ["orders"], "identities": [identity]}]});
+        let policy = Policy::new(serde_json::from_value(config).unwrap(), None).unwrap();
+        let endpoint = |text: &str| payload::parse(text, "", &policy.rules(ID)).unwrap();
+        let endpoints = vec![
+            endpoint("10.0.0.1:80?app_name=orders"),
+            endpoint("10.0.0.2:80?app_name=users&security.istio.io/tlsMode=istio&tlsMode=istio"),
+        ];
+        let members: Vec<Member> = Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).collect();
+        let entry = shaped(&members, EndpointMode::Inline, &policy);
+        assert_eq!(entry.endpoints[0].labels.get(TLS_LABEL.0).map(String::as_str), Some("istio"));
+        assert_eq!(entry.endpoints[1].labels.get(TLS_LABEL.0), None, "a publisher cannot ask for it");
+        assert_eq!(entry.subject_alt_names, [identity]);
+        assert!(shaped(&members[1..], EndpointMode::Inline, &policy).subject_alt_names.is_empty());
     }
 }

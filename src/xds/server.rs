@@ -14,11 +14,11 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Request, Response, Status, Streaming,
+    Status, Streaming,
     body::Body,
-    server::{Grpc, NamedService, StreamingService},
+    metadata::GRPC_CONTENT_TYPE,
+    server::NamedService,
     transport::{
         Server,
         server::{TcpConnectInfo, TcpIncoming},
@@ -27,16 +27,28 @@ use tonic::{
 
 use crate::{
     config::Config,
-    proto::envoy::service::discovery::v3::DiscoveryRequest,
     view::View,
-    xds::{codec, codec::AdsCodec, stream::Stream, streams::Streams},
+    xds::{
+        codec::{RequestDecoder, ResponseBody},
+        stream::Stream,
+        streams::Streams,
+    },
 };
+
+/// What ends streams.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// The server stops.
+    pub draining: watch::Receiver<bool>,
+    /// Clients are to go to another server.
+    pub fenced: watch::Receiver<bool>,
+}
 
 /// What the server shares with the engine.
 #[derive(Debug, Clone)]
 pub struct Ads {
     view: watch::Receiver<View>,
-    draining: watch::Receiver<bool>,
+    ends: Ends,
     streams: Arc<Streams>,
     prime: bool,
     max_streams: usize,
@@ -45,21 +57,16 @@ pub struct Ads {
 }
 
 impl Ads {
-    /// A server of `view` that ends its streams once `draining` is true.
-    pub fn new(
-        config: &Config,
-        view: watch::Receiver<View>,
-        draining: watch::Receiver<bool>,
-        streams: Arc<Streams>,
-    ) -> Self {
+    /// A server of `view` that ends its streams as `ends` says.
+    pub fn new(config: &Config, view: watch::Receiver<View>, ends: Ends, streams: Arc<Streams>) -> Self {
         let limits = &config.limits;
         let (max_streams, max_types, max_request) = (limits.streams, limits.types, limits.request);
-        Self { view, draining, streams, prime: config.push.prime, max_streams, max_types, max_request }
+        Self { view, ends, streams, prime: config.push.prime, max_streams, max_types, max_request }
     }
 
-    /// Serves connections of `listener` until `draining` is true and all are closed.
+    /// Serves connections of `listener` until it is draining and all are closed.
     pub async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-        let mut draining = self.draining.clone();
+        let mut draining = self.ends.draining.clone();
         Server::builder()
             // Half-open connections go after 40 s; a connection without traffic is none.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -88,42 +95,36 @@ impl tower_service::Service<HttpRequest<Body>> for Ads {
     }
 
     fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
-        let ads = self.clone();
-        Box::pin(async move {
-            if request.uri().path() != STREAM {
-                return Ok(Status::unimplemented("only StreamAggregatedResources is served").into_http());
-            }
-            let mut grpc = Grpc::new(AdsCodec).max_decoding_message_size(ads.max_request);
-            Ok(grpc.streaming(ads, request).await)
-        })
+        let answer = self.open(request).unwrap_or_else(|status| status.into_http());
+        Box::pin(std::future::ready(Ok(answer)))
     }
 }
 
-impl StreamingService<DiscoveryRequest> for Ads {
-    type Response = codec::Response;
-    type ResponseStream = ReceiverStream<Result<codec::Response, Status>>;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Self::ResponseStream>, Status>> + Send>>;
-
-    fn call(&mut self, request: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
-        let ads = self.clone();
-        Box::pin(async move {
-            let peer: Option<SocketAddr> = request.extensions().get::<TcpConnectInfo>().and_then(|i| i.remote_addr());
-            let registered = ads.streams.register(peer, ads.max_streams).ok_or_else(|| {
-                Status::resource_exhausted(format!("more than {} streams (mox.limits.streams)", ads.max_streams))
-            })?;
-            // One response waits for the transport, no more: what comes after it is made later, from a newer view.
-            let (out, responses) = mpsc::channel(1);
-            let stream = Stream {
-                view: ads.view,
-                draining: ads.draining,
-                registered,
-                streams: ads.streams,
-                prime: ads.prime,
-                max_types: ads.max_types,
-                out,
-            };
-            tokio::spawn(stream.run(request.into_inner()));
-            Ok(Response::new(ReceiverStream::new(responses)))
-        })
+impl Ads {
+    /// Starts a stream.
+    fn open(&self, request: HttpRequest<Body>) -> Result<HttpResponse<Body>, Status> {
+        if request.uri().path() != STREAM {
+            return Err(Status::unimplemented("only StreamAggregatedResources is served"));
+        }
+        let peer: Option<SocketAddr> = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
+        let registered = self.streams.register(peer, self.max_streams).ok_or_else(|| {
+            Status::resource_exhausted(format!("more than {} streams (mox.limits.streams)", self.max_streams))
+        })?;
+        let requests = Streaming::new_request(RequestDecoder, request.into_body(), None, Some(self.max_request));
+        // One response waits for the transport, no more: what comes after it is made later, from a newer view.
+        let (out, responses) = mpsc::channel(1);
+        let stream = Stream {
+            view: self.view.clone(),
+            ends: self.ends.clone(),
+            registered,
+            streams: Arc::clone(&self.streams),
+            prime: self.prime,
+            max_types: self.max_types,
+            out,
+        };
+        tokio::spawn(stream.run(requests));
+        let response = HttpResponse::builder().header(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        let response = response.body(Body::new(ResponseBody::new(responses)));
+        response.map_err(|error| Status::internal(error.to_string()))
     }
 }

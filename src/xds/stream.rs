@@ -10,14 +10,15 @@ use tonic::{Status, Streaming};
 
 use crate::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::value},
+    snapshot::Snapshot,
     view::View,
     xds::{
         Kind, MESH_CONFIG, PRIME_TYPE,
         codec::Response,
-        resources,
+        server::Ends,
+        snapshot,
         streams::Registered,
         subscription::{Request, Subscription},
-        version,
     },
 };
 
@@ -32,7 +33,7 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) view: watch::Receiver<View>,
-    pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) ends: Ends,
     pub(crate) registered: Registered,
     pub(crate) streams: Arc<super::streams::Streams>,
     pub(crate) prime: bool,
@@ -56,6 +57,10 @@ struct State {
     nonce: u64,
     /// Empty responses that still have to go out before anything else.
     primers: Option<u32>,
+    /// What the client was sent last of the kinds that services rest on.
+    beneath: BTreeMap<Kind, Arc<Snapshot>>,
+    /// The view whose services are to follow what they rest on.
+    follow: Option<View>,
 }
 
 struct Node {
@@ -77,7 +82,7 @@ impl Stream {
         let mut state = State::default();
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
-            () = drained(&mut self.draining) => return End::Refused(draining()),
+            status = ended(&mut self.ends) => return End::Refused(status),
         };
         match first {
             Err(_) => return End::Refused(Status::deadline_exceeded("no request within 10 s")),
@@ -90,7 +95,7 @@ impl Stream {
             Ok(Err(status)) => return End::Refused(status),
         }
         loop {
-            let due = state.primers.is_some_and(|left| left > 0) || self.due(&state).is_some();
+            let due = state.primers.is_some_and(|left| left > 0) || self.is_due(&state);
             tokio::select! {
                 request = requests.message() => match request {
                     Ok(Some(request)) => {
@@ -104,7 +109,7 @@ impl Stream {
                 },
                 changed = self.view.changed() => {
                     if changed.is_err() {
-                        return End::Refused(draining());
+                        return End::Refused(stopping());
                     }
                 }
                 permit = self.out.clone().reserve_owned(), if due => {
@@ -113,7 +118,7 @@ impl Stream {
                         permit.send(Ok(response));
                     }
                 }
-                () = drained(&mut self.draining) => return End::Refused(draining()),
+                status = ended(&mut self.ends) => return End::Refused(status),
             }
         }
     }
@@ -167,31 +172,67 @@ impl Stream {
         Ok(())
     }
 
-    /// A type for which a response can go out now.
-    fn due(&self, state: &State) -> Option<String> {
+    /// Whether a response can go out now.
+    fn is_due(&self, state: &State) -> bool {
         let view = self.view.borrow();
-        let wants = |(kind, subscription): &(Kind, Subscription)| {
-            version(*kind, &view).is_some_and(|version| subscription.wants(version))
+        state.types.iter().any(|(_, (kind, wanted))| {
+            snapshot(*kind, &view).is_some_and(|resources| wanted.wants(resources.version()))
+        })
+    }
+
+    /// What goes out next. What services rest on goes before them if it is new and after them if it is gone, so while both are
+    /// due there are three responses: the old and the new of it, the services, and the new alone.
+    fn choose(&self, state: &mut State) -> Option<(String, Arc<Snapshot>)> {
+        let State { types, beneath, follow, .. } = state;
+        let find = |kind: Kind, resources: &Arc<Snapshot>| {
+            let wants = |(of, wanted): &(Kind, Subscription)| *of == kind && wanted.wants(resources.version());
+            let found = types.iter().find(|(_, subscribed)| wants(subscribed));
+            found.map(|(type_url, _)| (type_url.clone(), Arc::clone(resources)))
         };
-        state.types.iter().find(|(_, wanted)| wants(wanted)).map(|(type_url, _)| type_url.clone())
+        // Empty, once and at once: istiod waits for an answer to each type.
+        if let Some(other) = find(Kind::Other, &Snapshot::none()) {
+            return Some(other);
+        }
+        let current = self.view.borrow().clone();
+        // The view that was begun with is finished first, however fast new ones come.
+        for view in follow.take().into_iter().chain([current.clone()]).filter(|view| view.shown) {
+            let Some(services) = find(Kind::ServiceEntry, &view.service_entries) else { continue };
+            for kind in Kind::BENEATH {
+                let Some(new) = snapshot(kind, &view) else { continue };
+                let set = match beneath.get(&kind) {
+                    Some(old) if find(kind, &new).is_some() => Arc::new(new.with_all_of(old)),
+                    _ => new,
+                };
+                if let Some(chosen) = find(kind, &set) {
+                    beneath.insert(kind, set);
+                    *follow = Some(view);
+                    return Some(chosen);
+                }
+            }
+            return Some(services);
+        }
+        for kind in Kind::BENEATH {
+            if let Some(chosen) = snapshot(kind, &current).and_then(|set| find(kind, &set)) {
+                beneath.insert(kind, Arc::clone(&chosen.1));
+                return Some(chosen);
+            }
+        }
+        None
     }
 
     fn next_response(&mut self, state: &mut State) -> Option<Response> {
         if let Some(left) = state.primers.as_mut().filter(|left| **left > 0) {
             *left -= 1;
             let nonce = format!("{PRIME_NONCE}{left}");
-            let version = version(Kind::Other, &self.view.borrow())?.to_owned();
+            let version = Snapshot::none().version().to_string();
             return Some(Response { type_url: PRIME_TYPE.to_owned(), version, nonce, pages: Vec::new() });
         }
-        let type_url = self.due(state)?;
-        let (kind, subscription) = state.types.get_mut(&type_url)?;
+        let (type_url, resources) = self.choose(state)?;
+        let (_, subscription) = state.types.get_mut(&type_url)?;
         state.nonce += 1;
-        let response = {
-            let view = self.view.borrow();
-            let version = version(*kind, &view)?.to_owned();
-            let pages = resources(*kind, &view, subscription.names());
-            Response { type_url: type_url.clone(), version, nonce: state.nonce.to_string(), pages }
-        };
+        let version = resources.version().to_string();
+        let pages = resources.wanted(subscription.names());
+        let response = Response { type_url: type_url.clone(), version, nonce: state.nonce.to_string(), pages };
         subscription.respond(state.nonce, &response.version);
         self.show(&type_url, subscription, 1);
         self.streams.pushes.fetch_add(1, Ordering::Relaxed);
@@ -209,12 +250,17 @@ impl Stream {
     }
 }
 
-/// Ends a stream without a last state: a client that reconnects elsewhere keeps what it has.
-fn draining() -> Status {
+fn stopping() -> Status {
     Status::unavailable("the server is stopping")
 }
 
-async fn drained(draining: &mut watch::Receiver<bool>) {
+/// Ends a stream without a last state: a client that reconnects elsewhere keeps what it has.
+async fn ended(ends: &mut Ends) -> Status {
     // A sender that is gone has stopped, too.
-    let _ = draining.wait_for(|draining| *draining).await;
+    tokio::select! {
+        _ = ends.draining.wait_for(|draining| *draining) => stopping(),
+        _ = ends.fenced.wait_for(|fenced| *fenced) => {
+            Status::unavailable("this session server is cut off from its data, another is not")
+        }
+    }
 }

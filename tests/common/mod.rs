@@ -11,6 +11,7 @@ use registry_mox::{
     proto::envoy::config::core::v3::Node,
 };
 
+pub(crate) mod golden;
 pub(crate) mod mox_client;
 
 pub(crate) struct Mox {

@@ -14,7 +14,10 @@ use registry_mox::proto::{
         protobuf::{Struct, Value, value::Kind},
         rpc,
     },
-    istio::{mcp::v1alpha1, networking::v1alpha3::ServiceEntry},
+    istio::{
+        mcp::v1alpha1,
+        networking::v1alpha3::{ServiceEntry, WorkloadEntry},
+    },
 };
 use tokio::{
     sync::mpsc,
@@ -33,6 +36,12 @@ pub(crate) const SERVICE_ENTRY: &str = "networking.istio.io/v1/ServiceEntry";
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
+/// WorkloadEntries, likewise.
+pub(crate) const WORKLOAD_ENTRY: &str = "networking.istio.io/v1/WorkloadEntry";
+
+/// DestinationRules, likewise.
+pub(crate) const DESTINATION_RULE: &str = "networking.istio.io/v1/DestinationRule";
+
 /// The ServiceEntries a client holds, by `namespace/name`.
 pub(crate) type State = BTreeMap<String, Resource>;
 
@@ -43,6 +52,7 @@ pub(crate) struct Resource {
     pub(crate) version: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) annotations: BTreeMap<String, String>,
+    /// Of a WorkloadEntry: an entry without host that has it for its only endpoint.
     pub(crate) entry: ServiceEntry,
 }
 
@@ -55,13 +65,15 @@ impl Resource {
     }
 }
 
-/// One response; `resources` only holds what is a ServiceEntry.
+/// One response.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) type_url: String,
     pub(crate) version_info: String,
     pub(crate) nonce: String,
     pub(crate) resources: Vec<Resource>,
+    /// The same as they were sent.
+    pub(crate) bytes: Vec<bytes::Bytes>,
 }
 
 /// The node that istiod's configuration client sends.
@@ -87,11 +99,20 @@ pub(crate) struct MoxClient {
 impl MoxClient {
     /// Opens one stream to `host:port`. The node goes out with the first request.
     pub(crate) async fn connect(addr: &str, node: Node) -> Result<Self> {
+        Self::open(addr, node, None).await
+    }
+
+    /// The same with the first request sent along: istiod answers nothing before it, no headers even.
+    pub(crate) async fn open(addr: &str, node: Node, first: Option<&str>) -> Result<Self> {
         let channel = Channel::from_shared(format!("http://{addr}"))?.connect().await?;
         // istiod's limit is 2 GiB.
         let mut grpc = Grpc::new(channel).max_decoding_message_size(i32::MAX as usize);
         grpc.ready().await?;
         let (requests, outgoing) = mpsc::unbounded_channel();
+        let mut node = Some(node);
+        if let Some(type_url) = first {
+            requests.send(DiscoveryRequest { node: node.take(), ..Self::request(type_url) })?;
+        }
         let responses = grpc
             .streaming(
                 Request::new(UnboundedReceiverStream::new(outgoing)),
@@ -102,22 +123,29 @@ impl MoxClient {
             )
             .await?
             .into_inner();
-        Ok(Self { requests, responses, node: Some(node), state: State::new(), auto_ack: true })
+        Ok(Self { requests, responses, node, state: State::new(), auto_ack: true })
     }
 
     /// Asks for a type; like istiod with a nonce that no server ever sent.
     pub(crate) fn subscribe(&mut self, type_url: &str) -> Result<()> {
-        self.send(DiscoveryRequest {
-            type_url: type_url.to_owned(),
-            response_nonce: "not-from-any-server".to_owned(),
-            ..Default::default()
-        })
+        self.send(Self::request(type_url))
+    }
+
+    fn request(type_url: &str) -> DiscoveryRequest {
+        let response_nonce = "not-from-any-server".to_owned();
+        DiscoveryRequest { type_url: type_url.to_owned(), response_nonce, ..DiscoveryRequest::default() }
+    }
+
+    /// The next response as it came, not ACKed.
+    pub(crate) async fn next_raw(&mut self) -> Result<DiscoveryResponse> {
+        Ok(self.responses.message().await?.ok_or("end of stream")?)
     }
 
     /// The next response of any type, ACKed when `auto_ack` is on.
     pub(crate) async fn next(&mut self) -> Result<Response> {
-        let message = self.responses.message().await?.ok_or("end of stream")?;
+        let message = self.next_raw().await?;
         let response = Response {
+            bytes: (message.resources.iter()).map(|any| any.value.clone()).collect(),
             resources: (message.resources.iter()).map(|any| decode(&any.value)).collect::<Result<_>>()?,
             type_url: message.type_url,
             version_info: message.version_info,
@@ -185,15 +213,21 @@ fn decode(bytes: &[u8]) -> Result<Resource> {
     let resource = v1alpha1::Resource::decode(bytes)?;
     let metadata = resource.metadata.ok_or("a resource without metadata")?;
     let body = resource.body.ok_or("a resource without body")?;
-    if body.type_url != "type.googleapis.com/istio.networking.v1alpha3.ServiceEntry" {
-        return Err(format!("{} is a {}", metadata.name, body.type_url).into());
-    }
+    let entry = match body.type_url.strip_prefix("type.googleapis.com/istio.networking.v1alpha3.") {
+        Some("ServiceEntry") => ServiceEntry::decode(body.value)?,
+        Some("WorkloadEntry") => {
+            ServiceEntry { endpoints: vec![WorkloadEntry::decode(body.value)?], ..ServiceEntry::default() }
+        }
+        // Only that it is there.
+        Some("DestinationRule") => ServiceEntry::default(),
+        _ => return Err(format!("{} is a {}", metadata.name, body.type_url).into()),
+    };
     Ok(Resource {
         name: metadata.name,
         version: metadata.version,
         labels: metadata.labels,
         annotations: metadata.annotations,
-        entry: ServiceEntry::decode(body.value)?,
+        entry,
     })
 }
 

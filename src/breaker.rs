@@ -1,0 +1,277 @@
+//! The mass-delete breaker: whether what a registry no longer names may be taken from the mesh.
+//!
+//! A registry that lost its clients, its data servers or its mind says that services are gone, and says it convincingly. So
+//! every round is judged against the state at the start of a window of 60 s: if more than a share of the services lost all
+//! their endpoints, or more than a share of the endpoints went, removals are withheld. What is added to a service makes up
+//! for what it loses. It ends when what is missing has come back, when an operator releases it, or after a while.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{config::Protect, model::Millis};
+
+const WINDOW: Millis = 60_000;
+
+/// What is served with endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Services with an endpoint or more.
+    pub services: usize,
+    /// Their endpoints.
+    pub endpoints: usize,
+}
+
+/// What is missing since the window began; for status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lost {
+    /// Services that lost all their endpoints.
+    pub services: usize,
+    /// Endpoints, without those that came in their place.
+    pub endpoints: usize,
+}
+
+/// What a round may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Remove what went.
+    Pass,
+    /// Remove nothing.
+    Hold,
+    /// Remove what went, that which was withheld before included.
+    Over(&'static str),
+}
+
+/// Endpoints of a service, at the start of the window and now.
+#[derive(Debug, Clone, Copy)]
+struct Touched {
+    before: usize,
+    now: usize,
+}
+
+#[derive(Debug)]
+struct Window {
+    since: Millis,
+    totals: Totals,
+    touched: HashMap<Arc<str>, Touched>,
+    lost: Lost,
+}
+
+/// The breaker.
+#[derive(Debug)]
+pub struct Breaker {
+    protect: Protect,
+    window: Option<Window>,
+    holding_since: Option<Millis>,
+    released: bool,
+}
+
+impl Breaker {
+    /// A breaker that has seen nothing.
+    pub fn new(protect: Protect) -> Self {
+        Self { protect, window: None, holding_since: None, released: false }
+    }
+
+    /// Begins a window over the last good state, so that the first live view is judged against it.
+    pub fn begin_with(&mut self, now: Millis, last_good: impl Iterator<Item = (Arc<str>, usize)>) {
+        let mut window =
+            Window { since: now, totals: Totals::default(), touched: HashMap::new(), lost: Lost::default() };
+        for (id, before) in last_good.filter(|(_, before)| *before > 0) {
+            window.totals.services += 1;
+            window.totals.endpoints += before;
+            window.touched.insert(id, Touched { before, now: before });
+        }
+        self.window = Some(window);
+    }
+
+    /// Begins a window unless one runs; `served` is what it begins with.
+    pub fn begin(&mut self, now: Millis, served: Totals) {
+        let over = |window: &Window| now - window.since >= WINDOW || now < window.since;
+        if self.holding_since.is_none() && self.window.as_ref().is_none_or(over) {
+            self.window = Some(Window { since: now, totals: served, touched: HashMap::new(), lost: Lost::default() });
+        }
+    }
+
+    /// Takes note of how many endpoints a service has in what is served and in what the registry wants.
+    pub fn note(&mut self, id: &Arc<str>, served: usize, wanted: usize) {
+        let Some(window) = &mut self.window else { return };
+        let touched = match window.touched.get_mut(&**id) {
+            Some(touched) => touched,
+            None => window.touched.entry(Arc::clone(id)).or_insert(Touched { before: served, now: served }),
+        };
+        window.lost = add(take(window.lost, *touched), Touched { now: wanted, ..*touched });
+        touched.now = wanted;
+    }
+
+    /// Judges what was noted.
+    pub fn judge(&mut self, now: Millis) -> Verdict {
+        let released = std::mem::take(&mut self.released);
+        let Some(window) = &self.window else { return Verdict::Pass };
+        let exceeds =
+            |lost: usize, of: usize, least: usize| lost > least && lost * 100 > of * self.protect.mass_delete_share;
+        let tripped = exceeds(window.lost.services, window.totals.services, self.protect.mass_delete_services)
+            || exceeds(window.lost.endpoints, window.totals.endpoints, self.protect.mass_delete_endpoints);
+        match (self.holding_since, tripped) {
+            (None, false) => Verdict::Pass,
+            (None, true) => {
+                self.holding_since = Some(now);
+                Verdict::Hold
+            }
+            (Some(_), false) => self.end("what was missing is back"),
+            (Some(_), true) if released => self.end("released by the operator"),
+            (Some(since), true) if now >= since + self.hold() => self.end("mox.protect.mass-delete-hold is over"),
+            (Some(_), true) => Verdict::Hold,
+        }
+    }
+
+    fn end(&mut self, why: &'static str) -> Verdict {
+        self.holding_since = None;
+        // What goes out now is not to be judged again.
+        self.window = None;
+        Verdict::Over(why)
+    }
+
+    fn hold(&self) -> Millis {
+        self.protect.mass_delete_hold.as_millis() as Millis
+    }
+
+    /// When a hold ends by itself.
+    pub fn deadline(&self) -> Option<Millis> {
+        self.holding_since.map(|since| since + self.hold())
+    }
+
+    /// Ends a hold at the next judgement; once.
+    pub fn release(&mut self) {
+        self.released = self.holding_since.is_some();
+    }
+
+    /// What is missing, while removals are withheld.
+    pub fn held(&self) -> Option<Lost> {
+        self.holding_since.and(self.window.as_ref()).map(|window| window.lost)
+    }
+}
+
+fn add(lost: Lost, Touched { before, now }: Touched) -> Lost {
+    Lost {
+        services: lost.services + usize::from(before > 0 && now == 0),
+        endpoints: lost.endpoints + before.saturating_sub(now),
+    }
+}
+
+fn take(lost: Lost, Touched { before, now }: Touched) -> Lost {
+    Lost {
+        services: lost.services - usize::from(before > 0 && now == 0),
+        endpoints: lost.endpoints - before.saturating_sub(now),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A breaker over `services` of `endpoints` each, and what it says after some have other counts at the given time.
+    struct Mesh {
+        breaker: Breaker,
+        counts: HashMap<Arc<str>, usize>,
+    }
+
+    impl Mesh {
+        fn new(services: usize, endpoints: usize) -> Self {
+            let counts = (0..services).map(|n| (n.to_string().into(), endpoints)).collect();
+            Self { breaker: Breaker::new(Protect::default()), counts }
+        }
+
+        fn change(&mut self, now: Millis, services: std::ops::Range<usize>, endpoints: usize) -> Verdict {
+            let live = self.counts.values().filter(|count| **count > 0);
+            let served = Totals { services: live.clone().count(), endpoints: live.sum() };
+            self.breaker.begin(now, served);
+            let names: Vec<Arc<str>> = services.map(|n| n.to_string().into()).collect();
+            for name in &names {
+                self.breaker.note(name, self.counts.get(name).copied().unwrap_or(0), endpoints);
+            }
+            let verdict = self.breaker.judge(now);
+            if verdict != Verdict::Hold {
+                self.counts.extend(names.into_iter().map(|name| (name, endpoints)));
+            }
+            verdict
+        }
+    }
+
+    #[test]
+    fn it_trips_above_both_the_share_and_the_number() {
+        assert_eq!(Mesh::new(100, 1).change(0, 0..30, 0), Verdict::Pass, "30 % is not above 30 %");
+        assert_eq!(Mesh::new(100, 1).change(0, 0..31, 0), Verdict::Hold);
+        assert_eq!(Mesh::new(20, 1).change(0, 0..10, 0), Verdict::Pass, "10 services are not above 10");
+        assert_eq!(Mesh::new(20, 1).change(0, 0..11, 0), Verdict::Hold);
+        assert_eq!(Mesh::new(100, 10).change(0, 0..100, 7), Verdict::Pass, "30 % of the endpoints");
+        assert_eq!(Mesh::new(100, 10).change(0, 0..100, 6), Verdict::Hold);
+        assert_eq!(Mesh::new(5, 20).change(0, 0..5, 10), Verdict::Pass, "50 endpoints are not above 50");
+    }
+
+    #[test]
+    fn what_goes_in_small_steps_within_a_window_counts_together() {
+        let mut mesh = Mesh::new(100, 1);
+        assert_eq!(mesh.change(0, 0..20, 0), Verdict::Pass);
+        assert_eq!(mesh.change(59_999, 20..40, 0), Verdict::Hold);
+        let mut mesh = Mesh::new(100, 1);
+        assert_eq!(mesh.change(0, 0..20, 0), Verdict::Pass);
+        assert_eq!(mesh.change(60_000, 20..40, 0), Verdict::Pass, "in the next window they are 20 of 80");
+    }
+
+    #[test]
+    fn what_a_service_gains_makes_up_for_what_it_loses() {
+        let mut mesh = Mesh::new(100, 2);
+        assert_eq!(mesh.change(0, 0..100, 1), Verdict::Hold);
+        assert_eq!(mesh.change(1, 0..100, 2), Verdict::Over("what was missing is back"));
+        let mut mesh = Mesh::new(100, 2);
+        assert_eq!(mesh.change(0, 100..200, 2), Verdict::Pass);
+        assert_eq!(mesh.change(1, 0..50, 0), Verdict::Hold, "other services are no replacement");
+    }
+
+    #[test]
+    fn a_hold_ends_by_recovery_release_or_time() {
+        let mut mesh = Mesh::new(100, 1);
+        assert_eq!(mesh.change(0, 0..60, 0), Verdict::Hold);
+        assert_eq!(mesh.breaker.held(), Some(Lost { services: 60, endpoints: 60 }));
+        assert_eq!(mesh.change(100_000, 0..20, 1), Verdict::Hold, "a hold keeps its window");
+        assert_eq!(mesh.change(100_001, 20..35, 1), Verdict::Over("what was missing is back"));
+        assert_eq!(mesh.breaker.held(), None);
+
+        let mut mesh = Mesh::new(100, 1);
+        mesh.breaker.release();
+        assert_eq!(mesh.change(0, 0..60, 0), Verdict::Hold, "a release before the hold is for nothing");
+        mesh.breaker.release();
+        assert_eq!(mesh.change(1, 0..60, 0), Verdict::Over("released by the operator"));
+        assert_eq!(mesh.change(2, 60..100, 0), Verdict::Hold, "a release is for one hold");
+        assert_eq!(mesh.breaker.deadline(), Some(600_002));
+        assert_eq!(mesh.change(600_002, 0..0, 0), Verdict::Over("mox.protect.mass-delete-hold is over"));
+    }
+
+    #[test]
+    fn the_first_live_view_is_judged_against_the_last_good_state() {
+        let mut breaker = Breaker::new(Protect::default());
+        let ids: Vec<Arc<str>> = (0..100).map(|n| n.to_string().into()).collect();
+        breaker.begin_with(0, ids.iter().map(|id| (Arc::clone(id), 5)));
+        ids.iter().for_each(|id| breaker.note(id, 0, if id.len() == 1 { 5 } else { 0 }));
+        assert_eq!(breaker.judge(0), Verdict::Hold);
+        assert_eq!(breaker.held(), Some(Lost { services: 90, endpoints: 450 }));
+    }
+
+    proptest::proptest! {
+        /// The sums are those of a count over everything, whatever the history.
+        #[test]
+        fn sums_are_kept_right(history in proptest::collection::vec((0u8..9, 0usize..5), 0..60)) {
+            let mut breaker = Breaker::new(Protect::default());
+            breaker.begin(0, Totals { services: 9, endpoints: 27 });
+            let mut counts = [3usize; 9];
+            for (service, wanted) in history {
+                breaker.note(&service.to_string().into(), 3, wanted);
+                counts[usize::from(service)] = wanted;
+            }
+            let lost = breaker.window.as_ref().unwrap().lost;
+            proptest::prop_assert_eq!(lost.services, counts.iter().filter(|count| **count == 0).count());
+            proptest::prop_assert_eq!(lost.endpoints, counts.iter().map(|count| 3usize.saturating_sub(*count)).sum::<usize>());
+        }
+    }
+}

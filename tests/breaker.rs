@@ -1,0 +1,244 @@
+//! What a registry that lost much may take from the mesh, and what a restart finds again.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use common::Mox;
+use registry_mox::engine::Flushed;
+use serde_json::{Value, json};
+
+mod common;
+
+const SOON: Duration = Duration::from_secs(20);
+const SERVICES: usize = 20;
+
+fn id(n: usize) -> String {
+    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
+}
+
+fn publish(mox: &Mox, services: impl IntoIterator<Item = usize>, version: i64) {
+    for n in services {
+        mox.publish(&id(n), "a", version, &[&format!("10.0.{n}.1:12200?weight=7"), &format!("10.0.{n}.2:12200")]);
+    }
+}
+
+fn unpublish(mox: &Mox, services: impl IntoIterator<Item = usize>, version: i64) {
+    services.into_iter().for_each(|n| mox.unpublish(&id(n), "a", version));
+}
+
+/// Services, endpoints and what is held.
+async fn flush(mox: &Mox) -> (usize, u64, Value) {
+    let Flushed { services, endpoints, held, .. } = mox.engine.flush().await;
+    (services, endpoints, serde_json::to_value(held).unwrap())
+}
+
+async fn full(config: Value) -> Mox {
+    let mox = Mox::closed(config);
+    mox.engine.loaded();
+    publish(&mox, 0..SERVICES, 1);
+    assert_eq!(flush(&mox).await, (20, 40, Value::Null));
+    mox
+}
+
+#[tokio::test]
+async fn a_mass_deletion_is_withheld_and_the_rest_goes_on() {
+    for mode in ["inline", "workload-entry"] {
+        let mox = full(json!({ "endpointMode": mode })).await;
+        let before = mox.engine.flush().await;
+        unpublish(&mox, 0..15, 2);
+        let held = mox.engine.flush().await;
+        assert_eq!((held.services, held.endpoints), (20, 40));
+        assert_eq!((&held.version, &held.workload_version), (&before.version, &before.workload_version));
+        let status = serde_json::to_value(mox.engine.status().publisher).unwrap();
+        assert_eq!((&status["held"], &status["withheld"]["services"]), (&json!("mass-delete"), &json!(15)));
+        // Additions and updates pass; what would go meanwhile stays, too.
+        mox.publish(&id(99), "a", 1, &["10.9.0.1:1"]);
+        mox.publish(&id(19), "a", 2, &["10.0.19.1:12200?weight=8", "10.0.19.3:12200"]);
+        assert_eq!(flush(&mox).await, (21, 42, json!("mass-delete")));
+        mox.engine.release().unwrap();
+        assert_eq!(flush(&mox).await, (21, 11, Value::Null), "the empty services are in grace");
+        assert!(mox.engine.release().unwrap_err().to_string().contains("no mass deletion is held"));
+    }
+}
+
+#[tokio::test]
+async fn a_hold_ends_when_enough_is_back() {
+    let mox = full(json!({})).await;
+    let before = mox.engine.flush().await;
+    unpublish(&mox, 0..20, 2);
+    assert_eq!(flush(&mox).await, (20, 40, json!("mass-delete")));
+    publish(&mox, 0..9, 3);
+    assert_eq!(flush(&mox).await, (20, 40, json!("mass-delete")));
+    publish(&mox, [9], 3);
+    assert_eq!(flush(&mox).await, (20, 20, Value::Null), "ten that are missing are no mass");
+    publish(&mox, 10..20, 3);
+    let after = mox.engine.flush().await;
+    assert_eq!(after, before, "nothing is left of it");
+}
+
+#[tokio::test]
+async fn a_hold_ends_by_itself() {
+    let mox = full(json!({ "protect": { "massDeleteHold": "300ms" } })).await;
+    unpublish(&mox, 0..20, 2);
+    assert_eq!(flush(&mox).await, (20, 40, json!("mass-delete")));
+    let mut view = mox.engine.watch();
+    let gone = view.wait_for(|view| view.service_entries.endpoints() == 0);
+    tokio::time::timeout(SOON, gone).await.unwrap().unwrap();
+    assert_eq!(flush(&mox).await, (20, 0, Value::Null));
+}
+
+#[tokio::test]
+async fn a_policy_that_takes_much_away_passes_the_breaker() {
+    let mox = full(json!({})).await;
+    let none = serde_json::from_value(json!({ "exclude": ["*"] })).unwrap();
+    mox.engine.set_policy(none).unwrap();
+    assert_eq!(flush(&mox).await, (20, 40, json!("mass-delete")));
+    mox.engine.set_policy(serde_json::from_value(json!({})).unwrap()).unwrap();
+    assert_eq!(flush(&mox).await, (20, 40, Value::Null));
+    let few = serde_json::from_value(json!({ "exclude": ["*S1:*", "*S2:*"] })).unwrap();
+    mox.engine.set_policy(few).unwrap();
+    assert_eq!(flush(&mox).await, (18, 36, Value::Null));
+}
+
+#[tokio::test]
+async fn both_latches_have_to_be_open_and_a_thaw_passes_the_breaker() {
+    let mox = full(json!({})).await;
+    mox.engine.freeze();
+    mox.engine.stopped(true);
+    unpublish(&mox, 0..20, 2);
+    assert_eq!(flush(&mox).await, (20, 40, json!("frozen")));
+    mox.engine.thaw();
+    assert_eq!(flush(&mox).await, (20, 40, json!("frozen")));
+    mox.engine.stopped(false);
+    assert_eq!(flush(&mox).await, (20, 40, json!("mass-delete")));
+}
+
+struct StateDir(PathBuf);
+
+impl StateDir {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("mox-breaker-{name}-{}", std::process::id()));
+        assert!(!dir.exists());
+        Self(dir)
+    }
+
+    fn config(&self) -> Value {
+        json!({ "stateDir": self.0, "scope": "local", "protect": { "startupHold": "1h" } })
+    }
+
+    /// Closes an engine once its state is kept.
+    async fn keep(&self, mox: Mox) {
+        let deadline = Instant::now() + SOON;
+        while !self.0.join("last-good").exists() {
+            assert!(Instant::now() < deadline, "the state is kept");
+            tokio::time::sleep(Duration::from_millis(5)).await; // the polling interval
+        }
+        close(mox).await;
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn close(mox: Mox) {
+    tokio::task::spawn_blocking(move || mox.engine.close()).await.unwrap();
+}
+
+fn is_private(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file).unwrap().permissions().mode() & 0o077 == 0
+}
+
+#[tokio::test]
+async fn what_a_restart_does_not_find_again_stays_until_it_is_released() {
+    let dir = StateDir::new("lost");
+    let mox = full(dir.config()).await;
+    let before = mox.engine.flush().await;
+    dir.keep(mox).await;
+    assert!(is_private(&dir.0.join("last-good")));
+
+    let mox = Mox::closed(dir.config());
+    publish(&mox, 0..5, 1);
+    assert_eq!(flush(&mox).await.2, json!("not-loaded"));
+    mox.engine.loaded();
+    let held = mox.engine.flush().await;
+    assert_eq!(serde_json::to_value(held.held).unwrap(), json!("mass-delete"));
+    assert_eq!((held.services, held.endpoints), (20, 40));
+    mox.engine.release().unwrap();
+    assert_eq!(flush(&mox).await, (20, 10, Value::Null));
+    publish(&mox, 0..20, 3);
+    assert_eq!(mox.engine.flush().await, before, "the same as before the restart, to the last byte");
+    close(mox).await;
+}
+
+#[tokio::test]
+async fn a_restart_serves_as_soon_as_nearly_everything_is_back() {
+    let dir = StateDir::new("regained");
+    let mox = full(dir.config()).await;
+    let before = mox.engine.flush().await;
+    dir.keep(mox).await;
+
+    let mox = Mox::closed(dir.config());
+    publish(&mox, 0..18, 1);
+    assert_eq!(flush(&mox).await.2, json!("not-loaded"));
+    publish(&mox, [18], 1);
+    let next = mox.engine.flush().await;
+    assert_eq!(next.held, None, "19 of 20 publishers");
+    assert_eq!((next.services, next.endpoints), (20, 38), "the one that is missing is in grace");
+    publish(&mox, [19], 1);
+    assert_eq!(mox.engine.flush().await, before);
+    close(mox).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_used_is_as_good_as_none() {
+    let dir = StateDir::new("torn");
+    std::fs::create_dir_all(&dir.0).unwrap();
+    std::fs::write(dir.0.join("last-good"), "torn").unwrap();
+    let mox = Mox::closed(dir.config());
+    publish(&mox, 0..3, 1);
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (3, 6, Value::Null));
+    close(mox).await;
+}
+
+#[tokio::test]
+async fn with_cluster_scope_the_last_good_state_is_served_while_there_is_no_complete_view() {
+    let dir = StateDir::new("shown");
+    let mox = full(dir.config()).await;
+    let before = mox.engine.flush().await;
+    dir.keep(mox).await;
+
+    let config = |hold: &str, age: &str| {
+        json!({ "stateDir": dir.0, "listen": "127.0.0.1:0", "scope": "cluster",
+                "protect": { "startupHold": hold, "lastGoodMaxAge": age } })
+    };
+    let mox = Mox::closed(config("1ms", "1h"));
+    let mut view = mox.engine.watch();
+    mox.engine.listen().unwrap();
+    let shown = view.wait_for(|view| view.shown);
+    tokio::time::timeout(SOON, shown).await.unwrap().unwrap();
+    assert_eq!(flush(&mox).await, (20, 40, json!("last-good")));
+    assert_eq!(mox.engine.flush().await.version, before.version, "to the last byte");
+    // What comes is added, nothing is taken away, until everything is in.
+    mox.publish(&id(99), "a", 1, &["10.9.0.1:1"]);
+    mox.publish(&id(0), "b", 1, &["10.0.0.3:12200"]);
+    publish(&mox, 1..18, 1);
+    assert_eq!(flush(&mox).await, (21, 42, json!("last-good")));
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (21, 36, Value::Null), "two are gone, which is no mass deletion");
+    close(mox).await;
+
+    let mox = Mox::closed(config("1ms", "0s"));
+    mox.engine.listen().unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await; // for what must not come
+    assert_eq!(flush(&mox).await.2, json!("not-loaded"), "it is too old");
+    assert!(!mox.engine.watch().borrow().shown);
+    close(mox).await;
+}

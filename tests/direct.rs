@@ -1,0 +1,134 @@
+//! Entries for consumers that dial the addresses which the registry gives them.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeMap;
+
+use common::{
+    Mox,
+    mox_client::{DESTINATION_RULE, SERVICE_ENTRY, State},
+};
+use registry_mox::proto::{
+    envoy::config::core::v3::Node,
+    istio::networking::v1alpha3::{ServiceEntry, service_entry::Resolution},
+};
+use serde_json::{Value, json};
+
+mod common;
+
+fn id(interface: &str) -> String {
+    format!("com.example.{interface}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
+}
+
+fn policy(mox: &Mox, policy: Value) {
+    mox.engine.set_policy(serde_json::from_value(policy).unwrap()).unwrap();
+}
+
+/// What a client holds, and of it the entries of applications by host.
+async fn served(mox: &Mox) -> (State, BTreeMap<String, ServiceEntry>) {
+    mox.engine.flush().await;
+    let mut client = mox.client(Node { id: "probe".into(), ..Node::default() }).await;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    client.next().await.unwrap();
+    let state = client.state().clone();
+    let direct = state.values().filter(|resource| resource.annotations.contains_key("sofa.registry/application"));
+    let direct = direct.map(|resource| (resource.entry.hosts[0].clone(), resource.entry.clone())).collect();
+    (state, direct)
+}
+
+async fn open() -> Mox {
+    let mox = Mox::open(json!({}));
+    mox.engine.loaded();
+    mox.publish(&id("Orders"), "a", 1, &["10.0.0.1:12200?app_name=orders", "10.0.0.2:12200?app_name=orders&weight=50"]);
+    mox.publish(&id("Refunds"), "b", 1, &["10.0.0.1:12200?app_name=orders", "10.0.0.3:12201?app_name=orders"]);
+    mox.publish(&id("Users"), "c", 1, &["10.0.1.1:12200?app_name=users", "10.0.1.2:12200"]);
+    mox
+}
+
+#[tokio::test]
+async fn an_application_has_an_entry_for_each_of_its_ports() {
+    let mox = open().await;
+    let (before, direct) = served(&mox).await;
+    assert_eq!((before.len(), direct.len()), (3, 0), "none by default");
+    policy(&mox, json!({ "direct": { "applications": ["or*"] } }));
+    let (_, direct) = served(&mox).await;
+    let hosts: Vec<&str> = direct.keys().map(String::as_str).collect();
+    assert_eq!(hosts, ["p12200.orders.app.sofa.mesh", "p12201.orders.app.sofa.mesh"]);
+    let entry = &direct[hosts[0]];
+    assert_eq!(entry.addresses, ["10.0.0.1", "10.0.0.2"], "two interfaces share the first");
+    assert_eq!((entry.resolution(), entry.endpoints.len()), (Resolution::None, 0));
+    assert_eq!((entry.ports[0].number, entry.ports[0].protocol.as_str()), (12200, "TCP"));
+    assert_eq!(mox.engine.flush().await.endpoints, 6, "no endpoint is counted twice");
+    let counts = serde_json::to_value(mox.engine.status().publisher).unwrap()["direct"].clone();
+    assert_eq!(counts, json!({ "entries": 2, "contested": 0, "unnamed": 1, "mixedMtls": 0, "leftOut": 0 }));
+
+    policy(&mox, json!({ "direct": { "applications": ["orders"], "balance": "mesh" } }));
+    let (_, direct) = served(&mox).await;
+    let entry = &direct[hosts[0]];
+    assert_eq!((entry.resolution(), entry.addresses.len()), (Resolution::Static, 2));
+    let weights: Vec<_> = entry.endpoints.iter().map(|e| (e.address.as_str(), e.ports["tcp"], e.weight)).collect();
+    assert_eq!(weights, [("10.0.0.1", 12200, 100), ("10.0.0.2", 12200, 50)]);
+
+    policy(&mox, json!({}));
+    assert_eq!(served(&mox).await.0, before, "everything is as it was before");
+}
+
+#[tokio::test]
+async fn an_entry_follows_its_endpoints_and_costs_what_changes() {
+    let mox = open().await;
+    policy(&mox, json!({ "direct": { "applications": ["*"] } }));
+    mox.engine.flush().await;
+    let encodes = || mox.engine.status().publisher.encodes;
+    let before = encodes();
+    mox.unpublish(&id("Orders"), "a", 2);
+    let (_, direct) = served(&mox).await;
+    assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1"], "another interface still has it");
+    assert_eq!(encodes() - before, 2, "the service and the one entry");
+    mox.unpublish(&id("Refunds"), "b", 2);
+    let (_, direct) = served(&mox).await;
+    assert_eq!(direct.keys().collect::<Vec<_>>(), ["p12200.users.app.sofa.mesh"]);
+}
+
+#[tokio::test]
+async fn what_two_applications_claim_is_the_newests() {
+    let mox = open().await;
+    policy(&mox, json!({ "direct": { "applications": ["*"] } }));
+    // The helper's timestamps are equal, so the version decides.
+    mox.publish(&id("Thief"), "t", 7, &["10.0.0.2:12200?app_name=thief"]);
+    let (_, direct) = served(&mox).await;
+    assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1"]);
+    assert_eq!(direct["p12200.thief.app.sofa.mesh"].addresses, ["10.0.0.2"]);
+    assert_eq!(mox.engine.status().publisher.direct.unwrap().contested, 1);
+    mox.unpublish(&id("Thief"), "t", 8);
+    let (_, direct) = served(&mox).await;
+    assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(mox.engine.status().publisher.direct.unwrap().contested, 0);
+}
+
+#[tokio::test]
+async fn mtls_to_dialed_addresses_is_a_destination_rule() {
+    let mox = open().await;
+    let direct = json!({ "applications": ["*"] });
+    policy(&mox, json!({ "direct": direct }));
+    mox.engine.flush().await;
+    let mut client = mox.client(Node { id: "probe".into(), ..Node::default() }).await;
+    let mut next = async |subscribe: Option<&str>| {
+        subscribe.into_iter().for_each(|type_url| client.subscribe(type_url).unwrap());
+        let response = client.next().await.unwrap();
+        let kind = response.type_url.rsplit('/').next().unwrap().to_owned();
+        (kind, response.resources.into_iter().map(|resource| resource.name).collect::<Vec<_>>())
+    };
+    assert_eq!(next(Some(DESTINATION_RULE)).await, ("DestinationRule".into(), vec![]));
+    next(Some(SERVICE_ENTRY)).await;
+    let rules = json!([{ "applications": ["orders"], "cidrs": ["10.0.0.1/32", "10.0.0.2/32"] }]);
+    policy(&mox, json!({ "direct": direct, "mtls": rules }));
+    let rule = "sofa-registry/p12200.orders.app".to_owned();
+    assert_eq!(next(None).await, ("DestinationRule".into(), vec![rule]), "before the services");
+    assert_eq!(next(None).await.0, "ServiceEntry");
+    assert_eq!(mox.engine.status().publisher.direct.unwrap().mixed_mtls, 0);
+    // One of two addresses only: the rule is for a whole host.
+    let rules = json!([{ "applications": ["orders"], "cidrs": ["10.0.0.1/32"] }]);
+    policy(&mox, json!({ "direct": direct, "mtls": rules }));
+    assert_eq!(next(None).await.0, "ServiceEntry");
+    assert_eq!(next(None).await, ("DestinationRule".into(), vec![]));
+    assert_eq!(mox.engine.status().publisher.direct.unwrap().mixed_mtls, 1);
+}
