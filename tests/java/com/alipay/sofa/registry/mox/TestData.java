@@ -66,6 +66,8 @@ public final class TestData {
     public static RegistryMox engine() {
         RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build());
         mox.loaded();
+        // The first complete view is an empty one, so what a test takes away again was not served a minute ago.
+        mox.flush(DEADLINE);
         return mox;
     }
 

@@ -32,7 +32,7 @@ import org.springframework.context.ConfigurableApplicationContext;
 
 /** The binding in a Spring context on the real engine: events, life, and everything that can go wrong at start. */
 public class MoxBindingTest {
-    private static final String[] ON = {"mox.enabled=true", "mox.listen=127.0.0.1:0"};
+    private static final String[] ON = {"mox.enabled=true", "mox.listen=127.0.0.1:0", "mox.scope=local"};
 
     private final CapturedLog log = new CapturedLog();
 
@@ -128,10 +128,10 @@ public class MoxBindingTest {
             TestData.assertAllocatesNothing(
                     () -> {
                         publisher.setVersion(publisher.getVersion() + 1);
-                        SessionEvents.record(mox, publish);
+                        SessionEvents.record(mox, publish, null);
                     });
             assertEquals("1/2", TestData.served(mox));
-            TestData.assertAllocatesNothing(() -> SessionEvents.record(mox, unpublish));
+            TestData.assertAllocatesNothing(() -> SessionEvents.record(mox, unpublish, null));
         }
     }
 
@@ -140,11 +140,11 @@ public class MoxBindingTest {
         Publisher publisher = SessionServer.publisher(1, "a", 1, "10.0.0.1:12200", "10.0.0.2:12200");
         publisher.setDataList(new LinkedList<>(publisher.getDataList()));
         try (RegistryMox mox = TestData.engine()) {
-            SessionEvents.record(mox, SessionServer.publish(publisher));
+            SessionEvents.record(mox, SessionServer.publish(publisher), null);
             assertEquals("1/2", TestData.served(mox));
             publisher.setVersion(2);
             publisher.setDataList(null);
-            SessionEvents.record(mox, SessionServer.publish(publisher));
+            SessionEvents.record(mox, SessionServer.publish(publisher), null);
             assertEquals("no data is no endpoint", "0", mox.flush(TestData.DEADLINE).get("endpoints").toString());
         }
     }
@@ -250,7 +250,7 @@ public class MoxBindingTest {
     @Test
     public void oneKeyInTwoSpellings() {
         try (ConfigurableApplicationContext context =
-                SessionServer.start("mox.enabled=true", "mox.listen=127.0.0.1:0", "mox.protect.startup-hold=2s", "mox.protect.startupHold=2s")) {
+                SessionServer.start("mox.enabled=true", "mox.scope=local", "mox.listen=127.0.0.1:0", "mox.protect.startup-hold=2s", "mox.protect.startupHold=2s")) {
             assertTrue(log.at(Level.SEVERE).toString(), RegistryMox.running().isPresent());
         }
     }
@@ -258,7 +258,7 @@ public class MoxBindingTest {
     @Test
     public void takenPortLeavesTheServerRunningWithOneError() throws Exception {
         try (ServerSocket taken = new ServerSocket(0)) {
-            assertOff(String.valueOf(taken.getLocalPort()), "mox.enabled=true", "mox.listen=127.0.0.1:" + taken.getLocalPort());
+            assertOff(String.valueOf(taken.getLocalPort()), "mox.enabled=true", "mox.scope=local", "mox.listen=127.0.0.1:" + taken.getLocalPort());
         }
     }
 

@@ -86,6 +86,17 @@ public class SettingsTest {
     }
 
     @Test
+    public void globsAndZonesStandInBrackets() {
+        Map<String, Object> file = new LinkedHashMap<>();
+        file.put("mox.policy.overrides[com.example.Demo*:1.0@tri*].dns", "true");
+        file.put("mox.policy.overrides[com.example.Demo*:1.0@tri*].export-to[0]", ".");
+        file.put("mox.policy.locality[GZ00A]", "cn-gz/a");
+        assertEquals(
+                "{policy={overrides={com.example.Demo*:1.0@tri*={dns=true, export-to={0=.}}}, locality={GZ00A=cn-gz/a}}}",
+                settings(new HashMap<>(), file));
+    }
+
+    @Test
     public void nothingIsAnEmptyTree() {
         assertEquals("{}", settings(new HashMap<>(), new HashMap<>()));
     }

@@ -79,7 +79,7 @@ public class UnknownRegistryTest {
     /** Starts a session server, has two publishers accepted, says how it went. */
     public static final class Main {
         public static void main(String[] args) {
-            try (ConfigurableApplicationContext context = SessionServer.start("mox.enabled=true", "mox.listen=127.0.0.1:0")) {
+            try (ConfigurableApplicationContext context = SessionServer.start("mox.enabled=true", "mox.scope=local", "mox.listen=127.0.0.1:0")) {
                 WriteDataAcceptor acceptor = context.getBean(WriteDataAcceptor.class);
                 for (int i = 0; i < 2; i++) {
                     acceptor.accept(SessionServer.publish(new Publisher()));

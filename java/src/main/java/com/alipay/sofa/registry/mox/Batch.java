@@ -46,6 +46,21 @@ public final class Batch implements AutoCloseable {
     }
 
     /**
+     * Says that the client of one publisher has left. It stays until a {@link RegistryMox#replace} whose read began later does
+     * not name it, which is then not spared for being new.
+     *
+     * @param dataInfoId the service
+     * @param registerId the publisher
+     * @param version the version that the client had published; a newer one is not meant
+     * @param registerTimestamp decides between equal versions
+     * @return this batch
+     */
+    public Batch lost(String dataInfoId, String registerId, long version, long registerTimestamp) {
+        encoder.lost(source, dataInfoId, registerId, version, registerTimestamp);
+        return sendIfFull();
+    }
+
+    /**
      * Sends what is not sent yet.
      *
      * @return the last sequence number of this batch; 0 if none

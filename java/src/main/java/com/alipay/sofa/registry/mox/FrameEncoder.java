@@ -26,6 +26,7 @@ public final class FrameEncoder {
     private static final byte PUBLISH = 1;
     private static final byte UNPUBLISH = 2;
     private static final byte REPLACE = 3;
+    private static final byte LOST = 4;
     private static final byte BOXES = 1;
 
     private static final ThreadLocal<FrameEncoder> LOCAL = ThreadLocal.withInitial(FrameEncoder::new);
@@ -144,13 +145,21 @@ public final class FrameEncoder {
     }
 
     void publish(String source, Publish publish) {
-        startPublish(source, publish.dataInfoId);
-        body(publish);
+        int at = text("source", source, 1, Arguments.SOURCE_BYTES, start(PUBLISH, 0));
+        encoded(publish, 0, at);
         commit();
     }
 
     void unpublish(String source, String dataInfoId, String registerId, long version, long registerTimestamp) {
-        int at = start(UNPUBLISH, 16);
+        removal(UNPUBLISH, source, dataInfoId, registerId, version, registerTimestamp);
+    }
+
+    void lost(String source, String dataInfoId, String registerId, long version, long registerTimestamp) {
+        removal(LOST, source, dataInfoId, registerId, version, registerTimestamp);
+    }
+
+    private void removal(byte op, String source, String dataInfoId, String registerId, long version, long registerTimestamp) {
+        int at = start(op, 16);
         u64(buffer, at, version);
         u64(buffer, at + 8, registerTimestamp);
         at = entry(source, dataInfoId, at + 16);
@@ -173,7 +182,7 @@ public final class FrameEncoder {
                         "publisher " + Arguments.shown(publish.registerId) + " is of " + Arguments.shown(publish.dataInfoId)
                                 + ", but the replaced service is " + Arguments.shown(dataInfoId));
             }
-            body(publish);
+            encoded(publish, publish.bodyAt(), position);
         }
         commit();
     }
@@ -200,22 +209,23 @@ public final class FrameEncoder {
         return text("dataInfoId", dataInfoId, 1, Arguments.DATA_INFO_ID_BYTES, next);
     }
 
-    /** A value is encoded once and copied from then on; only its version changes. */
-    private void body(Publish publish) {
+    /** A value is encoded once and copied from then on, from the given byte; only its version changes. */
+    private void encoded(Publish publish, int from, int at) {
         byte[] encoded = publish.encoded();
-        int at = position;
-        byte[] out = room(at, encoded.length);
-        System.arraycopy(encoded, 0, out, at, encoded.length);
-        u64(out, at + 1, publish.version);
-        u64(out, at + 9, publish.registerTimestamp);
-        position = at + encoded.length;
+        int length = encoded.length - from;
+        byte[] out = room(at, length);
+        System.arraycopy(encoded, from, out, at, length);
+        int body = at - from + publish.bodyAt();
+        u64(out, body + 1, publish.version);
+        u64(out, body + 9, publish.registerTimestamp);
+        position = at + length;
     }
 
-    /** The body of a value, in a version of its own. */
+    /** The dataInfoId and the body of a value, in no version yet. */
     static byte[] encode(Publish publish) {
         FrameEncoder encoder = new FrameEncoder();
         int from = encoder.end;
-        encoder.position = from;
+        encoder.position = encoder.text("dataInfoId", publish.dataInfoId, 1, Arguments.DATA_INFO_ID_BYTES, from);
         encoder.openBody(publish.boxes ? BOXES : 0, publish.registerId, 0, 0, publish.cell, publish.appName);
         String[] attributes = publish.attributes;
         for (int i = 0; i < attributes.length; i += 2) {

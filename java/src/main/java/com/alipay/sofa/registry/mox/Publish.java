@@ -54,6 +54,7 @@ public final class Publish {
         this.encoded = encoded;
     }
 
+    /** Its dataInfoId and its body, as they lie in a frame. */
     byte[] encoded() {
         byte[] bytes = encoded;
         if (bytes == null) {
@@ -61,6 +62,12 @@ public final class Publish {
             encoded = bytes;
         }
         return bytes;
+    }
+
+    /** Where the body begins in {@link #encoded()}: behind the dataInfoId and its 16-bit length. */
+    int bodyAt() {
+        byte[] bytes = encoded();
+        return 2 + (bytes[0] & 0xFF | (bytes[1] & 0xFF) << 8);
     }
 
     /**

@@ -40,7 +40,7 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * Opens an engine of the caller's own and listens. The caller closes it.
+     * Opens an engine of the caller's own and listens. The caller fills it, says {@link #loaded()} and closes it.
      *
      * @param config how it runs
      * @return the engine
@@ -188,6 +188,27 @@ public final class RegistryMox implements AutoCloseable {
     /** Lets a held mass deletion through, once; refused with {@link Code#INVALID_ARGUMENT} where none is held. */
     public void release() {
         latch("release");
+    }
+
+    /**
+     * An order or a question of the host that embeds this engine, as the registry's binding is; extensions have no use for it.
+     *
+     * @param operation its name
+     * @param keysAndValues its fields: a name, a value, a name, a value
+     * @return the answer
+     */
+    public Map<String, Object> host(String operation, Object... keysAndValues) {
+        return command(Arguments.required("operation", operation), keysAndValues);
+    }
+
+    /**
+     * A JSON text of maps, lists, texts, numbers and booleans.
+     *
+     * @param value what to write
+     * @return the text
+     */
+    public static String json(Object value) {
+        return new String(Json.write(value), java.nio.charset.StandardCharsets.UTF_8);
     }
 
     /**

@@ -115,6 +115,6 @@ public class PublishBench {
     public void binding() {
         int i = (int) (++version & services - 1);
         publishers[i].setVersion(version);
-        SessionEvents.record(mox, requests[i]);
+        SessionEvents.record(mox, requests[i], null);
     }
 }

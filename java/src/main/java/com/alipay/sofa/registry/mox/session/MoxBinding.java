@@ -15,11 +15,15 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicReference;
+import java.util.function.Consumer;
 import java.util.logging.Level;
 import java.util.regex.Pattern;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.springframework.beans.factory.BeanFactory;
+import org.springframework.beans.factory.BeanFactoryAware;
 import org.springframework.beans.factory.DisposableBean;
+import org.springframework.beans.factory.ListableBeanFactory;
 import org.springframework.beans.factory.config.BeanPostProcessor;
 import org.springframework.boot.context.properties.bind.Bindable;
 import org.springframework.boot.context.properties.bind.Binder;
@@ -38,7 +42,7 @@ import org.springframework.core.env.SystemEnvironmentPropertySource;
  * <p>The session server must not notice: whatever fails here, also a class or method that another registry version does not
  * have, is caught and leaves it running with MoX off and one error. So this class names no type of the registry.
  */
-public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, DisposableBean {
+public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, SmartLifecycle, DisposableBean {
     /** The session server's own start is phase 0. */
     private static final int PHASE = 100;
 
@@ -50,10 +54,19 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
     /** Empty where MoX is off. */
     private final AtomicReference<RegistryMox> mox = new AtomicReference<>();
 
+    /** What runs beside the session server; empty until that has started. Static as the engine is, for the web server. */
+    private static final AtomicReference<SessionParts> PARTS = new AtomicReference<>();
+
     private final AtomicBoolean saidOff = new AtomicBoolean();
     private final AtomicLong failures = new AtomicLong();
     private final AtomicLong nextWarning = new AtomicLong(System.nanoTime());
     private volatile boolean decorated;
+    private volatile boolean noticed;
+    /** As the engine answers them. */
+    private volatile Map<String, Object> settings = Collections.emptyMap();
+    /** Null with local scope. */
+    private volatile Consumer<String> reread;
+    private volatile BeanFactory beans;
     private volatile boolean running;
 
     private MoxBinding() {}
@@ -62,7 +75,10 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         MoxBinding binding = new MoxBinding();
         try {
             MoxConfig config = MoxConfig.builder().tree(settings(environment)).logSink(TO_SLF4J).build();
-            binding.mox.set(RegistryMox.embed(config));
+            RegistryMox mox = RegistryMox.embed(config);
+            binding.mox.set(mox);
+            binding.settings = mox.host("settings");
+            binding.reread = binding.isCluster() ? binding::reread : null;
         } catch (Throwable t) {
             binding.off(t, Runnable::run);
         }
@@ -104,6 +120,15 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         return source.filter(key -> links.stream().noneMatch(link -> link.equals(key) || link.isAncestorOf(key)));
     }
 
+    private boolean isCluster() {
+        return "cluster".equals(settings.get("scope"));
+    }
+
+    @Override
+    public void setBeanFactory(BeanFactory beans) {
+        this.beans = beans;
+    }
+
     @Override
     public Object postProcessAfterInitialization(Object bean, String name) {
         if (mox.get() == null) {
@@ -112,6 +137,10 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         try {
             Object wrapped = AcceptorTap.wrap(bean, this::record);
             decorated |= wrapped != bean;
+            if (wrapped == bean && isCluster()) {
+                wrapped = ChangeTap.wrap(bean, this::changed);
+                noticed |= wrapped != bean;
+            }
             return wrapped;
         } catch (Throwable t) {
             off(t, Runnable::run);
@@ -126,12 +155,40 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
             return;
         }
         try {
-            SessionEvents.record(current, request);
+            SessionEvents.record(current, request, reread);
         } catch (LinkageError e) {
             off(e, MoxBinding::onThread);
         } catch (Throwable t) {
             failed(t);
         }
+    }
+
+    /** Called on the registry's threads: takes a notice of changed services, never throws. */
+    void changed(String dataCenter, Iterable<String> ids) {
+        SessionParts parts = PARTS.get();
+        if (parts == null) {
+            return; // all are compared at the start
+        }
+        try {
+            parts.changed(dataCenter, ids);
+        } catch (LinkageError e) {
+            off(e, MoxBinding::onThread);
+        } catch (Throwable t) {
+            failed(t);
+        }
+    }
+
+    private void reread(String id) {
+        SessionParts parts = PARTS.get();
+        if (parts != null) {
+            parts.mark(id);
+        }
+    }
+
+    /** The other session servers; null where MoX is off. */
+    static Sessions sessions() {
+        SessionParts parts = PARTS.get();
+        return parts == null ? null : parts.sessions();
     }
 
     @Override
@@ -145,7 +202,13 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
             if (!decorated) {
                 throw new IllegalStateException("this registry version has no WriteDataAcceptor bean to follow");
             }
+            if (isCluster() && !noticed) {
+                throw new IllegalStateException("this registry version has no handler of DataChangeRequests to follow");
+            }
             current.listen();
+            PARTS.set(
+                    SessionParts.start(
+                            (ListableBeanFactory) beans, current, settings, broken -> off(broken, MoxBinding::onThread)));
         } catch (Throwable t) {
             off(t, Runnable::run);
         }
@@ -160,6 +223,7 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
     /** Also closes what never started, where the session server's own start failed. */
     @Override
     public void destroy() {
+        closeParts();
         RegistryMox current = mox.get();
         if (current != null) {
             current.close();
@@ -181,7 +245,16 @@ public final class MoxBinding implements BeanPostProcessor, SmartLifecycle, Disp
         return failures.get();
     }
 
+    /** Only where they are this engine's. */
+    private void closeParts() {
+        SessionParts parts = mox.get() == null ? null : PARTS.getAndSet(null);
+        if (parts != null) {
+            parts.close();
+        }
+    }
+
     private void off(Throwable why, Executor closer) {
+        closeParts();
         RegistryMox current = mox.getAndSet(null);
         if (!saidOff.compareAndSet(false, true)) {
             return; // another thread was first

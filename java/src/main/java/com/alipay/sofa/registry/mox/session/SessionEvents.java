@@ -13,6 +13,7 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.RandomAccess;
+import java.util.function.Consumer;
 
 /** Turns the session server's write requests into events of the source {@code registry}. */
 final class SessionEvents {
@@ -22,7 +23,14 @@ final class SessionEvents {
 
     private SessionEvents() {}
 
-    static void record(RegistryMox mox, Object written) {
+    /**
+     * Passes on one write request.
+     *
+     * @param reread has a service read from the registry; null with local scope, where nothing is. With it, what a lost client
+     *     had is left to the registry: a client that has moved to another session server has published there with the same
+     *     version, of which there is no notice, and the registry keeps it.
+     */
+    static void record(RegistryMox mox, Object written, Consumer<String> reread) {
         WriteDataRequest<?> request = (WriteDataRequest<?>) written;
         switch (request.getRequestType()) {
             case PUBLISHER:
@@ -37,7 +45,7 @@ final class SessionEvents {
                 mox.unpublish(SOURCE, gone.getDataInfoId(), gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
                 break;
             case CLIENT_OFF:
-                clientOff(mox, (ClientOffPublishers) request.getRequestBody());
+                clientOff(mox, (ClientOffPublishers) request.getRequestBody(), reread);
                 break;
             default:
                 throw new IllegalArgumentException("unknown write request " + request.getRequestType());
@@ -45,16 +53,24 @@ final class SessionEvents {
     }
 
     /** Removes each publisher in the version that it had, so one that has come back since is newer and stays. */
-    private static void clientOff(RegistryMox mox, ClientOffPublishers off) {
+    private static void clientOff(RegistryMox mox, ClientOffPublishers off, Consumer<String> reread) {
         RuntimeException first = null;
         try (Batch batch = mox.batch(SOURCE)) {
             for (Publisher gone : off.getPublishers()) {
                 try {
-                    batch.unpublish(gone.getDataInfoId(), gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                    String id = gone.getDataInfoId();
+                    if (reread == null) {
+                        batch.unpublish(id, gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                    } else {
+                        batch.lost(id, gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                    }
                 } catch (RuntimeException e) {
                     first = first == null ? e : first;
                 }
             }
+        }
+        if (reread != null) {
+            off.getPublishers().forEach(gone -> reread.accept(gone.getDataInfoId()));
         }
         if (first != null) {
             throw first;
@@ -129,7 +145,7 @@ final class SessionEvents {
     }
 
     /** Never extract(): it stores the object in the box, which the registry shares and compares. */
-    private static byte[] bytes(ServerDataBox box) {
+    static byte[] bytes(ServerDataBox box) {
         byte[] bytes = box.getBytes();
         return bytes != null ? bytes : ServerDataBox.getBytes(box.getObject());
     }

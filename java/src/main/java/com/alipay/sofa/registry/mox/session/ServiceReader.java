@@ -1,0 +1,171 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.sofa.registry.common.model.store.SubDatum;
+import java.util.HashMap;
+import java.util.Iterator;
+import java.util.Map;
+import java.util.PriorityQueue;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.locks.LockSupport;
+
+/**
+ * Reads its share of the services, one after the other, so that two reads of one service never pass each other. Whoever
+ * marks a service as changed only adds it to a set.
+ */
+final class ServiceReader implements Runnable {
+    private static final long IDLE_NANOS = TimeUnit.SECONDS.toNanos(1);
+    private static final long SLOW_NANOS = TimeUnit.SECONDS.toNanos(1);
+    /** A service that failed so often while its slot's leader answers is not waited for any longer. */
+    private static final int MANY = 5;
+
+    /** Something to read again at a time. */
+    private static final class Retry implements Comparable<Retry> {
+        final String id;
+        final long at;
+
+        Retry(String id, long at) {
+            this.id = id;
+            this.at = at;
+        }
+
+        @Override
+        public int compareTo(Retry other) {
+            return Long.compare(at - other.at, 0);
+        }
+    }
+
+    /** What one service's failures have in common. */
+    private static final class Failures {
+        int count;
+        final long since = System.nanoTime();
+    }
+
+    private final ClusterFeed feed;
+    private final long debounceNanos;
+    private final Set<String> marks = ConcurrentHashMap.newKeySet();
+    private final AtomicBoolean woken = new AtomicBoolean();
+    private final PriorityQueue<Retry> retries = new PriorityQueue<>();
+    private final Map<String, Failures> failures = new HashMap<>();
+    /** When the last read was applied: no later one began before, also if the clock is set back. */
+    private long applied;
+
+    private volatile Thread thread;
+    private volatile int waiting;
+
+    ServiceReader(ClusterFeed feed, long debounceMillis) {
+        this.feed = feed;
+        this.debounceNanos = TimeUnit.MILLISECONDS.toNanos(debounceMillis);
+    }
+
+    /** Called on the registry's threads. */
+    void mark(String id) {
+        marks.add(id);
+        if (!woken.get() && woken.compareAndSet(false, true)) {
+            LockSupport.unpark(thread);
+        }
+    }
+
+    /** Services that are to be read. */
+    int dirty() {
+        return marks.size() + waiting;
+    }
+
+    @Override
+    public void run() {
+        thread = Thread.currentThread();
+        while (!feed.isClosed()) {
+            if (!woken.get()) {
+                Retry next = retries.peek();
+                long idle = next == null ? IDLE_NANOS : Math.min(next.at - System.nanoTime(), IDLE_NANOS);
+                if (idle > 0) {
+                    LockSupport.parkNanos(idle);
+                }
+            }
+            if (woken.get()) {
+                pause(debounceNanos);
+                woken.set(false);
+                readMarked();
+            }
+            readDue();
+        }
+    }
+
+    private void readMarked() {
+        for (Iterator<String> all = marks.iterator(); all.hasNext() && !feed.isClosed(); ) {
+            String id = all.next();
+            all.remove();
+            read(id);
+        }
+    }
+
+    private void readDue() {
+        long now = System.nanoTime();
+        while (!retries.isEmpty() && retries.peek().at - now <= 0 && !feed.isClosed()) {
+            Retry retry = retries.poll();
+            waiting = retries.size();
+            read(retry.id);
+        }
+    }
+
+    private void read(String id) {
+        int slot;
+        String leader;
+        try {
+            slot = feed.tier().slotOf(id);
+            leader = feed.leader(slot);
+        } catch (RuntimeException e) {
+            feed.readFailed(id, e, false);
+            again(id, IDLE_NANOS);
+            return;
+        }
+        Backoffs backoffs = feed.backoffs();
+        long wait = Math.max(backoffs.claim(slot), backoffs.claim(leader));
+        if (wait > 0) {
+            again(id, Math.min(wait, IDLE_NANOS));
+            return;
+        }
+        feed.pace().await();
+        long begun = System.nanoTime();
+        long started = Math.max(System.currentTimeMillis(), applied);
+        try {
+            SubDatum datum = feed.tier().fetch(id);
+            backoffs.succeeded(slot);
+            backoffs.succeeded(leader);
+            feed.took(id, slot, datum, started);
+            applied = Math.max(applied, System.currentTimeMillis());
+            failures.remove(id);
+        } catch (LinkageError e) {
+            feed.broken(e);
+        } catch (Throwable t) {
+            failed(id, slot, leader, System.nanoTime() - begun, t);
+        }
+    }
+
+    private void failed(String id, int slot, String leader, long tookNanos, Throwable why) {
+        Failures all = failures.computeIfAbsent(id, k -> new Failures());
+        all.count++;
+        boolean alone = feed.heardSince(slot, all.since);
+        if (leader != null && tookNanos > SLOW_NANOS) {
+            feed.backoffs().failed(leader);
+        } else if (!alone) {
+            feed.backoffs().failed(slot);
+        }
+        feed.readFailed(id, why, alone && all.count >= MANY);
+        again(id, alone ? Backoffs.delay(all.count) : IDLE_NANOS / 5);
+    }
+
+    private void again(String id, long inNanos) {
+        retries.add(new Retry(id, System.nanoTime() + inNanos));
+        waiting = retries.size();
+    }
+
+    private void pause(long nanos) {
+        long end = System.nanoTime() + nanos;
+        for (long left = nanos; left > 0 && !feed.isClosed(); left = end - System.nanoTime()) {
+            LockSupport.parkNanos(left);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.sofa.registry.mox.RegistryMox;
+import com.alipay.sofa.registry.server.session.bootstrap.SessionServerConfig;
+import com.alipay.sofa.registry.server.session.node.service.DataNodeService;
+import com.alipay.sofa.registry.server.session.push.PushSwitchService;
+import com.alipay.sofa.registry.server.session.slot.SlotTableCache;
+import com.alipay.sofa.registry.server.shared.env.ServerEnv;
+import com.alipay.sofa.registry.server.shared.meta.MetaServerService;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.function.Consumer;
+import org.springframework.beans.factory.ListableBeanFactory;
+
+/** What runs beside the session server once it is up, made of its beans. */
+final class SessionParts implements AutoCloseable {
+    private final String dataCenter;
+    private final Sessions sessions;
+    /** Null with local scope. */
+    private final ClusterFeed feed;
+    /** Null where there is nothing to watch. */
+    private final SessionWatch watch;
+
+    private SessionParts(String dataCenter, Sessions sessions, ClusterFeed feed, SessionWatch watch) {
+        this.dataCenter = dataCenter;
+        this.sessions = sessions;
+        this.feed = feed;
+        this.watch = watch;
+    }
+
+    /**
+     * With local scope a bean that is missing leaves out what is made of it; with cluster scope it is an error.
+     *
+     * @param broken takes an error of linkage that comes later
+     */
+    static SessionParts start(ListableBeanFactory beans, RegistryMox mox, Map<String, Object> settings, Consumer<Throwable> broken) {
+        boolean cluster = "cluster".equals(settings.get("scope"));
+        SessionServerConfig config = bean(beans, SessionServerConfig.class, cluster);
+        MetaServerService meta = bean(beans, MetaServerService.class, cluster);
+        PushSwitchService push = bean(beans, PushSwitchService.class, cluster);
+        Sessions sessions = new Sessions(() -> others(meta), config == null ? 9603 : config.getHttpServerPort());
+        ClusterFeed feed = null;
+        String dataCenter = "";
+        if (cluster) {
+            dataCenter = config.getSessionServerDataCenter();
+            SlotTableCache slots = bean(beans, SlotTableCache.class, true);
+            DataNodeService data = bean(beans, DataNodeService.class, true);
+            int syncPort = ((Long) settings.get("syncPort")).intValue();
+            feed = new ClusterFeed(mox, new RealDataTier(dataCenter, slots, data, syncPort), settings, broken);
+        }
+        SessionWatch watch = null;
+        if (push != null) {
+            long maxSilent = (Long) settings.get("maxStalenessMillis");
+            watch = new SessionWatch(mox, push::canLocalDataCenterPush, feed, sessions, maxSilent, broken);
+        }
+        SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch);
+        if (feed != null) {
+            feed.start();
+        }
+        if (watch != null) {
+            watch.start();
+        }
+        return parts;
+    }
+
+    private static <T> T bean(ListableBeanFactory beans, Class<T> type, boolean required) {
+        return required ? beans.getBean(type) : beans.getBeanProvider(type).getIfAvailable();
+    }
+
+    private static List<String> others(MetaServerService meta) {
+        List<String> all = meta == null ? null : meta.getSessionServerList(null);
+        List<String> others = new ArrayList<>(all == null ? Collections.emptyList() : all);
+        others.removeIf(server -> server == null || server.equals(ServerEnv.IP));
+        return others;
+    }
+
+    /** A notice, on one of the registry's threads. */
+    void changed(String ofDataCenter, Iterable<String> ids) {
+        if (feed != null && dataCenter.equals(ofDataCenter)) {
+            feed.changed(ids);
+        }
+    }
+
+    /** Has a service read anew. */
+    void mark(String id) {
+        if (feed != null && id != null) {
+            feed.mark(id);
+        }
+    }
+
+    Sessions sessions() {
+        return sessions;
+    }
+
+    @Override
+    public void close() {
+        if (watch != null) {
+            watch.close();
+        }
+        if (feed != null) {
+            feed.close();
+        }
+    }
+}

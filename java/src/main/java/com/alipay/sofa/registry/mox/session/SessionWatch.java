@@ -1,0 +1,147 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.sofa.registry.mox.MoxException;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.LockSupport;
+import java.util.function.BooleanSupplier;
+import java.util.function.Consumer;
+
+/**
+ * Looks every second at what the registry does not give notice of: whether it has stopped its pushes, and for how long the
+ * data servers were silent. Tells the engine, and the status.
+ */
+final class SessionWatch implements Runnable, AutoCloseable {
+    private static final long TICK_NANOS = TimeUnit.SECONDS.toNanos(1);
+    private static final long ASK_NANOS = TimeUnit.SECONDS.toNanos(10);
+
+    private final RegistryMox mox;
+    private final BooleanSupplier canPush;
+    /** Null with local scope. */
+    private final ClusterFeed feed;
+
+    private final Sessions sessions;
+    private final long maxSilentMillis;
+    private final Consumer<Throwable> broken;
+    private final Thread thread = new Thread(this, "mox-watch");
+
+    private boolean stopped;
+    private boolean reopening;
+    private boolean fenced;
+    private int freshPeers = -1;
+    private long askedAt = System.nanoTime() - ASK_NANOS;
+    private volatile boolean closed;
+
+    SessionWatch(
+            RegistryMox mox,
+            BooleanSupplier canPush,
+            ClusterFeed feed,
+            Sessions sessions,
+            long maxSilentMillis,
+            Consumer<Throwable> broken) {
+        this.mox = mox;
+        this.canPush = canPush;
+        this.feed = feed;
+        this.sessions = sessions;
+        this.maxSilentMillis = maxSilentMillis;
+        this.broken = broken;
+    }
+
+    void start() {
+        thread.setDaemon(true);
+        thread.start();
+    }
+
+    @Override
+    public void run() {
+        while (!closed) {
+            try {
+                tick();
+            } catch (LinkageError e) {
+                broken.accept(e);
+                return;
+            } catch (MoxException e) {
+                // Closed while we looked, which ends the loop as well.
+            } catch (Throwable t) {
+                if (feed != null) {
+                    feed.failed("watch: " + t);
+                }
+            }
+            LockSupport.parkNanos(TICK_NANOS);
+        }
+    }
+
+    /** One look. */
+    void tick() throws Exception {
+        lookAtPush();
+        if (feed != null) {
+            report(lookAtSilence());
+        }
+    }
+
+    /** What changed while pushes were stopped is known before they go on. */
+    private void lookAtPush() {
+        boolean can = canPush.getAsBoolean();
+        if (!can) {
+            reopening = false;
+            if (!stopped) {
+                stopped = true;
+                mox.host("stopped", "stopped", true);
+            }
+        } else if (stopped && feed != null && !reopening) {
+            reopening = true;
+            feed.reconcile();
+        } else if (stopped && (feed == null || feed.isReconciled())) {
+            stopped = false;
+            reopening = false;
+            mox.host("stopped", "stopped", false);
+        }
+    }
+
+    /** Whether data are stale; then, whether another server should serve in place of this one. */
+    private boolean lookAtSilence() throws Exception {
+        boolean stale = feed.silentMillis() > maxSilentMillis;
+        if (!stale) {
+            freshPeers = -1;
+            if (fenced && feed.isReconciled()) {
+                fence(false);
+            }
+            return false;
+        }
+        if (System.nanoTime() - askedAt >= ASK_NANOS) {
+            askedAt = System.nanoTime();
+            freshPeers = sessions.fresh();
+            // Alone it is better to serve what is old than nothing.
+            if (fenced != freshPeers > 0) {
+                fence(freshPeers > 0);
+            }
+        }
+        return true;
+    }
+
+    private void fence(boolean on) {
+        if (on) {
+            feed.reconcile(); // what has to be done before it ends
+        }
+        fenced = on;
+        mox.host("fence", "fenced", on);
+    }
+
+    private void report(boolean stale) {
+        Map<String, Object> report = new LinkedHashMap<>(feed.report());
+        report.put("pushStopped", stopped);
+        report.put("stale", stale);
+        if (freshPeers >= 0) {
+            report.put("freshPeers", freshPeers);
+        }
+        mox.host("feed", "feed", report);
+    }
+
+    @Override
+    public void close() {
+        closed = true;
+        LockSupport.unpark(thread);
+    }
+}

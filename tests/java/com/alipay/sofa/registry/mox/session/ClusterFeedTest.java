@@ -1,0 +1,257 @@
+package com.alipay.sofa.registry.mox.session;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertTrue;
+
+import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import com.alipay.sofa.registry.mox.TestData;
+import com.sun.net.httpserver.HttpServer;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.junit.After;
+import org.junit.Test;
+
+/** The feed on the real engine, with data servers that do what a test says. */
+public class ClusterFeedTest {
+    private final FakeDataTier tier = new FakeDataTier();
+    private final RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").set("scope", "cluster").build());
+    private ClusterFeed feed;
+
+    private static Map<String, Object> settings(long reconcileMillis) {
+        Map<String, Object> settings = new HashMap<>();
+        settings.put("debounceMillis", 1L);
+        settings.put("reconcileMillis", reconcileMillis);
+        settings.put("reads", 100_000L);
+        settings.put("maxStalenessMillis", 1_000_000_000L);
+        return settings;
+    }
+
+    private ClusterFeed start(long reconcileMillis) {
+        feed = new ClusterFeed(mox, tier, settings(reconcileMillis), broken -> {});
+        feed.start();
+        return feed;
+    }
+
+    @After
+    public void close() {
+        if (feed != null) {
+            feed.close();
+        }
+        mox.close();
+    }
+
+    private void served(String wanted) {
+        TestData.await(wanted, () -> TestData.served(mox).equals(wanted));
+    }
+
+    private static String id(int n) {
+        return TestData.service(n);
+    }
+
+    private void fill(int services) {
+        for (int n = 0; n < services; n++) {
+            tier.put(id(n), "a", 1, 1, "10.0.0." + n + ":12200");
+            tier.put(id(n), "b", 1, 1, "10.0.1." + n + ":12200");
+        }
+    }
+
+    private boolean held(String reason) {
+        return reason.equals(mox.flush(TestData.DEADLINE).get("held"));
+    }
+
+    @Test
+    public void nothingIsServedBeforeEverythingWasRead() {
+        fill(50);
+        tier.down.add(2);
+        start(200);
+        TestData.await("three slots are read", () -> (Long) feed.report().get("ids") > 20 && (Long) feed.report().get("dirty") == 0);
+        assertTrue("one slot is unknown", held("not-loaded"));
+        tier.down.clear();
+        served("50/100");
+        TestData.await("loaded", () -> !held("not-loaded"));
+        assertTrue(feed.report().toString(), (Long) feed.report().get("bootstrapMillis") >= 0);
+    }
+
+    @Test
+    public void noticesAreReadAndLostOnesAreFound() {
+        fill(20);
+        start(200);
+        served("20/40");
+        tier.put(id(3), "c", 1, 1, "10.0.2.3:12200");
+        feed.changed(Collections.singleton(id(3)));
+        served("20/41");
+        tier.remove(id(4), "a");
+        served("20/40");
+        tier.put(id(99), "a", 1, 1, "10.0.2.99:12200");
+        served("21/41");
+        // Emptied, and then compacted.
+        tier.remove(id(99), "a");
+        served("21/40");
+        tier.forget(id(5));
+        served("21/38");
+    }
+
+    @Test
+    public void aFailedReadRemovesNothing() {
+        fill(20);
+        start(200);
+        served("20/40");
+        for (int slot = 0; slot < FakeDataTier.SLOTS; slot++) {
+            tier.down.add(slot);
+        }
+        for (int n = 0; n < 20; n++) {
+            tier.remove(id(n), "a");
+        }
+        long failures = (Long) feed.report().get("readFailures");
+        feed.changed(Collections.singleton(id(1)));
+        TestData.await("it was tried", () -> (Long) feed.report().get("readFailures") > failures + 1);
+        assertEquals("20/40", TestData.served(mox));
+        tier.down.clear();
+        served("20/20");
+    }
+
+    @Test
+    public void anotherLeadersClockMayBeBehind() {
+        fill(20);
+        start(3_600_000);
+        served("20/40");
+        tier.fail();
+        tier.remove(id(1), "a");
+        tier.put(id(2), "c", 1, 1, "10.0.2.2:12200");
+        // No notice, no period: the new leader alone has it compared.
+        served("20/40");
+        TestData.await("read from the new leader", () -> (Long) feed.report().get("differences") == 22);
+        TestData.await("settled", feed::isReconciled);
+        served("20/40");
+        assertTrue(mox.page("/mox/dump", "").get("body").toString().contains("10.0.2.2"));
+    }
+
+    @Test
+    public void oneServiceThatCannotBeReadHoldsUpNoOther() {
+        fill(20);
+        tier.broken.add(id(7));
+        start(200);
+        served("19/38");
+        TestData.await("loaded", () -> !held("not-loaded"));
+        assertEquals(1, feed.report().get("unreadable"));
+        tier.broken.clear();
+        served("20/40");
+        assertEquals(0, feed.report().get("unreadable"));
+    }
+
+    /** A client has moved to another session server and published there what it had: there is no notice of that. */
+    @Test
+    public void aLostClientsPublishersAreLeftToTheRegistry() {
+        tier.put(id(1), "a", 1, 2_000, "10.0.0.1:12200");
+        tier.put(id(2), "a", 1, 1_001, "10.0.0.2:12200");
+        start(3_600_000);
+        served("2/2");
+        tier.put(id(2), "short", 1, 1, "10.0.0.3:12200");
+        SessionEvents.record(mox, SessionServer.publish(SessionServer.publisher(2, "short", 1, "10.0.0.3:12200")), s -> {});
+        served("2/3");
+        tier.remove(id(2), "short");
+        tier.remove(id(2), "a");
+        SessionEvents.record(
+                mox,
+                SessionServer.clientOff(java.util.Arrays.asList(SessionServer.publisher(1, "a", 1), SessionServer.publisher(2, "a", 1), SessionServer.publisher(2, "short", 1))),
+                feed::mark);
+        served("2/1");
+        assertTrue(mox.page("/mox/dump", "").get("body").toString().contains("10.0.0.1"));
+    }
+
+    /** One engine hears events and reads, the other only reads. */
+    @Test
+    public void theSameIsServedHoweverItWasLearned() {
+        fill(30);
+        for (int n = 0; n < 30; n++) {
+            SessionEvents.record(mox, SessionServer.publish(SessionServer.publisher(n, "local", 1, "10.0.3." + n + ":12200?app_name=demo")), s -> {});
+            tier.put(id(n), "local", 1, 1_001, "10.0.3." + n + ":12200?app_name=demo");
+        }
+        start(200);
+        SessionEvents.record(mox, SessionServer.unpublish(SessionServer.publisher(5, "local", 2)), s -> {});
+        tier.remove(id(5), "local");
+        served("30/89");
+        try (RegistryMox other = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").set("scope", "cluster").build());
+                ClusterFeed second = new ClusterFeed(other, tier, settings(200), broken -> {})) {
+            second.start();
+            TestData.await("the same", () -> mox.flush(TestData.DEADLINE).equals(other.flush(TestData.DEADLINE)));
+            assertEquals(mox.page("/mox/dump", ""), other.page("/mox/dump", ""));
+        }
+    }
+
+    @Test
+    public void stoppedPushesFreezeUntilEverythingIsCompared() throws Exception {
+        fill(20);
+        start(3_600_000);
+        served("20/40");
+        AtomicBoolean can = new AtomicBoolean(true);
+        SessionWatch watch = new SessionWatch(mox, can::get, feed, new Sessions(Collections::emptyList, 1), 1_000_000, t -> {});
+        watch.tick();
+        assertFalse(held("frozen"));
+        can.set(false);
+        watch.tick();
+        assertTrue(held("frozen"));
+        tier.remove(id(1), "a"); // of which there is no notice
+        can.set(true);
+        watch.tick();
+        assertTrue("not before all was compared", held("frozen"));
+        TestData.await("thawed", () -> {
+            tick(watch);
+            return !held("frozen");
+        });
+        assertEquals("20/39", TestData.served(mox));
+    }
+
+    @Test
+    public void cutOffItLeavesIstiodToAFreshServerAndServesOnAlone() throws Exception {
+        fill(20);
+        start(200);
+        served("20/40");
+        AtomicInteger status = new AtomicInteger(503);
+        HttpServer peer = HttpServer.create(new InetSocketAddress(InetAddress.getByName("127.0.0.1"), 0), 0);
+        peer.createContext("/mox/fresh", exchange -> {
+            exchange.sendResponseHeaders(status.get(), -1);
+            exchange.close();
+        });
+        peer.start();
+        try {
+            List<String> others = Collections.singletonList("127.0.0.1");
+            for (int slot = 0; slot < FakeDataTier.SLOTS; slot++) {
+                tier.down.add(slot);
+            }
+            TestData.await("silence", () -> feed.silentMillis() > 2_000);
+            int port = peer.getAddress().getPort();
+            new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_000, t -> {}).tick();
+            assertEquals(false, mox.status().get("fenced"));
+            assertEquals("alone, with an alarm", true, ((Map<?, ?>) mox.status().get("feed")).get("stale"));
+            status.set(200);
+            SessionWatch watch = new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_500, t -> {});
+            watch.tick();
+            assertEquals(true, mox.status().get("fenced"));
+            tier.down.clear();
+            TestData.await("back", () -> {
+                tick(watch);
+                return mox.status().get("fenced").equals(false);
+            });
+            assertEquals(false, ((Map<?, ?>) mox.status().get("feed")).get("stale"));
+        } finally {
+            peer.stop(0);
+        }
+    }
+
+    private static void tick(SessionWatch watch) {
+        try {
+            watch.tick();
+        } catch (Exception e) {
+            throw new AssertionError(e);
+        }
+    }
+}
