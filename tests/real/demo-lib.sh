@@ -74,7 +74,7 @@ start_registry() {
 provider() {
   local port_of="$1_port"
   free "${!port_of}"
-  start "$1" tests/real/provider.sh "$1" "${!port_of}" orders
+  start "$1" tests/real/provider.sh orders "$1:${!port_of}"
   wait_for "$1" "a SOFARPC provider over $1, port ${!port_of}" log_has "$1" "exported "
 }
 

@@ -31,7 +31,7 @@ provider bolt
 wait_for watch "the change at the watcher" changed
 
 until_interrupted "where to look next:" \
-  "  tests/real/provider.sh bolt 12299 more        one more provider, from another terminal" \
+  "  tests/real/provider.sh more bolt:12299        one more provider, from another terminal" \
   "  $watch $mox        a second watcher" \
   "  http://127.0.0.1:9603/mox/status              what the engine holds and who is connected" \
   "  http://127.0.0.1:9603/mox/dump                the entries, as kubectl would print them" \

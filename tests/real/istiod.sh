@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# The real istiod without Kubernetes, in the foreground, on 127.0.0.1; its only source is a MoX server, which must listen
-# already. Up when GRPC_PORT listens (its /ready needs Kubernetes). Usage: [environment] istiod.sh MOX_HOST:PORT
-#   GRPC_PORT (15010)  HTTP_PORT (8080: /debug/configz)  MONITORING_PORT (15014)
+# The real istiod without Kubernetes, in the foreground; its only source is a MoX server, which must listen already.
+# Up when GRPC_PORT listens (its /ready needs Kubernetes). Usage: [environment] istiod.sh MOX_HOST:PORT
+#   GRPC_ADDRESS (127.0.0.1)  GRPC_PORT (15010)  HTTP_PORT (8080: /debug/configz)  MONITORING_PORT (15014)
+#   ALSO  folder with more configuration, in YAML; then proxies use mTLS where endpoints ask for it
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 grpc=${GRPC_PORT:-15010} http=${HTTP_PORT:-8080} monitoring=${MONITORING_PORT:-15014}
 mkdir -p target/real/run
 mesh=target/real/run/mesh-$grpc.yaml
-# Without certificates of a Kubernetes there is no mTLS, and no ingress to configure.
+# By default there are no certificates, and so no mTLS; and without a Kubernetes no ingress to configure.
 cat >"$mesh" <<YAML
-configSources: [{address: "xds://$1"}]
-enableAutoMtls: false
+configSources: [{address: "xds://$1"}${ALSO:+, {address: "fs://$ALSO"\}}]
+enableAutoMtls: $([[ -n ${ALSO:-} ]] && echo true || echo false)
 ingressControllerMode: "OFF"
 YAML
 export ENABLE_CA_SERVER=false POD_NAME=istiod-0 POD_NAMESPACE=istio-system
 # Else clusters carry a filter that a stock Envoy does not know.
 export PILOT_ENABLE_METADATA_EXCHANGE=false
 exec target/real/bin/pilot-discovery discovery --registries= --meshConfig "$mesh" --networksConfig ./none \
-  --httpAddr "127.0.0.1:$http" --httpsAddr "" --grpcAddr "127.0.0.1:$grpc" --secureGRPCAddr "" \
+  --httpAddr "127.0.0.1:$http" --httpsAddr "" --grpcAddr "${GRPC_ADDRESS:-127.0.0.1}:$grpc" --secureGRPCAddr "" \
   --monitoringAddr "127.0.0.1:$monitoring" --ctrlz_port 0 --log_output_level default:info,adsc:debug

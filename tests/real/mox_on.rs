@@ -10,12 +10,17 @@ use std::{
 use crate::{
     Group,
     parts::{Client, Envoy, Istiod, Mox, Provider, Registry, SOON, connect, echo_server, eventually, free_port},
+    payloads,
 };
 
 pub(crate) const GROUP: Group = Group {
     start: || {
-        let options =
-            ["-Dmox.enabled=true", "-Dmox.protect.startup-hold=1s", "-Dmox.policy.endpoints.allow-loopback=true"];
+        let options = [
+            "-Dmox.enabled=true",
+            "-Dmox.scope=local",
+            "-Dmox.protect.startup-hold=1s",
+            "-Dmox.policy.endpoints.allow-loopback=true",
+        ];
         let registry = Registry::start("mox-on", Some(free_port()), &options);
         // The registry calls itself healthy a moment earlier.
         eventually(SOON, "MoX listens", || connect(registry.mox).ok());
@@ -25,6 +30,7 @@ pub(crate) const GROUP: Group = Group {
         ("a_registry_client_is_followed_by_a_mox_client", mox_client_follows),
         ("a_registry_client_is_followed_by_istiod", istiod_follows),
         ("sofarpc_providers_come_and_go", sofarpc_providers),
+        ("what_real_clients_publish_is_as_recorded_and_reaches_envoy", payloads::real_clients),
         ("envoy_passes_bytes_until_the_unpublish", envoy_passes_bytes),
         ("publish_to_configz_takes_how_long", publish_to_configz),
         ("the_registry_ends_on_sigterm_with_a_stream_open", registry_ends), // the last one: there is no registry after it
@@ -74,9 +80,11 @@ fn sofarpc_providers(registry: &mut Registry) {
         ("bolt", "com.example.demoservice.sofa.mesh", 12200, "TCP"),
         ("tri", "tri.com.example.demoservice.sofa.mesh", 50051, "GRPC"),
     ] {
-        let provider = Provider::start(protocol, "orders");
+        let port = free_port();
+        let mut provider = Provider::spawn("provider.sh", &["orders", &format!("{protocol}:{port}")]);
+        provider.wait_until_exported();
         let name = format!("sofa-registry/{}", host.trim_end_matches(".sofa.mesh"));
-        let endpoint = format!("127.0.0.1:{}", provider.port);
+        let endpoint = format!("127.0.0.1:{port}");
         let state = mox.wait_until(|state| state.get(&name).is_some_and(|r| r.endpoints() == [&*endpoint]));
         let entry = &state[&name].entry;
         assert_eq!(entry.hosts, [host]);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Debug,
     fs::{self, File},
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -22,7 +23,7 @@ use crate::mox_client::{MoxClient, SERVICE_ENTRY, State, istiod_node};
 /// Enough for a change to pass every part on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 /// Enough for any part to start on a busy machine.
-const START: Duration = Duration::from_secs(180);
+pub(crate) const START: Duration = Duration::from_secs(180);
 
 /// Polls until there is a value.
 pub(crate) fn eventually<T>(within: Duration, what: &str, mut value: impl FnMut() -> Option<T>) -> T {
@@ -34,6 +35,17 @@ pub(crate) fn eventually<T>(within: Duration, what: &str, mut value: impl FnMut(
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
         thread::sleep(Duration::from_millis(1)); // the polling interval
     }
+}
+
+/// Polls until a value is the wanted one; where it never is, the last one seen is shown.
+pub(crate) fn eventually_is<T: PartialEq + Debug>(wanted: &T, what: &str, mut value: impl FnMut() -> T) {
+    let deadline = Instant::now() + SOON;
+    let mut seen = value();
+    while seen != *wanted && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1)); // the polling interval
+        seen = value();
+    }
+    assert!(seen == *wanted, "not within {SOON:?}: {what}\n  wanted: {wanted:#?}\n    seen: {seen:#?}");
 }
 
 /// A port that is free now.
@@ -49,7 +61,11 @@ pub(crate) fn connect(port: u16) -> std::io::Result<TcpStream> {
 
 /// The body of an HTTP GET on 127.0.0.1, or nothing while that fails.
 pub(crate) fn get(port: u16, path: &str) -> Option<String> {
-    let mut stream = connect(port).ok()?;
+    get_from(connect(port).ok()?, path)
+}
+
+/// The same from another server.
+pub(crate) fn get_from(mut stream: TcpStream, path: &str) -> Option<String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
@@ -73,12 +89,12 @@ pub(crate) fn get(port: u16, path: &str) -> Option<String> {
     }
 }
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A script of this folder, which becomes its part by `exec`.
-fn script(script: &str, log: &Path) -> Command {
+pub(crate) fn script(script: &str, log: &Path) -> Command {
     fs::create_dir_all(log.parent().unwrap()).unwrap();
     let log = File::create(log).unwrap();
     let mut command = Command::new("setpriv");
@@ -88,20 +104,28 @@ fn script(script: &str, log: &Path) -> Command {
     command
 }
 
-fn log_path(name: &str) -> PathBuf {
+pub(crate) fn log_path(name: &str) -> PathBuf {
     root().join(format!("target/real/log/{name}.log"))
 }
 
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    fn alive(&mut self) -> bool {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn alive(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
 
-    fn terminate(&mut self, within: Duration) -> ExitStatus {
+    pub(crate) fn ask_to_end(&self) {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    fn terminate(&mut self, within: Duration) -> ExitStatus {
+        self.ask_to_end();
         eventually(within, "the process ends on SIGTERM", || self.0.try_wait().unwrap())
     }
 }
@@ -117,6 +141,7 @@ impl Drop for Process {
 /// The all-in-one SOFARegistry with our jar on its class path.
 pub(crate) struct Registry {
     process: Process,
+    stdin: ChildStdin,
     home: PathBuf,
     log: PathBuf,
     /// Where MoX listens, if it does.
@@ -143,12 +168,18 @@ impl Registry {
         if let Some(port) = mox {
             command.arg(format!("-Dmox.listen=127.0.0.1:{port}"));
         }
-        let mut process = Process(command.spawn().unwrap());
+        let mut process = Process(command.stdin(Stdio::piped()).spawn().unwrap());
+        let stdin = process.0.stdin.take().unwrap();
         eventually(START, "the registry is healthy", || {
             assert!(process.alive(), "the registry ended: see {}", log.display());
             get(9603, "/health/check").filter(|body| body.contains("\"success\":true"))
         });
-        Self { process, home, log, mox: mox.unwrap_or_default() }
+        Self { process, stdin, home, log, mox: mox.unwrap_or_default() }
+    }
+
+    /// Replaces the policy while it runs; takes effect in a moment.
+    pub(crate) fn policy(&mut self, policy: &Value) {
+        writeln!(self.stdin, "{policy}").unwrap();
     }
 
     /// The lines that we logged as errors: the registry keeps all errors of all parts in this file.
@@ -168,28 +199,46 @@ impl Registry {
     }
 }
 
-/// A real registry client; see `java/client/Client.java`.
-pub(crate) struct Client {
-    process: Process,
+/// A process that is driven by lines on its standard input, and answers with lines.
+pub(crate) struct Driven {
+    pub(crate) process: Process,
     stdin: ChildStdin,
     lines: Receiver<String>,
-    data: HashMap<String, String>,
 }
 
-impl Client {
-    pub(crate) fn start(name: &str) -> Self {
-        let mut command = script("client.sh", &log_path(name));
+impl Driven {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let stdin = child.stdin.take().unwrap();
-        Self { process: Process(child), stdin, lines, data: HashMap::new() }
+        Self { process: Process(child), stdin, lines }
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
+    }
+
+    pub(crate) fn line(&mut self, within: Duration) -> String {
+        self.lines.recv_timeout(within).expect("a line of its output")
+    }
+}
+
+/// A real registry client; see `java/client/Client.java`.
+pub(crate) struct Client {
+    driven: Driven,
+    data: HashMap<String, String>,
+}
+
+impl Client {
+    pub(crate) fn start(name: &str) -> Self {
+        Self { driven: Driven::start(&mut script("client.sh", &log_path(name))), data: HashMap::new() }
     }
 
     /// Tells it one line, and waits for its `ok`.
     pub(crate) fn tell(&mut self, line: &str) {
-        writeln!(self.stdin, "{line}").unwrap();
+        self.driven.tell(line);
         loop {
             let answer = self.line();
             match answer.split_once(' ') {
@@ -210,11 +259,11 @@ impl Client {
 
     /// As when its machine is lost: no goodbye to the registry.
     pub(crate) fn kill(mut self) {
-        self.process.0.kill().unwrap();
+        self.driven.process.0.kill().unwrap();
     }
 
     fn line(&mut self) -> String {
-        let line = self.lines.recv_timeout(SOON).expect("a line from the registry client");
+        let line = self.driven.line(SOON);
         if let Some((id, data)) = line.strip_prefix("data ").and_then(|rest| rest.split_once(' ')) {
             self.data.insert(id.to_owned(), data.to_owned());
         }
@@ -222,22 +271,25 @@ impl Client {
     }
 }
 
-/// A real SOFARPC provider of `com.example.DemoService`.
+/// A process with real providers of `com.example.DemoService`.
 pub(crate) struct Provider {
     process: Process,
-    pub(crate) port: u16,
+    log: PathBuf,
 }
 
 impl Provider {
-    pub(crate) fn start(protocol: &str, app: &str) -> Self {
-        let (port, log) = (free_port(), log_path(&format!("provider-{protocol}")));
-        let mut command = script("provider.sh", &log);
-        let mut process = Process(command.args([protocol, &port.to_string(), app]).spawn().unwrap());
+    /// Starts `provider.sh` (SOFARPC) or `dubbo.sh`, with these arguments.
+    pub(crate) fn spawn(name: &str, arguments: &[&str]) -> Self {
+        let log = log_path(&name.replace(".sh", "-of-tests"));
+        let mut command = script(name, &log);
+        Self { process: Process(command.args(arguments).spawn().unwrap()), log }
+    }
+
+    pub(crate) fn wait_until_exported(&mut self) {
         eventually(START, "the provider is exported", || {
-            assert!(process.alive(), "the provider ended: see {}", log.display());
-            fs::read_to_string(&log).unwrap().contains("exported ").then_some(())
+            assert!(self.process.alive(), "the provider ended: see {}", self.log.display());
+            fs::read_to_string(&self.log).unwrap().contains("exported ").then_some(())
         });
-        Self { process, port }
     }
 
     pub(crate) fn stop(mut self) {
@@ -268,15 +320,21 @@ impl Mox {
 
 /// The real istiod with the registry as its only source.
 pub(crate) struct Istiod {
-    _process: Process,
+    pub(crate) process: Process,
     grpc: u16,
-    http: u16,
+    pub(crate) http: u16,
 }
 
 impl Istiod {
     pub(crate) fn start(registry: &Registry) -> Self {
-        let (grpc, http, monitoring, log) = (free_port(), free_port(), free_port(), log_path("istiod"));
+        Self::start_with(registry, free_port(), &[])
+    }
+
+    /// With more of what `istiod.sh` reads from its environment.
+    pub(crate) fn start_with(registry: &Registry, grpc: u16, more: &[(&str, &str)]) -> Self {
+        let (http, monitoring, log) = (free_port(), free_port(), log_path("istiod"));
         let mut command = script("istiod.sh", &log);
+        command.envs(more.iter().copied());
         command.env("GRPC_PORT", grpc.to_string()).env("HTTP_PORT", http.to_string());
         command.env("MONITORING_PORT", monitoring.to_string());
         // Its default of 100 ms only makes Envoy later.
@@ -286,7 +344,7 @@ impl Istiod {
             assert!(process.alive(), "istiod ended: see {}", log.display());
             connect(grpc).ok()
         });
-        Self { _process: process, grpc, http }
+        Self { process, grpc, http }
     }
 
     /// The ServiceEntry `sofa-registry/NAME` as `/debug/configz` shows it.
@@ -329,15 +387,21 @@ impl Envoy {
         Self { _process: process, admin, cluster: cluster.to_owned(), port }
     }
 
-    /// `address:port` of the cluster's endpoints.
+    /// `address:port` of the endpoints of the listener's cluster.
     pub(crate) fn endpoints(&self) -> Option<Vec<String>> {
+        Some(self.hosts(&self.cluster)?.iter().map(|(address, _)| address.clone()).collect())
+    }
+
+    /// `address:port` and health of a cluster's endpoints.
+    pub(crate) fn hosts(&self, cluster: &str) -> Option<Vec<(String, String)>> {
         let all: Value = serde_json::from_str(&get(self.admin, "/clusters?format=json")?).unwrap();
-        let cluster = all["cluster_statuses"].as_array()?.iter().find(|c| c["name"] == *self.cluster)?;
-        let address = |host: &Value| {
+        let cluster = all["cluster_statuses"].as_array()?.iter().find(|c| c["name"] == *cluster)?;
+        let host = |host: &Value| {
             let socket = &host["address"]["socket_address"];
-            format!("{}:{}", socket["address"].as_str().unwrap(), socket["port_value"])
+            let address = format!("{}:{}", socket["address"].as_str().unwrap(), socket["port_value"]);
+            (address, host["health_status"]["eds_health_status"].as_str().unwrap_or_default().to_owned())
         };
-        Some(cluster["host_statuses"].as_array().map_or(vec![], |hosts| hosts.iter().map(address).collect()))
+        Some(cluster["host_statuses"].as_array().map_or(vec![], |hosts| hosts.iter().map(host).collect()))
     }
 }
 

@@ -1,0 +1,32 @@
+package com.example;
+
+import com.alipay.sofa.rpc.config.ApplicationConfig;
+import com.alipay.sofa.rpc.config.ConsumerConfig;
+import com.alipay.sofa.rpc.config.RegistryConfig;
+
+/**
+ * A real SOFARPC consumer of {@link DemoService}, driven by {@link Load}: {@code Consumer sofa://REGISTRY CONNECTIONS
+ * [UNIQUE_ID]} subscribes, {@code Consumer PROTOCOL://HOST:PORT CONNECTIONS [UNIQUE_ID]} calls that address. CONNECTIONS
+ * are to each address.
+ */
+public final class Consumer {
+    private Consumer() {}
+
+    public static void main(String[] args) throws Exception {
+        String protocol = args[0].substring(0, args[0].indexOf(':'));
+        String address = args[0].substring(protocol.length() + 3);
+        ConsumerConfig<DemoService> consumer = new ConsumerConfig<DemoService>()
+            .setApplication(new ApplicationConfig().setAppName("caller"))
+            .setInterfaceId(DemoService.class.getName())
+            .setConnectionNum(Integer.parseInt(args[1]));
+        if (args.length > 2) {
+            consumer.setUniqueId(args[2]);
+        }
+        if (protocol.equals("sofa")) {
+            consumer.setRegistry(new RegistryConfig().setProtocol(protocol).setAddress(address));
+        } else {
+            consumer.setProtocol(protocol).setDirectUrl(args[0]);
+        }
+        Load.run(consumer.refer());
+    }
+}

@@ -1,6 +1,0 @@
-package com.example;
-
-/** What {@link Provider} serves and {@link Caller} calls. */
-public interface DemoService {
-    String hello(String name);
-}
