@@ -3,12 +3,14 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-istio check test bench jar native clean examples
+.PHONY: help demo demo-istio check test torture bench jar native clean examples
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
 VENV := target/native/py
 DENY := target/tools/bin/cargo-deny
+FUZZ := target/tools/bin/cargo-fuzz
+FUZZ_SECONDS := 600
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -22,8 +24,13 @@ demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes t
 check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, no real parts
 	tests/run fmt clippy doc deny rust java
 
-test: native $(DENY) ## everything: `make check` and the end-to-end tests on the real parts
-	tests/run fmt clippy doc deny rust java real
+test: native $(DENY) $(FUZZ) ## everything: `make check`, a while of fuzzing and the end-to-end tests on the real parts
+	tests/run fmt clippy doc deny rust fuzz java istio real
+
+torture: $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600) and how often it ran; ten times the inputs for Istio's validation
+	fuzz/run $(FUZZ_SECONDS)
+	tests/real/install.sh validation
+	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
 
 bench: native ## the publish call, measured with JMH
 	gradle --quiet jmh
@@ -43,6 +50,9 @@ $(VENV)/done: .cargo/requirements.txt
 
 $(DENY): # reads the licences and sources of every dependency
 	cargo install --locked --root target/tools cargo-deny@0.20.2
+
+$(FUZZ):
+	cargo install --locked --root target/tools cargo-fuzz@0.13.2
 
 examples:
 	cargo build --locked --examples
