@@ -3,16 +3,17 @@
 //! The tree may come from Spring (kebab-case keys, every value a string) or from JSON. `normalize` brings it to the
 //! shape of the defaults; what the defaults do not have is refused there with the nearest known name.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
 use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Result},
-    policy::{self, Override, Policy, PolicyConfig},
+    policy::{self, MtlsRule, Override, PolicyConfig},
     store,
 };
 
@@ -269,16 +270,12 @@ impl Config {
         let mut errors = Vec::new();
         let known = tree_of(defaults);
         let tree = normalize("mox", &known, given, &mut errors);
-        if !errors.is_empty() {
-            return Err(Error::Config(errors.join("\n")));
-        }
-        let config: Self = typed("mox", over(known, tree))?;
-        config.check()?;
-        Ok(config)
+        let config = typed::<Self>("mox", over(known, tree), &mut errors);
+        config.iter().for_each(|config| config.check(&mut errors));
+        all_or_errors(config, errors)
     }
 
-    fn check(&self) -> Result<()> {
-        let mut errors = Vec::new();
+    fn check(&self, errors: &mut Vec<String>) {
         let mut bounds = |key: &str, value: usize, low: usize, high: usize| {
             if !(low..=high).contains(&value) {
                 errors.push(format!("mox.{key}: {value} is out of bounds; allowed are {low} to {high}"));
@@ -316,21 +313,21 @@ impl Config {
         if !policy::is_dns_label(&self.namespace) {
             errors.push(format!("mox.namespace: \"{}\" is no DNS label", self.namespace));
         }
-        if let Err(error) = Policy::new(self.policy.clone(), self.vip_cidr) {
-            errors.extend(error.to_string().lines().map(|line| format!("mox.{line}")));
-        }
-        if errors.is_empty() { Ok(()) } else { Err(Error::Config(errors.join("\n"))) }
+        errors.extend(self.policy.errors().into_iter().map(|error| format!("mox.{error}")));
     }
 }
 
-/// Reads a policy document as it comes from an operator or an extension.
+/// Reads a policy document as it comes from an operator or an extension; the error has a line for every mistake.
 pub fn policy_from_json(document: Value) -> Result<PolicyConfig> {
     let mut errors = Vec::new();
     let tree = normalize("policy", &tree_of(&PolicyConfig::default()), document, &mut errors);
-    if !errors.is_empty() {
-        return Err(Error::Config(errors.join("\n")));
-    }
-    typed("policy", tree)
+    let policy = typed::<PolicyConfig>("policy", tree, &mut errors);
+    policy.iter().for_each(|policy| errors.extend(policy.errors()));
+    all_or_errors(policy, errors)
+}
+
+fn all_or_errors<T>(read: Option<T>, errors: Vec<String>) -> Result<T> {
+    read.filter(|_| errors.is_empty()).ok_or_else(|| Error::Config(errors.join("\n")))
 }
 
 /// `tree` with what it does not say taken from `defaults`.
@@ -351,12 +348,47 @@ fn tree_of(defaults: &impl Serialize) -> Value {
     serde_json::to_value(defaults).expect("defaults serialize")
 }
 
-fn typed<T: for<'de> Deserialize<'de>>(root: &str, tree: Value) -> Result<T> {
-    serde_path_to_error::deserialize(&tree).map_err(|error| {
-        let path = error.path().to_string();
-        let value = path.split('.').try_fold(&tree, |tree, key| tree.get(key)).unwrap_or(&tree);
-        Error::Config(format!("{root}.{path}: {value}: {}", error.inner()))
-    })
+/// Reads `tree` but for what cannot be read, of which each is an error. `None` where nothing is left.
+fn typed<T: for<'de> Deserialize<'de>>(root: &str, mut tree: Value, errors: &mut Vec<String>) -> Option<T> {
+    // How many items were taken out of which list: those after them have another index now.
+    let mut taken: HashMap<String, usize> = HashMap::new();
+    loop {
+        let error = match serde_path_to_error::deserialize(&tree) {
+            Ok(read) => return Some(read),
+            Err(error) => error,
+        };
+        let (mut path, mut list) = (root.to_owned(), None);
+        for segment in error.path() {
+            list = None;
+            match segment {
+                Segment::Map { key } => path += &format!(".{key}"),
+                Segment::Seq { index } => {
+                    list = Some(path.clone());
+                    path += &format!("[{}]", index + taken.get(&path).copied().unwrap_or_default());
+                }
+                Segment::Enum { .. } | Segment::Unknown => {}
+            }
+        }
+        let segments: Vec<&Segment> = error.path().iter().collect();
+        let value = take(&mut tree, &segments);
+        // What could not be brought to its shape is null here, and an error already.
+        if !(value == Some(Value::Null) && errors.iter().any(|known| known.starts_with(&format!("{path}: ")))) {
+            errors.push(format!("{path}: {}: {}", value.as_ref().unwrap_or(&tree), error.inner()));
+        }
+        value?;
+        list.into_iter().for_each(|list| *taken.entry(list).or_default() += 1);
+    }
+}
+
+/// Takes the value at a path out of a tree.
+fn take(tree: &mut Value, path: &[&Segment]) -> Option<Value> {
+    match (path, tree) {
+        ([Segment::Map { key }], Value::Object(map)) => map.remove(key),
+        ([Segment::Map { key }, rest @ ..], Value::Object(map)) => take(map.get_mut(key)?, rest),
+        ([Segment::Seq { index }], Value::Array(items)) => (*index < items.len()).then(|| items.remove(*index)),
+        ([Segment::Seq { index }, rest @ ..], Value::Array(items)) => take(items.get_mut(*index)?, rest),
+        _ => None,
+    }
 }
 
 /// Brings `given` to the shape of `known`: key spelling, and text where the default says number, boolean or list.
@@ -401,7 +433,7 @@ fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) 
         }
         (Value::Object(_), given) => {
             errors.push(format!("{path}: {given} is not possible; it is a group of settings"));
-            Value::Null
+            Value::Object(Map::new())
         }
         (Value::Array(_), Value::String(text)) => {
             text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect()
@@ -416,8 +448,10 @@ fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) 
                 }
             }
             items.sort_by_key(|(index, _)| *index);
-            items.into_iter().map(|(_, value)| value).collect()
+            let items = items.into_iter().map(|(_, value)| value).collect();
+            normalize_items(path, items, errors)
         }
+        (Value::Array(_), Value::Array(items)) => normalize_items(path, items, errors),
         (Value::Bool(_), Value::String(text)) => match text.trim().to_ascii_lowercase().as_str() {
             "true" => true.into(),
             "false" => false.into(),
@@ -437,6 +471,16 @@ fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) 
         (known, Value::String(text)) if text.trim().is_empty() && path_takes_none(path, known) => Value::Null,
         (_, given) => given,
     }
+}
+
+/// The items of a list that have a shape of their own.
+fn normalize_items(path: &str, items: Vec<Value>, errors: &mut Vec<String>) -> Value {
+    if !path.ends_with("policy.mtls") {
+        return items.into();
+    }
+    let known = tree_of(&MtlsRule::default());
+    let items = items.into_iter().enumerate();
+    items.map(|(index, item)| normalize(&format!("{path}[{index}]"), &known, item, errors)).collect()
 }
 
 /// Settings that can be switched off by an empty value.
@@ -459,6 +503,8 @@ fn suggest(known: &Map<String, Value>, key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn read(json: &str) -> Result<Config> {
@@ -507,6 +553,70 @@ mod tests {
         assert!(text.contains("mox.lisen: unknown key; did you mean listen?"), "{text}");
         assert!(text.contains("mox.protect.start-hold: unknown key; did you mean startupHold?"), "{text}");
         assert!(text.contains("mox.policy.excludes: unknown key; did you mean exclude?"), "{text}");
+    }
+
+    #[test]
+    fn a_bad_policy_is_refused_with_every_mistake() {
+        let document = serde_json::json!({
+            "includes": ["a"],
+            "exclude": 7,
+            "exportTo": ["*", "a"],
+            "ports": {"bolt": 0, "tri": 70_000, "rest": "x"},
+            "labels": [5, "ok", true, "istio.io/rev"],
+            "locality": {"RZ1": "a//b"},
+            "endpoints": {"deny": ["nonsense", "10.0.0.0/8", "10.0.0.0/40"], "allowLoopback": "maybe"},
+            "mtls": [{"cidrs": ["x"], "zones": ["a"]}, {"applications": "a", "zone": "b"}, 3, {},
+                     {"cidrs": ["10.0.0.0/8", "y"]}],
+            "direct": {"balance": "nobody"},
+            "overrides": {"x*": {"host": "A", "dns": "perhaps", "prot": 1}, "y/z": {"port": -1}},
+        });
+        let text = policy_from_json(document).unwrap_err().to_string();
+        let told: BTreeSet<&str> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
+        let wrong = [
+            "includes",
+            "exclude",
+            "exportTo",
+            "ports.bolt",
+            "ports.tri",
+            "ports.rest",
+            "labels[0]",
+            "labels[2]",
+            "labels",
+            "locality.RZ1",
+            "endpoints.deny[0]",
+            "endpoints.deny[2]",
+            "endpoints.allowLoopback",
+            "mtls[0].cidrs[0]",
+            "mtls[1].zone",
+            "mtls[2]",
+            "mtls[4].cidrs[1]",
+            "direct.balance",
+            "overrides.x*.host",
+            "overrides.x*.dns",
+            "overrides.x*.prot",
+            "overrides.y/z.port",
+        ];
+        let wrong: Vec<String> = wrong.iter().map(|path| format!("policy.{path}")).collect();
+        let missing: Vec<_> = wrong.iter().filter(|path| !told.contains(path.as_str())).collect();
+        assert!(missing.is_empty(), "{missing:?} are not in\n{text}");
+        // What is left of the rules is checked as well.
+        assert_eq!(text.lines().count(), wrong.len() + 2, "{text}");
+        for left in ["policy.mtls[2]: it names no", "policy.mtls[3]: it names no"] {
+            assert!(text.contains(left), "{text}");
+        }
+    }
+
+    #[test]
+    fn mtls_rules_are_read_as_spring_hands_them_on() {
+        let spring = read(
+            r#"{"policy": {"mtls": {"0": {"applications": {"0": "orders", "1": "shop"}},
+                                    "1": {"CIDRS": "10.0.0.0/8,11.0.0.0/8", "zones": "RZ1"}}}}"#,
+        );
+        let json = read(
+            r#"{"policy": {"mtls": [{"applications": ["orders", "shop"]},
+                                    {"cidrs": ["10.0.0.0/8", "11.0.0.0/8"], "zones": ["RZ1"]}]}}"#,
+        );
+        assert_eq!(spring.unwrap(), json.unwrap());
     }
 
     #[test]

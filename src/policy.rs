@@ -1,13 +1,6 @@
 //! What an operator decides about services and endpoints; replaceable while running, as one document.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -163,37 +156,24 @@ pub struct Policy {
     overrides: Vec<(WildMatch, Override)>,
     vip_range: Option<IpNet>,
     hash: String,
-    generation: u64,
+    reading: u64,
 }
 
 impl Policy {
     /// Checks the whole document; an error names every mistake, a line each.
     pub fn new(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
-        static GENERATION: AtomicU64 = AtomicU64::new(0);
-        let mut errors = Vec::new();
-        check_labels("policy", &config.labels, &mut errors);
-        for (protocol, port) in &config.ports {
-            if *port == 0 {
-                errors.push(format!("policy.ports.{protocol}: 0 is no port; allowed are 1 to 65535"));
-            }
-        }
-        check_export_to("policy", &config.export_to, &mut errors);
-        for (zone, locality) in &config.locality {
-            if !is_locality(locality) {
-                errors.push(format!(
-                    "policy.locality.{zone}: \"{locality}\" is no locality; allowed are region, region/zone and \
-                     region/zone/subzone of 1 to 63 letters, digits, '-', '_' and '.' each"
-                ));
-            }
-        }
-        config.mtls.iter().enumerate().for_each(|(index, rule)| check_mtls(index, rule, &mut errors));
-        config.overrides.iter().for_each(|(glob, exception)| check_override(glob, exception, &mut errors));
+        let errors = config.errors();
         if !errors.is_empty() {
             return Err(Error::Config(errors.join("\n")));
         }
         let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
         overrides.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count()));
-        let json = serde_json::to_vec(&config).map_err(|error| Error::Internal(error.to_string()))?;
+        let hash = digest(&config)?;
+        let reads = |exception: &Override| (exception.dns, exception.labels.clone());
+        let exceptions = config.overrides.iter().map(|(glob, it)| (glob, reads(it)));
+        let exceptions: Vec<_> = exceptions.filter(|(_, reads)| *reads != (None, None)).collect();
+        let reading =
+            digest(&(&config.labels, &config.locality, &config.endpoints, &config.mtls, exceptions, vip_range))?;
         Ok(Self {
             include: config.include.iter().map(|glob| WildMatch::new(glob)).collect(),
             exclude: config.exclude.iter().map(|glob| WildMatch::new(glob)).collect(),
@@ -201,15 +181,21 @@ impl Policy {
             mtls: config.mtls.iter().map(MtlsRule::compiled).collect(),
             overrides: overrides.into_iter().map(|(glob, it)| (WildMatch::new(glob), it.clone())).collect(),
             vip_range,
-            hash: hex(&Sha256::digest(json)[..8]),
-            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            hash: hex(&hash),
+            reading: u64::from_be_bytes(reading),
             config,
         })
     }
 
-    /// Differs between any two policies of a process; what was derived under one is stale under the other.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    /// Equal for two policies under which every publisher's payloads are read alike; what was read under one holds under
+    /// the other.
+    pub fn reading(&self) -> u64 {
+        self.reading
+    }
+
+    /// Whether entries for consumers that dial addresses are made alike, of the same endpoints.
+    pub fn makes_direct_as(&self, other: &Self) -> bool {
+        self.config.direct == other.config.direct && self.config.export_to == other.config.export_to
     }
 
     /// Equal documents have equal hashes, on every session server.
@@ -315,6 +301,12 @@ impl Policy {
     }
 }
 
+/// The first bytes of a SHA-256 over a part of a document.
+fn digest(part: &impl Serialize) -> Result<[u8; 8]> {
+    let json = serde_json::to_vec(part).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(*Sha256::digest(json).first_chunk().expect("a SHA-256 has 32 bytes"))
+}
+
 /// A policy as it is for one service.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
@@ -332,6 +324,31 @@ pub struct Rules<'a> {
     pub dns: bool,
     /// URL parameters that become labels.
     pub labels: &'a [String],
+}
+
+impl PolicyConfig {
+    /// Every mistake that its types let pass.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        check_labels("policy", &self.labels, &mut errors);
+        for (protocol, port) in &self.ports {
+            if *port == 0 {
+                errors.push(format!("policy.ports.{protocol}: 0 is no port; allowed are 1 to 65535"));
+            }
+        }
+        check_export_to("policy", &self.export_to, &mut errors);
+        for (zone, locality) in &self.locality {
+            if !is_locality(locality) {
+                errors.push(format!(
+                    "policy.locality.{zone}: \"{locality}\" is no locality; allowed are region, region/zone and \
+                     region/zone/subzone of 1 to 63 letters, digits, '-', '_' and '.' each"
+                ));
+            }
+        }
+        self.mtls.iter().enumerate().for_each(|(index, rule)| check_mtls(index, rule, &mut errors));
+        self.overrides.iter().for_each(|(glob, exception)| check_override(glob, exception, &mut errors));
+        errors
+    }
 }
 
 impl MtlsRule {

@@ -174,7 +174,7 @@ impl Publisher {
     fn start_over(&mut self) {
         self.services = Services::new(Arc::clone(&self.shared), self.services.as_last_good());
         self.from_scratch = true;
-        self.shared.store.mark_all_dirty();
+        self.shared.store.mark_dirty(|_| true);
     }
 
     /// When there is something to do although nothing changes.

@@ -136,7 +136,8 @@ pub struct Services {
     /// Endpoints left out by Istio's rules.
     left_out: HashMap<Arc<str>, BTreeMap<Rule, u32>>,
     logged: HashMap<Reject, Instant>,
-    policy_generation: u64,
+    /// The policy that everything was made under; `None` before the first round, which makes everything.
+    policy: Option<Arc<Policy>>,
 }
 
 impl Services {
@@ -158,8 +159,7 @@ impl Services {
             rejects: HashMap::new(),
             left_out: HashMap::new(),
             logged: HashMap::new(),
-            // No policy has this, so the first round makes everything.
-            policy_generation: u64::MAX,
+            policy: None,
         }
     }
 
@@ -260,19 +260,24 @@ impl Services {
 
     /// What the registry and the policy want of a service, and what was left out of it.
     fn wanted(&self, id: &Arc<str>, entries: &[Arc<Entry>], policy: &Policy) -> Option<(Work, Rejects)> {
+        if !policy.serves(id) {
+            return Some((Work { members: Vec::new(), allowed: false }, Rejects::new()));
+        }
         let Merged { members, rejects } = self.guarded(id, || service_entry::merge(entries, &policy.rules(id)))?;
-        let allowed = policy.serves(id);
-        Some((Work { members: if allowed { members } else { Vec::new() }, allowed }, rejects))
+        Some((Work { members, allowed: true }, rejects))
     }
 
     /// Services to look at, with their live publishers.
-    fn dirty(&mut self, now: Millis, phase: Phase, policy: &Policy) -> BTreeMap<Arc<str>, Vec<Arc<Entry>>> {
+    fn dirty(&mut self, now: Millis, phase: Phase, policy: &Arc<Policy>) -> BTreeMap<Arc<str>, Vec<Arc<Entry>>> {
         let store = &self.shared.store;
         let mut dirty: BTreeMap<Arc<str>, Vec<Arc<Entry>>> = BTreeMap::new();
-        if policy.generation() != self.policy_generation {
-            self.policy_generation = policy.generation();
-            store.mark_all_dirty();
+        if self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy)) {
+            let before = self.policy.replace(Arc::clone(policy));
+            let before = before.as_deref();
+            let touched = |id: &str| before.is_none_or(|before| touches(before, policy, id));
+            store.mark_dirty(touched);
             match &mut self.direct {
+                Some(_) if before.is_some_and(|before| policy.makes_direct_as(before)) => {}
                 Some(direct) => direct.touch_all(),
                 None if policy.has_direct() => {
                     let mut direct = Direct::default();
@@ -281,7 +286,8 @@ impl Services {
                 }
                 None => {}
             }
-            dirty.extend(self.served.keys().chain(self.last_good.keys()).map(|id| (Arc::clone(id), Vec::new())));
+            let known = self.served.keys().chain(self.last_good.keys()).filter(|id| touched(id));
+            dirty.extend(known.map(|id| (Arc::clone(id), Vec::new())));
         }
         let over = now - self.empty_grace();
         let expired = self.graces.iter().take_while(|(since, _)| *since <= over).map(|(_, id)| id);
@@ -621,6 +627,15 @@ impl Services {
             self.rejects.insert(Arc::clone(id), counts);
         }
     }
+}
+
+/// Whether a service has to be looked at when one policy follows on another.
+fn touches(before: &Policy, after: &Policy, id: &str) -> bool {
+    let (old, new) = (before.rules(id), after.rules(id));
+    before.reading() != after.reading()
+        || before.serves(id) != after.serves(id)
+        || (old.host, old.export_to) != (new.host, new.export_to)
+        || service_entry::port(id, &old) != service_entry::port(id, &new)
 }
 
 /// What was made of one service.

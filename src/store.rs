@@ -319,13 +319,13 @@ impl Store {
         taken
     }
 
-    /// Marks every service dirty, as a changed policy needs.
-    pub fn mark_all_dirty(&self) {
+    /// Marks services dirty that are to be looked at though nothing changed in them, as a changed policy needs it.
+    pub fn mark_dirty(&self, wanted: impl Fn(&str) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock();
             let Shard { services, dirty, .. } = &mut *shard;
             for service in services.iter_mut() {
-                if !std::mem::replace(&mut service.dirty, true) {
+                if wanted(&service.data_info_id) && !std::mem::replace(&mut service.dirty, true) {
                     dirty.push(Arc::clone(&service.data_info_id));
                 }
             }

@@ -33,22 +33,61 @@ pub struct Parsed {
     pub rejects: BTreeMap<Reject, (u32, Box<str>)>,
 }
 
-/// Keeps a publisher's [`Parsed`] until the policy changes.
+/// Keeps a publisher's [`Parsed`] until the policy reads it otherwise.
 #[derive(Debug, Default)]
 pub struct ParsedCell(Mutex<Option<(u64, Arc<Parsed>)>>);
 
 impl ParsedCell {
-    /// The endpoints of a publisher, read again only if the policy is another than last time.
+    /// The endpoints of a publisher, read again only if the policy reads otherwise than last time.
     pub fn get(&self, body: &crate::frame::Body<'_>, rules: &Rules<'_>) -> Arc<Parsed> {
         let policy = rules.policy;
         let mut kept = self.0.lock();
         match &*kept {
-            Some((generation, parsed)) if *generation == policy.generation() => Arc::clone(parsed),
+            Some((reading, parsed)) if *reading == policy.reading() => Arc::clone(parsed),
             _ => {
                 let parsed = Arc::new(payload::parse_publisher(body, rules));
-                *kept = Some((policy.generation(), Arc::clone(&parsed)));
+                *kept = Some((policy.reading(), Arc::clone(&parsed)));
                 parsed
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        frame::{self, Event, Publisher},
+        policy::Policy,
+    };
+
+    #[test]
+    fn a_publisher_is_read_again_only_where_the_policy_reads_otherwise() {
+        let publisher = Publisher {
+            register_id: "r".into(),
+            payloads: vec![b"10.0.0.1:80".as_slice().into()],
+            ..Publisher::default()
+        };
+        let frame = frame::encode_publish("registry", "a", &publisher).unwrap();
+        let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
+        let [Event::Publish { body, .. }] = &events[..] else { panic!("{events:?}") };
+        let cell = ParsedCell::default();
+        let read = |policy: serde_json::Value| {
+            let policy = Policy::new(serde_json::from_value(policy).unwrap(), None).unwrap();
+            cell.get(body, &policy.rules("a"))
+        };
+        let mut before = read(serde_json::json!({}));
+        for (policy, again) in [
+            (serde_json::json!({"exclude": ["b"], "exportTo": ["~"], "ports": {"bolt": 1}}), false),
+            (serde_json::json!({"direct": {"applications": ["*"]}, "overrides": {"a": {"port": 1}}}), false),
+            (serde_json::json!({"overrides": {"a": {"port": 2, "host": "a.b"}}}), false),
+            (serde_json::json!({"overrides": {"a": {"dns": true}}}), true),
+            (serde_json::json!({"labels": ["x"]}), true),
+            (serde_json::json!({"mtls": [{"zones": ["x"]}]}), true),
+        ] {
+            let now = read(policy.clone());
+            assert_eq!(!Arc::ptr_eq(&before, &now), again, "{policy}");
+            before = now;
         }
     }
 }

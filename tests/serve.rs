@@ -111,9 +111,14 @@ fn it_speaks_the_documented_lines() {
         "publishers": [{ "registerId": "x", "version": 1, "registerTimestamp": 1, "data": ["10.0.0.3:1"] }] });
     assert_eq!(serve.ask(replace), json!({ "id": 7, "ok": true }));
     assert_eq!(serve.ask(json!({ "id": 8, "op": "flush" }))["endpoints"], 2);
-    let policy = serve.ask(json!({ "id": 9, "op": "policy", "policy": { "exclude": ["*"] } }));
-    assert_eq!(policy["ok"], true);
-    assert_eq!(serve.ask(json!({ "id": 10, "op": "flush" }))["services"], 0);
+    let served = serve.ask(json!({ "id": 9, "op": "flush" }));
+    let mut policy = |policy: Value| {
+        assert_eq!(serve.ask(json!({ "id": 10, "op": "policy", "policy": policy }))["ok"], true);
+        serve.ask(json!({ "id": 9, "op": "flush" }))
+    };
+    assert_eq!(policy(json!({ "exclude": ["*"] }))["services"], 0);
+    assert_eq!(policy(json!({})), served, "to the last byte");
+    assert_eq!(policy(json!({ "exclude": ["*"] }))["services"], 0);
     assert_eq!(serve.ask(json!({ "id": 11, "op": "freeze" }))["ok"], true);
     assert_eq!(serve.ask(json!({ "id": 12, "op": "flush" }))["held"], "frozen");
     assert_eq!(serve.ask(json!({ "id": 13, "op": "thaw" }))["ok"], true);

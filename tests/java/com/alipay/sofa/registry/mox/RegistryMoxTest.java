@@ -130,6 +130,16 @@ public class RegistryMoxTest {
             assertEquals("frozen", mox.flush(TestData.DEADLINE).get("held"));
             mox.thaw();
             assertEquals("1/1", TestData.served(mox));
+            Object before = mox.page("/mox/dump", "").get("body");
+            String other = mox.policy("{\"exclude\":[\"*\"]}");
+            assertEquals("0/0", TestData.served(mox));
+            assertEquals(other, mox.status().get("policy"));
+            MoxException refused = assertThrows(MoxException.class, () -> mox.policy("{\"exclude\":1,\"exportTo\":[\"*\",\"a\"],\"x\":0}"));
+            assertEquals("every mistake: " + refused.getMessage(), 3, refused.getMessage().split("\n").length);
+            assertEquals("0/0", TestData.served(mox));
+            assertEquals(hash, mox.policy("{\"exclude\":[\"com.example.Secret*\"]}"));
+            assertEquals("1/1", TestData.served(mox));
+            assertEquals("no trace of it is left", before, mox.page("/mox/dump", "").get("body"));
             assertEquals("nothing is held", Code.INVALID_ARGUMENT, assertThrows(MoxException.class, mox::release).code());
             Map<String, Object> page = mox.page("/mox/status", "");
             assertEquals(200L, page.get("status"));

@@ -1,0 +1,149 @@
+//! The policy while the engine runs: what a change costs, what a mistake in it says, and that its removal leaves no trace.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use bytes::Bytes;
+use common::{
+    Mox,
+    mox_client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY},
+};
+use registry_mox::{admin, proto::envoy::config::core::v3::Node};
+use serde_json::{Value, json};
+
+mod common;
+
+const SERVICES: usize = 40;
+
+fn id(n: usize) -> String {
+    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
+}
+
+/// Services of an application each, in two zones.
+fn open(mode: &str) -> Mox {
+    let config = json!({ "endpointMode": mode, "admin": { "token": "sesame" }, "protect": { "massDeleteShare": 100 } });
+    let mox = Mox::open(config);
+    mox.engine.loaded();
+    for n in 0..SERVICES {
+        let zone = if n < 4 { "RZ1" } else { "RZ2" };
+        let data = |host| format!("10.0.{n}.{host}:12200?app_name=app{n}&zone={zone}&rpcVer=5&weight={host}");
+        mox.publish(&id(n), "a", 1, &[&data(1), &data(2), "provider.example.com:12200?app_name=named"]);
+    }
+    mox
+}
+
+fn set(mox: &Mox, policy: &Value) {
+    mox.engine.set_policy(serde_json::from_value(policy.clone()).unwrap()).unwrap();
+}
+
+/// What a client gets of each type: the version, and the resources as they are sent.
+async fn sent(mox: &Mox) -> Vec<(String, Vec<Bytes>)> {
+    mox.engine.flush().await;
+    let mut all = Vec::new();
+    for type_url in [SERVICE_ENTRY, WORKLOAD_ENTRY, DESTINATION_RULE] {
+        let mut client = mox.client(Node { id: "probe".into(), ..Node::default() }).await;
+        client.subscribe(type_url).unwrap();
+        let response = client.next().await.unwrap();
+        all.push((response.version_info, response.bytes));
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_policy_that_is_taken_back_leaves_no_trace() {
+    let direct = json!({ "applications": ["*"] });
+    let mtls = json!([{ "applications": ["app1*"], "identities": ["spiffe://cluster.local/ns/a/sa/b"] }]);
+    let policies = [
+        json!({ "include": ["*.S1:*"] }),
+        json!({ "exclude": ["*.S1:*", "*.S2:*"] }),
+        json!({ "exportTo": ["~"] }),
+        json!({ "ports": { "bolt": 12300 } }),
+        json!({ "labels": ["rpcVer"] }),
+        json!({ "locality": { "RZ1": "cn/rz1" } }),
+        json!({ "endpoints": { "deny": ["10.0.1.0/24"] } }),
+        json!({ "direct": direct }),
+        json!({ "direct": { "applications": ["*"], "balance": "mesh" } }),
+        json!({ "mtls": mtls }),
+        json!({ "mtls": mtls, "direct": direct }),
+        json!({ "overrides": { "*.S3:*": { "host": "s3.example.com", "port": 80, "protocol": "HTTP",
+                                           "exportTo": ["."], "dns": true, "labels": ["rpcVer"] } } }),
+    ];
+    for mode in ["inline", "workload-entry"] {
+        let mox = open(mode);
+        let before = sent(&mox).await;
+        let endpoints = if mode == "inline" { SERVICES } else { 2 * SERVICES };
+        assert_eq!(before[usize::from(mode != "inline")].1.len(), endpoints);
+        for policy in &policies {
+            set(&mox, policy);
+            assert!(sent(&mox).await != before, "{policy} does nothing");
+            set(&mox, &json!({}));
+            assert!(sent(&mox).await == before, "{policy} leaves a trace");
+        }
+        // Nor does another order or the way there.
+        policies.iter().for_each(|policy| set(&mox, policy));
+        mox.engine.flush().await;
+        set(&mox, &json!({}));
+        assert!(sent(&mox).await == before);
+    }
+}
+
+#[tokio::test]
+async fn a_change_costs_what_it_touches() {
+    let mox = open("inline");
+    let direct = json!({ "applications": ["*"] });
+    set(&mox, &json!({ "direct": direct }));
+    mox.engine.flush().await;
+    let mut before = mox.engine.status().publisher;
+    assert_eq!(before.encodes, 2 * SERVICES as u64);
+    // Services translated, and resources encoded for it.
+    for (policy, translated, encoded) in [
+        (json!({ "direct": direct }), 0, 0),
+        (json!({ "direct": direct, "overrides": { "*.S7:*": { "port": 80 } } }), 1, 1),
+        (json!({ "direct": direct }), 1, 1),
+        (json!({ "direct": direct, "exclude": ["*.S5:*"] }), 0, 0),
+        (json!({ "direct": direct }), 1, 2),
+        (json!({ "direct": direct, "locality": { "RZ1": "cn/rz1" } }), 4, 8),
+        (json!({ "direct": direct, "locality": { "RZ1": "cn/rz1" }, "labels": ["nobody-has-this"] }), 0, 0),
+        (json!({ "direct": { "applications": ["*"], "balance": "mesh" } }), 4, 4 + SERVICES as u64),
+        (json!({}), 0, 0),
+        (json!({ "exportTo": ["."] }), SERVICES as u64, SERVICES as u64),
+    ] {
+        set(&mox, &policy);
+        mox.engine.flush().await;
+        let now = mox.engine.status().publisher;
+        let cost = (now.translations - before.translations, now.encodes - before.encodes);
+        assert_eq!(cost, (translated, encoded), "{policy}");
+        before = now;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_not_read() {
+    let mox = open("inline");
+    mox.engine.flush().await;
+    let rejects = || serde_json::to_value(mox.engine.status().publisher).unwrap()["rejects"].take();
+    assert_eq!(rejects(), json!({ "host-name": SERVICES }));
+    set(&mox, &json!({ "exclude": ["*"], "include": ["org.*"] }));
+    mox.publish(&id(1), "b", 1, &["nonsense"]);
+    mox.engine.flush().await;
+    assert_eq!(rejects(), json!({}));
+}
+
+#[tokio::test]
+async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
+    let mox = open("inline");
+    let post = |token: &str, body: &str| admin::change(&mox.engine, "/mox/policy", token, body.as_bytes());
+    let hash = || mox.engine.status().policy;
+    let first = hash();
+    assert_eq!((post("guess", "{}").status, hash()), (403, first.clone()));
+
+    let document = json!({ "exclude": ["*"], "exportTo": ["*", "a"], "prots": {}, "mtls": [{}] });
+    let refused = post("sesame", &document.to_string());
+    assert_eq!((refused.status, refused.body.lines().count()), (400, 3), "{}", refused.body);
+    assert_eq!((mox.engine.flush().await.services, hash()), (SERVICES, first.clone()));
+
+    let taken = post("sesame", r#"{"exclude": ["*.S1:*"]}"#);
+    assert_eq!(taken.status, 200, "{}", taken.body);
+    assert_eq!(mox.engine.flush().await.services, SERVICES - 1);
+    assert!(hash() != first && taken.body.contains(&hash()), "{}", taken.body);
+    post("sesame", "{}");
+    assert_eq!((mox.engine.flush().await.services, hash()), (SERVICES, first));
+}
