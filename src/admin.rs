@@ -48,7 +48,11 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
     match path.trim_end_matches('/') {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
         "/mox/fresh" => fresh(engine),
-        "/mox/streams" => Page::json(&engine.status().streams),
+        "/mox/streams" => {
+            let status = engine.status();
+            Page::json(&json!({ "clients": status.clients, "streams": status.streams }))
+        }
+        "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
         "/mox/dump" => match query.split('&').find_map(|pair| pair.strip_prefix("type=")).unwrap_or("ServiceEntry") {
             kind @ "ServiceEntry" => Page::json(&dump::list(kind, &engine.view().service_entries)),
             kind @ "WorkloadEntry" => Page::json(&dump::list(kind, &engine.view().workload_entries)),
@@ -56,8 +60,30 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
                 Page::text(404, format!("type {other:?} is not served; there are {}\n", dump::KINDS.join(" and ")))
             }
         },
-        _ => Page::text(404, "there are /mox/status, /mox/streams and /mox/dump\n".to_owned()),
+        _ => Page::text(404, "there are /mox/status, /mox/streams, /mox/istio-config and /mox/dump\n".to_owned()),
     }
+}
+
+/// What to paste into Istio's mesh configuration, with the host that the query names.
+fn istio_config(engine: &Engine, query: &str) -> String {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+    let host = query.split('&').find_map(|pair| pair.strip_prefix("host="));
+    let host = host.filter(|host| !host.is_empty() && host.chars().all(legal)).unwrap_or("session-server.example.com");
+    let config = engine.config();
+    let bound = engine.status().listening;
+    let port = bound.as_ref().map_or(config.listen, |bound| bound.mox).port();
+    let sources = |ports: &mut dyn Iterator<Item = u16>| {
+        let lines: String = ports.map(|port| format!("  - address: xds://{host}:{port}\n")).collect();
+        format!("meshConfig:\n  configSources:\n{lines}  - address: k8s://\n")
+    };
+    let mut text = format!("# Everything from one source.\n{}", sources(&mut [port].into_iter()));
+    for (count, addresses) in bound.map(|bound| bound.slices).unwrap_or_default() {
+        let list = sources(&mut addresses.iter().map(std::net::SocketAddr::port));
+        text += &format!(
+            "\n# Or in {count} parts, so that a change costs istiod 1/{count}. All of them, and not the one above beside them.\n{list}"
+        );
+    }
+    text
 }
 
 /// Whether this server serves fresh data; what another asks before it refuses its own streams.

@@ -13,9 +13,13 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Result},
+    part::{MAX_PARTS, Part},
     policy::{self, MtlsRule, Override, PolicyConfig},
     store,
 };
+
+/// What istiod takes of a response, less some for what is not resources.
+const MAX_RESPONSE: usize = i32::MAX as usize - (1 << 20);
 
 /// Everything under `mox.` but `enabled`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +27,13 @@ use crate::{
 pub struct Config {
     /// Where istiod connects to.
     pub listen: SocketAddr,
+    /// Into how many parts the services are divided, each on a port of its own beside [`Config::listen`]: part k of N listens
+    /// on that port + N + k. Powers of two from 2 to 128.
+    pub partitions: Vec<usize>,
+    /// Certificates of the MoX listeners; without, they are plaintext.
+    pub tls: TlsFiles,
+    /// Who may connect to MoX; empty: everybody.
+    pub allow_cidrs: Vec<IpNet>,
     /// Where the admin pages are served besides the session server's own port; none: nowhere.
     pub admin_listen: Option<SocketAddr>,
     /// Which publishers are served.
@@ -79,6 +90,18 @@ pub struct Cluster {
     pub sync_port: u16,
 }
 
+/// `mox.tls`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TlsFiles {
+    /// The server's certificate and its chain, PEM. Read again when it changes.
+    pub cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key: Option<PathBuf>,
+    /// Authorities of clients' certificates, PEM; without, clients need none.
+    pub client_ca: Option<PathBuf>,
+}
+
 /// `mox.admin`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -129,6 +152,11 @@ pub struct Push {
     /// How long after the first pending change a snapshot is made, so that a batch becomes one; at most 10 s.
     #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
     pub quiet: Duration,
+    /// Share of an istiod's time that pushes may take, from sending one to its ACK; above 0, 1: push as fast as it can take.
+    pub duty: f64,
+    /// How long a change waits for that at most; 0 to 10 min.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub max: Duration,
     /// Fill the 100 places in which istiod keeps responses for life with empty ones.
     pub prime: bool,
 }
@@ -171,18 +199,25 @@ pub struct Limits {
     pub publishers: usize,
     /// Most sources (`registry` and one for each extension).
     pub sources: usize,
-    /// Most streams at once.
+    /// Most streams at once; there may be twice as many connections.
     pub streams: usize,
+    /// Most of them from one address; istiods behind one NAT share it.
+    pub streams_per_address: usize,
     /// Most types one stream may ask for.
     pub types: usize,
     /// Largest request, in bytes.
     pub request: usize,
+    /// Largest response, in bytes. istiod takes less than 2 GiB; what is larger is not sent, and the last one stays.
+    pub response: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 9700)),
+            partitions: Vec::new(),
+            tls: TlsFiles::default(),
+            allow_cidrs: Vec::new(),
             admin_listen: None,
             scope: Scope::Local,
             cluster: Cluster::default(),
@@ -214,7 +249,7 @@ impl Default for Cluster {
 
 impl Default for Push {
     fn default() -> Self {
-        Self { quiet: Duration::from_millis(1), prime: true }
+        Self { quiet: Duration::from_millis(1), duty: 0.5, max: Duration::from_secs(5), prime: true }
     }
 }
 
@@ -235,7 +270,16 @@ impl Default for Protect {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 200_000, publishers: 5_000_000, sources: 64, streams: 4_096, types: 64, request: 65_536 }
+        Self {
+            services: 200_000,
+            publishers: 5_000_000,
+            sources: 64,
+            streams: 4_096,
+            streams_per_address: 1_024,
+            types: 64,
+            request: 65_536,
+            response: MAX_RESPONSE,
+        }
     }
 }
 
@@ -295,8 +339,31 @@ impl Config {
         bounds("limits.publishers", self.limits.publishers, 1, 100_000_000);
         bounds("limits.sources", self.limits.sources, 1, 1_024);
         bounds("limits.streams", self.limits.streams, 1, 100_000);
+        bounds("limits.streamsPerAddress", self.limits.streams_per_address, 1, 100_000);
+        bounds("limits.response", self.limits.response, 1 << 10, MAX_RESPONSE);
+        bounds("push.max (ms)", self.push.max.as_millis() as usize, 0, 600_000);
         bounds("limits.types", self.limits.types, 16, 1_024);
         bounds("limits.request", self.limits.request, 1_024, 16 << 20);
+        if !(self.push.duty > 0.0 && self.push.duty <= 1.0) {
+            errors.push(format!("mox.push.duty: {} is out of bounds; it is above 0 and at most 1", self.push.duty));
+        }
+        for (index, count) in self.partitions.iter().enumerate() {
+            if *count < 2 || Part::new(0, *count).is_none() || self.partitions[..index].contains(count) {
+                errors.push(format!(
+                    "mox.partitions: {count} is not possible; they are powers of two from 2 to {MAX_PARTS}, each once"
+                ));
+            }
+        }
+        // Part k of N has the port + N + k.
+        let highest = self.partitions.iter().map(|count| 2 * count).max().unwrap_or_default();
+        if self.listen.port() != 0 && usize::from(self.listen.port()) + highest > 1 << 16 {
+            errors.push(format!("mox.listen: port {} leaves no ports for mox.partitions above it", self.listen.port()));
+        }
+        if self.tls.cert.is_some() != self.tls.key.is_some() {
+            errors.push("mox.tls: cert and key go together".to_owned());
+        } else if self.tls.client_ca.is_some() && self.tls.cert.is_none() {
+            errors.push("mox.tls.clientCa: without cert and key there is no TLS that it would be for".to_owned());
+        }
         let labels: Vec<&str> = self.host_suffix.split('.').collect();
         let numeric_end = labels.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
         if labels.len() < 2
@@ -436,7 +503,8 @@ fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) 
             Value::Object(Map::new())
         }
         (Value::Array(_), Value::String(text)) => {
-            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect()
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect();
+            normalize_items(path, items, errors)
         }
         // Spring's list keys, `x[0]`, come as an object with numbers for keys.
         (Value::Array(_), Value::Object(given)) => {
@@ -460,6 +528,13 @@ fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) 
                 Value::Null
             }
         },
+        (Value::Number(known), Value::String(text)) if known.is_f64() => match text.trim().parse::<f64>() {
+            Ok(number) => number.into(),
+            Err(_) => {
+                errors.push(format!("{path}: \"{text}\" is no number"));
+                Value::Null
+            }
+        },
         (Value::Number(_), Value::String(text)) => match text.trim().parse::<u64>() {
             Ok(number) => number.into(),
             Err(_) => {
@@ -473,12 +548,13 @@ fn normalize(path: &str, known: &Value, given: Value, errors: &mut Vec<String>) 
     }
 }
 
-/// The items of a list that have a shape of their own.
+/// The items of a list that have a shape of their own, or are numbers.
 fn normalize_items(path: &str, items: Vec<Value>, errors: &mut Vec<String>) -> Value {
-    if !path.ends_with("policy.mtls") {
-        return items.into();
-    }
-    let known = tree_of(&MtlsRule::default());
+    let known = match path {
+        "mox.partitions" => 0.into(),
+        _ if path.ends_with("policy.mtls") => tree_of(&MtlsRule::default()),
+        _ => return items.into(),
+    };
     let items = items.into_iter().enumerate();
     items.map(|(index, item)| normalize(&format!("{path}[{index}]"), &known, item, errors)).collect()
 }
@@ -535,6 +611,13 @@ mod tests {
                            "endpoints": {"allowLoopback": true, "deny": ["10.0.0.0/8"]}}}"#,
         );
         assert_eq!(spring.unwrap(), json.unwrap());
+    }
+
+    #[test]
+    fn partitions_and_pacing_are_read_from_text_too() {
+        let spring = read(r#"{"partitions": {"0": "16", "1": "64"}, "push": {"duty": "0.25", "max": "1s"}}"#).unwrap();
+        let text = read(r#"{"partitions": "16, 64", "push": {"duty": 0.25, "max": "1s"}}"#).unwrap();
+        assert_eq!((&spring, spring.partitions.as_slice()), (&text, &[16, 64][..]));
     }
 
     #[test]
@@ -634,6 +717,14 @@ mod tests {
             (r#"{"policy": {"exportTo": "A"}}"#, "mox.policy.exportTo: \"A\""),
             (r#"{"policy": {"ports": {"bolt": 70000}}}"#, "mox.policy.ports.bolt: 70000"),
             (r#"{"host-suffix": "a.b", "hostSuffix": "c.d"}"#, "mox.hostSuffix: it has two values"),
+            (r#"{"partitions": [3]}"#, "mox.partitions: 3 is not possible"),
+            (r#"{"partitions": [64, 64]}"#, "mox.partitions: 64 is not possible"),
+            (r#"{"partitions": "many"}"#, "mox.partitions"),
+            (r#"{"listen": "0.0.0.0:65500", "partitions": [64]}"#, "mox.listen: port 65500"),
+            (r#"{"push": {"duty": "0"}}"#, "mox.push.duty: 0 is out of bounds"),
+            (r#"{"push": {"duty": 1.5}}"#, "mox.push.duty: 1.5 is out of bounds"),
+            (r#"{"tls": {"cert": "a"}}"#, "mox.tls: cert and key go together"),
+            (r#"{"allowCidrs": ["10.0.0.1/40"]}"#, "mox.allowCidrs"),
             ("[]", "mox"),
             ("{", "this is no JSON"),
         ] {

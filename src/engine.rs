@@ -1,6 +1,7 @@
 //! Owns the runtime, the store, the publisher and the listeners.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::{
         Arc,
@@ -15,24 +16,28 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpListener,
     runtime::{Handle, Runtime},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::Instant,
 };
 
 use crate::{
     admin,
-    config::{Config, Scope},
+    config::{Config, Push, Scope},
     error::{Error, Result},
     frame, model,
+    part::Part,
     policy::{Policy, PolicyConfig},
     publisher::{Orders, Publisher, Report, Shared},
     store::{Counts, Store},
     translate::TRANSLATION,
     view::{Held, View},
     xds::{
-        server::{Ads, Ends},
-        streams::{StreamState, Streams},
+        listener::{self, Door},
+        pace::Rule,
+        server::{Ads, Ends, Limits},
+        streams::{ClientState, StreamState, Streams},
+        tls::Tls,
     },
 };
 
@@ -67,10 +72,12 @@ struct Listeners {
 }
 
 /// Where the engine listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bound {
-    /// The MoX listener.
+    /// The MoX listener that serves everything.
     pub mox: SocketAddr,
+    /// Those that serve a part, by the number of parts and in order.
+    pub slices: BTreeMap<usize, Vec<SocketAddr>>,
     /// The admin pages, if they have a listener of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
@@ -167,7 +174,9 @@ pub struct Status {
     pub publisher: Report,
     /// Hash of the policy.
     pub policy: String,
-    /// Who is connected.
+    /// Who is connected, and whether with the right parts.
+    pub clients: Vec<ClientState>,
+    /// Their streams.
     pub streams: Vec<StreamState>,
     /// Responses sent, without priming.
     pub pushes: u64,
@@ -175,6 +184,10 @@ pub struct Status {
     pub pushed_bytes: u64,
     /// Responses that a client did not accept.
     pub nacks: u64,
+    /// Streams ended since their client read nothing for a minute.
+    pub slow_readers: u64,
+    /// Connections and streams refused, by whatever limit.
+    pub refused: u64,
 }
 
 impl Engine {
@@ -191,16 +204,18 @@ impl Engine {
             store: Store::new(config.limits.store()),
             policy: ArcSwap::from_pointee(policy),
             view: watch::Sender::new(View::default()),
+            parts: Arc::default(),
             flushed: watch::Sender::new(0),
             orders: Mutex::new(Orders::default()),
             report: Mutex::new(Report { held: Some(Held::NotLoaded), ..Report::default() }),
             config,
         });
+        let Push { duty, max, .. } = shared.config.push;
         let handle = runtime.handle().clone();
         let publisher = runtime.spawn(Publisher::new(Arc::clone(&shared)).run());
         Ok(Self {
             shared,
-            streams: Arc::default(),
+            streams: Arc::new(Streams::new(Rule { duty, max })),
             draining: watch::Sender::new(false),
             fenced: watch::Sender::new(false),
             feed: Mutex::default(),
@@ -229,19 +244,45 @@ impl Engine {
     /// Binds the listeners and serves; a second call answers the same addresses. All bind or none.
     pub fn listen(self: &Arc<Self>) -> Result<Bound> {
         let mut listeners = self.listeners.lock();
-        if let Some(bound) = listeners.bound {
-            return Ok(bound);
+        if let Some(bound) = &listeners.bound {
+            return Ok(bound.clone());
         }
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
         let config = &self.shared.config;
+        let tls = Tls::open(&config.tls)?;
         let (mox, mox_address) = self.bind(config.listen)?;
+        let mut ports = vec![(mox, Part::WHOLE)];
+        let mut slices: BTreeMap<usize, Vec<SocketAddr>> = BTreeMap::new();
+        for part in config.partitions.iter().flat_map(|count| Part::all_of(*count)) {
+            // With port 0 each takes a free one.
+            let offset = if config.listen.port() == 0 { 0 } else { part.number() as u16 };
+            let (slice, address) = self.bind(SocketAddr::new(config.listen.ip(), config.listen.port() + offset))?;
+            ports.push((slice, part));
+            slices.entry(part.count()).or_default().push(address);
+        }
         let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
-        let bound = Bound { mox: mox_address, admin: admin.as_ref().map(|(_, address)| *address) };
-        let ads = Ads::new(config, self.shared.view.subscribe(), self.ends(), Arc::clone(&self.streams));
+        let bound = Bound { mox: mox_address, slices, admin: admin.as_ref().map(|(_, address)| *address) };
+        let limits = Limits::new(config);
+        let ads = Ads {
+            view: self.shared.view.subscribe(),
+            parts: Arc::clone(&self.shared.parts),
+            ends: self.ends(),
+            streams: Arc::clone(&self.streams),
+            prime: config.push.prime,
+            limits,
+        };
+        let (allow, streams) = (config.allow_cidrs.clone(), Arc::clone(&self.streams));
+        let (open, logged) = (Mutex::new(HashMap::new()), Mutex::new(None));
+        let door = Arc::new(Door { allow, most: limits.most, tls, streams, open, logged });
+        let (out, connections) = mpsc::channel(64);
+        for (port, part) in ports {
+            let accepting = listener::accept(port, part, Arc::clone(&door), out.clone());
+            listeners.servers.push(self.handle.spawn(accepting));
+        }
         listeners.servers.push(self.handle.spawn(async move {
-            if let Err(error) = ads.serve(mox).await {
+            if let Err(error) = ads.serve(connections).await {
                 tracing::error!(%error, "the MoX listener failed");
             }
         }));
@@ -249,9 +290,9 @@ impl Engine {
             let served = admin::serve(admin, Arc::downgrade(self), self.draining.subscribe());
             listeners.servers.push(self.handle.spawn(served));
         }
-        listeners.bound = Some(bound);
+        listeners.bound = Some(bound.clone());
         self.order(|orders| orders.listening_since = Some(Instant::now()));
-        tracing::info!(mox = %bound.mox, "listening");
+        tracing::info!(mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
         Ok(bound)
     }
 
@@ -377,7 +418,7 @@ impl Engine {
     /// What the engine is doing.
     pub fn status(&self) -> Status {
         // No lock is held while another is taken.
-        let (listening, publisher) = (self.listeners.lock().bound, self.shared.report.lock().clone());
+        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().clone());
         let View { service_entries, workload_entries, .. } = self.view();
         let bytes = service_entries.bytes() + workload_entries.bytes();
         Status {
@@ -392,10 +433,13 @@ impl Engine {
             store: self.shared.store.counts(),
             publisher,
             policy: self.shared.policy.load().hash().to_owned(),
+            clients: self.streams.clients(),
             streams: self.streams.list(),
             pushes: self.streams.pushes.load(Ordering::Relaxed),
             pushed_bytes: self.streams.bytes.load(Ordering::Relaxed),
             nacks: self.streams.nacks.load(Ordering::Relaxed),
+            slow_readers: self.streams.slow.load(Ordering::Relaxed),
+            refused: self.streams.refused.load(Ordering::Relaxed),
         }
     }
 

@@ -22,6 +22,7 @@ pub mod frame;
 pub mod gate;
 mod jni;
 pub mod model;
+pub mod part;
 pub mod policy;
 pub mod publisher;
 pub mod services;

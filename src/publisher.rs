@@ -28,6 +28,7 @@ use crate::{
     store::Store,
     translate::{payload::Reject, validate::Rule},
     view::{Held, View},
+    xds::parts::Parts,
 };
 
 /// How often expired removals are looked for, while there are any.
@@ -43,6 +44,8 @@ pub struct Shared {
     pub policy: ArcSwap<Policy>,
     /// What streams see.
     pub view: watch::Sender<View>,
+    /// Wakes the streams of the parts that changed.
+    pub parts: Arc<Parts>,
     /// The last answered flush.
     pub flushed: watch::Sender<u64>,
     /// Orders that a round looks at.
@@ -249,7 +252,8 @@ impl Publisher {
                     let services = next.service_entries.resources();
                     tracing::info!(services, "the view is complete, serving starts");
                 }
-                shared.view.send_replace(next);
+                shared.view.send_replace(next.clone());
+                shared.parts.tell(&current, &next);
                 shared.report.lock().publishes += 1;
             }
         }

@@ -5,16 +5,18 @@
 //! end depends on history, the bytes of all of them together do not.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    cmp::Ordering,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use once_cell::sync::Lazy;
+use once_cell::sync::{Lazy, OnceCell};
 use prost::{Message, encoding};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    part::Part,
     proto::{
         envoy::service::discovery::v3::DiscoveryResponse,
         google::protobuf::{Any, Timestamp},
@@ -41,8 +43,11 @@ const RESOURCE_TYPE: &str = "type.googleapis.com/istio.mcp.v1alpha1.Resource";
 const SERVICE_ENTRY_TYPE: &str = "type.googleapis.com/istio.networking.v1alpha3.ServiceEntry";
 const DESTINATION_RULE_TYPE: &str = "type.googleapis.com/istio.networking.v1alpha3.DestinationRule";
 const WORKLOAD_ENTRY_TYPE: &str = "type.googleapis.com/istio.networking.v1alpha3.WorkloadEntry";
-/// Field 2 of a DiscoveryResponse.
+/// Field 2 of a DiscoveryResponse, and of a DeltaDiscoveryResponse.
 const RESOURCES_FIELD: u32 = 2;
+// Fields of envoy.service.discovery.v3.Resource; field 2 is the `Any`.
+const DELTA_VERSION: u32 = 1;
+const DELTA_NAME: u32 = 3;
 
 /// One resource, encoded.
 #[derive(Debug, Clone)]
@@ -113,8 +118,9 @@ pub fn slice_of(host_digest: &[u8; 32]) -> usize {
 /// What a publish round changes, by slice and name; `None` removes.
 pub type Changes = BTreeMap<(usize, Arc<str>), Option<Resource>>;
 
+/// A resource in a snapshot.
 #[derive(Debug)]
-struct Item {
+pub struct Item {
     name: Arc<str>,
     /// A view into the slice's page.
     framed: Bytes,
@@ -126,6 +132,61 @@ impl Item {
     fn resource(&self) -> Resource {
         Resource { framed: self.framed.clone(), digest: self.digest, endpoints: self.endpoints }
     }
+
+    /// Its name, `namespace/name`.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Hash of its content.
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// The field `resources` of a DiscoveryResponse with it.
+    pub fn framed(&self) -> &Bytes {
+        &self.framed
+    }
+
+    /// The field `resources` of a DeltaDiscoveryResponse with it. The `Any` in that has the same number as the field of a
+    /// DiscoveryResponse, so it stands there byte for byte.
+    pub fn put_delta(&self, out: &mut BytesMut) {
+        let version = version_of(self.digest);
+        let strings = [(DELTA_NAME, &*self.name), (DELTA_VERSION, &*version)];
+        let field = |(_, text): &(u32, &str)| {
+            encoding::key_len(DELTA_NAME) + encoding::encoded_len_varint(text.len() as u64) + text.len()
+        };
+        let length = strings.iter().map(field).sum::<usize>() + self.framed.len();
+        encoding::encode_key(RESOURCES_FIELD, encoding::WireType::LengthDelimited, out);
+        encoding::encode_varint(length as u64, out);
+        for (tag, text) in strings {
+            encoding::encode_key(tag, encoding::WireType::LengthDelimited, out);
+            encoding::encode_varint(text.len() as u64, out);
+            out.put_slice(text.as_bytes());
+        }
+        out.put_slice(&self.framed);
+    }
+}
+
+/// How much there is of what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Totals {
+    resources: usize,
+    endpoints: u64,
+    bytes: usize,
+    /// Of all digests. It does not depend on order.
+    sum: u128,
+}
+
+impl std::iter::Sum for Totals {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            resources: a.resources + b.resources,
+            endpoints: a.endpoints + b.endpoints,
+            bytes: a.bytes + b.bytes,
+            sum: a.sum.wrapping_add(b.sum),
+        })
+    }
 }
 
 /// A run of resources, sorted by name, in one piece of memory.
@@ -133,6 +194,9 @@ impl Item {
 struct Page {
     items: Vec<Item>,
     bytes: Bytes,
+    /// The same as delta responses have it; made when the first delta client wants it.
+    delta: OnceCell<Bytes>,
+    totals: Totals,
 }
 
 impl Page {
@@ -147,7 +211,23 @@ impl Page {
             start = end;
             Item { name: Arc::clone(name), framed, digest: *digest, endpoints: *endpoints }
         });
-        Self { items: items.collect(), bytes: bytes.clone() }
+        let items: Vec<Item> = items.collect();
+        let item = |item: &Item| Totals {
+            resources: 1,
+            endpoints: u64::from(item.endpoints),
+            bytes: item.framed.len(),
+            sum: item.digest,
+        };
+        let totals = items.iter().map(item).sum();
+        Self { items, bytes, delta: OnceCell::new(), totals }
+    }
+
+    fn delta(&self) -> &Bytes {
+        self.delta.get_or_init(|| {
+            let mut bytes = BytesMut::with_capacity(self.bytes.len() + 128 * self.items.len());
+            self.items.iter().for_each(|item| item.put_delta(&mut bytes));
+            bytes.freeze()
+        })
     }
 
     fn parts(&self) -> impl Iterator<Item = (Arc<str>, Resource)> + '_ {
@@ -160,10 +240,20 @@ impl Page {
     }
 }
 
+/// What is different in one set of resources from an older one; each list in the order of slices and names.
+#[derive(Debug, Default)]
+pub struct Difference<'a> {
+    /// New, or with other content.
+    pub changed: Vec<&'a Item>,
+    /// Gone.
+    pub removed: Vec<&'a Arc<str>>,
+}
+
 /// The resources of one slice, in pages sorted by name.
 #[derive(Debug, Default)]
 struct Slice {
     pages: Vec<Arc<Page>>,
+    totals: Totals,
 }
 
 impl Slice {
@@ -171,10 +261,42 @@ impl Slice {
         self.pages.iter().flat_map(|page| &page.items)
     }
 
-    fn digest_of(&self, name: &str) -> Option<u128> {
+    fn find(&self, name: &str) -> Option<&Item> {
         let page = self.pages.get(self.pages.partition_point(|page| page.ends_before(name)))?;
         let found = page.items.binary_search_by(|item| (*item.name).cmp(name));
-        found.ok().map(|index| page.items[index].digest)
+        found.ok().map(|index| &page.items[index])
+    }
+
+    fn digest_of(&self, name: &str) -> Option<u128> {
+        self.find(name).map(|item| item.digest)
+    }
+
+    /// The items on pages that `other` does not share.
+    fn items_apart<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Item> {
+        let shared: HashSet<*const Page> = other.pages.iter().map(Arc::as_ptr).collect();
+        self.pages.iter().filter(move |page| !shared.contains(&Arc::as_ptr(page))).flat_map(|page| &page.items)
+    }
+
+    /// Adds to `difference` what is different here from `older`. Costs the pages that are.
+    fn compare<'a>(&'a self, older: &'a Self, difference: &mut Difference<'a>) {
+        let (mut new, mut old) = (self.items_apart(older).peekable(), older.items_apart(self).peekable());
+        loop {
+            let order = match (new.peek(), old.peek()) {
+                (Some(new), Some(old)) => new.name.cmp(&old.name),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return,
+            };
+            let gone = if order.is_ge() { old.next() } else { None };
+            let come = if order.is_le() { new.next() } else { None };
+            match (come, gone) {
+                (Some(come), gone) if gone.is_none_or(|gone| gone.digest != come.digest) => {
+                    difference.changed.push(come)
+                }
+                (None, Some(gone)) => difference.removed.push(&gone.name),
+                _ => {}
+            }
+        }
     }
 
     /// This slice with changes, which are sorted by name. Pages that they do not touch are shared.
@@ -198,7 +320,8 @@ impl Slice {
         if !rest.is_empty() {
             repage(&mut pages, merge(std::iter::empty(), rest));
         }
-        Self { pages }
+        let totals = pages.iter().map(|page| page.totals).sum();
+        Self { pages, totals }
     }
 }
 
@@ -256,21 +379,18 @@ fn repage(pages: &mut Vec<Arc<Page>>, mut parts: Vec<(Arc<str>, Resource)>) {
 #[derive(Debug)]
 pub struct Snapshot {
     slices: Vec<Arc<Slice>>,
-    resources: usize,
-    endpoints: u64,
-    bytes: usize,
-    sum: u128,
+    totals: Totals,
     version: Arc<str>,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
-        let slices = vec![Arc::<Slice>::default(); SLICES];
-        Self { slices, resources: 0, endpoints: 0, bytes: 0, sum: 0, version: version_of(0) }
+        Self::of(vec![Arc::<Slice>::default(); SLICES])
     }
 }
 
-fn version_of(sum: u128) -> Arc<str> {
+/// A version as it is written.
+pub fn version_of(sum: u128) -> Arc<str> {
     hex(&sum.to_be_bytes()).into()
 }
 
@@ -279,6 +399,11 @@ impl Snapshot {
     pub fn none() -> Arc<Self> {
         static NONE: Lazy<Arc<Snapshot>> = Lazy::new(Arc::default);
         Arc::clone(&NONE)
+    }
+
+    fn of(slices: Vec<Arc<Slice>>) -> Self {
+        let totals: Totals = slices.iter().map(|slice| slice.totals).sum();
+        Self { slices, totals, version: version_of(totals.sum) }
     }
 
     /// This snapshot with changes. Costs the pages that change.
@@ -291,41 +416,10 @@ impl Snapshot {
                 by_slice.entry(*slice).or_default().push((name, resource));
             }
         }
-        let (mut resources, mut endpoints) = (self.resources, self.endpoints);
-        let (mut bytes, mut sum) = (self.bytes, self.sum);
         for (index, changes) in by_slice {
-            let new = self.slices[index].with(&changes);
-            let old = std::mem::replace(&mut slices[index], Arc::new(new));
-            let known: HashSet<*const Page> = old.pages.iter().map(Arc::as_ptr).collect();
-            let kept: HashSet<*const Page> =
-                slices[index].pages.iter().map(Arc::as_ptr).filter(|page| known.contains(page)).collect();
-            // The sum does not depend on order, so it is kept up by what goes and comes.
-            for page in old.pages.iter().filter(|page| !kept.contains(&Arc::as_ptr(page))) {
-                sum = page.items.iter().fold(sum, |sum, item| sum.wrapping_sub(item.digest));
-                endpoints -= page.items.iter().map(|item| u64::from(item.endpoints)).sum::<u64>();
-                resources -= page.items.len();
-                bytes -= page.bytes.len();
-            }
-            for page in slices[index].pages.iter().filter(|page| !kept.contains(&Arc::as_ptr(page))) {
-                sum = page.items.iter().fold(sum, |sum, item| sum.wrapping_add(item.digest));
-                endpoints += page.items.iter().map(|item| u64::from(item.endpoints)).sum::<u64>();
-                resources += page.items.len();
-                bytes += page.bytes.len();
-            }
+            slices[index] = Arc::new(self.slices[index].with(&changes));
         }
-        Self { slices, resources, endpoints, bytes, sum, version: version_of(sum) }
-    }
-
-    /// This snapshot with what only `older` has added: everything new is in it and nothing old is gone yet.
-    pub fn with_all_of(&self, older: &Self) -> Self {
-        let mut kept = Changes::new();
-        for (index, (new, old)) in self.slices.iter().zip(&older.slices).enumerate() {
-            if !Arc::ptr_eq(new, old) {
-                let gone = old.items().filter(|item| new.digest_of(&item.name).is_none());
-                kept.extend(gone.map(|item| ((index, Arc::clone(&item.name)), Some(item.resource()))));
-            }
-        }
-        self.with(&kept)
+        Self::of(slices)
     }
 
     /// `version_info` of this set: equal for equal content, whatever the history and whichever the session server.
@@ -335,30 +429,27 @@ impl Snapshot {
 
     /// How many resources there are.
     pub fn resources(&self) -> usize {
-        self.resources
+        self.totals.resources
     }
 
     /// How many endpoints they have.
     pub fn endpoints(&self) -> u64 {
-        self.endpoints
+        self.totals.endpoints
     }
 
     /// Their encoded size.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.totals.bytes
+    }
+
+    /// Whether a slice is the very same in `other`.
+    pub fn shares(&self, slice: usize, other: &Self) -> bool {
+        Arc::ptr_eq(&self.slices[slice], &other.slices[slice])
     }
 
     /// Every resource, encoded as fields of a DiscoveryResponse; shared, not copied.
     pub fn pages(&self) -> impl Iterator<Item = &Bytes> {
         self.slices.iter().flat_map(|slice| &slice.pages).map(|page| &page.bytes)
-    }
-
-    /// What a client that asks for these names (or for all) is sent.
-    pub fn wanted(&self, names: Option<&BTreeSet<String>>) -> Vec<Bytes> {
-        match names {
-            None => self.pages().cloned().collect(),
-            Some(names) => self.named(names).cloned().collect(),
-        }
     }
 
     /// Every resource, decoded; for people.
@@ -368,16 +459,86 @@ impl Snapshot {
         let decoded = |any: Any| McpResource::decode(any.value).unwrap_or_default();
         response.resources.into_iter().map(decoded).collect()
     }
+}
 
-    /// The resources with these names, encoded likewise.
-    fn named<'a>(&'a self, names: &'a BTreeSet<String>) -> impl Iterator<Item = &'a Bytes> {
-        let items = self.slices.iter().flat_map(|slice| slice.items());
-        items.filter(|item| names.contains(&*item.name)).map(|item| &item.framed)
+/// The resources of one part of a snapshot: what one stream may be sent.
+#[derive(Debug, Clone)]
+pub struct Set {
+    snapshot: Arc<Snapshot>,
+    part: Part,
+    sum: u128,
+}
+
+impl Set {
+    /// A part of a snapshot.
+    pub fn new(snapshot: Arc<Snapshot>, part: Part) -> Self {
+        let sum = match part {
+            Part::WHOLE => snapshot.totals.sum,
+            part => snapshot.slices[part.slices()].iter().map(|slice| slice.totals).sum::<Totals>().sum,
+        };
+        Self { snapshot, part, sum }
+    }
+
+    fn slices(&self) -> &[Arc<Slice>] {
+        &self.snapshot.slices[self.part.slices()]
+    }
+
+    /// Hash of the content: equal for equal content, whatever the history and whichever the session server.
+    pub fn sum(&self) -> u128 {
+        self.sum
+    }
+
+    /// Encoded size of all resources.
+    pub fn bytes(&self) -> usize {
+        self.slices().iter().map(|slice| slice.totals.bytes).sum()
+    }
+
+    /// Every resource, encoded as fields of a DiscoveryResponse; shared, not copied.
+    pub fn pages(&self) -> impl Iterator<Item = &Bytes> {
+        self.slices().iter().flat_map(|slice| &slice.pages).map(|page| &page.bytes)
+    }
+
+    /// Every resource, encoded as fields of a DeltaDiscoveryResponse; encoded once and shared.
+    pub fn delta_pages(&self) -> impl Iterator<Item = &Bytes> {
+        self.slices().iter().flat_map(|slice| &slice.pages).map(|page| page.delta())
+    }
+
+    /// Every resource.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
+        self.slices().iter().flat_map(|slice| slice.items())
+    }
+
+    /// The resource with a name. A name does not say its slice, so each is asked.
+    pub fn find(&self, name: &str) -> Option<&Item> {
+        self.slices().iter().find_map(|slice| slice.find(name))
+    }
+
+    /// What is different here from an older set of the same part. Costs the pages that are.
+    pub fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
+        let mut difference = Difference::default();
+        for (new, old) in self.slices().iter().zip(older.slices()).filter(|(new, old)| !Arc::ptr_eq(new, old)) {
+            new.compare(old, &mut difference);
+        }
+        difference
+    }
+
+    /// This set with what only `older` has added: everything new is in it and nothing old is gone yet.
+    pub fn with_all_of(&self, older: &Self) -> Self {
+        let mut kept = Changes::new();
+        for (index, (new, old)) in self.part.slices().zip(self.slices().iter().zip(older.slices())) {
+            if !Arc::ptr_eq(new, old) {
+                let gone = old.items_apart(new).filter(|item| new.find(&item.name).is_none());
+                kept.extend(gone.map(|item| ((index, Arc::clone(&item.name)), Some(item.resource()))));
+            }
+        }
+        if kept.is_empty() { self.clone() } else { Self::new(Arc::new(self.snapshot.with(&kept)), self.part) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn resource(name: &str, host: &str) -> Resource {
@@ -456,7 +617,7 @@ mod tests {
                 proptest::prop_assert_eq!(&served, &bytes_of(&model));
                 proptest::prop_assert_eq!((snapshot.resources(), snapshot.bytes()), (model.len(), served.len()));
                 let sum = model.values().fold(0u128, |sum, resource| sum.wrapping_add(resource.digest));
-                proptest::prop_assert_eq!(snapshot.sum, sum);
+                proptest::prop_assert_eq!(snapshot.totals.sum, sum);
                 for page in snapshot.slices.iter().flat_map(|slice| &slice.pages) {
                     proptest::prop_assert!(!page.items.is_empty());
                     proptest::prop_assert!(page.bytes.len() <= MAX_PAGE || page.items.len() == 1);
@@ -479,23 +640,81 @@ mod tests {
         assert_eq!(pages(&next).difference(&pages(&base)).count(), 1);
     }
 
+    fn whole(snapshot: &Arc<Snapshot>) -> Set {
+        Set::new(Arc::clone(snapshot), Part::WHOLE)
+    }
+
     #[test]
     fn what_is_gone_stays_until_the_new_is_in() {
-        let old = Snapshot::default().with(&changes(&[(5, "a", Some("a")), (5, "b", Some("b")), (6, "c", Some("c"))]));
-        let new = old.with(&changes(&[(5, "a", None), (5, "b", Some("b2")), (7, "d", Some("d"))]));
-        let both = new.with_all_of(&old);
+        let base = changes(&[(5, "a", Some("a")), (5, "b", Some("b")), (6, "c", Some("c"))]);
+        let old = Arc::new(Snapshot::default().with(&base));
+        let new = Arc::new(old.with(&changes(&[(5, "a", None), (5, "b", Some("b2")), (7, "d", Some("d"))])));
+        let both = whole(&new).with_all_of(&whole(&old));
         let versions: BTreeMap<String, String> = decoded(&new).into_iter().collect();
-        assert_eq!(
-            decoded(&both).iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
-            ["ns/a", "ns/b", "ns/c", "ns/d"]
-        );
-        assert!(decoded(&both).iter().all(|(name, version)| name == "ns/a" || versions[name] == *version));
-        assert_eq!(new.with_all_of(&new).version(), new.version());
+        let shown = decoded(&both.snapshot);
+        assert_eq!(shown.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["ns/a", "ns/b", "ns/c", "ns/d"]);
+        assert!(shown.iter().all(|(name, version)| name == "ns/a" || versions[name] == *version));
+        assert_eq!(whole(&new).with_all_of(&whole(&new)).sum(), whole(&new).sum());
     }
 
     #[test]
     fn resources_are_found_by_name() {
         let base = Snapshot::default().with(&changes(&[(5, "a", Some("a")), (6, "b", Some("b"))]));
-        assert_eq!(base.named(&["a".to_owned(), "missing".to_owned()].into()).count(), 1);
+        let set = whole(&Arc::new(base));
+        assert_eq!((set.find("b").map(|item| &**item.name()), set.find("missing").is_none()), (Some("b"), true));
+    }
+
+    #[test]
+    fn a_resource_of_a_delta_response_has_its_name_version_and_body() {
+        use crate::proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+        let set = whole(&Arc::new(Snapshot::default().with(&changes(&[(5, "a", Some("a")), (6, "b", Some("b"))]))));
+        let bytes: Vec<u8> = set.delta_pages().flatten().copied().collect();
+        let decoded = DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap();
+        assert_eq!(decoded.resources.iter().map(|resource| &*resource.name).collect::<Vec<_>>(), ["a", "b"]);
+        for (resource, item) in decoded.resources.into_iter().zip(set.items()) {
+            assert_eq!(*resource.version, *version_of(item.digest()));
+            let mcp = McpResource::decode(resource.resource.unwrap().value).unwrap();
+            assert_eq!(mcp.metadata.unwrap().version, resource.version);
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_difference_is_what_makes_the_old_the_new(
+            sets in proptest::collection::vec(
+                proptest::collection::btree_map((0usize..3, 0u8..30), 0usize..60_000, 0..30), 2)
+        ) {
+            let all = |set: &BTreeMap<(usize, u8), usize>| -> Changes {
+                let named = |((slice, name), size): (&(usize, u8), &usize)| {
+                    ((*slice, format!("{slice}-{name:02}").into()), Some(resource("x", &"y".repeat(*size))))
+                };
+                set.iter().map(named).collect()
+            };
+            let old = Arc::new(Snapshot::default().with(&all(&sets[0])));
+            let mut next = all(&sets[1]);
+            for key in all(&sets[0]).keys() {
+                next.entry(key.clone()).or_insert(None);
+            }
+            let new = Arc::new(old.with(&next));
+            for part in [Part::WHOLE, Part::new(0, 128).unwrap(), Part::new(1, 128).unwrap()] {
+                let (old, new) = (Set::new(Arc::clone(&old), part), Set::new(Arc::clone(&new), part));
+                let content = |set: &Set| -> BTreeMap<Arc<str>, u128> {
+                    set.items().map(|item| (Arc::clone(&item.name), item.digest)).collect()
+                };
+                let mut applied = content(&old);
+                let difference = new.since(&old);
+                for name in &difference.removed {
+                    proptest::prop_assert!(applied.remove(&***name).is_some());
+                }
+                for item in &difference.changed {
+                    proptest::prop_assert_ne!(applied.insert(Arc::clone(&item.name), item.digest), Some(item.digest));
+                }
+                proptest::prop_assert_eq!(&applied, &content(&new));
+                let sum = applied.values().fold(0u128, |sum, digest| sum.wrapping_add(*digest));
+                proptest::prop_assert_eq!(new.sum(), sum);
+            }
+        }
     }
 }

@@ -1,12 +1,18 @@
-//! The MCP-over-xDS server that istiod connects to.
+//! The xDS server that istiod connects to, as a source of its configuration (MCP-over-xDS).
+//!
+//! The core knows no type of resource: what types there are and in which order they go out is said by a [`Catalog`].
 
 pub mod codec;
+pub mod listener;
+pub mod pace;
+pub mod parts;
 pub mod server;
 pub mod stream;
 pub mod streams;
 pub mod subscription;
+pub mod tls;
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use crate::{snapshot::Snapshot, view::View};
 
@@ -15,7 +21,25 @@ pub const MESH_CONFIG: &str = "core/v1alpha1/MeshConfig";
 /// A type that is not used by this server and small in istiod; see [`stream`] on priming.
 pub const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
 
-/// What stands behind a type URL. istiod asks with `group/version/kind` of the version it prefers.
+/// Every resource that is served at one moment, by kind.
+pub trait Catalog: Clone + Send + Sync + 'static {
+    /// Stands for one type, under whatever type URLs.
+    type Kind: Copy + Ord + Debug + Send + Sync + 'static;
+
+    /// What others rest on: what is new of these goes before [`Catalog::ABOVE`], what is gone after.
+    const BENEATH: &'static [Self::Kind];
+    /// What rests on [`Catalog::BENEATH`].
+    const ABOVE: &'static [Self::Kind];
+
+    /// The kind of a type URL. One that is unknown is answered empty and at once, since istiod waits for an answer to each;
+    /// that is no statement about a type that is served.
+    fn kind(type_url: &str) -> Option<Self::Kind>;
+
+    /// The resources of a kind; `None` while nothing may be said about them.
+    fn resources(&self, kind: Self::Kind) -> Option<&Arc<Snapshot>>;
+}
+
+/// What this server serves to istiod. istiod asks with `group/version/kind` of the version it prefers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Services.
@@ -24,37 +48,33 @@ pub enum Kind {
     WorkloadEntry,
     /// What a ServiceEntry cannot say.
     DestinationRule,
-    /// Any other type: empty, and said at once, since istiod waits for an answer to each.
-    Other,
 }
 
-impl Kind {
-    /// The kind of a type URL; the three API versions are aliases.
-    pub fn of(type_url: &str) -> Self {
+impl Catalog for View {
+    type Kind = Kind;
+    const BENEATH: &'static [Kind] = &[Kind::WorkloadEntry, Kind::DestinationRule];
+    const ABOVE: &'static [Kind] = &[Kind::ServiceEntry];
+
+    /// The three API versions are aliases.
+    fn kind(type_url: &str) -> Option<Kind> {
         let kind = ["v1", "v1beta1", "v1alpha3"].iter().find_map(|version| {
             type_url.strip_prefix("networking.istio.io/")?.strip_prefix(version)?.strip_prefix('/')
         });
         match kind {
-            Some("ServiceEntry") => Self::ServiceEntry,
-            Some("WorkloadEntry") => Self::WorkloadEntry,
-            Some("DestinationRule") => Self::DestinationRule,
-            _ => Self::Other,
+            Some("ServiceEntry") => Some(Kind::ServiceEntry),
+            Some("WorkloadEntry") => Some(Kind::WorkloadEntry),
+            Some("DestinationRule") => Some(Kind::DestinationRule),
+            _ => None,
         }
     }
-}
 
-impl Kind {
-    /// Kinds that services rest on: what is new of them goes before the services, what is gone after.
-    pub const BENEATH: [Self; 2] = [Self::WorkloadEntry, Self::DestinationRule];
-}
-
-/// The resources of a kind in a view; `None` while nothing may be said about it.
-pub(crate) fn snapshot(kind: Kind, view: &View) -> Option<Arc<Snapshot>> {
-    match kind {
-        Kind::ServiceEntry => view.shown.then(|| Arc::clone(&view.service_entries)),
-        Kind::WorkloadEntry => view.shown.then(|| Arc::clone(&view.workload_entries)),
-        Kind::DestinationRule => view.shown.then(|| Arc::clone(&view.destination_rules)),
-        Kind::Other => Some(Snapshot::none()),
+    fn resources(&self, kind: Kind) -> Option<&Arc<Snapshot>> {
+        let resources = match kind {
+            Kind::ServiceEntry => &self.service_entries,
+            Kind::WorkloadEntry => &self.workload_entries,
+            Kind::DestinationRule => &self.destination_rules,
+        };
+        self.shown.then_some(resources)
     }
 }
 
@@ -65,12 +85,12 @@ mod tests {
     #[test]
     fn every_version_of_istio_means_the_same_kinds() {
         for version in ["v1", "v1beta1", "v1alpha3"] {
-            assert_eq!(Kind::of(&format!("networking.istio.io/{version}/ServiceEntry")), Kind::ServiceEntry);
-            assert_eq!(Kind::of(&format!("networking.istio.io/{version}/WorkloadEntry")), Kind::WorkloadEntry);
+            assert_eq!(View::kind(&format!("networking.istio.io/{version}/ServiceEntry")), Some(Kind::ServiceEntry));
+            assert_eq!(View::kind(&format!("networking.istio.io/{version}/WorkloadEntry")), Some(Kind::WorkloadEntry));
         }
         for other in ["networking.istio.io/v2/ServiceEntry", "networking.istio.io/v1/Gateway", "a/v1/ServiceEntry", ""]
         {
-            assert_eq!(Kind::of(other), Kind::Other);
+            assert_eq!(View::kind(other), None);
         }
     }
 }

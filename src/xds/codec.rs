@@ -3,46 +3,56 @@
 
 use std::{
     collections::VecDeque,
+    marker::PhantomData,
     pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
+use parking_lot::Mutex;
 use prost::{Message, encoding};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{
     Status,
     codec::{DecodeBuf, Decoder},
 };
 
-use crate::proto::envoy::{config::core::v3::ControlPlane, service::discovery::v3::DiscoveryRequest};
+use crate::{proto::envoy::config::core::v3::ControlPlane, xds::subscription::Content};
 
 /// Pieces smaller than this are put together: a frame of HTTP/2 each would cost more than the copy.
 const SMALL: usize = 16 << 10;
 
-/// A DiscoveryResponse whose resources are pages of a snapshot.
+/// A DiscoveryResponse or DeltaDiscoveryResponse whose resources are pages of a snapshot.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// The type that was asked for, byte for byte.
     pub type_url: String,
     /// Version of the content.
-    pub version: String,
+    pub version: Arc<str>,
     /// Unique on the stream.
     pub nonce: String,
-    /// Encoded `resources` fields.
-    pub pages: Vec<Bytes>,
+    /// What it says.
+    pub content: Arc<Content>,
+    /// Whether it is a DeltaDiscoveryResponse.
+    pub delta: bool,
+    /// When it was handed to the transport.
+    pub handed: Arc<OnceLock<Instant>>,
 }
 
 /// Name of this server, the same everywhere.
 const IDENTIFIER: &str = "registry-mox";
 
-// Field numbers of envoy.service.discovery.v3.DiscoveryResponse; `pages` are field 2.
+// Field numbers of DiscoveryResponse and DeltaDiscoveryResponse in envoy.service.discovery.v3; pages are field 2 of both.
 const VERSION_INFO: u32 = 1;
 const TYPE_URL: u32 = 4;
 const NONCE: u32 = 5;
 const CONTROL_PLANE: u32 = 6;
+const REMOVED: u32 = 6;
+const DELTA_CONTROL_PLANE: u32 = 7;
 
 /// Before a message of gRPC: not compressed, and its length.
 const PREFIX: usize = 5;
@@ -52,16 +62,23 @@ impl Response {
     fn framed(&self) -> VecDeque<Bytes> {
         let mut head = BytesMut::new();
         head.put_bytes(0, PREFIX);
-        encoding::string::encode(VERSION_INFO, &self.version, &mut head);
+        put_text(VERSION_INFO, &self.version, &mut head);
         let mut tail = BytesMut::new();
-        encoding::string::encode(TYPE_URL, &self.type_url, &mut tail);
-        encoding::string::encode(NONCE, &self.nonce, &mut tail);
-        encoding::message::encode(CONTROL_PLANE, &ControlPlane { identifier: IDENTIFIER.to_owned() }, &mut tail);
-        let length = head.len() - PREFIX + self.pages.iter().map(Bytes::len).sum::<usize>() + tail.len();
+        put_text(TYPE_URL, &self.type_url, &mut tail);
+        put_text(NONCE, &self.nonce, &mut tail);
+        let control_plane = ControlPlane { identifier: IDENTIFIER.to_owned() };
+        if self.delta {
+            self.content.removed.iter().for_each(|name| put_text(REMOVED, name, &mut tail));
+            encoding::message::encode(DELTA_CONTROL_PLANE, &control_plane, &mut tail);
+        } else {
+            encoding::message::encode(CONTROL_PLANE, &control_plane, &mut tail);
+        }
+        let pages = &self.content.pages;
+        let length = head.len() - PREFIX + pages.iter().map(Bytes::len).sum::<usize>() + tail.len();
         head[1..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
         let mut pieces = VecDeque::new();
         let mut small = head;
-        for page in self.pages.iter().chain([&tail.freeze()]) {
+        for page in pages.iter().chain([&tail.freeze()]) {
             if page.len() < SMALL {
                 small.put_slice(page);
             } else {
@@ -78,7 +95,38 @@ impl Response {
 
     /// Size on the wire, about.
     pub fn size(&self) -> usize {
-        self.pages.iter().map(Bytes::len).sum::<usize>() + self.type_url.len() + self.version.len() + 64
+        let Content { pages, removed } = &*self.content;
+        let removed: usize = removed.iter().map(|name| name.len() + 3).sum();
+        pages.iter().map(Bytes::len).sum::<usize>() + removed + self.type_url.len() + self.version.len() + 64
+    }
+}
+
+fn put_text(tag: u32, text: &str, out: &mut BytesMut) {
+    encoding::encode_key(tag, encoding::WireType::LengthDelimited, out);
+    encoding::encode_varint(text.len() as u64, out);
+    out.put_slice(text.as_bytes());
+}
+
+/// Whether a client takes what it is sent.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Since when it has taken nothing of what waits; `None`: nothing waits.
+    waits: Mutex<Option<Instant>>,
+}
+
+impl Flow {
+    /// Something waits from now on, if nothing did.
+    pub fn begin(&self) {
+        self.waits.lock().get_or_insert_with(Instant::now);
+    }
+
+    fn moved(&self, more: bool) {
+        *self.waits.lock() = more.then(Instant::now);
+    }
+
+    /// When it will have taken nothing for so long.
+    pub fn stalls_at(&self, after: Duration) -> Option<Instant> {
+        self.waits.lock().map(|since| since + after)
     }
 }
 
@@ -87,14 +135,15 @@ impl Response {
 #[derive(Debug)]
 pub struct ResponseBody {
     responses: mpsc::Receiver<Result<Response, Status>>,
+    flow: Arc<Flow>,
     pieces: VecDeque<Bytes>,
     ended: bool,
 }
 
 impl ResponseBody {
     /// A body that ends when the sender is dropped or sends an error.
-    pub fn new(responses: mpsc::Receiver<Result<Response, Status>>) -> Self {
-        Self { responses, pieces: VecDeque::new(), ended: false }
+    pub fn new(responses: mpsc::Receiver<Result<Response, Status>>, flow: Arc<Flow>) -> Self {
+        Self { responses, flow, pieces: VecDeque::new(), ended: false }
     }
 }
 
@@ -105,6 +154,7 @@ impl http_body::Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
             if let Some(piece) = self.pieces.pop_front() {
+                self.flow.moved(!self.pieces.is_empty());
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if self.ended {
@@ -114,6 +164,7 @@ impl http_body::Body for ResponseBody {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(response))) => {
                     self.pieces = response.framed();
+                    let _ = response.handed.set(Instant::now());
                     continue;
                 }
                 Poll::Ready(Some(Err(status))) => status,
@@ -131,25 +182,33 @@ impl http_body::Body for ResponseBody {
     }
 }
 
-/// Reads requests.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct RequestDecoder;
+/// Reads requests of one variant.
+#[derive(Debug)]
+pub struct RequestDecoder<R>(PhantomData<fn() -> R>);
 
-impl Decoder for RequestDecoder {
-    type Item = DiscoveryRequest;
+impl<R> Default for RequestDecoder<R> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<R: Message + Default + 'static> Decoder for RequestDecoder<R> {
+    type Item = R;
     type Error = Status;
 
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DiscoveryRequest>, Status> {
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<R>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        let request = DiscoveryRequest::decode(bytes);
-        request.map(Some).map_err(|error| Status::invalid_argument(format!("no DiscoveryRequest: {error}")))
+        R::decode(bytes).map(Some).map_err(|error| Status::invalid_argument(format!("this is no request: {error}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{envoy::service::discovery::v3::DiscoveryResponse, google::protobuf::Any};
+    use crate::proto::{
+        envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+        google::protobuf::Any,
+    };
 
     /// A page of resources of so many bytes each.
     fn page(sizes: &[usize]) -> Bytes {
@@ -162,7 +221,22 @@ mod tests {
     }
 
     fn response(pages: Vec<Bytes>) -> Response {
-        Response { type_url: "a/b/c".into(), version: "v".into(), nonce: "7".into(), pages }
+        let content = Arc::new(Content { pages, removed: Vec::new() });
+        let (type_url, version, nonce) = ("a/b/c".into(), "v".into(), "7".into());
+        Response { type_url, version, nonce, content, delta: false, handed: Arc::default() }
+    }
+
+    #[test]
+    fn a_delta_response_has_what_is_removed() {
+        let content = Arc::new(Content { pages: Vec::new(), removed: vec!["x".into(), "y".into()] });
+        let pieces = Response { content, delta: true, ..response(Vec::new()) }.framed();
+        let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
+        let decoded = DeltaDiscoveryResponse::decode(&bytes[PREFIX..]).unwrap();
+        assert_eq!(
+            (decoded.removed_resources, decoded.system_version_info),
+            (vec!["x".into(), "y".into()], "v".into())
+        );
+        assert_eq!(decoded.control_plane.unwrap().identifier, "registry-mox");
     }
 
     #[test]

@@ -1,37 +1,30 @@
-//! The gRPC listener.
+//! The gRPC service.
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request as HttpRequest, Response as HttpResponse};
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, watch},
-};
-use tonic::{
-    Status, Streaming,
-    body::Body,
-    metadata::GRPC_CONTENT_TYPE,
-    server::NamedService,
-    transport::{
-        Server,
-        server::{TcpConnectInfo, TcpIncoming},
-    },
-};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService, transport::Server};
 
 use crate::{
     config::Config,
-    view::View,
+    part::Part,
     xds::{
-        codec::{RequestDecoder, ResponseBody},
+        Catalog,
+        codec::{Flow, RequestDecoder, ResponseBody},
+        listener::{Accepted, Connection},
+        parts::Parts,
         stream::Stream,
-        streams::Streams,
+        streams::{Most, Streams},
+        subscription::{Subscription, delta::Delta, sotw::Sotw},
     },
 };
 
@@ -44,48 +37,141 @@ pub struct Ends {
     pub fenced: watch::Receiver<bool>,
 }
 
-/// What the server shares with the engine.
-#[derive(Debug, Clone)]
-pub struct Ads {
-    view: watch::Receiver<View>,
-    ends: Ends,
-    streams: Arc<Streams>,
-    prime: bool,
-    max_streams: usize,
-    max_types: usize,
-    max_request: usize,
+/// What bounds a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Streams.
+    pub most: Most,
+    /// Types of one stream.
+    pub types: usize,
+    /// Bytes of a request.
+    pub request: usize,
+    /// Bytes of a response's resources.
+    pub response: usize,
 }
 
-impl Ads {
-    /// A server of `view` that ends its streams as `ends` says.
-    pub fn new(config: &Config, view: watch::Receiver<View>, ends: Ends, streams: Arc<Streams>) -> Self {
+impl Limits {
+    /// What the settings say.
+    pub fn new(config: &Config) -> Self {
         let limits = &config.limits;
-        let (max_streams, max_types, max_request) = (limits.streams, limits.types, limits.request);
-        Self { view, ends, streams, prime: config.push.prime, max_streams, max_types, max_request }
+        Self {
+            most: Most { streams: limits.streams, per_address: limits.streams_per_address },
+            types: limits.types,
+            request: limits.request,
+            response: limits.response,
+        }
     }
+}
 
-    /// Serves connections of `listener` until it is draining and all are closed.
-    pub async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+/// A server of a catalog, as tonic knows it.
+#[derive(Debug, Clone)]
+pub struct Ads<C> {
+    /// The newest resources.
+    pub view: watch::Receiver<C>,
+    /// Tells in which parts they have changed.
+    pub parts: Arc<Parts>,
+    /// What ends its streams.
+    pub ends: Ends,
+    /// They are listed here.
+    pub streams: Arc<Streams>,
+    /// Whether istiod is sent tiny responses first; see [`crate::xds::stream`].
+    pub prime: bool,
+    /// What bounds them.
+    pub limits: Limits,
+}
+
+impl<C: Catalog> Ads<C> {
+    /// Serves connections until it is draining and all are closed.
+    pub async fn serve(self, connections: mpsc::Receiver<Connection>) -> Result<(), tonic::transport::Error> {
         let mut draining = self.ends.draining.clone();
+        let connections = ReceiverStream::new(connections);
         Server::builder()
-            // Half-open connections go after 40 s; a connection without traffic is none.
+            // Half-open connections go after 40 s. A stream on which nothing is said is none.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .add_service(self)
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+            .serve_with_incoming_shutdown(tokio_stream::StreamExt::map(connections, Ok::<_, Infallible>), async move {
                 let _ = draining.wait_for(|draining| *draining).await;
             })
             .await
     }
+
+    /// The part that a stream is of: that of its port, or, on the port that serves everything, the one that its name asks
+    /// for.
+    fn part(port: Part, authority: &str) -> Result<Part, String> {
+        match (port, Part::named_in(authority)?) {
+            (port, None) => Ok(port),
+            (Part::WHOLE, Some(named)) => Ok(named),
+            (port, Some(named)) if port == named => Ok(port),
+            (port, Some(named)) => Err(format!("the name asks for part {named}, the port serves part {port}")),
+        }
+    }
+
+    /// Starts a stream.
+    fn open(&self, request: HttpRequest<Body>) -> Result<HttpResponse<Body>, Status> {
+        let accepted = request.extensions().get::<Accepted>().cloned();
+        let method = request.uri().path().strip_prefix("/envoy.service.discovery.v3.AggregatedDiscoveryService/");
+        match method {
+            Some(Sotw::METHOD) => self.stream::<Sotw>(request, accepted),
+            Some(Delta::METHOD) => self.stream::<Delta>(request, accepted),
+            _ => Err(Status::unimplemented(format!("only {} and {} are served", Sotw::METHOD, Delta::METHOD))),
+        }
+    }
+
+    fn stream<S: Subscription>(
+        &self,
+        request: HttpRequest<Body>,
+        accepted: Option<Accepted>,
+    ) -> Result<HttpResponse<Body>, Status> {
+        let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let port = accepted.as_ref().map_or(Part::WHOLE, |accepted| accepted.part);
+        let part = Self::part(port, authority).map_err(Status::invalid_argument)?;
+        let peer: Option<SocketAddr> = accepted.as_ref().map(|accepted| accepted.peer);
+        let registered = self.streams.register(peer, part, S::DELTA, self.limits.most);
+        let registered = registered.map_err(|limit| {
+            self.streams.refused.fetch_add(1, Ordering::Relaxed);
+            Status::resource_exhausted(limit)
+        })?;
+        let requests: Streaming<S::Request> =
+            Streaming::new_request(RequestDecoder::default(), request.into_body(), None, Some(self.limits.request));
+        // One response waits for the transport, no more: what comes after it is made later, from a newer view.
+        let (out, responses) = mpsc::channel(1);
+        let flow = Arc::<Flow>::default();
+        let stream = Stream {
+            view: self.view.clone(),
+            changes: self.parts.subscribe(part),
+            part,
+            ends: self.ends.clone(),
+            registered,
+            streams: Arc::clone(&self.streams),
+            prime: self.prime,
+            limits: self.limits,
+            flow: Arc::clone(&flow),
+            out,
+            turn: Arc::<Notify>::default(),
+        };
+        if let Some(accepted) = &accepted {
+            accepted.streamed();
+        }
+        tokio::spawn(async move {
+            // The transport cannot be told to give up a stream whose client reads nothing; its connection can.
+            if stream.run::<S>(requests).await
+                && let Some(accepted) = accepted
+            {
+                accepted.cut();
+            }
+        });
+        let response = HttpResponse::builder().header(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        let response = response.body(Body::new(ResponseBody::new(responses, flow)));
+        response.map_err(|error| Status::internal(error.to_string()))
+    }
 }
 
-impl NamedService for Ads {
+impl<C> NamedService for Ads<C> {
     const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 }
 
-const STREAM: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
-
-impl tower_service::Service<HttpRequest<Body>> for Ads {
+impl<C: Catalog> tower_service::Service<HttpRequest<Body>> for Ads<C> {
     type Response = HttpResponse<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -97,34 +183,5 @@ impl tower_service::Service<HttpRequest<Body>> for Ads {
     fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
         let answer = self.open(request).unwrap_or_else(|status| status.into_http());
         Box::pin(std::future::ready(Ok(answer)))
-    }
-}
-
-impl Ads {
-    /// Starts a stream.
-    fn open(&self, request: HttpRequest<Body>) -> Result<HttpResponse<Body>, Status> {
-        if request.uri().path() != STREAM {
-            return Err(Status::unimplemented("only StreamAggregatedResources is served"));
-        }
-        let peer: Option<SocketAddr> = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
-        let registered = self.streams.register(peer, self.max_streams).ok_or_else(|| {
-            Status::resource_exhausted(format!("more than {} streams (mox.limits.streams)", self.max_streams))
-        })?;
-        let requests = Streaming::new_request(RequestDecoder, request.into_body(), None, Some(self.max_request));
-        // One response waits for the transport, no more: what comes after it is made later, from a newer view.
-        let (out, responses) = mpsc::channel(1);
-        let stream = Stream {
-            view: self.view.clone(),
-            ends: self.ends.clone(),
-            registered,
-            streams: Arc::clone(&self.streams),
-            prime: self.prime,
-            max_types: self.max_types,
-            out,
-        };
-        tokio::spawn(stream.run(requests));
-        let response = HttpResponse::builder().header(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-        let response = response.body(Body::new(ResponseBody::new(responses)));
-        response.map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -5,20 +5,22 @@
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
 use tonic::{Status, Streaming};
 
 use crate::{
-    proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::value},
-    snapshot::Snapshot,
-    view::View,
+    part::Part,
+    proto::{envoy::config::core::v3::Node, google::protobuf::value},
+    snapshot::{Set, Snapshot, version_of},
     xds::{
-        Kind, MESH_CONFIG, PRIME_TYPE,
-        codec::Response,
-        server::Ends,
-        snapshot,
-        streams::Registered,
-        subscription::{Request, Subscription},
+        Catalog, MESH_CONFIG, PRIME_TYPE,
+        codec::{Flow, Response},
+        server::{Ends, Limits},
+        streams::{Registered, Streams},
+        subscription::{Content, Request, Subscription},
     },
 };
 
@@ -27,59 +29,101 @@ use crate::{
 const PRIMERS: u32 = 100;
 const PRIME_NONCE: &str = "prime-";
 
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a client may take to say what it wants.
+pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// For how long a client may read nothing of what was sent.
+const SLOW: Duration = Duration::from_secs(60);
 
 /// What a stream needs from its server.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    pub(crate) view: watch::Receiver<View>,
+pub(crate) struct Stream<C: Catalog> {
+    pub(crate) view: watch::Receiver<C>,
+    /// Changes when the view does, in the part that the stream is of.
+    pub(crate) changes: watch::Receiver<()>,
+    pub(crate) part: Part,
     pub(crate) ends: Ends,
     pub(crate) registered: Registered,
-    pub(crate) streams: Arc<super::streams::Streams>,
+    pub(crate) streams: Arc<Streams>,
     pub(crate) prime: bool,
-    pub(crate) max_types: usize,
+    pub(crate) limits: Limits,
+    pub(crate) flow: Arc<Flow>,
     pub(crate) out: mpsc::Sender<Result<Response, Status>>,
+    /// Notified when it may be the stream's turn to push.
+    pub(crate) turn: Arc<Notify>,
 }
 
 /// Why a stream ends.
-enum End {
+pub(crate) enum End {
     /// The client is gone; there is nobody to tell.
     Gone,
+    /// The client reads nothing; there is no way to tell it.
+    Slow,
     /// To be said to the client.
     Refused(Status),
 }
 
-#[derive(Default)]
-struct State {
-    types: BTreeMap<String, (Kind, Subscription)>,
-    /// Set by the first request.
-    node: Option<Node>,
+/// One type URL that the client asked for.
+struct Wanted<K, S> {
+    kind: Option<K>,
+    subscription: S,
+    /// When the last response was handed to the transport; until it is answered.
+    handed: Option<Arc<std::sync::OnceLock<Instant>>>,
+    /// The newest set is too large for a response.
+    too_large: Option<u128>,
+}
+
+struct State<C: Catalog, S> {
+    types: BTreeMap<String, Wanted<C::Kind, S>>,
+    /// Set by the first request: whether the client is istiod's config client, which keeps what it is sent.
+    generator_api: Option<bool>,
     nonce: u64,
     /// Empty responses that still have to go out before anything else.
     primers: Option<u32>,
-    /// What the client was sent last of the kinds that services rest on.
-    beneath: BTreeMap<Kind, Arc<Snapshot>>,
-    /// The view whose services are to follow what they rest on.
-    follow: Option<View>,
+    /// What the client was sent last of the kinds that others rest on.
+    beneath: BTreeMap<C::Kind, Set>,
+    /// The view whose other resources are to follow those they rest on.
+    follow: Option<C>,
+    /// Since when a change is there that was not sent.
+    pending: Option<Instant>,
 }
 
-struct Node {
-    /// Whether the client is istiod's config client, which keeps what it is sent.
-    generator_api: bool,
+impl<C: Catalog, S> Default for State<C, S> {
+    fn default() -> Self {
+        let (types, beneath) = (BTreeMap::new(), BTreeMap::new());
+        Self { types, generator_api: None, nonce: 0, primers: None, beneath, follow: None, pending: None }
+    }
 }
 
-impl Stream {
-    /// Serves the stream until either side ends it.
-    pub(crate) async fn run(mut self, mut requests: Streaming<DiscoveryRequest>) {
-        let end = self.serve(&mut requests).await;
-        if let End::Refused(status) = end {
-            tracing::debug!(code = ?status.code(), message = status.message(), "a stream ends");
-            let _ = self.out.send(Err(status)).await;
+/// When a response may go out.
+enum Due {
+    Now,
+    /// Then, or when its turn comes.
+    At(Instant),
+    Nothing,
+}
+
+impl<C: Catalog> Stream<C> {
+    /// Serves the stream until either side ends it; whether the connection is to be cut.
+    pub(crate) async fn run<S: Subscription>(mut self, mut requests: Streaming<S::Request>) -> bool {
+        match self.serve::<S>(&mut requests).await {
+            End::Gone => false,
+            End::Slow => {
+                self.streams.slow.fetch_add(1, Ordering::Relaxed);
+                let peer = self.registered.state.lock().peer;
+                tracing::warn!(?peer, "a client has read nothing of what it was sent for {} s", SLOW.as_secs());
+                true
+            }
+            End::Refused(status) => {
+                tracing::debug!(code = ?status.code(), message = status.message(), "a stream ends");
+                self.flow.begin();
+                let told = self.out.send(Err(status));
+                tokio::time::timeout(SLOW, told).await.is_err()
+            }
         }
     }
 
-    async fn serve(&mut self, requests: &mut Streaming<DiscoveryRequest>) -> End {
-        let mut state = State::default();
+    async fn serve<S: Subscription>(&mut self, requests: &mut Streaming<S::Request>) -> End {
+        let mut state = State::<C, S>::default();
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
             status = ended(&mut self.ends) => return End::Refused(status),
@@ -94,8 +138,9 @@ impl Stream {
             Ok(Ok(None)) => return End::Gone,
             Ok(Err(status)) => return End::Refused(status),
         }
+        let turn = Arc::clone(&self.turn);
         loop {
-            let due = state.primers.is_some_and(|left| left > 0) || self.is_due(&state);
+            let due = self.due(&mut state);
             tokio::select! {
                 request = requests.message() => match request {
                     Ok(Some(request)) => {
@@ -107,15 +152,23 @@ impl Stream {
                     // Also a request that is no protobuf or too large; of a client that hung up nobody hears it.
                     Err(status) => return End::Refused(status),
                 },
-                changed = self.view.changed() => {
+                changed = self.changes.changed() => {
                     if changed.is_err() {
                         return End::Refused(stopping());
                     }
                 }
-                permit = self.out.clone().reserve_owned(), if due => {
+                permit = self.out.clone().reserve_owned(), if matches!(due, Due::Now) => {
                     let Ok(permit) = permit else { return End::Gone };
                     if let Some(response) = self.next_response(&mut state) {
+                        self.flow.begin();
                         permit.send(Ok(response));
+                    }
+                }
+                () = sleep_until(due.at()) => {}
+                () = turn.notified(), if due.at().is_some() => {}
+                () = sleep_until(self.flow.stalls_at(SLOW)) => {
+                    if self.flow.stalls_at(SLOW).is_some_and(|at| at <= Instant::now()) {
+                        return End::Slow;
                     }
                 }
                 status = ended(&mut self.ends) => return End::Refused(status),
@@ -124,129 +177,230 @@ impl Stream {
     }
 
     /// Takes a request in.
-    fn request(&mut self, state: &mut State, request: &DiscoveryRequest) -> Result<(), Status> {
-        self.identify(state, request)?;
-        let type_url = &request.type_url;
+    fn request<S: Subscription>(&mut self, state: &mut State<C, S>, request: &S::Request) -> Result<(), Status> {
+        self.identify(state, request.node())?;
+        let type_url = request.type_url();
         if type_url.is_empty() {
             return Err(Status::invalid_argument("type_url is missing"));
         }
         let primed = state.primers.is_some() && type_url == PRIME_TYPE;
-        if type_url == MESH_CONFIG || (primed && request.response_nonce.starts_with(PRIME_NONCE)) {
+        if type_url == MESH_CONFIG || (primed && request.nonce().starts_with(PRIME_NONCE)) {
             return Ok(());
         }
-        if !state.types.contains_key(type_url) && state.types.len() >= self.max_types {
-            let limit = self.max_types;
+        let known = state.types.contains_key(type_url);
+        if !known && state.types.len() >= self.limits.types {
             return Err(Status::resource_exhausted(format!(
-                "more than {limit} types on one stream (mox.limits.types)"
+                "more than {} types on one stream (mox.limits.types)",
+                self.limits.types
             )));
         }
-        let known = state.types.contains_key(type_url);
-        let (kind, subscription) =
-            state.types.entry(type_url.clone()).or_insert_with(|| (Kind::of(type_url), Subscription::default()));
-        let error = request.error_detail.as_ref().map(|detail| detail.message.as_str());
-        subscription.request(Request { nonce: &request.response_nonce, names: &request.resource_names, error });
-        if let Some(error) = error {
-            self.streams.nacks.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(type_url, error, "a client did not accept a response");
+        let kind = C::kind(type_url);
+        let wanted = state.types.entry(type_url.to_owned()).or_insert_with(|| Wanted {
+            kind,
+            subscription: S::default(),
+            handed: None,
+            too_large: None,
+        });
+        if wanted.subscription.request(request) {
+            let now = Instant::now();
+            // One that was answered was handed over.
+            let handed = wanted.handed.take().and_then(|handed| handed.get().copied()).unwrap_or(now);
+            self.registered.state.lock().types.entry(type_url.to_owned()).or_default().ack_millis =
+                Some((now - handed).as_millis() as u64);
+            if let Some(pace) = self.registered.pace().filter(|_| kind.is_some() && !S::DELTA) {
+                pace.lock().answered(self.registered.ticket, handed, now);
+            }
+            if let Some(error) = request.error() {
+                self.streams.nacks.fetch_add(1, Ordering::Relaxed);
+                let (node, type_url) = (&*self.registered.state.lock().node, type_url);
+                tracing::warn!(node, type_url, error = error.message, "a client does not accept a response");
+            }
         }
-        let generator_api = state.node.as_ref().is_some_and(|node| node.generator_api);
-        if *kind == Kind::ServiceEntry && !known && self.prime && generator_api && state.primers.is_none() {
+        self.show(type_url, &state.types[type_url], 0);
+        let asks_services = C::ABOVE.iter().any(|above| kind == Some(*above));
+        if asks_services && !known && self.prime && state.generator_api == Some(true) && state.primers.is_none() {
             state.primers = Some(PRIMERS);
         }
-        self.show(type_url, subscription, 0);
         Ok(())
     }
 
     /// "Only the first request on a stream is guaranteed to carry the node identifier."
-    fn identify(&self, state: &mut State, request: &DiscoveryRequest) -> Result<(), Status> {
-        if state.node.is_some() {
+    fn identify<S>(&mut self, state: &mut State<C, S>, node: Option<&Node>) -> Result<(), Status> {
+        if state.generator_api.is_some() {
             return Ok(());
         }
-        let node = request.node.as_ref().filter(|node| !node.id.is_empty());
+        let node = node.filter(|node| !node.id.is_empty());
         let node = node.ok_or_else(|| Status::invalid_argument("the first request has no node id"))?;
         let generator = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("GENERATOR"));
         let generator = generator.and_then(|value| value.kind.as_ref());
-        let generator_api = matches!(generator, Some(value::Kind::StringValue(text)) if text == "api");
-        self.registered.state.lock().node = node.id.chars().filter(|c| !c.is_control()).take(256).collect();
-        state.node = Some(Node { generator_api });
+        self.registered.identify(&node.id);
+        state.generator_api = Some(matches!(generator, Some(value::Kind::StringValue(text)) if text == "api"));
         Ok(())
     }
 
-    /// Whether a response can go out now.
-    fn is_due(&self, state: &State) -> bool {
-        let view = self.view.borrow();
-        state.types.iter().any(|(_, (kind, wanted))| {
-            snapshot(*kind, &view).is_some_and(|resources| wanted.wants(resources.version()))
-        })
+    /// Whether and when a response can go out: at once what was asked for, at its time what has changed.
+    fn due<S: Subscription>(&self, state: &mut State<C, S>) -> Due {
+        if state.primers.is_some_and(|left| left > 0) {
+            return Due::Now;
+        }
+        let view = self.view.borrow().clone();
+        let (mut wants, mut asked) = (false, false);
+        for wanted in state.types.values_mut() {
+            let Some(set) = self.set(wanted.kind, &view) else { continue };
+            if wanted.too_large != Some(set.sum()) && wanted.subscription.wants(&set) {
+                wants = true;
+                asked |= wanted.subscription.asked();
+            }
+        }
+        let pace = self.registered.pace().filter(|_| !S::DELTA);
+        match (wants, pace) {
+            (true, Some(pace)) if !asked => {
+                let now = Instant::now();
+                let since = *state.pending.get_or_insert(now);
+                match pace.lock().ask(self.registered.ticket, since, now, &self.turn) {
+                    None => Due::Now,
+                    Some(at) => Due::At(at),
+                }
+            }
+            (true, _) => Due::Now,
+            (false, pace) => {
+                if state.pending.take().is_some()
+                    && let Some(pace) = pace
+                {
+                    // It had its turn, maybe, and what it was for is as it was before.
+                    pace.lock().close(self.registered.ticket);
+                }
+                Due::Nothing
+            }
+        }
     }
 
-    /// What goes out next. What services rest on goes before them if it is new and after them if it is gone, so while both are
-    /// due there are three responses: the old and the new of it, the services, and the new alone.
-    fn choose(&self, state: &mut State) -> Option<(String, Arc<Snapshot>)> {
+    /// The resources of a type that this stream may have; `None` while nothing may be said about them.
+    fn set(&self, kind: Option<C::Kind>, view: &C) -> Option<Set> {
+        let snapshot = match kind {
+            Some(kind) => Arc::clone(view.resources(kind)?),
+            None => Snapshot::none(),
+        };
+        Some(Set::new(snapshot, self.part))
+    }
+
+    /// What goes out next. What others rest on goes before them if it is new and after them if it is gone, so while both are
+    /// due there are three responses: the old and the new of it, the others, and the new alone.
+    fn choose<S: Subscription>(&self, state: &mut State<C, S>) -> Option<(String, Set)> {
         let State { types, beneath, follow, .. } = state;
-        let find = |kind: Kind, resources: &Arc<Snapshot>| {
-            let wants = |(of, wanted): &(Kind, Subscription)| *of == kind && wanted.wants(resources.version());
-            let found = types.iter().find(|(_, subscribed)| wants(subscribed));
-            found.map(|(type_url, _)| (type_url.clone(), Arc::clone(resources)))
+        let mut find = |kind: Option<C::Kind>, set: &Set| {
+            let wants = |wanted: &mut Wanted<C::Kind, S>| {
+                wanted.kind == kind && wanted.too_large != Some(set.sum()) && wanted.subscription.wants(set)
+            };
+            let found = types.iter_mut().find_map(|(type_url, wanted)| wants(wanted).then_some(type_url));
+            found.map(|type_url| (type_url.clone(), set.clone()))
         };
         // Empty, once and at once: istiod waits for an answer to each type.
-        if let Some(other) = find(Kind::Other, &Snapshot::none()) {
+        if let Some(other) = self.set(None, &self.view.borrow()).and_then(|set| find(None, &set)) {
             return Some(other);
         }
         let current = self.view.borrow().clone();
         // The view that was begun with is finished first, however fast new ones come.
-        for view in follow.take().into_iter().chain([current.clone()]).filter(|view| view.shown) {
-            let Some(services) = find(Kind::ServiceEntry, &view.service_entries) else { continue };
-            for kind in Kind::BENEATH {
-                let Some(new) = snapshot(kind, &view) else { continue };
-                let set = match beneath.get(&kind) {
-                    Some(old) if find(kind, &new).is_some() => Arc::new(new.with_all_of(old)),
-                    _ => new,
+        for view in follow.take().into_iter().chain([current.clone()]) {
+            for above in C::ABOVE {
+                let Some(chosen) = self.set(Some(*above), &view).and_then(|set| find(Some(*above), &set)) else {
+                    continue;
                 };
-                if let Some(chosen) = find(kind, &set) {
-                    beneath.insert(kind, set);
-                    *follow = Some(view);
-                    return Some(chosen);
+                for kind in C::BENEATH {
+                    let Some(new) = self.set(Some(*kind), &view) else { continue };
+                    let set = match beneath.get(kind) {
+                        Some(old) if find(Some(*kind), &new).is_some() => new.with_all_of(old),
+                        _ => new,
+                    };
+                    if let Some(first) = find(Some(*kind), &set) {
+                        beneath.insert(*kind, set);
+                        *follow = Some(view);
+                        return Some(first);
+                    }
                 }
+                return Some(chosen);
             }
-            return Some(services);
         }
-        for kind in Kind::BENEATH {
-            if let Some(chosen) = snapshot(kind, &current).and_then(|set| find(kind, &set)) {
-                beneath.insert(kind, Arc::clone(&chosen.1));
+        for kind in C::BENEATH {
+            if let Some(chosen) = self.set(Some(*kind), &current).and_then(|set| find(Some(*kind), &set)) {
+                beneath.insert(*kind, chosen.1.clone());
                 return Some(chosen);
             }
         }
         None
     }
 
-    fn next_response(&mut self, state: &mut State) -> Option<Response> {
+    fn next_response<S: Subscription>(&mut self, state: &mut State<C, S>) -> Option<Response> {
         if let Some(left) = state.primers.as_mut().filter(|left| **left > 0) {
             *left -= 1;
             let nonce = format!("{PRIME_NONCE}{left}");
-            let version = Snapshot::none().version().to_string();
-            return Some(Response { type_url: PRIME_TYPE.to_owned(), version, nonce, pages: Vec::new() });
+            return Some(response::<S>(PRIME_TYPE.to_owned(), 0, nonce, Content::default()));
         }
-        let (type_url, resources) = self.choose(state)?;
-        let (_, subscription) = state.types.get_mut(&type_url)?;
+        let (type_url, set) = self.choose(state)?;
+        let wanted = state.types.get_mut(&type_url)?;
+        let all = !S::DELTA || wanted.subscription.asked();
+        if all && set.bytes() > self.limits.response {
+            // A part of the truth would delete the rest, so the client keeps what it has.
+            if wanted.too_large.replace(set.sum()).is_none() {
+                let (bytes, most) = (set.bytes(), self.limits.response);
+                tracing::error!(
+                    type_url,
+                    bytes,
+                    most,
+                    "a response would be too large, so the last one stays; use mox.partitions"
+                );
+            }
+            self.show(&type_url, wanted, 0);
+            return None;
+        }
+        wanted.too_large = None;
         state.nonce += 1;
-        let version = resources.version().to_string();
-        let pages = resources.wanted(subscription.names());
-        let response = Response { type_url: type_url.clone(), version, nonce: state.nonce.to_string(), pages };
-        subscription.respond(state.nonce, &response.version);
-        self.show(&type_url, subscription, 1);
+        let content = wanted.subscription.respond(&set, state.nonce);
+        let sent = wanted.subscription.exchange().sent().unwrap_or_default();
+        let response = response::<S>(type_url.clone(), sent, state.nonce.to_string(), content);
+        wanted.handed = Some(Arc::clone(&response.handed));
+        self.show(&type_url, wanted, 1);
         self.streams.pushes.fetch_add(1, Ordering::Relaxed);
         self.streams.bytes.fetch_add(response.size() as u64, Ordering::Relaxed);
+        // What is left is newer than what goes out now.
+        state.pending = None;
         Some(response)
     }
 
-    fn show(&self, type_url: &str, subscription: &Subscription, pushes: u64) {
+    fn show<S: Subscription>(&self, type_url: &str, wanted: &Wanted<C::Kind, S>, pushes: u64) {
+        let exchange = wanted.subscription.exchange();
         let mut state = self.registered.state.lock();
         let shown = state.types.entry(type_url.to_owned()).or_default();
-        shown.sent = subscription.sent().map(str::to_owned);
-        shown.acked = subscription.acked().map(str::to_owned);
-        shown.error = subscription.error().map(str::to_owned);
+        shown.sent = exchange.sent().map(version_of);
+        shown.acked = exchange.acked().map(version_of);
+        shown.error = exchange.error().map(str::to_owned);
         shown.pushes += pushes;
+        shown.too_large = wanted.too_large.is_some();
+        shown.unacked_since = match (exchange.in_flight(), shown.unacked_since) {
+            (true, known) if pushes == 0 => known,
+            (in_flight, _) => in_flight.then(Instant::now),
+        };
+    }
+}
+
+impl Due {
+    fn at(&self) -> Option<Instant> {
+        match self {
+            Self::At(at) => Some(*at),
+            Self::Now | Self::Nothing => None,
+        }
+    }
+}
+
+fn response<S: Subscription>(type_url: String, version: u128, nonce: String, content: Content) -> Response {
+    let (version, content) = (version_of(version), Arc::new(content));
+    Response { type_url, version, nonce, content, delta: S::DELTA, handed: Arc::default() }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -262,5 +416,89 @@ async fn ended(ends: &mut Ends) -> Status {
         _ = ends.fenced.wait_for(|fenced| *fenced) => {
             Status::unavailable("this session server is cut off from its data, another is not")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use bytes::{BufMut, Bytes, BytesMut};
+    use http_body::Frame;
+    use prost::Message;
+
+    use super::*;
+    use crate::{
+        proto::envoy::service::discovery::v3::DiscoveryRequest,
+        view::View,
+        xds::{codec::RequestDecoder, pace::Rule, parts::Parts, streams::Most, subscription::sotw::Sotw},
+    };
+
+    /// Says one thing, or nothing, and stays open.
+    struct Says(Option<Bytes>);
+
+    impl http_body::Body for Says {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.0.take().map_or(Poll::Pending, |said| Poll::Ready(Some(Ok(Frame::data(said)))))
+        }
+    }
+
+    /// How the stream of a client ends that says this, and whether its connection is cut.
+    async fn end(says: Option<DiscoveryRequest>) -> (bool, Option<tonic::Code>, Duration) {
+        let message = says.map(|request| {
+            let (body, mut message) = (request.encode_to_vec(), BytesMut::new());
+            message.put_u8(0);
+            message.put_u32(body.len() as u32);
+            message.put_slice(&body);
+            message.freeze()
+        });
+        let requests =
+            Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(message)), None, None);
+        let streams = Arc::new(Streams::new(Rule { duty: 1.0, max: SLOW }));
+        let most = Most { streams: 1, per_address: 1 };
+        let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Parts::default());
+        let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
+        let (out, mut responses) = mpsc::channel(1);
+        let stream = Stream {
+            view: view.subscribe(),
+            changes: parts.subscribe(Part::WHOLE),
+            part: Part::WHOLE,
+            ends: Ends { draining: draining.subscribe(), fenced: fenced.subscribe() },
+            registered: streams.register(None, Part::WHOLE, false, most).unwrap(),
+            streams: Arc::clone(&streams),
+            prime: false,
+            limits: Limits { most, types: 1, request: 1 << 20, response: 1 << 20 },
+            flow: Arc::default(),
+            out,
+            turn: Arc::default(),
+        };
+        let begin = Instant::now();
+        let cut = stream.run::<Sotw>(requests).await;
+        let status = responses.recv().await.and_then(Result::err).map(|status| status.code());
+        assert!(streams.list().is_empty());
+        (cut, status, begin.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_let_go() {
+        let (cut, status, after) = end(None).await;
+        assert_eq!(
+            (cut, status, after.as_secs()),
+            (false, Some(tonic::Code::DeadlineExceeded), FIRST_REQUEST.as_secs())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_cut() {
+        let node = Some(Node { id: "slow".into(), ..Node::default() });
+        let (cut, status, after) =
+            end(Some(DiscoveryRequest { node, type_url: "x".into(), ..Default::default() })).await;
+        assert_eq!((cut, status, after.as_secs()), (true, None, SLOW.as_secs()));
     }
 }

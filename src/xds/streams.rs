@@ -1,29 +1,45 @@
-//! Who is connected, for status.
+//! Who is connected: for status, for limits, and for what the streams of one client share.
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{
+    part::Part,
+    xds::pace::{Pace, Rule, Ticket},
+};
 
 /// What is known of one type on one stream.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TypeState {
     /// Version of the last response.
-    pub sent: Option<String>,
+    pub sent: Option<Arc<str>>,
     /// Version of the last accepted response.
-    pub acked: Option<String>,
+    pub acked: Option<Arc<str>>,
     /// The client's words on what it did not accept.
     pub error: Option<String>,
     /// Responses so far.
     pub pushes: u64,
+    /// How long the client took to answer the last response that it answered, in milliseconds.
+    pub ack_millis: Option<u64>,
+    /// For how long the last response is unanswered, in milliseconds. No reason to close the stream.
+    pub unacked_millis: Option<u64>,
+    /// When that went out.
+    #[serde(skip)]
+    pub unacked_since: Option<Instant>,
+    /// The newest set is too large for a response, so that the last one stays.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub too_large: bool,
 }
 
 /// What is known of one stream.
@@ -34,14 +50,59 @@ pub struct StreamState {
     pub peer: Option<SocketAddr>,
     /// The client's own name for itself; not unique.
     pub node: String,
+    /// `all`, or which part of how many.
+    pub part: Part,
+    /// Whether it is the incremental variant.
+    pub delta: bool,
     /// By type URL.
     pub types: BTreeMap<String, TypeState>,
 }
 
+/// Of a client by address and name, whether its streams together make sense.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientState {
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// Its own name for itself.
+    pub node: String,
+    /// Streams.
+    pub streams: usize,
+    /// The parts that they are of.
+    pub parts: BTreeSet<Part>,
+    /// What is wrong with these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<&'static str>,
+}
+
+/// What is wrong with the parts that a client takes; `None`: nothing.
+fn wrong(parts: &BTreeSet<Part>) -> Option<&'static str> {
+    let counts: BTreeSet<usize> = parts.iter().map(|part| part.count()).collect();
+    match counts.first() {
+        Some(1) if counts.len() > 1 => Some("it takes everything and parts beside it"),
+        _ if counts.len() > 1 => Some("it takes parts of different numbers of parts"),
+        Some(count) if parts.len() < *count => Some("it does not take every part"),
+        _ => None,
+    }
+}
+
+type Client = (Option<IpAddr>, String);
+
+/// Limits on streams.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Of all clients.
+    pub streams: usize,
+    /// From one address.
+    pub per_address: usize,
+}
+
 /// All streams of a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Streams {
-    open: Mutex<BTreeMap<u64, Arc<Mutex<StreamState>>>>,
+    open: Mutex<BTreeMap<Ticket, (Option<IpAddr>, Arc<Mutex<StreamState>>)>>,
+    paces: Mutex<HashMap<Client, Weak<Mutex<Pace>>>>,
+    rule: Rule,
     next: AtomicU64,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
@@ -49,39 +110,167 @@ pub struct Streams {
     pub bytes: AtomicU64,
     /// Responses that a client did not accept.
     pub nacks: AtomicU64,
+    /// Streams ended since their client read nothing of what was sent.
+    pub slow: AtomicU64,
+    /// Connections and streams that were refused, by whatever limit.
+    pub refused: AtomicU64,
 }
 
 /// Removes its stream from the list when dropped.
 #[derive(Debug)]
 pub struct Registered {
     streams: Arc<Streams>,
-    id: u64,
+    /// Tells the stream from others.
+    pub ticket: Ticket,
     /// What is shown of the stream.
     pub state: Arc<Mutex<StreamState>>,
+    pace: Option<Arc<Mutex<Pace>>>,
 }
 
 impl Streams {
-    /// Adds a stream, unless there are `limit` already.
-    pub fn register(self: &Arc<Self>, peer: Option<SocketAddr>, limit: usize) -> Option<Registered> {
-        let mut open = self.open.lock();
-        if open.len() >= limit {
-            return None;
+    /// None yet; their clients are pushed to by this rule.
+    pub fn new(rule: Rule) -> Self {
+        Self {
+            open: Mutex::default(),
+            paces: Mutex::default(),
+            rule,
+            next: AtomicU64::new(0),
+            pushes: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            nacks: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let state = Arc::new(Mutex::new(StreamState { peer, node: String::new(), types: BTreeMap::new() }));
-        open.insert(id, Arc::clone(&state));
-        Some(Registered { streams: Arc::clone(self), id, state })
+    }
+
+    /// Adds a stream, unless there are too many already; the error says of which and how many.
+    pub fn register(
+        self: &Arc<Self>,
+        peer: Option<SocketAddr>,
+        part: Part,
+        delta: bool,
+        most: Most,
+    ) -> Result<Registered, String> {
+        let mut open = self.open.lock();
+        if open.len() >= most.streams {
+            return Err(format!("more than {} streams (mox.limits.streams)", most.streams));
+        }
+        let address = peer.map(|peer| peer.ip());
+        if open.values().filter(|(other, _)| *other == address).count() >= most.per_address {
+            let most = most.per_address;
+            return Err(format!("more than {most} streams from one address (mox.limits.streams-per-address)"));
+        }
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+        let state = StreamState { peer, node: String::new(), part, delta, types: BTreeMap::new() };
+        let state = Arc::new(Mutex::new(state));
+        open.insert(ticket, (address, Arc::clone(&state)));
+        Ok(Registered { streams: Arc::clone(self), ticket, state, pace: None })
     }
 
     /// The streams at present, oldest first.
     pub fn list(&self) -> Vec<StreamState> {
-        let open: Vec<_> = self.open.lock().values().map(Arc::clone).collect();
-        open.iter().map(|state| state.lock().clone()).collect()
+        let open: Vec<_> = self.open.lock().values().map(|(_, state)| Arc::clone(state)).collect();
+        let shown = |state: &Arc<Mutex<StreamState>>| {
+            let mut state = state.lock().clone();
+            for shown in state.types.values_mut() {
+                shown.unacked_millis = shown.unacked_since.map(|since| since.elapsed().as_millis() as u64);
+            }
+            state
+        };
+        open.iter().map(shown).collect()
+    }
+
+    /// The clients at present.
+    pub fn clients(&self) -> Vec<ClientState> {
+        let mut clients: BTreeMap<Client, (usize, BTreeSet<Part>)> = BTreeMap::new();
+        for stream in self.list().into_iter().filter(|stream| !stream.types.is_empty()) {
+            let client = clients.entry((stream.peer.map(|peer| peer.ip()), stream.node)).or_default();
+            client.0 += 1;
+            client.1.insert(stream.part);
+        }
+        let client = |((address, node), (streams, parts)): (Client, (usize, BTreeSet<Part>))| {
+            let wrong = wrong(&parts);
+            ClientState { address, node, streams, parts, wrong }
+        };
+        clients.into_iter().map(client).collect()
+    }
+}
+
+impl Registered {
+    /// Notes whose stream it is.
+    pub fn identify(&mut self, node: &str) {
+        let shown: String = node.chars().filter(|c| !c.is_control()).take(256).collect();
+        let peer = {
+            let mut state = self.state.lock();
+            state.node.clone_from(&shown);
+            state.peer
+        };
+        let mut paces = self.streams.paces.lock();
+        paces.retain(|_, pace| pace.strong_count() > 0);
+        let slot = paces.entry((peer.map(|peer| peer.ip()), shown)).or_default();
+        let pace = slot.upgrade().unwrap_or_else(|| Arc::new(Mutex::new(Pace::new(self.streams.rule))));
+        *slot = Arc::downgrade(&pace);
+        self.pace = Some(pace);
+    }
+
+    /// What its client's streams share; `None` before it said who it is.
+    pub fn pace(&self) -> Option<&Mutex<Pace>> {
+        self.pace.as_deref()
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.streams.open.lock().remove(&self.id);
+        self.streams.open.lock().remove(&self.ticket);
+        if let Some(pace) = &self.pace {
+            pace.lock().close(self.ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_client_takes_everything_or_all_parts_of_one_number() {
+        let parts = |of: &[(usize, usize)]| of.iter().filter_map(|(i, n)| Part::new(*i, *n)).collect::<BTreeSet<_>>();
+        for right in [&[(0, 1)][..], &[(0, 2), (1, 2)], &[(0, 4), (1, 4), (2, 4), (3, 4)]] {
+            assert_eq!(wrong(&parts(right)), None);
+        }
+        for false_ in [&[(0, 2)][..], &[(0, 1), (0, 2), (1, 2)], &[(0, 2), (1, 2), (0, 4)]] {
+            assert!(wrong(&parts(false_)).is_some());
+        }
+    }
+
+    #[test]
+    fn streams_are_limited_in_all_and_by_address() {
+        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let most = Most { streams: 3, per_address: 2 };
+        let open = |address: &str| streams.register(address.parse().ok(), Part::WHOLE, false, most);
+        let first = open("127.0.0.1:1").unwrap();
+        let _second = open("127.0.0.1:2").unwrap();
+        assert!(open("127.0.0.1:3").unwrap_err().contains("per-address"));
+        let _third = open("127.0.0.2:1").unwrap();
+        assert!(open("127.0.0.3:1").unwrap_err().contains("mox.limits.streams)"));
+        drop(first);
+        assert!(open("127.0.0.1:3").is_ok());
+    }
+
+    #[test]
+    fn streams_of_one_client_share_its_time() {
+        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let most = Most { streams: 9, per_address: 9 };
+        let open = |address: &str, node: &str| {
+            let mut stream = streams.register(address.parse().ok(), Part::WHOLE, false, most).unwrap();
+            stream.identify(node);
+            stream
+        };
+        let (a, b) = (open("127.0.0.1:1", "istiod-0"), open("127.0.0.1:2", "istiod-0"));
+        let (c, d) = (open("127.0.0.1:3", "istiod-1"), open("127.0.0.2:4", "istiod-0"));
+        let same = |a: &Registered, b: &Registered| std::ptr::eq(a.pace().unwrap(), b.pace().unwrap());
+        assert!(same(&a, &b) && !same(&a, &c) && !same(&a, &d));
     }
 }

@@ -1,173 +1,186 @@
-//! What one stream wants of one type and what it holds: a value without IO.
+//! What one stream wants of one type and what it holds: values without IO, one for each variant of the protocol.
 //!
-//! The rules are those of the xDS protocol's state-of-the-world variant (`xds_protocol.rst`), with the two that istiod
-//! needs: its first request of a type carries a made-up nonce, and it never sends an error.
+//! Quotations are from the xDS protocol's specification (`xds_protocol.rst`).
 
-use std::collections::BTreeSet;
+pub mod delta;
+pub mod sotw;
+
+use bytes::Bytes;
+
+use crate::{
+    proto::{
+        envoy::{
+            config::core::v3::Node,
+            service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest, ResourceLocator},
+        },
+        google::rpc,
+    },
+    snapshot::Set,
+};
+
+/// What the requests of both variants have in common.
+pub trait Request: prost::Message + Default {
+    /// Who asks; in the first request of a stream.
+    fn node(&self) -> Option<&Node>;
+    /// The type asked for.
+    fn type_url(&self) -> &str;
+    /// Nonce of the response that it answers; empty: none.
+    fn nonce(&self) -> &str;
+    /// Present on a NACK and only there.
+    fn error(&self) -> Option<&rpc::Status>;
+}
+
+impl Request for DiscoveryRequest {
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+    fn error(&self) -> Option<&rpc::Status> {
+        self.error_detail.as_ref()
+    }
+}
+
+impl Request for DeltaDiscoveryRequest {
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+    fn error(&self) -> Option<&rpc::Status> {
+        self.error_detail.as_ref()
+    }
+}
+
+/// What a response says.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// Encoded `resources` fields.
+    pub pages: Vec<Bytes>,
+    /// Names of resources that are gone; in a delta response only.
+    pub removed: Vec<String>,
+}
 
 /// One type on one stream.
-#[derive(Debug, Default)]
-pub struct Subscription {
-    /// `None`: everything.
-    names: Option<BTreeSet<String>>,
+pub trait Subscription: Default + Send + 'static {
+    /// The variant's request.
+    type Request: Request;
+    /// The variant's method of the service.
+    const METHOD: &'static str;
+    /// Whether its responses are DeltaDiscoveryResponses.
+    const DELTA: bool;
+
+    /// Takes a request in; says whether it answers the last response.
+    fn request(&mut self, request: &Self::Request) -> bool;
+
+    /// Whether a response should go out now that this is the newest set. At most one is unanswered at a time; what changes
+    /// meanwhile goes into the next.
+    fn wants(&mut self, set: &Set) -> bool;
+
+    /// Whether what is wanted was asked for, and is not the news of a change.
+    fn asked(&self) -> bool;
+
+    /// Makes a response of the newest set and notes that it goes out.
+    fn respond(&mut self, set: &Set, nonce: u64) -> Content;
+
+    /// What was said so far.
+    fn exchange(&self) -> &Exchange;
+}
+
+/// Responses of one type on one stream, and what became of them.
+#[derive(Debug, Default, Clone)]
+pub struct Exchange {
     /// Nonce of the last response; `None` before the first.
     nonce: Option<u64>,
     /// Whether that response is still unanswered.
     in_flight: bool,
-    /// A response is due whatever the version.
-    due: bool,
-    /// Version of the last response.
-    sent: Option<String>,
-    /// Version of the last response that was accepted.
-    acked: Option<String>,
-    /// The client's words on the last response that it did not accept.
+    /// Content of the last response.
+    sent: Option<u128>,
+    /// Content of the last response that was accepted.
+    acked: Option<u128>,
+    /// The client's words on the last response, if it did not accept it.
     error: Option<String>,
 }
 
-/// The parts of a request that matter here.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Request<'a> {
-    /// `response_nonce`.
-    pub nonce: &'a str,
-    /// `resource_names`.
-    pub names: &'a [String],
-    /// `error_detail.message`, present on a NACK and only there.
-    pub error: Option<&'a str>,
-}
-
-impl Subscription {
-    /// Takes a request in.
-    pub fn request(&mut self, request: Request<'_>) {
-        // "The first request of a type on a stream" is initial whatever nonce it carries: nonces are only meaningful
-        // within a stream, and istiod sends one of its own making. A later request without a nonce starts afresh.
-        let Some(last) = self.nonce.filter(|_| !request.nonce.is_empty()) else {
-            self.names = wanted(None, request.names);
-            self.due = true;
-            self.in_flight = false;
-            return;
-        };
-        // "The server should not send a DiscoveryResponse for any DiscoveryRequest that has a stale nonce."
-        if request.nonce != last.to_string() {
-            return;
+impl Exchange {
+    /// Takes the nonce of a request and what it says of the response that had it; answers whether that is the last one.
+    fn answer(&mut self, nonce: &str, error: Option<&rpc::Status>) -> bool {
+        if self.nonce.is_none_or(|last| nonce != last.to_string()) {
+            return false;
         }
         self.in_flight = false;
-        match request.error {
-            // A NACK. The same content is not sent again; what comes next is.
-            Some(error) => self.error = Some(error.to_owned()),
+        match error {
+            // The same content is not sent again; what comes next is.
+            Some(error) => self.error = Some(error.message.clone()),
             None => {
-                self.acked.clone_from(&self.sent);
+                self.acked = self.sent;
                 self.error = None;
             }
         }
-        // Names may change with any ACK or NACK: "the server must send … even if the client's version is current".
-        let names = wanted(Some(&self.names), request.names);
-        let fewer = matches!((&self.names, &names), (Some(old), Some(new)) if new.is_subset(old));
-        self.due |= names != self.names && !fewer;
-        self.names = names;
+        true
     }
 
-    /// Whether a response should go out now that this is the newest version. At most one is unanswered at a time;
-    /// what changes meanwhile goes into the next.
-    pub fn wants(&self, version: &str) -> bool {
-        let subscribed = self.names.as_ref().is_none_or(|names| !names.is_empty());
-        !self.in_flight && (self.due || (self.sent.as_deref() != Some(version) && subscribed))
-    }
-
-    /// Notes that a response went out.
-    pub fn respond(&mut self, nonce: u64, version: &str) {
+    fn respond(&mut self, nonce: u64, content: u128) {
         self.nonce = Some(nonce);
         self.in_flight = true;
-        self.due = false;
-        self.sent = Some(version.to_owned());
+        self.sent = Some(content);
     }
 
-    /// The names that are wanted; `None` for everything.
-    pub fn names(&self) -> Option<&BTreeSet<String>> {
-        self.names.as_ref()
+    /// Whether the last response is unanswered.
+    pub fn in_flight(&self) -> bool {
+        self.in_flight
     }
 
-    /// Version of the last response.
-    pub fn sent(&self) -> Option<&str> {
-        self.sent.as_deref()
+    /// Content of the last response.
+    pub fn sent(&self) -> Option<u128> {
+        self.sent
     }
 
-    /// Version of the last response that was accepted.
-    pub fn acked(&self) -> Option<&str> {
-        self.acked.as_deref()
+    /// Content of the last response that was accepted.
+    pub fn acked(&self) -> Option<u128> {
+        self.acked
     }
 
-    /// The client's words on the last response that it did not accept.
+    /// The client's words on the last response, if it did not accept it.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }
 }
 
-/// "If the list is empty in the first request the client wants everything", and `*` says so at any time; an empty list
-/// after names were given wants nothing.
-fn wanted(before: Option<&Option<BTreeSet<String>>>, names: &[String]) -> Option<BTreeSet<String>> {
-    let everything = names.iter().any(|name| name == "*");
-    let nothing_said = names.is_empty() && before.is_none_or(Option::is_none);
-    (!everything && !nothing_said).then(|| names.iter().cloned().collect())
+/// The names of a request; parameters do not matter here.
+fn names<'a>(names: &'a [String], locators: &'a [ResourceLocator]) -> impl Iterator<Item = &'a String> {
+    names.iter().chain(locators.iter().map(|locator| &locator.name))
 }
 
+/// The name that stands for every resource.
+const EVERYTHING: &str = "*";
+
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod testing {
+    use std::{collections::BTreeMap, sync::Arc};
 
-    fn ask(subscription: &mut Subscription, nonce: &str, names: &[&str]) {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        subscription.request(Request { nonce, names: &names, error: None });
-    }
+    use crate::{
+        part::Part,
+        proto::istio::networking::v1alpha3::ServiceEntry,
+        snapshot::{Changes, Resource, Set, Snapshot},
+    };
 
-    fn subscribed() -> Subscription {
-        let mut subscription = Subscription::default();
-        ask(&mut subscription, "2026-01-01 00:00:00 +0000 UTC m=+0.1", &[]);
-        assert!(subscription.wants("v1"), "a first request is answered whatever its nonce");
-        subscription.respond(1, "v1");
-        subscription
-    }
-
-    #[test]
-    fn one_response_is_unanswered_at_most() {
-        let mut subscription = subscribed();
-        assert!(!subscription.wants("v2"));
-        ask(&mut subscription, "1", &[]);
-        assert_eq!(subscription.acked(), Some("v1"));
-        assert!(!subscription.wants("v1"), "equal content is not sent twice");
-        assert!(subscription.wants("v3"));
-    }
-
-    #[test]
-    fn a_stale_nonce_changes_nothing() {
-        let mut subscription = subscribed();
-        ask(&mut subscription, "1", &[]);
-        subscription.respond(2, "v2");
-        ask(&mut subscription, "1", &["a"]);
-        assert_eq!((subscription.names(), subscription.wants("v3")), (None, false));
-    }
-
-    #[test]
-    fn a_nack_is_kept_and_only_new_content_follows() {
-        let mut subscription = subscribed();
-        subscription.request(Request { nonce: "1", names: &[], error: Some("bad") });
-        assert_eq!((subscription.error(), subscription.acked()), (Some("bad"), None));
-        assert!(!subscription.wants("v1"));
-        assert!(subscription.wants("v2"));
-    }
-
-    #[test]
-    fn the_four_steps_of_the_specification() {
-        let mut subscription = Subscription::default();
-        ask(&mut subscription, "", &[]);
-        subscription.respond(1, "v1");
-        ask(&mut subscription, "1", &["*", "a"]);
-        assert!(!subscription.wants("v1"), "everything is still everything");
-        ask(&mut subscription, "1", &["a"]);
-        assert!(subscription.wants("v1"));
-        subscription.respond(2, "v1");
-        ask(&mut subscription, "2", &[]);
-        assert!(!subscription.wants("v2"), "no names after names is nothing, not everything");
-        ask(&mut subscription, "2", &["b"]);
-        assert!(subscription.wants("v1"), "an added name is answered even if nothing changed");
+    /// A set of resources with these names and hosts.
+    pub(crate) fn set(of: &[(&str, &str)]) -> Set {
+        let resource = |(name, host): &(&str, &str)| {
+            let entry = ServiceEntry { hosts: vec![(*host).into()], ..ServiceEntry::default() };
+            let made = Resource::service_entry((*name).into(), BTreeMap::new(), BTreeMap::new(), &entry);
+            ((name.len() % 128, (*name).into()), Some(made))
+        };
+        let all: Changes = of.iter().map(resource).collect();
+        Set::new(Arc::new(Snapshot::default().with(&all)), Part::WHOLE)
     }
 }

@@ -102,9 +102,18 @@ impl MoxClient {
         Self::open(addr, node, None).await
     }
 
+    /// The same under another name than the address.
+    pub(crate) async fn named(authority: &str, addr: &str, node: Node) -> Result<Self> {
+        let origin = format!("http://{authority}").parse()?;
+        Self::over(Channel::from_shared(format!("http://{addr}"))?.origin(origin).connect().await?, node, None).await
+    }
+
     /// The same with the first request sent along: istiod answers nothing before it, no headers even.
     pub(crate) async fn open(addr: &str, node: Node, first: Option<&str>) -> Result<Self> {
-        let channel = Channel::from_shared(format!("http://{addr}"))?.connect().await?;
+        Self::over(Channel::from_shared(format!("http://{addr}"))?.connect().await?, node, first).await
+    }
+
+    async fn over(channel: Channel, node: Node, first: Option<&str>) -> Result<Self> {
         // istiod's limit is 2 GiB.
         let mut grpc = Grpc::new(channel).max_decoding_message_size(i32::MAX as usize);
         grpc.ready().await?;

@@ -1,0 +1,199 @@
+//! How much of a client's time pushes may take.
+//!
+//! istiod decodes and compares all of a source on every push, so a client that is pushed to as fast as it can take does
+//! nothing else. From the response to its ACK it counts as busy; after that it rests so long that it is busy for
+//! `mox.push.duty` of the time at most, but no change waits for longer than `mox.push.max`. The streams of one client (one
+//! istiod may have many, each for a part) share its time, and the one with the oldest change is next.
+//!
+//! A value without IO: the caller says what time it is.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, time::Instant};
+
+/// What the settings say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    /// Share of a client's time that pushes may take; 0 < duty ≤ 1.
+    pub duty: f64,
+    /// How long a change waits at most.
+    pub max: Duration,
+}
+
+/// One stream among those of a client.
+pub type Ticket = u64;
+
+/// When the streams of one client may push.
+#[derive(Debug)]
+pub struct Pace {
+    rule: Rule,
+    /// Until when the client rests.
+    rests_until: Option<Instant>,
+    /// When its last answer came; what it was busy with before is counted.
+    counted_until: Option<Instant>,
+    /// Whose push is unanswered, and until when that keeps the others waiting.
+    turn: Option<(Ticket, Instant)>,
+    /// Who waits, the oldest change first.
+    queue: BTreeMap<(Instant, Ticket), Arc<Notify>>,
+}
+
+impl Pace {
+    /// Of a client that was sent nothing yet.
+    pub fn new(rule: Rule) -> Self {
+        Self { rule, rests_until: None, counted_until: None, turn: None, queue: BTreeMap::new() }
+    }
+
+    /// Asks to push a change that is there since `since`. `None`: now, and it is the stream's turn. Else when to ask again,
+    /// or earlier if `wake` is notified.
+    pub fn ask(&mut self, ticket: Ticket, since: Instant, now: Instant, wake: &Arc<Notify>) -> Option<Instant> {
+        self.leave(ticket);
+        let latest = since + self.rule.max;
+        let at = match self.turn {
+            _ if now >= latest => now,
+            Some((other, until)) if other != ticket && now < until => latest.min(until),
+            _ if self.queue.first_key_value().is_some_and(|(first, _)| *first < (since, ticket)) => latest,
+            _ => self.rests_until.map_or(now, |until| until.min(latest)),
+        };
+        if at > now {
+            self.queue.insert((since, ticket), Arc::clone(wake));
+            return Some(at);
+        }
+        if self.rule.duty < 1.0 {
+            self.turn = Some((ticket, now + self.rule.max));
+        }
+        None
+    }
+
+    /// The client answered a response that was handed to the transport at `handed`.
+    pub fn answered(&mut self, ticket: Ticket, handed: Instant, now: Instant) {
+        // Responses that overlap took its time once.
+        let busy = now.saturating_duration_since(self.counted_until.map_or(handed, |until| until.max(handed)));
+        self.counted_until = Some(now);
+        let rest = busy.mul_f64(1.0 / self.rule.duty - 1.0).min(self.rule.max);
+        self.rests_until = Some(self.rests_until.map_or(now, |until| until.max(now)) + rest);
+        self.end_turn(ticket);
+    }
+
+    /// The stream does not want to push any more.
+    pub fn leave(&mut self, ticket: Ticket) {
+        self.queue.retain(|(_, waiting), _| *waiting != ticket);
+    }
+
+    /// The stream is gone.
+    pub fn close(&mut self, ticket: Ticket) {
+        self.leave(ticket);
+        self.end_turn(ticket);
+        self.wake();
+    }
+
+    fn end_turn(&mut self, ticket: Ticket) {
+        if self.turn.is_some_and(|(holder, _)| holder == ticket) {
+            self.turn = None;
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some((_, first)) = self.queue.first_key_value() {
+            first.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: Duration = Duration::from_secs(5);
+
+    /// Streams that always have a change to push and a client that takes so long for each; how much of the time it was busy,
+    /// the number of pushes of each stream, and how long a change waited at most.
+    fn simulate(duty: f64, ack: Duration, streams: u64, pushes: usize) -> (f64, Vec<usize>, Duration) {
+        let wake = Arc::default();
+        let mut pace = Pace::new(Rule { duty, max: MAX });
+        let start = Instant::now();
+        let mut now = start;
+        let mut since = vec![start; streams as usize];
+        let (mut busy, mut count, mut longest) = (Duration::ZERO, vec![0; streams as usize], Duration::ZERO);
+        for _ in 0..pushes {
+            // All ask; nobody pushes before the earliest answer.
+            let pushed = loop {
+                let asked: Vec<_> = (0..streams).map(|s| (pace.ask(s, since[s as usize], now, &wake), s)).collect();
+                if let Some((_, stream)) = asked.iter().find(|(at, _)| at.is_none()) {
+                    break *stream;
+                }
+                now = asked.iter().filter_map(|(at, _)| *at).min().unwrap();
+            };
+            longest = longest.max(now - since[pushed as usize]);
+            let handed = now;
+            now += ack;
+            busy += ack;
+            pace.answered(pushed, handed, now);
+            since[pushed as usize] = now;
+            count[pushed as usize] += 1;
+        }
+        (busy.as_secs_f64() / (now - start).as_secs_f64(), count, longest)
+    }
+
+    #[test]
+    fn the_client_is_busy_for_its_share_of_the_time_at_most() {
+        for duty in [0.1, 0.5, 0.9] {
+            for millis in [1, 10, 100, 400] {
+                let (share, ..) = simulate(duty, Duration::from_millis(millis), 1, 200);
+                assert!((share - duty).abs() < 0.02, "{duty} at {millis} ms: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_change_waits_for_longer_than_the_maximum() {
+        let (share, _, longest) = simulate(0.5, Duration::from_secs(20), 1, 20);
+        assert!(longest <= MAX && share > 0.75, "{longest:?} {share}");
+    }
+
+    #[test]
+    fn streams_share_the_time_of_their_client_and_take_turns() {
+        let (share, count, longest) = simulate(0.5, Duration::from_millis(10), 64, 640);
+        assert!((share - 0.5).abs() < 0.02, "{share}");
+        assert_eq!(count, vec![10; 64], "the oldest change is next");
+        assert!(longest < MAX);
+    }
+
+    #[test]
+    fn with_all_of_the_time_nobody_waits() {
+        let wake = Arc::default();
+        let mut pace = Pace::new(Rule { duty: 1.0, max: MAX });
+        let now = Instant::now();
+        assert_eq!(pace.ask(1, now, now, &wake), None);
+        assert_eq!(pace.ask(2, now, now, &wake), None, "another stream's push is unanswered, which is its own matter");
+        pace.answered(1, now, now + MAX);
+        assert_eq!(pace.ask(1, now + MAX, now + MAX, &wake), None);
+    }
+
+    #[test]
+    fn a_stream_that_is_never_answered_keeps_others_waiting_once_and_not_for_long() {
+        let wake = Arc::default();
+        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let start = Instant::now();
+        assert_eq!(pace.ask(1, start, start, &wake), None);
+        assert_eq!(pace.ask(2, start + MAX / 2, start + MAX / 2, &wake), Some(start + MAX));
+        let later = start + MAX;
+        assert_eq!(pace.ask(2, start + MAX / 2, later, &wake), None);
+        pace.answered(2, later, later + MAX / 100);
+        let next = later + MAX / 50;
+        assert_eq!(pace.ask(2, next, next, &wake), None, "its turn is over");
+    }
+
+    #[test]
+    fn a_stream_that_goes_makes_place_for_the_next() {
+        let (first, second) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let now = Instant::now();
+        pace.ask(1, now, now, &first);
+        assert!(pace.ask(2, now, now, &second).is_some());
+        pace.close(1);
+        let mut notified = Box::pin(second.notified());
+        assert!(notified.as_mut().enable());
+        assert_eq!(pace.ask(2, now, now, &second), None);
+    }
+}

@@ -1,0 +1,305 @@
+//! The incremental variant: a response has what is different from what the client has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::BytesMut;
+
+use crate::{
+    proto::envoy::service::discovery::v3::DeltaDiscoveryRequest,
+    snapshot::{Item, Set},
+    xds::subscription::{Content, EVERYTHING, Exchange, Subscription, names},
+};
+
+/// One type on one stream.
+#[derive(Debug, Default)]
+pub struct Delta {
+    /// Everything is wanted.
+    wildcard: bool,
+    /// Wanted by name, beside everything or alone.
+    names: BTreeSet<String>,
+    /// Names of which the client is to be told what there is, whether it changed or not.
+    owed: BTreeSet<String>,
+    /// All that there is is owed.
+    owes_all: bool,
+    /// What the client has from before this stream, by name with its version; until the first response.
+    initial: BTreeMap<String, String>,
+    /// The set of the last response; of what is wanted the client has what is in it.
+    base: Option<Set>,
+    /// A request was taken in.
+    known: bool,
+    exchange: Exchange,
+}
+
+/// What is different for the client.
+#[derive(Default)]
+struct News<'a> {
+    changed: Vec<&'a Item>,
+    removed: BTreeSet<&'a str>,
+}
+
+impl News<'_> {
+    fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
+impl Delta {
+    fn subscribe(&mut self, name: &str) {
+        if name == EVERYTHING {
+            self.owes_all |= !self.wildcard;
+            self.wildcard = true;
+        } else {
+            // "… even if the client is already subscribed": it may have dropped the resource.
+            self.names.insert(name.to_owned());
+            self.owed.insert(name.to_owned());
+        }
+    }
+
+    fn unsubscribe(&mut self, name: &str) {
+        if name == EVERYTHING {
+            self.wildcard = false;
+            self.owes_all = false;
+        } else if self.names.remove(name) {
+            // Everything is still wanted, this too: "the server must respond" with what there is of it.
+            match self.wildcard {
+                true => self.owed.insert(name.to_owned()),
+                false => self.owed.remove(name),
+            };
+        }
+    }
+
+    fn news<'a>(&'a self, set: &'a Set) -> News<'a> {
+        let mut news = News::default();
+        let has = |item: &Item| {
+            self.initial
+                .get(&**item.name())
+                .is_some_and(|version| *version == *crate::snapshot::version_of(item.digest()))
+        };
+        if self.owes_all {
+            news.changed.extend(set.items().filter(|item| !has(item)));
+            news.removed.extend(self.owed.iter().map(String::as_str).filter(|name| set.find(name).is_none()));
+            let gone = self.base.as_ref().map(|base| set.since(base).removed).unwrap_or_default();
+            news.removed.extend(gone.into_iter().map(|name| &**name).filter(|name| self.names.contains(*name)));
+        } else {
+            for name in &self.owed {
+                match set.find(name) {
+                    Some(item) if has(item) => {}
+                    Some(item) => news.changed.push(item),
+                    None => _ = news.removed.insert(name),
+                }
+            }
+            if let Some(base) = &self.base {
+                let difference = set.since(base);
+                let wanted = |name: &str| (self.wildcard || self.names.contains(name)) && !self.owed.contains(name);
+                news.changed.extend(difference.changed.into_iter().filter(|item| wanted(item.name())));
+                news.removed.extend(difference.removed.into_iter().map(|name| &**name).filter(|name| wanted(name)));
+            }
+        }
+        // What it has from before and is not there any more.
+        let stale = self.initial.keys().map(String::as_str).filter(|name| self.wildcard || self.names.contains(*name));
+        news.removed.extend(stale.filter(|name| set.find(name).is_none()));
+        news
+    }
+}
+
+impl Subscription for Delta {
+    type Request = DeltaDiscoveryRequest;
+    const METHOD: &'static str = "DeltaAggregatedResources";
+    const DELTA: bool = true;
+
+    fn request(&mut self, request: &DeltaDiscoveryRequest) -> bool {
+        // A stale nonce is no answer, but unlike state of the world what the request subscribes to counts all the same.
+        let answered = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
+        let mut asked = names(&request.resource_names_subscribe, &request.resource_locators_subscribe).peekable();
+        let mut left = names(&request.resource_names_unsubscribe, &request.resource_locators_unsubscribe).peekable();
+        if !std::mem::replace(&mut self.known, true) {
+            // "In the first request", and only there.
+            self.initial = request.initial_resource_versions.clone();
+            if asked.peek().is_none() && left.peek().is_none() {
+                self.subscribe(EVERYTHING);
+            }
+        }
+        asked.for_each(|name| self.subscribe(name));
+        left.for_each(|name| self.unsubscribe(name));
+        answered
+    }
+
+    fn wants(&mut self, set: &Set) -> bool {
+        if self.exchange.in_flight {
+            return false;
+        }
+        // Everything is answered though it be empty: the client waits to hear it.
+        if self.owes_all {
+            return true;
+        }
+        let same = self.base.as_ref().is_some_and(|base| base.sum() == set.sum());
+        if same && self.owed.is_empty() {
+            return false;
+        }
+        let wants = !self.news(set).is_empty();
+        if !wants {
+            // The others' changes are not compared again, and their pages not kept.
+            self.owed.clear();
+            self.initial.clear();
+            self.base = Some(set.clone());
+        }
+        wants
+    }
+
+    fn asked(&self) -> bool {
+        self.owes_all || !self.owed.is_empty()
+    }
+
+    fn respond(&mut self, set: &Set, nonce: u64) -> Content {
+        let mut content = Content::default();
+        let news = self.news(set);
+        content.removed = news.removed.iter().map(|name| (*name).to_owned()).collect();
+        if self.owes_all && self.initial.is_empty() {
+            content.pages = set.delta_pages().cloned().collect();
+        } else {
+            let mut bytes = BytesMut::new();
+            news.changed.iter().for_each(|item| item.put_delta(&mut bytes));
+            content.pages.push(bytes.freeze());
+        }
+        self.owes_all = false;
+        self.owed.clear();
+        self.initial.clear();
+        self.base = Some(set.clone());
+        self.exchange.respond(nonce, set.sum());
+        content
+    }
+
+    fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::{
+        proto::envoy::service::discovery::v3::DeltaDiscoveryResponse, snapshot::version_of,
+        xds::subscription::testing::set,
+    };
+
+    /// A client that holds what it was sent.
+    #[derive(Default)]
+    struct Client {
+        subscription: Delta,
+        has: BTreeMap<String, String>,
+        nonce: u64,
+    }
+
+    impl Client {
+        fn ask(&mut self, nonce: &str, subscribe: &[&str], unsubscribe: &[&str]) {
+            self.first(nonce, subscribe, unsubscribe, &[]);
+        }
+
+        fn first(&mut self, nonce: &str, subscribe: &[&str], unsubscribe: &[&str], has: &[(&str, &str)]) {
+            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            self.subscription.request(&DeltaDiscoveryRequest {
+                response_nonce: nonce.into(),
+                resource_names_subscribe: owned(subscribe),
+                resource_names_unsubscribe: owned(unsubscribe),
+                initial_resource_versions: has.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
+                ..DeltaDiscoveryRequest::default()
+            });
+        }
+
+        /// The next response, ACKed: names that it brings, and names that it takes; `None` if there is none.
+        fn next(&mut self, set: &Set) -> Option<(Vec<String>, Vec<String>)> {
+            if !self.subscription.wants(set) {
+                return None;
+            }
+            self.nonce += 1;
+            let Content { pages, removed } = self.subscription.respond(set, self.nonce);
+            let bytes: Vec<u8> = pages.iter().flatten().copied().collect();
+            let response = DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap();
+            let mut brought = Vec::new();
+            for resource in response.resources {
+                assert!(!removed.contains(&resource.name), "never in both");
+                self.has.insert(resource.name.clone(), resource.version);
+                brought.push(resource.name);
+            }
+            removed.iter().for_each(|name| _ = self.has.remove(name));
+            self.ask(&self.nonce.to_string(), &[], &[]);
+            Some((brought, removed))
+        }
+    }
+
+    fn some(brought: &[&str], removed: &[&str]) -> Option<(Vec<String>, Vec<String>)> {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Some((owned(brought), owned(removed)))
+    }
+
+    #[test]
+    fn everything_is_told_once_and_then_what_changes() {
+        let mut client = Client::default();
+        client.ask("", &[], &[]);
+        assert_eq!(client.next(&set(&[])), some(&[], &[]), "answered though it is empty");
+        assert_eq!(client.next(&set(&[])), None);
+        assert_eq!(client.next(&set(&[("a", "1"), ("bb", "1")])), some(&["a", "bb"], &[]));
+        assert_eq!(client.next(&set(&[("a", "2"), ("ccc", "1")])), some(&["a", "ccc"], &["bb"]));
+        assert_eq!(client.next(&set(&[("ccc", "1"), ("a", "2")])), None);
+    }
+
+    #[test]
+    fn what_changes_in_flight_is_told_as_it_is_at_last() {
+        let mut client = Client::default();
+        client.ask("", &[], &[]);
+        client.next(&set(&[("a", "1")]));
+        client.subscription.respond(&set(&[("a", "2")]), 9);
+        for newer in [set(&[("a", "3"), ("bb", "1")]), set(&[("a", "4")])] {
+            assert!(!client.subscription.wants(&newer));
+        }
+        client.ask("9", &[], &[]);
+        assert_eq!(client.next(&set(&[("a", "4")])), some(&["a"], &[]), "bb came and went");
+    }
+
+    #[test]
+    fn what_the_client_had_is_not_sent_again_and_what_is_gone_is_removed() {
+        let now = set(&[("a", "1"), ("bb", "1")]);
+        let version = |name: &str| version_of(now.find(name).unwrap().digest()).to_string();
+        let mut client = Client::default();
+        client.first("", &["*"], &[], &[("a", &version("a")), ("bb", "old"), ("gone", "x")]);
+        assert_eq!(client.next(&now), some(&["bb"], &["gone"]));
+        let mut client = Client::default();
+        client.first("", &["a", "gone"], &[], &[("a", &version("a")), ("gone", "x"), ("bb", "not asked for")]);
+        assert_eq!(client.next(&now), some(&[], &["gone"]));
+        client.first("", &["bb"], &[], &[("bb", &version("bb"))]);
+        assert_eq!(client.next(&now), some(&["bb"], &[]), "versions count in the first request only");
+    }
+
+    #[test]
+    fn names_are_answered_at_once_missing_ones_too() {
+        let mut client = Client::default();
+        client.ask("", &["a", "missing"], &[]);
+        let now = set(&[("a", "1"), ("bb", "1")]);
+        assert_eq!(client.next(&now), some(&["a"], &["missing"]));
+        assert_eq!(client.next(&set(&[("a", "1"), ("bb", "2")])), None);
+        assert_eq!(client.next(&set(&[("a", "1"), ("missing", "1")])), some(&["missing"], &[]));
+        client.ask("stale", &["a"], &[]);
+        assert_eq!(client.next(&set(&[("a", "1"), ("missing", "1")])), some(&["a"], &[]), "asked for again");
+        client.ask("", &[], &["a", "phantom"]);
+        assert_eq!(client.next(&set(&[("a", "2"), ("missing", "1")])), None);
+    }
+
+    #[test]
+    fn everything_and_names_are_left_one_by_one() {
+        let now = set(&[("a", "1"), ("bb", "1")]);
+        let mut client = Client::default();
+        client.ask("", &["*", "a", "missing"], &[]);
+        assert_eq!(client.next(&now), some(&["a", "bb"], &["missing"]));
+        client.ask("", &[], &["a", "missing"]);
+        assert_eq!(client.next(&now), some(&["a"], &["missing"]), "it is still among everything");
+        client.ask("", &["bb"], &["*"]);
+        assert_eq!(client.next(&now), some(&["bb"], &[]));
+        assert_eq!(client.next(&set(&[("a", "2"), ("bb", "1")])), None);
+        client.ask("", &[], &["bb"]);
+        assert_eq!(client.next(&set(&[])), None, "nothing is wanted");
+        client.ask("", &[], &[]);
+        assert_eq!(client.next(&now), None, "an empty request later on does not mean everything");
+    }
+}

@@ -1,0 +1,188 @@
+//! State of the world: a response has everything that is wanted.
+//!
+//! Beside the specification, two things that istiod needs: its first request of a type carries a made-up nonce, and it never
+//! sends an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    proto::envoy::service::discovery::v3::DiscoveryRequest,
+    snapshot::Set,
+    xds::subscription::{Content, EVERYTHING, Exchange, Subscription, names},
+};
+
+/// One type on one stream.
+#[derive(Debug, Default)]
+pub struct Sotw {
+    /// What is wanted, with the hash of what was sent of it; `None`: everything.
+    names: Option<BTreeMap<String, Option<u128>>>,
+    /// A response is due whatever the content.
+    due: bool,
+    exchange: Exchange,
+}
+
+fn digest(set: &Set, name: &str) -> Option<u128> {
+    set.find(name).map(|item| item.digest())
+}
+
+impl Sotw {
+    /// "If the list is empty in the first request the client wants everything", and `*` says so at any time; an empty list
+    /// after names were given wants nothing.
+    fn want(&mut self, asked: BTreeSet<String>, first: bool) {
+        let everything = asked.contains(EVERYTHING) || (asked.is_empty() && (first || self.names.is_none()));
+        let names: Option<BTreeMap<_, _>> = (!everything).then(|| {
+            let known = |name: &String| self.names.as_ref().and_then(|names| names.get(name).copied().flatten());
+            asked.into_iter().map(|name| (known(&name), name)).map(|(sent, name)| (name, sent)).collect()
+        });
+        // "The server must send" what is new, "even if the client's version is current"; fewer names are no reason to.
+        self.due = first
+            || match (&self.names, &names) {
+                (None, None) => self.due,
+                (Some(old), Some(new)) => self.due || new.keys().any(|name| !old.contains_key(name)),
+                _ => true,
+            };
+        self.names = names;
+    }
+}
+
+impl Subscription for Sotw {
+    type Request = DiscoveryRequest;
+    const METHOD: &'static str = "StreamAggregatedResources";
+    const DELTA: bool = false;
+
+    fn request(&mut self, request: &DiscoveryRequest) -> bool {
+        let asked = names(&request.resource_names, &request.resource_locators).cloned().collect();
+        // "The first request of a type on a stream" is initial whatever nonce it carries: nonces are only meaningful
+        // within a stream, and istiod sends one of its own making. A later request without a nonce starts afresh.
+        if self.exchange.nonce.is_none() || request.response_nonce.is_empty() {
+            self.want(asked, true);
+            self.exchange.in_flight = false;
+            return false;
+        }
+        // "The server should not send a DiscoveryResponse for any DiscoveryRequest that has a stale nonce."
+        let last = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
+        if last {
+            // Names may change with any ACK or NACK.
+            self.want(asked, false);
+        }
+        last
+    }
+
+    fn wants(&mut self, set: &Set) -> bool {
+        let changed = || match &self.names {
+            None => self.exchange.sent != Some(set.sum()),
+            Some(names) => names.iter().any(|(name, sent)| digest(set, name) != *sent),
+        };
+        let nothing = self.names.as_ref().is_some_and(BTreeMap::is_empty);
+        !self.exchange.in_flight && !nothing && (self.due || changed())
+    }
+
+    fn asked(&self) -> bool {
+        self.due
+    }
+
+    fn respond(&mut self, set: &Set, nonce: u64) -> Content {
+        self.due = false;
+        let (content, pages) = match &mut self.names {
+            None => (set.sum(), set.pages().cloned().collect()),
+            Some(names) => {
+                names.iter_mut().for_each(|(name, sent)| *sent = digest(set, name));
+                let found = names.keys().filter_map(|name| set.find(name)).map(|item| item.framed().clone());
+                (names.values().flatten().fold(0u128, |sum, digest| sum.wrapping_add(*digest)), found.collect())
+            }
+        };
+        self.exchange.respond(nonce, content);
+        Content { pages, removed: Vec::new() }
+    }
+
+    fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{proto::google::rpc, xds::subscription::testing::set};
+
+    fn ask(subscription: &mut Sotw, nonce: &str, names: &[&str]) {
+        let resource_names = names.iter().map(|name| (*name).to_owned()).collect();
+        subscription.request(&DiscoveryRequest {
+            response_nonce: nonce.into(),
+            resource_names,
+            ..DiscoveryRequest::default()
+        });
+    }
+
+    fn subscribed() -> Sotw {
+        let mut subscription = Sotw::default();
+        ask(&mut subscription, "2026-01-01 00:00:00 +0000 UTC m=+0.1", &[]);
+        assert!(subscription.wants(&set(&[])), "a first request is answered whatever its nonce");
+        subscription.respond(&set(&[]), 1);
+        subscription
+    }
+
+    #[test]
+    fn one_response_is_unanswered_at_most() {
+        let mut subscription = subscribed();
+        assert!(!subscription.wants(&set(&[("a", "1")])));
+        ask(&mut subscription, "1", &[]);
+        assert_eq!(subscription.exchange().acked(), Some(0));
+        assert!(!subscription.wants(&set(&[])), "equal content is not sent twice");
+        assert!(subscription.wants(&set(&[("a", "1")])));
+    }
+
+    #[test]
+    fn a_stale_nonce_changes_nothing() {
+        let mut subscription = subscribed();
+        ask(&mut subscription, "1", &[]);
+        subscription.respond(&set(&[("a", "1")]), 2);
+        ask(&mut subscription, "1", &["a"]);
+        assert!(subscription.names.is_none() && !subscription.wants(&set(&[("a", "2")])));
+    }
+
+    #[test]
+    fn a_nack_is_kept_and_only_new_content_follows() {
+        let mut subscription = subscribed();
+        let error_detail = Some(rpc::Status { message: "bad".into(), ..rpc::Status::default() });
+        subscription.request(&DiscoveryRequest {
+            response_nonce: "1".into(),
+            error_detail,
+            ..DiscoveryRequest::default()
+        });
+        assert_eq!((subscription.exchange().error(), subscription.exchange().acked()), (Some("bad"), None));
+        assert!(!subscription.wants(&set(&[])));
+        assert!(subscription.wants(&set(&[("a", "1")])));
+    }
+
+    #[test]
+    fn the_four_steps_of_the_specification() {
+        let (one, two) = (set(&[("a", "1"), ("bb", "1")]), set(&[("a", "2"), ("bb", "1")]));
+        let mut subscription = Sotw::default();
+        ask(&mut subscription, "", &[]);
+        subscription.respond(&one, 1);
+        ask(&mut subscription, "1", &["*", "a"]);
+        assert!(!subscription.wants(&one), "everything is still everything");
+        ask(&mut subscription, "1", &["a"]);
+        assert!(subscription.wants(&one));
+        assert_eq!(subscription.respond(&one, 2).pages.len(), 1);
+        ask(&mut subscription, "2", &[]);
+        assert!(!subscription.wants(&two), "no names after names is nothing, not everything");
+        ask(&mut subscription, "2", &["bb"]);
+        assert!(subscription.wants(&one), "an added name is answered even if nothing changed");
+    }
+
+    #[test]
+    fn a_name_is_sent_again_when_it_changes_and_only_then() {
+        let mut subscription = Sotw::default();
+        ask(&mut subscription, "", &["a", "missing"]);
+        subscription.respond(&set(&[("a", "1"), ("bb", "1")]), 1);
+        ask(&mut subscription, "1", &["a", "missing"]);
+        assert!(!subscription.wants(&set(&[("a", "1"), ("bb", "2"), ("ccc", "1")])));
+        assert!(subscription.wants(&set(&[("a", "2")])));
+        assert!(subscription.wants(&set(&[])), "it is gone");
+        assert!(subscription.wants(&set(&[("a", "1"), ("missing", "1")])), "it has come");
+        ask(&mut subscription, "1", &["missing"]);
+        assert!(!subscription.wants(&set(&[("a", "2")])), "it is not wanted any more");
+    }
+}
