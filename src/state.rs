@@ -31,7 +31,7 @@ use crate::{
         },
     },
     translate::{
-        Parsed,
+        Parsed, labels,
         names::hex,
         payload::{Address, DEFAULT_WEIGHT, Endpoint},
         service_entry::{ID_ANNOTATION, Member, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
@@ -226,7 +226,9 @@ fn endpoint(entry: WorkloadEntry) -> Option<Endpoint> {
         port,
         // Left out where all are equal, so one stands for any.
         weight: if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight },
-        labels: entry.labels.into_iter().filter(own).map(|(key, value)| (key.into(), value.into())).collect(),
+        labels: labels::shared(
+            entry.labels.into_iter().filter(own).map(|(key, value)| (key.into(), value.into())).collect(),
+        ),
         // The label says so, and to whom is said by the policy when the publisher is back.
         mtls: None,
         locality: (!entry.locality.is_empty()).then(|| entry.locality.into()),

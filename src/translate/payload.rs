@@ -8,7 +8,11 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use crate::{
     frame::Body,
     policy::{Rules, is_dns_label},
-    translate::{Parsed, serialized},
+    translate::{
+        Parsed,
+        labels::{self, Labels},
+        serialized,
+    },
 };
 
 /// A weight that stands for "unset", as in SOFARPC and Dubbo.
@@ -47,8 +51,8 @@ pub struct Endpoint {
     pub port: u16,
     /// [`DEFAULT_WEIGHT`] if the publisher says nothing; 0: it takes no traffic, and no older word on its address counts.
     pub weight: u32,
-    /// Legal Kubernetes labels.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// Its labels.
+    pub labels: Arc<Labels>,
     /// `region/zone`, if the policy knows its zone.
     pub locality: Option<Box<str>>,
     /// Called with mTLS, as one of these identities (if there are any).
@@ -177,7 +181,8 @@ fn endpoint<'a>(
     let app = APP_KEYS.iter().find_map(|key| parameter(key));
     let named = [("app", app), ("zone", zone)].into_iter();
     let allowed = rules.labels.iter().map(|key| (&**key, parameter(key)));
-    let labels = allowed.chain(named).filter_map(|(key, value)| Some((key.into(), label_value(value?)?))).collect();
+    let labels = allowed.chain(named).filter_map(|(key, value)| Some((key.into(), label_value(value?)?)));
+    let labels = labels::shared(labels.collect());
     let locality = zone.and_then(|zone| rules.policy.locality(zone)).map(Into::into);
     let ip = match &address {
         Address::Ip(address) => Some(*address),
@@ -232,7 +237,7 @@ mod tests {
                 Address::Ip(address) => std::net::SocketAddr::new(address, e.port).to_string(),
                 Address::Name(name) => format!("{name}:{}", e.port),
             };
-            (address, e.weight, e.labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+            (address, e.weight, e.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
         })
     }
 
