@@ -102,6 +102,8 @@ pub fn parse_publisher(body: &Body<'_>, rules: &Rules<'_>) -> Parsed {
             }
         }
     }
+    // Most publishers have one, and a list that grows begins with room for four.
+    parsed.endpoints.shrink_to_fit();
     parsed
 }
 
