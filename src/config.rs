@@ -219,7 +219,7 @@ impl Default for Config {
             tls: TlsFiles::default(),
             allow_cidrs: Vec::new(),
             admin_listen: None,
-            scope: Scope::Local,
+            scope: Scope::Cluster,
             cluster: Cluster::default(),
             host_suffix: "sofa.mesh".to_owned(),
             namespace: "sofa-registry".to_owned(),

@@ -170,7 +170,7 @@ public final class RegistryMox implements AutoCloseable {
         throw new MoxException(code, "the engine refused an event: " + code);
     }
 
-    /** Says that the first complete view is in, so that it may be served before the hold after the start has passed. */
+    /** Says that the first complete view is in: serving starts. With local scope it starts by itself after a hold. */
     public void loaded() {
         latch("loaded");
     }
