@@ -14,8 +14,9 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{config, dump, engine::Engine, error::Error};
+use crate::{config, dump, engine::Engine, error::Error, metrics};
 
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TOKEN_HEADER: &str = "x-mox-token";
 
 /// One page.
@@ -53,6 +54,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
             Page::json(&json!({ "clients": status.clients, "streams": status.streams }))
         }
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
+        "/mox/metrics" => Page { status: 200, content_type: PROMETHEUS, body: metrics::text(engine) },
         "/mox/dump" => match query.split('&').find_map(|pair| pair.strip_prefix("type=")).unwrap_or("ServiceEntry") {
             kind @ "ServiceEntry" => Page::json(&dump::list(kind, &engine.view().service_entries)),
             kind @ "WorkloadEntry" => Page::json(&dump::list(kind, &engine.view().workload_entries)),
@@ -60,7 +62,10 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
                 Page::text(404, format!("type {other:?} is not served; there are {}\n", dump::KINDS.join(" and ")))
             }
         },
-        _ => Page::text(404, "there are /mox/status, /mox/streams, /mox/istio-config and /mox/dump\n".to_owned()),
+        _ => Page::text(
+            404,
+            "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config and /mox/dump\n".to_owned(),
+        ),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config},
     engine::{Engine, Feed},
     error::{Error, Result},
+    metrics,
 };
 
 /// One order or question.
@@ -60,6 +61,8 @@ pub enum Command {
     Settings {},
     /// What the engine is doing.
     Status {},
+    /// The same as metrics.
+    Metrics {},
     /// An admin request that changes something.
     Change {
         /// Path, `/mox` included.
@@ -139,6 +142,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         }
         Command::Change { path, token, body } => to_value(admin::change(engine, &path, &token, body.as_bytes())),
         Command::Status {} => to_value(engine.status()),
+        Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),
         Command::Page { path, query } => to_value(admin::page(engine, &path, &query)),
     }
 }

@@ -21,6 +21,7 @@ pub mod error;
 pub mod frame;
 pub mod gate;
 mod jni;
+pub mod metrics;
 pub mod model;
 pub mod part;
 pub mod policy;

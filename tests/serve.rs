@@ -125,6 +125,12 @@ fn it_speaks_the_documented_lines() {
     let release = serve.ask(json!({ "id": 14, "op": "release" }));
     assert_eq!(release, json!({ "id": 14, "ok": false, "error": "no mass deletion is held" }));
     assert!(serve.page("/mox/status").contains("\"translation\": 1"));
+    let metrics = serve.page("/mox/metrics");
+    for line in
+        ["# TYPE mox_services gauge\nmox_services 0\n", "\nmox_held{reason=\"frozen\"} 0\n", "\nmox_tombstones 1\n"]
+    {
+        assert!(metrics.contains(line), "{line:?} is not in {metrics}");
+    }
     assert!(serve.page("/mox/dump?type=ServiceEntry").contains("\"kind\": \"List\""));
     assert!(serve.page("/nowhere").starts_with("HTTP/1.1 404"));
 }

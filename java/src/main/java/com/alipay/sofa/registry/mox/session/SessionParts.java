@@ -23,7 +23,11 @@ final class SessionParts implements AutoCloseable {
     /** Null where there is nothing to watch. */
     private final SessionWatch watch;
 
-    private SessionParts(String dataCenter, Sessions sessions, ClusterFeed feed, SessionWatch watch) {
+    /** Null where the registry has no metrics of this kind. */
+    private final MoxCollector metrics;
+
+    private SessionParts(String dataCenter, Sessions sessions, ClusterFeed feed, SessionWatch watch, MoxCollector metrics) {
+        this.metrics = metrics;
         this.dataCenter = dataCenter;
         this.sessions = sessions;
         this.feed = feed;
@@ -55,7 +59,7 @@ final class SessionParts implements AutoCloseable {
             long maxSilent = (Long) settings.get("maxStalenessMillis");
             watch = new SessionWatch(mox, push::canLocalDataCenterPush, feed, sessions, maxSilent, broken);
         }
-        SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch);
+        SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch, metrics(mox));
         if (feed != null) {
             feed.start();
         }
@@ -63,6 +67,15 @@ final class SessionParts implements AutoCloseable {
             watch.start();
         }
         return parts;
+    }
+
+    /** They are at {@code /mox/metrics} as well, so nothing is lost where they find no place here. */
+    private static MoxCollector metrics(RegistryMox mox) {
+        try {
+            return MoxCollector.start(mox);
+        } catch (LinkageError | IllegalArgumentException e) {
+            return null;
+        }
     }
 
     private static <T> T bean(ListableBeanFactory beans, Class<T> type, boolean required) {
@@ -96,6 +109,9 @@ final class SessionParts implements AutoCloseable {
 
     @Override
     public void close() {
+        if (metrics != null) {
+            metrics.close();
+        }
         if (watch != null) {
             watch.close();
         }
