@@ -46,16 +46,35 @@ pub enum Verdict {
 /// Endpoints of a service, at the start of the window and now.
 #[derive(Debug, Clone, Copy)]
 struct Touched {
+    /// Of one that had none at the start: at most.
     before: usize,
     now: usize,
+    /// It had none at the start.
+    new: bool,
+}
+
+/// Of some services.
+#[derive(Debug, Clone, Copy, Default)]
+struct Account {
+    totals: Totals,
+    lost: Lost,
 }
 
 #[derive(Debug)]
 struct Window {
     since: Millis,
-    totals: Totals,
     touched: HashMap<Arc<str>, Touched>,
-    lost: Lost,
+    /// Those that were there when the window began.
+    old: Account,
+    /// With those that came since.
+    all: Account,
+}
+
+impl Window {
+    fn new(since: Millis, totals: Totals) -> Self {
+        let account = Account { totals, lost: Lost::default() };
+        Self { since, touched: HashMap::new(), old: account, all: account }
+    }
 }
 
 /// The breaker.
@@ -75,21 +94,20 @@ impl Breaker {
 
     /// Begins a window over the last good state, so that the first live view is judged against it.
     pub fn begin_with(&mut self, now: Millis, last_good: impl Iterator<Item = (Arc<str>, usize)>) {
-        let mut window =
-            Window { since: now, totals: Totals::default(), touched: HashMap::new(), lost: Lost::default() };
+        let (mut totals, mut touched) = (Totals::default(), HashMap::new());
         for (id, before) in last_good.filter(|(_, before)| *before > 0) {
-            window.totals.services += 1;
-            window.totals.endpoints += before;
-            window.touched.insert(id, Touched { before, now: before });
+            totals.services += 1;
+            totals.endpoints += before;
+            touched.insert(id, Touched { before, now: before, new: false });
         }
-        self.window = Some(window);
+        self.window = Some(Window { touched, ..Window::new(now, totals) });
     }
 
     /// Begins a window unless one runs; `served` is what it begins with.
     pub fn begin(&mut self, now: Millis, served: Totals) {
         let over = |window: &Window| now - window.since >= WINDOW || now < window.since;
         if self.holding_since.is_none() && self.window.as_ref().is_none_or(over) {
-            self.window = Some(Window { since: now, totals: served, touched: HashMap::new(), lost: Lost::default() });
+            self.window = Some(Window::new(now, served));
         }
     }
 
@@ -98,10 +116,23 @@ impl Breaker {
         let Some(window) = &mut self.window else { return };
         let touched = match window.touched.get_mut(&**id) {
             Some(touched) => touched,
-            None => window.touched.entry(Arc::clone(id)).or_insert(Touched { before: served, now: served }),
+            None => {
+                let first = Touched { before: served, now: served, new: served == 0 };
+                window.touched.entry(Arc::clone(id)).or_insert(first)
+            }
         };
-        window.lost = add(take(window.lost, *touched), Touched { now: wanted, ..*touched });
+        let before = *touched;
+        // What comes during a hold does not make good what is missing.
+        if touched.new && wanted > touched.before && self.holding_since.is_none() {
+            window.all.totals.services += usize::from(touched.before == 0);
+            window.all.totals.endpoints += wanted - touched.before;
+            touched.before = wanted;
+        }
         touched.now = wanted;
+        let old = Some(&mut window.old).filter(|_| !touched.new);
+        for account in old.into_iter().chain([&mut window.all]) {
+            account.lost = add(take(account.lost, before), *touched);
+        }
     }
 
     /// Judges what was noted.
@@ -110,8 +141,10 @@ impl Breaker {
         let Some(window) = &self.window else { return Verdict::Pass };
         let exceeds =
             |lost: usize, of: usize, least: usize| lost > least && lost * 100 > of * self.protect.mass_delete_share;
-        let tripped = exceeds(window.lost.services, window.totals.services, self.protect.mass_delete_services)
-            || exceeds(window.lost.endpoints, window.totals.endpoints, self.protect.mass_delete_endpoints);
+        let tripped = [window.old, window.all].iter().any(|Account { totals, lost }| {
+            exceeds(lost.services, totals.services, self.protect.mass_delete_services)
+                || exceeds(lost.endpoints, totals.endpoints, self.protect.mass_delete_endpoints)
+        });
         match (self.holding_since, tripped) {
             (None, false) => Verdict::Pass,
             (None, true) => {
@@ -148,18 +181,18 @@ impl Breaker {
 
     /// What is missing, while removals are withheld.
     pub fn held(&self) -> Option<Lost> {
-        self.holding_since.and(self.window.as_ref()).map(|window| window.lost)
+        self.holding_since.and(self.window.as_ref()).map(|window| window.all.lost)
     }
 }
 
-fn add(lost: Lost, Touched { before, now }: Touched) -> Lost {
+fn add(lost: Lost, Touched { before, now, .. }: Touched) -> Lost {
     Lost {
         services: lost.services + usize::from(before > 0 && now == 0),
         endpoints: lost.endpoints + before.saturating_sub(now),
     }
 }
 
-fn take(lost: Lost, Touched { before, now }: Touched) -> Lost {
+fn take(lost: Lost, Touched { before, now, .. }: Touched) -> Lost {
     Lost {
         services: lost.services - usize::from(before > 0 && now == 0),
         endpoints: lost.endpoints - before.saturating_sub(now),
@@ -230,6 +263,22 @@ mod tests {
     }
 
     #[test]
+    fn what_came_within_the_window_is_guarded_as_well() {
+        let mut mesh = Mesh::new(0, 0);
+        assert_eq!(mesh.change(0, 0..100, 2), Verdict::Pass);
+        assert_eq!(mesh.change(1, 0..30, 0), Verdict::Pass, "30 % is not above 30 %");
+        assert_eq!(mesh.change(2, 30..31, 0), Verdict::Hold);
+        assert_eq!(mesh.breaker.held(), Some(Lost { services: 31, endpoints: 62 }));
+        assert_eq!(mesh.change(3, 200..400, 9), Verdict::Hold, "other services are no replacement");
+        assert_eq!(mesh.change(4, 0..10, 2), Verdict::Over("what was missing is back"));
+        let mut mesh = Mesh::new(100, 2);
+        assert_eq!(mesh.change(0, 0..100, 4), Verdict::Pass);
+        assert_eq!(mesh.change(1, 0..100, 2), Verdict::Pass, "one that was there may have more for a while");
+        assert_eq!(mesh.change(2, 100..500, 2), Verdict::Pass);
+        assert_eq!(mesh.change(3, 0..31, 0), Verdict::Hold, "31 of those 100, whatever came");
+    }
+
+    #[test]
     fn a_hold_ends_by_recovery_release_or_time() {
         let mut mesh = Mesh::new(100, 1);
         assert_eq!(mesh.change(0, 0..60, 0), Verdict::Hold);
@@ -269,7 +318,7 @@ mod tests {
                 breaker.note(&service.to_string().into(), 3, wanted);
                 counts[usize::from(service)] = wanted;
             }
-            let lost = breaker.window.as_ref().unwrap().lost;
+            let lost = breaker.window.as_ref().unwrap().old.lost;
             proptest::prop_assert_eq!(lost.services, counts.iter().filter(|count| **count == 0).count());
             proptest::prop_assert_eq!(lost.endpoints, counts.iter().map(|count| 3usize.saturating_sub(*count)).sum::<usize>());
         }

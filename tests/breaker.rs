@@ -37,8 +37,9 @@ async fn flush(mox: &Mox) -> (usize, u64, Value) {
 
 async fn full(config: Value) -> Mox {
     let mox = Mox::closed(config);
-    mox.engine.loaded();
+    // In this order: the first state that is kept is to have everything.
     publish(&mox, 0..SERVICES, 1);
+    mox.engine.loaded();
     assert_eq!(flush(&mox).await, (20, 40, Value::Null));
     mox
 }
