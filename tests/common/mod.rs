@@ -13,6 +13,7 @@ use registry_mox::{
 
 pub(crate) mod golden;
 pub(crate) mod mox_client;
+pub(crate) mod random;
 
 pub(crate) struct Mox {
     pub(crate) engine: Arc<Engine>,

@@ -1,0 +1,230 @@
+//! `serve` killed at any moment and started again, while what it serves changes: its client never loses anything by it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use common::{
+    mox_client::{MoxClient, SERVICE_ENTRY, istiod_node},
+    random::Random,
+};
+use serde_json::{Value, json};
+
+mod common;
+
+const SERVICES: usize = 40;
+/// Of each service; the last one comes and goes.
+const ENDPOINTS: usize = 5;
+const SOON: Duration = Duration::from_secs(30);
+
+type State = BTreeMap<String, BTreeSet<String>>;
+
+fn id(service: usize) -> String {
+    format!("com.example.S{service}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
+}
+
+fn name(service: usize) -> String {
+    format!("sofa-registry/com.example.s{service}")
+}
+
+fn endpoint(service: usize, endpoint: usize) -> String {
+    format!("10.0.{service}.{endpoint}:12200")
+}
+
+/// What the registry has: for each service whether its last endpoint is there, and how often that changed.
+#[derive(Clone)]
+struct Model {
+    last: [(bool, i64); SERVICES],
+}
+
+impl Model {
+    fn state(&self) -> State {
+        let endpoints = |service: usize| {
+            let count = ENDPOINTS - usize::from(!self.last[service].0);
+            (0..count).map(|n| endpoint(service, n)).collect()
+        };
+        (0..SERVICES).map(|service| (name(service), endpoints(service))).collect()
+    }
+
+    fn line(&self, service: usize, n: usize) -> Value {
+        let version = if n == ENDPOINTS - 1 { self.last[service].1 } else { 1 };
+        let op = if n == ENDPOINTS - 1 && !self.last[service].0 { "unpublish" } else { "publish" };
+        let mut line = json!({ "op": op, "dataInfoId": id(service), "registerId": format!("r{n}"), "version": version,
+                               "registerTimestamp": 1 });
+        if op == "publish" {
+            line["data"] = json!([endpoint(service, n)]);
+        }
+        line
+    }
+}
+
+struct Serve {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Serve {
+    fn start(config: &Path) -> Self {
+        // Cargo builds examples beside the tests.
+        let program = std::env::current_exe().unwrap().parent().unwrap().join("../examples/serve");
+        let mut command = Command::new(program);
+        command.arg("--config").arg(config).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let address = read(&mut out)["mox"].as_str().unwrap().to_owned();
+        Self { child, out, address }
+    }
+
+    fn say(&mut self, line: &Value) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn flush(&mut self) -> Value {
+        self.say(&json!({ "id": 1, "op": "flush" }));
+        read(&mut self.out)
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        // Killed already, or by this.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read(out: &mut BufReader<ChildStdout>) -> Value {
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+}
+
+/// What the client has and found wrong.
+#[derive(Default)]
+struct Told {
+    state: State,
+    version: String,
+    responses: usize,
+    wrong: Vec<String>,
+    duplicates: usize,
+}
+
+/// Connects to whatever address is the present one, and keeps what it has in between, as istiod does.
+async fn follow(address: Arc<Mutex<String>>, told: Arc<Mutex<Told>>) {
+    loop {
+        let to = address.lock().unwrap().clone();
+        if let Ok(mut client) = MoxClient::open(&to, istiod_node(), Some(SERVICE_ENTRY)).await {
+            while let Ok(response) = client.next().await {
+                if response.type_url == SERVICE_ENTRY {
+                    take(&mut told.lock().unwrap(), client.state(), response.version_info);
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn take(told: &mut Told, now: &common::mox_client::State, version: String) {
+    told.state =
+        now.iter().map(|(name, resource)| (name.clone(), resource.endpoints().into_iter().collect())).collect();
+    told.duplicates += now.values().map(|r| r.endpoints().len()).sum::<usize>()
+        - told.state.values().map(BTreeSet::len).sum::<usize>();
+    told.version = version;
+    told.responses += 1;
+    // All but the last of a service are never taken back by the registry.
+    for service in 0..SERVICES {
+        for n in 0..ENDPOINTS - 1 {
+            if !told.state.get(&name(service)).is_some_and(|all| all.contains(&endpoint(service, n))) {
+                told.wrong.push(format!("{} in response {}", endpoint(service, n), told.responses));
+            }
+        }
+    }
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(1)); // the polling interval
+    }
+}
+
+/// `MOX_RESTART_ROUNDS` kills (20).
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn kills_under_load_take_nothing_from_a_client() {
+    let rounds: usize = std::env::var("MOX_RESTART_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
+    let seed = std::env::var("MOX_SEED").map_or(u64::from(std::process::id()), |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let dir = std::env::temp_dir().join(format!("mox-restarts-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let config = dir.join("config.json");
+    fs::write(&config, json!({ "stateDir": dir.join("state") }).to_string()).unwrap();
+
+    let (address, told) = (Arc::new(Mutex::new("127.0.0.1:1".to_owned())), Arc::<Mutex<Told>>::default());
+    let client = tokio::spawn(follow(Arc::clone(&address), Arc::clone(&told)));
+    let mut model = Model { last: [(true, 1); SERVICES] };
+    let (mut early, mut changes, mut version) = (0, 0, String::new());
+    tokio::task::block_in_place(|| {
+        for round in 0..rounds {
+            let mut serve = Serve::start(&config);
+            address.lock().unwrap().clone_from(&serve.address);
+            // One in four is killed while it gathers, before it may serve.
+            let feed = SERVICES * ENDPOINTS;
+            let cut = if random.below(4) == 0 { random.below(feed) } else { feed };
+            for n in 0..cut {
+                serve.say(&model.line(n / ENDPOINTS, n % ENDPOINTS));
+            }
+            if cut < feed {
+                early += 1;
+                serve.kill();
+                continue;
+            }
+            serve.say(&json!({ "op": "loaded" }));
+            let flushed = serve.flush();
+            assert!(
+                version.is_empty() || flushed["version"] == *version,
+                "round {round}: other bytes for the same data"
+            );
+            wait_for("the client has it all", || told.lock().unwrap().version == flushed["version"]);
+            assert_eq!(told.lock().unwrap().state, model.state(), "round {round}");
+            for _ in 0..random.below(200) {
+                let service = random.below(SERVICES);
+                let (there, changed) = model.last[service];
+                model.last[service] = (!there, changed + 1);
+                serve.say(&model.line(service, ENDPOINTS - 1));
+                changes += 1;
+            }
+            // Half of them are killed in the middle of that, and what comes of it is not known.
+            version = match random.below(2) {
+                0 => String::new(),
+                _ => serve.flush()["version"].as_str().unwrap().to_owned(),
+            };
+            serve.kill();
+            let told = told.lock().unwrap();
+            assert_eq!((&told.wrong[..], told.duplicates), (&[] as &[String], 0), "round {round}, seed {seed}");
+        }
+    });
+    client.abort();
+    let told = told.lock().unwrap();
+    println!(
+        "{rounds} kills, {early} of them before the view was complete; {changes} changes, {} responses, {} wrong deletions",
+        told.responses,
+        told.wrong.len()
+    );
+    assert!(told.responses >= rounds - early);
+    fs::remove_dir_all(dir).unwrap();
+}
