@@ -7,13 +7,17 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use prost::{Message, bytes::BytesMut};
 use registry_mox::{
-    proto::google::protobuf::Any,
-    xds::codec::{RequestDecoder, Response, ResponseBody},
+    proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::Any},
+    xds::{
+        codec::{RequestDecoder, Response, ResponseBody},
+        subscription::Content,
+    },
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 use tonic::{
@@ -114,7 +118,8 @@ impl Service<http::Request<Body>> for Secrets {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let mut requests = Streaming::new_request(RequestDecoder, request.into_body(), None, None);
+        let mut requests =
+            Streaming::new_request(RequestDecoder::<DiscoveryRequest>::default(), request.into_body(), None, None);
         let (out, responses) = mpsc::channel(1);
         let secrets = self.clone();
         tokio::spawn(async move {
@@ -127,13 +132,20 @@ impl Service<http::Request<Body>> for Secrets {
                     let value = secrets.secret(name).encode_to_vec().into();
                     prost::encoding::message::encode(2, &Any { type_url: TYPE.to_owned(), value }, &mut page);
                 }
-                let (type_url, version, nonce) = (TYPE.to_owned(), "1".to_owned(), "1".to_owned());
-                if out.send(Ok(Response { type_url, version, nonce, pages: vec![page.freeze()] })).await.is_err() {
+                let response = Response {
+                    type_url: TYPE.to_owned(),
+                    version: "1".into(),
+                    nonce: "1".to_owned(),
+                    content: Arc::new(Content { pages: vec![page.freeze()], removed: Vec::new() }),
+                    delta: false,
+                    handed: Arc::default(),
+                };
+                if out.send(Ok(response)).await.is_err() {
                     return;
                 }
             }
         });
         let response = http::Response::builder().header(http::header::CONTENT_TYPE, "application/grpc");
-        Box::pin(async { Ok(response.body(Body::new(ResponseBody::new(responses))).unwrap()) })
+        Box::pin(async { Ok(response.body(Body::new(ResponseBody::new(responses, Arc::default()))).unwrap()) })
     }
 }
