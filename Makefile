@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-istio check test torture bench jar native clean examples
+.PHONY: help demo demo-istio check test torture soak load bench jar native clean examples
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
@@ -11,6 +11,8 @@ VENV := target/native/py
 DENY := target/tools/bin/cargo-deny
 FUZZ := target/tools/bin/cargo-fuzz
 FUZZ_SECONDS := 600
+ROUNDS := 5
+MINUTES := 30
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -27,10 +29,20 @@ check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, 
 test: native $(DENY) $(FUZZ) ## everything: `make check`, a while of fuzzing and the end-to-end tests on the real parts
 	tests/run fmt clippy doc deny rust fuzz java istio real
 
-torture: $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600) and how often it ran; ten times the inputs for Istio's validation
+torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; every fault ROUNDS (5) times, as root
 	fuzz/run $(FUZZ_SECONDS)
-	tests/real/install.sh validation
+	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
+	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
+	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --faults-all
+
+soak: jar ## churn and faults at random in a registry of several servers for MINUTES (30), from SEED or a seed of its own; as root
+	tests/real/install.sh java
+	REGISTRY_SOAK_MINUTES=$(MINUTES) $(if $(SEED),REGISTRY_SEED=$(SEED)) cargo test --locked --test real -- --soak
+
+load: jar ## what a session server with MoX asks of a data server; as root
+	tests/real/install.sh java
+	cargo test --locked --test real -- --load
 
 bench: native ## the publish call, measured with JMH
 	gradle --quiet jmh

@@ -4,9 +4,14 @@
 //! share one registry; hence no libtest. What is printed looks like libtest's.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod cell;
 mod cluster;
+mod faults;
 #[path = "../common/golden.rs"]
 mod golden;
+#[path = "../common/judge.rs"]
+mod judge;
+mod load;
 mod mesh;
 #[path = "../common/mox_client.rs"]
 mod mox_client;
@@ -14,7 +19,11 @@ mod mox_off;
 mod mox_on;
 mod parts;
 mod payloads;
+#[path = "../common/random.rs"]
+mod random;
+mod recorder;
 mod sds;
+mod soak;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,6 +32,9 @@ use std::{
 };
 
 use parts::Registry;
+
+/// Answers how many scenarios passed, failed and were not wanted.
+type Outside = fn(&str, &str) -> (usize, usize, usize);
 
 /// A name, and what happens.
 type Scenario = (&'static str, fn(&mut Registry));
@@ -39,11 +51,20 @@ const GROUPS: [&Group; 5] =
 /// `cargo test --test real [-- PART-OF-A-NAME]`; with `--mesh-story` only the scenarios in a mesh, told as a story.
 fn main() -> ExitCode {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let mode = std::env::args().nth(1).and_then(|mode| mesh::MODES.into_iter().find(|m| *m == mode));
-    match mode {
-        Some(mode) if std::env::var_os(mesh::INSIDE).is_some() => return mesh::inside(mode, &filter),
-        Some(mode) => return if mesh::outside(mode, &filter).1 == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE },
-        None => {}
+    let mode = std::env::args().nth(1).unwrap_or_default();
+    // The programs that this one runs inside networks of their own.
+    for (modes, inside, within, outside) in [
+        (&mesh::MODES[..], mesh::INSIDE, mesh::inside as fn(&str, &str) -> ExitCode, mesh::outside as Outside),
+        (&faults::MODES[..], faults::INSIDE, faults::inside, faults::outside),
+        (&soak::MODES[..], soak::INSIDE, soak::inside, soak::outside),
+        (&load::MODES[..], load::INSIDE, load::inside, load::outside),
+    ] {
+        if modes.contains(&&*mode) {
+            if std::env::var_os(inside).is_some() {
+                return within(&mode, &filter);
+            }
+            return if outside(&mode, &filter).1 == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
     }
     let mut report = Report { passed: 0, failed: 0, skipped: 0, started: Instant::now() };
     for group in GROUPS {
@@ -65,6 +86,9 @@ fn main() -> ExitCode {
             report.skipped += 1;
         }
     }
+    let (passed, failed, skipped) = faults::outside(faults::MODES[0], &filter);
+    (report.passed, report.failed, report.skipped) =
+        (report.passed + passed, report.failed + failed, report.skipped + skipped);
     // Of its own accord: it takes four minutes, and on a busy machine a scenario that fails takes those after it along.
     if std::env::var_os("REGISTRY_MESH_TESTS").is_some() {
         let (passed, failed, skipped) = mesh::outside(mesh::MODES[0], &filter);

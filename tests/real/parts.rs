@@ -108,6 +108,22 @@ pub(crate) fn log_path(name: &str) -> PathBuf {
     root().join(format!("target/real/log/{name}.log"))
 }
 
+pub(crate) fn our_jar() -> PathBuf {
+    let built = || root().join(concat!("build/libs/registry-mox-", env!("CARGO_PKG_VERSION"), ".jar"));
+    let jar = std::env::var("REGISTRY_MOX_JAR").map_or_else(|_| built(), PathBuf::from);
+    assert!(jar.is_file(), "{} is missing: build it, or set REGISTRY_MOX_JAR", jar.display());
+    jar
+}
+
+/// A home folder for a part, without what an earlier run left there.
+pub(crate) fn fresh_home(name: &str) -> PathBuf {
+    let home = root().join("target/real/home").join(name);
+    match fs::remove_dir_all(&home) {
+        Err(error) if error.kind() != ErrorKind::NotFound => panic!("{}: {error}", home.display()),
+        _ => home,
+    }
+}
+
 pub(crate) struct Process(Child);
 
 impl Process {
@@ -120,8 +136,20 @@ impl Process {
     }
 
     pub(crate) fn ask_to_end(&self) {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("TERM");
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn wait(&mut self, within: Duration) -> ExitStatus {
+        eventually(within, "the process ends", || self.0.try_wait().unwrap())
     }
 
     fn terminate(&mut self, within: Duration) -> ExitStatus {
@@ -152,17 +180,7 @@ impl Registry {
     /// The name is for its log and home folder; `mox` the port for `mox.listen`, when it is to be set.
     pub(crate) fn start(name: &str, mox: Option<u16>, options: &[&str]) -> Self {
         assert!(connect(9603).is_err(), "port 9603 is taken: another registry runs, and its ports are fixed");
-        let jar = std::env::var("REGISTRY_MOX_JAR").map_or_else(
-            |_| root().join(concat!("build/libs/registry-mox-", env!("CARGO_PKG_VERSION"), ".jar")),
-            PathBuf::from,
-        );
-        assert!(jar.is_file(), "{} is missing: build it, or set REGISTRY_MOX_JAR", jar.display());
-        let home = root().join("target/real/home").join(name);
-        match fs::remove_dir_all(&home) {
-            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{}: {error}", home.display()),
-            _ => {}
-        }
-        let log = log_path(name);
+        let (jar, home, log) = (our_jar(), fresh_home(name), log_path(name));
         let mut command = script("registry.sh", &log);
         command.env("REGISTRY_MOX_JAR", jar).env("REGISTRY_HOME", &home).arg("-Xcheck:jni").args(options);
         if let Some(port) = mox {
@@ -206,6 +224,14 @@ pub(crate) struct Driven {
     lines: Receiver<String>,
 }
 
+/// Has a thread take the lines of a process as they come, until it ends.
+pub(crate) fn each_line(command: &mut Command, mut take: impl FnMut(String) + Send + 'static) -> Process {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(&mut take));
+    Process(child)
+}
+
 impl Driven {
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -233,7 +259,13 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn start(name: &str) -> Self {
-        Self { driven: Driven::start(&mut script("client.sh", &log_path(name))), data: HashMap::new() }
+        Self::start_with(name, &[])
+    }
+
+    /// With arguments of `client.sh`.
+    pub(crate) fn start_with(name: &str, arguments: &[&str]) -> Self {
+        let driven = Driven::start(script("client.sh", &log_path(name)).args(arguments));
+        Self { driven, data: HashMap::new() }
     }
 
     /// Tells it one line, and waits for its `ok`.
@@ -323,6 +355,8 @@ pub(crate) struct Istiod {
     pub(crate) process: Process,
     grpc: u16,
     pub(crate) http: u16,
+    /// Where its metrics are.
+    pub(crate) monitoring: u16,
 }
 
 impl Istiod {
@@ -332,19 +366,24 @@ impl Istiod {
 
     /// With more of what `istiod.sh` reads from its environment.
     pub(crate) fn start_with(registry: &Registry, grpc: u16, more: &[(&str, &str)]) -> Self {
+        Self::start_on(&format!("127.0.0.1:{}", registry.mox), grpc, more)
+    }
+
+    /// With any MoX server.
+    pub(crate) fn start_on(source: &str, grpc: u16, more: &[(&str, &str)]) -> Self {
         let (http, monitoring, log) = (free_port(), free_port(), log_path("istiod"));
         let mut command = script("istiod.sh", &log);
         command.envs(more.iter().copied());
         command.env("GRPC_PORT", grpc.to_string()).env("HTTP_PORT", http.to_string());
         command.env("MONITORING_PORT", monitoring.to_string());
         // Its default of 100 ms only makes Envoy later.
-        command.env("PILOT_DEBOUNCE_AFTER", "10ms").arg(format!("127.0.0.1:{}", registry.mox));
+        command.env("PILOT_DEBOUNCE_AFTER", "10ms").arg(source);
         let mut process = Process(command.spawn().unwrap());
         eventually(START, "istiod has its first configuration", || {
             assert!(process.alive(), "istiod ended: see {}", log.display());
             connect(grpc).ok()
         });
-        Self { process, grpc, http }
+        Self { process, grpc, http, monitoring }
     }
 
     /// The ServiceEntry `sofa-registry/NAME` as `/debug/configz` shows it.

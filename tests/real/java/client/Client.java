@@ -7,6 +7,7 @@ import com.alipay.sofa.registry.core.model.ScopeEnum;
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
@@ -25,21 +26,28 @@ import java.util.TreeSet;
  *
  * The client library sends from a thread of its own, so {@code ok} means "handed to it". Ends without a goodbye to the
  * registry at the end of its input.
+ *
+ * <p>Arguments: host and port of a session server, the application's name, and as how many registry clients it acts (1), each
+ * with a connection of its own; publishers are spread over them by their names.
  */
 public final class Client {
-    private final DefaultRegistryClient registry;
+    private final List<DefaultRegistryClient> registries;
     private final Map<String, Publisher> publishers = new HashMap<>();
 
-    private Client(DefaultRegistryClient registry) {
-        this.registry = registry;
+    private Client(List<DefaultRegistryClient> registries) {
+        this.registries = registries;
     }
 
     public static void main(String[] args) throws Exception {
-        DefaultRegistryClient registry = new DefaultRegistryClient(DefaultRegistryClientConfigBuilder.start()
-            .setRegistryEndpoint(args[0]).setRegistryEndpointPort(Integer.parseInt(args[1])).setAppName(args[2])
-            .setDataCenter("DefaultDataCenter").setZone("DEFAULT_ZONE").build());
-        registry.init();
-        Client client = new Client(registry);
+        List<DefaultRegistryClient> registries = new ArrayList<>();
+        for (int i = args.length > 3 ? Integer.parseInt(args[3]) : 1; i > 0; i--) {
+            DefaultRegistryClient registry = new DefaultRegistryClient(DefaultRegistryClientConfigBuilder.start()
+                .setRegistryEndpoint(args[0]).setRegistryEndpointPort(Integer.parseInt(args[1])).setAppName(args[2])
+                .setDataCenter("DefaultDataCenter").setZone("DEFAULT_ZONE").build());
+            registry.init();
+            registries.add(registry);
+        }
+        Client client = new Client(registries);
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             try {
@@ -58,7 +66,7 @@ public final class Client {
             case "publish":
                 PublisherRegistration registration = new PublisherRegistration(words[2]);
                 registration.setGroup("SOFA");
-                publishers.put(name, registry.register(registration, rest(words, 3)));
+                publishers.put(name, registry(name).register(registration, rest(words, 3)));
                 break;
             case "republish":
                 publisher(name).republish(rest(words, 2));
@@ -85,7 +93,11 @@ public final class Client {
         });
         registration.setGroup("SOFA");
         registration.setScopeEnum(ScopeEnum.dataCenter);
-        registry.register(registration);
+        registry(dataId).register(registration);
+    }
+
+    private DefaultRegistryClient registry(String name) {
+        return registries.get(Math.floorMod(name.hashCode(), registries.size()));
     }
 
     private Publisher publisher(String name) {

@@ -1,0 +1,369 @@
+//! Faults in a registry of several servers, inside the network that `hosts.sh` makes. Registry clients go on changing what they
+//! publish meanwhile; what three recording clients of MoX were told is judged against what the data server said.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{Command, ExitCode, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    cell::{Cell, META, Row, SESSIONS, SETTLED, address, get, is_root, post, status, wait_until_held},
+    judge::percentile,
+    parts::{Istiod, SOON, eventually, free_port, log_path, root, script},
+    recorder::{Recorder, converge, now},
+};
+
+/// The first argument of the test program: the faults of `make test` once, or all of them `REGISTRY_FAULT_ROUNDS` times, with a table.
+pub(crate) const MODES: [&str; 2] = ["--faults", "--faults-all"];
+/// Set by `hosts.sh`.
+pub(crate) const INSIDE: &str = "HOST_2";
+/// Added to the number of failed scenarios, the exit status: so it is no shell's.
+const ENDED: i32 = 64;
+
+/// A name, whether it is among the few of `make test`, and what happens.
+type Scenario = (&'static str, bool, fn(&mut Cell));
+
+const SCENARIOS: [Scenario; 11] = [
+    ("cell_every_session_server_serves_the_same_bytes", true, same_bytes),
+    ("cell_istiod_that_fails_over_updates_nothing", false, istiod_fails_over),
+    ("cell_pushes_are_stopped", true, stop_push),
+    ("cell_a_session_server_is_killed", true, session_killed),
+    ("cell_all_clients_are_killed", true, clients_killed),
+    ("cell_a_session_server_is_cut_off_from_data", true, cut_off),
+    ("cell_a_session_server_is_paused_for_15_s", false, paused_shortly),
+    ("cell_a_session_server_is_paused_for_45_s", false, paused),
+    ("cell_the_data_server_is_killed", false, data_killed),
+    ("cell_rolling_restart_under_load", false, rolling_restart),
+    ("cell_two_translations", false, two_translations),
+];
+
+/// Runs this program inside `hosts.sh`. Answers how many scenarios passed, failed and were not wanted.
+pub(crate) fn outside(mode: &str, filter: &str) -> (usize, usize, usize) {
+    let wanted = wanted(mode, filter).count();
+    if wanted == 0 {
+        return (0, 0, SCENARIOS.len());
+    }
+    if !is_root() {
+        println!("faults in a registry of several servers need root, for networks of their own: left out");
+        return (0, 0, SCENARIOS.len());
+    }
+    let mut command = Command::new(root().join("tests/real/hosts.sh"));
+    let status =
+        command.arg(std::env::current_exe().unwrap()).args([mode, filter]).stdin(Stdio::null()).status().unwrap();
+    // Any other status than one of `inside` means that it broke as a whole.
+    let failed = status.code().and_then(|code| usize::try_from(code - ENDED).ok()).unwrap_or(wanted).min(wanted);
+    (wanted - failed, failed, SCENARIOS.len() - wanted)
+}
+
+fn wanted(mode: &str, filter: &str) -> impl Iterator<Item = &'static Scenario> {
+    let all = mode == MODES[1];
+    SCENARIOS.iter().filter(move |(name, often, _)| (*often || all) && name.contains(filter))
+}
+
+/// The scenarios; the exit status says how many failed.
+pub(crate) fn inside(mode: &str, filter: &str) -> ExitCode {
+    let rounds = match mode == MODES[1] {
+        true => std::env::var("REGISTRY_FAULT_ROUNDS").map_or(5, |rounds| rounds.parse().expect("a number of rounds")),
+        false => 1,
+    };
+    let mut failed = 0;
+    let mut cell = catch_unwind(Cell::start).ok();
+    for (name, _, scenario) in wanted(mode, filter) {
+        let begin = Instant::now();
+        let run = || {
+            let cell = cell.as_mut().expect("a registry that started");
+            (0..rounds).for_each(|_| scenario(cell));
+        };
+        let ok = catch_unwind(AssertUnwindSafe(run)).is_ok();
+        failed += u8::from(!ok);
+        println!("test {name} ... {} ({:.1?})", if ok { "ok" } else { "FAILED" }, begin.elapsed());
+    }
+    if let Some(mut cell) = cell {
+        cell.table();
+    }
+    ExitCode::from(ENDED as u8 + failed)
+}
+
+/// One line for each fault; also written to `target/real/faults.md`.
+pub(crate) fn table(rows: &mut [Row]) -> String {
+    let mut text =
+        "| fault | rounds | wrong deletions | duplicates | convergence p50 / p99 | a change takes p50 / p99 |\n"
+            .to_owned();
+    text += "| --- | --- | --- | --- | --- | --- |\n";
+    let seconds = |values: &mut Vec<u64>| {
+        let [p50, p99] = [50, 99].map(|p| percentile(values, p));
+        p50.zip(p99).map_or("-".to_owned(), |(a, b)| format!("{:.1} / {:.1} s", a as f64 / 1e3, b as f64 / 1e3))
+    };
+    for row in rows {
+        let (converged, lags) = (seconds(&mut row.converged), seconds(&mut row.lags));
+        let Row { fault, rounds, wrong, duplicates, .. } = row;
+        writeln!(text, "| {fault} | {rounds} | {wrong} | {duplicates} | {converged} | {lags} |").unwrap();
+    }
+    fs::write(root().join("target/real/faults.md"), &text).unwrap();
+    text
+}
+
+/// How long there is churn without a fault.
+const CHURN: Duration = Duration::from_secs(5);
+
+fn churn_for(cell: &Cell, rate: u32, time: Duration) {
+    cell.churn(rate);
+    thread::sleep(time); // the time of the churn
+}
+
+fn same_bytes(cell: &mut Cell) {
+    let since = now();
+    churn_for(cell, 20, CHURN);
+    cell.churn(0);
+    let ended = now();
+    cell.settle("none", since, ended);
+    cell.assert_same_bytes();
+    for n in SESSIONS {
+        let services = get(n, 9603, "/mox/metrics").and_then(|page| value(&page, "mox_services"));
+        assert_eq!(services, Some(20.0), "on session server {n}");
+        let own = get(n, 9603, "/metrics").unwrap();
+        assert_eq!(value(&own, "mox_services"), Some(20.0), "in the registry's own metrics of session server {n}");
+        assert!(value(&own, "mox_feed_reads_total").is_some_and(|reads| reads > 0.0));
+    }
+}
+
+/// A value without a label, or the first with this one.
+fn value(page: &str, name: &str) -> Option<f64> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+/// One address in front of the session servers.
+struct Front {
+    port: u16,
+    target: Arc<Mutex<u8>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Front {
+    fn start(target: u8) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let front = Self {
+            port: listener.local_addr().unwrap().port(),
+            target: Arc::new(Mutex::new(target)),
+            open: Arc::default(),
+        };
+        let (target, open) = (Arc::clone(&front.target), Arc::clone(&front.open));
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let to = SocketAddr::from((address(*target.lock().unwrap()), 9700));
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(to)) else { continue };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    thread::spawn(move || {
+                        // However it ends, the other side is to know.
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+                open.lock().unwrap().extend([client, server]);
+            }
+        });
+        front
+    }
+
+    /// Ends every connection; the next ones go to another server.
+    fn switch(&self, target: u8) {
+        *self.target.lock().unwrap() = target;
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both); // one that has ended already
+        }
+    }
+}
+
+fn istiod_fails_over(cell: &mut Cell) {
+    cell.assert_same_bytes();
+    let front = Front::start(SESSIONS[0]);
+    let istiod = Istiod::start_on(&format!("127.0.0.1:{}", front.port), free_port(), &[]);
+    let entries = || -> Vec<Value> {
+        let all = crate::parts::get(istiod.http, "/debug/configz").and_then(|body| serde_json::from_str(&body).ok());
+        let all: Vec<Value> = all.unwrap_or_default();
+        all.into_iter().filter(|entry| entry["kind"] == "ServiceEntry").collect()
+    };
+    let updates = || {
+        let page = crate::parts::get(istiod.monitoring, "/metrics").unwrap_or_default();
+        value(&page, "pilot_inbound_updates{type=\"config\"}").unwrap_or_default()
+    };
+    eventually(SOON, "istiod has all services", || (entries().len() == 20).then_some(()));
+    let streams = |n: u8| status(n)["streams"].as_array().map_or(0, Vec::len);
+    let (before, seen, others) = (entries(), updates(), streams(SESSIONS[1]));
+    front.switch(SESSIONS[1]);
+    eventually(Duration::from_secs(60), "istiod has the other server's answer", || {
+        let status = status(SESSIONS[1]);
+        let streams = status["streams"].as_array()?;
+        let acked = |stream: &Value| {
+            let entries = &stream["types"]["networking.istio.io/v1/ServiceEntry"];
+            entries["acked"].is_string() && entries["acked"] == entries["sent"]
+        };
+        (streams.len() == others + 1 && streams.iter().all(acked)).then_some(())
+    });
+    assert_eq!(entries(), before, "the entries as istiod shows them, resource versions included");
+    assert_eq!(updates(), seen, "updates of its configuration that istiod counts");
+    // And it is listening: a change makes it count.
+    let since = now();
+    cell.churn(5);
+    eventually(SOON, "istiod counts a change", || (updates() > seen).then_some(()));
+    cell.settle("istiod fails over", since, now());
+}
+
+pub(crate) fn stop_push(cell: &mut Cell) {
+    let since = now();
+    get(META, 9615, "/stopPushDataSwitch/open").unwrap();
+    for n in SESSIONS {
+        wait_until_held(n, Some("frozen"));
+    }
+    let updates = |cell: &Cell| cell.recorders.iter().map(|recorder| recorder.told().updates).collect::<Vec<_>>();
+    let before = updates(cell);
+    churn_for(cell, 20, CHURN);
+    cell.churn(0);
+    assert_eq!(updates(cell), before, "nothing changes while pushes are stopped");
+    get(META, 9615, "/stopPushDataSwitch/close").unwrap();
+    for n in SESSIONS {
+        wait_until_held(n, None);
+    }
+    cell.settle("stop-push, then on again", since, now());
+}
+
+/// The clients of the one move to the other.
+fn session_killed(cell: &mut Cell) {
+    let which = cell.sessions.iter().position(|session| session.n == SESSIONS[0]).expect("it is there");
+    let since = now();
+    churn_for(cell, 20, CHURN / 5);
+    restart(cell, which);
+    cell.settle("a session server is killed and restarted", since, now());
+    cell.assert_same_bytes();
+}
+
+pub(crate) fn restart(cell: &mut Cell, which: usize) {
+    cell.sessions[which].kill();
+    cell.sessions[which].start();
+    cell.sessions[which].wait_until_healthy();
+    cell.sessions[which].wait_until_serving();
+}
+
+pub(crate) fn clients_killed(cell: &mut Cell) {
+    cell.churn(0);
+    let since = now();
+    let count = |recorder: &Recorder| recorder.endpoints().values().map(BTreeSet::len).sum::<usize>();
+    let before = count(&cell.recorders[0]);
+    cell.kill_fleet();
+    for n in SESSIONS {
+        wait_until_held(n, Some("mass-delete"));
+    }
+    eventually(SOON, "the registry is empty", || cell.reader.named(since).filter(|named| named.is_empty()));
+    for recorder in &cell.recorders {
+        // What went before it was too much is gone.
+        let left = count(recorder);
+        assert!(left + 50 >= before, "the client {} has {left} of {before} endpoints left", recorder.name);
+    }
+    let released = now();
+    let answer = post(SESSIONS[0], "/mox/release");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.matches("released\\\": true").count() == 2, "{answer}");
+    let took = converge(&cell.reader, &cell.clients(), released, SETTLED);
+    cell.judge("all clients are killed, then a release", since, took);
+    let since = now();
+    cell.start_fleet();
+    cell.settle("all clients come back", since, now());
+}
+
+fn cut_off(cell: &mut Cell) {
+    let since = now();
+    churn_for(cell, 20, CHURN / 5);
+    let streams = cell.recorders[0].told().streams;
+    cell.cut(0, true);
+    eventually(2 * SOON + SETTLED, "it steps aside", || (status(SESSIONS[0])["fenced"] == true).then_some(()));
+    assert_eq!(status(SESSIONS[0])["feed"]["stale"], true);
+    assert_eq!(status(SESSIONS[1])["fenced"], false);
+    eventually(SOON, "the stream has ended", || (cell.recorders[0].told().streams > streams).then_some(()));
+    cell.cut(0, false);
+    let healed = now();
+    eventually(SETTLED, "it serves again", || (status(SESSIONS[0])["fenced"] == false).then_some(()));
+    cell.settle("a session server is cut off from data", since, healed);
+    cell.assert_same_bytes();
+}
+
+/// Shorter than any lease: nobody is to notice.
+fn paused_shortly(cell: &mut Cell) {
+    let since = now();
+    let updates = |cell: &Cell| cell.recorders.iter().map(|recorder| recorder.told().updates).collect::<Vec<_>>();
+    let before = updates(cell);
+    pause(cell, 0, Duration::from_secs(15));
+    let ended = now();
+    cell.settle("a session server is paused for 15 s", since, ended);
+    assert_eq!(updates(cell), before, "nothing changes");
+}
+
+/// Longer than the registry waits for a session server.
+fn paused(cell: &mut Cell) {
+    let since = now();
+    churn_for(cell, 20, CHURN / 5);
+    pause(cell, 0, Duration::from_secs(45));
+    cell.settle("a session server is paused for 45 s", since, now());
+    cell.assert_same_bytes();
+}
+
+pub(crate) fn pause(cell: &Cell, which: usize, time: Duration) {
+    cell.sessions[which].signal("STOP");
+    thread::sleep(time); // the length of the pause
+    cell.sessions[which].signal("CONT");
+}
+
+pub(crate) fn data_killed(cell: &mut Cell) {
+    let since = now();
+    churn_for(cell, 20, CHURN / 5);
+    cell.data.kill();
+    cell.data.start();
+    cell.data.wait_until_healthy();
+    cell.settle("the data server is killed and restarted", since, now());
+    cell.assert_same_bytes();
+}
+
+fn rolling_restart(cell: &mut Cell) {
+    let since = now();
+    churn_for(cell, 100, CHURN / 5);
+    let before = cell.fleet.as_ref().expect("a fleet").changes.load(std::sync::atomic::Ordering::Relaxed);
+    let begin = Instant::now();
+    for which in 0..SESSIONS.len() {
+        restart(cell, which);
+    }
+    let changes = cell.fleet.as_ref().expect("a fleet").changes.load(std::sync::atomic::Ordering::Relaxed) - before;
+    println!("rolling restart: {:.0} changes/s meanwhile", f64::from(changes) / begin.elapsed().as_secs_f64());
+    cell.settle("rolling restart under 100 changes/s", since, now());
+    cell.assert_same_bytes();
+}
+
+/// As while a new release is rolled out that serves other bytes for the same data.
+fn two_translations(cell: &mut Cell) {
+    let built = script("next.sh", &log_path("next")).status().unwrap();
+    assert!(built.success(), "see {}", log_path("next").display());
+    let since = now();
+    cell.churn(20);
+    let library = root().join("target/next/debug/libregistry_mox.so");
+    cell.sessions[1].options.push(format!("-Dregistry.mox.library={}", library.display()));
+    restart(cell, 1);
+    let translations = SESSIONS.map(|n| status(n)["translation"].as_u64().unwrap());
+    assert_eq!(translations[0] + 1, translations[1]);
+    // The client of any session server has been with each of them now.
+    restart(cell, 0);
+    cell.settle("two translations side by side", since, now());
+    let [one, other] = [0, 1].map(|i| cell.recorders[i].told().last.expect("a response"));
+    assert_ne!(one, other, "the other translation serves the same bytes, so this shows nothing");
+    cell.sessions[1].options.pop();
+    let since = now();
+    restart(cell, 1);
+    cell.settle("two translations side by side", since, now());
+    cell.assert_same_bytes();
+}
