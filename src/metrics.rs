@@ -57,6 +57,7 @@ pub fn of(status: &Status) -> Vec<Metric> {
     let Status { served, store, publisher, streams, .. } = status;
     let mut all = vec![
         labelled("mox_info", "Version of the library, always 1.", "release", [(status.release.to_owned(), 1)]),
+        labelled("mox_policy", "Hash of the policy, always 1.", "hash", [(status.policy.clone(), 1)]),
         gauge("mox_translation", "Number of the translation; other numbers serve other bytes.", status.translation),
         labelled(
             "mox_held",
@@ -115,6 +116,19 @@ pub fn of(status: &Status) -> Vec<Metric> {
         counter("mox_pushes_total", "Responses sent, without priming.", status.pushes),
         counter("mox_pushed_bytes_total", "Bytes of those.", status.pushed_bytes),
         counter("mox_nacks_total", "Responses that a client did not accept.", status.nacks),
+        gauge(
+            "mox_clients_with_wrong_parts",
+            "Clients that take some of the parts of a number, or parts beside everything; /mox/streams says which.",
+            status.clients.iter().filter(|client| client.wrong.is_some()).count() as u64,
+        ),
+        gauge(
+            "mox_responses_too_large",
+            "Types on streams that keep their last response, since the newest set is too large for one.",
+            status.streams.iter().flat_map(|stream| stream.types.values()).filter(|shown| shown.too_large).count()
+                as u64,
+        ),
+        counter("mox_slow_readers_total", "Streams ended since their client read nothing.", status.slow_readers),
+        counter("mox_refused_total", "Connections and streams refused, by whatever limit.", status.refused),
     ];
     if let Some(feed) = &status.feed {
         all.extend(of_feed(feed));
