@@ -180,6 +180,9 @@ async fn kills_under_load_take_nothing_from_a_client() {
     let (mut early, mut changes, mut version) = (0, 0, String::new());
     tokio::task::block_in_place(|| {
         for round in 0..rounds {
+            if round % 100 == 99 {
+                println!("{} of {rounds} kills", round + 1);
+            }
             let mut serve = Serve::start(&config);
             address.lock().unwrap().clone_from(&serve.address);
             // One in four is killed while it gathers, before it may serve.

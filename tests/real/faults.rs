@@ -64,9 +64,12 @@ pub(crate) fn outside(mode: &str, filter: &str) -> (usize, usize, usize) {
     (wanted - failed, failed, SCENARIOS.len() - wanted)
 }
 
+/// The filter may name several, with commas.
 fn wanted(mode: &str, filter: &str) -> impl Iterator<Item = &'static Scenario> {
     let all = mode == MODES[1];
-    SCENARIOS.iter().filter(move |(name, often, _)| (*often || all) && name.contains(filter))
+    SCENARIOS
+        .iter()
+        .filter(move |(name, often, _)| (*often || all) && filter.split(',').any(|part| name.contains(part)))
 }
 
 /// The scenarios; the exit status says how many failed.
