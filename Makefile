@@ -29,12 +29,15 @@ check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, 
 test: native $(DENY) $(FUZZ) ## everything: `make check`, a while of fuzzing and the end-to-end tests on the real parts
 	tests/run fmt clippy doc deny rust fuzz java istio real
 
-torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; every fault ROUNDS (5) times, as root
+torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; every fault ROUNDS (5) times; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --faults-all
+	tests/bench/peers/install.sh
+	cargo build --locked --examples
+	MOX_BENCH_PEERS=1 cargo test --locked --bench load
 
 soak: jar ## churn and faults at random in a registry of several servers for MINUTES (30), from SEED or a seed of its own; as root
 	tests/real/install.sh java
@@ -44,8 +47,12 @@ load: jar ## what a session server with MoX asks of a data server; as root
 	tests/real/install.sh java
 	cargo test --locked --test real -- --load
 
-bench: native ## the publish call, measured with JMH
+bench: native ## the publish call (JMH), single steps (criterion), and side by side with other servers; about an hour, see tests/bench
 	gradle --quiet jmh
+	cargo bench --locked --bench micro
+	tests/bench/peers/install.sh
+	cargo build --locked --release --example serve
+	cargo bench --locked --bench load
 
 jar: native ## build/libs/registry-mox-*.jar
 	gradle --quiet jar

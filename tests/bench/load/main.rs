@@ -1,0 +1,167 @@
+//! The load test: one client program, and under the same workloads ours, a naive server, go-control-plane, slime's istio-mcp
+//! and nacos-istio.
+//!
+//! `cargo bench --bench load -- [SECTION]… [--server PART-OF-A-NAME]… [--rounds N] [--add]` measures and writes
+//! `tests/bench/results.json`, the figures in `tests/bench/README.md` and the chart. `cargo test --bench load` runs every
+//! server there is on a small workload for a moment, so that all this keeps working. README.md says how it is measured.
+#![allow(missing_docs)]
+
+mod client;
+mod naive;
+mod report;
+mod run;
+mod sections;
+mod server;
+mod walk;
+mod workload;
+
+use std::{path::Path, process::ExitCode, time::Instant};
+
+use run::{Feed, Happening, Plan, run};
+use sections::{SECTIONS, Section};
+use server::Kind;
+
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// Set: a peer that is not installed is a failure of the small run, too.
+const ALL_PEERS: &str = "MOX_BENCH_PEERS";
+
+#[derive(Debug, Default)]
+struct Arguments {
+    /// What cargo says under `cargo bench`.
+    measure: bool,
+    /// Sections to measure; under `cargo test` parts of names of runs, as libtest takes them.
+    names: Vec<String>,
+    servers: Vec<String>,
+    rounds: Option<usize>,
+    /// Adds to the rounds that are kept from before, where they would be replaced.
+    add: bool,
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut arguments = Arguments::default();
+    let mut given = std::env::args().skip(1);
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--bench" => arguments.measure = true,
+            "--add" => arguments.add = true,
+            "--server" => arguments.servers.extend(given.next()),
+            "--rounds" => arguments.rounds = Some(given.next().ok_or("--rounds needs a number")?.parse()?),
+            // What is meant for libtest.
+            option if option.starts_with('-') => eprintln!("load: {option} means nothing here"),
+            name => arguments.names.push(name.to_owned()),
+        }
+    }
+    let unknown = arguments.names.iter().find(|name| SECTIONS.iter().all(|section| section.name != name.as_str()));
+    if let (true, Some(unknown)) = (arguments.measure, unknown) {
+        let known: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
+        return Err(format!("no section {unknown}; there are {}", known.join(" ")).into());
+    }
+    Ok(arguments)
+}
+
+fn main() -> ExitCode {
+    let done = match std::env::args().nth(1).as_deref() {
+        Some("naive") => {
+            std::env::args().nth(2).ok_or("naive needs a file".into()).and_then(|f| naive::main(Path::new(&f)))
+        }
+        _ => arguments().and_then(|arguments| if arguments.measure { measure(&arguments) } else { smoke(&arguments) }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chosen(arguments: &Arguments, kind: Kind) -> bool {
+    arguments.servers.is_empty() || arguments.servers.iter().any(|part| kind.name().contains(part.as_str()))
+}
+
+/// Every server and every happening for a moment; what is printed looks like libtest's.
+fn smoke(arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);
+    let workload = workload::SMOKE;
+    let feed = Feed::new(&server::out().join("smoke"), workload, 40)?;
+    for kind in Kind::ALL.into_iter().filter(|kind| chosen(arguments, *kind)) {
+        if let Err(missing) = kind.program()
+            && std::env::var_os(ALL_PEERS).is_none()
+            && !kind.takes_lines()
+        {
+            println!("test {} ... ignored, {missing}", kind.name());
+            skipped += 1;
+            continue;
+        }
+        for (name, clients, happening) in
+            [("changes", 3, Happening::Changes { count: 40, rate: 100.0 }), ("reconnect", 5, Happening::Reconnect)]
+        {
+            let full = format!("{}: {name}", kind.name());
+            if !arguments.names.is_empty() && arguments.names.iter().all(|part| !full.contains(part.as_str())) {
+                filtered += 1;
+                continue;
+            }
+            let begin = Instant::now();
+            match run(kind, Plan { workload, clients, happening }, &feed) {
+                Ok(_) => {
+                    println!("test {full} ... ok ({:.1?})", begin.elapsed());
+                    passed += 1;
+                }
+                Err(error) => {
+                    println!("test {full} ... FAILED: {error}");
+                    failed += 1;
+                }
+            }
+        }
+    }
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured; {filtered} filtered out; \
+         finished in {:.2?}",
+        started.elapsed()
+    );
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} runs failed").into()) }
+}
+
+/// Runs the sections: all servers in turn, as many rounds as the section says, and writes what was found.
+fn measure(arguments: &Arguments) -> Result<()> {
+    let wanted = |section: &&Section| {
+        arguments.names.is_empty() || arguments.names.iter().any(|name| name.as_str() == section.name)
+    };
+    let mut kept: Option<Feed> = None;
+    for section in SECTIONS.iter().filter(wanted) {
+        let kinds: Vec<Kind> = section.servers().into_iter().filter(|kind| chosen(arguments, *kind)).collect();
+        for kind in &kinds {
+            kind.program()?;
+        }
+        let most = kinds.iter().filter(|kind| !kind.takes_lines()).map(|kind| section.changes(*kind)).max();
+        let feed = match kept.take().filter(|feed| feed.is_for(&section.workload, most.unwrap_or_default())) {
+            Some(feed) => feed,
+            None => Feed::new(&server::out(), section.workload, most.unwrap_or_default())?,
+        };
+        let mut rows = report::Rows::default();
+        for round in 1..=arguments.rounds.unwrap_or(section.rounds) {
+            for kind in &kinds {
+                let begin = Instant::now();
+                let outcome = run(*kind, section.plan(*kind), &feed);
+                let shown = match &outcome {
+                    Ok(figures) => report::line(figures),
+                    Err(error) => format!("FAILED: {error}"),
+                };
+                println!(
+                    "{} {round} {:36} {:5.1} s  {shown}",
+                    section.name,
+                    kind.name(),
+                    begin.elapsed().as_secs_f64()
+                );
+                rows.add(*kind, outcome);
+            }
+        }
+        report::keep(section, rows, arguments.add)?;
+        kept = Some(feed);
+    }
+    report::write()
+}

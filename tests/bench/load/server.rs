@@ -1,0 +1,265 @@
+//! The servers: how each is started and fed, and what it costs.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, BufWriter, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    Result,
+    client::{CLUSTER, Dialect, SERVICE_ENTRY},
+    workload::{self, Workload},
+};
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `examples/serve`.
+    Ours(Ours),
+    /// This program's own, see `naive.rs`.
+    Naive,
+    /// `peers/go-control-plane pass`.
+    Pass,
+    /// `peers/go-control-plane linear`.
+    Linear,
+    /// The same, asked for delta.
+    LinearDelta,
+    /// `peers/slime`.
+    Slime,
+    /// `peers/nacos`.
+    Nacos,
+}
+
+/// The ways to use ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ours {
+    /// One source, all in one.
+    Whole,
+    /// 64 sources of a 64th each.
+    Slices,
+    /// Incremental.
+    Delta,
+    /// One source at the default `push.duty`; the others push as fast as clients acknowledge.
+    Paced,
+    /// The same with 64 sources.
+    PacedSlices,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Ours(Ours::Whole),
+        Self::Ours(Ours::Slices),
+        Self::Ours(Ours::Delta),
+        Self::Ours(Ours::Paced),
+        Self::Ours(Ours::PacedSlices),
+        Self::Pass,
+        Self::Linear,
+        Self::LinearDelta,
+        Self::Naive,
+        Self::Slime,
+        Self::Nacos,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours(Ours::Whole) => "registry-mox",
+            Self::Ours(Ours::Slices) => "registry-mox, 64 slices",
+            Self::Ours(Ours::Delta) => "registry-mox, delta",
+            Self::Ours(Ours::Paced) => "registry-mox, paced",
+            Self::Ours(Ours::PacedSlices) => "registry-mox, 64 slices, paced",
+            Self::Naive => "naive tonic",
+            Self::Pass => "go-control-plane, pass-through",
+            Self::Linear => "go-control-plane, LinearCache",
+            Self::LinearDelta => "go-control-plane, LinearCache, delta",
+            Self::Slime => "slime istio-mcp",
+            Self::Nacos => "nacos-istio 2.x",
+        }
+    }
+
+    pub(crate) fn is_delta(self) -> bool {
+        matches!(self, Self::Ours(Ours::Delta) | Self::LinearDelta)
+    }
+
+    pub(crate) fn is_sliced(self) -> bool {
+        matches!(self, Self::Ours(Ours::Slices | Ours::PacedSlices))
+    }
+
+    /// Whether a change costs it what changed, and not everything.
+    pub(crate) fn is_incremental(self) -> bool {
+        self.is_delta() || self.is_sliced()
+    }
+
+    pub(crate) fn dialect(self) -> Dialect {
+        let type_url = if matches!(self, Self::Linear | Self::LinearDelta) { CLUSTER } else { SERVICE_ENTRY };
+        Dialect { type_url, delta: self.is_delta() }
+    }
+
+    /// Fed with events, not with resources that are encoded already.
+    pub(crate) fn takes_lines(self) -> bool {
+        matches!(self, Self::Ours(_))
+    }
+
+    fn command(self, base: &Path) -> Result<Command> {
+        let mut command = Command::new(self.program()?);
+        match self {
+            Self::Ours(ours) => {
+                let config = base.with_extension("json");
+                fs::write(&config, ours.config().to_string())?;
+                command.arg("--config").arg(config)
+            }
+            Self::Naive => command.arg("naive").arg(base),
+            Self::Pass => command.arg("pass").arg(base),
+            Self::Linear | Self::LinearDelta => command.arg("linear").arg(base),
+            Self::Slime => command.arg(base),
+            Self::Nacos => {
+                let class_path = fs::read_to_string(out().join("nacos.cp"))?;
+                command.args(["-Xmx4g", "-cp", &class_path, "Nacos"]).arg(base)
+            }
+        };
+        Ok(command)
+    }
+
+    /// What is executed; an error if it is not there.
+    pub(crate) fn program(self) -> Result<PathBuf> {
+        let here = std::env::current_exe()?;
+        let (program, make) = match self {
+            // Cargo builds examples beside the benches.
+            Self::Ours(_) => (here.with_file_name("../examples/serve"), "cargo build --release --example serve"),
+            Self::Naive => return Ok(here),
+            Self::Pass | Self::Linear | Self::LinearDelta => (out().join("go-control-plane"), INSTALL),
+            Self::Slime => (out().join("slime"), INSTALL),
+            Self::Nacos if out().join("nacos.cp").exists() => return Ok("java".into()),
+            Self::Nacos => (out().join("nacos.cp"), INSTALL),
+        };
+        if program.exists() {
+            Ok(program)
+        } else {
+            Err(format!("no {}; make it with {make}", program.display()).into())
+        }
+    }
+}
+
+impl Ours {
+    fn config(self) -> Value {
+        let mut config = json!({ "policy": workload::policy() });
+        if self != Self::Paced && self != Self::PacedSlices {
+            config["push"] = json!({ "duty": 1.0 });
+        }
+        if matches!(self, Self::Slices | Self::PacedSlices) {
+            config["partitions"] = json!([64]);
+        }
+        config
+    }
+}
+
+const INSTALL: &str = "tests/bench/peers/install.sh";
+
+/// Where everything that is made for the benchmarks is.
+pub(crate) fn out() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench")
+}
+
+/// A server that is running, with the base loaded. It is killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Starts a server with `base` as its resources, or with the same content as events. Returns it with what it is fed through.
+    pub(crate) fn start(kind: Kind, workload: &Workload, base: &Path) -> Result<(Self, ChildStdin)> {
+        let mut command = kind.command(base)?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut input = child.stdin.take().ok_or("no standard input")?;
+        let mut output = BufReader::new(child.stdout.take().ok_or("no standard output")?);
+        let mut server = Self { child, addresses: Vec::new() };
+        let mut answer = || -> Result<Value> {
+            let mut line = String::new();
+            output.read_line(&mut line)?;
+            serde_json::from_str(&line).map_err(|error| format!("{}: answer {line:?}: {error}", kind.name()).into())
+        };
+        let bound = answer()?;
+        let address = |text: &Value| -> Result<SocketAddr> { Ok(text.as_str().ok_or("no address")?.parse()?) };
+        server.addresses = if kind.is_sliced() {
+            let slices = bound["slices"]["64"].as_array().ok_or("no 64 slices in the first line")?;
+            slices.iter().map(address).collect::<Result<_>>()?
+        } else {
+            vec![address(&bound["mox"])?]
+        };
+        if kind.takes_lines() {
+            let mut lines = BufWriter::with_capacity(1 << 16, &mut input);
+            workload.base_lines(&mut lines)?;
+            lines.write_all(b"{\"op\":\"loaded\"}\n{\"op\":\"flush\",\"id\":1}\n")?;
+            lines.flush()?;
+            drop(lines);
+            let flushed = answer()?;
+            if flushed["endpoints"] != (workload.services * workload.endpoints) {
+                return Err(format!("{} has {flushed} after the base", kind.name()).into());
+            }
+        }
+        Ok((server, input))
+    }
+
+    /// Time on a processor so far.
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
+        let id = self.child.id();
+        let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // Behind the name, which may hold anything: fields 14 and 15, in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
+        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        let mut threads = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{id}/task"))? {
+            let path = task?.path();
+            // A thread may end while we look.
+            let Ok(schedstat) = fs::read_to_string(path.join("schedstat")) else { continue };
+            let nanos = schedstat.split_whitespace().next().and_then(|text| text.parse().ok()).ok_or("no schedstat")?;
+            threads.insert(path, nanos);
+        }
+        Ok(Cpu { ticks, threads })
+    }
+
+    /// Resident memory now and at its peak, in bytes.
+    pub(crate) fn memory(&self) -> Result<(u64, u64)> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no memory in status")?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+        };
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
+    }
+}
+
+/// The processor time of a process: exact by thread, coarse for all that ever were.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    ticks: u64,
+    threads: BTreeMap<PathBuf, u64>,
+}
+
+impl Cpu {
+    /// What was used since `before`: by threads, to the nanosecond, unless one has ended; else utime and stime, in 10 ms.
+    pub(crate) fn since(&self, before: &Self) -> Duration {
+        let ticks = Duration::from_millis((self.ticks - before.ticks) * 10);
+        if before.threads.keys().any(|thread| !self.threads.contains_key(thread)) {
+            return ticks;
+        }
+        let used = |(thread, nanos): (&PathBuf, &u64)| nanos - before.threads.get(thread).copied().unwrap_or_default();
+        Duration::from_nanos(self.threads.iter().map(used).sum())
+    }
+}
