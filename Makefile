@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-istio check test torture soak load bench jar native clean examples
+.PHONY: help demo demo-istio demo-kubernetes check test torture soak load bench jar native clean examples
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
@@ -23,11 +23,14 @@ demo: jar examples ## the real registry and two real providers; watch their serv
 demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
 	tests/real/demo-istio.sh
 
+demo-kubernetes: jar ## the same written to a real Kubernetes API server; what kubectl would show
+	tests/real/demo-kubernetes.sh
+
 check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, no real parts
 	tests/run fmt clippy doc deny rust java
 
 test: native $(DENY) $(FUZZ) ## everything: `make check`, a while of fuzzing and the end-to-end tests on the real parts
-	tests/run fmt clippy doc deny rust fuzz java istio real
+	tests/run fmt clippy doc deny rust fuzz java istio real kubernetes
 
 torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; every fault ROUNDS (5) times; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
@@ -53,6 +56,8 @@ bench: native ## the publish call (JMH), single steps (criterion), and side by s
 	tests/bench/peers/install.sh
 	cargo build --locked --release --example serve
 	cargo bench --locked --bench load
+	tests/real/install.sh kubernetes
+	cargo test --release --locked --test kubernetes -- --bench
 
 jar: native ## build/libs/registry-mox-*.jar
 	gradle --quiet jar

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{config, dump, engine::Engine, error::Error, metrics};
+use crate::{config, dump, engine::Engine, error::Error, kubernetes, metrics};
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TOKEN_HEADER: &str = "x-mox-token";
@@ -55,6 +55,11 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
         }
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
         "/mox/metrics" => Page { status: 200, content_type: PROMETHEUS, body: metrics::text(engine) },
+        "/mox/kubernetes" => match engine.kubernetes() {
+            Some(sink) => Page::json(&sink.report()),
+            None => Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned()),
+        },
+        "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         "/mox/dump" => match query.split('&').find_map(|pair| pair.strip_prefix("type=")).unwrap_or("ServiceEntry") {
             kind @ "ServiceEntry" => Page::json(&dump::list(kind, &engine.view().service_entries)),
             kind @ "WorkloadEntry" => Page::json(&dump::list(kind, &engine.view().workload_entries)),
@@ -64,7 +69,9 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
         },
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config and /mox/dump\n".to_owned(),
+            "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and \
+             /mox/dump\n"
+                .to_owned(),
         ),
     }
 }
@@ -103,7 +110,8 @@ fn fresh(engine: &Engine) -> Page {
     }
 }
 
-/// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}`.
+/// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
+/// `/mox/kubernetes/{purge,resume}`.
 pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
     match &engine.config().admin.token {
         None => return Page::text(403, "mox.admin.token is not set, so nothing can be changed here\n".to_owned()),
@@ -131,7 +139,29 @@ pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
                 Err(error) => Page::text(400, format!("{error}\n")),
             }
         }
-        _ => Page::text(404, "there are /mox/freeze, /mox/thaw, /mox/release and /mox/policy\n".to_owned()),
+        path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => {
+            let Some(sink) = engine.kubernetes() else {
+                return Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned());
+            };
+            let purging = path.ends_with("purge");
+            let done = match purging {
+                true => sink.purge(String::from_utf8_lossy(body).trim()),
+                false => {
+                    sink.resume();
+                    Ok(())
+                }
+            };
+            match done {
+                Ok(()) => Page::json(&json!({ "purging": purging, "writer": sink.report().writer })),
+                Err(error) => Page::text(400, format!("{error}\n")),
+            }
+        }
+        _ => Page::text(
+            404,
+            "there are /mox/freeze, /mox/thaw, /mox/release, /mox/policy, /mox/kubernetes/purge and \
+             /mox/kubernetes/resume\n"
+                .to_owned(),
+        ),
     }
 }
 

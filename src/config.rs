@@ -3,6 +3,7 @@
 //! The tree may come from Spring (kebab-case keys, every value a string) or from JSON. `normalize` brings it to the
 //! shape of the defaults; what the defaults do not have is refused there with the nearest known name.
 
+mod kubernetes;
 mod tree;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -19,6 +20,8 @@ use crate::{
     policy::{self, PolicyConfig},
     store,
 };
+
+pub use kubernetes::Kubernetes;
 
 /// What istiod takes of a response, less some for what is not resources.
 const MAX_RESPONSE: usize = i32::MAX as usize - (1 << 20);
@@ -60,6 +63,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Bounds on memory.
     pub limits: Limits,
+    /// The other way into the mesh: objects of the Kubernetes API.
+    pub kubernetes: Kubernetes,
     /// Who may change something while the engine runs.
     pub admin: Admin,
     /// The policy to start with.
@@ -232,6 +237,7 @@ impl Default for Config {
             protect: Protect::default(),
             state_dir: None,
             limits: Limits::default(),
+            kubernetes: Kubernetes::default(),
             admin: Admin::default(),
             policy: PolicyConfig::default(),
         }
@@ -383,6 +389,7 @@ impl Config {
             errors.push(format!("mox.namespace: \"{}\" is no DNS label", self.namespace));
         }
         errors.extend(self.policy.errors().into_iter().map(|error| format!("mox.{error}")));
+        errors.extend(self.kubernetes.errors());
     }
 }
 
@@ -535,6 +542,10 @@ mod tests {
             (r#"{"hostSuffix": "mesh"}"#, "mox.hostSuffix: \"mesh\""),
             (r#"{"namespace": "A"}"#, "mox.namespace: \"A\""),
             (r#"{"scope": "all"}"#, "mox.scope: \"all\""),
+            (r#"{"kubernetes": {"owner": "a.b"}}"#, "mox.kubernetes.owner: \"a.b\" is not possible"),
+            (r#"{"kubernetes": {"lease": "1s"}}"#, "mox.kubernetes.lease (s): 1 is out of bounds; allowed are 3 to"),
+            (r#"{"kubernetes": {"name-space": "A"}}"#, "mox.kubernetes.namespace: \"A\" is no DNS label"),
+            (r#"{"kubernetes": {"kube-cfg": "A"}}"#, "mox.kubernetes.kube-cfg: unknown key; did you mean kubeconfig?"),
             (r#"{"vipCidr": "248.0.0.0/60"}"#, "mox.vipCidr: \"248.0.0.0/60\""),
             (r#"{"policy": {"exportTo": "A"}}"#, "mox.policy.exportTo: \"A\""),
             (r#"{"policy": {"ports": {"bolt": 70000}}}"#, "mox.policy.ports.bolt: 70000"),

@@ -1,6 +1,7 @@
 //! Served resources as `kubectl` would print them.
 
-use prost::Message;
+use bytes::Bytes;
+use prost::{DecodeError, Message};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -23,12 +24,7 @@ pub fn list(kind: &str, snapshot: &Snapshot) -> Value {
 fn item(kind: &str, resource: &Resource) -> Value {
     let metadata = resource.metadata.clone().unwrap_or_default();
     let (namespace, name) = metadata.name.split_once('/').unwrap_or(("", &metadata.name));
-    let body = resource.body.clone().unwrap_or_default();
-    let spec = match kind {
-        "WorkloadEntry" => WorkloadEntry::decode(body.value).map(|entry| endpoint(&entry)),
-        "DestinationRule" => DestinationRule::decode(body.value).map(|rule| destination_rule(&rule)),
-        _ => ServiceEntry::decode(body.value).map(|entry| spec(&entry)),
-    };
+    let spec = spec_of(kind, resource.body.clone().unwrap_or_default().value);
     let metadata = without_empty(json!({
         "name": name,
         "namespace": namespace,
@@ -37,6 +33,15 @@ fn item(kind: &str, resource: &Resource) -> Value {
         "annotations": metadata.annotations,
     }));
     json!({ "apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec.unwrap_or_default() })
+}
+
+/// The `spec` of an encoded resource of `kind`, one of [`KINDS`], as it stands in a Kubernetes object.
+pub(crate) fn spec_of(kind: &str, body: Bytes) -> Result<Value, DecodeError> {
+    match kind {
+        "WorkloadEntry" => WorkloadEntry::decode(body).map(|entry| endpoint(&entry)),
+        "DestinationRule" => DestinationRule::decode(body).map(|rule| destination_rule(&rule)),
+        _ => ServiceEntry::decode(body).map(|entry| spec(&entry)),
+    }
 }
 
 fn spec(entry: &ServiceEntry) -> Value {

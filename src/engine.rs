@@ -25,7 +25,9 @@ use crate::{
     admin,
     config::{Config, Push, Scope},
     error::{Error, Result},
-    frame, model,
+    frame,
+    kubernetes::{Followed, Sink, report::Report as KubernetesReport},
+    model,
     part::Part,
     policy::{Policy, PolicyConfig},
     publisher::{Orders, Publisher, Report, Shared},
@@ -53,6 +55,7 @@ pub struct Engine {
     /// Whether streams are refused, so that clients go to another session server.
     fenced: watch::Sender<bool>,
     feed: Mutex<Option<Feed>>,
+    kubernetes: Option<Sink>,
     running: Mutex<Option<Running>>,
     handle: Handle,
     listeners: Mutex<Listeners>,
@@ -188,6 +191,9 @@ pub struct Status {
     pub slow_readers: u64,
     /// Connections and streams refused, by whatever limit.
     pub refused: u64,
+    /// How writing to the Kubernetes API goes, if it is switched on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesReport>,
 }
 
 impl Engine {
@@ -213,12 +219,17 @@ impl Engine {
         let Push { duty, max, .. } = shared.config.push;
         let handle = runtime.handle().clone();
         let publisher = runtime.spawn(Publisher::new(Arc::clone(&shared)).run());
+        let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
+        let followed =
+            Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
+        let kubernetes = Sink::start(&shared.config, &handle, followed);
         Ok(Self {
             shared,
             streams: Arc::new(Streams::new(Rule { duty, max })),
-            draining: watch::Sender::new(false),
-            fenced: watch::Sender::new(false),
+            draining,
+            fenced,
             feed: Mutex::default(),
+            kubernetes,
             running: Mutex::new(Some(Running { runtime, publisher })),
             handle,
             listeners: Mutex::default(),
@@ -327,7 +338,12 @@ impl Engine {
     }
 
     fn order(&self, change: impl FnOnce(&mut Orders)) {
-        change(&mut self.shared.orders.lock());
+        let frozen = {
+            let mut orders = self.shared.orders.lock();
+            change(&mut orders);
+            orders.frozen || orders.stopped
+        };
+        self.kubernetes.iter().for_each(|sink| sink.freeze(frozen));
         self.shared.store.wake();
     }
 
@@ -368,7 +384,11 @@ impl Engine {
 
     /// Lets a held mass deletion through, once; an error where none is held.
     pub fn release(&self) -> Result<()> {
+        let in_kubernetes = self.kubernetes.as_ref().is_some_and(Sink::release);
         if self.shared.report.lock().withheld.is_none() {
+            if in_kubernetes {
+                return Ok(());
+            }
             return Err(Error::InvalidArgument("no mass deletion is held".to_owned()));
         }
         self.order(|orders| orders.release = true);
@@ -440,7 +460,13 @@ impl Engine {
             nacks: self.streams.nacks.load(Ordering::Relaxed),
             slow_readers: self.streams.slow.load(Ordering::Relaxed),
             refused: self.streams.refused.load(Ordering::Relaxed),
+            kubernetes: self.kubernetes.as_ref().map(Sink::report),
         }
+    }
+
+    /// The part that writes to the Kubernetes API, if it is switched on.
+    pub fn kubernetes(&self) -> Option<&Sink> {
+        self.kubernetes.as_ref()
     }
 
     /// Follows the view that streams see.
@@ -463,7 +489,8 @@ impl Engine {
         publisher.abort();
         runtime.block_on(async {
             let all = async {
-                for task in servers.into_iter().chain([publisher]) {
+                let sink = self.kubernetes.as_ref().and_then(Sink::take_task);
+                for task in servers.into_iter().chain([publisher]).chain(sink) {
                     // One that panicked has stopped as well.
                     let _ = task.await;
                 }

@@ -4,6 +4,7 @@
 //! Java, the registry's threads          own threads, never attached to the JVM
 //!   jni -> frame -> store ──dirty──> publisher ──view──> xds stream -> istiod
 //!                                      translate, snapshot    (one per client)
+//!                                                   └─────> kubernetes -> API server
 //! ```
 //!
 //! Events are written into the [`store`] on the caller's thread. The [`publisher`] translates what changed into an
@@ -21,6 +22,7 @@ pub mod error;
 pub mod frame;
 pub mod gate;
 mod jni;
+pub mod kubernetes;
 pub mod metrics;
 pub mod model;
 pub mod part;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     engine::{Engine, Feed, Status},
+    kubernetes::report::Report as KubernetesReport,
     view::Held,
 };
 
@@ -133,7 +134,33 @@ pub fn of(status: &Status) -> Vec<Metric> {
     if let Some(feed) = &status.feed {
         all.extend(of_feed(feed));
     }
+    if let Some(report) = &status.kubernetes {
+        all.extend(of_kubernetes(report));
+    }
     all
+}
+
+fn of_kubernetes(report: &KubernetesReport) -> Vec<Metric> {
+    vec![
+        gauge("mox_kubernetes_writer", "1 for the session server that writes to Kubernetes.", report.writer),
+        gauge("mox_kubernetes_in_sync", "1 while nothing is to be written.", report.in_sync),
+        gauge("mox_kubernetes_objects", "Objects that are wanted in Kubernetes.", report.objects as u64),
+        gauge(
+            "mox_kubernetes_pending",
+            "Objects that are to be written, deleted or tried again.",
+            report.pending as u64,
+        ),
+        gauge("mox_kubernetes_problems", "Objects that are not as they should be.", report.problem_count as u64),
+        gauge(
+            "mox_kubernetes_withheld_endpoints",
+            "Endpoints in Kubernetes withheld from a mass deletion.",
+            report.withheld.map_or(0, |lost| lost.endpoints as u64),
+        ),
+        counter("mox_kubernetes_applies_total", "Objects written.", report.applies),
+        counter("mox_kubernetes_deletes_total", "Objects deleted.", report.deletes),
+        counter("mox_kubernetes_refused_total", "Writes that the API server refused.", report.refused),
+        counter("mox_kubernetes_pauses_total", "How often all writes were put off.", report.pauses),
+    ]
 }
 
 fn of_feed(feed: &Feed) -> Vec<Metric> {

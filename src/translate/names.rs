@@ -144,7 +144,7 @@ pub(crate) fn carries_hash(label: &str) -> bool {
 }
 
 /// The labels with `digits` on the first, cut so that labels and the whole stay within their bounds.
-fn hash_first_label(labels: &[String], digits: &str, room: usize) -> String {
+pub(crate) fn hash_first_label(labels: &[String], digits: &str, room: usize) -> String {
     let cut = |label: &str, to: usize| label[..label.len().min(to)].trim_end_matches('-').to_owned();
     let first = format!("{}-{digits}", cut(&labels[0], MAX_LABEL - 1 - digits.len()));
     let rest: Vec<String> = labels[1..].iter().map(|label| cut(label, MAX_LABEL)).collect();

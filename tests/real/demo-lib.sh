@@ -59,13 +59,14 @@ shows() { local page && page=$(get "$1") && [[ $page == *"$2"* ]]; }
 healthy() { shows 9603/health/check '"success":true'; }
 log_has() { grep -qF -- "$2" "target/real/log/demo-$1.log"; }
 
+# start_registry OPTION...: with more -D options
 start_registry() {
   [[ -f $jar ]] || fail "$jar is missing: run 'make jar' first"
   free 9603 && free "${mox#*:}"
   step "SOFARegistry, all in one process, with our jar on its class path; MoX listens on $mox"
   echo "    (the registry's own ports, 9600-9630, listen on all interfaces: that is its nature)"
   REGISTRY_MOX_JAR=$jar start registry tests/real/registry.sh -Dmox.enabled=true "-Dmox.listen=$mox" \
-    -Dmox.protect.startup-hold=1s -Dmox.policy.endpoints.allow-loopback=true
+    -Dmox.protect.startup-hold=1s -Dmox.policy.endpoints.allow-loopback=true "$@"
   wait_for registry "starting" healthy
   wait_for registry "MoX listens" listens "${mox#*:}"
 }

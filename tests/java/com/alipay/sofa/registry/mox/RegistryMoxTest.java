@@ -95,6 +95,25 @@ public class RegistryMoxTest {
         refusedConfig("scope", MoxConfig.builder().set("scope", "galaxy"));
     }
 
+    /** Whatever is wrong with Kubernetes, events are taken and streams are served. */
+    @Test
+    public void kubernetesThatCannotBeReachedIsInTheStatusAndHoldsUpNothing() throws Exception {
+        MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0");
+        config.set("kubernetes.enabled", "true").set("kubernetes.kubeconfig", "/no/such/file").set("kubernetes.lease", "5s");
+        try (RegistryMox mox = RegistryMox.create(config.build())) {
+            mox.publish(SOURCE, FIRST);
+            mox.loaded();
+            assertEquals("1/1", TestData.served(mox));
+            Object failure;
+            long until = System.nanoTime() + TimeUnit.SECONDS.toNanos(60);
+            do {
+                failure = ((Map<?, ?>) mox.status().get("kubernetes")).get("failure");
+            } while (failure == null && System.nanoTime() < until);
+            assertTrue(String.valueOf(failure), String.valueOf(failure).startsWith("mox.kubernetes.kubeconfig /no/such/file: "));
+        }
+        refusedConfig("mox.kubernetes.owner", config.set("kubernetes.owner", "a.b"));
+    }
+
     private static void refusedConfig(String key, MoxConfig.Builder config) {
         MoxException e = assertThrows(MoxException.class, () -> RegistryMox.create(config.build()));
         assertEquals(Code.INVALID_CONFIG, e.code());

@@ -72,6 +72,16 @@ public class SettingsTest {
         assertEquals("{port=9700, service={name=demo}}", settings(variables, new HashMap<>()));
     }
 
+    @Test
+    public void settingsOfKubernetesAreNoServiceLinks() {
+        Map<String, Object> variables = serviceLinks();
+        variables.put("MOX_KUBERNETES_ENABLED", "true");
+        variables.put("MOX_KUBERNETES_LEASENAMESPACE", "leases");
+        variables.put("MOX_KUBERNETES_OWNER", "north");
+        assertEquals(
+                "{kubernetes={enabled=true, leasenamespace=leases, owner=north}}", settings(variables, new HashMap<>()));
+    }
+
     private static Map<String, Object> serviceLinks() {
         Map<String, Object> variables = new LinkedHashMap<>();
         variables.put("MOX_SERVICE_HOST", "10.96.0.9");

@@ -1,0 +1,168 @@
+//! The other way into the mesh: ServiceEntries, WorkloadEntries and DestinationRules as objects of a Kubernetes API server.
+//!
+//! ```text
+//!           view ──> term: wanted ──┐                      ┌── reflect: list and watch <── API server
+//!                                   ├──> step ──> flight ──┼──> server-side apply, delete ──> API server
+//!                          seen <───┘                      └── lease: one writer
+//! ```
+//!
+//! A subscriber of the same view as the streams, so that gates, freeze and the mass-delete breaker act here as well. Of
+//! the session servers with one `mox.kubernetes.owner` the holder of a lease writes; it does so while its view is complete.
+//! Nothing is compared by request: what is wanted is compared with what a watch has shown, by hash.
+
+#[cfg(feature = "kubernetes")]
+mod api;
+#[cfg(feature = "kubernetes")]
+mod flight;
+#[cfg(feature = "kubernetes")]
+mod lease;
+#[cfg(feature = "kubernetes")]
+mod objects;
+#[cfg(feature = "kubernetes")]
+mod pace;
+#[cfg(feature = "kubernetes")]
+mod reflect;
+pub mod report;
+#[cfg(feature = "kubernetes")]
+mod sink;
+#[cfg(feature = "kubernetes")]
+mod term;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+
+use crate::{
+    config::Config,
+    error::{Error, Result},
+    view::View,
+};
+use report::Report;
+
+/// The rights that the writer needs, for the defaults of `mox.namespace` and `mox.kubernetes.owner`.
+const RBAC: &str = include_str!("kubernetes/rbac.yaml");
+
+/// What an operator decided.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Orders {
+    /// Nothing is written.
+    pub frozen: bool,
+    /// How often a held mass deletion was let through.
+    pub releases: u64,
+    /// Everything of ours is to go, and nothing to come.
+    pub purging: bool,
+}
+
+/// What the sink follows.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// What streams see.
+    pub view: watch::Receiver<View>,
+    /// This session server leaves its clients to others.
+    pub fenced: watch::Receiver<bool>,
+    /// The engine ends.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Writes the view to a Kubernetes API server, in a task of its own.
+#[derive(Debug)]
+pub struct Sink {
+    owner: String,
+    orders: watch::Sender<Orders>,
+    report: Arc<Mutex<Report>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sink {
+    /// Starts it, if it is switched on.
+    pub fn start(config: &Config, handle: &Handle, followed: Followed) -> Option<Self> {
+        if !config.kubernetes.enabled {
+            return None;
+        }
+        let owner = config.kubernetes.owner.clone();
+        let orders = watch::Sender::new(Orders::default());
+        let namespace = config.kubernetes.namespace.clone().unwrap_or_else(|| config.namespace.clone());
+        let report = Arc::new(Mutex::new(Report { owner: owner.clone(), namespace, ..Report::default() }));
+        #[cfg(feature = "kubernetes")]
+        let task = {
+            let work = sink::Work {
+                settings: config.kubernetes.clone(),
+                protect: config.protect.clone(),
+                followed,
+                orders: orders.subscribe(),
+                report: Arc::clone(&report),
+            };
+            Some(handle.spawn(work.supervised()))
+        };
+        #[cfg(not(feature = "kubernetes"))]
+        let task = {
+            // A configuration that switches it on is refused.
+            let _ = (handle, followed);
+            None
+        };
+        Some(Self { owner, orders, report, task: Mutex::new(task) })
+    }
+
+    /// How it goes.
+    pub fn report(&self) -> Report {
+        self.report.lock().clone()
+    }
+
+    /// Stops or resumes all writes.
+    pub fn freeze(&self, frozen: bool) {
+        self.orders.send_if_modified(|orders| std::mem::replace(&mut orders.frozen, frozen) != frozen);
+    }
+
+    /// Lets a held mass deletion through; whether there was one.
+    pub fn release(&self) -> bool {
+        let held = self.report.lock().withheld.is_some();
+        if held {
+            self.orders.send_modify(|orders| orders.releases += 1);
+        }
+        held
+    }
+
+    /// Deletes every object of this owner and writes none until [`Sink::resume`]. `confirm` is the owner's name.
+    pub fn purge(&self, confirm: &str) -> Result<()> {
+        if confirm != self.owner {
+            return Err(Error::InvalidArgument(format!(
+                "this deletes every object with the label sofa.registry/owner={0} from Kubernetes, and no more are \
+                 written until /mox/kubernetes/resume; to confirm it send {0} as the body",
+                self.owner
+            )));
+        }
+        tracing::warn!(owner = self.owner, "everything of ours is deleted from Kubernetes, by order");
+        self.set_purging(true);
+        Ok(())
+    }
+
+    /// Ends a purge: everything that is wanted is written again.
+    pub fn resume(&self) {
+        self.set_purging(false);
+    }
+
+    fn set_purging(&self, purging: bool) {
+        {
+            let mut report = self.report.lock();
+            report.in_sync &= report.purging == purging;
+            report.purging = purging;
+        }
+        self.orders.send_modify(|orders| orders.purging = purging);
+    }
+
+    /// Its task, to be waited for when the engine ends.
+    pub(crate) fn take_task(&self) -> Option<JoinHandle<()>> {
+        self.task.lock().take()
+    }
+}
+
+/// The manifest with the rights that the writer needs, for these settings.
+pub fn rbac(config: &Config) -> String {
+    let settings = &config.kubernetes;
+    let namespace = settings.namespace.as_deref().unwrap_or(&config.namespace);
+    let lease_namespace = settings.lease_namespace.as_deref().unwrap_or(namespace);
+    RBAC.replace("sofa-registry # lease", lease_namespace)
+        .replace("namespace: sofa-registry # objects", &format!("namespace: {namespace}"))
+        .replace("registry-mox-default", &format!("registry-mox-{}", settings.owner))
+}

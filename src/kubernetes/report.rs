@@ -1,0 +1,90 @@
+//! What an operator is told.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+use crate::breaker::Lost;
+
+/// Of problems and foreign objects this many are shown.
+const SHOWN: usize = 100;
+
+/// How writing to the API server goes; all of it but the counts belongs to the session server that has the lease.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// `mox.kubernetes.owner`.
+    pub owner: String,
+    /// Namespace of the objects.
+    pub namespace: String,
+    /// Group and version of the objects, once the API server was asked.
+    pub api: Option<String>,
+    /// This session server's name in the lease.
+    pub identity: String,
+    /// Whether this session server has the lease, and so is the one that writes.
+    pub writer: bool,
+    /// Who has it, as far as it is known.
+    pub holder: Option<String>,
+    /// What keeps everything from going on, in the API server's own words where they are its.
+    pub failure: Option<Arc<str>>,
+    /// `version_info` of the ServiceEntries, WorkloadEntries and DestinationRules that are wanted.
+    pub versions: Option<[String; 3]>,
+    /// Objects that are wanted.
+    pub objects: usize,
+    /// Those that are still to be written or deleted, or tried again.
+    pub pending: usize,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Whether nothing is to be done.
+    pub in_sync: bool,
+    /// Server-side applies that went well.
+    pub applies: u64,
+    /// Deletes that went well.
+    pub deletes: u64,
+    /// Writes that the API server refused.
+    pub refused: u64,
+    /// Those of them that met another state of the object than was known.
+    pub conflicts: u64,
+    /// How often all writes were put off, since the API server said so (429, Retry-After) or did not answer.
+    pub pauses: u64,
+    /// How the first comparison after the lease was taken went.
+    pub first_sync: Option<FirstSync>,
+    /// What would go if removals were not withheld: the breaker judges what is in the API when the lease is taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Lost>,
+    /// An operator had everything deleted, and nothing is written until `resume`.
+    pub purging: bool,
+    /// How many problems there are.
+    pub problem_count: usize,
+    /// Objects that are not as they should be, and why; the first hundred.
+    #[serde(serialize_with = "first")]
+    pub problems: BTreeMap<String, Problem>,
+}
+
+/// The first comparison.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FirstSync {
+    /// Objects that are wanted.
+    pub objects: usize,
+    /// Writes and deletes that it took.
+    pub writes: u64,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
+}
+
+/// Why an object is not as it should be.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    /// HTTP status of the API server, if it is its word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// What it says.
+    pub message: Arc<str>,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+fn first<S: Serializer>(problems: &BTreeMap<String, Problem>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(problems.iter().take(SHOWN))
+}
