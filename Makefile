@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-istio demo-kubernetes check test torture soak load bench jar native clean examples
+.PHONY: help demo demo-istio demo-mesh demo-kubernetes check test torture soak load bench jar native clean examples
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
@@ -23,6 +23,10 @@ demo: jar examples ## the real registry and two real providers; watch their serv
 demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
 	tests/real/demo-istio.sh
 
+demo-mesh: jar examples ## ten ways to call providers through a mesh, 1,000 calls each, told as they happen; needs root
+	tests/real/install.sh
+	cargo test --locked --quiet --test real -- --mesh-story
+
 demo-kubernetes: jar ## the same written to a real Kubernetes API server; what kubectl would show
 	tests/real/demo-kubernetes.sh
 
@@ -32,12 +36,14 @@ check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, 
 test: native $(DENY) $(FUZZ) ## everything: `make check`, a while of fuzzing and the end-to-end tests on the real parts
 	tests/run fmt clippy doc deny rust fuzz java istio real kubernetes
 
-torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; every fault ROUNDS (5) times; every peer of the benchmarks; as root
+torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --faults-all
+	tests/real/install.sh master
+	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_
 	tests/bench/peers/install.sh
 	cargo build --locked --examples
 	MOX_BENCH_PEERS=1 cargo test --locked --bench load

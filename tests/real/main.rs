@@ -17,6 +17,7 @@ mod mesh;
 mod mox_client;
 mod mox_off;
 mod mox_on;
+mod no_kubernetes;
 mod parts;
 mod payloads;
 #[path = "../common/random.rs"]
@@ -48,7 +49,7 @@ struct Group {
 const GROUPS: [&Group; 5] =
     [&mox_on::GROUP, &cluster::GROUP, &mox_off::NOT_ENABLED, &mox_off::PORT_TAKEN, &mox_off::INVALID_VALUE];
 
-/// `cargo test --test real [-- PART-OF-A-NAME]`; with `--mesh-story` only the scenarios in a mesh, told as a story.
+/// `cargo test --test real [-- [MODE] PART-OF-A-NAME]`; with a mode only scenarios in a network of their own, e.g. `--mesh-story`.
 fn main() -> ExitCode {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let mode = std::env::args().nth(1).unwrap_or_default();
@@ -86,12 +87,8 @@ fn main() -> ExitCode {
             report.skipped += 1;
         }
     }
-    let (passed, failed, skipped) = faults::outside(faults::MODES[0], &filter);
-    (report.passed, report.failed, report.skipped) =
-        (report.passed + passed, report.failed + failed, report.skipped + skipped);
-    // Of its own accord: it takes four minutes, and on a busy machine a scenario that fails takes those after it along.
-    if std::env::var_os("REGISTRY_MESH_TESTS").is_some() {
-        let (passed, failed, skipped) = mesh::outside(mesh::MODES[0], &filter);
+    for (mode, outside) in [(faults::MODES[0], faults::outside as Outside), (mesh::MODES[0], mesh::outside)] {
+        let (passed, failed, skipped) = outside(mode, &filter);
         (report.passed, report.failed, report.skipped) =
             (report.passed + passed, report.failed + failed, report.skipped + skipped);
     }

@@ -21,9 +21,12 @@ use tokio::runtime::{self, Runtime};
 use crate::mox_client::{MoxClient, SERVICE_ENTRY, State, istiod_node};
 
 /// Enough for a change to pass every part on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(15);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Enough for any part to start on a busy machine.
 pub(crate) const START: Duration = Duration::from_secs(180);
+
+/// What lets a request change something, where a scenario sets it as `mox.admin.token`.
+pub(crate) const TOKEN: &str = "sesame";
 
 /// Polls until there is a value.
 pub(crate) fn eventually<T>(within: Duration, what: &str, mut value: impl FnMut() -> Option<T>) -> T {
@@ -67,6 +70,11 @@ pub(crate) fn get(port: u16, path: &str) -> Option<String> {
 /// The same from another server.
 pub(crate) fn get_from(mut stream: TcpStream, path: &str) -> Option<String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    answer_of(stream)
+}
+
+/// The body of an answer, where it is a good one.
+fn answer_of(mut stream: TcpStream) -> Option<String> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8(answer).ok()?;
@@ -169,7 +177,6 @@ impl Drop for Process {
 /// The all-in-one SOFARegistry with our jar on its class path.
 pub(crate) struct Registry {
     process: Process,
-    stdin: ChildStdin,
     home: PathBuf,
     log: PathBuf,
     /// Where MoX listens, if it does.
@@ -186,18 +193,26 @@ impl Registry {
         if let Some(port) = mox {
             command.arg(format!("-Dmox.listen=127.0.0.1:{port}"));
         }
-        let mut process = Process(command.stdin(Stdio::piped()).spawn().unwrap());
-        let stdin = process.0.stdin.take().unwrap();
+        let mut process = Process(command.spawn().unwrap());
         eventually(START, "the registry is healthy", || {
             assert!(process.alive(), "the registry ended: see {}", log.display());
             get(9603, "/health/check").filter(|body| body.contains("\"success\":true"))
         });
-        Self { process, stdin, home, log, mox: mox.unwrap_or_default() }
+        Self { process, home, log, mox: mox.unwrap_or_default() }
     }
 
-    /// Replaces the policy while it runs; takes effect in a moment.
-    pub(crate) fn policy(&mut self, policy: &Value) {
-        writeln!(self.stdin, "{policy}").unwrap();
+    /// Replaces the policy while it runs, as an operator does; takes effect in a moment. Answers its hash.
+    pub(crate) fn policy(&self, policy: &Value) -> String {
+        let mut stream = connect(9603).unwrap();
+        let body = policy.to_string();
+        let head = format!("X-Mox-Token: {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        write!(
+            stream,
+            "POST /mox/policy?local=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let answer = answer_of(stream).unwrap_or_else(|| panic!("{policy} is refused"));
+        serde_json::from_str::<Value>(&answer).unwrap()["hash"].as_str().unwrap().to_owned()
     }
 
     /// The lines that we logged as errors: the registry keeps all errors of all parts in this file.

@@ -12,6 +12,9 @@ import java.util.TreeMap;
  * apart, and prints {@code called FAILED ADDRESS=ANSWERS...} by provider. What failed, and why, goes to standard error.
  */
 public final class Load {
+    /** Of a call, in ms: on a busy machine the usual 3 s may pass before a provider has answered its first one. */
+    public static final int TIMEOUT = 15_000;
+
     private Load() {}
 
     /** Ends at the end of its input. */

@@ -15,6 +15,7 @@ public final class DubboConsumer {
         ReferenceConfig<DemoService> reference = new ReferenceConfig<>();
         reference.setInterface(DemoService.class);
         reference.setCheck(false);
+        reference.setTimeout(Load.TIMEOUT);
         reference.setRetries(0); // by default a failed call is tried again elsewhere, and nobody sees it
         DubboBootstrap.getInstance().application(application).registry(new RegistryConfig("sofa://" + args[0]))
             .reference(reference).start();

@@ -18,6 +18,7 @@ public final class Consumer {
         ConsumerConfig<DemoService> consumer = new ConsumerConfig<DemoService>()
             .setApplication(new ApplicationConfig().setAppName("caller"))
             .setInterfaceId(DemoService.class.getName())
+            .setTimeout(Load.TIMEOUT)
             .setConnectionNum(Integer.parseInt(args[1]));
         if (args.length > 2) {
             consumer.setUniqueId(args[2]);

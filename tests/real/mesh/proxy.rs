@@ -1,0 +1,124 @@
+//! What the proxies and istiod's name table show.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+};
+
+use prost::Message;
+use registry_mox::proto::{
+    envoy::config::core::v3::Node,
+    google::protobuf::{Struct, Value as PbValue, value},
+};
+use serde_json::Value;
+
+use super::{CONSUMERS, ISTIOD_PORT, three};
+use crate::{
+    mox_client::MoxClient,
+    parts::{SOON, eventually_is, get_from, root},
+};
+
+/// A page of a proxy.
+pub(super) fn admin(proxy: Ipv4Addr, path: &str) -> Option<String> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from((proxy, 19000)), SOON).ok()?;
+    get_from(stream, path)
+}
+
+pub(super) fn admin_json(proxy: Ipv4Addr, path: &str) -> Value {
+    serde_json::from_str(&admin(proxy, path).unwrap()).unwrap()
+}
+
+/// Connections that the consumers' Envoy made so far, by cluster.
+pub(super) fn connections() -> BTreeMap<String, u64> {
+    let all = admin_json(CONSUMERS, "/stats?format=json&filter=upstream_cx_total");
+    let count = |stat: &Value| {
+        let name = stat["name"].as_str()?.strip_prefix("cluster.")?.strip_suffix(".upstream_cx_total")?;
+        Some((name.trim_end_matches(';').to_owned(), stat["value"].as_u64()?))
+    };
+    all["stats"].as_array().unwrap().iter().filter_map(count).collect()
+}
+
+/// The sum of a statistic of a proxy whose name contains and ends with these.
+pub(super) fn stat(proxy: Ipv4Addr, contains: &str, ends: &str) -> u64 {
+    let all = admin_json(proxy, &format!("/stats?format=json&filter={ends}$"));
+    let wanted = |stat: &&Value| stat["name"].as_str().is_some_and(|name| name.contains(contains));
+    all["stats"].as_array().unwrap().iter().filter(wanted).filter_map(|stat| stat["value"].as_u64()).sum()
+}
+
+/// The addresses that a cluster of the consumers' Envoy has.
+pub(super) fn hosts(cluster: &str) -> BTreeSet<String> {
+    let all = admin_json(CONSUMERS, "/clusters?format=json");
+    let clusters = all["cluster_statuses"].as_array().into_iter().flatten();
+    let hosts = clusters.filter(|c| c["name"] == *cluster).flat_map(|c| c["host_statuses"].as_array()).flatten();
+    hosts.map(|host| host["address"]["socket_address"]["address"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Clusters and listeners of a proxy that are made from our entries, by host and by name.
+pub(super) fn made(proxy: Ipv4Addr) -> (BTreeSet<String>, BTreeSet<String>) {
+    let clusters = admin_json(proxy, "/clusters?format=json");
+    let clusters = clusters["cluster_statuses"].as_array().into_iter().flatten();
+    let hosts = clusters.filter_map(|c| c["name"].as_str()?.strip_prefix("outbound|")?.split('|').next_back());
+    let listeners = admin_json(proxy, "/listeners?format=json");
+    let listeners = listeners["listener_statuses"].as_array().into_iter().flatten();
+    let listeners = listeners.filter_map(|l| l["name"].as_str().filter(|name| !name.starts_with("virtual")));
+    (hosts.map(str::to_owned).collect(), listeners.map(str::to_owned).collect())
+}
+
+/// Waits for the consumers' Envoy to listen on the addresses of the three providers, or not to.
+pub(super) fn wait_for_listeners(port: u16, there: bool) {
+    let wanted: BTreeSet<_> =
+        if there { three() } else { vec![] }.into_iter().map(|ip| format!("{ip}_{port}")).collect();
+    eventually_is(&wanted, "listeners on providers' addresses", || {
+        let all = made(CONSUMERS).1;
+        all.into_iter().filter(|name| name.starts_with("10.50.0.") && name.ends_with(&format!("_{port}"))).collect()
+    });
+}
+
+/// istiod's names and addresses for a proxy in namespace `sofa`: what its agent answers DNS queries from.
+pub(super) fn name_table() -> BTreeMap<String, Vec<String>> {
+    let text = |text: &str| Some(value::Kind::StringValue(text.to_owned()));
+    let fields =
+        [("NAMESPACE", "sofa"), ("DNS_CAPTURE", "true"), ("CLUSTER_ID", "Kubernetes"), ("ISTIO_VERSION", "1.29.1")];
+    let fields = fields.map(|(key, value)| (key.to_owned(), PbValue { kind: text(value) }));
+    let node = Node {
+        id: format!("sidecar~{CONSUMERS}~names.sofa~sofa.svc.cluster.local"),
+        metadata: Some(Struct { fields: fields.into() }),
+        ..Node::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let istiod = format!("{CONSUMERS}:{ISTIOD_PORT}");
+    let table = async {
+        let mut client =
+            MoxClient::open(&istiod, node, Some("type.googleapis.com/istio.networking.nds.v1.NameTable")).await?;
+        client.next_raw().await
+    };
+    let response = runtime.block_on(async { tokio::time::timeout(SOON, table).await });
+    let resources = response.expect("a name table in time").unwrap().resources;
+    let tables = resources.iter().flat_map(|any| NameTable::decode(any.value.clone()).unwrap().table);
+    tables.map(|(host, info)| (host, info.ips)).collect()
+}
+
+/// The same as a file of host names, in place of a DNS server.
+pub(super) fn hosts_file() -> String {
+    let mut text = format!("127.0.0.1 localhost {}\n", fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim());
+    for (host, ips) in name_table() {
+        ips.iter().for_each(|ip| text += &format!("{ip} {host}\n"));
+    }
+    let path = root().join("target/real/run/hosts");
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// `istio.networking.nds.v1.NameTable`, as far as it is needed here.
+#[derive(Clone, PartialEq, Message)]
+struct NameTable {
+    #[prost(btree_map = "string, message", tag = "1")]
+    table: BTreeMap<String, NameInfo>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NameInfo {
+    #[prost(string, repeated, tag = "1")]
+    ips: Vec<String>,
+}
