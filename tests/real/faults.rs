@@ -193,8 +193,10 @@ fn istiod_fails_over(cell: &mut Cell) {
     let istiod = Istiod::start_on(&format!("127.0.0.1:{}", front.port), free_port(), &[]);
     let entries = || -> Vec<Value> {
         let all = crate::parts::get(istiod.http, "/debug/configz").and_then(|body| serde_json::from_str(&body).ok());
-        let all: Vec<Value> = all.unwrap_or_default();
-        all.into_iter().filter(|entry| entry["kind"] == "ServiceEntry").collect()
+        let mut all: Vec<Value> = all.unwrap_or_default();
+        all.retain(|entry| entry["kind"] == "ServiceEntry");
+        all.sort_by_key(|entry| entry["metadata"]["name"].to_string()); // it shows them in any order
+        all
     };
     let updates = || {
         let page = crate::parts::get(istiod.monitoring, "/metrics").unwrap_or_default();
