@@ -416,8 +416,9 @@ impl Store {
         let source = &mut sources[at].1;
         let mut mutator = Mutator { store: self, source_id, data_info_id, source, graves, changed: false };
         let outcome = change(&mut mutator);
-        // A refused first event leaves an empty service, which goes when it is taken.
-        let newly_dirty = (mutator.changed || outcome.is_err()) && !std::mem::replace(service_dirty, true);
+        // A first event that is refused, or says nothing as a loss does, leaves an empty service, which goes when it is taken.
+        let empty = mutator.source.slots.is_empty() && mutator.source.read.is_none();
+        let newly_dirty = (mutator.changed || empty || outcome.is_err()) && !std::mem::replace(service_dirty, true);
         if newly_dirty {
             dirty.push(Arc::clone(data_info_id));
         }
