@@ -56,12 +56,14 @@ load: jar ## what a session server with MoX asks of a data server; as root
 	tests/real/install.sh java
 	cargo test --locked --test real -- --load
 
-bench: native ## the publish call (JMH), single steps (criterion), and side by side with other servers; about an hour, see tests/bench
+bench: native ## the publish call (JMH), single steps (criterion), side by side with other servers, and what istiod takes; about an hour, see tests/bench
 	gradle --quiet jmh
 	cargo bench --locked --bench micro
 	tests/bench/peers/install.sh
 	cargo build --locked --release --example serve
 	cargo bench --locked --bench load
+	tests/real/install.sh istio
+	cargo test --locked --release --test clients -- --measure
 	tests/real/install.sh kubernetes
 	cargo test --release --locked --test kubernetes -- --bench
 

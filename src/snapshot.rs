@@ -87,6 +87,11 @@ impl Resource {
         Self::new(name, BTreeMap::new(), annotations, body, 0)
     }
 
+    /// A resource that is served as it is, without Istio's envelope, as Envoy takes its own.
+    pub fn plain(any: &Any) -> Self {
+        Self::framed(any, &Sha256::digest(any.encode_to_vec()), 0)
+    }
+
     /// `metadata.version` is a hash of everything else in the resource, since it is all that istiod compares.
     fn new(
         name: String,
@@ -103,8 +108,12 @@ impl Resource {
             metadata.version = version;
         }
         let any = Any { type_url: RESOURCE_TYPE.to_owned(), value: resource.encode_to_vec().into() };
+        Self::framed(&any, &digest, endpoints)
+    }
+
+    fn framed(any: &Any, digest: &[u8], endpoints: u32) -> Self {
         let mut framed = BytesMut::with_capacity(any.encoded_len() + 8);
-        encoding::message::encode(RESOURCES_FIELD, &any, &mut framed);
+        encoding::message::encode(RESOURCES_FIELD, any, &mut framed);
         let (high, _) = digest.split_first_chunk::<16>().expect("a SHA-256 has 32 bytes");
         Self { framed: framed.freeze(), digest: u128::from_be_bytes(*high), endpoints }
     }

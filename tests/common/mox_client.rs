@@ -174,6 +174,16 @@ impl MoxClient {
         self.answer(response, None)
     }
 
+    /// The same for a response that was not decoded.
+    pub(crate) fn ack_raw(&mut self, response: &DiscoveryResponse) -> Result<()> {
+        self.send(DiscoveryRequest {
+            version_info: response.version_info.clone(),
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            ..Default::default()
+        })
+    }
+
     pub(crate) fn nack(&mut self, response: &Response, message: &str) -> Result<()> {
         self.answer(response, Some(rpc::Status { message: message.to_owned(), ..Default::default() }))
     }

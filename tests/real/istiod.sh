@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The real istiod, in the foreground; its only source is a MoX server, which must listen already.
-# Up when GRPC_PORT listens (its /ready needs Kubernetes). Usage: [environment] istiod.sh MOX_HOST:PORT
+# The real istiod, in the foreground; its only sources are MoX servers, which must listen already.
+# Up when GRPC_PORT listens (its /ready needs Kubernetes). Usage: [environment] istiod.sh MOX_HOST:PORT...
 #   ISTIOD (pilot-discovery)  which one below target/real/bin
 #   KUBERNETES  HOST:PORT of a Kubernetes API server, without TLS; by default there is none, with which 1.30 and newer crash
 #   GRPC_ADDRESS (127.0.0.1)  GRPC_PORT (15010)  HTTP_PORT (8080: /debug/configz)  MONITORING_PORT (15014)
@@ -12,7 +12,7 @@ mkdir -p target/real/run
 mesh=target/real/run/mesh-$grpc.yaml
 # By default there are no certificates, and so no mTLS; and without a Kubernetes no ingress to configure.
 cat >"$mesh" <<YAML
-configSources: [{address: "xds://$1"}${ALSO:+, {address: "fs://$ALSO"\}}${KUBERNETES:+, {address: "k8s://"\}}]
+configSources: [$(printf '{address: "xds://%s"},' "$@")${ALSO:+{address: "fs://$ALSO"\},}${KUBERNETES:+{address: "k8s://"\}}]
 enableAutoMtls: $([[ -n ${ALSO:-} ]] && echo true || echo false)
 ingressControllerMode: "OFF"
 YAML

@@ -386,13 +386,18 @@ impl Istiod {
 
     /// With any MoX server.
     pub(crate) fn start_on(source: &str, grpc: u16, more: &[(&str, &str)]) -> Self {
+        Self::with_sources(&[source.to_owned()], grpc, more)
+    }
+
+    /// With these MoX servers, `host:port`, as its sources.
+    pub(crate) fn with_sources(sources: &[String], grpc: u16, more: &[(&str, &str)]) -> Self {
         let (http, monitoring, log) = (free_port(), free_port(), log_path("istiod"));
         let mut command = script("istiod.sh", &log);
         command.envs(more.iter().copied());
         command.env("GRPC_PORT", grpc.to_string()).env("HTTP_PORT", http.to_string());
         command.env("MONITORING_PORT", monitoring.to_string());
         // Its default of 100 ms only makes Envoy later.
-        command.env("PILOT_DEBOUNCE_AFTER", "10ms").arg(source);
+        command.env("PILOT_DEBOUNCE_AFTER", "10ms").args(sources);
         let mut process = Process(command.spawn().unwrap());
         eventually(START, "istiod has its first configuration", || {
             assert!(process.alive(), "istiod ended: see {}", log.display());
@@ -422,17 +427,22 @@ impl Istiod {
 /// The real Envoy with one listener that passes bytes to one cluster.
 pub(crate) struct Envoy {
     _process: Process,
-    admin: u16,
+    pub(crate) admin: u16,
     cluster: String,
     pub(crate) port: u16,
 }
 
 impl Envoy {
     pub(crate) fn start(istiod: &Istiod, cluster: &str) -> Self {
+        Self::of(istiod.grpc, cluster)
+    }
+
+    /// The same with an istiod by its port, which may be another one later.
+    pub(crate) fn of(istiod: u16, cluster: &str) -> Self {
         let (admin, port, log) = (free_port(), free_port(), log_path("envoy"));
         let mut command = script("envoy.sh", &log);
         command.env("LISTEN_PORT", port.to_string()).env("ADMIN_PORT", admin.to_string());
-        command.env("ISTIOD_PORT", istiod.grpc.to_string()).arg(cluster);
+        command.env("ISTIOD_PORT", istiod.to_string()).arg(cluster);
         let mut process = Process(command.spawn().unwrap());
         eventually(START, "Envoy is ready", || {
             assert!(process.alive(), "Envoy ended: see {}", log.display());

@@ -60,12 +60,17 @@ impl Subscription for Sotw {
             return false;
         }
         // "The server should not send a DiscoveryResponse for any DiscoveryRequest that has a stale nonce."
+        let first = self.exchange.in_flight;
         let last = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
         if last {
+            let same = |names: &BTreeMap<String, _>| names.keys().eq(&asked);
+            // "Warming of a cluster is completed only when a ClusterLoadAssignment is supplied": for a cluster that has
+            // changed Envoy asks again for what it has, by a second request with the nonce and names of its ACK.
+            self.due |= !first && self.names.as_ref().is_some_and(same);
             // Names may change with any ACK or NACK.
             self.want(asked, false);
         }
-        last
+        last && first
     }
 
     fn wants(&mut self, set: &Set) -> bool {
@@ -170,6 +175,26 @@ mod tests {
         assert!(!subscription.wants(&two), "no names after names is nothing, not everything");
         ask(&mut subscription, "2", &["bb"]);
         assert!(subscription.wants(&one), "an added name is answered even if nothing changed");
+    }
+
+    #[test]
+    fn names_that_are_asked_for_once_more_are_sent_once_more() {
+        let all = set(&[("a", "1"), ("bb", "1")]);
+        let mut subscription = Sotw::default();
+        ask(&mut subscription, "", &["a", "bb"]);
+        subscription.respond(&all, 1);
+        ask(&mut subscription, "1", &["a", "bb"]);
+        assert!(!subscription.wants(&all), "that was the ACK");
+        ask(&mut subscription, "1", &["a", "bb"]);
+        assert!(subscription.wants(&all));
+        assert_eq!(subscription.respond(&all, 2).pages.len(), 2);
+        ask(&mut subscription, "2", &["a", "bb"]);
+        ask(&mut subscription, "2", &["a"]);
+        assert!(!subscription.wants(&all), "fewer names ask for nothing");
+        let mut everything = subscribed();
+        ask(&mut everything, "1", &[]);
+        ask(&mut everything, "1", &[]);
+        assert!(!everything.wants(&set(&[])), "it is no name that is asked for");
     }
 
     #[test]

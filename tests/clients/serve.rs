@@ -1,0 +1,187 @@
+//! `examples/serve.rs` as a process, told of services that are made up.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+use tokio::runtime::{self, Runtime};
+
+use crate::{
+    mox_client::{MoxClient, SERVICE_ENTRY, State},
+    parts::{Driven, SOON, START, get, log_path, root},
+};
+
+/// Where it listens whole; part k of N is on this + N + k. Below the range that the kernel takes ports from.
+pub(crate) const PORT: u16 = 24_700;
+
+pub(crate) fn address(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// `host:port` of what istiod is to be given: everything, or each of so many parts.
+pub(crate) fn sources(count: u16) -> Vec<String> {
+    if count == 1 { vec![address(PORT)] } else { (0..count).map(|k| address(PORT + count + k)).collect() }
+}
+
+pub(crate) fn name(n: usize) -> String {
+    format!("com.example.s{n}")
+}
+
+fn id(n: usize) -> String {
+    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
+}
+
+/// What the registry holds: of each service the version of each of its endpoints, which the address carries.
+pub(crate) type Registered = BTreeMap<usize, Vec<i64>>;
+
+pub(crate) fn registered(services: usize, endpoints: usize) -> Registered {
+    (0..services).map(|n| (n, vec![1; endpoints])).collect()
+}
+
+/// Of an endpoint; all are different, and so are those of each of the first million versions.
+pub(crate) fn ip(n: usize, endpoint: usize, version: i64) -> String {
+    match version {
+        1 => format!("10.{}.{}.{}", n / 250, n % 250, endpoint + 1),
+        version => format!("11.{}.{}.{}", version / 62_500, version / 250 % 250, version % 250),
+    }
+}
+
+fn url(n: usize, endpoint: usize, version: i64) -> String {
+    let ip = ip(n, endpoint, version);
+    format!(
+        "{ip}:12200?rpcVer=51302&serialization=hessian2&weight=100&timeout=3000&appName=app-{}&p=1&v=4.0&zone=RZ{:02}A\
+         &group=blue&env=prod&language=java&pid=4711&interface=com.example.S{n}&startTime=1700000000000",
+        n % 100,
+        n % 8
+    )
+}
+
+fn publisher(n: usize, endpoint: usize, version: i64) -> Value {
+    json!({
+        "registerId": format!("r{endpoint}"), "version": version, "registerTimestamp": version,
+        "data": [url(n, endpoint, version)], "cell": "rz00a",
+    })
+}
+
+/// The server; killed without a goodbye when dropped.
+pub(crate) struct Serve {
+    driven: Driven,
+    admin: u16,
+    asked: u64,
+    runtime: Runtime,
+}
+
+impl Serve {
+    /// Starts it with these settings and what the registry holds; `loaded` is for the test to say.
+    pub(crate) fn start(settings: Value, registered: &Registered) -> Self {
+        let mut settings = settings;
+        settings["listen"] = address(PORT).into();
+        settings["threads"] = 2.into();
+        settings["policy"] = json!({ "labels": ["group", "env"] });
+        let (config, log) = (root().join("target/real/run/serve.json"), log_path("serve"));
+        for path in [&config, &log] {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+        }
+        fs::write(&config, settings.to_string()).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(program()).arg("--config").arg(config);
+        command.stderr(File::options().append(true).create(true).open(log).unwrap()).process_group(0);
+        let mut driven = Driven::start(command.stdin(Stdio::piped()));
+        let first: Value = serde_json::from_str(&driven.line(START)).unwrap();
+        let admin = first["admin"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut serve = Self { driven, admin, asked: 0, runtime };
+        for (n, versions) in registered {
+            serve.replace(*n, versions, 1);
+        }
+        serve.flush();
+        serve
+    }
+
+    /// The same, serving.
+    pub(crate) fn loaded(settings: Value, registered: &Registered) -> Self {
+        let mut serve = Self::start(settings, registered);
+        serve.load();
+        serve
+    }
+
+    pub(crate) fn load(&mut self) {
+        self.ask(json!({ "op": "loaded" }));
+        self.flush();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.driven.process.pid()
+    }
+
+    fn ask(&mut self, mut line: Value) -> Value {
+        self.asked += 1;
+        line["id"] = self.asked.into();
+        self.driven.tell(&line.to_string());
+        let answer: Value = serde_json::from_str(&self.driven.line(START)).unwrap();
+        assert!(answer["ok"] == true && answer["id"] == self.asked, "{line}: {answer}");
+        answer
+    }
+
+    pub(crate) fn flush(&mut self) -> Value {
+        self.ask(json!({ "op": "flush" }))
+    }
+
+    /// One endpoint of a service is another one now; `registered` follows.
+    pub(crate) fn change(&mut self, registered: &mut Registered, n: usize, endpoint: usize) -> String {
+        let version = registered.values().flatten().max().unwrap() + 1;
+        registered.get_mut(&n).unwrap()[endpoint] = version;
+        let mut line = publisher(n, endpoint, version);
+        line["op"] = "publish".into();
+        line["dataInfoId"] = id(n).into();
+        self.driven.tell(&line.to_string());
+        ip(n, endpoint, version)
+    }
+
+    /// These are the endpoints of a service now, maybe none.
+    pub(crate) fn replace(&mut self, n: usize, versions: &[i64], version: i64) {
+        let publishers: Vec<_> = versions.iter().enumerate().map(|(e, version)| publisher(n, e, *version)).collect();
+        let line = json!({ "op": "replace", "dataInfoId": id(n), "version": version, "publishers": publishers });
+        self.driven.tell(&line.to_string());
+    }
+
+    /// One endpoint of a service is gone.
+    pub(crate) fn unpublish(&mut self, n: usize, endpoint: usize, version: i64) {
+        let register_id = format!("r{endpoint}");
+        let line = json!({
+            "op": "unpublish", "dataInfoId": id(n), "registerId": register_id, "version": version,
+            "registerTimestamp": version,
+        });
+        self.driven.tell(&line.to_string());
+    }
+
+    /// A page of `/mox`.
+    pub(crate) fn page(&self, name: &str) -> Value {
+        serde_json::from_str(&get(self.admin, &format!("/mox/{name}")).expect("an admin page")).unwrap()
+    }
+
+    /// Everything that is served, as a client of our own sees it.
+    pub(crate) fn served(&self) -> State {
+        let node = registry_mox::proto::envoy::config::core::v3::Node { id: "test".into(), ..Default::default() };
+        self.runtime.block_on(async {
+            let mut client = MoxClient::connect(&address(PORT), node).await.unwrap();
+            client.subscribe(SERVICE_ENTRY).unwrap();
+            let response = tokio::time::timeout(SOON, client.next()).await.unwrap().unwrap();
+            assert_eq!(response.type_url, SERVICE_ENTRY);
+            client.state().clone()
+        })
+    }
+}
+
+/// The example of the profile that the tests are built with.
+fn program() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("examples/serve");
+    assert!(program.is_file(), "{} is missing: cargo build --examples", program.display());
+    program
+}
