@@ -44,6 +44,8 @@ torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the 
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --faults-all
 	tests/real/install.sh master
 	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_
+	tests/real/install.sh kubernetes
+	cargo test --locked --test kubernetes -- --all
 	tests/bench/peers/install.sh
 	cargo build --locked --examples
 	MOX_BENCH_PEERS=1 cargo test --locked --bench load

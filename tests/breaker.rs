@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 mod common;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const SERVICES: usize = 20;
 
 fn id(n: usize) -> String {

@@ -21,7 +21,7 @@ use tonic::Code;
 
 mod common;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn id(n: usize) -> String {
     format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")

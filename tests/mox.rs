@@ -13,7 +13,7 @@ use tonic::Code;
 
 mod common;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const DEMO: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const DEMO_NAME: &str = "sofa-registry/com.example.demoservice";
 

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 mod common;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 

@@ -15,7 +15,7 @@ use serde_json::json;
 
 mod common;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const DEMO: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const OTHER: &str = "com.example.Other:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const SELECTOR: &str = "sofa.registry/service";

@@ -22,7 +22,7 @@ use tonic::{
     transport::Channel,
 };
 
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 pub(crate) const SERVICE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
 pub(crate) const SERVICE_ENTRY: &str = "networking.istio.io/v1/ServiceEntry";
 /// Nothing is ever served of it.
