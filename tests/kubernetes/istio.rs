@@ -38,12 +38,15 @@ pub(crate) fn has_master() -> bool {
     root().join("target/real/bin/pilot-discovery-1.32-dev").is_file()
 }
 
+/// istiod reads every namespace, also those of other scenarios, so the service is one of its own.
+const NAME: &str = "read";
+
 fn istiod_reads(server: &mut Server, program: &str) {
     let istiod = root().join("target/real/bin").join(program);
     let namespace = server.namespace();
     server.make_namespace("istio-system");
     let writer = Writer::open(&server.kubeconfig("session"), &namespace);
-    writer.publish("demo", 1, &["10.0.0.1:80", "10.0.0.2:80"]);
+    writer.publish(NAME, 1, &["10.0.0.1:80", "10.0.0.2:80"]);
     writer.loaded();
     writer.sync();
     let (http, grpc, monitoring) = (free_port(), free_port(), free_port());
@@ -56,7 +59,7 @@ fn istiod_reads(server: &mut Server, program: &str) {
         assert!(process.alive(), "istiod ended: see {}", log.display());
         get(http, "/ready")
     });
-    let host = "com.example.demo.sofa.mesh";
+    let host = &*format!("com.example.{NAME}.sofa.mesh");
     let shows = |wanted: &[&str]| {
         eventually(SOON, &format!("istiod has {wanted:?}"), || {
             (endpoints(http, host).unwrap_or_default() == wanted).then_some(())
@@ -64,12 +67,12 @@ fn istiod_reads(server: &mut Server, program: &str) {
     };
     shows(&["10.0.0.1", "10.0.0.2"]);
     let services = get(http, "/debug/registryz").unwrap();
-    assert!(services.contains(&format!("\"hostname\": \"{host}\"")), "{services}");
-    writer.publish("demo", 2, &["10.0.0.2:80", "10.0.0.3:80"]);
+    assert!(services.contains(&format!("\"hostname\":\"{host}\"")), "{services}");
+    writer.publish(NAME, 2, &["10.0.0.2:80", "10.0.0.3:80"]);
     shows(&["10.0.0.2", "10.0.0.3"]);
-    writer.unpublish("demo", 3);
+    writer.unpublish(NAME, 3);
     eventually(SOON, "the service goes", || {
-        (!get(http, "/debug/registryz")?.contains(&format!("\"hostname\": \"{host}\""))).then_some(())
+        (!get(http, "/debug/registryz")?.contains(&format!("\"hostname\":\"{host}\""))).then_some(())
     });
     writer.close();
 }
