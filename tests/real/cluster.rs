@@ -18,6 +18,8 @@ pub(crate) const GROUP: Group = Group {
             "-Dmox.enabled=true",
             "-Dmox.scope=cluster",
             "-Dmox.cluster.reconcile=2s",
+            // The scenarios come and go faster than a registry in its right mind.
+            "-Dmox.protect.mass-delete-share=100",
             "-Dmox.admin.token=open-sesame",
             "-Ddata.server.enableTestApi=true",
             "-Dmox.policy.endpoints.allow-loopback=true",

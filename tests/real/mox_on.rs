@@ -18,6 +18,8 @@ pub(crate) const GROUP: Group = Group {
         let options = [
             "-Dmox.enabled=true",
             "-Dmox.scope=local",
+            // The scenarios come and go faster than a registry in its right mind.
+            "-Dmox.protect.mass-delete-share=100",
             "-Dmox.protect.startup-hold=1s",
             "-Dmox.policy.endpoints.allow-loopback=true",
         ];
