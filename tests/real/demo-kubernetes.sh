@@ -6,7 +6,7 @@
 source "$(dirname "$0")/demo-lib.sh"
 api=${DEMO_API_PORT:-16443} dir=target/real/home/demo-kubernetes namespace=sofa-registry
 kubernetes() { tests/real/kubernetes.sh "$1" "$dir" "$api"; }
-get() { tests/real/get.py "$dir" "$api" "$namespace" get "$1"; }
+printed() { tests/real/get.py "$dir" "$api" "$namespace" get "$1"; }
 
 tests/real/install.sh java kubernetes
 free "$api" && free $((api + 1)) && free $((api + 2))
@@ -41,20 +41,20 @@ provider bolt
 provider tri
 wait_for watch "both in the API" eval "log_has watch :$bolt_port && log_has watch :$tri_port"
 step "kubectl get serviceentries -n $namespace"
-get serviceentries
+printed serviceentries
 
 step "the bolt provider stops: its endpoint goes at once, its service after mox.protect.empty-grace"
 stop bolt
 wait_for watch "the service goes" log_has watch "DELETED  com.example.demoservice "
 step "kubectl get serviceentries -n $namespace"
-get serviceentries
+printed serviceentries
 
 step "and comes back"
 lines=$(wc -l <target/real/log/demo-watch.log)
 changed() { (($(wc -l <target/real/log/demo-watch.log) > lines)); }
 provider bolt
 wait_for watch "the service comes" changed
-get serviceentries
+printed serviceentries
 
 until_interrupted "where to look next:" \
   "  kubectl --kubeconfig $dir/admin.kubeconfig -n $namespace get serviceentries -o yaml" \
