@@ -55,11 +55,6 @@ impl Part {
         self.index() * each..(self.index() + 1) * each
     }
 
-    /// Whether a slice is one of them.
-    pub fn has(self, slice: usize) -> bool {
-        self.slices().contains(&slice)
-    }
-
     /// The part that a host name asks for: `p3-of-64.<any name>`, with or without a port. A name of another form asks for
     /// none; one that is meant as a part's but is not one is an error, since it must not be taken for everything.
     pub fn named_in(authority: &str) -> Result<Option<Self>, String> {
@@ -112,7 +107,7 @@ mod tests {
                 slices.extend(part.slices());
                 let within = Part::new(part.index() / 2, count / 2);
                 assert!(
-                    within.is_none_or(|w| part.slices().all(|slice| w.has(slice)) && w.number() == part.number() / 2)
+                    within.is_none_or(|w| part.slices().all(|slice| w.slices().contains(&slice)) && w.number() == part.number() / 2)
                 );
             }
             assert_eq!(slices, (0..SLICES).collect::<Vec<_>>());

@@ -9,7 +9,7 @@ use std::{
 
 use common::{
     Mox,
-    mox_client::{MoxClient, SERVICE_ENTRY, istiod_node},
+    mox_client::{SERVICE_ENTRY, istiod_node},
 };
 use registry_mox::{
     command,
@@ -85,27 +85,17 @@ async fn a_fenced_server_sends_its_clients_away() {
     client.subscribe(SERVICE_ENTRY).unwrap();
     client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
     order(&mox, json!({ "op": "fence", "fenced": true }));
-    assert_eq!(end_of(&mut client).await, Code::Unavailable);
+    assert_eq!(client.end(SOON).await.unwrap(), Code::Unavailable);
     assert_eq!(client.state().len(), 1, "it keeps what it has");
     assert!(mox.engine.status().fenced);
     let mut client = mox.client(istiod_node()).await;
     // It may be refused before it has said anything.
     let _ = client.subscribe(SERVICE_ENTRY);
-    assert_eq!(end_of(&mut client).await, Code::Unavailable);
+    assert_eq!(client.end(SOON).await.unwrap(), Code::Unavailable);
     order(&mox, json!({ "op": "fence", "fenced": false }));
     let mut client = mox.client(istiod_node()).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
     client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
-}
-
-async fn end_of(client: &mut MoxClient) -> Code {
-    client.auto_ack = false;
-    loop {
-        match tokio::time::timeout(SOON, client.next()).await.unwrap() {
-            Ok(_) => {}
-            Err(error) => return error.downcast_ref::<tonic::Status>().unwrap().code(),
-        }
-    }
 }
 
 #[tokio::test]

@@ -33,19 +33,6 @@ async fn next_of(client: &mut MoxClient, type_url: &str) -> Response {
     }
 }
 
-/// Status code that a stream ends with.
-async fn end_of(client: &mut MoxClient) -> Code {
-    client.auto_ack = false;
-    let error = tokio::time::timeout(SOON, async {
-        loop {
-            if let Err(error) = client.next().await {
-                return error;
-            }
-        }
-    });
-    error.await.unwrap().downcast::<tonic::Status>().unwrap().code()
-}
-
 fn plain_node() -> Node {
     Node { id: "probe".into(), ..Node::default() }
 }
@@ -405,16 +392,16 @@ async fn a_stream_that_does_not_keep_to_the_protocol_ends_alone() {
     next_of(&mut good, SERVICE_ENTRY).await;
     let mut nameless = mox.client(Node::default()).await;
     nameless.subscribe(SERVICE_ENTRY).unwrap();
-    assert_eq!(end_of(&mut nameless).await, Code::InvalidArgument);
+    assert_eq!(nameless.end(SOON).await.unwrap(), Code::InvalidArgument);
     let mut oversized = mox.client(plain_node()).await;
     oversized.subscribe(&"x".repeat(70_000)).unwrap();
-    assert_eq!(end_of(&mut oversized).await, Code::OutOfRange);
+    assert_eq!(oversized.end(SOON).await.unwrap(), Code::OutOfRange);
     let mut typeless = mox.client(plain_node()).await;
     typeless.subscribe("").unwrap();
-    assert_eq!(end_of(&mut typeless).await, Code::InvalidArgument);
+    assert_eq!(typeless.end(SOON).await.unwrap(), Code::InvalidArgument);
     let mut greedy = mox.client(plain_node()).await;
     (0..17).for_each(|n| greedy.subscribe(&format!("a/b/{n}")).unwrap());
-    assert_eq!(end_of(&mut greedy).await, Code::ResourceExhausted);
+    assert_eq!(greedy.end(SOON).await.unwrap(), Code::ResourceExhausted);
     mox.publish(DEMO, "a", 1, &["10.0.0.1:1"]);
     assert_eq!(next_of(&mut good, SERVICE_ENTRY).await.resources.len(), 1, "the others go on");
 }
@@ -438,7 +425,7 @@ async fn a_stop_ends_streams_without_a_last_state() {
     client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
     let engine = std::sync::Arc::clone(&mox.engine);
     let closing = tokio::task::spawn_blocking(move || engine.close());
-    assert_eq!(end_of(&mut client).await, Code::Unavailable);
+    assert_eq!(client.end(SOON).await.unwrap(), Code::Unavailable);
     assert_eq!(client.state().len(), 1);
     drop(client);
     closing.await.unwrap();

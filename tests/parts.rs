@@ -56,16 +56,6 @@ async fn all_parts(mox: &Mox, count: usize) -> Vec<MoxClient> {
     clients
 }
 
-async fn end_of(client: &mut MoxClient) -> Code {
-    client.auto_ack = false;
-    loop {
-        match tokio::time::timeout(SOON, client.next()).await.unwrap() {
-            Ok(_) => {}
-            Err(error) => return error.downcast_ref::<tonic::Status>().unwrap().code(),
-        }
-    }
-}
-
 #[tokio::test]
 async fn the_parts_of_a_number_are_everything_each_once_and_in_the_same_bytes() {
     let mox = serving(json!({ "partitions": [2, 16] }), 200).await;
@@ -131,7 +121,7 @@ async fn a_part_is_asked_for_by_name_on_the_one_port() {
         let code = match refused {
             Ok(mut client) => {
                 let _ = client.subscribe(SERVICE_ENTRY);
-                end_of(&mut client).await
+                client.end(SOON).await.unwrap()
             }
             Err(error) => error.downcast_ref::<tonic::Status>().unwrap().code(),
         };

@@ -52,6 +52,10 @@ impl Default for Kubernetes {
 impl Kubernetes {
     /// What is wrong with these settings, a line each.
     pub(super) fn errors(&self) -> Vec<String> {
+        self.errors_where(cfg!(feature = "kubernetes"))
+    }
+
+    fn errors_where(&self, built: bool) -> Vec<String> {
         let mut errors = Vec::new();
         let mut bounds = |key: &str, value: usize, low: usize, high: usize| {
             if !(low..=high).contains(&value) {
@@ -73,12 +77,26 @@ impl Kubernetes {
                 self.owner
             ));
         }
-        if self.enabled && !cfg!(feature = "kubernetes") {
+        if self.enabled && !built {
             errors.push(
                 "mox.kubernetes.enabled: this library was built without the cargo feature `kubernetes`; use one with it"
                     .to_owned(),
             );
         }
         errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_feature_it_cannot_be_enabled() {
+        let enabled = Kubernetes { enabled: true, ..Kubernetes::default() };
+        assert_eq!(enabled.errors_where(true), [""; 0]);
+        let errors = enabled.errors_where(false);
+        assert!(errors.len() == 1 && errors[0].contains("cargo feature `kubernetes`"), "{errors:?}");
+        assert_eq!(Kubernetes::default().errors_where(false), [""; 0], "off, nobody minds");
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
-    Request, Status, Streaming,
+    Code, Request, Status, Streaming,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::Channel,
@@ -203,6 +203,20 @@ impl MoxClient {
             };
         }
         Ok(())
+    }
+
+    /// The code that the stream ends with; what comes before that is not ACKed.
+    pub(crate) async fn end(&mut self, within: Duration) -> Result<Code> {
+        self.auto_ack = false;
+        let end = async {
+            loop {
+                if let Err(error) = self.next().await {
+                    return error;
+                }
+            }
+        };
+        let error = timeout_at(Instant::now() + within, end).await.map_err(|_| format!("no end within {within:?}"))?;
+        Ok(error.downcast::<Status>()?.code())
     }
 
     fn summary(&self) -> String {

@@ -38,6 +38,12 @@ const LONG: [&str; 1] = ["a_large_service_moves_out_and_back"];
 
 /// `cargo test --test kubernetes [-- PART-OF-A-NAME]`; `-- --bench` measures a first sync of 10,000 services instead.
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, mode, kubeconfig, namespace] = &arguments[..]
+        && mode == writer::PROCESS
+    {
+        writer::process(kubeconfig.as_ref(), namespace);
+    }
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let bench = std::env::args().any(|a| a == "--bench");
     let begin = Instant::now();

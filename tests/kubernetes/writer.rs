@@ -1,6 +1,8 @@
 //! Who may write: foreign objects, other writers, the lease, purges.
 
 use std::{
+    path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +16,8 @@ use serde_json::json;
 use crate::{
     Scenario,
     proxy::{Asked, Fate},
-    server::{Server, Writer, ask, endpoints, object, path, publish_many},
+    parts::{Process, eventually},
+    server::{SOON, Server, Writer, ask, endpoints, object, path, publish_many},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -24,6 +27,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("a_stale_write_is_refused_and_made_again", a_stale_write_is_refused_and_made_again),
     ("the_lease_is_handed_over", the_lease_is_handed_over),
     ("who_is_cut_off_stops_before_another_begins", who_is_cut_off_stops_before_another_begins),
+    ("a_killed_writer_is_succeeded", a_killed_writer_is_succeeded),
     ("two_owners_share_a_namespace", two_owners_share_a_namespace),
     ("a_mass_deletion_is_withheld", a_mass_deletion_is_withheld),
     ("a_purge_deletes_what_is_ours", a_purge_deletes_what_is_ours),
@@ -116,13 +120,13 @@ fn what_others_change_is_changed_back(server: &mut Server) {
     proxy.take();
     edit(json!({ "metadata": { "labels": { "team": "a" } } }));
     edit(json!({ "spec": { "endpoints": [{ "address": "192.0.2.1" }] } }));
-    crate::parts::eventually(crate::server::SOON, "the edit is undone", || {
+    eventually(SOON, "the edit is undone", || {
         (endpoints(&server.get(&at).unwrap()) == ["10.0.0.1"]).then_some(())
     });
     assert_eq!(server.get(&at).unwrap()["metadata"]["labels"]["team"], "a", "what is not ours stays");
     assert_eq!(proxy.writes().len(), 1);
     assert_eq!(server.ask(Method::DELETE, "application/json", &at, "").0, 200);
-    crate::parts::eventually(crate::server::SOON, "it is made again", || server.get(&at));
+    eventually(SOON, "it is made again", || server.get(&at));
     // Somebody who never gives in does not make it spin.
     let until = Instant::now() + Duration::from_secs(8);
     let mut edits = 0;
@@ -211,7 +215,7 @@ fn who_is_cut_off_stops_before_another_begins(server: &mut Server) {
     other.take();
     cut.store(true, Ordering::Relaxed);
     let mut version = 2;
-    let until = Instant::now() + crate::server::SOON;
+    let until = Instant::now() + SOON;
     while !second.report().writer {
         assert!(Instant::now() < until, "nobody takes over");
         // The registry goes on meanwhile, and both know it.
@@ -228,6 +232,48 @@ fn who_is_cut_off_stops_before_another_begins(server: &mut Server) {
     println!("    {:.1?} without a writer", next.at - last.at);
     assert!(!first.report().writer && report.conflicts == 0, "{report:?}");
     first.close();
+    second.close();
+}
+
+/// The first argument of this program as a process that only writes, to be killed.
+pub(crate) const PROCESS: &str = "--writer";
+/// How many services it has.
+const MANY: usize = 200;
+
+/// Slowly, so that it is killed in the middle.
+fn open_slowly(kubeconfig: &Path, namespace: &str, rate: usize) -> Writer {
+    let writer = Writer::with(kubeconfig, namespace, json!({}), json!({ "lease": "5s", "rate": rate }));
+    publish_many(&writer, 0..MANY, 2);
+    writer.loaded();
+    writer
+}
+
+pub(crate) fn process(kubeconfig: &Path, namespace: &str) -> ! {
+    let _writer = open_slowly(kubeconfig, namespace, 20);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// It says nothing any more: no hand-over, a lease that runs out, half of its objects written.
+fn a_killed_writer_is_succeeded(server: &mut Server) {
+    let namespace = server.namespace();
+    let kubeconfig = server.kubeconfig("session");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let first = Process::start(command.arg(PROCESS).arg(&kubeconfig).arg(&namespace));
+    let written = || server.names(&namespace, "serviceentries").len();
+    eventually(SOON, "it writes", || (written() >= 40).then_some(()));
+    drop(first);
+    let left = written();
+    assert!(left < MANY, "it was killed in the middle");
+    let began = Instant::now();
+    let second = open_slowly(&kubeconfig, &namespace, 1_000);
+    let report = second.sync();
+    println!("    {left} of {MANY} were written, the others within {:.1?}", began.elapsed());
+    // What was on its way when it was killed may have arrived after the count.
+    let missing = MANY - left - 16..=MANY - left;
+    assert!(missing.contains(&(report.applies as usize)) && report.deletes == 0, "only what is missing: {report:?}");
+    assert_eq!(written(), MANY);
     second.close();
 }
 

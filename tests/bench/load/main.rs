@@ -133,6 +133,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
     };
     let mut kept: Option<Feed> = None;
     for section in SECTIONS.iter().filter(wanted) {
+        let rounds = arguments.rounds.unwrap_or(section.rounds);
+        if rounds == 0 {
+            continue; // what is known is written anew
+        }
         let kinds: Vec<Kind> = section.servers().into_iter().filter(|kind| chosen(arguments, *kind)).collect();
         for kind in &kinds {
             kind.program()?;
@@ -142,8 +146,8 @@ fn measure(arguments: &Arguments) -> Result<()> {
             Some(feed) => feed,
             None => Feed::new(&server::out(), section.workload, most.unwrap_or_default())?,
         };
-        let mut rows = report::Rows::default();
-        for round in 1..=arguments.rounds.unwrap_or(section.rounds) {
+        for round in 1..=rounds {
+            let mut rows = report::Rows::default();
             for kind in &kinds {
                 let begin = Instant::now();
                 let outcome = run(*kind, section.plan(*kind), &feed);
@@ -159,8 +163,8 @@ fn measure(arguments: &Arguments) -> Result<()> {
                 );
                 rows.add(*kind, outcome);
             }
+            report::keep(section, rows, arguments.add || round > 1)?;
         }
-        report::keep(section, rows, arguments.add)?;
         kept = Some(feed);
     }
     report::write()

@@ -167,6 +167,40 @@ public class ClusterFeedTest {
         assertTrue(mox.page("/mox/dump", "").get("body").toString().contains("10.0.0.1"));
     }
 
+    /** What a client took back before it moved to another session server is heard late here. */
+    @Test
+    public void aWithdrawalHeardAfterStandingStillIsLeftToTheRegistry() {
+        tier.put(id(1), "a", 1, 1_001, "10.0.0.1:12200");
+        tier.put(id(2), "a", 1, 1_001, "10.0.0.2:12200");
+        start(3_600_000);
+        served("2/2");
+        assertFalse(feed.isBehind());
+        SessionEvents.Registry registry = new SessionEvents.Registry() {
+            @Override
+            public void reread(String dataInfoId) {
+                feed.mark(dataInfoId);
+            }
+
+            @Override
+            public boolean isAhead() {
+                return feed.isBehind();
+            }
+        };
+        synchronized (tier) { // which answers nobody
+            TestData.await("it stands still", feed::isBehind);
+            tier.remove(id(1), "a");
+            tier.put(id(1), "again", 3, 3, "10.0.0.1:12200");
+            tier.remove(id(2), "a");
+            for (int n = 1; n <= 2; n++) {
+                SessionEvents.record(mox, SessionServer.unpublish(SessionServer.publisher(n, "a", 2)), registry);
+            }
+            assertEquals("nothing goes before it is read", "2/2", TestData.served(mox));
+        }
+        served("2/1");
+        assertTrue(mox.page("/mox/dump", "").get("body").toString().contains("10.0.0.1"));
+        TestData.await("everything is compared", () -> !feed.isBehind());
+    }
+
     /** One engine hears events and reads, the other only reads. */
     @Test
     public void theSameIsServedHoweverItWasLearned() {

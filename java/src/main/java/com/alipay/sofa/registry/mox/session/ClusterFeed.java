@@ -43,6 +43,8 @@ final class ClusterFeed implements AutoCloseable {
     private static final int READERS = 4;
     private static final long TICK_NANOS = TimeUnit.SECONDS.toNanos(1);
     private static final int UNCONFIRMED = 10_000;
+    /** Who stands still for so long may have lost clients to another session server, and hears late what they said before. */
+    private static final long STILL_NANOS = TimeUnit.SECONDS.toNanos(5);
 
     /** What is known of one slot. Fields are written by the comparing thread. */
     private static final class SlotState {
@@ -71,6 +73,10 @@ final class ClusterFeed implements AutoCloseable {
     private volatile long bootstrapMillis = -1;
     private volatile long reconcileFrom = System.nanoTime();
     private volatile long oldestCompare;
+    private volatile long seenRunning = System.nanoTime();
+    /** It stood still until {@link #awake}, and not everything was compared since. */
+    private volatile boolean behind;
+    private volatile long awake;
     private volatile String lastFailure;
     private Thread comparer;
 
@@ -221,6 +227,7 @@ final class ClusterFeed implements AutoCloseable {
     private void compareAll() {
         long unconfirmedAt = System.nanoTime();
         while (!closed) {
+            beat();
             SlotTable table = tier.slotTable();
             long pass = System.nanoTime();
             for (Slot slot : table.getSlots()) {
@@ -242,6 +249,24 @@ final class ClusterFeed implements AutoCloseable {
         }
     }
 
+    /** Notices that this process, or the data server that was asked, has stood still. */
+    private void beat() {
+        long now = System.nanoTime();
+        if (now - seenRunning > STILL_NANOS) {
+            awake = now;
+            behind = true;
+            reconcile();
+        } else if (behind && now - awake > STILL_NANOS && isReconciled()) {
+            behind = false;
+        }
+        seenRunning = now;
+    }
+
+    /** Whether what clients say here may be older than what the registry has. */
+    boolean isBehind() {
+        return behind || System.nanoTime() - seenRunning > STILL_NANOS;
+    }
+
     private boolean isDue(Slot slot, SlotState state, long now) {
         Slot as = state.comparedAs;
         return as == null
@@ -257,6 +282,7 @@ final class ClusterFeed implements AutoCloseable {
             return;
         }
         pace.await();
+        beat();
         long begin = System.nanoTime();
         compares.incrementAndGet();
         try {

@@ -15,7 +15,6 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicReference;
-import java.util.function.Consumer;
 import java.util.logging.Level;
 import java.util.regex.Pattern;
 import org.slf4j.Logger;
@@ -65,7 +64,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
     /** As the engine answers them. */
     private volatile Map<String, Object> settings = Collections.emptyMap();
     /** Null with local scope. */
-    private volatile Consumer<String> reread;
+    private volatile SessionEvents.Registry registry;
     private volatile BeanFactory beans;
     private volatile boolean running;
 
@@ -78,7 +77,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
             RegistryMox mox = RegistryMox.embed(config);
             binding.mox.set(mox);
             binding.settings = mox.host("settings");
-            binding.reread = binding.isCluster() ? binding::reread : null;
+            binding.registry = binding.isCluster() ? new Behind() : null;
         } catch (Throwable t) {
             binding.off(t, Runnable::run);
         }
@@ -155,7 +154,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
             return;
         }
         try {
-            SessionEvents.record(current, request, reread);
+            SessionEvents.record(current, request, registry);
         } catch (LinkageError e) {
             off(e, MoxBinding::onThread);
         } catch (Throwable t) {
@@ -178,10 +177,20 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
         }
     }
 
-    private void reread(String id) {
-        SessionParts parts = PARTS.get();
-        if (parts != null) {
-            parts.mark(id);
+    /** What stands behind the session server, once that has started. */
+    private static final class Behind implements SessionEvents.Registry {
+        @Override
+        public void reread(String id) {
+            SessionParts parts = PARTS.get();
+            if (parts != null) {
+                parts.mark(id);
+            }
+        }
+
+        @Override
+        public boolean isAhead() {
+            SessionParts parts = PARTS.get();
+            return parts != null && parts.isBehind();
         }
     }
 

@@ -18,6 +18,8 @@ import java.util.concurrent.locks.LockSupport;
 final class ServiceReader implements Runnable {
     private static final long IDLE_NANOS = TimeUnit.SECONDS.toNanos(1);
     private static final long SLOW_NANOS = TimeUnit.SECONDS.toNanos(1);
+    /** An answer to a question that is older says how it was: this process has stood still. */
+    private static final long LATE_NANOS = TimeUnit.SECONDS.toNanos(10);
     /** A service that failed so often while its slot's leader answers is not waited for any longer. */
     private static final int MANY = 5;
 
@@ -134,6 +136,10 @@ final class ServiceReader implements Runnable {
             SubDatum datum = feed.tier().fetch(id);
             backoffs.succeeded(slot);
             backoffs.succeeded(leader);
+            if (System.nanoTime() - begun > LATE_NANOS) {
+                again(id, IDLE_NANOS / 5);
+                return;
+            }
             feed.took(id, slot, datum, started);
             applied = Math.max(applied, System.currentTimeMillis());
             failures.remove(id);

@@ -13,7 +13,6 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.RandomAccess;
-import java.util.function.Consumer;
 
 /** Turns the session server's write requests into events of the source {@code registry}. */
 final class SessionEvents {
@@ -23,14 +22,25 @@ final class SessionEvents {
 
     private SessionEvents() {}
 
+    /** The registry behind this session server. */
+    interface Registry {
+        /** Has a service read from it. */
+        void reread(String dataInfoId);
+
+        /** Whether it may be ahead of what is said here: this process has stood still, and its clients have moved meanwhile. */
+        default boolean isAhead() {
+            return false;
+        }
+    }
+
     /**
      * Passes on one write request.
      *
-     * @param reread has a service read from the registry; null with local scope, where nothing is. With it, what a lost client
-     *     had is left to the registry: a client that has moved to another session server has published there with the same
-     *     version, of which there is no notice, and the registry keeps it.
+     * @param registry null with local scope, where nothing is read. With it, what a lost client had is left to the registry: a
+     *     client that has moved to another session server has published there with the same version, of which there is no
+     *     notice, and the registry keeps it. So is what a client takes back while the registry may be ahead.
      */
-    static void record(RegistryMox mox, Object written, Consumer<String> reread) {
+    static void record(RegistryMox mox, Object written, Registry registry) {
         WriteDataRequest<?> request = (WriteDataRequest<?>) written;
         switch (request.getRequestType()) {
             case PUBLISHER:
@@ -42,10 +52,15 @@ final class SessionEvents {
                 break;
             case UN_PUBLISHER:
                 Publisher gone = (Publisher) request.getRequestBody();
-                mox.unpublish(SOURCE, gone.getDataInfoId(), gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                if (registry != null && registry.isAhead()) {
+                    lost(mox, Collections.singletonList(gone), registry);
+                } else {
+                    mox.unpublish(
+                            SOURCE, gone.getDataInfoId(), gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                }
                 break;
             case CLIENT_OFF:
-                clientOff(mox, (ClientOffPublishers) request.getRequestBody(), reread);
+                lost(mox, ((ClientOffPublishers) request.getRequestBody()).getPublishers(), registry);
                 break;
             default:
                 throw new IllegalArgumentException("unknown write request " + request.getRequestType());
@@ -53,13 +68,13 @@ final class SessionEvents {
     }
 
     /** Removes each publisher in the version that it had, so one that has come back since is newer and stays. */
-    private static void clientOff(RegistryMox mox, ClientOffPublishers off, Consumer<String> reread) {
+    private static void lost(RegistryMox mox, List<Publisher> all, Registry registry) {
         RuntimeException first = null;
         try (Batch batch = mox.batch(SOURCE)) {
-            for (Publisher gone : off.getPublishers()) {
+            for (Publisher gone : all) {
                 try {
                     String id = gone.getDataInfoId();
-                    if (reread == null) {
+                    if (registry == null) {
                         batch.unpublish(id, gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
                     } else {
                         batch.lost(id, gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
@@ -69,8 +84,8 @@ final class SessionEvents {
                 }
             }
         }
-        if (reread != null) {
-            off.getPublishers().forEach(gone -> reread.accept(gone.getDataInfoId()));
+        if (registry != null) {
+            all.forEach(gone -> registry.reread(gone.getDataInfoId()));
         }
         if (first != null) {
             throw first;

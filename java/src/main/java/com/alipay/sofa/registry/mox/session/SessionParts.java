@@ -103,6 +103,11 @@ final class SessionParts implements AutoCloseable {
         }
     }
 
+    /** Whether the registry may be ahead of what clients say here. */
+    boolean isBehind() {
+        return feed != null && feed.isBehind();
+    }
+
     Sessions sessions() {
         return sessions;
     }
