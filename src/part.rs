@@ -106,9 +106,9 @@ mod tests {
                 assert!(numbers.insert(part.number()) && part.number() < 2 * MAX_PARTS, "{part}");
                 slices.extend(part.slices());
                 let within = Part::new(part.index() / 2, count / 2);
-                assert!(
-                    within.is_none_or(|w| part.slices().all(|slice| w.slices().contains(&slice)) && w.number() == part.number() / 2)
-                );
+                assert!(within.is_none_or(
+                    |w| part.slices().all(|slice| w.slices().contains(&slice)) && w.number() == part.number() / 2
+                ));
             }
             assert_eq!(slices, (0..SLICES).collect::<Vec<_>>());
         }

@@ -15,8 +15,8 @@ use serde_json::json;
 
 use crate::{
     Scenario,
-    proxy::{Asked, Fate},
     parts::{Process, eventually},
+    proxy::{Asked, Fate},
     server::{SOON, Server, Writer, ask, endpoints, object, path, publish_many},
 };
 
@@ -120,9 +120,7 @@ fn what_others_change_is_changed_back(server: &mut Server) {
     proxy.take();
     edit(json!({ "metadata": { "labels": { "team": "a" } } }));
     edit(json!({ "spec": { "endpoints": [{ "address": "192.0.2.1" }] } }));
-    eventually(SOON, "the edit is undone", || {
-        (endpoints(&server.get(&at).unwrap()) == ["10.0.0.1"]).then_some(())
-    });
+    eventually(SOON, "the edit is undone", || (endpoints(&server.get(&at).unwrap()) == ["10.0.0.1"]).then_some(()));
     assert_eq!(server.get(&at).unwrap()["metadata"]["labels"]["team"], "a", "what is not ours stays");
     assert_eq!(proxy.writes().len(), 1);
     assert_eq!(server.ask(Method::DELETE, "application/json", &at, "").0, 200);
