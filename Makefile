@@ -23,7 +23,7 @@ demo: jar examples ## the real registry and two real providers; watch their serv
 demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
 	tests/real/demo-istio.sh
 
-demo-mesh: jar examples ## ten ways to call providers through a mesh, 1,000 calls each, told as they happen; needs root
+demo-mesh: jar examples ## eight ways to call providers, past a mesh and through it, mostly 1,000 calls each, told as they happen; needs root
 	tests/real/install.sh
 	cargo test --locked --quiet --test real -- --mesh-story
 

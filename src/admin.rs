@@ -63,6 +63,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
         "/mox/dump" => match query.split('&').find_map(|pair| pair.strip_prefix("type=")).unwrap_or("ServiceEntry") {
             kind @ "ServiceEntry" => Page::json(&dump::list(kind, &engine.view().service_entries)),
             kind @ "WorkloadEntry" => Page::json(&dump::list(kind, &engine.view().workload_entries)),
+            kind @ "DestinationRule" => Page::json(&dump::list(kind, &engine.view().destination_rules)),
             other => {
                 Page::text(404, format!("type {other:?} is not served; there are {}\n", dump::KINDS.join(" and ")))
             }

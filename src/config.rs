@@ -59,7 +59,7 @@ pub struct Config {
     pub push: Push,
     /// What protects the mesh from a registry that is not whole.
     pub protect: Protect,
-    /// Where the last good count is kept over restarts; none: nowhere.
+    /// Where the last good state is kept over restarts; none: nowhere.
     pub state_dir: Option<PathBuf>,
     /// Bounds on memory.
     pub limits: Limits,

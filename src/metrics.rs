@@ -73,9 +73,9 @@ pub fn of(status: &Status) -> Vec<Metric> {
             status.fenced,
         ),
         gauge("mox_listening", "1 while istiod can connect.", status.listening.is_some()),
-        gauge("mox_services", "Served services.", served.services as u64),
+        gauge("mox_services", "ServiceEntries that are served, those of direct mode included.", served.services as u64),
         gauge("mox_endpoints", "Served endpoints.", served.endpoints),
-        gauge("mox_bytes", "Encoded size of what is served.", status.bytes as u64),
+        gauge("mox_bytes", "Encoded size of the served ServiceEntries and WorkloadEntries.", status.bytes as u64),
         gauge(
             "mox_known_services",
             "Services that the registry named, those just gone included.",

@@ -158,7 +158,8 @@ public final class Publish {
         }
 
         /**
-         * The application of the publisher, for the admin pages.
+         * The application of the publisher, as the registry knows it. It is kept but not served: the label {@code app} and direct
+         * mode take the parameter {@code app_name} of the data.
          *
          * @param appName the name; null is none
          * @return this builder
@@ -169,7 +170,7 @@ public final class Publish {
         }
 
         /**
-         * One attribute of the publisher, for the admin pages.
+         * One attribute of the publisher. It is kept but not served.
          *
          * @param key its key
          * @param value its value

@@ -17,7 +17,7 @@ import java.util.RandomAccess;
 /** Turns the session server's write requests into events of the source {@code registry}. */
 final class SessionEvents {
     static final String SOURCE = "registry";
-    /** An attribute is for the admin pages only; three bytes a character stay within a frame's 65,535. */
+    /** An attribute is not served; three bytes a character stay within a frame's 65,535. */
     private static final int ATTRIBUTE_CHARS = 8 << 10;
 
     private SessionEvents() {}
