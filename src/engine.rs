@@ -199,24 +199,15 @@ pub struct Status {
 impl Engine {
     /// Starts the engine's threads. Events are taken from now on; nothing listens yet.
     pub fn open(config: Config) -> Result<Self> {
-        let policy = Policy::new(config.policy.clone(), config.vip_cidr)?;
+        let shared = Arc::new(Shared::new(config)?);
+        let config = &shared.config;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads)
             .thread_name("mox")
             .enable_all()
             .build()
             .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
-        let shared = Arc::new(Shared {
-            store: Store::new(config.limits.store()),
-            policy: ArcSwap::from_pointee(policy),
-            view: watch::Sender::new(View::default()),
-            parts: Arc::default(),
-            flushed: watch::Sender::new(0),
-            orders: Mutex::new(Orders::default()),
-            report: Mutex::new(Report { held: Some(Held::NotLoaded), ..Report::default() }),
-            config,
-        });
-        let Push { duty, max, .. } = shared.config.push;
+        let Push { duty, max, .. } = config.push;
         let handle = runtime.handle().clone();
         let publisher = runtime.spawn(Publisher::new(Arc::clone(&shared)).run());
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));

@@ -19,6 +19,7 @@ use crate::{
     breaker::Lost,
     config::{Config, Scope},
     direct::DirectCounts,
+    error::Result,
     gate::Gate,
     model::{self, Millis},
     policy::Policy,
@@ -52,6 +53,23 @@ pub struct Shared {
     pub orders: Mutex<Orders>,
     /// What the last round found.
     pub report: Mutex<Report>,
+}
+
+impl Shared {
+    /// Nothing is known and nothing is served. An error names the part of the policy that cannot be used.
+    pub fn new(config: Config) -> Result<Self> {
+        let policy = Policy::new(config.policy.clone(), config.vip_cidr)?;
+        Ok(Self {
+            store: Store::new(config.limits.store()),
+            policy: ArcSwap::from_pointee(policy),
+            view: watch::Sender::new(View::default()),
+            parts: Arc::default(),
+            flushed: watch::Sender::new(0),
+            orders: Mutex::new(Orders::default()),
+            report: Mutex::new(Report { held: Some(Held::NotLoaded), ..Report::default() }),
+            config,
+        })
+    }
 }
 
 /// Latches and requests, set from outside.
@@ -232,6 +250,8 @@ impl Publisher {
             let phase = match (was_complete, complete) {
                 (_, false) => Phase::Gathering,
                 (false, true) => Phase::Completed,
+                // What is made anew is judged against what was served.
+                (true, true) if self.from_scratch => Phase::Completed,
                 (true, true) => Phase::Live,
             };
             if !complete && self.gate.is_over(listening_since) {
@@ -301,5 +321,51 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        frame::{self, Publisher as Body},
+        model::RegisterVersion,
+    };
+
+    fn change(shared: &Shared, service: usize, version: i64, data: Option<&str>) {
+        let (id, register_id) = (format!("com.example.S{service}"), "r");
+        let version = RegisterVersion { version, timestamp: 0 };
+        let frame = match data {
+            Some(data) => {
+                let payloads = vec![data.as_bytes().into()];
+                let body = Body { register_id: register_id.into(), version, payloads, ..Body::default() };
+                frame::encode_publish("registry", &id, &body)
+            }
+            None => frame::encode_unpublish("registry", &id, register_id, version),
+        };
+        for event in frame::decode(&frame.unwrap()).unwrap() {
+            shared.store.apply(&event, 0).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_held_is_held_when_everything_is_made_anew() {
+        let shared = Arc::new(Shared::new(Config::default()).unwrap());
+        let mut publisher = Publisher::new(Arc::clone(&shared));
+        (0..30).for_each(|service| change(&shared, service, 1, Some("10.0.0.1:80")));
+        shared.orders.lock().loaded = true;
+        publisher.round(0);
+        (0..20).for_each(|service| change(&shared, service, 2, None));
+        let served = || (shared.view.borrow().service_entries.endpoints(), shared.report.lock().held);
+        publisher.round(1);
+        assert_eq!(served(), (30, Some(Held::MassDelete)));
+        // Twice: also when the first try gets nowhere.
+        publisher.start_over();
+        publisher.start_over();
+        publisher.round(2);
+        assert_eq!(served(), (30, Some(Held::MassDelete)));
+        publisher.services.breaker().release();
+        publisher.round(3);
+        assert_eq!(served(), (10, None));
     }
 }

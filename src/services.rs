@@ -166,7 +166,10 @@ impl Services {
     /// Everything that is served now, as a start from nothing would find it.
     pub fn as_last_good(&self) -> BTreeMap<Arc<str>, LastService> {
         let last = |served: &Served| LastService { members: served.members.clone(), empty_since: served.empty_since };
-        self.served.iter().map(|(id, served)| (Arc::clone(id), last(served))).collect()
+        // Those that were not looked at yet, also.
+        let mut all = self.last_good.clone();
+        all.extend(self.served.iter().map(|(id, served)| (Arc::clone(id), last(served))));
+        all
     }
 
     /// The served services without endpoints, and since when.
@@ -223,9 +226,6 @@ impl Services {
             }
             touched.insert(Arc::clone(id));
         }
-        if phase != Phase::Gathering {
-            self.last_good.clear();
-        }
         let mut changes = RoundChanges::default();
         for id in touched.clone() {
             touched.extend(self.settle(&id, &mut changes));
@@ -244,6 +244,9 @@ impl Services {
         }
         if !policy.has_direct() {
             self.direct = None;
+        }
+        if phase != Phase::Gathering {
+            self.last_good.clear();
         }
         let mut report = self.shared.report.lock();
         report.encodes += changes.encodes;
@@ -319,6 +322,12 @@ impl Services {
                 _ => 0,
             };
             self.breaker.note(id, served, work.members.len());
+        }
+        if phase == Phase::Completed {
+            // Gathered before, and no part of the last good state.
+            let gathered =
+                self.served.iter().filter(|(id, _)| !self.last_good.contains_key(*id) && !work.contains_key(*id));
+            gathered.for_each(|(id, served)| self.breaker.note(id, 0, served.members.len()));
         }
         let was_held = self.breaker.held().is_some();
         match self.breaker.judge(now) {

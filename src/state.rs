@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -72,7 +72,7 @@ pub struct Keep {
 }
 
 /// A service of the last good state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct LastService {
     /// Its endpoints, by address and port.
     pub members: Vec<Member>,
@@ -267,13 +267,16 @@ pub struct Keeper {
     running: Option<JoinHandle<()>>,
     /// What the last save took, in microseconds.
     cost: Arc<AtomicU64>,
+    /// The file is not what was to be saved last.
+    failed: Arc<AtomicBool>,
 }
 
 impl Keeper {
     /// Nothing is kept yet.
     pub fn new(dir: &Path) -> Self {
         let cost = Arc::new(AtomicU64::new(0));
-        Self { file: file(dir), kept: None, changed: false, publishers: 0, began: None, running: None, cost }
+        let failed = Arc::new(AtomicBool::new(false));
+        Self { file: file(dir), kept: None, changed: false, publishers: 0, began: None, running: None, cost, failed }
     }
 
     /// When to call [`Keeper::keep`] again although nothing changed.
@@ -301,6 +304,10 @@ impl Keeper {
         empty: impl FnOnce() -> BTreeMap<Arc<str>, Millis>,
     ) {
         let versions = view.versions().map(str::to_owned);
+        if !self.is_running() && self.failed.load(Ordering::Relaxed) {
+            // An old file is not to be called good still.
+            self.kept = None;
+        }
         self.changed = self.kept.as_ref() != Some(&versions);
         if self.is_running() || self.next().is_some_and(|next| Instant::now() < next) {
             return;
@@ -308,7 +315,8 @@ impl Keeper {
         if !holding {
             self.publishers = publishers;
         }
-        let (file, changed, cost) = (self.file.clone(), self.changed, Arc::clone(&self.cost));
+        let (file, changed) = (self.file.clone(), self.changed);
+        let (cost, failed) = (Arc::clone(&self.cost), Arc::clone(&self.failed));
         let keep = Keep { view, publishers: self.publishers, empty: if changed { empty() } else { BTreeMap::new() } };
         self.began = Some(Instant::now());
         self.changed = false;
@@ -316,6 +324,7 @@ impl Keeper {
         self.running = Some(tokio::task::spawn_blocking(move || {
             let begin = Instant::now();
             let done = if changed { save(&file, &keep) } else { touch(&file) };
+            failed.store(done.is_err(), Ordering::Relaxed);
             if let Err(error) = done {
                 tracing::warn!(file = %file.display(), %error, "the last good state is not kept");
             }
@@ -404,6 +413,23 @@ mod tests {
         std::fs::write(file(&dir), flipped).unwrap();
         assert!(load(&file(&dir)).is_none());
         assert!(load(&dir).is_none(), "a directory");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_state_that_could_not_be_saved_is_not_called_good_later() {
+        let dir = directory("failed");
+        std::fs::write(&dir, "no directory").unwrap();
+        let mut keeper = Keeper::new(&dir);
+        let view = view(EndpointMode::Inline).await;
+        keeper.keep(view.clone(), 1, false, BTreeMap::new);
+        let wait = async |keeper: &mut Keeper| keeper.running.take().unwrap().await.unwrap();
+        wait(&mut keeper).await;
+        std::fs::remove_file(&dir).unwrap();
+        keeper.began = None; // the next attempt is due
+        keeper.keep(view, 1, false, BTreeMap::new);
+        wait(&mut keeper).await;
+        assert_eq!(load(&keeper.file).unwrap().services.len(), 2, "saved, though nothing changed");
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

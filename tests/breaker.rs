@@ -198,6 +198,22 @@ async fn a_restart_serves_as_soon_as_nearly_everything_is_back() {
 }
 
 #[tokio::test]
+async fn a_registry_that_has_grown_is_not_judged_by_what_it_was() {
+    let dir = StateDir::new("grown");
+    dir.keep(full(dir.config()).await).await;
+
+    let mox = Mox::closed(json!({ "stateDir": dir.0, "scope": "cluster" }));
+    publish(&mox, 0..20, 1);
+    publish(&mox, 100..200, 1);
+    assert_eq!(flush(&mox).await.2, json!("not-loaded"));
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (120, 240, Value::Null));
+    unpublish(&mox, 100..120, 2);
+    assert_eq!(flush(&mox).await, (120, 200, Value::Null), "20 of 120");
+    close(mox).await;
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_used_is_as_good_as_none() {
     let dir = StateDir::new("torn");
     std::fs::create_dir_all(&dir.0).unwrap();

@@ -149,3 +149,32 @@ async fn two_session_servers_serve_the_same() {
     two.publish(DEMO, "a", 1, &["10.0.0.1:1", "10.0.0.2:1"]);
     assert_eq!(one.engine.flush().await, two.engine.flush().await);
 }
+
+/// Endpoints are not taken away while an answer is out whether the service is gone.
+#[tokio::test]
+async fn endpoints_wait_for_the_answer_about_their_services() {
+    let mox = open().await;
+    mox.publish(DEMO, "a", 1, &["10.0.0.1:12200"]);
+    mox.engine.flush().await;
+    let mut client = subscribed(&mox).await;
+    client.auto_ack = false;
+    mox.publish(OTHER, "b", 1, &["10.0.0.2:12200"]);
+    let both = expected("WorkloadEntry", &["10.0.0.1:12200", "10.0.0.2:12200"]);
+    let workloads = next(&mut client).await;
+    assert_eq!(shown(&workloads), both);
+    client.ack(&workloads).unwrap();
+    let services = next(&mut client).await;
+    assert_eq!(shown(&services), expected("ServiceEntry", &[DEMO_HOST, OTHER_HOST]));
+    // It is not answered yet.
+    mox.engine.set_policy(serde_json::from_value(json!({ "exclude": ["*Demo*"] })).unwrap()).unwrap();
+    mox.engine.flush().await;
+    mox.publish(OTHER, "b", 2, &["10.0.0.3:12200"]);
+    let workloads = next(&mut client).await;
+    let all = expected("WorkloadEntry", &["10.0.0.1:12200", "10.0.0.2:12200", "10.0.0.3:12200"]);
+    assert_eq!(shown(&workloads), all, "what is new is told, what is gone is not");
+    client.ack(&workloads).unwrap();
+    client.auto_ack = true;
+    client.ack(&services).unwrap();
+    assert_eq!(shown(&next(&mut client).await), expected("ServiceEntry", &[OTHER_HOST]));
+    assert_eq!(shown(&next(&mut client).await), expected("WorkloadEntry", &["10.0.0.3:12200"]));
+}

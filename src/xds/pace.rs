@@ -74,9 +74,18 @@ impl Pace {
         self.end_turn(ticket);
     }
 
-    /// The stream does not want to push any more.
-    pub fn leave(&mut self, ticket: Ticket) {
+    /// The stream has pushed without asking, since it was asked itself; so it does not wait any more.
+    pub fn passed(&mut self, ticket: Ticket) {
+        if self.leave(ticket) {
+            self.wake();
+        }
+    }
+
+    /// Whether the stream was among those that wait.
+    fn leave(&mut self, ticket: Ticket) -> bool {
+        let waiting = self.queue.len();
         self.queue.retain(|(_, waiting), _| *waiting != ticket);
+        self.queue.len() < waiting
     }
 
     /// The stream is gone.
@@ -195,5 +204,21 @@ mod tests {
         let mut notified = Box::pin(second.notified());
         assert!(notified.as_mut().enable());
         assert_eq!(pace.ask(2, now, now, &second), None);
+    }
+
+    #[test]
+    fn a_stream_that_pushed_without_asking_is_not_waited_for() {
+        let (first, second) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let now = Instant::now();
+        pace.answered(1, now, now + MAX);
+        let now = now + MAX;
+        assert!(pace.ask(1, now, now, &first).is_some());
+        let later = now + MAX / 10;
+        assert_eq!(pace.ask(2, later, later, &second), Some(later + MAX), "the first has the older change");
+        pace.passed(1);
+        let mut notified = Box::pin(second.notified());
+        assert!(notified.as_mut().enable());
+        assert_eq!(pace.ask(2, later, later, &second), Some(now + MAX), "when the client has rested");
     }
 }

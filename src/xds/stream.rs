@@ -94,6 +94,14 @@ impl<C: Catalog, S> Default for State<C, S> {
     }
 }
 
+impl<C: Catalog, S: Subscription> State<C, S> {
+    /// Whether the client has yet to answer a response of what rests on others.
+    fn unanswered(&self) -> bool {
+        let rests = |kind: Option<C::Kind>| C::ABOVE.iter().any(|above| kind == Some(*above));
+        self.types.values().any(|wanted| rests(wanted.kind) && wanted.subscription.exchange().in_flight())
+    }
+}
+
 /// When a response may go out.
 enum Due {
     Now,
@@ -244,15 +252,23 @@ impl<C: Catalog> Stream<C> {
             return Due::Now;
         }
         let view = self.view.borrow().clone();
-        let (mut wants, mut asked) = (false, false);
-        for wanted in state.types.values_mut() {
-            let Some(set) = self.set(wanted.kind, &view) else { continue };
+        let unanswered = state.unanswered();
+        let (mut wants, mut asked, mut waits) = (false, false, false);
+        let State { types, beneath, .. } = &mut *state;
+        for wanted in types.values_mut() {
+            let Some(set) = self.sayable(wanted.kind, &view, unanswered, beneath) else { continue };
             if wanted.too_large != Some(set.sum()) && wanted.subscription.wants(&set) {
                 wants = true;
                 asked |= wanted.subscription.asked();
             }
+            let exchange = wanted.subscription.exchange();
+            waits |= exchange.in_flight() && exchange.sent() != Some(set.sum());
         }
         let pace = self.registered.pace().filter(|_| !S::DELTA);
+        if waits && pace.is_some() {
+            // A change is as old as it is, though the one before is not answered yet.
+            state.pending.get_or_insert_with(Instant::now);
+        }
         match (wants, pace) {
             (true, Some(pace)) if !asked => {
                 let now = Instant::now();
@@ -263,6 +279,7 @@ impl<C: Catalog> Stream<C> {
                 }
             }
             (true, _) => Due::Now,
+            (false, _) if waits => Due::Nothing,
             (false, pace) => {
                 if state.pending.take().is_some()
                     && let Some(pace) = pace
@@ -284,9 +301,24 @@ impl<C: Catalog> Stream<C> {
         Some(Set::new(snapshot, self.part))
     }
 
+    /// The same, without what may not be said yet: while a response of what rests on a kind is unanswered, that something of it
+    /// is gone.
+    fn sayable(
+        &self,
+        kind: Option<C::Kind>,
+        view: &C,
+        unanswered: bool,
+        beneath: &BTreeMap<C::Kind, Set>,
+    ) -> Option<Set> {
+        let set = self.set(kind, view)?;
+        let old = kind.and_then(|kind| beneath.get(&kind)).filter(|_| unanswered);
+        Some(old.map_or_else(|| set.clone(), |old| set.with_all_of(old)))
+    }
+
     /// What goes out next. What others rest on goes before them if it is new and after them if it is gone, so while both are
     /// due there are three responses: the old and the new of it, the others, and the new alone.
     fn choose<S: Subscription>(&self, state: &mut State<C, S>) -> Option<(String, Set)> {
+        let unanswered = state.unanswered();
         let State { types, beneath, follow, .. } = state;
         let mut find = |kind: Option<C::Kind>, set: &Set| {
             let wants = |wanted: &mut Wanted<C::Kind, S>| {
@@ -300,6 +332,17 @@ impl<C: Catalog> Stream<C> {
             return Some(other);
         }
         let current = self.view.borrow().clone();
+        if unanswered {
+            for kind in C::BENEATH {
+                if let Some(chosen) =
+                    self.sayable(Some(*kind), &current, true, beneath).and_then(|set| find(Some(*kind), &set))
+                {
+                    beneath.insert(*kind, chosen.1.clone());
+                    return Some(chosen);
+                }
+            }
+            return None;
+        }
         // The view that was begun with is finished first, however fast new ones come.
         for view in follow.take().into_iter().chain([current.clone()]) {
             for above in C::ABOVE {
@@ -364,6 +407,9 @@ impl<C: Catalog> Stream<C> {
         self.streams.bytes.fetch_add(response.size() as u64, Ordering::Relaxed);
         // What is left is newer than what goes out now.
         state.pending = None;
+        if let Some(pace) = self.registered.pace().filter(|_| !S::DELTA) {
+            pace.lock().passed(self.registered.ticket);
+        }
         Some(response)
     }
 

@@ -142,6 +142,12 @@ public class ClusterFeedTest {
         served("19/38");
         TestData.await("loaded", () -> !held("not-loaded"));
         assertEquals(1, feed.report().get("unreadable"));
+        // Each comparison finds it different again.
+        long differences = (Long) feed.report().get("differences");
+        TestData.await("it is compared", () -> (Long) feed.report().get("differences") > differences + 3);
+        feed.reconcile();
+        TestData.await("nobody waits for it", feed::isReconciled);
+        assertTrue("it is tried again once", (Long) feed.report().get("dirty") <= 2);
         tier.broken.clear();
         served("20/40");
         assertEquals(0, feed.report().get("unreadable"));

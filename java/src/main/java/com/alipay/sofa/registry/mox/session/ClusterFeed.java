@@ -159,14 +159,15 @@ final class ClusterFeed implements AutoCloseable {
         state.heard = System.nanoTime();
         reads.increment();
         Collection<SubPublisher> read = datum == null ? Collections.emptyList() : datum.mustGetPublishers();
+        boolean taken = true;
         try {
-            mox.replace(SessionEvents.SOURCE, id, datum == null ? 0 : datum.getVersion(), started, publishers(id, read));
+            taken = mox.replace(SessionEvents.SOURCE, id, datum == null ? 0 : datum.getVersion(), started, publishers(id, read)) > 0;
         } catch (MoxException e) {
             // Not for lack of trying: the engine will not take it, whatever happens.
             failed("dataInfoId " + id + ": " + e.getMessage());
         }
-        if (datum == null) {
-            state.known.remove(id);
+        if (datum == null || !taken) {
+            state.known.remove(id); // of what found no room the next comparison says so again
         } else {
             state.known.put(id, digest(id, read));
         }
@@ -207,8 +208,9 @@ final class ClusterFeed implements AutoCloseable {
         reads.increment();
         readFailures.increment();
         failed("read of " + id + ": " + why);
-        if (given && unreadable.add(id)) {
-            settled(id);
+        if (given) {
+            unreadable.add(id);
+            settled(id); // each comparison owes it anew
         }
     }
 
@@ -288,6 +290,7 @@ final class ClusterFeed implements AutoCloseable {
         try {
             // In this order: a leader that has the whole slot keeps it as long as it is the leader.
             tier.contact(slot);
+            beat(); // two answers that are slow are no standstill
             DataSlotDiffDigestResult result = tier.compare(table, slot, new HashMap<>(state.known));
             backoffs.succeeded("compare " + slot.getId());
             backoffs.succeeded(leader);

@@ -50,6 +50,8 @@ final class ServiceReader implements Runnable {
     private final Set<String> marks = ConcurrentHashMap.newKeySet();
     private final AtomicBoolean woken = new AtomicBoolean();
     private final PriorityQueue<Retry> retries = new PriorityQueue<>();
+    /** The one that counts for each service. */
+    private final Map<String, Retry> retryOf = new HashMap<>();
     private final Map<String, Failures> failures = new HashMap<>();
     /** When the last read was applied: no later one began before, also if the clock is set back. */
     private long applied;
@@ -107,8 +109,10 @@ final class ServiceReader implements Runnable {
         long now = System.nanoTime();
         while (!retries.isEmpty() && retries.peek().at - now <= 0 && !feed.isClosed()) {
             Retry retry = retries.poll();
-            waiting = retries.size();
-            read(retry.id);
+            if (retryOf.remove(retry.id, retry)) {
+                waiting = retryOf.size();
+                read(retry.id);
+            }
         }
     }
 
@@ -143,6 +147,8 @@ final class ServiceReader implements Runnable {
             feed.took(id, slot, datum, started);
             applied = Math.max(applied, System.currentTimeMillis());
             failures.remove(id);
+            retryOf.remove(id);
+            waiting = retryOf.size();
         } catch (LinkageError e) {
             feed.broken(e);
         } catch (Throwable t) {
@@ -163,9 +169,16 @@ final class ServiceReader implements Runnable {
         again(id, alone ? Backoffs.delay(all.count) : IDLE_NANOS / 5);
     }
 
+    /** Once for each service, however often it is marked meanwhile. */
     private void again(String id, long inNanos) {
-        retries.add(new Retry(id, System.nanoTime() + inNanos));
-        waiting = retries.size();
+        Retry retry = new Retry(id, System.nanoTime() + inNanos);
+        Retry known = retryOf.get(id);
+        if (known == null || retry.compareTo(known) < 0) {
+            retryOf.put(id, retry);
+            retries.add(retry);
+            retries.remove(known);
+        }
+        waiting = retryOf.size();
     }
 
     private void pause(long nanos) {
