@@ -270,6 +270,21 @@ impl Api {
         }
     }
 
+    /// The spec of an object; `None` if there is none. A list, since no right to get single ones is needed otherwise.
+    pub(super) async fn spec(&self, key: &Key) -> Result<Option<serde_json::Value>, Failure> {
+        #[derive(Deserialize)]
+        struct List {
+            items: Vec<Item>,
+        }
+        #[derive(Deserialize)]
+        struct Item {
+            spec: serde_json::Value,
+        }
+        let path = format!("{}?fieldSelector=metadata.name%3D{}", self.path(key.kind), key.name);
+        let (_, body) = send(&self.client, &path, Call::get(), self.within).await?;
+        Ok(parsed::<List>(&body)?.items.pop().map(|item| item.spec))
+    }
+
     /// Every object of a kind, each handed to `take`; returns the version of the list.
     pub(super) async fn list(&self, kind: Kind, mut take: impl FnMut(Object)) -> Result<String, Failure> {
         #[derive(Deserialize)]

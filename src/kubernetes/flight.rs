@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Api, Failure},
-    objects::{Key, Object, Seen},
+    objects::{Content, Key, Object, Seen},
 };
 
 /// A write of an object, and what it was made from.
@@ -21,6 +21,8 @@ pub(super) struct Attempt {
 pub(super) enum Step {
     /// `over_known`: over a state that was seen to be ours; else there is none as far as it is known.
     Apply { body: Vec<u8>, over_known: bool },
+    /// Over that state, by uid and version, whose endpoints are kept beside the content's own.
+    Unite { content: Content, uid: Arc<str>, version: Arc<str> },
     /// That state, by uid and version.
     Delete(Arc<str>, Arc<str>),
 }
@@ -47,6 +49,7 @@ impl Attempt {
                 let (body, over_known) = (std::mem::take(body), *over_known);
                 apply(&api, &self.key, body, over_known, &owner).await
             }
+            Step::Unite { content, uid, version } => unite(&api, &self.key, content, (uid, version), &owner).await,
         };
         Landing { attempt: self, outcome }
     }
@@ -67,6 +70,19 @@ async fn apply(api: &Api, key: &Key, body: Vec<u8>, over_known: bool, owner: &st
     }
     let object: Object = serde_json::from_slice(&answer).map_err(unreadable)?;
     Ok(Outcome::Applied(object.seen(key.kind, owner)))
+}
+
+/// The version makes sure that what is read is what was seen.
+async fn unite(
+    api: &Api,
+    key: &Key,
+    content: &mut Content,
+    over: (&str, &str),
+    owner: &str,
+) -> Result<Outcome, Failure> {
+    content.keep_endpoints_of(&api.spec(key).await?.unwrap_or_default());
+    let body = content.apply(&api.version, &api.namespace, key, Some(over));
+    apply(api, key, body, true, owner).await
 }
 
 /// Whether somebody else has a say in the object's spec.

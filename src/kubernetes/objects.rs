@@ -1,6 +1,10 @@
 //! Objects of the API: what one holds, and which ones the served resources become.
 
-use std::{collections::BTreeMap, hash::Hasher, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::Hasher,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
@@ -124,6 +128,20 @@ impl Content {
 
     fn endpoints(&self) -> &[Value] {
         self.spec["endpoints"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// Adds the endpoints that only `spec` has.
+    pub(super) fn keep_endpoints_of(&mut self, spec: &Value) {
+        let own: HashSet<u64> = self.endpoints().iter().map(endpoint_hash).collect();
+        let others = spec["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
+        let kept: Vec<Value> =
+            others.iter().filter(|endpoint| !own.contains(&endpoint_hash(endpoint))).cloned().collect();
+        let Some(endpoints) = self.spec["endpoints"].as_array_mut().filter(|_| !kept.is_empty()) else { return };
+        endpoints.extend(kept);
+        // One that all of either had was left out.
+        endpoints.iter_mut().filter(|endpoint| endpoint["weight"].is_null()).for_each(|endpoint| {
+            endpoint["weight"] = DEFAULT_WEIGHT.into();
+        });
     }
 
     /// The request that writes it; with `over`, only over that state (uid, resourceVersion) of the object.
@@ -357,6 +375,23 @@ mod tests {
             let foreign = serde_json::from_value::<Object>(foreign).unwrap();
             assert_eq!(foreign.seen(Kind::ServiceEntry, "me"), Seen::Foreign);
         }
+    }
+
+    #[test]
+    fn endpoints_of_another_content_are_kept_beside_its_own() {
+        let mut content = objects(2, "x", false).remove(0).content;
+        let seen = json!({ "endpoints": [
+            { "address": "10.0.0.1", "ports": { "tcp": 80 }, "weight": 7 },
+            { "address": "10.9.9.9", "ports": { "tcp": 80 } },
+        ] });
+        content.keep_endpoints_of(&seen);
+        let shown: Vec<_> =
+            content.endpoints().iter().map(|e| (e["address"].as_str().unwrap(), &e["weight"])).collect();
+        let all = json!(DEFAULT_WEIGHT);
+        assert_eq!(shown, [("10.0.0.0", &all), ("10.0.0.1", &all), ("10.9.9.9", &all)], "its own word counts");
+        let before = content.clone();
+        content.keep_endpoints_of(&seen);
+        assert_eq!(content, before);
     }
 
     #[test]

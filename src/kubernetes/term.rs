@@ -79,6 +79,8 @@ enum Step {
     Withheld,
     /// Write it: over a state (uid, version), or where there is none.
     Apply(Option<(Arc<str>, Arc<str>)>),
+    /// Write it over a state (uid, version) with that one's endpoints kept: the breaker holds.
+    Unite(Arc<str>, Arc<str>),
     Delete(Arc<str>, Arc<str>),
 }
 

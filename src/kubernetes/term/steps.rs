@@ -37,7 +37,11 @@ impl Term {
                 match want.form.group {
                     _ if same => Step::Nothing,
                     _ if held && !want.form.selects && want.form.endpoints.len() < form.endpoints.len() => {
-                        Step::Withheld
+                        let is_new = |endpoint| form.endpoints.binary_search(endpoint).is_err();
+                        match want.form.endpoints.iter().any(is_new) {
+                            true => Step::Unite(Arc::clone(uid), Arc::clone(version)),
+                            false => Step::Withheld,
+                        }
                     }
                     Some(group) if want.form.selects && !form.selects && self.lacks(group) => Step::Wait(Some(group)),
                     _ => Step::Apply(Some((Arc::clone(uid), Arc::clone(version)))),
@@ -111,7 +115,7 @@ impl Term {
         self.waits.remove(key);
         let step = self.step(key);
         let until = match &step {
-            Step::Apply(_) | Step::Delete(..) => self.rests_until(key),
+            Step::Apply(_) | Step::Unite(..) | Step::Delete(..) => self.rests_until(key),
             _ => None,
         };
         match step {
@@ -132,7 +136,7 @@ impl Term {
             Step::Withheld => {
                 self.withheld.insert(key.clone());
             }
-            Step::Apply(_) | Step::Delete(..) if until.is_some_and(|until| now < until) => {
+            Step::Apply(_) | Step::Unite(..) | Step::Delete(..) if until.is_some_and(|until| now < until) => {
                 let until = until.unwrap_or(now);
                 self.later.insert((until, key.clone()));
                 self.due.insert(key.clone(), until);
@@ -141,7 +145,7 @@ impl Term {
                     self.problem(key, Problem { code: None, message, attempts: fought.backoff.attempts });
                 }
             }
-            Step::Apply(_) | Step::Delete(..) => {
+            Step::Apply(_) | Step::Unite(..) | Step::Delete(..) => {
                 if let Some(bar) = self.bars.get(&key.kind) {
                     let (code, message) = (bar.failure.code(), Arc::clone(bar.failure.message()));
                     let problem = Problem { code, message, attempts: bar.backoff.attempts };

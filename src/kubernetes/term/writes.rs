@@ -68,6 +68,10 @@ impl Term {
                 let body = content.apply(&api.version, &api.namespace, &key, over);
                 attempt(flight::Step::Apply { body, over_known: over.is_some() })
             }
+            Step::Unite(uid, version) => {
+                let Some(content) = self.content(&key) else { return };
+                attempt(flight::Step::Unite { content, uid, version })
+            }
             // What it was to be written before was found out since.
             _ => return self.look(&key),
         };
@@ -134,6 +138,11 @@ impl Term {
                 }
             }
             Outcome::Foreign => touched.extend(self.see(&key, Seen::Foreign, false)),
+            // Not what is wanted, so it is looked at again when the breaker lets go.
+            Outcome::Applied(seen) if matches!(attempt.step, flight::Step::Unite { .. }) => {
+                self.given.report.lock().applies += 1;
+                touched.extend(self.see(&key, seen, false));
+            }
             Outcome::Applied(seen) => {
                 self.given.report.lock().applies += 1;
                 let digest = attempt.basis.0.unwrap_or_default();
