@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -31,7 +30,7 @@ use crate::{
     part::Part,
     policy::{Policy, PolicyConfig},
     publisher::{Orders, Publisher, Report, Shared},
-    store::{Counts, Store},
+    store::Counts,
     translate::TRANSLATION,
     view::{Held, View},
     xds::{

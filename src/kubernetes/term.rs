@@ -27,7 +27,7 @@ use super::{
     objects::{Content, Form, Key, Kind, Seen},
     pace::{Backoff, Bucket},
     reflect,
-    report::{FirstSync, Problem, Report},
+    report::{FirstSync, Report},
 };
 use crate::{
     breaker::{Breaker, Verdict},

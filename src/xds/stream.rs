@@ -332,17 +332,6 @@ impl<C: Catalog> Stream<C> {
             return Some(other);
         }
         let current = self.view.borrow().clone();
-        if unanswered {
-            for kind in C::BENEATH {
-                if let Some(chosen) =
-                    self.sayable(Some(*kind), &current, true, beneath).and_then(|set| find(Some(*kind), &set))
-                {
-                    beneath.insert(*kind, chosen.1.clone());
-                    return Some(chosen);
-                }
-            }
-            return None;
-        }
         // The view that was begun with is finished first, however fast new ones come.
         for view in follow.take().into_iter().chain([current.clone()]) {
             for above in C::ABOVE {
@@ -365,7 +354,8 @@ impl<C: Catalog> Stream<C> {
             }
         }
         for kind in C::BENEATH {
-            if let Some(chosen) = self.set(Some(*kind), &current).and_then(|set| find(Some(*kind), &set)) {
+            let set = self.sayable(Some(*kind), &current, unanswered, beneath);
+            if let Some(chosen) = set.and_then(|set| find(Some(*kind), &set)) {
                 beneath.insert(*kind, chosen.1.clone());
                 return Some(chosen);
             }

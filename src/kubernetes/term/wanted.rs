@@ -11,7 +11,7 @@ use super::{Source, Term, Want, set, snapshot};
 use crate::{
     kubernetes::{
         api::Failure,
-        objects::{Content, Key, Kind, Seen, object_name, wanted},
+        objects::{Key, Kind, Seen, object_name, wanted},
         reflect::{Event, is_older},
     },
     view::View,
