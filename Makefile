@@ -42,9 +42,8 @@ torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the 
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --faults-all
-	tests/real/install.sh master
+	tests/real/install.sh master kubernetes
 	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_
-	tests/real/install.sh kubernetes
 	cargo test --locked --test kubernetes -- --all
 	tests/bench/peers/install.sh
 	cargo build --locked --examples

@@ -20,7 +20,7 @@ fn the_api_server_is_down_for_a_minute(server: &mut Server) {
     publish_many(&writer, 0..20, 2);
     writer.loaded();
     let before = writer.sync();
-    server.down();
+    server.api.down();
     writer.publish("demo", 1, &["10.0.0.1:80"]);
     writer.unpublish("many00000", 2);
     writer.flush();
@@ -28,7 +28,7 @@ fn the_api_server_is_down_for_a_minute(server: &mut Server) {
     // What this is about: a minute of retries.
     thread::sleep(Duration::from_secs(60));
     writer.publish("demo", 2, &["10.0.0.2:80"]);
-    server.up();
+    server.api.up();
     let report = writer.sync();
     assert_eq!((report.applies - before.applies, report.deletes), (1, 1), "only what changed");
     writer.wait("nothing is wrong any more", |report| report.failure.is_none());
@@ -44,15 +44,15 @@ fn etcd_loses_its_data(server: &mut Server) {
     publish_many(&writer, 0..20, 2);
     writer.loaded();
     writer.sync();
-    server.lose_data();
-    server.up();
+    server.api.lose_data();
+    server.api.up();
     let report = writer.wait("the lease is lost with the rest", |report| !report.writer && report.failure.is_some());
     println!("    {}", report.failure.unwrap());
     // The rights are back before Istio's kinds are.
     server.make_namespace(&namespace);
     let says = "404: the API server does not know networking.istio.io: install Istio's CRDs";
     writer.wait("the missing kinds are reported", |report| report.failure.as_deref() == Some(says));
-    server.install();
+    server.api.install();
     // Kinds come one after the other, and a kind that is missing ends a term as the writer.
     writer.sync();
     assert_eq!(server.names(&namespace, "serviceentries").len(), 20);

@@ -3,6 +3,8 @@
 //! One API server for all scenarios, a namespace for each, hence no libtest; what is printed looks like libtest's.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../real/api_server.rs"]
+mod api_server;
 #[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code)] // made for the tests on the other real parts

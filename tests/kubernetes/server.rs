@@ -1,9 +1,7 @@
 //! A real API server, and engines that write to it.
 
 use std::{
-    fs,
     path::PathBuf,
-    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,20 +12,13 @@ use registry_mox::{kubernetes::report::Report, telemetry::Log};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::{
-    common::Mox,
-    parts::{self, Process, START, eventually, free_port, root},
-    proxy::Proxy,
-};
+use crate::{api_server::ApiServer, common::Mox, proxy::Proxy};
 
 /// Enough for whatever the sink does on a busy machine, a lease that runs out included.
 pub(crate) const SOON: Duration = Duration::from_secs(300);
 
 pub(crate) struct Server {
-    dir: PathBuf,
-    port: u16,
-    etcd: Option<Process>,
-    api: Option<Process>,
+    pub(crate) api: ApiServer,
     pub(crate) runtime: Runtime,
     admin: Client,
     namespaces: usize,
@@ -44,59 +35,14 @@ pub(crate) fn log() -> Vec<String> {
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let dir = root().join("target/real/home/kubernetes");
-        let _ = fs::remove_dir_all(&dir); // it may not be there
-        let port = loop {
-            // The two after it are etcd's.
-            let port = free_port();
-            let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-            if port < u16::MAX - 2 && free(port + 1) && free(port + 2) {
-                break port;
-            }
-        };
+        let api = ApiServer::start("kubernetes");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        assert!(command("prepare", &dir, port).status().unwrap().success());
-        let admin = client(&runtime, &dir.join("admin.kubeconfig"));
-        let mut server = Self { dir, port, etcd: None, api: None, runtime, admin, namespaces: 0 };
-        server.up();
-        server.install();
-        server
-    }
-
-    /// Starts what is down.
-    pub(crate) fn up(&mut self) {
-        for (name, slot) in [("etcd", &mut self.etcd), ("apiserver", &mut self.api)] {
-            if slot.is_none() {
-                let log = parts::log_path(&format!("kubernetes-{name}"));
-                let mut command = parts::script("kubernetes.sh", &log);
-                *slot = Some(Process::start(command.args([name]).arg(&self.dir).arg(self.port.to_string())));
-            }
-        }
-        eventually(START, "the API server is ready", || {
-            let running = [&mut self.etcd, &mut self.api].into_iter().flatten().all(Process::alive);
-            assert!(running, "it ended: see target/real/log/kubernetes-*.log");
-            command("ready", &self.dir, self.port).status().unwrap().success().then_some(())
-        });
-    }
-
-    /// Istio's kinds, and the namespace of the service account that the sink has.
-    pub(crate) fn install(&self) {
-        let output = command("crds", &self.dir, self.port).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    pub(crate) fn down(&mut self) {
-        self.api = None;
-    }
-
-    /// As when the disk of etcd is lost.
-    pub(crate) fn lose_data(&mut self) {
-        (self.api, self.etcd) = (None, None);
-        fs::remove_dir_all(self.dir.join("etcd")).unwrap();
+        let admin = client(&runtime, &api.kubeconfig("admin"));
+        Self { api, runtime, admin, namespaces: 0 }
     }
 
     pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
-        self.dir.join(format!("{user}.kubeconfig"))
+        self.api.kubeconfig(user)
     }
 
     /// A new namespace in which the sink has the rights of the manifest.
@@ -180,12 +126,6 @@ pub(crate) async fn ask(client: &Client, method: Method, content_type: &str, pat
     let status = response.status().as_u16();
     let body = response.into_body().collect_bytes().await.unwrap();
     (status, serde_json::from_slice(&body).unwrap_or_default())
-}
-
-fn command(name: &str, dir: &PathBuf, port: u16) -> Command {
-    let mut command = Command::new(root().join("tests/real/kubernetes.sh"));
-    command.arg(name).arg(dir).arg(port.to_string());
-    command
 }
 
 fn client(runtime: &Runtime, kubeconfig: &PathBuf) -> Client {

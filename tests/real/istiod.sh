@@ -2,7 +2,7 @@
 # The real istiod, in the foreground; its only sources are MoX servers, which must listen already.
 # Up when GRPC_PORT listens (its /ready needs Kubernetes). Usage: [environment] istiod.sh MOX_HOST:PORT...
 #   ISTIOD (pilot-discovery)  which one below target/real/bin
-#   KUBERNETES  HOST:PORT of a Kubernetes API server, without TLS; by default there is none, with which 1.30 and newer crash
+#   KUBECONFIG_FILE  of a Kubernetes API server; by default there is none, with which 1.30 and newer crash
 #   GRPC_ADDRESS (127.0.0.1)  GRPC_PORT (15010)  HTTP_PORT (8080: /debug/configz)  MONITORING_PORT (15014)
 #   ALSO  folder with more configuration, in YAML; then proxies use mTLS where endpoints ask for it
 set -euo pipefail
@@ -12,7 +12,7 @@ mkdir -p target/real/run
 mesh=target/real/run/mesh-$grpc.yaml
 # By default there are no certificates, and so no mTLS; and without a Kubernetes no ingress to configure.
 cat >"$mesh" <<YAML
-configSources: [$(printf '{address: "xds://%s"},' "$@")${ALSO:+{address: "fs://$ALSO"\},}${KUBERNETES:+{address: "k8s://"\}}]
+configSources: [$(printf '{address: "xds://%s"},' "$@")${ALSO:+{address: "fs://$ALSO"\},}${KUBECONFIG_FILE:+{address: "k8s://"\}}]
 enableAutoMtls: $([[ -n ${ALSO:-} ]] && echo true || echo false)
 ingressControllerMode: "OFF"
 YAML
@@ -20,16 +20,8 @@ export ENABLE_CA_SERVER=false POD_NAME=istiod-0 POD_NAMESPACE=istio-system
 # Else clusters, and with mTLS HTTP listeners, carry filters that a stock Envoy does not know, and it refuses them.
 export PILOT_ENABLE_METADATA_EXCHANGE=false PILOT_ENABLE_ALPN_FILTER=false
 kubernetes=()
-if [[ -n ${KUBERNETES:-} ]]; then
-  kubernetes=(--kubeconfig "target/real/run/kubeconfig-$grpc.yaml")
-  cat >"${kubernetes[1]}" <<YAML
-apiVersion: v1
-kind: Config
-current-context: here
-contexts: [{name: here, context: {cluster: here, user: nobody}}]
-clusters: [{name: here, cluster: {server: "http://$KUBERNETES"}}]
-users: [{name: nobody}]
-YAML
+if [[ -n ${KUBECONFIG_FILE:-} ]]; then
+  kubernetes=(--kubeconfig "$KUBECONFIG_FILE")
   export INJECTION_WEBHOOK_CONFIG_NAME='' VALIDATION_WEBHOOK_CONFIG_NAME=''
 fi
 exec "target/real/bin/${ISTIOD:-pilot-discovery}" discovery --registries= --meshConfig "$mesh" --networksConfig ./none \

@@ -4,6 +4,8 @@
 //! share one registry; hence no libtest. What is printed looks like libtest's.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[allow(dead_code)] // what it may suffer it suffers in tests/kubernetes
+mod api_server;
 mod cell;
 mod cluster;
 mod faults;
@@ -17,7 +19,6 @@ mod mesh;
 mod mox_client;
 mod mox_off;
 mod mox_on;
-mod no_kubernetes;
 mod parts;
 mod payloads;
 #[path = "../common/random.rs"]
