@@ -74,7 +74,7 @@ impl Pace {
         self.end_turn(ticket);
     }
 
-    /// The stream has pushed without asking, since it was asked itself; so it does not wait any more.
+    /// The stream pushes without asking, since it was asked itself; so it does not wait any more.
     pub fn passed(&mut self, ticket: Ticket) {
         if self.leave(ticket) {
             self.wake();

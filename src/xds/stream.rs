@@ -278,7 +278,14 @@ impl<C: Catalog> Stream<C> {
                     Some(at) => Due::At(at),
                 }
             }
-            (true, _) => Due::Now,
+            (true, pace) => {
+                if state.pending.take().is_some()
+                    && let Some(pace) = pace
+                {
+                    pace.lock().passed(self.registered.ticket);
+                }
+                Due::Now
+            }
             (false, _) if waits => Due::Nothing,
             (false, pace) => {
                 if state.pending.take().is_some()
@@ -312,7 +319,10 @@ impl<C: Catalog> Stream<C> {
     ) -> Option<Set> {
         let set = self.set(kind, view)?;
         let old = kind.and_then(|kind| beneath.get(&kind)).filter(|_| unanswered);
-        Some(old.map_or_else(|| set.clone(), |old| set.with_all_of(old)))
+        Some(match old {
+            Some(old) => set.with_all_of(old),
+            None => set,
+        })
     }
 
     /// What goes out next. What others rest on goes before them if it is new and after them if it is gone, so while both are
@@ -397,9 +407,6 @@ impl<C: Catalog> Stream<C> {
         self.streams.bytes.fetch_add(response.size() as u64, Ordering::Relaxed);
         // What is left is newer than what goes out now.
         state.pending = None;
-        if let Some(pace) = self.registered.pace().filter(|_| !S::DELTA) {
-            pace.lock().passed(self.registered.ticket);
-        }
         Some(response)
     }
 

@@ -42,8 +42,6 @@ const VERSIONS: &str = "REGISTRY_MESH_TESTS";
 const USUAL: &str = "1.29.1";
 /// The one of a run.
 const VERSION: &str = "MESH_ISTIOD";
-/// Whether a run has all scenarios.
-const ALL: &str = "MESH_ALL";
 
 const REGISTRY: &str = "10.60.0.1:9603";
 const CONSUMERS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
@@ -65,20 +63,20 @@ type Scenario = (&'static str, &'static str, fn(&mut Mesh));
 /// or with versions given, as by `make torture`.
 const NOISY: &str = "mesh_direct_mode_with_balance_mesh_lets_envoy_choose";
 
-fn is_wanted(name: &str, filter: &str, all: bool) -> bool {
-    name.contains(filter) && (all || name != NOISY)
+/// The scenarios of a run; the same outside and inside.
+fn wanted(mode: &str, filter: &str) -> impl Iterator<Item = &'static Scenario> {
+    let all = mode == MODES[1] || std::env::var(VERSIONS).is_ok() || !filter.is_empty();
+    SCENARIOS.iter().filter(move |(name, ..)| name.contains(filter) && (all || *name != NOISY))
 }
 
 /// Runs this program inside `mesh.sh`. Answers how many scenarios passed, failed and were not wanted.
 pub(crate) fn outside(mode: &str, filter: &str) -> (usize, usize, usize) {
-    let versions = std::env::var(VERSIONS);
-    let all = mode == MODES[1] || versions.is_ok() || !filter.is_empty();
-    let wanted = SCENARIOS.iter().filter(|(name, ..)| is_wanted(name, filter, all)).count();
+    let wanted = wanted(mode, filter).count();
     if wanted > 0 && !is_root() {
         println!("consumers in a mesh need root, for networks of their own: left out");
         return (0, 0, SCENARIOS.len());
     }
-    let versions = versions.unwrap_or_else(|_| USUAL.to_owned());
+    let versions = std::env::var(VERSIONS).unwrap_or_else(|_| USUAL.to_owned());
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for version in versions.split(',').filter(|version| !version.is_empty()) {
         skipped += SCENARIOS.len() - wanted;
@@ -87,7 +85,6 @@ pub(crate) fn outside(mode: &str, filter: &str) -> (usize, usize, usize) {
         }
         let mut command = Command::new(root().join("tests/real/mesh.sh"));
         command.arg(std::env::current_exe().unwrap()).args([mode, filter]).env(VERSION, version);
-        command.env(ALL, all.to_string());
         let status = command.stdin(Stdio::null()).status().unwrap();
         // Any other status than one of `inside` means that it broke as a whole.
         let code = status.code().and_then(|code| usize::try_from(code - ENDED).ok());
@@ -101,10 +98,9 @@ pub(crate) fn outside(mode: &str, filter: &str) -> (usize, usize, usize) {
 pub(crate) fn inside(mode: &str, filter: &str) -> ExitCode {
     let version = std::env::var(VERSION).unwrap();
     let story = mode == MODES[1];
-    let all = std::env::var(ALL).is_ok_and(|all| all == "true");
     let mut failed = 0;
     let mut mesh = catch_unwind(|| Mesh::start(story, &version)).ok();
-    for (name, title, scenario) in SCENARIOS.iter().filter(|(name, ..)| is_wanted(name, filter, all)) {
+    for (name, title, scenario) in wanted(mode, filter) {
         let begin = Instant::now();
         let run = || {
             let mesh = mesh.as_mut().expect("a mesh that started");

@@ -50,7 +50,7 @@ final class ServiceReader implements Runnable {
     private final Set<String> marks = ConcurrentHashMap.newKeySet();
     private final AtomicBoolean woken = new AtomicBoolean();
     private final PriorityQueue<Retry> retries = new PriorityQueue<>();
-    /** The one that counts for each service. */
+    /** The one that counts for each service; others in the queue do not. */
     private final Map<String, Retry> retryOf = new HashMap<>();
     private final Map<String, Failures> failures = new HashMap<>();
     /** When the last read was applied: no later one began before, also if the clock is set back. */
@@ -176,7 +176,6 @@ final class ServiceReader implements Runnable {
         if (known == null || retry.compareTo(known) < 0) {
             retryOf.put(id, retry);
             retries.add(retry);
-            retries.remove(known);
         }
         waiting = retryOf.size();
     }
