@@ -16,8 +16,8 @@ use super::{
 
 /// What is known of the objects of a kind.
 pub(super) enum Event {
-    /// All of them.
-    Listed(Vec<(Arc<str>, Seen)>),
+    /// All of them, as they were at that time or later.
+    Listed(Instant, Vec<(Arc<str>, Seen)>),
     /// One is new or another.
     Put(Arc<str>, Seen),
     /// One is gone, as of a version.
@@ -45,12 +45,13 @@ pub(super) async fn follow(api: Arc<Api>, kind: Kind, owner: Arc<str>, out: mpsc
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     loop {
         let mut items = Vec::new();
+        let began = Instant::now();
         let listed = api.list(kind, |object| {
             items.push((object.metadata.name.as_str().into(), object.seen(kind, &owner)));
         });
         let failure = match listed.await {
             Ok(version) => {
-                if out.send((kind, Event::Listed(items))).await.is_err() {
+                if out.send((kind, Event::Listed(began, items))).await.is_err() {
                     return;
                 }
                 backoff.reset();

@@ -43,6 +43,15 @@ pub struct Response {
     pub handed: Arc<OnceLock<Instant>>,
 }
 
+/// What a stream says.
+#[derive(Debug)]
+pub enum Said {
+    /// A response that is made for it.
+    Response(Response),
+    /// Messages that are the same for every stream, framed.
+    Framed(Bytes),
+}
+
 /// Name of this server, the same everywhere.
 const IDENTIFIER: &str = "registry-mox";
 
@@ -59,7 +68,7 @@ const PREFIX: usize = 5;
 
 impl Response {
     /// The message as gRPC frames it, in pieces; pages are shared and not copied, but for small ones.
-    fn framed(&self) -> VecDeque<Bytes> {
+    pub fn framed(&self) -> VecDeque<Bytes> {
         let mut head = BytesMut::new();
         head.put_bytes(0, PREFIX);
         put_text(VERSION_INFO, &self.version, &mut head);
@@ -134,7 +143,7 @@ impl Flow {
 /// much memory as its window, not as what it is sent.
 #[derive(Debug)]
 pub struct ResponseBody {
-    responses: mpsc::Receiver<Result<Response, Status>>,
+    responses: mpsc::Receiver<Result<Said, Status>>,
     flow: Arc<Flow>,
     pieces: VecDeque<Bytes>,
     ended: bool,
@@ -142,7 +151,7 @@ pub struct ResponseBody {
 
 impl ResponseBody {
     /// A body that ends when the sender is dropped or sends an error.
-    pub fn new(responses: mpsc::Receiver<Result<Response, Status>>, flow: Arc<Flow>) -> Self {
+    pub fn new(responses: mpsc::Receiver<Result<Said, Status>>, flow: Arc<Flow>) -> Self {
         Self { responses, flow, pieces: VecDeque::new(), ended: false }
     }
 }
@@ -162,9 +171,13 @@ impl http_body::Body for ResponseBody {
             }
             let status = match self.responses.poll_recv(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(response))) => {
+                Poll::Ready(Some(Ok(Said::Response(response)))) => {
                     self.pieces = response.framed();
                     let _ = response.handed.set(Instant::now());
+                    continue;
+                }
+                Poll::Ready(Some(Ok(Said::Framed(piece)))) => {
+                    self.pieces.push_back(piece);
                     continue;
                 }
                 Poll::Ready(Some(Err(status))) => status,

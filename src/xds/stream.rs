@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
+use bytes::Bytes;
+use once_cell::sync::Lazy;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -17,17 +19,33 @@ use crate::{
     snapshot::{Set, Snapshot, version_of},
     xds::{
         Catalog, MESH_CONFIG, PRIME_TYPE,
-        codec::{Flow, Response},
+        codec::{Flow, Response, Said},
         server::{Ends, Limits},
         streams::{Registered, Streams},
-        subscription::{Content, Request, Subscription},
+        subscription::{Content, Request, Subscription, delta::Delta, sotw::Sotw},
     },
 };
 
 /// istiod keeps the first 100 responses of its life in a channel that nobody reads (`XDSUpdates` of its `adsc.go`).
-/// Tiny ones in their place save it 100 times the payload.
-const PRIMERS: u32 = 100;
+/// Tiny ones in their place save it 100 times the payload. One after the other they would cost more than the payload does.
+static PRIMERS: [Lazy<Bytes>; 2] = [Lazy::new(primers::<Sotw>), Lazy::new(primers::<Delta>)];
 const PRIME_NONCE: &str = "prime-";
+
+fn primers<S: Subscription>() -> Bytes {
+    let primer = |n| response::<S>(PRIME_TYPE.to_owned(), 0, format!("{PRIME_NONCE}{n}"), Content::default());
+    (0..100).flat_map(|n| primer(n).framed()).flatten().collect()
+}
+
+/// What becomes of the primers on a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Priming {
+    /// None so far.
+    No,
+    /// They go out before anything else.
+    Due,
+    /// They went out.
+    Done,
+}
 
 /// How long a client may take to say what it wants.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -47,7 +65,7 @@ pub(crate) struct Stream<C: Catalog> {
     pub(crate) prime: bool,
     pub(crate) limits: Limits,
     pub(crate) flow: Arc<Flow>,
-    pub(crate) out: mpsc::Sender<Result<Response, Status>>,
+    pub(crate) out: mpsc::Sender<Result<Said, Status>>,
     /// Notified when it may be the stream's turn to push.
     pub(crate) turn: Arc<Notify>,
 }
@@ -77,8 +95,7 @@ struct State<C: Catalog, S> {
     /// Set by the first request: whether the client is istiod's config client, which keeps what it is sent.
     generator_api: Option<bool>,
     nonce: u64,
-    /// Empty responses that still have to go out before anything else.
-    primers: Option<u32>,
+    priming: Priming,
     /// What the client was sent last of the kinds that others rest on.
     beneath: BTreeMap<C::Kind, Set>,
     /// The view whose other resources are to follow those they rest on.
@@ -90,7 +107,7 @@ struct State<C: Catalog, S> {
 impl<C: Catalog, S> Default for State<C, S> {
     fn default() -> Self {
         let (types, beneath) = (BTreeMap::new(), BTreeMap::new());
-        Self { types, generator_api: None, nonce: 0, primers: None, beneath, follow: None, pending: None }
+        Self { types, generator_api: None, nonce: 0, priming: Priming::No, beneath, follow: None, pending: None }
     }
 }
 
@@ -167,9 +184,9 @@ impl<C: Catalog> Stream<C> {
                 }
                 permit = self.out.clone().reserve_owned(), if matches!(due, Due::Now) => {
                     let Ok(permit) = permit else { return End::Gone };
-                    if let Some(response) = self.next_response(&mut state) {
+                    if let Some(said) = self.say(&mut state) {
                         self.flow.begin();
-                        permit.send(Ok(response));
+                        permit.send(Ok(said));
                     }
                 }
                 () = sleep_until(due.at()) => {}
@@ -191,7 +208,7 @@ impl<C: Catalog> Stream<C> {
         if type_url.is_empty() {
             return Err(Status::invalid_argument("type_url is missing"));
         }
-        let primed = state.primers.is_some() && type_url == PRIME_TYPE;
+        let primed = state.priming != Priming::No && type_url == PRIME_TYPE;
         if type_url == MESH_CONFIG || (primed && request.nonce().starts_with(PRIME_NONCE)) {
             return Ok(());
         }
@@ -226,8 +243,8 @@ impl<C: Catalog> Stream<C> {
         }
         self.show(type_url, &state.types[type_url], 0);
         let asks_services = C::ABOVE.iter().any(|above| kind == Some(*above));
-        if asks_services && !known && self.prime && state.generator_api == Some(true) && state.primers.is_none() {
-            state.primers = Some(PRIMERS);
+        if asks_services && !known && self.prime && state.generator_api == Some(true) && state.priming == Priming::No {
+            state.priming = Priming::Due;
         }
         Ok(())
     }
@@ -248,7 +265,7 @@ impl<C: Catalog> Stream<C> {
 
     /// Whether and when a response can go out: at once what was asked for, at its time what has changed.
     fn due<S: Subscription>(&self, state: &mut State<C, S>) -> Due {
-        if state.primers.is_some_and(|left| left > 0) {
+        if state.priming == Priming::Due {
             return Due::Now;
         }
         let view = self.view.borrow().clone();
@@ -373,11 +390,10 @@ impl<C: Catalog> Stream<C> {
         None
     }
 
-    fn next_response<S: Subscription>(&mut self, state: &mut State<C, S>) -> Option<Response> {
-        if let Some(left) = state.primers.as_mut().filter(|left| **left > 0) {
-            *left -= 1;
-            let nonce = format!("{PRIME_NONCE}{left}");
-            return Some(response::<S>(PRIME_TYPE.to_owned(), 0, nonce, Content::default()));
+    fn say<S: Subscription>(&mut self, state: &mut State<C, S>) -> Option<Said> {
+        if state.priming == Priming::Due {
+            state.priming = Priming::Done;
+            return Some(Said::Framed(PRIMERS[usize::from(S::DELTA)].clone()));
         }
         let (type_url, set) = self.choose(state)?;
         let wanted = state.types.get_mut(&type_url)?;
@@ -407,7 +423,7 @@ impl<C: Catalog> Stream<C> {
         self.streams.bytes.fetch_add(response.size() as u64, Ordering::Relaxed);
         // What is left is newer than what goes out now.
         state.pending = None;
-        Some(response)
+        Some(Said::Response(response))
     }
 
     fn show<S: Subscription>(&self, type_url: &str, wanted: &Wanted<C::Kind, S>, pushes: u64) {
@@ -469,7 +485,7 @@ mod tests {
         task::{Context, Poll},
     };
 
-    use bytes::{BufMut, Bytes, BytesMut};
+    use bytes::{BufMut, BytesMut};
     use http_body::Frame;
     use prost::Message;
 
@@ -477,7 +493,7 @@ mod tests {
     use crate::{
         proto::envoy::service::discovery::v3::DiscoveryRequest,
         view::View,
-        xds::{codec::RequestDecoder, pace::Rule, parts::Parts, streams::Most, subscription::sotw::Sotw},
+        xds::{codec::RequestDecoder, pace::Rule, parts::Parts, streams::Most},
     };
 
     /// Says one thing, or nothing, and stays open.

@@ -18,7 +18,7 @@ use registry_mox::{
         service_entry::{self, Member, Shape},
     },
     xds::{
-        codec::{Response, ResponseBody},
+        codec::{Response, ResponseBody, Said},
         subscription::Content,
     },
 };
@@ -180,7 +180,7 @@ fn framing(criterion: &mut Criterion) {
                         delta: false,
                         handed: Arc::default(),
                     };
-                    out.try_send(Ok(response)).expect("room for one");
+                    out.try_send(Ok(Said::Response(response))).expect("room for one");
                     ResponseBody::new(responses, Arc::default())
                 },
                 |mut body| {

@@ -1,17 +1,20 @@
 //! The API server goes down, or loses everything.
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
+use http::Method;
 use serde_json::json;
 
 use crate::{
     Scenario,
-    server::{Server, Writer, endpoints, object, publish_many},
+    proxy::{Asked, Fate, Kept},
+    server::{Server, Writer, endpoints, object, path, publish_many},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("the_api_server_is_down_for_a_minute", the_api_server_is_down_for_a_minute),
     ("etcd_loses_its_data", etcd_loses_its_data),
+    ("a_list_that_is_older_than_a_write_undoes_nothing", a_list_that_is_older_than_a_write_undoes_nothing),
 ];
 
 fn the_api_server_is_down_for_a_minute(server: &mut Server) {
@@ -57,5 +60,44 @@ fn etcd_loses_its_data(server: &mut Server) {
     writer.sync();
     assert_eq!(server.names(&namespace, "serviceentries").len(), 20);
     assert_eq!(server.names(&namespace, "workloadentries").len(), 40);
+    writer.close();
+}
+
+/// A watch that ends is followed by a list, which takes its time while writes go on.
+fn a_list_that_is_older_than_a_write_undoes_nothing(server: &mut Server) {
+    let namespace = server.namespace();
+    let proxy = server.proxy();
+    let kept: Arc<Kept> = Arc::default();
+    let (keep, mut lists, mut watches) = (Arc::clone(&kept), 0, 0);
+    proxy.rule(move |asked: &Asked| {
+        let (is_list, is_watch) = (asked.path.contains("?limit="), asked.path.contains("?watch="));
+        if !asked.path.contains("/serviceentries?") || asked.method != "GET" {
+            return Fate::Pass;
+        }
+        lists += usize::from(is_list);
+        watches += usize::from(is_watch);
+        match (is_list, lists, watches) {
+            (false, _, 1) => Fate::Answer(500, None, "{}".to_owned()),
+            (true, 2, _) => Fate::Keep(Arc::clone(&keep)),
+            _ => Fate::Pass,
+        }
+    });
+    let writer = Writer::open(&proxy.kubeconfig, &namespace);
+    publish_many(&writer, 0..3, 2);
+    writer.loaded();
+    kept.is_here(&server.runtime);
+    writer.sync();
+    writer.publish("demo", 1, &["10.0.0.1:80"]);
+    writer.publish("many00000", 2, &["10.0.0.2:80"]);
+    let report = writer.sync();
+    assert_eq!(report.applies, 5, "{report:?}");
+    let deleted = path(&namespace, "serviceentries", &object("many00001"));
+    assert_eq!(server.ask(Method::DELETE, "application/json", &deleted, "").0, 200);
+    kept.let_go();
+    writer.wait("it is listed", |report| report.failure.is_none());
+    let report = writer.wait("what another deletes is written again", |report| report.applies >= 6 && report.in_sync);
+    assert_eq!((report.applies, report.conflicts, report.refused), (6, 0, 0), "{report:?}");
+    assert_eq!(server.names(&namespace, "serviceentries").len(), 4);
+    assert_eq!(endpoints(&server.service(&namespace, &object("many00000")).unwrap()), ["10.0.0.2"]);
     writer.close();
 }

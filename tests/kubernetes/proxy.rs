@@ -8,9 +8,12 @@ use axum::{
     response::Response,
 };
 use kube::Client;
-use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Runtime, sync::Notify, task::JoinHandle};
 
-use crate::{parts::root, server::Shared};
+use crate::{
+    parts::root,
+    server::{SOON, Shared},
+};
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -36,8 +39,30 @@ pub(crate) enum Fate {
     Pass,
     /// It is answered here: status, Retry-After in seconds, body.
     Answer(u16, Option<u64>, String),
+    /// It is passed on, and the answer, once it is here, kept until that is told to go on.
+    Keep(Arc<Kept>),
     /// The connection is cut instead of an answer, after it was passed on or before.
     Cut { after: bool },
+}
+
+/// An answer that comes late.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    here: Notify,
+    goes_on: Notify,
+}
+
+impl Kept {
+    /// Waits until the API server has answered.
+    pub(crate) fn is_here(&self, runtime: &Runtime) {
+        let here = async { tokio::time::timeout(SOON, self.here.notified()).await };
+        runtime.block_on(here).expect("nothing of the kind was asked");
+    }
+
+    /// Lets the answer through.
+    pub(crate) fn let_go(&self) {
+        self.goes_on.notify_one();
+    }
 }
 
 type Rule = Box<dyn FnMut(&Asked) -> Fate + Send>;
@@ -117,7 +142,7 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
             return response.body(Body::from(body)).unwrap();
         }
         Fate::Cut { after: false } => return cut(),
-        Fate::Cut { after: true } | Fate::Pass => {}
+        Fate::Cut { after: true } | Fate::Pass | Fate::Keep(_) => {}
     }
     let mut request = http::Request::builder().method(parts.method).uri(path);
     for (name, value) in parts.headers.iter().filter(|(name, _)| !matches!(name.as_str(), "host" | "content-length")) {
@@ -125,8 +150,18 @@ async fn pass(State(way): State<Way>, request: Request) -> Response {
     }
     let request = request.body(kube::client::Body::from(body.to_vec())).unwrap();
     match way.upstream.send(request).await {
-        Ok(_) if matches!(fate, Fate::Cut { .. }) => cut(),
-        Ok(response) => response.map(Body::new),
+        Ok(response) => match fate {
+            Fate::Cut { .. } => cut(),
+            Fate::Keep(kept) => {
+                let (parts, body) = response.into_parts();
+                let body = body::to_bytes(Body::new(body), usize::MAX).await.unwrap();
+                kept.here.notify_one();
+                kept.goes_on.notified().await;
+                // Streamed as it came, since its headers say so.
+                Response::from_parts(parts, Body::from_stream(tokio_stream::once(Ok::<_, std::io::Error>(body))))
+            }
+            _ => response.map(Body::new),
+        },
         Err(_) => cut(),
     }
 }

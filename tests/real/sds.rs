@@ -15,7 +15,7 @@ use prost::{Message, bytes::BytesMut};
 use registry_mox::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::Any},
     xds::{
-        codec::{RequestDecoder, Response, ResponseBody},
+        codec::{RequestDecoder, Response, ResponseBody, Said},
         subscription::Content,
     },
 };
@@ -140,7 +140,7 @@ impl Service<http::Request<Body>> for Secrets {
                     delta: false,
                     handed: Arc::default(),
                 };
-                if out.send(Ok(response)).await.is_err() {
+                if out.send(Ok(Said::Response(response))).await.is_err() {
                     return;
                 }
             }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::task;
+use tokio::{task, time::Instant};
 
 use super::{Source, Term, Want, set, snapshot};
 use crate::{
@@ -153,19 +153,33 @@ impl Term {
         [key.clone()].into()
     }
 
+    /// Whether a list that began then may be older than what we wrote, whose state is known from the answer. The watch that
+    /// follows the list has what has become of it since. (A delete that a list does not have yet is made again, and finds
+    /// nothing.)
+    fn wrote_since(&self, key: &Key, began: Instant, listed: Option<&Seen>) -> bool {
+        let Some(Seen::Ours { version: known, .. }) = self.seen.get(key) else { return false };
+        let older = match listed {
+            Some(Seen::Ours { version, .. }) => is_older(version, known),
+            Some(Seen::Foreign) => false,
+            None => true,
+        };
+        older && self.written.get(key).is_some_and(|written| written.at >= began)
+    }
+
     /// Takes what a reflector says; a failure that it returns ends the term.
     pub(super) fn hear(&mut self, kind: Kind, event: Event) -> Option<Failure> {
         let key = |name| Key { kind, name };
         let touched = match event {
-            Event::Listed(items) => {
+            Event::Listed(began, items) => {
                 let mut touched: BTreeSet<Key> = self.seen.keys().filter(|key| key.kind == kind).cloned().collect();
-                let listed: HashMap<Key, Seen> = items.into_iter().map(|(name, seen)| (key(name), seen)).collect();
-                let gone: Vec<Key> = touched.iter().filter(|key| !listed.contains_key(*key)).cloned().collect();
-                gone.into_iter().for_each(|key| self.set_seen(key, None));
                 touched.extend(self.want.keys().filter(|key| key.kind == kind).cloned());
-                for (key, seen) in listed {
-                    touched.insert(key.clone());
-                    self.set_seen(key, Some(seen));
+                let mut listed: HashMap<Key, Seen> = items.into_iter().map(|(name, seen)| (key(name), seen)).collect();
+                touched.extend(listed.keys().cloned());
+                for key in &touched {
+                    let seen = listed.remove(key);
+                    if !self.wrote_since(key, began, seen.as_ref()) {
+                        self.set_seen(key.clone(), seen);
+                    }
                 }
                 self.listed.insert(kind);
                 self.given.report.lock().failure = None;
