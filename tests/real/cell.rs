@@ -2,7 +2,7 @@
 //! that `hosts.sh` makes; registry clients that come, change and go; recording clients of MoX, and the reader of the data server.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read as _, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -19,8 +19,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    judge::{Millis, judge},
-    parts::{Client, Process, START, eventually, fresh_home, get_from, log_path, our_jar, script},
+    judge::{Endpoints, Millis, judge},
+    parts::{Client, Process, SOON, START, eventually, fresh_home, get_from, log_path, our_jar, script},
     random::Random,
     recorder::{DataReader, Recorder, converge, now},
 };
@@ -267,6 +267,8 @@ pub(crate) struct Cell {
     pub(crate) recorders: Vec<Recorder>,
     pub(crate) fleet: Option<Fleet>,
     fleets: usize,
+    /// When what followed from the last release of the breaker was over.
+    pub(crate) last_release: Option<Instant>,
     /// By the present fleet, or the last one.
     taken_back: Arc<Mutex<BTreeMap<String, Millis>>>,
     pub(crate) rows: Vec<Row>,
@@ -349,6 +351,7 @@ impl Cell {
             recorders,
             fleet: None,
             fleets: 0,
+            last_release: None,
             taken_back: Arc::default(),
             rows: Vec::new(),
             _database: database,
@@ -364,11 +367,14 @@ impl Cell {
         self.recorders.iter().collect()
     }
 
+    /// Starts the clients; what they publish has arrived at the end.
     pub(crate) fn start_fleet(&mut self) {
         self.fleets += 1;
         let fleet = Fleet::start(self.fleets);
         self.taken_back = Arc::clone(&fleet.taken_back);
         self.fleet = Some(fleet);
+        let all = |named: &Arc<Endpoints>| named.values().map(BTreeSet::len).sum::<usize>() == SERVICES * ENDPOINTS;
+        eventually(SOON, "what the clients publish arrives", || self.reader.named(0).filter(all));
     }
 
     pub(crate) fn kill_fleet(&mut self) {

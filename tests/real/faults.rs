@@ -261,6 +261,9 @@ pub(crate) fn restart(cell: &mut Cell, which: usize) {
 
 pub(crate) fn clients_killed(cell: &mut Cell) {
     cell.churn(0);
+    // What is lost is judged against the state at the start of a window of 60 s, which is not to be that of another round.
+    let window = Duration::from_secs(60);
+    thread::sleep(cell.last_release.map_or(Duration::ZERO, |at| window.saturating_sub(at.elapsed())));
     let since = now();
     let count = |recorder: &Recorder| recorder.endpoints().values().map(BTreeSet::len).sum::<usize>();
     let before = count(&cell.recorders[0]);
@@ -282,6 +285,7 @@ pub(crate) fn clients_killed(cell: &mut Cell) {
     let since = now();
     cell.start_fleet();
     cell.settle("all clients come back", since, now());
+    cell.last_release = Some(Instant::now());
 }
 
 fn cut_off(cell: &mut Cell) {
