@@ -191,7 +191,7 @@ impl Direct {
 }
 
 fn application(member: &Member) -> Option<&str> {
-    member.endpoint().labels.get("app").map(|app| &**app)
+    member.endpoint().labels.get("app")
 }
 
 /// Whose an address and port are: the newest's, by the registry's clock; at a tie the first by application and registerId.

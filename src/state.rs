@@ -31,7 +31,7 @@ use crate::{
         },
     },
     translate::{
-        Parsed, labels,
+        Parsed,
         names::hex,
         payload::{Address, DEFAULT_WEIGHT, Endpoint},
         service_entry::{ID_ANNOTATION, Member, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
@@ -226,9 +226,7 @@ fn endpoint(entry: WorkloadEntry) -> Option<Endpoint> {
         port,
         // Left out where all are equal, so one stands for any.
         weight: if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight },
-        labels: labels::shared(
-            entry.labels.into_iter().filter(own).map(|(key, value)| (key.into(), value.into())).collect(),
-        ),
+        labels: entry.labels.into_iter().filter(own).collect(),
         // The label says so, and to whom is said by the policy when the publisher is back.
         mtls: None,
         locality: (!entry.locality.is_empty()).then(|| entry.locality.into()),
@@ -385,8 +383,7 @@ mod tests {
             let shown: Vec<_> =
                 members.iter().map(|m| (m.endpoint().address.to_string(), m.endpoint().weight)).collect();
             assert_eq!(shown, [("10.0.0.1".into(), 100), ("10.0.0.2".into(), 5)]);
-            assert_eq!(&*members[0].endpoint().labels["app"], "x");
-            assert_eq!(members[0].endpoint().labels.len(), 1);
+            assert_eq!(members[0].endpoint().labels.iter().collect::<Vec<_>>(), [("app", "x")]);
             assert!(last_good.age < Duration::from_secs(60));
             let metadata = std::fs::metadata(file(&dir)).unwrap();
             assert_eq!(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777, 0o600);

@@ -8,11 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use crate::{
     frame::Body,
     policy::{Rules, is_dns_label},
-    translate::{
-        Parsed,
-        labels::{self, Labels},
-        serialized,
-    },
+    translate::{Parsed, labels::Labels, serialized},
 };
 
 /// A weight that stands for "unset", as in SOFARPC and Dubbo.
@@ -52,7 +48,7 @@ pub struct Endpoint {
     /// [`DEFAULT_WEIGHT`] if the publisher says nothing; 0: it takes no traffic, and no older word on its address counts.
     pub weight: u32,
     /// Its labels.
-    pub labels: Arc<Labels>,
+    pub labels: Labels,
     /// `region/zone`, if the policy knows its zone.
     pub locality: Option<Box<str>>,
     /// Called with mTLS, as one of these identities (if there are any).
@@ -183,8 +179,7 @@ fn endpoint<'a>(
     let app = APP_KEYS.iter().find_map(|key| parameter(key));
     let named = [("app", app), ("zone", zone)].into_iter();
     let allowed = rules.labels.iter().map(|key| (&**key, parameter(key)));
-    let labels = allowed.chain(named).filter_map(|(key, value)| Some((key.into(), label_value(value?)?)));
-    let labels = labels::shared(labels.collect());
+    let labels = allowed.chain(named).filter_map(|(key, value)| Some((key, label_value(value?)?))).collect();
     let locality = zone.and_then(|zone| rules.policy.locality(zone)).map(Into::into);
     let ip = match &address {
         Address::Ip(address) => Some(*address),
@@ -350,7 +345,7 @@ mod tests {
         assert_eq!(label_value("---"), None);
         assert_eq!(label_value(&"x".repeat(100)).unwrap().len(), 63);
         let zoned = parse("10.0.0.1:80", "RZ 1", &policy(serde_json::json!({})).rules("")).unwrap();
-        assert_eq!(&*zoned.labels["zone"], "RZ-1");
+        assert_eq!(zoned.labels.get("zone"), Some("RZ-1"));
     }
 
     proptest::proptest! {

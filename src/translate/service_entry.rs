@@ -223,7 +223,7 @@ pub fn identities(members: &[Member]) -> Vec<String> {
 /// The labels of an endpoint's resource.
 pub fn labels(endpoint: &Endpoint) -> BTreeMap<String, String> {
     let tls = endpoint.mtls.as_ref().map(|_| (TLS_LABEL.0.to_owned(), TLS_LABEL.1.to_owned()));
-    endpoint.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).chain(tls).collect()
+    endpoint.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).chain(tls).collect()
 }
 
 /// The WorkloadEntry of one endpoint of the service with this host. It always has a weight, so that it does not depend on
@@ -316,7 +316,7 @@ mod tests {
         let addresses: Vec<_> =
             merged.members.iter().map(|m| format!("{}:{}", m.endpoint().address, m.endpoint().port)).collect();
         assert_eq!(addresses, ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80", "10.0.0.10:80"]);
-        assert_eq!(&*merged.members[2].endpoint().labels["zone"], "a", "the newer publisher decides");
+        assert_eq!(merged.members[2].endpoint().labels.get("zone"), Some("a"), "the newer publisher decides");
         assert_eq!(merged.rejects[&Reject::UnknownForm], (1, "nonsense".into()));
         assert_eq!(merged.rejects[&Reject::ZeroWeight].0, 1);
     }
@@ -334,7 +334,7 @@ mod tests {
             let data = |id: &str| if id == "a" { ["10.0.0.1:80?zone=a"] } else { ["10.0.0.1:80?zone=b"] };
             let [first, second] = [data(order[0]), data(order[1])];
             let merged = merged(&[(order[0], 1, &first), (order[1], 1, &second)]);
-            assert_eq!(&*merged.members[0].endpoint().labels["zone"], "a");
+            assert_eq!(merged.members[0].endpoint().labels.get("zone"), Some("a"));
         }
     }
 
