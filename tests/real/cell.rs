@@ -13,13 +13,13 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use serde_json::Value;
 
 use crate::{
-    judge::{Endpoints, Millis, judge},
+    judge::{Endpoints, Millis, Wrong, judge},
     parts::{Client, Process, SOON, START, eventually, fresh_home, get_from, log_path, our_jar, script},
     random::Random,
     recorder::{DataReader, Recorder, converge, now},
@@ -81,6 +81,16 @@ pub(crate) fn wait_until_held(n: u8, held: Option<&str>) {
         );
         thread::sleep(Duration::from_millis(5)); // the polling interval
     }
+}
+
+/// How long a session server and istiod's client take at most to follow the data server.
+const FOLLOWS: Millis = 2_000;
+
+/// Whether the data server dropped an endpoint of this service when the client lost it; each of what it dropped is the cause of
+/// one at most.
+fn take_cause(dropped: &mut Vec<(Millis, String)>, lost: &Wrong) -> bool {
+    let cause = dropped.iter().position(|(at, id)| *id == lost.id && (*at..*at + FOLLOWS).contains(&lost.lost));
+    cause.map(|at| dropped.swap_remove(at)).is_some()
 }
 
 /// Runs a command on a machine; answers what it prints.
@@ -152,6 +162,20 @@ impl Server {
             let status = status(self.n);
             (status["listening"].is_object() && status["served"]["held"].is_null()).then_some(())
         });
+    }
+
+    /// When this data server dropped publishers since their client was gone, by its own log, and of which dataInfoId. A session
+    /// server that wakes after its clients have moved has them dropped, until they are published once more.
+    fn dropped_by_client(&self) -> Vec<(Millis, String)> {
+        let log = fs::read_to_string(self.home.join("logs/registry/data/registry-put.log")).unwrap_or_default();
+        let dropped = |line: &str| {
+            let (at, said) = line.strip_prefix('[')?.split_once(']')?;
+            let (what, version) = said.split_once("[PUT] - off,")?.1.rsplit_once(',')?;
+            let id = what.split(',').nth(1).filter(|_| version != "null")?; // null: it was not there any more
+            let at = humantime::parse_rfc3339(&format!("{}Z", at.replace(',', "."))).ok()?;
+            Some((at.duration_since(UNIX_EPOCH).ok()?.as_millis() as Millis, id.to_owned()))
+        };
+        log.lines().filter_map(dropped).collect()
     }
 
     /// What we logged as errors.
@@ -402,6 +426,15 @@ impl Cell {
             // A session server hears before the data server of what its own clients take back.
             let taken_back = self.taken_back.lock().unwrap();
             verdict.wrong.retain(|one| taken_back.get(&one.endpoint).is_none_or(|at| one.lost < *at));
+            if !verdict.wrong.is_empty() {
+                let mut dropped = self.data.dropped_by_client();
+                let found = verdict.wrong.len();
+                verdict.wrong.retain(|one| !take_cause(&mut dropped, one));
+                let excused = found - verdict.wrong.len();
+                println!(
+                    "    {excused} of {found} were gone from the data server, too, between two reads of it: {fault}"
+                );
+            }
             for one in verdict.wrong.iter().take(5) {
                 println!("WRONG DELETION at the client {}: {one:?}", recorder.name);
                 let held = recorder.held_since(one.lost - 10_000);

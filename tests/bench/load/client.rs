@@ -237,7 +237,7 @@ fn status(headers: &HeaderMap) -> Result<()> {
     }
 }
 
-/// A request or ACK as gRPC frames it.
+/// A request or ACK as gRPC frames it. istiod has its node in each.
 fn ask(delta: bool, number: usize, type_url: &str, version: &str, nonce: &str) -> prost::bytes::Bytes {
     let (node, type_url, response_nonce) = (Some(node(number)), type_url.to_owned(), nonce.to_owned());
     let message = if delta {

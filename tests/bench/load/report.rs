@@ -145,6 +145,7 @@ const RECONNECT: &[Column] = &[
     ("half served ms", "served_p50_ms", 1.0),
     ("all served ms", "served_all_ms", 1.0),
     ("CPU ms", "cpu_ms_all", 1.0),
+    ("CPU ms of all clients", "client_cpu_ms", 1.0),
     ("MB a client", "bytes_per_client", MB),
     ("memory MB", "rss_live", MB),
     ("peak MB", "rss_peak", MB),

@@ -158,10 +158,11 @@ impl Run<'_> {
                 clients.clear();
                 // What the old clients leave behind is not of this.
                 tokio::time::sleep(Duration::from_millis(500)).await;
-                let (before, started) = (self.server.cpu()?, Instant::now());
+                let (before, own, started) = (self.server.cpu()?, Cpu::of(std::process::id())?, Instant::now());
                 clients = self.connect(self.plan.clients);
                 self.wait("all to be served", &clients, Client::is_ready).await?;
                 figures.insert("cpu_ms_all", millis(self.cpu_since(&before)?));
+                figures.insert("client_cpu_ms", millis(Cpu::of(std::process::id())?.since(&own)));
                 let ready = clients.iter().filter_map(|client| client.holding.borrow().ready_at);
                 let mut ready: Vec<f64> = ready.map(|at| millis(at.duration_since(started))).collect();
                 ready.sort_by(f64::total_cmp);

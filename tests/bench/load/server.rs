@@ -218,20 +218,7 @@ impl Server {
 
     /// Time on a processor so far.
     pub(crate) fn cpu(&self) -> Result<Cpu> {
-        let id = self.child.id();
-        let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-        // Behind the name, which may hold anything: fields 14 and 15, in hundredths of a second.
-        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
-        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        let mut threads = BTreeMap::new();
-        for task in fs::read_dir(format!("/proc/{id}/task"))? {
-            let path = task?.path();
-            // A thread may end while we look.
-            let Ok(schedstat) = fs::read_to_string(path.join("schedstat")) else { continue };
-            let nanos = schedstat.split_whitespace().next().and_then(|text| text.parse().ok()).ok_or("no schedstat")?;
-            threads.insert(path, nanos);
-        }
-        Ok(Cpu { ticks, threads })
+        Cpu::of(self.child.id())
     }
 
     /// Resident memory now and at its peak, in bytes.
@@ -253,6 +240,23 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
+    /// What a process has used so far.
+    pub(crate) fn of(id: u32) -> Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // Behind the name, which may hold anything: fields 14 and 15, in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
+        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        let mut threads = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{id}/task"))? {
+            let path = task?.path();
+            // A thread may end while we look.
+            let Ok(schedstat) = fs::read_to_string(path.join("schedstat")) else { continue };
+            let nanos = schedstat.split_whitespace().next().and_then(|text| text.parse().ok()).ok_or("no schedstat")?;
+            threads.insert(path, nanos);
+        }
+        Ok(Self { ticks, threads })
+    }
+
     /// What was used since `before`: by threads, to the nanosecond, unless one has ended; else utime and stime, in 10 ms.
     pub(crate) fn since(&self, before: &Self) -> Duration {
         let ticks = Duration::from_millis((self.ticks - before.ticks) * 10);
