@@ -29,7 +29,7 @@ pub(crate) const META: u8 = 2;
 pub(crate) const DATA: u8 = 3;
 pub(crate) const SESSIONS: [u8; 2] = [11, 12];
 pub(crate) const TOKEN: &str = "open-sesame";
-const SERVICES: usize = 20;
+pub(crate) const SERVICES: usize = 20;
 const ENDPOINTS: usize = 6;
 /// Registry clients of the fleet.
 const CLIENTS: &str = "12";
