@@ -184,6 +184,15 @@ impl MoxClient {
         })
     }
 
+    pub(crate) fn nack_raw(&mut self, response: &DiscoveryResponse, message: &str) -> Result<()> {
+        self.send(DiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            error_detail: Some(rpc::Status { message: message.to_owned(), ..Default::default() }),
+            ..Default::default()
+        })
+    }
+
     pub(crate) fn nack(&mut self, response: &Response, message: &str) -> Result<()> {
         self.answer(response, Some(rpc::Status { message: message.to_owned(), ..Default::default() }))
     }
