@@ -48,8 +48,8 @@ fn check(endpoint: &Endpoint, rules: &Rules<'_>) {
             format!("{name}:{}", endpoint.port)
         }
     };
-    for key in endpoint.labels.keys() {
-        assert!(["app", "zone", "rpcVer", "example.com/lane"].contains(&&**key), "{key}");
+    for (key, _) in endpoint.labels.iter() {
+        assert!(["app", "zone", "rpcVer", "example.com/lane"].contains(&key), "{key}");
     }
     let parsed = Arc::new(Parsed { endpoints: vec![endpoint.clone()], ..Parsed::default() });
     let members: Vec<Member> = Member::all(&parsed).collect();
