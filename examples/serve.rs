@@ -22,7 +22,7 @@
 
 use std::{
     borrow::Cow,
-    io::{IsTerminal, Write},
+    io::{BufRead, IsTerminal, Write},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -39,10 +39,7 @@ use registry_mox::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: serve [--config FILE.json]";
 
@@ -229,26 +226,31 @@ fn print(value: &Value) {
     let _ = writeln!(out, "{value}").and_then(|()| out.flush());
 }
 
-async fn run(engine: Arc<Engine>) {
-    let mut terminate = signal(SignalKind::terminate()).expect("signals are there on every unix");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("signals are there on every unix");
-    let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
-    let mut more = true;
-    loop {
-        tokio::select! {
-            line = lines.next_segment(), if more => match line {
-                Ok(Some(line)) => {
-                    let line = String::from_utf8_lossy(&line);
-                    if !line.trim().is_empty() && let Some(answer) = answer(&engine, &line).await {
-                        print(&answer);
-                    }
-                }
-                Ok(None) | Err(_) => more = false,
-            },
-            _ = terminate.recv() => return,
-            _ = interrupt.recv() => return,
+/// Executes the lines of standard input until its end. On a thread of its own, as a session server's calls are.
+async fn read(engine: &Engine) {
+    for line in std::io::stdin().lock().split(b'\n') {
+        let Ok(line) = line else { return };
+        let line = String::from_utf8_lossy(&line);
+        if !line.trim().is_empty()
+            && let Some(answer) = answer(engine, &line).await
+        {
+            print(&answer);
         }
     }
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn told_to_end() {
+    let mut terminate = signal(SignalKind::terminate()).expect("signals are there on every unix");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("signals are there on every unix");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a small runtime starts")
 }
 
 fn main() -> ExitCode {
@@ -276,11 +278,10 @@ fn main() -> ExitCode {
     if std::io::stdin().is_terminal() {
         eprintln!("serve: type one JSON object a line, {{\"id\":1,\"op\":\"loaded\"}} first");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a small runtime starts");
-    runtime.block_on(run(Arc::clone(&engine)));
+    let reads = Arc::clone(&engine);
     // A read of standard input cannot be called off, and nobody waits for it.
-    runtime.shutdown_background();
+    std::thread::spawn(move || runtime().block_on(read(&reads)));
+    runtime().block_on(told_to_end());
     engine.close();
     ExitCode::SUCCESS
 }

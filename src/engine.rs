@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpListener,
     runtime::{Handle, Runtime},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
@@ -64,7 +64,8 @@ pub struct Engine {
 #[derive(Debug)]
 struct Running {
     runtime: Runtime,
-    publisher: JoinHandle<()>,
+    /// Closed when the publisher's thread ends.
+    publisher: oneshot::Receiver<()>,
 }
 
 #[derive(Debug, Default)]
@@ -208,7 +209,7 @@ impl Engine {
             .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
         let Push { duty, max, .. } = config.push;
         let handle = runtime.handle().clone();
-        let publisher = runtime.spawn(Publisher::new(Arc::clone(&shared)).run());
+        let publisher = publish(Publisher::new(Arc::clone(&shared)), handle.clone())?;
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
         let followed =
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
@@ -334,7 +335,7 @@ impl Engine {
             orders.frozen || orders.stopped
         };
         self.kubernetes.iter().for_each(|sink| sink.freeze(frozen));
-        self.shared.store.wake();
+        self.shared.store.wake().wake();
     }
 
     /// Whether the registry has stopped its pushes; a latch of its own beside [`Engine::freeze`].
@@ -390,7 +391,7 @@ impl Engine {
         let policy = Policy::new(config, self.shared.config.vip_cidr)?;
         let hash = policy.hash().to_owned();
         self.shared.policy.store(Arc::new(policy));
-        self.shared.store.wake();
+        self.shared.store.wake().wake();
         Ok(hash)
     }
 
@@ -402,7 +403,7 @@ impl Engine {
             orders.flushes += 1;
             orders.flushes
         };
-        self.shared.store.wake();
+        self.shared.store.wake().wake();
         // The sender lives as long as `self`.
         let _ = flushed.wait_for(|answered| *answered >= ticket).await;
         self.served()
@@ -476,14 +477,15 @@ impl Engine {
         let Some(Running { runtime, publisher }) = self.running.lock().take() else { return };
         self.draining.send_replace(true);
         let servers = std::mem::take(&mut self.listeners.lock().servers);
-        publisher.abort();
+        self.shared.store.wake().stop();
         runtime.block_on(async {
             let all = async {
                 let sink = self.kubernetes.as_ref().and_then(Sink::take_task);
-                for task in servers.into_iter().chain([publisher]).chain(sink) {
-                    // One that panicked has stopped as well.
+                // One that panicked has stopped as well.
+                for task in servers.into_iter().chain(sink) {
                     let _ = task.await;
                 }
+                let _ = publisher.await;
             };
             if tokio::time::timeout(DRAIN, all).await.is_err() {
                 tracing::warn!("some streams did not end in time and are cut");
@@ -496,7 +498,22 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if let Some(Running { runtime, .. }) = self.running.lock().take() {
+            self.shared.store.wake().stop();
             runtime.shutdown_background();
         }
     }
+}
+
+/// Starts the publisher's thread; what is returned is closed when it ends. It is none of the runtime's: a round keeps no
+/// stream waiting, and nobody has to take over what a worker of the runtime leaves.
+fn publish(publisher: Publisher, handle: Handle) -> Result<oneshot::Receiver<()>> {
+    let (ends, ended) = oneshot::channel();
+    let run = move || {
+        let _ends: oneshot::Sender<()> = ends;
+        let _in_runtime = handle.enter();
+        publisher.run();
+    };
+    let started = std::thread::Builder::new().name("mox-publish".to_owned()).spawn(run);
+    started.map_err(|error| Error::Internal(format!("the publisher's thread does not start: {error}")))?;
+    Ok(ended)
 }

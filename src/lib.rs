@@ -35,6 +35,7 @@ pub mod store;
 pub mod telemetry;
 pub mod translate;
 pub mod view;
+pub mod wake;
 pub mod xds;
 
 /// Messages of the wire, generated from `proto/`.

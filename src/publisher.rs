@@ -1,6 +1,6 @@
 //! Turns what is dirty in the store into the next snapshot.
 //!
-//! One task. A round takes the dirty services, translates just those, and hands streams a new [`View`] if anything
+//! One thread. A round takes the dirty services, translates just those, and hands streams a new [`View`] if anything
 //! that is served changed.
 
 use std::{
@@ -168,19 +168,15 @@ impl Publisher {
         Self { shared, gate, services, keeper, from_scratch: false, last_good_until, shows_last_good: false }
     }
 
-    /// Runs until the task is dropped.
-    pub async fn run(mut self) {
+    /// Runs until the store's [`Wake`](crate::wake::Wake) is stopped, which may take a round. Needs a runtime around it.
+    pub fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let wake = shared.store.wake();
         let mut next = self.deadline(model::now());
-        loop {
-            tokio::select! {
-                () = self.shared.store.dirty() => {}
-                () = sleep_until(next) => {}
-            }
-            // Never restarted: a steady stream of changes does not put the push off.
-            tokio::time::sleep(self.shared.config.push.quiet).await;
+        // The pause is never restarted: a steady stream of changes does not put the push off.
+        while wake.wait(next.map(Instant::into_std)) && wake.pause(shared.config.push.quiet) {
             let now = model::now();
-            let round = AssertUnwindSafe(|| tokio::task::block_in_place(|| self.round(now)));
-            if catch_unwind(round).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.round(now))).is_err() {
                 // A bug; the panic is in the log. What was served stays until a round over everything went well.
                 self.start_over();
                 next = Some(Instant::now() + SWEEP);
@@ -314,13 +310,6 @@ fn with(current: &Arc<Snapshot>, changes: &Changes, from_scratch: bool) -> Arc<S
         (true, _) => Arc::new(Snapshot::default().with(changes)),
         (false, true) => Arc::clone(current),
         (false, false) => Arc::new(current.with(changes)),
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

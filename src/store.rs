@@ -20,13 +20,13 @@ use hashbrown::{
     hash_table::{Entry as TableEntry, OccupiedEntry},
 };
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::{
     error::{Error, Result},
     frame::{Body, Event, Text},
     model::{Millis, RegisterVersion},
     translate::ParsedCell,
+    wake::Wake,
 };
 
 /// The source of the session server's own publishers.
@@ -218,7 +218,7 @@ pub struct Store {
     tombstones: AtomicUsize,
     dropped: AtomicU64,
     pending: AtomicBool,
-    wake: Notify,
+    wake: Wake,
 }
 
 impl Store {
@@ -236,7 +236,7 @@ impl Store {
             tombstones: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
             pending: AtomicBool::new(false),
-            wake: Notify::new(),
+            wake: Wake::default(),
         }
     }
 
@@ -263,14 +263,9 @@ impl Store {
         applied
     }
 
-    /// Waits until a service is dirty or [`Store::wake`] was called.
-    pub async fn dirty(&self) {
-        self.wake.notified().await;
-    }
-
-    /// Wakes the one that waits in [`Store::dirty`].
-    pub fn wake(&self) {
-        self.wake.notify_one();
+    /// What is woken when a service is dirty.
+    pub fn wake(&self) -> &Wake {
+        &self.wake
     }
 
     /// The live publishers of one service, in no order.
@@ -427,7 +422,7 @@ impl Store {
         let sequence = *applied * SHARDS as u64 + index as u64;
         drop(shard);
         if newly_dirty && !self.pending.swap(true, Ordering::SeqCst) {
-            self.wake.notify_one();
+            self.wake.wake();
         }
         outcome.map(|()| sequence)
     }

@@ -1,0 +1,105 @@
+//! What the publisher's thread sleeps on.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Wakes one thread. To wake one that is awake costs a lock that is free.
+#[derive(Debug, Default)]
+pub struct Wake {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    woken: bool,
+    stopped: bool,
+}
+
+impl Wake {
+    /// Ends the wait that is under way, or the next one.
+    pub fn wake(&self) {
+        self.state.lock().woken = true;
+        self.changed.notify_one();
+    }
+
+    /// Ends all waits from now on.
+    pub fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_one();
+    }
+
+    /// Whether the next wait ends at once.
+    #[cfg(test)]
+    pub(crate) fn is_woken(&self) -> bool {
+        self.state.lock().woken
+    }
+
+    /// Waits until woken, until then, or until stopped; whether it is to go on.
+    pub fn wait(&self, until: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        while !state.woken && !state.stopped {
+            match until {
+                None => self.changed.wait(&mut state),
+                Some(until) => {
+                    if self.changed.wait_until(&mut state, until).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        state.woken = false;
+        !state.stopped
+    }
+
+    /// Waits for so long whether woken or not; whether it is to go on.
+    pub fn pause(&self, span: Duration) -> bool {
+        let mut state = self.state.lock();
+        let until = Instant::now() + span;
+        while !state.stopped && !self.changed.wait_until(&mut state, until).timed_out() {}
+        !state.stopped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_woken_once_for_all_that_happened() {
+        let wake = Wake::default();
+        wake.wake();
+        wake.wake();
+        let begin = Instant::now();
+        assert!(wake.wait(None));
+        let short = begin + Duration::from_millis(5);
+        assert!(wake.wait(Some(short)) && Instant::now() >= short);
+    }
+
+    #[test]
+    fn a_pause_is_not_cut_short_and_forgets_no_wake() {
+        let wake = Wake::default();
+        let (begin, span) = (Instant::now(), Duration::from_millis(10));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while begin.elapsed() < 2 * span {
+                    wake.wake();
+                }
+            });
+            assert!(wake.pause(span) && begin.elapsed() >= span);
+        });
+        assert!(wake.wait(None));
+    }
+
+    #[test]
+    fn a_stop_ends_waits_and_pauses() {
+        let wake = Wake::default();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| wake.wait(None));
+            wake.stop();
+            assert!(!waits.join().unwrap());
+        });
+        assert!(!wake.pause(Duration::from_secs(3600)) && !wake.wait(None));
+    }
+}
