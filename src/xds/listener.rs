@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{mpsc, oneshot},
     time::{Instant, Sleep},
 };
@@ -29,6 +29,7 @@ use crate::{
     xds::{
         stream::FIRST_REQUEST,
         streams::{Most, Streams},
+        tcp::Tcp,
         tls::Tls,
     },
 };
@@ -161,7 +162,13 @@ pub async fn accept(listener: TcpListener, part: Part, door: Arc<Door>, out: mps
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
+        let stream = match Tcp::new(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                door.refuse(peer, &error.to_string());
+                continue;
+            }
+        };
         let (door, out) = (Arc::clone(&door), out.clone());
         // A handshake keeps nobody else waiting.
         tokio::spawn(async move {
@@ -180,8 +187,8 @@ pub async fn accept(listener: TcpListener, part: Part, door: Arc<Door>, out: mps
 
 #[derive(Debug)]
 enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Tcp),
+    Tls(Box<TlsStream<Tcp>>),
 }
 
 /// A connection that was let in.

@@ -13,12 +13,13 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     config::TlsFiles,
     error::{Error, Result},
+    xds::tcp::Tcp,
 };
 
 /// How often the files are looked at, at most.
@@ -49,7 +50,7 @@ impl Tls {
     }
 
     /// Shakes hands.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn accept(&self, stream: Tcp) -> io::Result<TlsStream<Tcp>> {
         TlsAcceptor::from(self.config()).accept(stream).await
     }
 
