@@ -52,6 +52,10 @@ pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// For how long a client may read nothing of what was sent.
 const SLOW: Duration = Duration::from_secs(60);
 
+/// How long a client that did not accept a response is left alone. What it is sent next it may well refuse again, and sending
+/// it takes as much of the others' time as if it did not.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// What a stream needs from its server.
 #[derive(Debug)]
 pub(crate) struct Stream<C: Catalog> {
@@ -102,12 +106,22 @@ struct State<C: Catalog, S> {
     follow: Option<C>,
     /// Since when a change is there that was not sent.
     pending: Option<Instant>,
+    /// Until when changes wait since the client did not accept a response.
+    refused_until: Option<Instant>,
 }
 
 impl<C: Catalog, S> Default for State<C, S> {
     fn default() -> Self {
-        let (types, beneath) = (BTreeMap::new(), BTreeMap::new());
-        Self { types, generator_api: None, nonce: 0, priming: Priming::No, beneath, follow: None, pending: None }
+        Self {
+            types: BTreeMap::new(),
+            generator_api: None,
+            nonce: 0,
+            priming: Priming::No,
+            beneath: BTreeMap::new(),
+            follow: None,
+            pending: None,
+            refused_until: None,
+        }
     }
 }
 
@@ -236,6 +250,7 @@ impl<C: Catalog> Stream<C> {
                 pace.lock().answered(self.registered.ticket, handed, now);
             }
             if let Some(error) = request.error() {
+                state.refused_until = Some(now + REFUSED);
                 self.streams.nacks.fetch_add(1, Ordering::Relaxed);
                 let (node, type_url) = (&*self.registered.state.lock().node, type_url);
                 tracing::warn!(node, type_url, error = error.message, "a client does not accept a response");
@@ -286,9 +301,14 @@ impl<C: Catalog> Stream<C> {
             // A change is as old as it is, though the one before is not answered yet.
             state.pending.get_or_insert_with(Instant::now);
         }
+        let now = Instant::now();
+        if let Some(until) = state.refused_until.filter(|until| wants && !asked && *until > now) {
+            state.pending.get_or_insert(now);
+            pace.iter().for_each(|pace| pace.lock().passed(self.registered.ticket));
+            return Due::At(until);
+        }
         match (wants, pace) {
             (true, Some(pace)) if !asked => {
-                let now = Instant::now();
                 let since = *state.pending.get_or_insert(now);
                 match pace.lock().ask(self.registered.ticket, since, now, &self.turn) {
                     None => Due::Now,
@@ -488,42 +508,56 @@ mod tests {
     use bytes::{BufMut, BytesMut};
     use http_body::Frame;
     use prost::Message;
+    use tokio::task::JoinHandle;
 
     use super::*;
     use crate::{
-        proto::envoy::service::discovery::v3::DiscoveryRequest,
+        proto::{envoy::service::discovery::v3::DiscoveryRequest, istio::networking::v1alpha3::ServiceEntry},
+        snapshot::Resource,
         view::View,
         xds::{codec::RequestDecoder, pace::Rule, parts::Parts, streams::Most},
     };
 
-    /// Says one thing, or nothing, and stays open.
-    struct Says(Option<Bytes>);
+    /// Says what is sent to it, and stays open.
+    struct Says(mpsc::UnboundedReceiver<DiscoveryRequest>);
 
     impl http_body::Body for Says {
         type Data = Bytes;
         type Error = Status;
 
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            self.0.take().map_or(Poll::Pending, |said| Poll::Ready(Some(Ok(Frame::data(said)))))
-        }
-    }
-
-    /// How the stream of a client ends that says this, and whether its connection is cut.
-    async fn end(says: Option<DiscoveryRequest>) -> (bool, Option<tonic::Code>, Duration) {
-        let message = says.map(|request| {
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let Poll::Ready(Some(request)) = self.0.poll_recv(context) else { return Poll::Pending };
             let (body, mut message) = (request.encode_to_vec(), BytesMut::new());
             message.put_u8(0);
             message.put_u32(body.len() as u32);
             message.put_slice(&body);
-            message.freeze()
-        });
+            Poll::Ready(Some(Ok(Frame::data(message.freeze()))))
+        }
+    }
+
+    /// What a stream is connected to.
+    struct Connected {
+        streams: Arc<Streams>,
+        view: watch::Sender<View>,
+        parts: Parts,
+        says: mpsc::UnboundedSender<DiscoveryRequest>,
+        hears: mpsc::Receiver<Result<Said, Status>>,
+        ended: JoinHandle<bool>,
+        _stops: [watch::Sender<bool>; 2],
+    }
+
+    fn stream() -> Connected {
+        let (says, said) = mpsc::unbounded_channel();
         let requests =
-            Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(message)), None, None);
+            Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
         let streams = Arc::new(Streams::new(Rule { duty: 1.0, max: SLOW }));
         let most = Most { streams: 1, per_address: 1 };
         let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Parts::default());
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
-        let (out, mut responses) = mpsc::channel(1);
+        let (out, hears) = mpsc::channel(1);
         let stream = Stream {
             view: view.subscribe(),
             changes: parts.subscribe(Part::WHOLE),
@@ -537,11 +571,74 @@ mod tests {
             out,
             turn: Arc::default(),
         };
+        let ended = tokio::spawn(stream.run::<Sotw>(requests));
+        Connected { streams, view, parts, says, hears, ended, _stops: [draining, fenced] }
+    }
+
+    fn asks(type_url: &str) -> DiscoveryRequest {
+        let node = Some(Node { id: "test".into(), ..Node::default() });
+        DiscoveryRequest { node, type_url: type_url.into(), ..Default::default() }
+    }
+
+    /// How the stream of a client ends that says this, and whether its connection is cut.
+    async fn end(says: Option<DiscoveryRequest>) -> (bool, Option<tonic::Code>, Duration) {
         let begin = Instant::now();
-        let cut = stream.run::<Sotw>(requests).await;
-        let status = responses.recv().await.and_then(Result::err).map(|status| status.code());
-        assert!(streams.list().is_empty());
+        let mut stream = stream();
+        says.into_iter().for_each(|request| stream.says.send(request).unwrap());
+        let cut = (&mut stream.ended).await.unwrap();
+        let status = stream.hears.recv().await.and_then(Result::err).map(|status| status.code());
+        assert!(stream.streams.list().is_empty());
         (cut, status, begin.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_refuses_is_left_alone_for_a_while() {
+        let mut stream = stream();
+        let mut change = {
+            let mut made = 0;
+            move |stream: &Connected| {
+                made += 1;
+                let old = stream.view.borrow().clone();
+                let entry = ServiceEntry { hosts: vec![format!("{made}.test")], ..ServiceEntry::default() };
+                let entry = Resource::service_entry("a/b".into(), BTreeMap::new(), BTreeMap::new(), &entry);
+                let changes = [((0, "a/b".into()), Some(entry))].into();
+                let new = View { service_entries: Arc::new(old.service_entries.with(&changes)), ..old.clone() };
+                stream.view.send_replace(new.clone());
+                stream.parts.tell(&old, &new);
+            }
+        };
+        /// The nonce of the next response, and what has passed until it came.
+        async fn heard(stream: &mut Connected) -> (String, Duration) {
+            let begin = Instant::now();
+            match stream.hears.recv().await {
+                Some(Ok(Said::Response(response))) => (response.nonce, begin.elapsed()),
+                other => panic!("{other:?}"),
+            }
+        }
+        let answer = |nonce: &str, refused: bool| DiscoveryRequest {
+            response_nonce: nonce.into(),
+            error_detail: refused.then(Default::default),
+            ..asks("networking.istio.io/v1alpha3/ServiceEntry")
+        };
+        change(&stream);
+        stream.says.send(answer("", false)).unwrap();
+        assert_eq!(heard(&mut stream).await.0, "1");
+        stream.says.send(answer("1", true)).unwrap();
+        tokio::time::sleep(REFUSED / 10).await;
+        change(&stream);
+        tokio::time::sleep(REFUSED / 10).await;
+        change(&stream);
+        let (nonce, waited) = heard(&mut stream).await;
+        assert_eq!(nonce, "2");
+        assert!(waited >= REFUSED / 2 && waited <= REFUSED, "{waited:?}");
+        stream.says.send(answer("2", false)).unwrap();
+        tokio::time::sleep(REFUSED / 10).await;
+        change(&stream);
+        let (nonce, waited) = heard(&mut stream).await;
+        assert!(
+            nonce == "3" && waited < REFUSED / 10,
+            "one response for both changes, and then as ever: {nonce} {waited:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -555,9 +652,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_cut() {
-        let node = Some(Node { id: "slow".into(), ..Node::default() });
-        let (cut, status, after) =
-            end(Some(DiscoveryRequest { node, type_url: "x".into(), ..Default::default() })).await;
+        let (cut, status, after) = end(Some(asks("x"))).await;
         assert_eq!((cut, status, after.as_secs()), (true, None, SLOW.as_secs()));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     run::{Happening, Plan},
-    server::{Kind, Ours},
+    server::Kind,
     workload::{W1, W2, W4, Workload},
 };
 
@@ -19,32 +19,49 @@ pub(crate) struct Section {
     happening: Happening,
     /// Instead, for servers to which a change costs what changed: enough to be measured.
     incremental: Happening,
-    paced: bool,
+    who: Who,
+}
+
+/// Which servers are in a section.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Who {
+    /// All that push as fast as clients acknowledge.
+    Unpaced,
+    /// Those of them to which a change costs what changed.
+    Incremental,
+    /// Ours at the default `push.duty`.
+    Paced,
 }
 
 const fn changes(count: usize, rate: f64) -> Happening {
     Happening::Changes { count, rate }
 }
 
+const DENSE: Happening = changes(5_000, 1_000.0);
 const IDLE: Happening = Happening::Idle(Duration::from_secs(10));
 
 #[rustfmt::skip]
-pub(crate) const SECTIONS: [Section; 8] = [
-    Section { name: "w1", workload: W1, clients: 1, rounds: 3, happening: changes(100, 20.0), incremental: changes(500, 100.0), paced: false },
-    Section { name: "w2", workload: W2, clients: 1, rounds: 3, happening: changes(200, 20.0), incremental: changes(1_000, 100.0), paced: false },
-    Section { name: "w4", workload: W4, clients: 1, rounds: 2, happening: changes(20, 2.0), incremental: changes(500, 100.0), paced: false },
-    Section { name: "clients10", workload: W2, clients: 10, rounds: 2, happening: changes(20, 2.0), incremental: changes(100, 20.0), paced: false },
-    Section { name: "clients50", workload: W2, clients: 50, rounds: 2, happening: changes(6, 0.5), incremental: changes(50, 5.0), paced: false },
-    Section { name: "reconnect", workload: W2, clients: 50, rounds: 3, happening: Happening::Reconnect, incremental: Happening::Reconnect, paced: false },
-    Section { name: "idle", workload: W2, clients: 10, rounds: 1, happening: IDLE, incremental: IDLE, paced: false },
-    Section { name: "paced", workload: W2, clients: 1, rounds: 3, happening: changes(200, 20.0), incremental: changes(1_000, 100.0), paced: true },
+pub(crate) const SECTIONS: [Section; 9] = [
+    Section { name: "w1", workload: W1, clients: 1, rounds: 3, happening: changes(100, 20.0), incremental: changes(500, 100.0), who: Who::Unpaced },
+    Section { name: "w2", workload: W2, clients: 1, rounds: 3, happening: changes(200, 20.0), incremental: changes(1_000, 100.0), who: Who::Unpaced },
+    Section { name: "dense", workload: W2, clients: 1, rounds: 3, happening: DENSE, incremental: DENSE, who: Who::Incremental },
+    Section { name: "w4", workload: W4, clients: 1, rounds: 2, happening: changes(20, 2.0), incremental: changes(500, 100.0), who: Who::Unpaced },
+    Section { name: "clients10", workload: W2, clients: 10, rounds: 2, happening: changes(20, 2.0), incremental: changes(100, 20.0), who: Who::Unpaced },
+    Section { name: "clients50", workload: W2, clients: 50, rounds: 2, happening: changes(6, 0.5), incremental: changes(50, 5.0), who: Who::Unpaced },
+    Section { name: "reconnect", workload: W2, clients: 50, rounds: 3, happening: Happening::Reconnect, incremental: Happening::Reconnect, who: Who::Unpaced },
+    Section { name: "idle", workload: W2, clients: 10, rounds: 1, happening: IDLE, incremental: IDLE, who: Who::Unpaced },
+    Section { name: "paced", workload: W2, clients: 1, rounds: 3, happening: changes(200, 20.0), incremental: changes(1_000, 100.0), who: Who::Paced },
 ];
 
 impl Section {
     /// Which servers are in it.
     pub(crate) fn servers(&self) -> Vec<Kind> {
-        let is_paced = |kind: &Kind| matches!(kind, Kind::Ours(Ours::Paced | Ours::PacedSlices));
-        Kind::ALL.into_iter().filter(|kind| is_paced(kind) == self.paced).collect()
+        let takes_part = |kind: &Kind| match self.who {
+            Who::Unpaced => !kind.is_paced(),
+            Who::Incremental => !kind.is_paced() && kind.is_incremental(),
+            Who::Paced => kind.is_paced(),
+        };
+        Kind::ALL.into_iter().filter(takes_part).collect()
     }
 
     pub(crate) fn happening(&self, kind: Kind) -> Happening {

@@ -91,6 +91,11 @@ impl Kind {
         matches!(self, Self::Ours(Ours::Slices | Ours::PacedSlices))
     }
 
+    /// Whether it keeps to the default `push.duty`.
+    pub(crate) fn is_paced(self) -> bool {
+        matches!(self, Self::Ours(Ours::Paced | Ours::PacedSlices))
+    }
+
     /// Whether a change costs it what changed, and not everything.
     pub(crate) fn is_incremental(self) -> bool {
         self.is_delta() || self.is_sliced()
