@@ -57,7 +57,7 @@ load: jar ## what a session server with MoX asks of a data server; as root
 	tests/real/install.sh java
 	cargo test --locked --test real -- --load
 
-bench: native ## the publish call (JMH), single steps (criterion), side by side with other servers, and what istiod takes; about an hour, see tests/bench
+bench: native ## the publish call (JMH), single steps (criterion), side by side with other servers, and what istiod takes; about two hours, see tests/bench
 	gradle --quiet jmh
 	cargo bench --locked --bench micro
 	tests/bench/peers/install.sh
