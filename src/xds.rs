@@ -10,7 +10,6 @@ pub mod server;
 pub mod stream;
 pub mod streams;
 pub mod subscription;
-pub mod tcp;
 pub mod tls;
 
 use std::{fmt::Debug, sync::Arc};

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     time::{Instant, Sleep},
 };
@@ -29,7 +29,6 @@ use crate::{
     xds::{
         stream::FIRST_REQUEST,
         streams::{Most, Streams},
-        tcp::Tcp,
         tls::Tls,
     },
 };
@@ -162,13 +161,7 @@ pub async fn accept(listener: TcpListener, part: Part, door: Arc<Door>, out: mps
                 continue;
             }
         };
-        let stream = match Tcp::new(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                door.refuse(peer, &error.to_string());
-                continue;
-            }
-        };
+        let _ = stream.set_nodelay(true);
         let (door, out) = (Arc::clone(&door), out.clone());
         // A handshake keeps nobody else waiting.
         tokio::spawn(async move {
@@ -187,8 +180,8 @@ pub async fn accept(listener: TcpListener, part: Part, door: Arc<Door>, out: mps
 
 #[derive(Debug)]
 enum Io {
-    Plain(Tcp),
-    Tls(Box<TlsStream<Tcp>>),
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// A connection that was let in.

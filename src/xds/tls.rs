@@ -13,13 +13,12 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     config::TlsFiles,
     error::{Error, Result},
-    xds::tcp::Tcp,
 };
 
 /// How often the files are looked at, at most.
@@ -50,7 +49,7 @@ impl Tls {
     }
 
     /// Shakes hands.
-    pub async fn accept(&self, stream: Tcp) -> io::Result<TlsStream<Tcp>> {
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsAcceptor::from(self.config()).accept(stream).await
     }
 
