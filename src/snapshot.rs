@@ -18,7 +18,6 @@ use sha2::{Digest, Sha256};
 use crate::{
     part::Part,
     proto::{
-        envoy::service::discovery::v3::DiscoveryResponse,
         google::protobuf::{Any, Timestamp},
         istio::{
             mcp::v1alpha1::{Metadata, Resource as McpResource},
@@ -461,8 +460,10 @@ impl Snapshot {
         self.slices.iter().flat_map(|slice| &slice.pages).map(|page| &page.bytes)
     }
 
-    /// Every resource, decoded; for people.
-    pub fn decode(&self) -> Vec<McpResource> {
+    /// Every resource, decoded at once.
+    #[cfg(test)]
+    pub(crate) fn decode(&self) -> Vec<McpResource> {
+        use crate::proto::envoy::service::discovery::v3::DiscoveryResponse;
         let response: Vec<u8> = self.pages().flatten().copied().collect();
         let response = DiscoveryResponse::decode(response.as_slice()).unwrap_or_default();
         let decoded = |any: Any| McpResource::decode(any.value).unwrap_or_default();

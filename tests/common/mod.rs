@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use registry_mox::{
+    admin::{self, Answer},
     config::Config,
     engine::Engine,
     frame::{self, Publisher},
@@ -37,6 +38,17 @@ impl Mox {
 
     pub(crate) fn address(&self) -> String {
         self.engine.listen().unwrap().mox.to_string()
+    }
+
+    /// An admin page, read to its end: its status and its text.
+    pub(crate) fn page(&self, path: &str, query: &str) -> (u16, String) {
+        match admin::page(&self.engine, path, query) {
+            Answer::Page(page) => (page.status, page.body),
+            Answer::Large { cursor, .. } => {
+                let chunks = std::iter::from_fn(|| cursor.next().unwrap());
+                (200, String::from_utf8(chunks.flatten().collect()).unwrap())
+            }
+        }
     }
 
     pub(crate) async fn client(&self, node: Node) -> mox_client::MoxClient {
