@@ -329,6 +329,30 @@ public class RegistryMoxTest {
     }
 
     @Test
+    public void logGoesOnWhateverItsSinkThrows() {
+        Throwable[] thrown = {new OutOfMemoryError("none left"), new StackOverflowError(), new NoClassDefFoundError("x"), new AssertionError()};
+        Queue<String> records = new ConcurrentLinkedQueue<>();
+        MoxConfig config =
+                MoxConfig.builder()
+                        .set("listen", "127.0.0.1:0")
+                        .logSink(
+                                (level, target, message) -> {
+                                    records.add(message);
+                                    throw (Error) thrown[records.size() % thrown.length];
+                                })
+                        .build();
+        try (RegistryMox mox = RegistryMox.create(config)) {
+            TestData.await("a first record", () -> !records.isEmpty());
+            for (int round = 0; round < 2 * thrown.length; round++) {
+                int before = records.size();
+                mox.host("fence", "fenced", round % 2 == 0);
+                TestData.await("record after " + before, () -> records.size() > before);
+            }
+        }
+        TestData.await("the log thread ends", () -> Thread.getAllStackTraces().keySet().stream().noneMatch(t -> t.getName().equals("mox-logs")));
+    }
+
+    @Test
     public void publishAllocatesNothing() {
         Publish value =
                 Publish.of(TestData.service(1), "r1")
