@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use crate::{
     admin::{self, Answer, Page, large::Cursor},
     config::{self, Config},
-    engine::{Engine, Feed},
+    engine::Engine,
     error::{Error, Result},
+    feed::Feed,
     metrics,
 };
 
@@ -22,6 +23,11 @@ pub enum Command {
     Listen {},
     /// The first complete view is in.
     Loaded {},
+    /// Services that could not be read; said before `loaded`, in as many commands as it takes.
+    Unknown {
+        /// Those.
+        data_info_ids: Vec<Arc<str>>,
+    },
     /// Set the operator's latch.
     Freeze {},
     /// Release it.
@@ -127,6 +133,10 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         Command::Listen {} => to_value(engine.listen()?),
         Command::Loaded {} => {
             engine.loaded();
+            done
+        }
+        Command::Unknown { data_info_ids } => {
+            engine.unknown(&data_info_ids);
             done
         }
         Command::Freeze {} => {
