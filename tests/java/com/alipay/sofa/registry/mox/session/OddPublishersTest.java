@@ -165,8 +165,9 @@ public class OddPublishersTest {
         int host = dump.indexOf('"' + HOST + '"');
         TreeSet<String> found = new TreeSet<>();
         if (host >= 0) {
-            String item = dump.substring(dump.lastIndexOf("\"apiVersion\"", host), host);
-            for (Matcher address = Pattern.compile("\"address\": \"([^\"]+)\"").matcher(item); address.find(); ) {
+            int next = dump.indexOf("\"apiVersion\"", host);
+            String item = dump.substring(dump.lastIndexOf("\"apiVersion\"", host), next < 0 ? dump.length() : next);
+            for (Matcher address = Pattern.compile("\"address\": ?\"([^\"]+)\"").matcher(item); address.find(); ) {
                 found.add(address.group(1));
             }
         }
