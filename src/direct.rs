@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     config::Config,
+    digest::{hex, prefix_of},
     policy::{Balance, Policy},
     proto::istio::networking::v1alpha3::{
         ClientTlsSettings, DestinationRule, ServiceEntry, ServicePort, TrafficPolicy, WorkloadEntry,
@@ -210,7 +211,7 @@ fn host(application: &str, port: u16, suffix: &str) -> String {
         Some(label) if label == application && label.len() <= 63 && !names::carries_hash(&label) => label,
         label => {
             let label = label.unwrap_or_else(|| "application".to_owned());
-            let digest = names::hex(&Sha256::digest(application)[..4]);
+            let digest = hex(&prefix_of::<4>(application));
             format!("{}-{digest}", label[..label.len().min(54)].trim_end_matches('-'))
         }
     };

@@ -15,6 +15,7 @@ pub mod admin;
 pub mod breaker;
 pub mod command;
 pub mod config;
+pub mod digest;
 pub mod direct;
 pub mod dump;
 pub mod engine;

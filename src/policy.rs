@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use wildmatch::WildMatch;
 
 use crate::{
+    digest::{self, hex},
     error::{Error, Result},
-    translate::{names::hex, payload::Reject, validate},
+    translate::{payload::Reject, validate},
 };
 
 /// The document under `mox.policy`.
@@ -304,7 +304,7 @@ impl Policy {
 /// The first bytes of a SHA-256 over a part of a document.
 fn digest(part: &impl Serialize) -> Result<[u8; 8]> {
     let json = serde_json::to_vec(part).map_err(|error| Error::Internal(error.to_string()))?;
-    Ok(*Sha256::digest(json).first_chunk().expect("a SHA-256 has 32 bytes"))
+    Ok(digest::prefix_of(json))
 }
 
 /// A policy as it is for one service.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::{
     breaker::{Breaker, Totals, Verdict},
     config::EndpointMode,
+    digest::prefix,
     direct::Direct,
     model::Millis,
     policy::{Policy, Rules},
@@ -660,8 +661,7 @@ fn vip_candidates(host: &HostDigest, range: IpNet) -> Vec<IpAddr> {
     let mut candidates: Vec<IpAddr> = Vec::new();
     for attempt in 0..VIP_CANDIDATES {
         let digest: [u8; 32] = Sha256::new().chain_update(host).chain_update([attempt]).finalize().into();
-        let (high, _) = digest.split_first_chunk::<16>().expect("a SHA-256 has 32 bytes");
-        let bits = u128::from_be_bytes(*high);
+        let bits = u128::from_be_bytes(prefix(&digest));
         let address = match range {
             IpNet::V4(range) => {
                 IpAddr::from((u32::from(range.network()) | (bits as u32 & !u32::from(range.netmask()))).to_be_bytes())

@@ -13,9 +13,9 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use once_cell::sync::{Lazy, OnceCell};
 use prost::{Message, encoding};
-use sha2::{Digest, Sha256};
 
 use crate::{
+    digest::{hex, prefix_of},
     part::Part,
     proto::{
         envoy::service::discovery::v3::DiscoveryResponse,
@@ -25,7 +25,6 @@ use crate::{
             networking::v1alpha3::{DestinationRule, ServiceEntry, WorkloadEntry},
         },
     },
-    translate::names::hex,
 };
 
 /// Into how many slices resources are divided.
@@ -89,7 +88,7 @@ impl Resource {
 
     /// A resource that is served as it is, without Istio's envelope, as Envoy takes its own.
     pub fn plain(any: &Any) -> Self {
-        Self::framed(any, &Sha256::digest(any.encode_to_vec()), 0)
+        Self::framed(any, prefix_of(any.encode_to_vec()), 0)
     }
 
     /// `metadata.version` is a hash of everything else in the resource, since it is all that istiod compares.
@@ -102,20 +101,19 @@ impl Resource {
     ) -> Self {
         let metadata = Metadata { name, create_time: Some(CREATE_TIME), version: String::new(), labels, annotations };
         let mut resource = McpResource { metadata: Some(metadata), body: Some(body) };
-        let digest = Sha256::digest(resource.encode_to_vec());
-        let version = hex(&digest[..16]);
+        let digest = prefix_of(resource.encode_to_vec());
+        let version = hex(&digest);
         if let Some(metadata) = &mut resource.metadata {
             metadata.version = version;
         }
         let any = Any { type_url: RESOURCE_TYPE.to_owned(), value: resource.encode_to_vec().into() };
-        Self::framed(&any, &digest, endpoints)
+        Self::framed(&any, digest, endpoints)
     }
 
-    fn framed(any: &Any, digest: &[u8], endpoints: u32) -> Self {
+    fn framed(any: &Any, digest: [u8; 16], endpoints: u32) -> Self {
         let mut framed = BytesMut::with_capacity(any.encoded_len() + 8);
         encoding::message::encode(RESOURCES_FIELD, any, &mut framed);
-        let (high, _) = digest.split_first_chunk::<16>().expect("a SHA-256 has 32 bytes");
-        Self { framed: framed.freeze(), digest: u128::from_be_bytes(*high), endpoints }
+        Self { framed: framed.freeze(), digest: u128::from_be_bytes(digest), endpoints }
     }
 }
 

@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
+    digest::hex,
     model::Millis,
     proto::{
         envoy::service::discovery::v3::DiscoveryResponse,
@@ -32,7 +33,6 @@ use crate::{
     },
     translate::{
         Parsed,
-        names::hex,
         payload::{Address, DEFAULT_WEIGHT, Endpoint},
         service_entry::{ID_ANNOTATION, Member, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
     },

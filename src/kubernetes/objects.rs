@@ -13,13 +13,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    digest::hex,
     dump,
     proto::{envoy::service::discovery::v3::DiscoveryResponse, istio::mcp::v1alpha1::Resource},
-    translate::{
-        names::{self, hex},
-        payload::DEFAULT_WEIGHT,
-        service_entry::SERVICE_LABEL,
-    },
+    translate::{names, payload::DEFAULT_WEIGHT, service_entry::SERVICE_LABEL},
 };
 
 /// Label and annotation with `mox.kubernetes.owner`. The label is for selection; an object is ours only if the annotation,

@@ -6,10 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use sha2::{Digest, Sha256};
-
 use crate::{
     config::EndpointMode,
+    digest::{hex, prefix_of},
     model::{DataInfoId, RegisterVersion},
     policy::Rules,
     proto::istio::networking::v1alpha3::{
@@ -18,8 +17,7 @@ use crate::{
     },
     store::Entry,
     translate::{
-        Parsed,
-        names::{self, hex},
+        Parsed, names,
         payload::{Address, Endpoint, Reject},
     },
 };
@@ -237,8 +235,8 @@ pub fn workload_entry(host: &str, member: &Member, port_name: &str) -> WorkloadE
 /// Name of a WorkloadEntry: what its registerId resembles, and a hash of host, registerId, address and port.
 pub fn workload_name(host: &str, member: &Member) -> String {
     let Endpoint { address, port, .. } = member.endpoint();
-    let digest = Sha256::digest(format!("{host}\n{}\n{address}\n{port}", member.register_id()));
-    let digest = &hex(&digest[..8]);
+    let digest = prefix_of::<8>(format!("{host}\n{}\n{address}\n{port}", member.register_id()));
+    let digest = hex(&digest);
     match names::label(member.register_id()) {
         Some(readable) => {
             let readable = &readable[..readable.len().min(46)];
@@ -249,7 +247,7 @@ pub fn workload_name(host: &str, member: &Member) -> String {
 }
 
 fn selector(host: &str) -> BTreeMap<String, String> {
-    [(SERVICE_LABEL.to_owned(), hex(&Sha256::digest(host)[..16]))].into()
+    [(SERVICE_LABEL.to_owned(), hex(&prefix_of::<16>(host)))].into()
 }
 
 fn workload(endpoint: &Endpoint, port_name: &str) -> WorkloadEntry {
