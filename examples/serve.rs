@@ -29,12 +29,11 @@ use std::{
 };
 
 use registry_mox::{
-    config,
-    config::Config,
+    config::{self, Config},
     engine::Engine,
     error::{Error, Result},
-    frame, model,
-    model::RegisterVersion,
+    frame,
+    model::{self, RegisterVersion},
     telemetry::Log,
 };
 use serde::Deserialize;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{config, dump, engine::Engine, error::Error, kubernetes, metrics};
+use crate::{config, engine::Engine, error::Error, kubernetes, metrics, snapshot::kubectl};
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TOKEN_HEADER: &str = "x-mox-token";
@@ -61,11 +61,11 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
         },
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         "/mox/dump" => match query.split('&').find_map(|pair| pair.strip_prefix("type=")).unwrap_or("ServiceEntry") {
-            kind @ "ServiceEntry" => Page::json(&dump::list(kind, &engine.view().service_entries)),
-            kind @ "WorkloadEntry" => Page::json(&dump::list(kind, &engine.view().workload_entries)),
-            kind @ "DestinationRule" => Page::json(&dump::list(kind, &engine.view().destination_rules)),
+            kind @ "ServiceEntry" => Page::json(&kubectl::list(kind, &engine.view().service_entries)),
+            kind @ "WorkloadEntry" => Page::json(&kubectl::list(kind, &engine.view().workload_entries)),
+            kind @ "DestinationRule" => Page::json(&kubectl::list(kind, &engine.view().destination_rules)),
             other => {
-                Page::text(404, format!("type {other:?} is not served; there are {}\n", dump::KINDS.join(" and ")))
+                Page::text(404, format!("type {other:?} is not served; there are {}\n", kubectl::KINDS.join(" and ")))
             }
         },
         _ => Page::text(

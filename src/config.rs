@@ -16,8 +16,8 @@ use tree::{normalize, over, tree_of, typed};
 
 use crate::{
     error::{Error, Result},
-    part::{MAX_PARTS, Part},
     policy::{self, PolicyConfig},
+    snapshot::partition::{MAX_PARTS, Part},
     store,
 };
 

@@ -24,7 +24,7 @@ use crate::{
         service_entry::{Location, Resolution},
     },
     services::RoundChanges,
-    snapshot::{Resource, slice_of},
+    snapshot::{Resource, partition::slice_of},
     translate::{
         names,
         payload::{Address, Endpoint},

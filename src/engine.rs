@@ -27,12 +27,14 @@ use crate::{
     frame,
     kubernetes::{Followed, Sink, report::Report as KubernetesReport},
     model,
-    part::Part,
     policy::{Policy, PolicyConfig},
     publisher::{Orders, Publisher, Report, Shared},
+    snapshot::{
+        partition::Part,
+        view::{Held, View},
+    },
     store::Counts,
     translate::TRANSLATION,
-    view::{Held, View},
     xds::{
         listener::{self, Door},
         pace::Rule,

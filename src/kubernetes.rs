@@ -36,7 +36,7 @@ use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 use crate::{
     config::Config,
     error::{Error, Result},
-    view::View,
+    snapshot::view::View,
 };
 use report::Report;
 

@@ -17,7 +17,7 @@ pub mod command;
 pub mod config;
 pub mod digest;
 pub mod direct;
-pub mod dump;
+
 pub mod engine;
 pub mod error;
 pub mod frame;
@@ -26,7 +26,7 @@ mod jni;
 pub mod kubernetes;
 pub mod metrics;
 pub mod model;
-pub mod part;
+
 pub mod policy;
 pub mod publisher;
 pub mod services;
@@ -35,7 +35,7 @@ pub mod state;
 pub mod store;
 pub mod telemetry;
 pub mod translate;
-pub mod view;
+
 pub mod wake;
 pub mod xds;
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     engine::{Engine, Feed, Status},
     kubernetes::report::Report as KubernetesReport,
-    view::Held,
+    snapshot::view::Held,
 };
 
 /// What a metric is to Prometheus.

@@ -24,12 +24,14 @@ use crate::{
     model::{self, Millis},
     policy::Policy,
     services::{Phase, Services},
-    snapshot::{Changes, Snapshot},
+    snapshot::{
+        Changes, Snapshot,
+        signals::Signals,
+        view::{Held, View},
+    },
     state::{self, Keeper},
     store::Store,
     translate::{payload::Reject, validate::Rule},
-    view::{Held, View},
-    xds::parts::Parts,
 };
 
 /// How often expired removals are looked for, while there are any.
@@ -46,7 +48,7 @@ pub struct Shared {
     /// What streams see.
     pub view: watch::Sender<View>,
     /// Wakes the streams of the parts that changed.
-    pub parts: Arc<Parts>,
+    pub parts: Arc<Signals>,
     /// The last answered flush.
     pub flushed: watch::Sender<u64>,
     /// Orders that a round looks at.

@@ -24,7 +24,7 @@ use crate::{
     policy::{Policy, Rules},
     proto::istio::networking::v1alpha3::{ServiceEntry, ServicePort},
     publisher::{Quarantined, Shared},
-    snapshot::{Changes, Resource, slice_of},
+    snapshot::{Changes, Resource, partition::slice_of},
     state::LastService,
     store::Entry,
     translate::{

@@ -31,12 +31,12 @@ use crate::{
             networking::v1alpha3::{ServiceEntry, WorkloadEntry},
         },
     },
+    snapshot::view::View,
     translate::{
         Parsed,
         payload::{Address, DEFAULT_WEIGHT, Endpoint},
         service_entry::{ID_ANNOTATION, Member, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
     },
-    view::View,
 };
 
 const FILE: &str = "last-good";

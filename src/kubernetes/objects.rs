@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     digest::hex,
-    dump,
     proto::{envoy::service::discovery::v3::DiscoveryResponse, istio::mcp::v1alpha1::Resource},
+    snapshot::kubectl,
     translate::{names, payload::DEFAULT_WEIGHT, service_entry::SERVICE_LABEL},
 };
 
@@ -240,7 +240,7 @@ pub(super) fn wanted(kind: Kind, framed: &Bytes, owner: &str, selects: bool) -> 
     let mut content = Content {
         labels: metadata.labels.into_iter().chain([owned.clone()]).collect(),
         annotations: metadata.annotations.into_iter().chain([owned]).collect(),
-        spec: dump::spec_of(kind.name(), resource.body?.value).ok()?,
+        spec: kubectl::spec_of(kind.name(), resource.body?.value).ok()?,
     };
     let key = Key { kind, name: object_name(&metadata.name) };
     let (mut form, bytes) = content.form(kind);
@@ -301,9 +301,8 @@ pub(super) fn object_name(resource: &str) -> Arc<str> {
 mod tests {
     use super::*;
     use crate::{
-        part::Part,
         proto::istio::networking::v1alpha3::{ServiceEntry, WorkloadEntry},
-        snapshot::{Changes, Resource, Set, Snapshot},
+        snapshot::{Changes, Resource, Set, Snapshot, partition::Part},
     };
 
     fn framed(endpoints: usize, label: &str) -> Bytes {

@@ -33,9 +33,7 @@ use crate::{
     breaker::{Breaker, Verdict},
     config::{self, Protect},
     model,
-    part::Part,
-    snapshot::{Set, Snapshot},
-    view::View,
+    snapshot::{Set, Snapshot, partition::Part, view::View},
 };
 
 /// How often the log says how far it is, while there is something to do.

@@ -25,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::{
-    part::Part,
+    snapshot::partition::Part,
     xds::{
         stream::FIRST_REQUEST,
         streams::{Most, Streams},

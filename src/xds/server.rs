@@ -16,12 +16,10 @@ use tonic::{Status, Streaming, body::Body, metadata::GRPC_CONTENT_TYPE, server::
 
 use crate::{
     config::Config,
-    part::Part,
+    snapshot::{partition::Part, signals::Signals, view::Catalog},
     xds::{
-        Catalog,
         codec::{Flow, RequestDecoder, ResponseBody},
         listener::{Accepted, Connection},
-        parts::Parts,
         stream::Stream,
         streams::{Most, Streams},
         subscription::{Subscription, delta::Delta, sotw::Sotw},
@@ -69,7 +67,7 @@ pub struct Ads<C> {
     /// The newest resources.
     pub view: watch::Receiver<C>,
     /// Tells in which parts they have changed.
-    pub parts: Arc<Parts>,
+    pub parts: Arc<Signals>,
     /// What ends its streams.
     pub ends: Ends,
     /// They are listed here.

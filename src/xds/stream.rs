@@ -14,11 +14,10 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use crate::{
-    part::Part,
     proto::{envoy::config::core::v3::Node, google::protobuf::value},
-    snapshot::{Set, Snapshot, version_of},
+    snapshot::{Set, Snapshot, partition::Part, version_of, view::Catalog},
     xds::{
-        Catalog, MESH_CONFIG, PRIME_TYPE,
+        MESH_CONFIG, PRIME_TYPE,
         codec::{Flow, Response, Said},
         server::{Ends, Limits},
         streams::{Registered, Streams},
@@ -513,9 +512,8 @@ mod tests {
     use super::*;
     use crate::{
         proto::{envoy::service::discovery::v3::DiscoveryRequest, istio::networking::v1alpha3::ServiceEntry},
-        snapshot::Resource,
-        view::View,
-        xds::{codec::RequestDecoder, pace::Rule, parts::Parts, streams::Most},
+        snapshot::{Resource, signals::Signals, view::View},
+        xds::{codec::RequestDecoder, pace::Rule, streams::Most},
     };
 
     /// Says what is sent to it, and stays open.
@@ -542,7 +540,7 @@ mod tests {
     struct Connected {
         streams: Arc<Streams>,
         view: watch::Sender<View>,
-        parts: Parts,
+        parts: Signals,
         says: mpsc::UnboundedSender<DiscoveryRequest>,
         hears: mpsc::Receiver<Result<Said, Status>>,
         ended: JoinHandle<bool>,
@@ -555,7 +553,7 @@ mod tests {
             Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
         let streams = Arc::new(Streams::new(Rule { duty: 1.0, max: SLOW }));
         let most = Most { streams: 1, per_address: 1 };
-        let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Parts::default());
+        let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Signals::default());
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
         let (out, hears) = mpsc::channel(1);
         let stream = Stream {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
-    part::Part,
+    snapshot::partition::Part,
     xds::pace::{Pace, Rule, Ticket},
 };
 

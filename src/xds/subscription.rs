@@ -168,9 +168,8 @@ pub(crate) mod testing {
     use std::{collections::BTreeMap, sync::Arc};
 
     use crate::{
-        part::Part,
         proto::istio::networking::v1alpha3::ServiceEntry,
-        snapshot::{Changes, Resource, Set, Snapshot},
+        snapshot::{Changes, Resource, Set, Snapshot, partition::Part},
     };
 
     /// A set of resources with these names and hosts.

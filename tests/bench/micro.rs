@@ -11,7 +11,7 @@ use registry_mox::{
     frame::{self, Publisher, decode, encode_publish},
     model::RegisterVersion,
     policy::{Policy, PolicyConfig},
-    snapshot::{Changes, Resource, SLICES, Snapshot},
+    snapshot::{Changes, Resource, Snapshot, partition::SLICES},
     store::{Limits, Store},
     translate::{
         payload,

@@ -11,11 +11,11 @@ use std::{
 };
 
 use registry_mox::{
-    part::Part,
+    snapshot::partition::Part,
     xds::{
+        PARTS_FIX,
         listener::{Door, accept},
         pace::Rule,
-        parts::Parts,
         server::{Ads, Ends, Limits},
         streams::{Most, Streams},
     },

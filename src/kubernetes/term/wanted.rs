@@ -14,7 +14,7 @@ use crate::{
         objects::{Key, Kind, Seen, object_name, wanted},
         reflect::{Event, is_older},
     },
-    view::View,
+    snapshot::view::View,
 };
 
 impl Term {

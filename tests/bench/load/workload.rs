@@ -15,8 +15,7 @@ use registry_mox::{
     engine::Engine,
     frame::{Publisher, encode_publish, encode_replace},
     model::RegisterVersion,
-    part::Part,
-    snapshot::Set,
+    snapshot::{Set, partition::Part},
 };
 use serde_json::json;
 

@@ -4,23 +4,22 @@ use std::ops::Range;
 
 use tokio::sync::watch;
 
-use crate::{
-    part::{MAX_PARTS, Part},
-    snapshot::SLICES,
-    xds::Catalog,
+use crate::snapshot::{
+    partition::{MAX_PARTS, Part, SLICES},
+    view::Catalog,
 };
 
 /// A signal for each possible part.
 #[derive(Debug)]
-pub struct Parts(Vec<watch::Sender<()>>);
+pub struct Signals(Vec<watch::Sender<()>>);
 
-impl Default for Parts {
+impl Default for Signals {
     fn default() -> Self {
         Self((0..2 * MAX_PARTS).map(|_| watch::Sender::new(())).collect())
     }
 }
 
-impl Parts {
+impl Signals {
     /// Follows a part.
     pub fn subscribe(&self, part: Part) -> watch::Receiver<()> {
         self.0[part.number()].subscribe()
@@ -54,13 +53,12 @@ mod tests {
     use super::*;
     use crate::{
         proto::istio::networking::v1alpha3::ServiceEntry,
-        snapshot::{Changes, Resource},
-        view::View,
+        snapshot::{Changes, Resource, view::View},
     };
 
     #[test]
     fn those_are_woken_whose_part_changed() {
-        let parts = Parts::default();
+        let parts = Signals::default();
         let all = |count| Part::all_of(count).map(|part| (part, parts.subscribe(part))).collect::<Vec<_>>();
         let mut receivers: Vec<_> = [1, 2, 16, 128].into_iter().flat_map(all).collect();
         let woken = |receivers: &mut Vec<(Part, watch::Receiver<()>)>| {

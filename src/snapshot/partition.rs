@@ -6,10 +6,16 @@
 
 use std::{fmt, ops::Range};
 
-use crate::snapshot::SLICES;
+/// Into how many slices resources are divided.
+pub const SLICES: usize = 128;
 
 /// Most parts that there may be.
 pub const MAX_PARTS: usize = SLICES;
+
+/// The slice of a host: the top 7 bits of its SHA-256.
+pub fn slice_of(host_digest: &[u8; 32]) -> usize {
+    usize::from(host_digest[0] >> 1)
+}
 
 /// One of N equal parts of all hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
