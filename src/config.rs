@@ -16,7 +16,8 @@ use tree::{normalize, over, tree_of, typed};
 
 use crate::{
     error::{Error, Result},
-    policy::{self, PolicyConfig},
+    istio::grammar::is_kubernetes_label,
+    policy::PolicyConfig,
     snapshot::partition::{MAX_PARTS, Part},
     store,
 };
@@ -375,7 +376,7 @@ impl Config {
         let labels: Vec<&str> = self.host_suffix.split('.').collect();
         let numeric_end = labels.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
         if labels.len() < 2
-            || !labels.iter().all(|l| policy::is_dns_label(l))
+            || !labels.iter().all(|l| is_kubernetes_label(l))
             || self.host_suffix.len() > 100
             || numeric_end
         {
@@ -385,7 +386,7 @@ impl Config {
                 self.host_suffix
             ));
         }
-        if !policy::is_dns_label(&self.namespace) {
+        if !is_kubernetes_label(&self.namespace) {
             errors.push(format!("mox.namespace: \"{}\" is no DNS label", self.namespace));
         }
         errors.extend(self.policy.errors().into_iter().map(|error| format!("mox.{error}")));

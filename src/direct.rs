@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::Config,
     digest::{hex, prefix_of},
+    istio::{names::APPLICATION_ANNOTATION, validate},
     policy::{Balance, Policy},
     proto::istio::networking::v1alpha3::{
         ClientTlsSettings, DestinationRule, ServiceEntry, ServicePort, TrafficPolicy, WorkloadEntry,
@@ -29,12 +30,9 @@ use crate::{
         names,
         payload::{Address, Endpoint},
         service_entry::{self, Member},
-        validate,
     },
 };
 
-/// Annotation with the application, since its host may be hashed.
-const APPLICATION_ANNOTATION: &str = "sofa.registry/application";
 const PORT_NAME: &str = "tcp";
 /// Most addresses of an entry: each is a listener in every proxy that sees it.
 const MAX_ADDRESSES: usize = 3_500;

@@ -22,6 +22,7 @@ pub mod engine;
 pub mod error;
 pub mod frame;
 pub mod gate;
+pub mod istio;
 mod jni;
 pub mod kubernetes;
 pub mod metrics;

@@ -9,7 +9,8 @@ use wildmatch::WildMatch;
 use crate::{
     digest::{self, hex},
     error::{Error, Result},
-    translate::{payload::Reject, validate},
+    istio::{grammar::is_kubernetes_label, rule::Rule, validate},
+    translate::payload::Reject,
 };
 
 /// The document under `mox.policy`.
@@ -392,7 +393,7 @@ fn check_override(glob: &str, exception: &Override, errors: &mut Vec<String>) {
     if let Some(protocol) = &exception.protocol
         && !validate::is_protocol(protocol)
     {
-        errors.push(format!("{path}.protocol: \"{protocol}\": {}", validate::Rule::Protocol.remedy()));
+        errors.push(format!("{path}.protocol: \"{protocol}\": {}", Rule::Protocol.remedy()));
     }
     check_export_to(&path, exception.export_to.as_deref().unwrap_or_default(), errors);
     check_labels(&path, exception.labels.as_deref().unwrap_or_default(), errors);
@@ -419,17 +420,13 @@ fn check_export_to(path: &str, export_to: &[String], errors: &mut Vec<String>) {
     let mut seen = std::collections::BTreeSet::new();
     for value in export_to {
         let alone = matches!(value.as_str(), "*" | "~");
-        if !(alone || value == "." || is_dns_label(value)) || (alone && export_to.len() > 1) || !seen.insert(value) {
+        if !(alone || value == "." || is_kubernetes_label(value))
+            || (alone && export_to.len() > 1)
+            || !seen.insert(value)
+        {
             errors.push(format!("{path}.exportTo: \"{value}\" is not possible here; {ALLOWED}, each once"));
         }
     }
-}
-
-pub(crate) fn is_dns_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
 }
 
 /// Why a publisher's parameter cannot be a label key. Keys of Istio and Kubernetes steer the mesh and are the
@@ -444,7 +441,7 @@ fn refuse_label(key: &str) -> Option<&'static str> {
     let reserved = |domain: &str| prefix.is_some_and(|p| p == domain || p.ends_with(&format!(".{domain}")));
     if reserved("istio.io") || prefix.is_some_and(|p| p.ends_with("kubernetes.io")) || prefix == Some("sofa.registry") {
         Some("names under istio.io, kubernetes.io and sofa.registry steer the mesh")
-    } else if !legal_name || prefix.is_some_and(|p| p.len() > 253 || !p.split('.').all(is_dns_label)) {
+    } else if !legal_name || prefix.is_some_and(|p| p.len() > 253 || !p.split('.').all(is_kubernetes_label)) {
         Some("it needs 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends")
     } else if matches!(key, "app" | "zone") {
         Some("\"app\" and \"zone\" are always made")

@@ -21,6 +21,7 @@ use crate::{
     direct::DirectCounts,
     error::Result,
     gate::Gate,
+    istio::rule::Rule,
     model::{self, Millis},
     policy::Policy,
     services::{Phase, Services},
@@ -31,7 +32,7 @@ use crate::{
     },
     state::{self, Keeper},
     store::Store,
-    translate::{payload::Reject, validate::Rule},
+    translate::payload::Reject,
 };
 
 /// How often expired removals are looked for, while there are any.

@@ -20,6 +20,11 @@ use crate::{
     config::EndpointMode,
     digest::prefix,
     direct::Direct,
+    istio::{
+        names::{EMPTY_LABEL, ID_ANNOTATION, REGISTER_ID_ANNOTATION},
+        rule::{Invalid, Rule},
+        validate,
+    },
     model::Millis,
     policy::{Policy, Rules},
     proto::istio::networking::v1alpha3::{ServiceEntry, ServicePort},
@@ -31,8 +36,7 @@ use crate::{
         claims::Claims,
         names,
         payload::{Address, Reject},
-        service_entry::{self, EMPTY_LABEL, ID_ANNOTATION, Member, Merged, REGISTER_ID_ANNOTATION, Shape},
-        validate::{self, Invalid, Rule},
+        service_entry::{self, Member, Merged, Shape},
     },
 };
 

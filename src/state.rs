@@ -23,6 +23,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     digest::hex,
+    istio::names::{ID_ANNOTATION, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
     model::Millis,
     proto::{
         envoy::service::discovery::v3::DiscoveryResponse,
@@ -35,7 +36,7 @@ use crate::{
     translate::{
         Parsed,
         payload::{Address, DEFAULT_WEIGHT, Endpoint},
-        service_entry::{ID_ANNOTATION, Member, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
+        service_entry::Member,
     },
 };
 

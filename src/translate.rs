@@ -6,7 +6,6 @@ pub mod names;
 pub mod payload;
 pub mod serialized;
 pub mod service_entry;
-pub mod validate;
 
 use std::{collections::BTreeMap, sync::Arc};
 

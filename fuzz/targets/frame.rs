@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::{frame::{self, Body, Event, Publisher}, store::{Limits, Store, TOMBSTONE_MILLIS}};
+use registry_mox::{
+    frame::{self, Body, Event, Publisher},
+    store::{Limits, Store, TOMBSTONE_MILLIS},
+};
 
 const LIMITS: Limits = Limits { services: 3, publishers: 6, sources: 2 };
 /// Format, zero, count.

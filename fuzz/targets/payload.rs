@@ -4,7 +4,17 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::{config::EndpointMode, frame::{self, Event, Publisher}, policy::{Policy, PolicyConfig, Rules}, translate::{Parsed, payload::{self, Address, Endpoint}, service_entry::{self, Member, Shape}, validate}};
+use registry_mox::{
+    config::EndpointMode,
+    frame::{self, Event, Publisher},
+    istio::validate,
+    policy::{Policy, PolicyConfig, Rules},
+    translate::{
+        Parsed,
+        payload::{self, Address, Endpoint},
+        service_entry::{self, Member, Shape},
+    },
+};
 
 const ID: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const MAX_WEIGHT: u32 = 100_000;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy;
+use crate::istio::grammar::is_kubernetes_label;
 
 /// Where and how services are written to a Kubernetes API server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,11 +67,11 @@ impl Kubernetes {
         bounds("rate", self.rate, 1, 10_000);
         let names = [("namespace", &self.namespace), ("leaseNamespace", &self.lease_namespace)];
         for (key, name) in names.into_iter().filter_map(|(key, name)| Some((key, name.as_ref()?))) {
-            if !policy::is_dns_label(name) {
+            if !is_kubernetes_label(name) {
                 errors.push(format!("mox.kubernetes.{key}: \"{name}\" is no DNS label"));
             }
         }
-        if !policy::is_dns_label(&self.owner) || self.owner.len() > 40 {
+        if !is_kubernetes_label(&self.owner) || self.owner.len() > 40 {
             errors.push(format!(
                 "mox.kubernetes.owner: \"{}\" is not possible; it needs a DNS label of 40 characters at most",
                 self.owner

@@ -14,9 +14,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     digest::hex,
+    istio::names::SERVICE_LABEL,
     proto::{envoy::service::discovery::v3::DiscoveryResponse, istio::mcp::v1alpha1::Resource},
     snapshot::kubectl,
-    translate::{names, payload::DEFAULT_WEIGHT, service_entry::SERVICE_LABEL},
+    translate::{names, payload::DEFAULT_WEIGHT},
 };
 
 /// Label and annotation with `mox.kubernetes.owner`. The label is for selection; an object is ours only if the annotation,

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     frame::Body,
-    policy::{Rules, is_dns_label},
+    istio::grammar::is_kubernetes_label,
+    policy::Rules,
     translate::{Parsed, labels::Labels, serialized},
 };
 
@@ -196,7 +197,7 @@ fn host_name(text: &str, allowed: bool) -> Result<Box<str>, Reject> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
         return Err(Reject::UnknownForm);
     }
-    let labels = name.split('.').all(is_dns_label);
+    let labels = name.split('.').all(is_kubernetes_label);
     let last = name.rsplit('.').next().unwrap_or_default();
     if !allowed
         || !labels

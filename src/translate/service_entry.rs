@@ -9,6 +9,7 @@ use std::{
 use crate::{
     config::EndpointMode,
     digest::{hex, prefix_of},
+    istio::names::{SERVICE_LABEL, TLS_LABEL},
     model::{DataInfoId, RegisterVersion},
     policy::Rules,
     proto::istio::networking::v1alpha3::{
@@ -21,18 +22,6 @@ use crate::{
         payload::{Address, Endpoint, Reject},
     },
 };
-
-/// Annotation with the exact dataInfoId, since hosts are lower case and may be hashed.
-pub const ID_ANNOTATION: &str = "sofa.registry/data-info-id";
-/// Label of an entry whose last endpoint went. istiod 1.29 pushes the removal of the last endpoint only if something
-/// else in the entry changes with it.
-pub const EMPTY_LABEL: &str = "sofa.registry/empty";
-/// Annotation of a WorkloadEntry with the publisher that it comes from.
-pub const REGISTER_ID_ANNOTATION: &str = "sofa.registry/register-id";
-/// Label of an endpoint that is called with mTLS.
-const TLS_LABEL: (&str, &str) = ("security.istio.io/tlsMode", "istio");
-/// Label that joins a service's WorkloadEntries to it. Nobody else selects by it, so no Kubernetes Service takes them.
-pub const SERVICE_LABEL: &str = "sofa.registry/service";
 
 /// Port number, Istio protocol and port name by the protocol in the dataId. Protocols that Istio's validation does not
 /// know (`pkg/config/protocol/instance.go`) are TCP.

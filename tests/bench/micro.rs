@@ -9,6 +9,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use http_body::Body as _;
 use registry_mox::{
     frame::{self, Publisher, decode, encode_publish},
+    istio::names::ID_ANNOTATION,
     model::RegisterVersion,
     policy::{Policy, PolicyConfig},
     snapshot::{Changes, Resource, Snapshot, partition::SLICES},
@@ -106,7 +107,7 @@ fn entry(service: usize, members: &[Member], policy: &Policy) -> Resource {
     let host = format!("{name}.sofa.mesh");
     let shape = Shape { host: &host, vip: None, id: &id, members, mode: registry_mox::config::EndpointMode::Inline };
     let built = service_entry::build(&shape, &policy.rules(&id));
-    let annotations = BTreeMap::from([(service_entry::ID_ANNOTATION.to_owned(), id.clone())]);
+    let annotations = BTreeMap::from([(ID_ANNOTATION.to_owned(), id.clone())]);
     Resource::service_entry(format!("sofa-registry/{name}"), BTreeMap::new(), annotations, &built)
 }
 

@@ -11,9 +11,8 @@ use std::{
 };
 
 use registry_mox::{
-    snapshot::partition::Part,
+    snapshot::{partition::Part, signals::Signals},
     xds::{
-        PARTS_FIX,
         listener::{Door, accept},
         pace::Rule,
         server::{Ads, Ends, Limits},
@@ -35,7 +34,7 @@ use crate::{
 struct Server {
     runtime: Option<Runtime>,
     view: watch::Sender<Xds>,
-    parts: Arc<Parts>,
+    parts: Arc<Signals>,
     streams: Arc<Streams>,
     _ends: [watch::Sender<bool>; 2],
 }
@@ -43,7 +42,7 @@ struct Server {
 impl Server {
     fn start(port: u16, xds: Xds) -> Self {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (view, parts) = (watch::Sender::new(xds), Arc::<Parts>::default());
+        let (view, parts) = (watch::Sender::new(xds), Arc::<Signals>::default());
         let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
         let [draining, fenced] = [watch::Sender::new(false), watch::Sender::new(false)];
         let most = Most { streams: 16, per_address: 16 };

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use registry_mox::{
+    istio::{
+        rule::{Invalid, Rule, STRICT},
+        validate,
+    },
     proto::{
         google::protobuf::Any,
         istio::{
@@ -14,7 +18,6 @@ use registry_mox::{
             },
         },
     },
-    translate::validate::{self, Invalid, Rule, STRICT},
 };
 
 use crate::{

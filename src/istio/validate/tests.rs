@@ -1,4 +1,5 @@
 use super::*;
+use crate::istio::rule::STRICT;
 use crate::proto::istio::networking::v1alpha3::service_entry::Location;
 
 type Break<T> = (&'static str, fn(&mut T), Result<(), Rule>);

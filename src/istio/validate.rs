@@ -3,18 +3,19 @@
 //!
 //! A port of what Istio checks of ServiceEntries, WorkloadEntries and their metadata
 //! (`pkg/config/validation/validation.go`, `pkg/config/validation/agent/validation.go`, `pkg/config/labels/instance.go`,
-//! `pkg/adsc/adsc.go`), without its warnings, which refuse nothing. Where it is stricter stands in [`STRICT`]; that it
+//! `pkg/adsc/adsc.go`), without its warnings, which refuse nothing. Where it is stricter stands in [`STRICT`](crate::istio::rule::STRICT); that it
 //! is laxer nowhere, and stricter nowhere else, is what `tests/istio` compares with Istio's own code.
-
-mod rule;
-mod text;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
-pub use rule::{Invalid, Rule, STRICT};
-
-use crate::proto::istio::networking::v1alpha3::{
-    ServiceEntry, ServicePort, WorkloadEntry, WorkloadSelector, service_entry::Resolution,
+use crate::{
+    istio::{
+        grammar,
+        rule::{Invalid, Rule},
+    },
+    proto::istio::networking::v1alpha3::{
+        ServiceEntry, ServicePort, WorkloadEntry, WorkloadSelector, service_entry::Resolution,
+    },
 };
 
 type Result<T = (), E = Invalid> = std::result::Result<T, E>;
@@ -57,7 +58,7 @@ pub fn service_entry(entry: &ServiceEntry, namespace: &str) -> Result {
     }
     check_hosts(&entry.hosts)?;
     for address in &entry.addresses {
-        text::check_subnet(address).map_err(|rule| Invalid::new(rule, "addresses", address))?;
+        grammar::check_subnet(address).map_err(|rule| Invalid::new(rule, "addresses", address))?;
     }
     check_ports(&entry.ports)?;
     check_resolution(entry)?;
@@ -125,7 +126,7 @@ fn check_hosts(hosts: &[String]) -> Result {
         return Err(Invalid::new(Rule::NoHost, "hosts", ""));
     }
     for host in hosts {
-        if !text::is_host(host) {
+        if !grammar::is_host(host) {
             return Err(Invalid::new(Rule::Host, "hosts", host));
         }
         if !host.contains('.') {
@@ -138,7 +139,7 @@ fn check_hosts(hosts: &[String]) -> Result {
 fn check_ports(ports: &[ServicePort]) -> Result {
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for ServicePort { number, protocol, name, target_port } in ports {
-        if !text::is_dns_label(name) {
+        if !grammar::is_dns_label(name) {
             return Err(Invalid::new(Rule::PortName, "ports[].name", name));
         }
         if !names.insert(name) {
@@ -177,7 +178,7 @@ fn check_resolution(entry: &ServiceEntry) -> Result {
         }
         Resolution::None | Resolution::Static => {}
         Resolution::Dns | Resolution::DnsRoundRobin => {
-            let unresolvable = entry.hosts.iter().find(|host| endpoints == 0 && !text::is_fqdn(host));
+            let unresolvable = entry.hosts.iter().find(|host| endpoints == 0 && !grammar::is_fqdn(host));
             if let Some(host) = unresolvable {
                 return Err(Invalid::new(Rule::UnresolvableHost, "hosts", host));
             }
@@ -200,7 +201,7 @@ fn check_export_to(export_to: &[String], namespace: &str) -> Result {
     for value in export_to {
         let named = if value == "." { namespace } else { value };
         let alone = matches!(named, "*" | "~");
-        let legal = value == "~" || named == "*" || named == "." || text::is_dns_label(named);
+        let legal = value == "~" || named == "*" || named == "." || grammar::is_dns_label(named);
         if !legal || !seen.insert(named) || (alone && export_to.len() > 1) {
             return Err(Invalid::new(Rule::ExportTo, "exportTo", export_to.join(", ")));
         }
@@ -211,7 +212,7 @@ fn check_export_to(export_to: &[String], namespace: &str) -> Result {
 /// A WorkloadEntry; `ports` are those of its service, if it is known.
 fn workload(entry: &WorkloadEntry, ports: Option<&[ServicePort]>) -> Result {
     if let Some(path) = entry.address.strip_prefix(UNIX) {
-        if !text::is_unix_path(path) {
+        if !grammar::is_unix_path(path) {
             return Err(Invalid::new(Rule::UnixPath, "address", &entry.address));
         }
         if !entry.ports.is_empty() {
@@ -228,15 +229,17 @@ fn workload(entry: &WorkloadEntry, ports: Option<&[ServicePort]>) -> Result {
 }
 
 fn check_address(entry: &WorkloadEntry, or_name: bool) -> Result {
-    match text::check_address(&entry.address, Rule::EndpointAddress) {
-        Err(rule) if !(or_name && text::is_fqdn(&entry.address)) => Err(Invalid::new(rule, "address", &entry.address)),
+    match grammar::check_address(&entry.address, Rule::EndpointAddress) {
+        Err(rule) if !(or_name && grammar::is_fqdn(&entry.address)) => {
+            Err(Invalid::new(rule, "address", &entry.address))
+        }
         _ => Ok(()),
     }
 }
 
 fn check_endpoint_ports(entry: &WorkloadEntry, known: Option<&[ServicePort]>) -> Result {
     for (name, number) in &entry.ports {
-        if !text::is_dns_label(name) {
+        if !grammar::is_dns_label(name) {
             return Err(Invalid::new(Rule::EndpointPortName, "ports", name));
         }
         if known.is_some_and(|ports| ports.iter().all(|port| port.name != *name)) {
@@ -251,10 +254,10 @@ fn check_endpoint_ports(entry: &WorkloadEntry, known: Option<&[ServicePort]>) ->
 
 fn check_labels(entry: &WorkloadEntry) -> Result {
     for (key, value) in &entry.labels {
-        if !text::is_label_key(key) {
+        if !grammar::is_label_key(key) {
             return Err(Invalid::new(Rule::LabelKey, "labels", key));
         }
-        text::check_label_value(value).map_err(|rule| Invalid::new(rule, "labels", value))?;
+        grammar::check_label_value(value).map_err(|rule| Invalid::new(rule, "labels", value))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::translate::validate::Rule;
+use crate::istio::rule::Rule;
 
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 255;
@@ -17,8 +17,13 @@ fn is_word(text: &str, inner: &[u8]) -> bool {
 }
 
 /// `labels.IsDNS1123Label`: unlike Kubernetes, Istio allows upper case.
-pub(super) fn is_dns_label(text: &str) -> bool {
+pub(crate) fn is_dns_label(text: &str) -> bool {
     text.len() <= MAX_LABEL && is_word(text, b"-")
+}
+
+/// `IsDNS1123Label` of Kubernetes, as the names of namespaces are: a DNS label in lower case.
+pub(crate) fn is_kubernetes_label(text: &str) -> bool {
+    is_dns_label(text) && !text.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 /// `labels.IsWildcardDNS1123Label`: a label, `*`, or a label after `*` or `*-`.
@@ -36,18 +41,18 @@ fn are_dns_labels(text: &str) -> bool {
 }
 
 /// `ValidateFQDN`.
-pub(super) fn is_fqdn(text: &str) -> bool {
+pub(crate) fn is_fqdn(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len()) && are_dns_labels(text)
 }
 
 /// `ValidateWildcardDomain`, and no bare `*`. A single label may be a number.
-pub(super) fn is_host(text: &str) -> bool {
+pub(crate) fn is_host(text: &str) -> bool {
     let (first, rest) = text.split_once('.').map_or((text, None), |(first, rest)| (first, Some(rest)));
     (1..=MAX_NAME).contains(&text.len()) && text != "*" && is_wildcard_label(first) && rest.is_none_or(are_dns_labels)
 }
 
 /// `netip.ParseAddr`, but for zones; `otherwise` is the rule that anything else breaks.
-pub(super) fn check_address(text: &str, otherwise: Rule) -> Result<(), Rule> {
+pub(crate) fn check_address(text: &str, otherwise: Rule) -> Result<(), Rule> {
     let zoned = || text.split_once('%').is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
     match text.parse::<IpAddr>() {
         Ok(_) => Ok(()),
@@ -57,7 +62,7 @@ pub(super) fn check_address(text: &str, otherwise: Rule) -> Result<(), Rule> {
 }
 
 /// `ValidateIPSubnet`: an address or a block; a block may have host bits.
-pub(super) fn check_subnet(text: &str) -> Result<(), Rule> {
+pub(crate) fn check_subnet(text: &str) -> Result<(), Rule> {
     match text.split_once('/') {
         Some((address, bits)) if !bits.contains('/') => {
             let decimal = bits.bytes().all(|byte| byte.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
@@ -70,14 +75,14 @@ pub(super) fn check_subnet(text: &str) -> Result<(), Rule> {
 }
 
 /// `validateTagKey`: labels of the prefix may have any length, the prefix as a whole may not.
-pub(super) fn is_label_key(text: &str) -> bool {
+pub(crate) fn is_label_key(text: &str) -> bool {
     let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
     let legal = |prefix: &str| prefix.len() <= MAX_KEY_PREFIX && prefix.split('.').all(|label| is_word(label, b"-"));
     name.len() <= MAX_LABEL && is_word(name, b"-_.") && prefix.is_none_or(legal)
 }
 
 /// Istio has no limit for the length of a value.
-pub(super) fn check_label_value(text: &str) -> Result<(), Rule> {
+pub(crate) fn check_label_value(text: &str) -> Result<(), Rule> {
     match text {
         "" => Ok(()),
         _ if !is_word(text, b"-_.") => Err(Rule::LabelValue),
@@ -87,6 +92,6 @@ pub(super) fn check_label_value(text: &str) -> Result<(), Rule> {
 }
 
 /// `ValidateUnixAddress`, of what follows `unix://`.
-pub(super) fn is_unix_path(text: &str) -> bool {
+pub(crate) fn is_unix_path(text: &str) -> bool {
     text.starts_with('@') || (text.starts_with('/') && !text.ends_with('/'))
 }
