@@ -32,8 +32,8 @@ use registry_mox::{
     config::{self, Config},
     engine::Engine,
     error::{Error, Result},
-    frame,
     model::{self, RegisterVersion},
+    registry::frame,
     telemetry::Log,
 };
 use serde::Deserialize;

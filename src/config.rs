@@ -18,8 +18,8 @@ use crate::{
     error::{Error, Result},
     istio::grammar::is_kubernetes_label,
     policy::PolicyConfig,
+    registry::store,
     snapshot::partition::{MAX_PARTS, Part},
-    store,
 };
 
 pub use kubernetes::Kubernetes;

@@ -24,16 +24,15 @@ use crate::{
     admin,
     config::{Config, Push, Scope},
     error::{Error, Result},
-    frame,
     kubernetes::{Followed, Sink, report::Report as KubernetesReport},
     model,
     policy::{Policy, PolicyConfig},
     publisher::{Orders, Publisher, Report, Shared},
+    registry::{frame, store::Counts},
     snapshot::{
         partition::Part,
         view::{Held, View},
     },
-    store::Counts,
     translate::TRANSLATION,
     xds::{
         listener::{self, Door},

@@ -20,7 +20,6 @@ pub mod direct;
 
 pub mod engine;
 pub mod error;
-pub mod frame;
 pub mod gate;
 pub mod istio;
 mod jni;
@@ -30,14 +29,13 @@ pub mod model;
 
 pub mod policy;
 pub mod publisher;
+pub mod registry;
 pub mod services;
 pub mod snapshot;
 pub mod state;
-pub mod store;
 pub mod telemetry;
 pub mod translate;
 
-pub mod wake;
 pub mod xds;
 
 /// Messages of the wire, generated from `proto/`.

@@ -24,6 +24,7 @@ use crate::{
     istio::rule::Rule,
     model::{self, Millis},
     policy::Policy,
+    registry::store::Store,
     services::{Phase, Services},
     snapshot::{
         Changes, Snapshot,
@@ -31,7 +32,6 @@ use crate::{
         view::{Held, View},
     },
     state::{self, Keeper},
-    store::Store,
     translate::payload::Reject,
 };
 
@@ -171,7 +171,7 @@ impl Publisher {
         Self { shared, gate, services, keeper, from_scratch: false, last_good_until, shows_last_good: false }
     }
 
-    /// Runs until the store's [`Wake`](crate::wake::Wake) is stopped, which may take a round. Needs a runtime around it.
+    /// Runs until the store's [`Wake`](crate::registry::wake::Wake) is stopped, which may take a round. Needs a runtime around it.
     pub fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let wake = shared.store.wake();
@@ -320,8 +320,8 @@ fn with(current: &Arc<Snapshot>, changes: &Changes, from_scratch: bool) -> Arc<S
 mod tests {
     use super::*;
     use crate::{
-        frame::{self, Publisher as Body},
         model::RegisterVersion,
+        registry::frame::{self, Publisher as Body},
     };
 
     fn change(shared: &Shared, service: usize, version: i64, data: Option<&str>) {

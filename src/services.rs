@@ -29,9 +29,9 @@ use crate::{
     policy::{Policy, Rules},
     proto::istio::networking::v1alpha3::{ServiceEntry, ServicePort},
     publisher::{Quarantined, Shared},
+    registry::store::Entry,
     snapshot::{Changes, Resource, partition::slice_of},
     state::LastService,
-    store::Entry,
     translate::{
         claims::Claims,
         names,
@@ -686,8 +686,8 @@ mod tests {
     use crate::{
         config::Config,
         engine::Engine,
-        frame::{self, Publisher},
         model::RegisterVersion,
+        registry::frame::{self, Publisher},
     };
 
     fn publish(engine: &Engine, id: &str, version: i64, data: &str) {

@@ -338,8 +338,8 @@ mod tests {
     use crate::{
         config::{Config, EndpointMode},
         engine::Engine,
-        frame::{self, Publisher},
         model::RegisterVersion,
+        registry::frame::{self, Publisher},
     };
 
     /// The view of an engine with two services, one of them without endpoints.

@@ -39,7 +39,7 @@ pub struct ParsedCell(Mutex<Option<(u64, Arc<Parsed>)>>);
 
 impl ParsedCell {
     /// The endpoints of a publisher, read again only if the policy reads otherwise than last time.
-    pub fn get(&self, body: &crate::frame::Body<'_>, rules: &Rules<'_>) -> Arc<Parsed> {
+    pub fn get(&self, body: &crate::registry::frame::Body<'_>, rules: &Rules<'_>) -> Arc<Parsed> {
         let policy = rules.policy;
         let mut kept = self.0.lock();
         match &*kept {
@@ -57,8 +57,8 @@ impl ParsedCell {
 mod tests {
     use super::*;
     use crate::{
-        frame::{self, Event, Publisher},
         policy::Policy,
+        registry::frame::{self, Event, Publisher},
     };
 
     #[test]

@@ -13,8 +13,8 @@ use common::{
 };
 use registry_mox::{
     command,
-    frame::{self, Publisher},
     model::RegisterVersion,
+    registry::frame::{self, Publisher},
 };
 use serde_json::{Value, json};
 use tonic::Code;

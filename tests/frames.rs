@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use registry_mox::{
-    frame::{self, Body, Event, Text},
     model::RegisterVersion,
+    registry::frame::{self, Body, Event, Text},
     translate::serialized,
 };
 

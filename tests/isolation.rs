@@ -9,9 +9,9 @@ use common::{
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 use registry_mox::{
-    frame::{self, Publisher},
     model::RegisterVersion,
     proto::envoy::config::core::v3::Node,
+    registry::frame::{self, Publisher},
     translate::names,
 };
 use serde_json::json;

@@ -9,7 +9,7 @@ use common::{
 };
 use registry_mox::{
     admin,
-    frame::{self, Publisher},
+    registry::frame::{self, Publisher},
 };
 use serde_json::{Value, json};
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use registry_mox::{
     config::EndpointMode,
-    frame::{self, Event, Publisher},
     istio::validate,
     policy::{Policy, PolicyConfig, Rules},
+    registry::frame::{self, Event, Publisher},
     translate::{
         Parsed,
         payload::{self, Address, Endpoint},

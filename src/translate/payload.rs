@@ -6,9 +6,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
-    frame::Body,
     istio::grammar::is_kubernetes_label,
     policy::Rules,
+    registry::frame::Body,
     translate::{Parsed, labels::Labels, serialized},
 };
 

@@ -16,7 +16,7 @@ use crate::{
         ServiceEntry, ServicePort, WorkloadEntry, WorkloadSelector,
         service_entry::{Location, Resolution},
     },
-    store::Entry,
+    registry::store::Entry,
     translate::{
         Parsed, names,
         payload::{Address, Endpoint, Reject},
@@ -254,9 +254,11 @@ fn workload(endpoint: &Endpoint, port_name: &str) -> WorkloadEntry {
 mod tests {
     use super::*;
     use crate::{
-        frame::{self, Event, Publisher},
         policy::{Policy, PolicyConfig},
-        store::{Limits, Store},
+        registry::{
+            frame::{self, Event, Publisher},
+            store::{Limits, Store},
+        },
         translate::payload,
     };
 

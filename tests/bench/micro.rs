@@ -8,12 +8,14 @@ use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http_body::Body as _;
 use registry_mox::{
-    frame::{self, Publisher, decode, encode_publish},
     istio::names::ID_ANNOTATION,
     model::RegisterVersion,
     policy::{Policy, PolicyConfig},
+    registry::{
+        frame::{self, Publisher, decode, encode_publish},
+        store::{Limits, Store},
+    },
     snapshot::{Changes, Resource, Snapshot, partition::SLICES},
-    store::{Limits, Store},
     translate::{
         payload,
         service_entry::{self, Member, Shape},

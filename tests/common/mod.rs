@@ -6,9 +6,9 @@ use std::sync::Arc;
 use registry_mox::{
     config::Config,
     engine::Engine,
-    frame::{self, Publisher},
     model::RegisterVersion,
     proto::envoy::config::core::v3::Node,
+    registry::frame::{self, Publisher},
 };
 
 pub(crate) mod golden;

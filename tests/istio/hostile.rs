@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use registry_mox::{
-    frame::{self, Publisher},
     model::RegisterVersion,
     proto::google::protobuf::Any,
+    registry::frame::{self, Publisher},
 };
 use serde_json::{Value, json};
 

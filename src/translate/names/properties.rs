@@ -34,7 +34,7 @@ fn any_id() -> impl Strategy<Value = String> {
         1 => (piece(), 3_000..6_000usize).prop_map(|(piece, to)| piece.repeat(to / piece.len().max(1) + 1)),
     ]
     .prop_map(|mut id| {
-        let end = (0..=id.len().min(crate::frame::MAX_DATA_INFO_ID)).rev().find(|at| id.is_char_boundary(*at));
+        let end = (0..=id.len().min(crate::registry::frame::MAX_DATA_INFO_ID)).rev().find(|at| id.is_char_boundary(*at));
         id.truncate(end.unwrap_or_default());
         id
     })

@@ -13,8 +13,8 @@ use std::{
 use registry_mox::{
     config::Config,
     engine::Engine,
-    frame::{Publisher, encode_publish, encode_replace},
     model::RegisterVersion,
+    registry::frame::{Publisher, encode_publish, encode_replace},
     snapshot::{Set, partition::Part},
 };
 use serde_json::json;

@@ -23,10 +23,12 @@ use parking_lot::Mutex;
 
 use crate::{
     error::{Error, Result},
-    frame::{Body, Event, Text},
     model::{Millis, RegisterVersion},
+    registry::{
+        frame::{Body, Event, Text},
+        wake::Wake,
+    },
     translate::ParsedCell,
-    wake::Wake,
 };
 
 /// The source of the session server's own publishers.
@@ -641,6 +643,6 @@ impl Mutator<'_> {
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
-mod model;
+mod reference;
 #[cfg(test)]
 mod tests;

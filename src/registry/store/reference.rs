@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{self, Publisher};
+use crate::registry::frame::{self, Publisher};
 
 const SOURCES: [&str; 3] = [REGISTRY, "one", "two"];
 const SERVICES: [&str; 3] = ["a.A:1.0@DEFAULT#@#x#@#SOFA", "b", "c"];

@@ -1,5 +1,5 @@
 use super::*;
-use crate::frame::{self, Publisher};
+use crate::registry::frame::{self, Publisher};
 
 const ID: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
@@ -283,13 +283,13 @@ fn what_is_remembered_is_bounded_by_keys_not_by_events() {
         let gone = Event::Unpublish { source, data_info_id, register_id, version: at(version, 0) };
         store.apply(&gone, version / 1_000).unwrap();
     }
-    model::audit(&store);
+    reference::audit(&store);
     assert_eq!((store.counts().publishers, store.counts().tombstones), (0, 1));
     for version in 1..1_000 {
         replace(&store, "registry", version, CYCLES, &[publisher("a", at(version, 0))]);
         unpublish(&store, "a", at(version + CYCLES, 0), CYCLES);
         replace(&store, "extension", version, CYCLES, &[]);
     }
-    model::audit(&store);
+    reference::audit(&store);
     assert_eq!(store.counts().tombstones, 2, "of one source the removal, of the other the read");
 }

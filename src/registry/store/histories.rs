@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{self, Publisher};
+use crate::registry::frame::{self, Publisher};
 
 const ID: &str = "id";
 const OURS: usize = 0;
