@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     istio::grammar::is_kubernetes_label,
-    policy::Rules,
+    policy::{Refusal, Rules},
     registry::frame::Body,
     translate::{Parsed, labels::Labels, serialized},
 };
@@ -78,6 +78,16 @@ pub enum Reject {
     Denied,
     /// A weight of zero or less: the publisher takes no traffic. Not an error.
     ZeroWeight,
+}
+
+impl From<Refusal> for Reject {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unusable => Self::UnusableAddress,
+            Refusal::VipRange => Self::VipRange,
+            Refusal::Denied => Self::Denied,
+        }
+    }
 }
 
 /// Reads every payload of a publisher.
