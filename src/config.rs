@@ -20,6 +20,7 @@ use crate::{
     policy::PolicyConfig,
     registry::store,
     snapshot::partition::{MAX_PARTS, Part},
+    translate::service_entry::EndpointMode,
 };
 
 pub use kubernetes::Kubernetes;
@@ -141,16 +142,6 @@ impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("***")
     }
-}
-
-/// Where endpoints stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EndpointMode {
-    /// In the ServiceEntry.
-    Inline,
-    /// In a WorkloadEntry each, which the ServiceEntry selects by a label.
-    WorkloadEntry,
 }
 
 /// `mox.push`.

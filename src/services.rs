@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::{
     breaker::{Breaker, Totals, Verdict},
-    config::EndpointMode,
     digest::prefix,
     direct::Direct,
     istio::{
@@ -36,7 +35,7 @@ use crate::{
         claims::Claims,
         names,
         payload::{Address, Reject},
-        service_entry::{self, Member, Merged, Shape},
+        service_entry::{self, EndpointMode, Member, Merged, Shape},
     },
 };
 

@@ -336,10 +336,11 @@ impl Keeper {
 mod tests {
     use super::*;
     use crate::{
-        config::{Config, EndpointMode},
+        config::Config,
         engine::Engine,
         model::RegisterVersion,
         registry::frame::{self, Publisher},
+        translate::service_entry::EndpointMode,
     };
 
     /// The view of an engine with two services, one of them without endpoints.

@@ -5,14 +5,13 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use registry_mox::{
-    config::EndpointMode,
     istio::validate,
     policy::{Policy, PolicyConfig, Rules},
     registry::frame::{self, Event, Publisher},
     translate::{
         Parsed,
         payload::{self, Address, Endpoint},
-        service_entry::{self, Member, Shape},
+        service_entry::{self, EndpointMode, Member, Shape},
     },
 };
 

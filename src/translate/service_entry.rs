@@ -6,8 +6,9 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    config::EndpointMode,
     digest::{hex, prefix_of},
     istio::names::{SERVICE_LABEL, TLS_LABEL},
     model::{DataInfoId, RegisterVersion},
@@ -36,6 +37,16 @@ const PORTS: [(&str, u16, &str, &str); 9] = [
     ("h2c", 8080, "HTTP2", "http2-h2c"),
     ("http", 8080, "HTTP", "http"),
 ];
+
+/// Where endpoints stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointMode {
+    /// In the ServiceEntry.
+    Inline,
+    /// In a WorkloadEntry each, which the ServiceEntry selects by a label.
+    WorkloadEntry,
+}
 
 /// A service in the shape that Istio serves it.
 #[derive(Debug)]

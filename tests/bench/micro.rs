@@ -18,7 +18,7 @@ use registry_mox::{
     snapshot::{Changes, Resource, Snapshot, partition::SLICES},
     translate::{
         payload,
-        service_entry::{self, Member, Shape},
+        service_entry::{self, EndpointMode, Member, Shape},
     },
     xds::{
         codec::{Response, ResponseBody, Said},
@@ -107,7 +107,7 @@ fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
 fn entry(service: usize, members: &[Member], policy: &Policy) -> Resource {
     let (id, name) = (id(service), format!("com.example.bench.service{service:05}"));
     let host = format!("{name}.sofa.mesh");
-    let shape = Shape { host: &host, vip: None, id: &id, members, mode: registry_mox::config::EndpointMode::Inline };
+    let shape = Shape { host: &host, vip: None, id: &id, members, mode: EndpointMode::Inline };
     let built = service_entry::build(&shape, &policy.rules(&id));
     let annotations = BTreeMap::from([(ID_ANNOTATION.to_owned(), id.clone())]);
     Resource::service_entry(format!("sofa-registry/{name}"), BTreeMap::new(), annotations, &built)
