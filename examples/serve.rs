@@ -30,11 +30,10 @@ use std::{
 
 use registry_mox::{
     config::{self, Config},
-    engine::Engine,
     error::{Error, Result},
+    host::{engine::Engine, log::Log},
     model::{self, RegisterVersion},
     registry::frame,
-    telemetry::Log,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

@@ -17,12 +17,10 @@ use jni::{
 };
 
 use crate::{
-    command,
     config::Config,
-    engine::Engine,
     error::Error,
+    host::{command, engine::Engine, log::Log},
     jni::error::{NativeError, ThrowMoxException},
-    telemetry::Log,
 };
 
 /// Raised when a native's name, signature or meaning changes; the jar refuses a library with another.

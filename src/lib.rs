@@ -11,20 +11,17 @@
 //! immutable [`snapshot`], and every [`xds`] stream sends the newest one when its client is ready for it. Nothing calls
 //! back into Java: status and log lines are pulled.
 
-pub mod admin;
 pub mod breaker;
-pub mod command;
 pub mod config;
 pub mod digest;
 pub mod direct;
 
-pub mod engine;
 pub mod error;
 pub mod gate;
+pub mod host;
 pub mod istio;
 mod jni;
 pub mod kubernetes;
-pub mod metrics;
 pub mod model;
 
 pub mod policy;
@@ -33,7 +30,6 @@ pub mod registry;
 pub mod services;
 pub mod snapshot;
 pub mod state;
-pub mod telemetry;
 pub mod translate;
 
 pub mod xds;

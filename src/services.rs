@@ -684,7 +684,7 @@ fn vip_candidates(host: &HostDigest, range: IpNet) -> Vec<IpAddr> {
 mod tests {
     use crate::{
         config::Config,
-        engine::Engine,
+        host::engine::Engine,
         model::RegisterVersion,
         registry::frame::{self, Publisher},
     };

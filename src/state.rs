@@ -337,7 +337,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        engine::Engine,
+        host::engine::Engine,
         model::RegisterVersion,
         registry::frame::{self, Publisher},
         translate::service_entry::EndpointMode,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use common::Mox;
-use registry_mox::engine::Flushed;
+use registry_mox::host::engine::Flushed;
 use serde_json::{Value, json};
 
 mod common;

@@ -12,7 +12,7 @@ use common::{
     mox_client::{SERVICE_ENTRY, istiod_node},
 };
 use registry_mox::{
-    command,
+    host::command,
     model::RegisterVersion,
     registry::frame::{self, Publisher},
 };

@@ -7,7 +7,7 @@ use common::{
     Mox,
     mox_client::{MoxClient, Response, SERVICE_ENTRY, istiod_node},
 };
-use registry_mox::{command, error::Error, proto::envoy::config::core::v3::Node};
+use registry_mox::{error::Error, host::command, proto::envoy::config::core::v3::Node};
 use serde_json::json;
 use tonic::Code;
 

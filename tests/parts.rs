@@ -7,7 +7,7 @@ use common::{
     Mox,
     mox_client::{MoxClient, Response, SERVICE_ENTRY, State, istiod_node},
 };
-use registry_mox::{command, proto::envoy::config::core::v3::Node};
+use registry_mox::{host::command, proto::envoy::config::core::v3::Node};
 use serde_json::json;
 use tonic::Code;
 
@@ -140,8 +140,10 @@ async fn ports_are_those_of_their_parts_and_all_bind_or_none() {
         let listen = format!("127.0.0.1:{base}");
         let config = json!({ "listen": listen, "partitions": [2, 4] }).to_string();
         std::sync::Arc::new(
-            registry_mox::engine::Engine::open(registry_mox::config::Config::from_json(config.as_bytes()).unwrap())
-                .unwrap(),
+            registry_mox::host::engine::Engine::open(
+                registry_mox::config::Config::from_json(config.as_bytes()).unwrap(),
+            )
+            .unwrap(),
         )
     };
     let taken = std::net::TcpListener::bind(("127.0.0.1", base + 7)).unwrap();

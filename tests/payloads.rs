@@ -8,7 +8,7 @@ use common::{
     golden::{Entry, Expect, Golden},
 };
 use registry_mox::{
-    admin,
+    host::admin,
     registry::frame::{self, Publisher},
 };
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@ use common::{
     Mox,
     mox_client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY},
 };
-use registry_mox::{admin, proto::envoy::config::core::v3::Node};
+use registry_mox::{host::admin, proto::envoy::config::core::v3::Node};
 use serde_json::{Value, json};
 
 mod common;

@@ -13,8 +13,8 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 
 use crate::{
-    engine::Engine,
     error::{Error, Result},
+    host::engine::Engine,
 };
 
 const SLOTS: usize = 64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use registry_mox::{
     config::Config,
-    engine::Engine,
+    host::engine::Engine,
     model::RegisterVersion,
     proto::envoy::config::core::v3::Node,
     registry::frame::{self, Publisher},

@@ -8,7 +8,7 @@ use std::{
 
 use http::{Method, Request};
 use kube::{Client, Config, client::Body, config::Kubeconfig};
-use registry_mox::{kubernetes::report::Report, telemetry::Log};
+use registry_mox::{host::log::Log, kubernetes::report::Report};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 

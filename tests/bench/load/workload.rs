@@ -12,7 +12,7 @@ use std::{
 
 use registry_mox::{
     config::Config,
-    engine::Engine,
+    host::engine::Engine,
     model::RegisterVersion,
     registry::frame::{Publisher, encode_publish, encode_replace},
     snapshot::{Set, partition::Part},

@@ -21,9 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    admin,
     config::{Config, Push, Scope},
     error::{Error, Result},
+    host::admin,
     kubernetes::{Followed, Sink, report::Report as KubernetesReport},
     model,
     policy::{Policy, PolicyConfig},

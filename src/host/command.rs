@@ -6,11 +6,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    admin,
     config::{self, Config},
-    engine::{Engine, Feed},
     error::{Error, Result},
-    metrics,
+    host::{
+        admin,
+        engine::{Engine, Feed},
+        metrics,
+    },
 };
 
 /// One order or question.

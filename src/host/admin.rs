@@ -14,7 +14,13 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{config, engine::Engine, error::Error, kubernetes, metrics, snapshot::kubectl};
+use crate::{
+    config,
+    error::Error,
+    host::{engine::Engine, metrics},
+    kubernetes,
+    snapshot::kubectl,
+};
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TOKEN_HEADER: &str = "x-mox-token";

@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Write};
 use serde::Serialize;
 
 use crate::{
-    engine::{Engine, Feed, Status},
+    host::engine::{Engine, Feed, Status},
     kubernetes::report::Report as KubernetesReport,
     snapshot::view::Held,
 };
