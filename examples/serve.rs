@@ -252,10 +252,12 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn main() -> ExitCode {
-    let log = Log::global();
+    let log = Arc::<Log>::default();
+    // Nothing else in this program has set one.
+    let _ = tracing::dispatcher::set_global_default(log.dispatch());
     std::thread::spawn(move || {
         loop {
-            for line in log.take(Duration::from_secs(60), || false) {
+            for line in log.take(Duration::from_secs(60)) {
                 eprintln!("{} {}: {}", line.level, line.target, line.message);
             }
         }

@@ -19,6 +19,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+use tracing::{Dispatch, dispatcher};
 
 use crate::{
     config::{Config, Push, Scope},
@@ -198,19 +199,23 @@ pub struct Status {
 }
 
 impl Engine {
-    /// Starts the engine's threads. Events are taken from now on; nothing listens yet.
+    /// Starts the engine's threads, which log to the subscriber that is current here. Events are taken from now on; nothing
+    /// listens yet.
     pub fn open(config: Config) -> Result<Self> {
         let shared = Arc::new(Shared::new(config)?);
         let config = &shared.config;
+        let logs = dispatcher::get_default(Dispatch::clone);
+        let publisher_logs = logs.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads)
             .thread_name("mox")
+            .on_thread_start(move || log_to(&logs))
             .enable_all()
             .build()
             .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
         let Push { duty, max, .. } = config.push;
         let handle = runtime.handle().clone();
-        let publisher = publish(Publisher::new(Arc::clone(&shared)), handle.clone())?;
+        let publisher = publish(Publisher::new(Arc::clone(&shared)), handle.clone(), publisher_logs)?;
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
         let followed =
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
@@ -505,14 +510,19 @@ impl Drop for Engine {
     }
 }
 
+/// Makes this thread of the runtime's log where the engine's opener does, for as long as the thread lives.
+fn log_to(logs: &Dispatch) {
+    std::mem::forget(dispatcher::set_default(logs));
+}
+
 /// Starts the publisher's thread; what is returned is closed when it ends. It is none of the runtime's: a round keeps no
 /// stream waiting, and nobody has to take over what a worker of the runtime leaves.
-fn publish(publisher: Publisher, handle: Handle) -> Result<oneshot::Receiver<()>> {
+fn publish(publisher: Publisher, handle: Handle, logs: Dispatch) -> Result<oneshot::Receiver<()>> {
     let (ends, ended) = oneshot::channel();
     let run = move || {
         let _ends: oneshot::Sender<()> = ends;
         let _in_runtime = handle.enter();
-        publisher.run();
+        dispatcher::with_default(&logs, || publisher.run());
     };
     let started = std::thread::Builder::new().name("mox-publish".to_owned()).spawn(run);
     started.map_err(|error| Error::Internal(format!("the publisher's thread does not start: {error}")))?;

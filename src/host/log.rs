@@ -1,18 +1,19 @@
-//! Log lines for a host that pulls: no upcalls into the JVM.
+//! Log lines of an engine, for a host that pulls them: no upcalls into the JVM.
 //!
-//! Events of this crate go into a bounded ring. Who reads too slowly loses the oldest lines and is told how many.
+//! An engine's threads log to the subscriber that was current where the engine was opened. For a host that pulls, that is
+//! the [`Log`] of this one engine: a bounded ring. Who reads it too slowly loses the oldest lines and is told how many.
 
 use std::{
     collections::VecDeque,
     fmt::Write,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use once_cell::sync::Lazy;
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use tracing::{
-    Level, Subscriber,
+    Dispatch, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
@@ -35,35 +36,33 @@ pub struct Line {
 struct Ring {
     lines: VecDeque<Line>,
     dropped: u64,
+    closed: bool,
 }
 
-/// Lines that wait for the host.
+/// Lines of one engine that wait for its host.
 #[derive(Debug, Default)]
 pub struct Log {
     ring: Mutex<Ring>,
     more: Condvar,
 }
 
-static LOG: Lazy<Log> = Lazy::new(Log::default);
-
 impl Log {
-    /// The process's log. The first call makes it the receiver of this crate's events, unless the program that hosts
-    /// the crate has one of its own.
-    pub fn global() -> &'static Self {
-        static INSTALLED: Lazy<()> = Lazy::new(|| {
-            let subscriber = tracing_subscriber::registry().with(ToRing);
-            // An embedding program may have set its own subscriber; then lines go there.
-            let _ = tracing::subscriber::set_global_default(subscriber);
-        });
-        Lazy::force(&INSTALLED);
-        &LOG
+    /// A subscriber that hands this crate's events to `take`, for threads or a process to make their default.
+    pub fn subscriber(take: impl Fn(Line) + Send + Sync + 'static) -> Dispatch {
+        Dispatch::new(tracing_subscriber::registry().with(ToLines(take)))
     }
 
-    /// Takes what is there, and waits for it if there is nothing, until `timeout` or until `closed` says so.
-    pub fn take(&self, timeout: Duration, closed: impl Fn() -> bool) -> Vec<Line> {
+    /// The subscriber that puts this crate's events into this log.
+    pub fn dispatch(self: &Arc<Self>) -> Dispatch {
+        let log = Arc::clone(self);
+        Self::subscriber(move |line| log.push(line))
+    }
+
+    /// Takes the lines that are there; where there are none, waits for some until `timeout` or [`Log::close`].
+    pub fn take(&self, timeout: Duration) -> Vec<Line> {
         let deadline = Instant::now() + timeout;
         let mut ring = self.ring.lock();
-        while ring.lines.is_empty() && !closed() {
+        while ring.lines.is_empty() && !ring.closed {
             if self.more.wait_until(&mut ring, deadline).timed_out() {
                 break;
             }
@@ -77,13 +76,20 @@ impl Log {
         lines
     }
 
-    /// Lets everybody who waits in [`Log::take`] look again.
-    pub fn wake(&self) {
-        let _ring = self.ring.lock();
+    /// Says that the last line is in, so that nobody waits for more.
+    pub fn close(&self) {
+        self.ring.lock().closed = true;
         self.more.notify_all();
     }
 
-    fn push(&self, line: Line) {
+    /// Whether every line was taken and none will come.
+    pub fn is_over(&self) -> bool {
+        let ring = self.ring.lock();
+        ring.closed && ring.lines.is_empty()
+    }
+
+    /// Adds a line; the oldest gives way where the ring is full.
+    pub fn push(&self, line: Line) {
         let mut ring = self.ring.lock();
         if ring.lines.len() == CAPACITY {
             ring.lines.pop_front();
@@ -94,9 +100,9 @@ impl Log {
     }
 }
 
-struct ToRing;
+struct ToLines<F>(F);
 
-impl<S: Subscriber> Layer<S> for ToRing {
+impl<S: Subscriber, F: Fn(Line) + 'static> Layer<S> for ToLines<F> {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
         *metadata.level() <= Level::DEBUG && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
     }
@@ -106,7 +112,7 @@ impl<S: Subscriber> Layer<S> for ToRing {
         event.record(&mut text);
         let level = event.metadata().level().as_str();
         let message = format!("{}{}", text.message, text.fields);
-        LOG.push(Line { level, target: event.metadata().target(), message: clean(&message) });
+        (self.0)(Line { level, target: event.metadata().target(), message: clean(&message) });
     }
 }
 
@@ -149,22 +155,27 @@ mod tests {
     fn the_oldest_lines_go_first_and_are_counted() {
         let log = Log::default();
         (0..CAPACITY + 5).for_each(|n| log.push(line(n)));
-        let lines = log.take(Duration::ZERO, || false);
+        let lines = log.take(Duration::ZERO);
         assert_eq!(lines[0], line(5));
         assert_eq!(lines.len(), CAPACITY + 1);
         assert!(lines[CAPACITY].message.starts_with("5 log lines were dropped"));
-        assert_eq!(log.take(Duration::ZERO, || false), []);
+        assert_eq!(log.take(Duration::ZERO), []);
     }
 
     #[test]
     fn who_waits_gets_lines_as_they_come_and_leaves_when_closed() {
         let log = Log::default();
         std::thread::scope(|scope| {
-            let reader = scope.spawn(|| log.take(Duration::from_secs(60), || false));
+            let reader = scope.spawn(|| log.take(Duration::from_secs(60)));
             log.push(line(1));
             assert_eq!(reader.join().unwrap(), [line(1)]);
         });
-        assert_eq!(log.take(Duration::from_secs(60), || true), []);
+        log.push(line(2));
+        log.close();
+        assert!(!log.is_over(), "the last line is there for whoever asks");
+        assert_eq!(log.take(Duration::from_secs(60)), [line(2)]);
+        assert_eq!(log.take(Duration::from_secs(60)), []);
+        assert!(log.is_over());
     }
 
     #[test]

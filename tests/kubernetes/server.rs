@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
@@ -27,14 +27,20 @@ pub(crate) struct Server {
 /// What the engines of this process say, all told.
 pub(crate) fn log() -> Vec<String> {
     static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static LOG: LazyLock<Arc<Log>> = LazyLock::new(|| {
+        let log = Arc::<Log>::default();
+        tracing::dispatcher::set_global_default(log.dispatch()).unwrap();
+        log
+    });
     let mut lines = LINES.lock().unwrap();
-    let new = Log::global().take(Duration::ZERO, || true);
+    let new = LOG.take(Duration::ZERO);
     lines.extend(new.into_iter().map(|line| format!("{} {}: {}", line.level, line.target, line.message)));
     lines.clone()
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
+        log(); // engines log to the subscriber that is there when they are opened
         let api = ApiServer::start("kubernetes");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let admin = client(&runtime, &api.kubeconfig("admin"));

@@ -9,11 +9,13 @@ import static org.junit.Assert.assertTrue;
 import com.alipay.sofa.registry.mox.MoxException.Code;
 import java.net.Socket;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -260,6 +262,23 @@ public class RegistryMoxTest {
         TestData.await("a first record", () -> !records.isEmpty());
         mox.close();
         TestData.await("the log thread ends", () -> Thread.getAllStackTraces().keySet().stream().noneMatch(t -> t.getName().equals("mox-logs")));
+    }
+
+    @Test
+    public void linesOfTwoEnginesGoEachToItsOwnSink() {
+        List<List<String>> sinks = Arrays.asList(new CopyOnWriteArrayList<>(), new CopyOnWriteArrayList<>());
+        List<RegistryMox> engines = new ArrayList<>();
+        for (List<String> sink : sinks) {
+            MoxConfig config =
+                    MoxConfig.builder().set("listen", "127.0.0.1:0").logSink((level, target, message) -> sink.add(message)).build();
+            engines.add(RegistryMox.create(config));
+        }
+        for (int i = 0; i < 50; i++) {
+            engines.get(0).host("fence", "fenced", i % 2 == 0);
+        }
+        engines.forEach(RegistryMox::close);
+        assertEquals(50, sinks.get(0).stream().filter(line -> line.contains("fenced=")).count());
+        assertEquals(0, sinks.get(1).stream().filter(line -> line.contains("fenced=")).count());
     }
 
     @Test
