@@ -39,7 +39,7 @@ pub struct Config {
     pub partitions: Vec<usize>,
     /// Certificates of the MoX listeners; without, they are plaintext.
     pub tls: TlsFiles,
-    /// Who may connect to MoX; empty: everybody.
+    /// Who may connect to MoX and to [`Config::admin_listen`]; empty: everybody.
     pub allow_cidrs: Vec<IpNet>,
     /// Where the admin pages are served besides the session server's own port; none: nowhere.
     pub admin_listen: Option<SocketAddr>,

@@ -106,7 +106,7 @@ impl Sink {
 
     /// How it goes.
     pub fn report(&self) -> Report {
-        self.report.lock().clone()
+        self.report.lock().shown()
     }
 
     /// Stops or resumes all writes.

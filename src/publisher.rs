@@ -37,6 +37,9 @@ use crate::{
 
 /// How often expired removals are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
+/// Of quarantined services this many are shown.
+const SHOWN: usize = 100;
+
 /// What the publisher shares with those who steer it and those who read from it.
 #[derive(Debug)]
 pub struct Shared {
@@ -112,8 +115,10 @@ pub struct Report {
     pub invalid_endpoints: BTreeMap<Rule, u64>,
     /// Services that are not served as the registry has them, by the reason.
     pub quarantined_by: BTreeMap<&'static str, u64>,
-    /// Those services; their last good form is kept.
+    /// Those services; their last good form is kept. The status has the first hundred.
     pub quarantined: BTreeMap<Arc<str>, Quarantined>,
+    /// How many more there are than are shown.
+    pub quarantined_left_out: usize,
     /// What is missing since the window of the breaker began, while it withholds removals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Lost>,
@@ -126,6 +131,18 @@ pub struct Report {
     pub hosts_moved: usize,
     /// Hosts that do not have their first VIP, since another has it.
     pub vips_moved: usize,
+}
+
+impl Report {
+    /// A copy of bounded size, whatever the number of services.
+    pub fn shown(&mut self) -> Self {
+        let all = std::mem::take(&mut self.quarantined);
+        let mut shown = self.clone();
+        shown.quarantined = all.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect();
+        shown.quarantined_left_out = all.len() - shown.quarantined.len();
+        self.quarantined = all;
+        shown
+    }
 }
 
 /// Why a service is not served as the registry has it.
@@ -338,6 +355,15 @@ mod tests {
         for event in frame::decode(&frame.unwrap()).unwrap() {
             shared.store.apply(&event, 0).unwrap();
         }
+    }
+
+    #[test]
+    fn of_many_quarantined_services_the_first_are_shown_and_the_others_counted() {
+        let why = |n: usize| (format!("s{n:04}").into(), Quarantined { reason: "host", detail: "long".to_owned() });
+        let mut report = Report { quarantined: (0..250).map(why).collect(), rounds: 7, ..Report::default() };
+        let shown = report.shown();
+        assert_eq!((shown.quarantined.len(), shown.quarantined_left_out, shown.rounds), (100, 150, 7));
+        assert_eq!((report.quarantined.len(), report.quarantined_left_out), (250, 0));
     }
 
     #[test]

@@ -101,7 +101,7 @@ async fn a_fenced_server_sends_its_clients_away() {
 #[tokio::test]
 async fn it_is_fresh_while_it_hears_of_the_data_servers() {
     let mox = Mox::open(json!({ "protect": { "maxStaleness": "60s" } }));
-    let fresh = || order(&mox, json!({ "op": "page", "path": "/mox/fresh" }))["status"].clone();
+    let fresh = || mox.page("/mox/fresh", "").0;
     let hear = |millis: u64| order(&mox, json!({ "op": "feed", "feed": { "oldestContactMillis": millis } }));
     hear(1);
     assert_eq!(fresh(), 503, "no complete view");

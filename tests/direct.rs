@@ -125,7 +125,7 @@ async fn mtls_to_dialed_addresses_is_a_destination_rule() {
     assert_eq!(next(None).await, ("DestinationRule".into(), vec![rule]), "before the services");
     assert_eq!(next(None).await.0, "ServiceEntry");
     assert_eq!(mox.engine.status().publisher.direct.unwrap().mixed_mtls, 0);
-    let dump = registry_mox::host::admin::page(&mox.engine, "/mox/dump", "type=DestinationRule").body;
+    let dump = mox.page("/mox/dump", "type=DestinationRule").1;
     let dump: Value = serde_json::from_str(&dump).unwrap();
     assert_eq!(dump["items"][0]["kind"], "DestinationRule", "{dump:#}");
     // One of two addresses only: the rule is for a whole host.

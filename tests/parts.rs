@@ -7,7 +7,7 @@ use common::{
     Mox,
     mox_client::{MoxClient, Response, SERVICE_ENTRY, State, istiod_node},
 };
-use registry_mox::{host::command, proto::envoy::config::core::v3::Node};
+use registry_mox::proto::envoy::config::core::v3::Node;
 use serde_json::json;
 use tonic::Code;
 
@@ -175,16 +175,14 @@ async fn a_client_with_the_wrong_parts_is_shown() {
     let mut whole = mox.client(plain_node("istiod")).await;
     whole.subscribe(SERVICE_ENTRY).unwrap();
     first(&mut whole).await;
-    let page = json!({ "op": "page", "path": "/mox/streams" }).to_string();
-    let page = command::execute(&mox.engine, page.as_bytes()).unwrap()["body"].as_str().unwrap().to_owned();
+    let (_, page) = mox.page("/mox/streams", "");
     assert!(page.contains("it takes everything and parts beside it"), "{page}");
 }
 
 #[tokio::test]
 async fn the_configuration_to_paste_names_every_port() {
     let mox = serving(json!({ "partitions": [2] }), 0).await;
-    let page = json!({ "op": "page", "path": "/mox/istio-config", "query": "host=10.1.2.3" }).to_string();
-    let page = command::execute(&mox.engine, page.as_bytes()).unwrap()["body"].as_str().unwrap().to_owned();
+    let (_, page) = mox.page("/mox/istio-config", "host=10.1.2.3");
     let bound = mox.engine.listen().unwrap();
     for address in bound.slices[&2].iter().chain([&bound.mox]) {
         assert!(page.contains(&format!("xds://10.1.2.3:{}", address.port())), "{page}");

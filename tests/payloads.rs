@@ -7,10 +7,7 @@ use common::{
     Mox,
     golden::{Entry, Expect, Golden},
 };
-use registry_mox::{
-    host::admin,
-    registry::frame::{self, Publisher},
-};
+use registry_mox::registry::frame::{self, Publisher};
 use serde_json::{Value, json};
 
 mod common;
@@ -35,7 +32,7 @@ async fn translate(golden: &Golden, boxes: bool) -> (Entry, Value) {
     mox.engine.apply(&frame::encode_publish("registry", id, &publisher).unwrap()).unwrap();
     mox.publish(id, "companion", 1, &[COMPANION]);
     mox.engine.flush().await;
-    let served: Value = serde_json::from_str(&admin::page(&mox.engine, "/mox/dump", "").body).unwrap();
+    let served: Value = serde_json::from_str(&mox.page("/mox/dump", "").1).unwrap();
     let items = served["items"].as_array().unwrap();
     assert_eq!(items.len(), 1, "{}", golden.path.display());
     assert_eq!(items[0]["metadata"]["annotations"]["sofa.registry/data-info-id"], *id);

@@ -132,7 +132,7 @@ fn it_speaks_the_documented_lines() {
     {
         assert!(metrics.contains(line), "{line:?} is not in {metrics}");
     }
-    assert!(serve.page("/mox/dump?type=ServiceEntry").contains("\"kind\": \"List\""));
+    assert!(serve.page("/mox/dump?type=ServiceEntry").contains("\"kind\":\"List\""));
     assert!(serve.page("/nowhere").starts_with("HTTP/1.1 404"));
 }
 

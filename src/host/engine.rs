@@ -24,7 +24,10 @@ use tracing::{Dispatch, dispatcher};
 use crate::{
     config::{Config, Push, Scope},
     error::{Error, Result},
-    host::admin,
+    host::admin::{
+        self,
+        large::{Cursor, Large, PageCounts},
+    },
     kubernetes::{Followed, Sink, report::Report as KubernetesReport},
     model,
     policy::{Policy, PolicyConfig},
@@ -39,13 +42,17 @@ use crate::{
         listener::{self, Door},
         pace::Rule,
         server::{Ads, Ends, Limits},
-        streams::{ClientState, StreamState, Streams},
+        streams::{ClientState, StreamState, Streams, Totals},
         tls::Tls,
     },
 };
 
 /// How long a stop waits for streams to end before it cuts them.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Of clients, and of bytes of streams, a status or a page shows this much.
+const SHOWN_CLIENTS: usize = 200;
+const SHOWN_STREAMS: usize = 256 << 10;
 
 /// A running engine. Dropping it without [`Engine::close`] stops its threads without draining.
 #[derive(Debug)]
@@ -57,6 +64,7 @@ pub struct Engine {
     fenced: watch::Sender<bool>,
     feed: Mutex<Option<Feed>>,
     kubernetes: Option<Sink>,
+    large: Arc<Large>,
     running: Mutex<Option<Running>>,
     handle: Handle,
     listeners: Mutex<Listeners>,
@@ -179,10 +187,16 @@ pub struct Status {
     pub publisher: Report,
     /// Hash of the policy.
     pub policy: String,
-    /// Who is connected, and whether with the right parts.
+    /// All streams in numbers.
+    pub totals: Totals,
+    /// Who is connected, and whether with the right parts; the first two hundred, those with something wrong before others.
     pub clients: Vec<ClientState>,
-    /// Their streams.
+    /// How many more clients there are.
+    pub clients_left_out: usize,
+    /// Their streams, the oldest; `/mox/streams` has all.
     pub streams: Vec<StreamState>,
+    /// How many more streams there are.
+    pub streams_left_out: usize,
     /// Responses sent, without priming.
     pub pushes: u64,
     /// Their size in bytes.
@@ -193,6 +207,8 @@ pub struct Status {
     pub slow_readers: u64,
     /// Connections and streams refused, by whatever limit.
     pub refused: u64,
+    /// What became of large admin pages.
+    pub pages: PageCounts,
     /// How writing to the Kubernetes API goes, if it is switched on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesReport>,
@@ -227,6 +243,7 @@ impl Engine {
             fenced,
             feed: Mutex::default(),
             kubernetes,
+            large: Arc::default(),
             running: Mutex::new(Some(Running { runtime, publisher })),
             handle,
             listeners: Mutex::default(),
@@ -295,7 +312,8 @@ impl Engine {
             }
         }));
         if let Some((admin, _)) = admin {
-            let served = admin::serve(admin, Arc::downgrade(self), self.draining.subscribe());
+            let (engine, draining) = (Arc::downgrade(self), self.draining.subscribe());
+            let served = admin::listener::serve(admin, engine, draining, admin::listener::Limits::default());
             listeners.servers.push(self.handle.spawn(served));
         }
         listeners.bound = Some(bound.clone());
@@ -435,7 +453,8 @@ impl Engine {
     /// What the engine is doing.
     pub fn status(&self) -> Status {
         // No lock is held while another is taken.
-        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().clone());
+        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().shown());
+        let ((clients, totals), streams) = (self.clients(), self.streams(0));
         let View { service_entries, workload_entries, .. } = self.view();
         let bytes = service_entries.bytes() + workload_entries.bytes();
         Status {
@@ -450,15 +469,45 @@ impl Engine {
             store: self.shared.store.counts(),
             publisher,
             policy: self.shared.policy.load().hash().to_owned(),
-            clients: self.streams.clients(),
-            streams: self.streams.list(),
+            clients_left_out: totals.clients - clients.len(),
+            // Streams come and go meanwhile.
+            streams_left_out: totals.streams.saturating_sub(streams.len()),
+            totals,
+            clients,
+            streams,
             pushes: self.streams.pushes.load(Ordering::Relaxed),
             pushed_bytes: self.streams.bytes.load(Ordering::Relaxed),
             nacks: self.streams.nacks.load(Ordering::Relaxed),
             slow_readers: self.streams.slow.load(Ordering::Relaxed),
             refused: self.streams.refused.load(Ordering::Relaxed),
+            pages: self.large.counts(),
             kubernetes: self.kubernetes.as_ref().map(Sink::report),
         }
+    }
+
+    /// Clients as a page shows them, and all streams in numbers.
+    pub(crate) fn clients(&self) -> (Vec<ClientState>, Totals) {
+        self.streams.clients(SHOWN_CLIENTS)
+    }
+
+    /// Streams as a page shows them, from one on.
+    pub(crate) fn streams(&self, from: usize) -> Vec<StreamState> {
+        self.streams.list(from, SHOWN_STREAMS)
+    }
+
+    /// Counts a connection that is not served.
+    pub(crate) fn count_refused(&self) {
+        self.streams.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The place of the large page that is being read.
+    pub fn large(&self) -> &Arc<Large> {
+        &self.large
+    }
+
+    /// Leaves a large page to who knows its number, for as long as that reads it.
+    pub fn keep(&self, cursor: Cursor) {
+        cursor.keep(&self.handle);
     }
 
     /// The part that writes to the Kubernetes API, if it is switched on.
@@ -482,6 +531,7 @@ impl Engine {
         self.closed.store(true, Ordering::Release);
         let Some(Running { runtime, publisher }) = self.running.lock().take() else { return };
         self.draining.send_replace(true);
+        self.large.end();
         let servers = std::mem::take(&mut self.listeners.lock().servers);
         self.shared.store.wake().stop();
         runtime.block_on(async {

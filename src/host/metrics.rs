@@ -55,7 +55,7 @@ pub fn text(engine: &Engine) -> String {
 
 /// All metrics that a status holds.
 pub fn of(status: &Status) -> Vec<Metric> {
-    let Status { served, store, publisher, streams, .. } = status;
+    let Status { served, store, publisher, totals, .. } = status;
     let mut all = vec![
         labelled("mox_info", "Version of the library, always 1.", "release", [(status.release.to_owned(), 1)]),
         labelled("mox_policy", "Hash of the policy, always 1.", "hash", [(status.policy.clone(), 1)]),
@@ -108,11 +108,11 @@ pub fn of(status: &Status) -> Vec<Metric> {
         counter("mox_rounds_total", "Rounds of the publisher.", publisher.rounds),
         counter("mox_translations_total", "Services translated.", publisher.translations),
         counter("mox_publishes_total", "States handed to streams.", publisher.publishes),
-        gauge("mox_streams", "Open streams.", streams.len() as u64),
+        gauge("mox_streams", "Open streams.", totals.streams as u64),
         gauge(
             "mox_unacknowledged",
             "Types on streams whose last response was not accepted, or not yet.",
-            unacknowledged(status),
+            totals.unacknowledged as u64,
         ),
         counter("mox_pushes_total", "Responses sent, without priming.", status.pushes),
         counter("mox_pushed_bytes_total", "Bytes of those.", status.pushed_bytes),
@@ -120,16 +120,25 @@ pub fn of(status: &Status) -> Vec<Metric> {
         gauge(
             "mox_clients_with_wrong_parts",
             "Clients that take some of the parts of a number, or parts beside everything; /mox/streams says which.",
-            status.clients.iter().filter(|client| client.wrong.is_some()).count() as u64,
+            totals.wrong as u64,
         ),
         gauge(
             "mox_responses_too_large",
             "Types on streams that keep their last response, since the newest set is too large for one.",
-            status.streams.iter().flat_map(|stream| stream.types.values()).filter(|shown| shown.too_large).count()
-                as u64,
+            totals.too_large as u64,
         ),
         counter("mox_slow_readers_total", "Streams ended since their client read nothing.", status.slow_readers),
         counter("mox_refused_total", "Connections and streams refused, by whatever limit.", status.refused),
+        counter(
+            "mox_pages_refused_total",
+            "Large admin pages refused, since another one was being read.",
+            status.pages.refused,
+        ),
+        counter(
+            "mox_pages_ended_total",
+            "Large admin pages ended, since their reader was too slow.",
+            status.pages.ended,
+        ),
     ];
     if let Some(feed) = &status.feed {
         all.extend(of_feed(feed));
@@ -213,11 +222,6 @@ fn of_feed(feed: &Feed) -> Vec<Metric> {
 
 fn lost(status: &Status) -> (u64, u64) {
     status.publisher.withheld.map_or((0, 0), |lost| (lost.services as u64, lost.endpoints as u64))
-}
-
-fn unacknowledged(status: &Status) -> u64 {
-    let types = status.streams.iter().flat_map(|stream| stream.types.values());
-    types.filter(|state| state.sent.is_some() && state.sent != state.acked).count() as u64
 }
 
 fn gauge(name: &'static str, help: &'static str, value: impl Into<u64>) -> Metric {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::breaker::Lost;
 
@@ -57,8 +57,18 @@ pub struct Report {
     /// How many problems there are.
     pub problem_count: usize,
     /// Objects that are not as they should be, and why; the first hundred.
-    #[serde(serialize_with = "first")]
     pub problems: BTreeMap<String, Problem>,
+}
+
+impl Report {
+    /// A copy of bounded size, whatever the number of objects.
+    pub fn shown(&mut self) -> Self {
+        let all = std::mem::take(&mut self.problems);
+        let mut shown = self.clone();
+        shown.problems = all.iter().take(SHOWN).map(|(key, problem)| (key.clone(), problem.clone())).collect();
+        self.problems = all;
+        shown
+    }
 }
 
 /// The first comparison.
@@ -83,8 +93,4 @@ pub struct Problem {
     pub message: Arc<str>,
     /// How often it was tried.
     pub attempts: u32,
-}
-
-fn first<S: Serializer>(problems: &BTreeMap<String, Problem>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(problems.iter().take(SHOWN))
 }

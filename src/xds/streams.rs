@@ -42,6 +42,12 @@ pub struct TypeState {
     pub too_large: bool,
 }
 
+impl TypeState {
+    fn is_unacknowledged(&self) -> bool {
+        self.sent.is_some() && self.sent != self.acked
+    }
+}
+
 /// What is known of one stream.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +62,15 @@ pub struct StreamState {
     pub delta: bool,
     /// By type URL.
     pub types: BTreeMap<String, TypeState>,
+}
+
+impl StreamState {
+    /// About as many bytes as it takes to show this.
+    fn size(&self) -> usize {
+        let of_type =
+            |(url, state): (&String, &TypeState)| 256 + url.len() + state.error.as_ref().map_or(0, String::len);
+        128 + self.node.len() + self.types.iter().map(of_type).sum::<usize>()
+    }
 }
 
 /// Of a client by address and name, whether its streams together make sense.
@@ -73,6 +88,22 @@ pub struct ClientState {
     /// What is wrong with these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrong: Option<&'static str>,
+}
+
+/// All streams in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Totals {
+    /// Open streams.
+    pub streams: usize,
+    /// Clients that have any.
+    pub clients: usize,
+    /// Clients whose streams make no sense together.
+    pub wrong: usize,
+    /// Types on streams whose last response was not accepted, or not yet.
+    pub unacknowledged: usize,
+    /// Types on streams that keep their last response, since the newest set is too large for one.
+    pub too_large: usize,
 }
 
 /// What is wrong with the parts that a client takes; `None`: nothing.
@@ -167,32 +198,54 @@ impl Streams {
         Ok(Registered { streams: Arc::clone(self), ticket, state, pace: None })
     }
 
-    /// The streams at present, oldest first.
-    pub fn list(&self) -> Vec<StreamState> {
-        let open: Vec<_> = self.open.lock().values().map(|(_, state)| Arc::clone(state)).collect();
-        let shown = |state: &Arc<Mutex<StreamState>>| {
-            let mut state = state.lock().clone();
+    fn states(&self) -> Vec<Arc<Mutex<StreamState>>> {
+        self.open.lock().values().map(|(_, state)| Arc::clone(state)).collect()
+    }
+
+    /// The streams at present, oldest first: from the one at `from` on, one at least and no more than take `most` bytes to
+    /// show.
+    pub fn list(&self, from: usize, most: usize) -> Vec<StreamState> {
+        let (mut shown, mut size) = (Vec::new(), 0);
+        for state in self.states().iter().skip(from) {
+            let state = state.lock();
+            size += state.size();
+            if size > most && !shown.is_empty() {
+                break;
+            }
+            let mut state = state.clone();
             for shown in state.types.values_mut() {
                 shown.unacked_millis = shown.unacked_since.map(|since| since.elapsed().as_millis() as u64);
             }
-            state
-        };
-        open.iter().map(shown).collect()
+            shown.push(state);
+        }
+        shown
     }
 
-    /// The clients at present.
-    pub fn clients(&self) -> Vec<ClientState> {
+    /// The clients at present, at most `most` of them and those with something wrong first; and everything in numbers.
+    pub fn clients(&self, most: usize) -> (Vec<ClientState>, Totals) {
         let mut clients: BTreeMap<Client, (usize, BTreeSet<Part>)> = BTreeMap::new();
-        for stream in self.list().into_iter().filter(|stream| !stream.types.is_empty()) {
-            let client = clients.entry((stream.peer.map(|peer| peer.ip()), stream.node)).or_default();
-            client.0 += 1;
-            client.1.insert(stream.part);
+        let mut totals = Totals::default();
+        for state in self.states() {
+            let stream = state.lock();
+            totals.streams += 1;
+            totals.unacknowledged += stream.types.values().filter(|state| state.is_unacknowledged()).count();
+            totals.too_large += stream.types.values().filter(|state| state.too_large).count();
+            if !stream.types.is_empty() {
+                let client = clients.entry((stream.peer.map(|peer| peer.ip()), stream.node.clone())).or_default();
+                client.0 += 1;
+                client.1.insert(stream.part);
+            }
         }
         let client = |((address, node), (streams, parts)): (Client, (usize, BTreeSet<Part>))| {
             let wrong = wrong(&parts);
             ClientState { address, node, streams, parts, wrong }
         };
-        clients.into_iter().map(client).collect()
+        let mut clients: Vec<ClientState> = clients.into_iter().map(client).collect();
+        totals.clients = clients.len();
+        totals.wrong = clients.iter().filter(|client| client.wrong.is_some()).count();
+        clients.sort_by_key(|client| client.wrong.is_none());
+        clients.truncate(most);
+        (clients, totals)
     }
 }
 
@@ -257,6 +310,38 @@ mod tests {
         assert!(open("127.0.0.3:1").unwrap_err().contains("mox.limits.streams)"));
         drop(first);
         assert!(open("127.0.0.1:3").is_ok());
+    }
+
+    #[test]
+    fn what_is_shown_is_bounded_and_the_rest_is_counted() {
+        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let most = Most { streams: 3_000, per_address: 3_000 };
+        let part = Part::new(0, 2).unwrap();
+        let open = |n: usize| {
+            let part = if n == 999 { part } else { Part::WHOLE };
+            let mut stream = streams.register("127.0.0.1:1".parse().ok(), part, false, most).unwrap();
+            stream.identify(&format!("istiod-{n:04}"));
+            let state = TypeState { error: Some("x".repeat(500)), sent: Some("1".into()), ..TypeState::default() };
+            stream.state.lock().types = (0..16).map(|n| (format!("example.com/Type{n}"), state.clone())).collect();
+            stream
+        };
+        let open: Vec<Registered> = (0..1_000).map(open).collect();
+        let mut shown = 0;
+        while shown < 1_000 {
+            let list = streams.list(shown, 64 << 10);
+            assert!((1..10).contains(&list.len()), "{}", list.len());
+            assert!(serde_json::to_string(&list).unwrap().len() < 64 << 10);
+            assert_eq!(list[0].node, format!("istiod-{shown:04}"), "none is left out");
+            shown += list.len();
+        }
+        assert_eq!(streams.list(999, 1).len(), 1, "one at least");
+        assert!(streams.list(1_000, 64 << 10).is_empty() && streams.list(usize::MAX, 1).is_empty());
+        let (clients, totals) = streams.clients(200);
+        assert_eq!((clients.len(), &*clients[0].node), (200, "istiod-0999"), "what is wrong comes first");
+        let counted = Totals { streams: 1_000, clients: 1_000, wrong: 1, unacknowledged: 16_000, too_large: 0 };
+        assert_eq!(totals, counted);
+        drop(open);
+        assert_eq!(streams.clients(200).1, Totals::default());
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Server {
     /// Until nothing is to be said any more: every response was answered.
     fn wait_until_quiet(&self) {
         eventually(START, "every response is answered", || {
-            let list = self.streams.list();
+            let list = self.streams.list(0, usize::MAX);
             let answered = |stream: &registry_mox::xds::streams::StreamState| {
                 stream.types.len() == 4 && stream.types.values().all(|t| t.unacked_millis.is_none())
             };
@@ -234,7 +234,7 @@ fn follow(api: &str) {
     server.change(|xds| xds.set(Kind::Cluster, "c", Some(&cluster("c", -1))));
     envoy.wait_for("the invalid cluster is rejected", |envoy| envoy.stat("cluster_manager.cds.update_rejected") == 1);
     server.wait_until_quiet();
-    let told = server.streams.list().into_iter().flat_map(|stream| stream.types.into_values());
+    let told = server.streams.list(0, usize::MAX).into_iter().flat_map(|stream| stream.types.into_values());
     let errors: Vec<_> = told.filter_map(|t| t.error).collect();
     assert!(errors.len() == 1 && errors[0].contains("Invalid duration"), "{errors:?}");
     assert_eq!((envoy.connect_timeout("c").as_deref(), who(second).as_deref()), (Some("1s"), Some("two")));

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use registry_mox::{
     config::Config,
-    host::engine::Engine,
+    host::{
+        admin::{self, Answer},
+        engine::Engine,
+    },
     model::RegisterVersion,
     proto::envoy::config::core::v3::Node,
     registry::frame::{self, Publisher},
@@ -37,6 +40,17 @@ impl Mox {
 
     pub(crate) fn address(&self) -> String {
         self.engine.listen().unwrap().mox.to_string()
+    }
+
+    /// An admin page, read to its end: its status and its text.
+    pub(crate) fn page(&self, path: &str, query: &str) -> (u16, String) {
+        match admin::page(&self.engine, path, query) {
+            Answer::Page(page) => (page.status, page.body),
+            Answer::Large { cursor, .. } => {
+                let chunks = std::iter::from_fn(|| cursor.next().unwrap());
+                (200, String::from_utf8(chunks.flatten().collect()).unwrap())
+            }
+        }
     }
 
     pub(crate) async fn client(&self, node: Node) -> mox_client::MoxClient {

@@ -7,7 +7,9 @@ import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
+import java.io.OutputStream;
 import java.net.Socket;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -171,6 +173,70 @@ public class RegistryMoxTest {
     }
 
     @Test
+    public void largePagesComeInChunksOneAtATime() throws Exception {
+        try (RegistryMox mox = TestData.engine()) {
+            try (Batch batch = mox.batch(SOURCE)) {
+                for (int i = 0; i < 20_000; i++) {
+                    batch.publish(Publish.of(TestData.service(i), "r").version(1, 1).data("10.1." + i / 250 + "." + i % 250 + ":12200").build());
+                }
+            }
+            assertEquals("20000/20000", TestData.served(mox));
+            Chunks chunks = new Chunks();
+            try (Page page = mox.openPage("/mox/dump", "")) {
+                assertEquals(200, page.status());
+                assertEquals("application/json", page.contentType());
+                assertEquals("no place for another", 429L, mox.page("/mox/dump", "").get("status"));
+                try (Page other = mox.openPage("/mox/dump", "format=yaml")) {
+                    assertEquals(429, other.status());
+                    assertEquals(1, other.retryAfter());
+                }
+                page.writeTo(chunks);
+                MoxException twice = assertThrows(MoxException.class, () -> page.writeTo(chunks));
+                assertTrue(twice.getMessage(), twice.getMessage().startsWith("page '/mox/dump' was written already"));
+            }
+            assertTrue(chunks.all + " bytes in " + chunks.count, chunks.all > 4 << 20 && chunks.count > 60);
+            assertTrue("the largest has " + chunks.largest, chunks.largest < 70_000);
+            assertEquals("{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[", chunks.start);
+            MoxException large = assertThrows(MoxException.class, () -> mox.page("/mox/dump", ""));
+            assertEquals(Code.TOO_LARGE, large.code());
+            assertTrue(large.getMessage(), large.getMessage().contains("write it with openPage"));
+            Page abandoned = mox.openPage("/mox/dump", "");
+            assertEquals("a page that was refused keeps no place", 200, abandoned.status());
+            abandoned.close();
+            assertThrows(MoxException.class, () -> abandoned.writeTo(new Chunks()));
+            try (Page next = mox.openPage("/mox/dump", "type=DestinationRule")) {
+                next.writeTo(new Chunks());
+            }
+            assertEquals(404L, mox.page("/mox/dump", "type=Gateway").get("status"));
+            Page closed = mox.openPage("/mox/dump", "");
+            mox.close();
+            assertEquals(Code.CLOSED, assertThrows(MoxException.class, () -> closed.writeTo(new Chunks())).code());
+            closed.close();
+        }
+    }
+
+    /** What is written, but for the bytes. */
+    private static final class Chunks extends OutputStream {
+        private String start;
+        private long all;
+        private int count;
+        private int largest;
+
+        @Override
+        public void write(int b) {
+            throw new AssertionError("byte by byte");
+        }
+
+        @Override
+        public void write(byte[] bytes, int from, int length) {
+            start = start == null ? new String(bytes, from, length, StandardCharsets.UTF_8).split("\n")[0] : start;
+            all += length;
+            count++;
+            largest = Math.max(largest, length);
+        }
+    }
+
+    @Test
     public void misuseIsRefusedWithTheFieldsName() {
         try (RegistryMox mox = TestData.engine()) {
             misuse("publish is null", () -> mox.publish(SOURCE, null));
@@ -279,6 +345,30 @@ public class RegistryMoxTest {
         engines.forEach(RegistryMox::close);
         assertEquals(50, sinks.get(0).stream().filter(line -> line.contains("fenced=")).count());
         assertEquals(0, sinks.get(1).stream().filter(line -> line.contains("fenced=")).count());
+    }
+
+    @Test
+    public void logGoesOnWhateverItsSinkThrows() {
+        Throwable[] thrown = {new OutOfMemoryError("none left"), new StackOverflowError(), new NoClassDefFoundError("x"), new AssertionError()};
+        Queue<String> records = new ConcurrentLinkedQueue<>();
+        MoxConfig config =
+                MoxConfig.builder()
+                        .set("listen", "127.0.0.1:0")
+                        .logSink(
+                                (level, target, message) -> {
+                                    records.add(message);
+                                    throw (Error) thrown[records.size() % thrown.length];
+                                })
+                        .build();
+        try (RegistryMox mox = RegistryMox.create(config)) {
+            TestData.await("a first record", () -> !records.isEmpty());
+            for (int round = 0; round < 2 * thrown.length; round++) {
+                int before = records.size();
+                mox.host("fence", "fenced", round % 2 == 0);
+                TestData.await("record after " + before, () -> records.size() > before);
+            }
+        }
+        TestData.await("the log thread ends", () -> Thread.getAllStackTraces().keySet().stream().noneMatch(t -> t.getName().equals("mox-logs")));
     }
 
     @Test

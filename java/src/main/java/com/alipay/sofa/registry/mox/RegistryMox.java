@@ -24,6 +24,9 @@ import java.util.concurrent.atomic.AtomicReference;
  * something throws {@link MoxException} with {@link Code#CLOSED}.
  */
 public final class RegistryMox implements AutoCloseable {
+    /** Bytes of a page that is read as a text. */
+    private static final int MOST_PAGE = 4 << 20;
+
     private static final AtomicReference<RegistryMox> RUNNING = new AtomicReference<>();
 
     private final long handle;
@@ -235,14 +238,35 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * One admin page, for those who have a web server to show it on.
+     * One admin page as a text. Pages that grow with what is served are for {@link #openPage}: above 4 MiB they are refused
+     * here with {@link Code#TOO_LARGE}.
      *
      * @param path the path, for example {@code /mox/status}
      * @param query what stands behind the question mark; empty if nothing
      * @return {@code status}, {@code contentType} and {@code body}
      */
     public Map<String, Object> page(String path, String query) {
-        return command("page", "path", Arguments.required("path", path), "query", Arguments.required("query", query));
+        try (Page page = openPage(path, query)) {
+            Map<String, Object> read = new LinkedHashMap<>();
+            read.put("status", (long) page.status());
+            read.put("contentType", page.contentType());
+            read.put("body", page.text(MOST_PAGE));
+            return Collections.unmodifiableMap(read);
+        }
+    }
+
+    /**
+     * One admin page of any size, for those who have a web server to show it on.
+     *
+     * @param path the path, for example {@code /mox/dump}
+     * @param query what stands behind the question mark; empty if nothing
+     * @return the page; to be closed
+     */
+    public Page openPage(String path, String query) {
+        Map<String, Object> request = new LinkedHashMap<>();
+        request.put("path", Arguments.required("path", path));
+        request.put("query", Arguments.required("query", query));
+        return Page.open(handle, path, Json.write(request));
     }
 
     /**
