@@ -1,8 +1,18 @@
 //! The xDS server that istiod connects to, as a source of its configuration (MCP-over-xDS).
 //!
-//! The core knows no type of resource: what types there are and in which order they go out is said by a [`Catalog`].
+//! The core knows no type of resource: a [`Catalog`] says what types there are and which of them rest on which.
+//!
+//! The floors, from the ground up; a file imports from lower floors only, and this file from none:
+//!
+//! 1. [`limits`] bounds a client, [`drain`] ends streams, [`pace`] divides a client's time, [`parts`] wakes streams,
+//!    [`subscription`] is one type on one stream in either variant of the protocol;
+//! 2. [`codec`] puts requests and responses on the wire, [`streams`] lists who is connected, [`tls`] keeps certificates;
+//! 3. [`listener`] lets connections in, [`stream`] serves one stream;
+//! 4. [`server`] is the gRPC service that makes streams of connections.
 
 pub mod codec;
+pub mod drain;
+pub mod limits;
 pub mod listener;
 pub mod pace;
 pub mod parts;

@@ -27,16 +27,14 @@ use tonic::transport::server::Connected;
 use crate::{
     part::Part,
     xds::{
-        stream::FIRST_REQUEST,
-        streams::{Most, Streams},
+        limits::{FIRST_REQUEST, HANDSHAKE, MaxStreams},
+        streams::Streams,
         tls::Tls,
     },
 };
 
 /// How long to wait where no connection can be accepted, as when there are no descriptors left.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often refused connections are logged.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -44,17 +42,17 @@ const QUIET: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Door {
     /// Who may connect; empty: everybody.
-    pub allow: Vec<IpNet>,
+    allow: Vec<IpNet>,
     /// Streams at once. There may be twice as many connections, so that a stream too many is told so.
-    pub most: Most,
+    most: MaxStreams,
     /// None: plaintext.
-    pub tls: Option<Tls>,
+    tls: Option<Tls>,
     /// Where refusals are counted.
-    pub streams: Arc<Streams>,
+    streams: Arc<Streams>,
     /// Open connections by address.
-    pub open: Mutex<HashMap<IpAddr, usize>>,
+    open: Mutex<HashMap<IpAddr, usize>>,
     /// When a refusal was last logged.
-    pub logged: Mutex<Option<Instant>>,
+    logged: Mutex<Option<Instant>>,
 }
 
 /// What is known of a connection.
@@ -100,14 +98,19 @@ impl Drop for Place {
 }
 
 impl Door {
+    /// A door for clients of these addresses (none: everybody), through which nobody has come yet.
+    pub fn new(allow: Vec<IpNet>, most: MaxStreams, tls: Option<Tls>, streams: Arc<Streams>) -> Self {
+        Self { allow, most, tls, streams, open: Mutex::default(), logged: Mutex::default() }
+    }
+
     fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, String> {
         if !self.allow.is_empty() && !self.allow.iter().any(|range| range.contains(&address)) {
             return Err("its address is not in mox.allow-cidrs".to_owned());
         }
         let mut open = self.open.lock();
-        let Most { streams, per_address } = self.most;
-        if open.values().sum::<usize>() >= 2 * streams {
-            return Err(format!("there are {} connections, twice mox.limits.streams", 2 * streams));
+        let MaxStreams { in_all, per_address } = self.most;
+        if open.values().sum::<usize>() >= 2 * in_all {
+            return Err(format!("there are {} connections, twice mox.limits.streams", 2 * in_all));
         }
         let count = open.entry(address).or_default();
         if *count >= 2 * per_address {

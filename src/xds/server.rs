@@ -15,53 +15,19 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService, transport::Server};
 
 use crate::{
-    config::Config,
     part::Part,
     xds::{
         Catalog,
         codec::{Flow, RequestDecoder, ResponseBody},
+        drain::Drain,
+        limits::StreamLimits,
         listener::{Accepted, Connection},
         parts::Parts,
         stream::Stream,
-        streams::{Most, Streams},
+        streams::Streams,
         subscription::{Subscription, delta::Delta, sotw::Sotw},
     },
 };
-
-/// What ends streams.
-#[derive(Debug, Clone)]
-pub struct Ends {
-    /// The server stops.
-    pub draining: watch::Receiver<bool>,
-    /// Clients are to go to another server.
-    pub fenced: watch::Receiver<bool>,
-}
-
-/// What bounds a stream.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Streams.
-    pub most: Most,
-    /// Types of one stream.
-    pub types: usize,
-    /// Bytes of a request.
-    pub request: usize,
-    /// Bytes of a response's resources.
-    pub response: usize,
-}
-
-impl Limits {
-    /// What the settings say.
-    pub fn new(config: &Config) -> Self {
-        let limits = &config.limits;
-        Self {
-            most: Most { streams: limits.streams, per_address: limits.streams_per_address },
-            types: limits.types,
-            request: limits.request,
-            response: limits.response,
-        }
-    }
-}
 
 /// A server of a catalog, as tonic knows it.
 #[derive(Debug, Clone)]
@@ -70,20 +36,20 @@ pub struct Ads<C> {
     pub view: watch::Receiver<C>,
     /// Tells in which parts they have changed.
     pub parts: Arc<Parts>,
-    /// What ends its streams.
-    pub ends: Ends,
+    /// Ends its streams.
+    pub drain: Drain,
     /// They are listed here.
     pub streams: Arc<Streams>,
     /// Whether istiod is sent tiny responses first; see [`crate::xds::stream`].
     pub prime: bool,
-    /// What bounds them.
-    pub limits: Limits,
+    /// Bounds its streams.
+    pub limits: StreamLimits,
 }
 
 impl<C: Catalog> Ads<C> {
     /// Serves connections until it is draining and all are closed.
     pub async fn serve(self, connections: mpsc::Receiver<Connection>) -> Result<(), tonic::transport::Error> {
-        let mut draining = self.ends.draining.clone();
+        let mut drain = self.drain.clone();
         let connections = ReceiverStream::new(connections);
         Server::builder()
             // Half-open connections go after 40 s. A stream on which nothing is said is none.
@@ -91,7 +57,7 @@ impl<C: Catalog> Ads<C> {
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .add_service(self)
             .serve_with_incoming_shutdown(tokio_stream::StreamExt::map(connections, Ok::<_, Infallible>), async move {
-                let _ = draining.wait_for(|draining| *draining).await;
+                drain.stopping().await;
             })
             .await
     }
@@ -127,7 +93,7 @@ impl<C: Catalog> Ads<C> {
         let port = accepted.as_ref().map_or(Part::WHOLE, |accepted| accepted.part);
         let part = Self::part(port, authority).map_err(Status::invalid_argument)?;
         let peer: Option<SocketAddr> = accepted.as_ref().map(|accepted| accepted.peer);
-        let registered = self.streams.register(peer, part, S::DELTA, self.limits.most);
+        let registered = self.streams.register(peer, part, S::DELTA, self.limits.streams);
         let registered = registered.map_err(|limit| {
             self.streams.refused.fetch_add(1, Ordering::Relaxed);
             Status::resource_exhausted(limit)
@@ -141,7 +107,7 @@ impl<C: Catalog> Ads<C> {
             view: self.view.clone(),
             changes: self.parts.subscribe(part),
             part,
-            ends: self.ends.clone(),
+            drain: self.drain.clone(),
             registered,
             streams: Arc::clone(&self.streams),
             prime: self.prime,

@@ -3,7 +3,7 @@
 //! Responses are made when the transport can take them, from the view of that moment: a slow client gets the newest
 //! state, not a queue of old ones.
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use once_cell::sync::Lazy;
@@ -20,7 +20,8 @@ use crate::{
     xds::{
         Catalog, MESH_CONFIG, PRIME_TYPE,
         codec::{Flow, Response, Said},
-        server::{Ends, Limits},
+        drain::{Drain, DrainReason},
+        limits::{FIRST_REQUEST, REFUSED, SLOW, StreamLimits},
         streams::{Registered, Streams},
         subscription::{Content, Request, Subscription, delta::Delta, sotw::Sotw},
     },
@@ -47,15 +48,6 @@ enum Priming {
     Done,
 }
 
-/// How long a client may take to say what it wants.
-pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// For how long a client may read nothing of what was sent.
-const SLOW: Duration = Duration::from_secs(60);
-
-/// How long a client that did not accept a response is left alone. What it is sent next it may well refuse again, and sending
-/// it takes as much of the others' time as if it did not.
-const REFUSED: Duration = Duration::from_secs(1);
-
 /// What a stream needs from its server.
 #[derive(Debug)]
 pub(crate) struct Stream<C: Catalog> {
@@ -63,11 +55,11 @@ pub(crate) struct Stream<C: Catalog> {
     /// Changes when the view does, in the part that the stream is of.
     pub(crate) changes: watch::Receiver<()>,
     pub(crate) part: Part,
-    pub(crate) ends: Ends,
+    pub(crate) drain: Drain,
     pub(crate) registered: Registered,
     pub(crate) streams: Arc<Streams>,
     pub(crate) prime: bool,
-    pub(crate) limits: Limits,
+    pub(crate) limits: StreamLimits,
     pub(crate) flow: Arc<Flow>,
     pub(crate) out: mpsc::Sender<Result<Said, Status>>,
     /// Notified when it may be the stream's turn to push.
@@ -165,7 +157,7 @@ impl<C: Catalog> Stream<C> {
         let mut state = State::<C, S>::default();
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
-            status = ended(&mut self.ends) => return End::Refused(status),
+            reason = self.drain.begun() => return End::Refused(drained(reason)),
         };
         match first {
             Err(_) => return End::Refused(Status::deadline_exceeded("no request within 10 s")),
@@ -193,7 +185,7 @@ impl<C: Catalog> Stream<C> {
                 },
                 changed = self.changes.changed() => {
                     if changed.is_err() {
-                        return End::Refused(stopping());
+                        return End::Refused(drained(DrainReason::Stopping));
                     }
                 }
                 permit = self.out.clone().reserve_owned(), if matches!(due, Due::Now) => {
@@ -210,7 +202,7 @@ impl<C: Catalog> Stream<C> {
                         return End::Slow;
                     }
                 }
-                status = ended(&mut self.ends) => return End::Refused(status),
+                reason = self.drain.begun() => return End::Refused(drained(reason)),
             }
         }
     }
@@ -483,19 +475,11 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn stopping() -> Status {
-    Status::unavailable("the server is stopping")
-}
-
-/// Ends a stream without a last state: a client that reconnects elsewhere keeps what it has.
-async fn ended(ends: &mut Ends) -> Status {
-    // A sender that is gone has stopped, too.
-    tokio::select! {
-        _ = ends.draining.wait_for(|draining| *draining) => stopping(),
-        _ = ends.fenced.wait_for(|fenced| *fenced) => {
-            Status::unavailable("this session server is cut off from its data, another is not")
-        }
-    }
+fn drained(reason: DrainReason) -> Status {
+    Status::unavailable(match reason {
+        DrainReason::Stopping => "the server is stopping",
+        DrainReason::Fenced => "this session server is cut off from its data, another is not",
+    })
 }
 
 #[cfg(test)]
@@ -503,6 +487,7 @@ mod tests {
     use std::{
         pin::Pin,
         task::{Context, Poll},
+        time::Duration,
     };
 
     use bytes::{BufMut, BytesMut};
@@ -515,7 +500,7 @@ mod tests {
         proto::{envoy::service::discovery::v3::DiscoveryRequest, istio::networking::v1alpha3::ServiceEntry},
         snapshot::Resource,
         view::View,
-        xds::{codec::RequestDecoder, pace::Rule, parts::Parts, streams::Most},
+        xds::{codec::RequestDecoder, limits::MaxStreams, pace::Rule, parts::Parts},
     };
 
     /// Says what is sent to it, and stays open.
@@ -554,7 +539,7 @@ mod tests {
         let requests =
             Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
         let streams = Arc::new(Streams::new(Rule { duty: 1.0, max: SLOW }));
-        let most = Most { streams: 1, per_address: 1 };
+        let most = MaxStreams { in_all: 1, per_address: 1 };
         let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Parts::default());
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
         let (out, hears) = mpsc::channel(1);
@@ -562,11 +547,11 @@ mod tests {
             view: view.subscribe(),
             changes: parts.subscribe(Part::WHOLE),
             part: Part::WHOLE,
-            ends: Ends { draining: draining.subscribe(), fenced: fenced.subscribe() },
+            drain: Drain::new(draining.subscribe(), fenced.subscribe()),
             registered: streams.register(None, Part::WHOLE, false, most).unwrap(),
             streams: Arc::clone(&streams),
             prime: false,
-            limits: Limits { most, types: 1, request: 1 << 20, response: 1 << 20 },
+            limits: StreamLimits { streams: most, types: 1, request: 1 << 20, response: 1 << 20 },
             flow: Arc::default(),
             out,
             turn: Arc::default(),

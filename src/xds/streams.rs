@@ -15,7 +15,10 @@ use tokio::time::Instant;
 
 use crate::{
     part::Part,
-    xds::pace::{Pace, Rule, Ticket},
+    xds::{
+        limits::MaxStreams,
+        pace::{Pace, Rule, Ticket},
+    },
 };
 
 /// What is known of one type on one stream.
@@ -88,15 +91,6 @@ fn wrong(parts: &BTreeSet<Part>) -> Option<&'static str> {
 
 type Client = (Option<IpAddr>, String);
 
-/// Limits on streams.
-#[derive(Debug, Clone, Copy)]
-pub struct Most {
-    /// Of all clients.
-    pub streams: usize,
-    /// From one address.
-    pub per_address: usize,
-}
-
 /// All streams of a server.
 #[derive(Debug)]
 pub struct Streams {
@@ -149,11 +143,11 @@ impl Streams {
         peer: Option<SocketAddr>,
         part: Part,
         delta: bool,
-        most: Most,
+        most: MaxStreams,
     ) -> Result<Registered, String> {
         let mut open = self.open.lock();
-        if open.len() >= most.streams {
-            return Err(format!("more than {} streams (mox.limits.streams)", most.streams));
+        if open.len() >= most.in_all {
+            return Err(format!("more than {} streams (mox.limits.streams)", most.in_all));
         }
         let address = peer.map(|peer| peer.ip());
         if open.values().filter(|(other, _)| *other == address).count() >= most.per_address {
@@ -248,7 +242,7 @@ mod tests {
     #[test]
     fn streams_are_limited_in_all_and_by_address() {
         let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
-        let most = Most { streams: 3, per_address: 2 };
+        let most = MaxStreams { in_all: 3, per_address: 2 };
         let open = |address: &str| streams.register(address.parse().ok(), Part::WHOLE, false, most);
         let first = open("127.0.0.1:1").unwrap();
         let _second = open("127.0.0.1:2").unwrap();
@@ -262,7 +256,7 @@ mod tests {
     #[test]
     fn streams_of_one_client_share_its_time() {
         let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
-        let most = Most { streams: 9, per_address: 9 };
+        let most = MaxStreams { in_all: 9, per_address: 9 };
         let open = |address: &str, node: &str| {
             let mut stream = streams.register(address.parse().ok(), Part::WHOLE, false, most).unwrap();
             stream.identify(node);

@@ -1,0 +1,50 @@
+//! What bounds a client: how many streams it may open, how large its messages may be, and how long it may take.
+
+use std::time::Duration;
+
+use crate::config::Config;
+
+/// How long a client may take from its connection, or from the start of a stream, to its first request.
+pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a TLS handshake may take.
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For how long a client may read nothing of what was sent.
+pub(crate) const SLOW: Duration = Duration::from_secs(60);
+/// How long a client that did not accept a response is left alone. The next response may well be refused as well, and sending
+/// it takes as much of the other clients' time as if it were not.
+pub(crate) const REFUSED: Duration = Duration::from_secs(1);
+
+/// How many streams there may be at once.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxStreams {
+    /// Of all clients.
+    pub in_all: usize,
+    /// From one address.
+    pub per_address: usize,
+}
+
+/// What bounds the streams of a server.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamLimits {
+    /// How many streams there may be.
+    pub streams: MaxStreams,
+    /// Types of one stream.
+    pub types: usize,
+    /// Bytes of a request.
+    pub request: usize,
+    /// Bytes of a response's resources.
+    pub response: usize,
+}
+
+impl StreamLimits {
+    /// The limits that the settings say.
+    pub fn new(config: &Config) -> Self {
+        let limits = &config.limits;
+        Self {
+            streams: MaxStreams { in_all: limits.streams, per_address: limits.streams_per_address },
+            types: limits.types,
+            request: limits.request,
+            response: limits.response,
+        }
+    }
+}
