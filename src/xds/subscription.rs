@@ -81,9 +81,14 @@ pub trait Subscription: Default + Send + 'static {
     /// Takes a request in; says whether it answers the last response.
     fn request(&mut self, request: &Self::Request) -> bool;
 
+    /// Whether the client lacks something of this set, or asked for it once more.
+    fn lacks(&mut self, set: &Set) -> bool;
+
     /// Whether a response should go out now that this is the newest set. At most one is unanswered at a time; what changes
     /// meanwhile goes into the next.
-    fn wants(&mut self, set: &Set) -> bool;
+    fn wants(&mut self, set: &Set) -> bool {
+        !self.exchange().in_flight() && self.lacks(set)
+    }
 
     /// Whether what is wanted was asked for, and is not the news of a change.
     fn asked(&self) -> bool;
@@ -93,6 +98,17 @@ pub trait Subscription: Default + Send + 'static {
 
     /// What was said so far.
     fn exchange(&self) -> &Exchange;
+}
+
+/// What the nonce of a request refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nonce {
+    /// No response, or one that is not the last.
+    Stale,
+    /// The last response, which this request answers.
+    Answers,
+    /// The last response, which was answered before. That it names no error now does not take a NACK back.
+    Again,
 }
 
 /// Responses of one type on one stream, and what became of them.
@@ -111,12 +127,14 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Takes the nonce of a request and what it says of the response that had it; answers whether that is the last one.
-    fn answer(&mut self, nonce: &str, error: Option<&rpc::Status>) -> bool {
+    /// Takes the nonce of a request, and what the request says of the response that had it.
+    fn answer(&mut self, nonce: &str, error: Option<&rpc::Status>) -> Nonce {
         if self.nonce.is_none_or(|last| nonce != last.to_string()) {
-            return false;
+            return Nonce::Stale;
         }
-        self.in_flight = false;
+        if !std::mem::take(&mut self.in_flight) {
+            return Nonce::Again;
+        }
         match error {
             // The same content is not sent again; what comes next is.
             Some(error) => self.error = Some(error.message.clone()),
@@ -125,13 +143,18 @@ impl Exchange {
                 self.error = None;
             }
         }
-        true
+        Nonce::Answers
     }
 
     fn respond(&mut self, nonce: u64, content: u128) {
         self.nonce = Some(nonce);
         self.in_flight = true;
         self.sent = Some(content);
+    }
+
+    /// Nonce of the last response; `None` before the first.
+    pub fn nonce(&self) -> Option<u64> {
+        self.nonce
     }
 
     /// Whether the last response is unanswered.

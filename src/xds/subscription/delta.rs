@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use crate::{
     proto::envoy::service::discovery::v3::DeltaDiscoveryRequest,
     snapshot::{Item, Set},
-    xds::subscription::{Content, EVERYTHING, Exchange, Subscription, names},
+    xds::subscription::{Content, EVERYTHING, Exchange, Nonce, Subscription, names},
 };
 
 /// One type on one stream.
@@ -59,6 +59,9 @@ impl Delta {
         if name == EVERYTHING {
             self.wildcard = false;
             self.owes_all = false;
+            // A name that was owed as one of everything is not wanted any more.
+            let names = &self.names;
+            self.owed.retain(|name| names.contains(name));
         } else if self.names.remove(name) {
             // Everything is still wanted, this too: "the server must respond" with what there is of it.
             match self.wildcard {
@@ -109,7 +112,7 @@ impl Subscription for Delta {
 
     fn request(&mut self, request: &DeltaDiscoveryRequest) -> bool {
         // A stale nonce is no answer, but unlike state of the world what the request subscribes to counts all the same.
-        let answered = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
+        let nonce = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
         let mut asked = names(&request.resource_names_subscribe, &request.resource_locators_subscribe).peekable();
         let mut left = names(&request.resource_names_unsubscribe, &request.resource_locators_unsubscribe).peekable();
         if !std::mem::replace(&mut self.known, true) {
@@ -121,13 +124,10 @@ impl Subscription for Delta {
         }
         asked.for_each(|name| self.subscribe(name));
         left.for_each(|name| self.unsubscribe(name));
-        answered
+        nonce == Nonce::Answers
     }
 
-    fn wants(&mut self, set: &Set) -> bool {
-        if self.exchange.in_flight {
-            return false;
-        }
+    fn lacks(&mut self, set: &Set) -> bool {
         // Everything is answered though it be empty: the client waits to hear it.
         if self.owes_all {
             return true;
@@ -136,14 +136,14 @@ impl Subscription for Delta {
         if same && self.owed.is_empty() {
             return false;
         }
-        let wants = !self.news(set).is_empty();
-        if !wants {
+        let lacks = !self.news(set).is_empty();
+        if !lacks {
             // The others' changes are not compared again, and their pages not kept.
             self.owed.clear();
             self.initial.clear();
             self.base = Some(set.clone());
         }
-        wants
+        lacks
     }
 
     fn asked(&self) -> bool {
@@ -294,8 +294,10 @@ mod tests {
         assert_eq!(client.next(&now), some(&["a", "bb"], &["missing"]));
         client.ask("", &[], &["a", "missing"]);
         assert_eq!(client.next(&now), some(&["a"], &["missing"]), "it is still among everything");
+        client.ask("", &["a"], &[]);
+        client.ask("", &[], &["a"]);
         client.ask("", &["bb"], &["*"]);
-        assert_eq!(client.next(&now), some(&["bb"], &[]));
+        assert_eq!(client.next(&now), some(&["bb"], &[]), "a is not wanted any more, though it was asked about");
         assert_eq!(client.next(&set(&[("a", "2"), ("bb", "1")])), None);
         client.ask("", &[], &["bb"]);
         assert_eq!(client.next(&set(&[])), None, "nothing is wanted");

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     proto::envoy::service::discovery::v3::DiscoveryRequest,
     snapshot::Set,
-    xds::subscription::{Content, EVERYTHING, Exchange, Subscription, names},
+    xds::subscription::{Content, EVERYTHING, Exchange, Nonce, Subscription, names},
 };
 
 /// One type on one stream.
@@ -60,26 +60,25 @@ impl Subscription for Sotw {
             return false;
         }
         // "The server should not send a DiscoveryResponse for any DiscoveryRequest that has a stale nonce."
-        let first = self.exchange.in_flight;
-        let last = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
-        if last {
+        let nonce = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
+        if nonce != Nonce::Stale {
             let same = |names: &BTreeMap<String, _>| names.keys().eq(&asked);
             // "Warming of a cluster is completed only when a ClusterLoadAssignment is supplied": for a cluster that has
             // changed Envoy asks again for what it has, by a second request with the nonce and names of its ACK.
-            self.due |= !first && self.names.as_ref().is_some_and(same);
+            self.due |= nonce == Nonce::Again && self.names.as_ref().is_some_and(same);
             // Names may change with any ACK or NACK.
             self.want(asked, false);
         }
-        last && first
+        nonce == Nonce::Answers
     }
 
-    fn wants(&mut self, set: &Set) -> bool {
+    fn lacks(&mut self, set: &Set) -> bool {
         let changed = || match &self.names {
             None => self.exchange.sent != Some(set.sum()),
             Some(names) => names.iter().any(|(name, sent)| digest(set, name) != *sent),
         };
         let nothing = self.names.as_ref().is_some_and(BTreeMap::is_empty);
-        !self.exchange.in_flight && !nothing && (self.due || changed())
+        !nothing && (self.due || changed())
     }
 
     fn asked(&self) -> bool {
@@ -157,6 +156,8 @@ mod tests {
         });
         assert_eq!((subscription.exchange().error(), subscription.exchange().acked()), (Some("bad"), None));
         assert!(!subscription.wants(&set(&[])));
+        ask(&mut subscription, "1", &[]);
+        assert_eq!(subscription.exchange().error(), Some("bad"), "what a later request says is no ACK");
         assert!(subscription.wants(&set(&[("a", "1")])));
     }
 
