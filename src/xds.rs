@@ -6,7 +6,8 @@
 //!
 //! 1. [`limits`] bounds a client, [`drain`] ends streams, [`pace`] divides a client's time, [`parts`] wakes streams,
 //!    [`subscription`] is one type on one stream in either variant of the protocol;
-//! 2. [`codec`] puts requests and responses on the wire, [`streams`] lists who is connected, [`tls`] keeps certificates;
+//! 2. [`order`] decides what a stream is told and when, [`codec`] puts requests and responses on the wire, [`streams`] lists
+//!    who is connected, [`tls`] keeps certificates;
 //! 3. [`listener`] lets connections in, [`stream`] serves one stream;
 //! 4. [`server`] is the gRPC service that makes streams of connections.
 
@@ -14,6 +15,7 @@ pub mod codec;
 pub mod drain;
 pub mod limits;
 pub mod listener;
+pub mod order;
 pub mod pace;
 pub mod parts;
 pub mod server;
@@ -25,11 +27,6 @@ pub mod tls;
 use std::{fmt::Debug, sync::Arc};
 
 use crate::{snapshot::Snapshot, view::View};
-
-/// Never answered: istiod does not wait for it, and old versions block on an answer.
-pub const MESH_CONFIG: &str = "core/v1alpha1/MeshConfig";
-/// A type that is not used by this server and small in istiod; see [`stream`] on priming.
-pub const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
 
 /// Every resource that is served at one moment, by kind.
 pub trait Catalog: Clone + Send + Sync + 'static {

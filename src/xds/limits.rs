@@ -13,6 +13,9 @@ pub(crate) const SLOW: Duration = Duration::from_secs(60);
 /// How long a client that did not accept a response is left alone. The next response may well be refused as well, and sending
 /// it takes as much of the other clients' time as if it were not.
 pub(crate) const REFUSED: Duration = Duration::from_secs(1);
+/// How long what is new of a kind waits for the answer to a response of a kind that it rests on, where more of that is new
+/// than the response has. A client that never answers one type is told of the others all the same.
+pub(crate) const UNANSWERED: Duration = Duration::from_secs(10);
 
 /// How many streams there may be at once.
 #[derive(Debug, Clone, Copy)]

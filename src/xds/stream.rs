@@ -1,9 +1,13 @@
-//! One stream of one client.
+//! One stream of one client: requests in, responses out. What is said and when is [`Order`]'s to decide; here are the
+//! transport, the clock, and what is shown and logged of it.
 //!
 //! Responses are made when the transport can take them, from the view of that moment: a slow client gets the newest
 //! state, not a queue of old ones.
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use once_cell::sync::Lazy;
@@ -16,12 +20,13 @@ use tonic::{Status, Streaming};
 use crate::{
     part::Part,
     proto::{envoy::config::core::v3::Node, google::protobuf::value},
-    snapshot::{Set, Snapshot, version_of},
+    snapshot::version_of,
     xds::{
-        Catalog, MESH_CONFIG, PRIME_TYPE,
+        Catalog,
         codec::{Flow, Response, Said},
         drain::{Drain, DrainReason},
-        limits::{FIRST_REQUEST, REFUSED, SLOW, StreamLimits},
+        limits::{FIRST_REQUEST, SLOW, StreamLimits},
+        order::{Answer, BadRequest, Bounds, Due, Message, Next, Order, PRIME_NONCE, PRIME_TYPE},
         streams::{Registered, Streams},
         subscription::{Content, Request, Subscription, delta::Delta, sotw::Sotw},
     },
@@ -30,22 +35,10 @@ use crate::{
 /// istiod keeps the first 100 responses of its life in a channel that nobody reads (`XDSUpdates` of its `adsc.go`).
 /// Tiny ones in their place save it 100 times the payload. One after the other they would cost more than the payload does.
 static PRIMERS: [Lazy<Bytes>; 2] = [Lazy::new(primers::<Sotw>), Lazy::new(primers::<Delta>)];
-const PRIME_NONCE: &str = "prime-";
 
 fn primers<S: Subscription>() -> Bytes {
-    let primer = |n| response::<S>(PRIME_TYPE.to_owned(), 0, format!("{PRIME_NONCE}{n}"), Content::default());
+    let primer = |n| response::<S>(PRIME_TYPE, 0, format!("{PRIME_NONCE}{n}"), Content::default());
     (0..100).flat_map(|n| primer(n).framed()).flatten().collect()
-}
-
-/// What becomes of the primers on a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Priming {
-    /// None so far.
-    No,
-    /// They go out before anything else.
-    Due,
-    /// They went out.
-    Done,
 }
 
 /// What a stream needs from its server.
@@ -76,61 +69,16 @@ pub(crate) enum End {
     Refused(Status),
 }
 
-/// One type URL that the client asked for.
-struct Wanted<K, S> {
-    kind: Option<K>,
-    subscription: S,
-    /// When the last response was handed to the transport; until it is answered.
-    handed: Option<Arc<std::sync::OnceLock<Instant>>>,
-    /// The newest set is too large for a response.
-    too_large: Option<u128>,
-}
-
-struct State<C: Catalog, S> {
-    types: BTreeMap<String, Wanted<C::Kind, S>>,
-    /// Set by the first request: whether the client is istiod's config client, which keeps what it is sent.
-    generator_api: Option<bool>,
-    nonce: u64,
-    priming: Priming,
-    /// What the client was sent last of the kinds that others rest on.
-    beneath: BTreeMap<C::Kind, Set>,
-    /// The view whose other resources are to follow those they rest on.
-    follow: Option<C>,
-    /// Since when a change is there that was not sent.
-    pending: Option<Instant>,
-    /// Until when changes wait since the client did not accept a response.
-    refused_until: Option<Instant>,
-}
-
-impl<C: Catalog, S> Default for State<C, S> {
-    fn default() -> Self {
-        Self {
-            types: BTreeMap::new(),
-            generator_api: None,
-            nonce: 0,
-            priming: Priming::No,
-            beneath: BTreeMap::new(),
-            follow: None,
-            pending: None,
-            refused_until: None,
-        }
-    }
-}
-
-impl<C: Catalog, S: Subscription> State<C, S> {
-    /// Whether the client has yet to answer a response of what rests on others.
-    fn unanswered(&self) -> bool {
-        let rests = |kind: Option<C::Kind>| C::ABOVE.iter().any(|above| kind == Some(*above));
-        self.types.values().any(|wanted| rests(wanted.kind) && wanted.subscription.exchange().in_flight())
-    }
-}
+/// When the last response of each type was handed to the transport.
+type Handed = BTreeMap<Arc<str>, Arc<OnceLock<Instant>>>;
 
 /// When a response may go out.
-enum Due {
+enum Turn {
     Now,
-    /// Then, or when its turn comes.
+    /// Then, or when the stream's turn comes.
     At(Instant),
-    Nothing,
+    /// Not before something happens.
+    Never,
 }
 
 impl<C: Catalog> Stream<C> {
@@ -154,28 +102,33 @@ impl<C: Catalog> Stream<C> {
     }
 
     async fn serve<S: Subscription>(&mut self, requests: &mut Streaming<S::Request>) -> End {
-        let mut state = State::<C, S>::default();
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
             reason = self.drain.begun() => return End::Refused(drained(reason)),
         };
-        match first {
+        let first = match first {
             Err(_) => return End::Refused(Status::deadline_exceeded("no request within 10 s")),
-            Ok(Ok(Some(request))) => {
-                if let Err(status) = self.request(&mut state, &request) {
-                    return End::Refused(status);
-                }
-            }
+            Ok(Ok(Some(request))) => request,
             Ok(Ok(None)) => return End::Gone,
             Ok(Err(status)) => return End::Refused(status),
+        };
+        let prime = match self.identify(first.node()) {
+            Ok(keeps) => keeps && self.prime,
+            Err(status) => return End::Refused(status),
+        };
+        let bounds = Bounds { types: self.limits.types, response: self.limits.response };
+        let (mut order, mut handed) = (Order::<C, S>::new(self.part, bounds, prime), Handed::new());
+        if let Err(status) = self.request(&mut order, &handed, &first) {
+            return End::Refused(status);
         }
+        drop(first);
         let turn = Arc::clone(&self.turn);
         loop {
-            let due = self.due(&mut state);
+            let due = self.turn(&mut order);
             tokio::select! {
                 request = requests.message() => match request {
                     Ok(Some(request)) => {
-                        if let Err(status) = self.request(&mut state, &request) {
+                        if let Err(status) = self.request(&mut order, &handed, &request) {
                             return End::Refused(status);
                         }
                     }
@@ -188,9 +141,9 @@ impl<C: Catalog> Stream<C> {
                         return End::Refused(drained(DrainReason::Stopping));
                     }
                 }
-                permit = self.out.clone().reserve_owned(), if matches!(due, Due::Now) => {
+                permit = self.out.clone().reserve_owned(), if matches!(due, Turn::Now) => {
                     let Ok(permit) = permit else { return End::Gone };
-                    if let Some(said) = self.say(&mut state) {
+                    if let Some(said) = self.say(&mut order, &mut handed) {
                         self.flow.begin();
                         permit.send(Ok(said));
                     }
@@ -207,246 +160,123 @@ impl<C: Catalog> Stream<C> {
         }
     }
 
-    /// Takes a request in.
-    fn request<S: Subscription>(&mut self, state: &mut State<C, S>, request: &S::Request) -> Result<(), Status> {
-        self.identify(state, request.node())?;
-        let type_url = request.type_url();
-        if type_url.is_empty() {
-            return Err(Status::invalid_argument("type_url is missing"));
-        }
-        let primed = state.priming != Priming::No && type_url == PRIME_TYPE;
-        if type_url == MESH_CONFIG || (primed && request.nonce().starts_with(PRIME_NONCE)) {
-            return Ok(());
-        }
-        let known = state.types.contains_key(type_url);
-        if !known && state.types.len() >= self.limits.types {
-            return Err(Status::resource_exhausted(format!(
-                "more than {} types on one stream (mox.limits.types)",
-                self.limits.types
-            )));
-        }
-        let kind = C::kind(type_url);
-        let wanted = state.types.entry(type_url.to_owned()).or_insert_with(|| Wanted {
-            kind,
-            subscription: S::default(),
-            handed: None,
-            too_large: None,
-        });
-        if wanted.subscription.request(request) {
-            let now = Instant::now();
-            // One that was answered was handed over.
-            let handed = wanted.handed.take().and_then(|handed| handed.get().copied()).unwrap_or(now);
-            self.registered.state.lock().types.entry(type_url.to_owned()).or_default().ack_millis =
-                Some((now - handed).as_millis() as u64);
-            if let Some(pace) = self.registered.pace().filter(|_| kind.is_some() && !S::DELTA) {
-                pace.lock().answered(self.registered.ticket, handed, now);
-            }
-            if let Some(error) = request.error() {
-                state.refused_until = Some(now + REFUSED);
-                self.streams.nacks.fetch_add(1, Ordering::Relaxed);
-                let (node, type_url) = (&*self.registered.state.lock().node, type_url);
-                tracing::warn!(node, type_url, error = error.message, "a client does not accept a response");
-            }
-        }
-        self.show(type_url, &state.types[type_url], 0);
-        let asks_services = C::ABOVE.iter().any(|above| kind == Some(*above));
-        if asks_services && !known && self.prime && state.generator_api == Some(true) && state.priming == Priming::No {
-            state.priming = Priming::Due;
-        }
-        Ok(())
-    }
-
-    /// "Only the first request on a stream is guaranteed to carry the node identifier."
-    fn identify<S>(&mut self, state: &mut State<C, S>, node: Option<&Node>) -> Result<(), Status> {
-        if state.generator_api.is_some() {
-            return Ok(());
-        }
+    /// Notes whose stream it is: "Only the first request on a stream is guaranteed to carry the node identifier." Whether it is
+    /// istiod's config client, which keeps what it is sent.
+    fn identify(&mut self, node: Option<&Node>) -> Result<bool, Status> {
         let node = node.filter(|node| !node.id.is_empty());
         let node = node.ok_or_else(|| Status::invalid_argument("the first request has no node id"))?;
         let generator = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("GENERATOR"));
         let generator = generator.and_then(|value| value.kind.as_ref());
         self.registered.identify(&node.id);
-        state.generator_api = Some(matches!(generator, Some(value::Kind::StringValue(text)) if text == "api"));
+        Ok(matches!(generator, Some(value::Kind::StringValue(text)) if text == "api"))
+    }
+
+    /// Takes a request in.
+    fn request<S: Subscription>(
+        &mut self,
+        order: &mut Order<C, S>,
+        handed: &Handed,
+        request: &S::Request,
+    ) -> Result<(), Status> {
+        let (type_url, now) = (request.type_url(), Instant::now());
+        let received = order.request(request, now).map_err(|bad| match bad {
+            BadRequest::NoType => Status::invalid_argument("type_url is missing"),
+            BadRequest::TooManyTypes => Status::resource_exhausted(format!(
+                "more than {} types on one stream (mox.limits.types)",
+                self.limits.types
+            )),
+        })?;
+        let Some(received) = received else { return Ok(()) };
+        if let Some(answer) = received.answer {
+            // What was answered was handed to the transport.
+            let handed = handed.get(type_url).and_then(|handed| handed.get().copied()).unwrap_or(now);
+            self.registered.state.lock().types.entry(type_url.to_owned()).or_default().ack_millis =
+                Some((now - handed).as_millis() as u64);
+            if let Some(pace) = self.registered.pace().filter(|_| received.served && !S::DELTA) {
+                pace.lock().answered(self.registered.ticket, handed, now);
+            }
+            if answer == Answer::Nack {
+                self.streams.nacks.fetch_add(1, Ordering::Relaxed);
+                let error = request.error().map(|error| &*error.message);
+                let node = &*self.registered.state.lock().node;
+                tracing::warn!(node, type_url, error, "a client does not accept a response");
+            }
+        }
+        self.show(order, type_url, 0);
         Ok(())
     }
 
-    /// Whether and when a response can go out: at once what was asked for, at its time what has changed.
-    fn due<S: Subscription>(&self, state: &mut State<C, S>) -> Due {
-        if state.priming == Priming::Due {
-            return Due::Now;
-        }
-        let view = self.view.borrow().clone();
-        let unanswered = state.unanswered();
-        let (mut wants, mut asked, mut waits) = (false, false, false);
-        let State { types, beneath, .. } = &mut *state;
-        for wanted in types.values_mut() {
-            let Some(set) = self.sayable(wanted.kind, &view, unanswered, beneath) else { continue };
-            if wanted.too_large != Some(set.sum()) && wanted.subscription.wants(&set) {
-                wants = true;
-                asked |= wanted.subscription.asked();
-            }
-            let exchange = wanted.subscription.exchange();
-            waits |= exchange.in_flight() && exchange.sent() != Some(set.sum());
-        }
-        let pace = self.registered.pace().filter(|_| !S::DELTA);
-        if waits && pace.is_some() {
-            // A change is as old as it is, though the one before is not answered yet.
-            state.pending.get_or_insert_with(Instant::now);
-        }
+    /// When the next response may go out. Changes of state of the world wait for their turn among the client's streams.
+    fn turn<S: Subscription>(&self, order: &mut Order<C, S>) -> Turn {
         let now = Instant::now();
-        if let Some(until) = state.refused_until.filter(|until| wants && !asked && *until > now) {
-            state.pending.get_or_insert(now);
-            pace.iter().for_each(|pace| pace.lock().passed(self.registered.ticket));
-            return Due::At(until);
-        }
-        match (wants, pace) {
-            (true, Some(pace)) if !asked => {
-                let since = *state.pending.get_or_insert(now);
-                match pace.lock().ask(self.registered.ticket, since, now, &self.turn) {
-                    None => Due::Now,
-                    Some(at) => Due::At(at),
-                }
-            }
-            (true, pace) => {
-                if state.pending.take().is_some()
-                    && let Some(pace) = pace
-                {
-                    pace.lock().passed(self.registered.ticket);
-                }
-                Due::Now
-            }
-            (false, _) if waits => Due::Nothing,
-            (false, pace) => {
-                if state.pending.take().is_some()
-                    && let Some(pace) = pace
-                {
-                    // It had its turn, maybe, and what it was for is as it was before.
-                    pace.lock().close(self.registered.ticket);
-                }
-                Due::Nothing
-            }
-        }
-    }
-
-    /// The resources of a type that this stream may have; `None` while nothing may be said about them.
-    fn set(&self, kind: Option<C::Kind>, view: &C) -> Option<Set> {
-        let snapshot = match kind {
-            Some(kind) => Arc::clone(view.resources(kind)?),
-            None => Snapshot::none(),
-        };
-        Some(Set::new(snapshot, self.part))
-    }
-
-    /// The same, without what may not be said yet: while a response of what rests on a kind is unanswered, that something of it
-    /// is gone.
-    fn sayable(
-        &self,
-        kind: Option<C::Kind>,
-        view: &C,
-        unanswered: bool,
-        beneath: &BTreeMap<C::Kind, Set>,
-    ) -> Option<Set> {
-        let set = self.set(kind, view)?;
-        let old = kind.and_then(|kind| beneath.get(&kind)).filter(|_| unanswered);
-        Some(match old {
-            Some(old) => set.with_all_of(old),
-            None => set,
-        })
-    }
-
-    /// What goes out next. What others rest on goes before them if it is new and after them if it is gone, so while both are
-    /// due there are three responses: the old and the new of it, the others, and the new alone.
-    fn choose<S: Subscription>(&self, state: &mut State<C, S>) -> Option<(String, Set)> {
-        let unanswered = state.unanswered();
-        let State { types, beneath, follow, .. } = state;
-        let mut find = |kind: Option<C::Kind>, set: &Set| {
-            let wants = |wanted: &mut Wanted<C::Kind, S>| {
-                wanted.kind == kind && wanted.too_large != Some(set.sum()) && wanted.subscription.wants(set)
+        let due = order.due(&self.view.borrow().clone(), now);
+        let ticket = self.registered.ticket;
+        let Some(pace) = self.registered.pace().filter(|_| !S::DELTA) else {
+            return match due {
+                Due::Asked | Due::Changed(_) => Turn::Now,
+                Due::NotBefore(at) => Turn::At(at),
+                Due::Nothing | Due::Undone => Turn::Never,
             };
-            let found = types.iter_mut().find_map(|(type_url, wanted)| wants(wanted).then_some(type_url));
-            found.map(|type_url| (type_url.clone(), set.clone()))
         };
-        // Empty, once and at once: istiod waits for an answer to each type.
-        if let Some(other) = self.set(None, &self.view.borrow()).and_then(|set| find(None, &set)) {
-            return Some(other);
+        match due {
+            Due::Changed(since) => pace.lock().ask(ticket, since, now, &self.turn).map_or(Turn::Now, Turn::At),
+            Due::Asked => {
+                pace.lock().passed(ticket);
+                Turn::Now
+            }
+            Due::NotBefore(at) => {
+                pace.lock().passed(ticket);
+                Turn::At(at)
+            }
+            Due::Undone => {
+                // The stream may have had its turn already, for the change that was undone: it is given back.
+                pace.lock().close(ticket);
+                Turn::Never
+            }
+            Due::Nothing => Turn::Never,
         }
-        let current = self.view.borrow().clone();
-        // The view that was begun with is finished first, however fast new ones come.
-        for view in follow.take().into_iter().chain([current.clone()]) {
-            for above in C::ABOVE {
-                let Some(chosen) = self.set(Some(*above), &view).and_then(|set| find(Some(*above), &set)) else {
-                    continue;
-                };
-                for kind in C::BENEATH {
-                    let Some(new) = self.set(Some(*kind), &view) else { continue };
-                    let set = match beneath.get(kind) {
-                        Some(old) if find(Some(*kind), &new).is_some() => new.with_all_of(old),
-                        _ => new,
-                    };
-                    if let Some(first) = find(Some(*kind), &set) {
-                        beneath.insert(*kind, set);
-                        *follow = Some(view);
-                        return Some(first);
-                    }
+    }
+
+    /// What goes out now, from the newest view.
+    fn say<S: Subscription>(&mut self, order: &mut Order<C, S>, handed: &mut Handed) -> Option<Said> {
+        let view = self.view.borrow().clone();
+        match order.next(&view, Instant::now()) {
+            Next::Nothing => None,
+            Next::Primers => Some(Said::Framed(PRIMERS[usize::from(S::DELTA)].clone())),
+            Next::TooLarge { type_url, bytes, first } => {
+                if first {
+                    let (type_url, most) = (&*type_url, self.limits.response);
+                    tracing::error!(
+                        type_url,
+                        bytes,
+                        most,
+                        "a response would be too large, so the last one stays; use mox.partitions"
+                    );
                 }
-                return Some(chosen);
+                self.show(order, &type_url, 0);
+                None
+            }
+            Next::Response(Message { type_url, version, nonce, content }) => {
+                let response = response::<S>(&type_url, version, nonce.to_string(), content);
+                self.show(order, &type_url, 1);
+                handed.insert(type_url, Arc::clone(&response.handed));
+                self.streams.pushes.fetch_add(1, Ordering::Relaxed);
+                self.streams.bytes.fetch_add(response.size() as u64, Ordering::Relaxed);
+                Some(Said::Response(response))
             }
         }
-        for kind in C::BENEATH {
-            let set = self.sayable(Some(*kind), &current, unanswered, beneath);
-            if let Some(chosen) = set.and_then(|set| find(Some(*kind), &set)) {
-                beneath.insert(*kind, chosen.1.clone());
-                return Some(chosen);
-            }
-        }
-        None
     }
 
-    fn say<S: Subscription>(&mut self, state: &mut State<C, S>) -> Option<Said> {
-        if state.priming == Priming::Due {
-            state.priming = Priming::Done;
-            return Some(Said::Framed(PRIMERS[usize::from(S::DELTA)].clone()));
-        }
-        let (type_url, set) = self.choose(state)?;
-        let wanted = state.types.get_mut(&type_url)?;
-        let all = !S::DELTA || wanted.subscription.asked();
-        if all && set.bytes() > self.limits.response {
-            // A part of the truth would delete the rest, so the client keeps what it has.
-            if wanted.too_large.replace(set.sum()).is_none() {
-                let (bytes, most) = (set.bytes(), self.limits.response);
-                tracing::error!(
-                    type_url,
-                    bytes,
-                    most,
-                    "a response would be too large, so the last one stays; use mox.partitions"
-                );
-            }
-            self.show(&type_url, wanted, 0);
-            return None;
-        }
-        wanted.too_large = None;
-        state.nonce += 1;
-        let content = wanted.subscription.respond(&set, state.nonce);
-        let sent = wanted.subscription.exchange().sent().unwrap_or_default();
-        let response = response::<S>(type_url.clone(), sent, state.nonce.to_string(), content);
-        wanted.handed = Some(Arc::clone(&response.handed));
-        self.show(&type_url, wanted, 1);
-        self.streams.pushes.fetch_add(1, Ordering::Relaxed);
-        self.streams.bytes.fetch_add(response.size() as u64, Ordering::Relaxed);
-        // What is left is newer than what goes out now.
-        state.pending = None;
-        Some(Said::Response(response))
-    }
-
-    fn show<S: Subscription>(&self, type_url: &str, wanted: &Wanted<C::Kind, S>, pushes: u64) {
-        let exchange = wanted.subscription.exchange();
+    /// Shows what is known of a type, of which so many responses went out just now.
+    fn show<S: Subscription>(&self, order: &Order<C, S>, type_url: &str, pushes: u64) {
+        let Some((exchange, too_large)) = order.exchange(type_url) else { return };
         let mut state = self.registered.state.lock();
         let shown = state.types.entry(type_url.to_owned()).or_default();
         shown.sent = exchange.sent().map(version_of);
         shown.acked = exchange.acked().map(version_of);
         shown.error = exchange.error().map(str::to_owned);
         shown.pushes += pushes;
-        shown.too_large = wanted.too_large.is_some();
+        shown.too_large = too_large;
         shown.unacked_since = match (exchange.in_flight(), shown.unacked_since) {
             (true, known) if pushes == 0 => known,
             (in_flight, _) => in_flight.then(Instant::now),
@@ -454,17 +284,17 @@ impl<C: Catalog> Stream<C> {
     }
 }
 
-impl Due {
+impl Turn {
     fn at(&self) -> Option<Instant> {
         match self {
             Self::At(at) => Some(*at),
-            Self::Now | Self::Nothing => None,
+            Self::Now | Self::Never => None,
         }
     }
 }
 
-fn response<S: Subscription>(type_url: String, version: u128, nonce: String, content: Content) -> Response {
-    let (version, content) = (version_of(version), Arc::new(content));
+fn response<S: Subscription>(type_url: &str, version: u128, nonce: String, content: Content) -> Response {
+    let (type_url, version, content) = (type_url.to_owned(), version_of(version), Arc::new(content));
     Response { type_url, version, nonce, content, delta: S::DELTA, handed: Arc::default() }
 }
 
@@ -500,7 +330,12 @@ mod tests {
         proto::{envoy::service::discovery::v3::DiscoveryRequest, istio::networking::v1alpha3::ServiceEntry},
         snapshot::Resource,
         view::View,
-        xds::{codec::RequestDecoder, limits::MaxStreams, pace::Rule, parts::Parts},
+        xds::{
+            codec::RequestDecoder,
+            limits::{MaxStreams, REFUSED},
+            pace::Rule,
+            parts::Parts,
+        },
     };
 
     /// Says what is sent to it, and stays open.
