@@ -37,7 +37,7 @@ use crate::{
         drain::Drain,
         limits::StreamLimits,
         listener::{self, Door},
-        pace::Rule,
+        pace::PaceRule,
         server::Ads,
         streams::{ClientState, StreamState, Streams},
         tls::Tls,
@@ -218,7 +218,7 @@ impl Engine {
         let kubernetes = Sink::start(&shared.config, &handle, followed);
         Ok(Self {
             shared,
-            streams: Arc::new(Streams::new(Rule { duty, max })),
+            streams: Arc::new(Streams::new(PaceRule { duty, max })),
             draining,
             fenced,
             feed: Mutex::default(),

@@ -48,7 +48,7 @@ pub trait Catalog: Clone + Send + Sync + 'static {
 
 /// What this server serves to istiod. istiod asks with `group/version/kind` of the version it prefers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ServedKind {
     /// Services.
     ServiceEntry,
     /// Endpoints, where they have resources of their own.
@@ -58,28 +58,28 @@ pub enum Kind {
 }
 
 impl Catalog for View {
-    type Kind = Kind;
-    const BENEATH: &'static [Kind] = &[Kind::WorkloadEntry, Kind::DestinationRule];
-    const ABOVE: &'static [Kind] = &[Kind::ServiceEntry];
+    type Kind = ServedKind;
+    const BENEATH: &'static [ServedKind] = &[ServedKind::WorkloadEntry, ServedKind::DestinationRule];
+    const ABOVE: &'static [ServedKind] = &[ServedKind::ServiceEntry];
 
     /// The three API versions are aliases.
-    fn kind(type_url: &str) -> Option<Kind> {
+    fn kind(type_url: &str) -> Option<ServedKind> {
         let kind = ["v1", "v1beta1", "v1alpha3"].iter().find_map(|version| {
             type_url.strip_prefix("networking.istio.io/")?.strip_prefix(version)?.strip_prefix('/')
         });
         match kind {
-            Some("ServiceEntry") => Some(Kind::ServiceEntry),
-            Some("WorkloadEntry") => Some(Kind::WorkloadEntry),
-            Some("DestinationRule") => Some(Kind::DestinationRule),
+            Some("ServiceEntry") => Some(ServedKind::ServiceEntry),
+            Some("WorkloadEntry") => Some(ServedKind::WorkloadEntry),
+            Some("DestinationRule") => Some(ServedKind::DestinationRule),
             _ => None,
         }
     }
 
-    fn resources(&self, kind: Kind) -> Option<&Arc<Snapshot>> {
+    fn resources(&self, kind: ServedKind) -> Option<&Arc<Snapshot>> {
         let resources = match kind {
-            Kind::ServiceEntry => &self.service_entries,
-            Kind::WorkloadEntry => &self.workload_entries,
-            Kind::DestinationRule => &self.destination_rules,
+            ServedKind::ServiceEntry => &self.service_entries,
+            ServedKind::WorkloadEntry => &self.workload_entries,
+            ServedKind::DestinationRule => &self.destination_rules,
         };
         self.shown.then_some(resources)
     }
@@ -92,8 +92,14 @@ mod tests {
     #[test]
     fn every_version_of_istio_means_the_same_kinds() {
         for version in ["v1", "v1beta1", "v1alpha3"] {
-            assert_eq!(View::kind(&format!("networking.istio.io/{version}/ServiceEntry")), Some(Kind::ServiceEntry));
-            assert_eq!(View::kind(&format!("networking.istio.io/{version}/WorkloadEntry")), Some(Kind::WorkloadEntry));
+            assert_eq!(
+                View::kind(&format!("networking.istio.io/{version}/ServiceEntry")),
+                Some(ServedKind::ServiceEntry)
+            );
+            assert_eq!(
+                View::kind(&format!("networking.istio.io/{version}/WorkloadEntry")),
+                Some(ServedKind::WorkloadEntry)
+            );
         }
         for other in ["networking.istio.io/v2/ServiceEntry", "networking.istio.io/v1/Gateway", "a/v1/ServiceEntry", ""]
         {

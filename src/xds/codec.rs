@@ -21,7 +21,7 @@ use tonic::{
     codec::{DecodeBuf, Decoder},
 };
 
-use crate::{proto::envoy::config::core::v3::ControlPlane, xds::subscription::Content};
+use crate::{proto::envoy::config::core::v3::ControlPlane, xds::subscription::ResponseContent};
 
 /// Pieces smaller than this are put together: a frame of HTTP/2 each would cost more than the copy.
 const SMALL: usize = 16 << 10;
@@ -36,16 +36,16 @@ pub struct Response {
     /// Unique on the stream.
     pub nonce: String,
     /// What it says.
-    pub content: Arc<Content>,
+    pub content: Arc<ResponseContent>,
     /// Whether it is a DeltaDiscoveryResponse.
     pub delta: bool,
     /// When it was handed to the transport.
-    pub handed: Arc<OnceLock<Instant>>,
+    pub handed_at: Arc<OnceLock<Instant>>,
 }
 
 /// What a stream says.
 #[derive(Debug)]
-pub enum Said {
+pub enum Outgoing {
     /// A response that is made for it.
     Response(Response),
     /// Messages that are the same for every stream, framed.
@@ -104,7 +104,7 @@ impl Response {
 
     /// Size on the wire, about.
     pub fn size(&self) -> usize {
-        let Content { pages, removed } = &*self.content;
+        let ResponseContent { pages, removed } = &*self.content;
         let removed: usize = removed.iter().map(|name| name.len() + 3).sum();
         pages.iter().map(Bytes::len).sum::<usize>() + removed + self.type_url.len() + self.version.len() + 64
     }
@@ -143,7 +143,7 @@ impl Flow {
 /// much memory as its window, not as what it is sent.
 #[derive(Debug)]
 pub struct ResponseBody {
-    responses: mpsc::Receiver<Result<Said, Status>>,
+    responses: mpsc::Receiver<Result<Outgoing, Status>>,
     flow: Arc<Flow>,
     pieces: VecDeque<Bytes>,
     ended: bool,
@@ -151,7 +151,7 @@ pub struct ResponseBody {
 
 impl ResponseBody {
     /// A body that ends when the sender is dropped or sends an error.
-    pub fn new(responses: mpsc::Receiver<Result<Said, Status>>, flow: Arc<Flow>) -> Self {
+    pub fn new(responses: mpsc::Receiver<Result<Outgoing, Status>>, flow: Arc<Flow>) -> Self {
         Self { responses, flow, pieces: VecDeque::new(), ended: false }
     }
 }
@@ -171,12 +171,12 @@ impl http_body::Body for ResponseBody {
             }
             let status = match self.responses.poll_recv(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(Said::Response(response)))) => {
+                Poll::Ready(Some(Ok(Outgoing::Response(response)))) => {
                     self.pieces = response.framed();
-                    let _ = response.handed.set(Instant::now());
+                    let _ = response.handed_at.set(Instant::now());
                     continue;
                 }
-                Poll::Ready(Some(Ok(Said::Framed(piece)))) => {
+                Poll::Ready(Some(Ok(Outgoing::Framed(piece)))) => {
                     self.pieces.push_back(piece);
                     continue;
                 }
@@ -234,14 +234,14 @@ mod tests {
     }
 
     fn response(pages: Vec<Bytes>) -> Response {
-        let content = Arc::new(Content { pages, removed: Vec::new() });
+        let content = Arc::new(ResponseContent { pages, removed: Vec::new() });
         let (type_url, version, nonce) = ("a/b/c".into(), "v".into(), "7".into());
-        Response { type_url, version, nonce, content, delta: false, handed: Arc::default() }
+        Response { type_url, version, nonce, content, delta: false, handed_at: Arc::default() }
     }
 
     #[test]
     fn a_delta_response_has_what_is_removed() {
-        let content = Arc::new(Content { pages: Vec::new(), removed: vec!["x".into(), "y".into()] });
+        let content = Arc::new(ResponseContent { pages: Vec::new(), removed: vec!["x".into(), "y".into()] });
         let pieces = Response { content, delta: true, ..response(Vec::new()) }.framed();
         let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
         let decoded = DeltaDiscoveryResponse::decode(&bytes[PREFIX..]).unwrap();

@@ -28,7 +28,7 @@ use crate::{
     xds::{
         Catalog,
         limits::{REFUSED, UNANSWERED},
-        subscription::{Content, Exchange, Request, Subscription},
+        subscription::{Exchange, Request, ResponseContent, Subscription},
     },
 };
 
@@ -71,7 +71,7 @@ struct Subscribed<K, S> {
     kind: Option<K>,
     subscription: S,
     /// When the last response went out.
-    told_at: Option<Instant>,
+    sent_at: Option<Instant>,
     /// The newest set, if it is too large for a response.
     too_large: Option<u128>,
 }
@@ -111,7 +111,7 @@ pub(crate) enum Next {
     /// The primers.
     Primers,
     /// A response.
-    Response(Message),
+    Response(NextResponse),
     /// Nothing of this type: its response would be too large, so that the client keeps the last one.
     TooLarge {
         /// The type.
@@ -124,7 +124,7 @@ pub(crate) enum Next {
 }
 
 /// A response.
-pub(crate) struct Message {
+pub(crate) struct NextResponse {
     /// The type that was asked for, byte for byte.
     pub(crate) type_url: Arc<str>,
     /// Hash of the content.
@@ -132,7 +132,7 @@ pub(crate) struct Message {
     /// Unique on the stream.
     pub(crate) nonce: u64,
     /// The resources.
-    pub(crate) content: Content,
+    pub(crate) content: ResponseContent,
 }
 
 /// What goes out next.
@@ -184,7 +184,7 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
     /// Until when what rests on this set waits for the answer to the last response, which has less of it.
     fn missed_until(&mut self, set: &Set) -> Option<Instant> {
         let missed = self.subscription.exchange().in_flight() && self.too_large != Some(set.sum());
-        (missed && self.subscription.lacks(set)).then_some(self.told_at? + UNANSWERED)
+        (missed && self.subscription.lacks(set)).then_some(self.sent_at? + UNANSWERED)
     }
 
     fn is_of(&self, kinds: &[K]) -> bool {
@@ -224,7 +224,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
                 return Err(BadRequest::TooManyTypes);
             }
             let (kind, subscription) = (C::kind(type_url), S::default());
-            self.types.insert(type_url.into(), Subscribed { kind, subscription, told_at: None, too_large: None });
+            self.types.insert(type_url.into(), Subscribed { kind, subscription, sent_at: None, too_large: None });
         }
         let Some(subscribed) = self.types.get_mut(type_url) else { return Ok(None) };
         let answer = match (subscribed.subscription.request(request), request.error()) {
@@ -323,13 +323,13 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         self.nonce += 1;
         let content = subscribed.subscription.respond(&set, self.nonce);
         let version = subscribed.subscription.exchange().sent().unwrap_or_default();
-        subscribed.told_at = Some(now);
+        subscribed.sent_at = Some(now);
         if let Some(kind) = subscribed.kind.filter(|kind| C::BENEATH.contains(kind)) {
             self.beneath.insert(kind, set);
         }
         // What is left is newer than what goes out now.
         self.pending = None;
-        Next::Response(Message { type_url, version, nonce: self.nonce, content })
+        Next::Response(NextResponse { type_url, version, nonce: self.nonce, content })
     }
 
     /// Chooses what goes out next.
@@ -503,7 +503,7 @@ mod tests {
         /// What goes out: the type and the names in it.
         fn said(&mut self) -> (Arc<str>, Vec<String>) {
             match self.order.next(&self.view, self.now) {
-                Next::Response(Message { type_url, content, .. }) => {
+                Next::Response(NextResponse { type_url, content, .. }) => {
                     let bytes: Vec<u8> = content.pages.iter().flatten().copied().collect();
                     let response = prost::Message::decode(bytes.as_slice());
                     let resources = response.map(|response: DiscoveryResponse| response.resources).unwrap();

@@ -13,7 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 
 /// What the settings say.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rule {
+pub struct PaceRule {
     /// Share of a client's time that pushes may take; 0 < duty ≤ 1.
     pub duty: f64,
     /// How long a change waits at most.
@@ -26,7 +26,7 @@ pub type Ticket = u64;
 /// When the streams of one client may push.
 #[derive(Debug)]
 pub struct Pace {
-    rule: Rule,
+    rule: PaceRule,
     /// Until when the client rests.
     rests_until: Option<Instant>,
     /// When its last answer came; what it was busy with before is counted.
@@ -39,7 +39,7 @@ pub struct Pace {
 
 impl Pace {
     /// Of a client that was sent nothing yet.
-    pub fn new(rule: Rule) -> Self {
+    pub fn new(rule: PaceRule) -> Self {
         Self { rule, rests_until: None, counted_until: None, turn: None, queue: BTreeMap::new() }
     }
 
@@ -119,7 +119,7 @@ mod tests {
     /// the number of pushes of each stream, and how long a change waited at most.
     fn simulate(duty: f64, ack: Duration, streams: u64, pushes: usize) -> (f64, Vec<usize>, Duration) {
         let wake = Arc::default();
-        let mut pace = Pace::new(Rule { duty, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty, max: MAX });
         let start = Instant::now();
         let mut now = start;
         let mut since = vec![start; streams as usize];
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn with_all_of_the_time_nobody_waits() {
         let wake = Arc::default();
-        let mut pace = Pace::new(Rule { duty: 1.0, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty: 1.0, max: MAX });
         let now = Instant::now();
         assert_eq!(pace.ask(1, now, now, &wake), None);
         assert_eq!(pace.ask(2, now, now, &wake), None, "another stream's push is unanswered, which is its own matter");
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_never_answered_keeps_others_waiting_once_and_not_for_long() {
         let wake = Arc::default();
-        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
         let start = Instant::now();
         assert_eq!(pace.ask(1, start, start, &wake), None);
         assert_eq!(pace.ask(2, start + MAX / 2, start + MAX / 2, &wake), Some(start + MAX));
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_stream_that_goes_makes_place_for_the_next() {
         let (first, second) = (Arc::<Notify>::default(), Arc::<Notify>::default());
-        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
         let now = Instant::now();
         pace.ask(1, now, now, &first);
         assert!(pace.ask(2, now, now, &second).is_some());
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_stream_that_pushed_without_asking_is_not_waited_for() {
         let (first, second) = (Arc::<Notify>::default(), Arc::<Notify>::default());
-        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
         let now = Instant::now();
         pace.answered(1, now, now + MAX);
         let now = now + MAX;

@@ -23,12 +23,12 @@ use crate::{
     snapshot::version_of,
     xds::{
         Catalog,
-        codec::{Flow, Response, Said},
+        codec::{Flow, Outgoing, Response},
         drain::{Drain, DrainReason},
         limits::{FIRST_REQUEST, SLOW, StreamLimits},
-        order::{Answer, BadRequest, Bounds, Due, Message, Next, Order, PRIME_NONCE, PRIME_TYPE},
+        order::{Answer, BadRequest, Bounds, Due, Next, NextResponse, Order, PRIME_NONCE, PRIME_TYPE},
         streams::{Registered, Streams},
-        subscription::{Content, Request, Subscription, delta::Delta, sotw::Sotw},
+        subscription::{Request, ResponseContent, Subscription, delta::Delta, sotw::Sotw},
     },
 };
 
@@ -37,7 +37,7 @@ use crate::{
 static PRIMERS: [Lazy<Bytes>; 2] = [Lazy::new(primers::<Sotw>), Lazy::new(primers::<Delta>)];
 
 fn primers<S: Subscription>() -> Bytes {
-    let primer = |n| response::<S>(PRIME_TYPE, 0, format!("{PRIME_NONCE}{n}"), Content::default());
+    let primer = |n| response::<S>(PRIME_TYPE, 0, format!("{PRIME_NONCE}{n}"), ResponseContent::default());
     (0..100).flat_map(|n| primer(n).framed()).flatten().collect()
 }
 
@@ -54,13 +54,13 @@ pub(crate) struct Stream<C: Catalog> {
     pub(crate) prime: bool,
     pub(crate) limits: StreamLimits,
     pub(crate) flow: Arc<Flow>,
-    pub(crate) out: mpsc::Sender<Result<Said, Status>>,
+    pub(crate) out: mpsc::Sender<Result<Outgoing, Status>>,
     /// Notified when it may be the stream's turn to push.
     pub(crate) turn: Arc<Notify>,
 }
 
 /// Why a stream ends.
-pub(crate) enum End {
+pub(crate) enum StreamEnd {
     /// The client is gone; there is nobody to tell.
     Gone,
     /// The client reads nothing; there is no way to tell it.
@@ -85,14 +85,14 @@ impl<C: Catalog> Stream<C> {
     /// Serves the stream until either side ends it; whether the connection is to be cut.
     pub(crate) async fn run<S: Subscription>(mut self, mut requests: Streaming<S::Request>) -> bool {
         match self.serve::<S>(&mut requests).await {
-            End::Gone => false,
-            End::Slow => {
+            StreamEnd::Gone => false,
+            StreamEnd::Slow => {
                 self.streams.slow.fetch_add(1, Ordering::Relaxed);
                 let peer = self.registered.state.lock().peer;
                 tracing::warn!(?peer, "a client has read nothing of what it was sent for {} s", SLOW.as_secs());
                 true
             }
-            End::Refused(status) => {
+            StreamEnd::Refused(status) => {
                 tracing::debug!(code = ?status.code(), message = status.message(), "a stream ends");
                 self.flow.begin();
                 let told = self.out.send(Err(status));
@@ -101,25 +101,25 @@ impl<C: Catalog> Stream<C> {
         }
     }
 
-    async fn serve<S: Subscription>(&mut self, requests: &mut Streaming<S::Request>) -> End {
+    async fn serve<S: Subscription>(&mut self, requests: &mut Streaming<S::Request>) -> StreamEnd {
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
-            reason = self.drain.begun() => return End::Refused(drained(reason)),
+            reason = self.drain.begun() => return StreamEnd::Refused(drained(reason)),
         };
         let first = match first {
-            Err(_) => return End::Refused(Status::deadline_exceeded("no request within 10 s")),
+            Err(_) => return StreamEnd::Refused(Status::deadline_exceeded("no request within 10 s")),
             Ok(Ok(Some(request))) => request,
-            Ok(Ok(None)) => return End::Gone,
-            Ok(Err(status)) => return End::Refused(status),
+            Ok(Ok(None)) => return StreamEnd::Gone,
+            Ok(Err(status)) => return StreamEnd::Refused(status),
         };
         let prime = match self.identify(first.node()) {
             Ok(keeps) => keeps && self.prime,
-            Err(status) => return End::Refused(status),
+            Err(status) => return StreamEnd::Refused(status),
         };
         let bounds = Bounds { types: self.limits.types, response: self.limits.response };
         let (mut order, mut handed) = (Order::<C, S>::new(self.part, bounds, prime), Handed::new());
         if let Err(status) = self.request(&mut order, &handed, &first) {
-            return End::Refused(status);
+            return StreamEnd::Refused(status);
         }
         drop(first);
         let turn = Arc::clone(&self.turn);
@@ -129,20 +129,20 @@ impl<C: Catalog> Stream<C> {
                 request = requests.message() => match request {
                     Ok(Some(request)) => {
                         if let Err(status) = self.request(&mut order, &handed, &request) {
-                            return End::Refused(status);
+                            return StreamEnd::Refused(status);
                         }
                     }
-                    Ok(None) => return End::Gone,
+                    Ok(None) => return StreamEnd::Gone,
                     // Also a request that is no protobuf or too large; of a client that hung up nobody hears it.
-                    Err(status) => return End::Refused(status),
+                    Err(status) => return StreamEnd::Refused(status),
                 },
                 changed = self.changes.changed() => {
                     if changed.is_err() {
-                        return End::Refused(drained(DrainReason::Stopping));
+                        return StreamEnd::Refused(drained(DrainReason::Stopping));
                     }
                 }
                 permit = self.out.clone().reserve_owned(), if matches!(due, Turn::Now) => {
-                    let Ok(permit) = permit else { return End::Gone };
+                    let Ok(permit) = permit else { return StreamEnd::Gone };
                     if let Some(said) = self.say(&mut order, &mut handed) {
                         self.flow.begin();
                         permit.send(Ok(said));
@@ -152,10 +152,10 @@ impl<C: Catalog> Stream<C> {
                 () = turn.notified(), if due.at().is_some() => {}
                 () = sleep_until(self.flow.stalls_at(SLOW)) => {
                     if self.flow.stalls_at(SLOW).is_some_and(|at| at <= Instant::now()) {
-                        return End::Slow;
+                        return StreamEnd::Slow;
                     }
                 }
-                reason = self.drain.begun() => return End::Refused(drained(reason)),
+                reason = self.drain.begun() => return StreamEnd::Refused(drained(reason)),
             }
         }
     }
@@ -238,11 +238,11 @@ impl<C: Catalog> Stream<C> {
     }
 
     /// What goes out now, from the newest view.
-    fn say<S: Subscription>(&mut self, order: &mut Order<C, S>, handed: &mut Handed) -> Option<Said> {
+    fn say<S: Subscription>(&mut self, order: &mut Order<C, S>, handed: &mut Handed) -> Option<Outgoing> {
         let view = self.view.borrow().clone();
         match order.next(&view, Instant::now()) {
             Next::Nothing => None,
-            Next::Primers => Some(Said::Framed(PRIMERS[usize::from(S::DELTA)].clone())),
+            Next::Primers => Some(Outgoing::Framed(PRIMERS[usize::from(S::DELTA)].clone())),
             Next::TooLarge { type_url, bytes, first } => {
                 if first {
                     let (type_url, most) = (&*type_url, self.limits.response);
@@ -256,13 +256,13 @@ impl<C: Catalog> Stream<C> {
                 self.show(order, &type_url, 0);
                 None
             }
-            Next::Response(Message { type_url, version, nonce, content }) => {
+            Next::Response(NextResponse { type_url, version, nonce, content }) => {
                 let response = response::<S>(&type_url, version, nonce.to_string(), content);
                 self.show(order, &type_url, 1);
-                handed.insert(type_url, Arc::clone(&response.handed));
+                handed.insert(type_url, Arc::clone(&response.handed_at));
                 self.streams.pushes.fetch_add(1, Ordering::Relaxed);
                 self.streams.bytes.fetch_add(response.size() as u64, Ordering::Relaxed);
-                Some(Said::Response(response))
+                Some(Outgoing::Response(response))
             }
         }
     }
@@ -293,9 +293,9 @@ impl Turn {
     }
 }
 
-fn response<S: Subscription>(type_url: &str, version: u128, nonce: String, content: Content) -> Response {
+fn response<S: Subscription>(type_url: &str, version: u128, nonce: String, content: ResponseContent) -> Response {
     let (type_url, version, content) = (type_url.to_owned(), version_of(version), Arc::new(content));
-    Response { type_url, version, nonce, content, delta: S::DELTA, handed: Arc::default() }
+    Response { type_url, version, nonce, content, delta: S::DELTA, handed_at: Arc::default() }
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -333,7 +333,7 @@ mod tests {
         xds::{
             codec::RequestDecoder,
             limits::{MaxStreams, REFUSED},
-            pace::Rule,
+            pace::PaceRule,
             parts::Parts,
         },
     };
@@ -364,7 +364,7 @@ mod tests {
         view: watch::Sender<View>,
         parts: Parts,
         says: mpsc::UnboundedSender<DiscoveryRequest>,
-        hears: mpsc::Receiver<Result<Said, Status>>,
+        hears: mpsc::Receiver<Result<Outgoing, Status>>,
         ended: JoinHandle<bool>,
         _stops: [watch::Sender<bool>; 2],
     }
@@ -373,7 +373,7 @@ mod tests {
         let (says, said) = mpsc::unbounded_channel();
         let requests =
             Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
-        let streams = Arc::new(Streams::new(Rule { duty: 1.0, max: SLOW }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 1.0, max: SLOW }));
         let most = MaxStreams { in_all: 1, per_address: 1 };
         let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Parts::default());
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -431,7 +431,7 @@ mod tests {
         async fn heard(stream: &mut Connected) -> (String, Duration) {
             let begin = Instant::now();
             match stream.hears.recv().await {
-                Some(Ok(Said::Response(response))) => (response.nonce, begin.elapsed()),
+                Some(Ok(Outgoing::Response(response))) => (response.nonce, begin.elapsed()),
                 other => panic!("{other:?}"),
             }
         }

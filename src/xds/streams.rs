@@ -17,7 +17,7 @@ use crate::{
     part::Part,
     xds::{
         limits::MaxStreams,
-        pace::{Pace, Rule, Ticket},
+        pace::{Pace, PaceRule, Ticket},
     },
 };
 
@@ -96,7 +96,7 @@ type Client = (Option<IpAddr>, String);
 pub struct Streams {
     open: Mutex<BTreeMap<Ticket, (Option<IpAddr>, Arc<Mutex<StreamState>>)>>,
     paces: Mutex<HashMap<Client, Weak<Mutex<Pace>>>>,
-    rule: Rule,
+    rule: PaceRule,
     next: AtomicU64,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
@@ -123,7 +123,7 @@ pub struct Registered {
 
 impl Streams {
     /// None yet; their clients are pushed to by this rule.
-    pub fn new(rule: Rule) -> Self {
+    pub fn new(rule: PaceRule) -> Self {
         Self {
             open: Mutex::default(),
             paces: Mutex::default(),
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn streams_are_limited_in_all_and_by_address() {
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let most = MaxStreams { in_all: 3, per_address: 2 };
         let open = |address: &str| streams.register(address.parse().ok(), Part::WHOLE, false, most);
         let first = open("127.0.0.1:1").unwrap();
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn streams_of_one_client_share_its_time() {
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let most = MaxStreams { in_all: 9, per_address: 9 };
         let open = |address: &str, node: &str| {
             let mut stream = streams.register(address.parse().ok(), Part::WHOLE, false, most).unwrap();

@@ -62,7 +62,7 @@ impl Request for DeltaDiscoveryRequest {
 
 /// What a response says.
 #[derive(Debug, Default)]
-pub struct Content {
+pub struct ResponseContent {
     /// Encoded `resources` fields.
     pub pages: Vec<Bytes>,
     /// Names of resources that are gone; in a delta response only.
@@ -94,7 +94,7 @@ pub trait Subscription: Default + Send + 'static {
     fn asked(&self) -> bool;
 
     /// Makes a response of the newest set and notes that it goes out.
-    fn respond(&mut self, set: &Set, nonce: u64) -> Content;
+    fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent;
 
     /// What was said so far.
     fn exchange(&self) -> &Exchange;
@@ -118,9 +118,9 @@ pub struct Exchange {
     nonce: Option<u64>,
     /// Whether that response is still unanswered.
     in_flight: bool,
-    /// Content of the last response.
+    /// ResponseContent of the last response.
     sent: Option<u128>,
-    /// Content of the last response that was accepted.
+    /// ResponseContent of the last response that was accepted.
     acked: Option<u128>,
     /// The client's words on the last response, if it did not accept it.
     error: Option<String>,
@@ -162,12 +162,12 @@ impl Exchange {
         self.in_flight
     }
 
-    /// Content of the last response.
+    /// ResponseContent of the last response.
     pub fn sent(&self) -> Option<u128> {
         self.sent
     }
 
-    /// Content of the last response that was accepted.
+    /// ResponseContent of the last response that was accepted.
     pub fn acked(&self) -> Option<u128> {
         self.acked
     }

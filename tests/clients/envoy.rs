@@ -15,7 +15,7 @@ use registry_mox::{
         drain::Drain,
         limits::{MaxStreams, StreamLimits},
         listener::{Door, accept},
-        pace::Rule,
+        pace::PaceRule,
         parts::Parts,
         server::Ads,
         streams::Streams,
@@ -45,7 +45,7 @@ impl Server {
     fn start(port: u16, xds: Xds) -> Self {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (view, parts) = (watch::Sender::new(xds), Arc::<Parts>::default());
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let [draining, fenced] = [watch::Sender::new(false), watch::Sender::new(false)];
         let most = MaxStreams { in_all: 16, per_address: 16 };
         let ads = Ads {

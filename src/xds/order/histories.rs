@@ -197,7 +197,7 @@ trait Variant: Subscription {
     /// What is wanted after a request, which may be the first; and whether it asks for anything.
     fn wish(wish: &mut Wish, add: Names, leave: Names, first: bool) -> bool;
     /// What the client has been told after a response, and what that brings.
-    fn read(told: &Told, content: &Content) -> (Told, Told);
+    fn read(told: &Told, content: &ResponseContent) -> (Told, Told);
 }
 
 fn error(nack: bool) -> Option<rpc::Status> {
@@ -223,7 +223,7 @@ impl Variant for Sotw {
         asks
     }
 
-    fn read(_: &Told, content: &Content) -> (Told, Told) {
+    fn read(_: &Told, content: &ResponseContent) -> (Told, Told) {
         let bytes: Vec<u8> = content.pages.iter().flatten().copied().collect();
         let resources = DiscoveryResponse::decode(bytes.as_slice()).unwrap().resources;
         assert!(content.removed.is_empty());
@@ -254,7 +254,7 @@ impl Variant for Delta {
         first || !silent
     }
 
-    fn read(told: &Told, content: &Content) -> (Told, Told) {
+    fn read(told: &Told, content: &ResponseContent) -> (Told, Told) {
         let bytes: Vec<u8> = content.pages.iter().flatten().copied().collect();
         let mut told = told.clone();
         content.removed.iter().for_each(|name| _ = told.remove(&number(name)));
@@ -523,7 +523,7 @@ impl<M: Mesh, S: Variant> Run<M, S> {
     }
 
     /// The client hears a response.
-    fn hear(&mut self, Message { type_url, version, nonce, content }: Message) -> Checked {
+    fn hear(&mut self, NextResponse { type_url, version, nonce, content }: NextResponse) -> Checked {
         self.pushed += 1;
         let (now, primed) = (self.now, self.primed);
         let (kind, client) = self.client(&type_url);

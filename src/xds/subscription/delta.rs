@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use crate::{
     proto::envoy::service::discovery::v3::DeltaDiscoveryRequest,
     snapshot::{Item, Set},
-    xds::subscription::{Content, EVERYTHING, Exchange, Nonce, Subscription, names},
+    xds::subscription::{EVERYTHING, Exchange, Nonce, ResponseContent, Subscription, names},
 };
 
 /// One type on one stream.
@@ -150,8 +150,8 @@ impl Subscription for Delta {
         self.owes_all || !self.owed.is_empty()
     }
 
-    fn respond(&mut self, set: &Set, nonce: u64) -> Content {
-        let mut content = Content::default();
+    fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
+        let mut content = ResponseContent::default();
         let news = self.news(set);
         content.removed = news.removed.iter().map(|name| (*name).to_owned()).collect();
         if self.owes_all && self.initial.is_empty() {
@@ -214,7 +214,7 @@ mod tests {
                 return None;
             }
             self.nonce += 1;
-            let Content { pages, removed } = self.subscription.respond(set, self.nonce);
+            let ResponseContent { pages, removed } = self.subscription.respond(set, self.nonce);
             let bytes: Vec<u8> = pages.iter().flatten().copied().collect();
             let response = DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap();
             let mut brought = Vec::new();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     proto::envoy::service::discovery::v3::DiscoveryRequest,
     snapshot::Set,
-    xds::subscription::{Content, EVERYTHING, Exchange, Nonce, Subscription, names},
+    xds::subscription::{EVERYTHING, Exchange, Nonce, ResponseContent, Subscription, names},
 };
 
 /// One type on one stream.
@@ -85,7 +85,7 @@ impl Subscription for Sotw {
         self.due
     }
 
-    fn respond(&mut self, set: &Set, nonce: u64) -> Content {
+    fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
         self.due = false;
         let (content, pages) = match &mut self.names {
             None => (set.sum(), set.pages().cloned().collect()),
@@ -96,7 +96,7 @@ impl Subscription for Sotw {
             }
         };
         self.exchange.respond(nonce, content);
-        Content { pages, removed: Vec::new() }
+        ResponseContent { pages, removed: Vec::new() }
     }
 
     fn exchange(&self) -> &Exchange {
