@@ -4,12 +4,13 @@
 //!
 //! The floors, from the ground up; a file imports from lower floors only, and this file from none:
 //!
-//! 1. [`limits`] bounds a client, [`drain`] ends streams, [`pace`] divides a client's time, [`parts`] wakes streams,
-//!    [`subscription`] is one type on one stream in either variant of the protocol;
-//! 2. [`order`] decides what a stream is told and when, [`codec`] puts requests and responses on the wire, [`streams`] lists
-//!    who is connected, [`tls`] keeps certificates;
-//! 3. [`listener`] lets connections in, [`stream`] serves one stream;
-//! 4. [`server`] is the gRPC service that makes streams of connections.
+//! 1. [`limits`] bounds a client, [`drain`] ends streams, [`pace`] divides a client's time, [`parts`] wakes streams, [`quiet`]
+//!    bounds what clients can log, [`tls`] keeps certificates;
+//! 2. [`subscription`] is one type on one stream, in either variant of the protocol, [`streams`] lists who is connected;
+//! 3. [`order`] decides what a stream is told and when, [`codec`] puts requests and responses on the wire, [`listener`] lets
+//!    connections in;
+//! 4. [`stream`] serves one stream;
+//! 5. [`server`] is the gRPC service that makes streams of connections.
 
 pub mod codec;
 pub mod drain;
@@ -18,6 +19,7 @@ pub mod listener;
 pub mod order;
 pub mod pace;
 pub mod parts;
+pub mod quiet;
 pub mod server;
 pub mod stream;
 pub mod streams;
@@ -30,30 +32,30 @@ use crate::{snapshot::Snapshot, view::View};
 
 /// Every resource that is served at one moment, by kind.
 pub trait Catalog: Clone + Send + Sync + 'static {
-    /// Stands for one type, under whatever type URLs.
+    /// A type of resource, whatever type URLs it has.
     type Kind: Copy + Ord + Debug + Send + Sync + 'static;
 
-    /// What others rest on: what is new of these goes before [`Catalog::ABOVE`], what is gone after.
+    /// Dependencies: additions are sent before the kinds in [`Catalog::ABOVE`], removals after.
     const BENEATH: &'static [Self::Kind];
-    /// What rests on [`Catalog::BENEATH`].
+    /// The kinds whose resources depend on resources of [`Catalog::BENEATH`].
     const ABOVE: &'static [Self::Kind];
 
-    /// The kind of a type URL. One that is unknown is answered empty and at once, since istiod waits for an answer to each;
-    /// that is no statement about a type that is served.
+    /// The kind of a type URL. A URL without a kind is answered empty and at once, since istiod waits for an answer to each
+    /// type.
     fn kind(type_url: &str) -> Option<Self::Kind>;
 
     /// The resources of a kind; `None` while nothing may be said about them.
     fn resources(&self, kind: Self::Kind) -> Option<&Arc<Snapshot>>;
 }
 
-/// What this server serves to istiod. istiod asks with `group/version/kind` of the version it prefers.
+/// The types of resource that this server serves to istiod, which asks for `group/version/kind` in the version it prefers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ServedKind {
     /// Services.
     ServiceEntry,
-    /// Endpoints, where they have resources of their own.
+    /// Endpoints that have resources of their own.
     WorkloadEntry,
-    /// What a ServiceEntry cannot say.
+    /// Settings that a ServiceEntry has no field for.
     DestinationRule,
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 
-/// How long a client may take from its connection, or from the start of a stream, to its first request.
+/// How long a client may take from its connection to its first stream, and from there to its first request.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a TLS handshake may take.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -13,16 +13,21 @@ pub(crate) const SLOW: Duration = Duration::from_secs(60);
 /// How long a client that did not accept a response is left alone. The next response may well be refused as well, and sending
 /// it takes as much of the other clients' time as if it were not.
 pub(crate) const REFUSED: Duration = Duration::from_secs(1);
-/// How long what is new of a kind waits for the answer to a response of a kind that it rests on, where more of that is new
-/// than the response has. A client that never answers one type is told of the others all the same.
+/// How long a kind that depends on another waits for the answer to a response of that, where the response lacks something that
+/// is new. A client that never answers one type is told of the other types all the same.
 pub(crate) const UNANSWERED: Duration = Duration::from_secs(10);
+
+/// The beginning of a text, of so many characters at most.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    text.char_indices().nth(most).map_or(text, |(at, _)| &text[..at])
+}
 
 /// How many streams there may be at once.
 #[derive(Debug, Clone, Copy)]
 pub struct MaxStreams {
-    /// Of all clients.
+    /// Streams of all clients.
     pub in_all: usize,
-    /// From one address.
+    /// Streams from one address.
     pub per_address: usize,
 }
 
@@ -40,7 +45,7 @@ pub struct StreamLimits {
 }
 
 impl StreamLimits {
-    /// The limits that the settings say.
+    /// The limits in the settings (`mox.limits`).
     pub fn new(config: &Config) -> Self {
         let limits = &config.limits;
         Self {
