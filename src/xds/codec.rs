@@ -35,7 +35,7 @@ pub struct Response {
     pub version: Arc<str>,
     /// Unique on the stream.
     pub nonce: String,
-    /// What it says.
+    /// The resources.
     pub content: Arc<ResponseContent>,
     /// Whether it is a DeltaDiscoveryResponse.
     pub delta: bool,
@@ -43,10 +43,10 @@ pub struct Response {
     pub handed_at: Arc<OnceLock<Instant>>,
 }
 
-/// What a stream says.
+/// What a stream gives the transport to send.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// A response that is made for it.
+    /// A response that is made for this stream.
     Response(Response),
     /// Messages that are the same for every stream, framed.
     Framed(Bytes),
@@ -63,7 +63,7 @@ const CONTROL_PLANE: u32 = 6;
 const REMOVED: u32 = 6;
 const DELTA_CONTROL_PLANE: u32 = 7;
 
-/// Before a message of gRPC: not compressed, and its length.
+/// Bytes before a message of gRPC: a flag (not compressed) and the message's length.
 const PREFIX: usize = 5;
 
 impl Response {
@@ -102,7 +102,7 @@ impl Response {
         pieces
     }
 
-    /// Size on the wire, about.
+    /// Bytes on the wire, within some dozens.
     pub fn size(&self) -> usize {
         let ResponseContent { pages, removed } = &*self.content;
         let removed: usize = removed.iter().map(|name| name.len() + 3).sum();
@@ -116,15 +116,15 @@ fn put_text(tag: u32, text: &str, out: &mut BytesMut) {
     out.put_slice(text.as_bytes());
 }
 
-/// Whether a client takes what it is sent.
+/// Whether a client reads what it is sent.
 #[derive(Debug, Default)]
 pub struct Flow {
-    /// Since when it has taken nothing of what waits; `None`: nothing waits.
+    /// Since when the client has read nothing of what waits for it; `None`: nothing waits.
     waits: Mutex<Option<Instant>>,
 }
 
 impl Flow {
-    /// Something waits from now on, if nothing did.
+    /// Notes that something waits from now on, if nothing did.
     pub fn begin(&self) {
         self.waits.lock().get_or_insert_with(Instant::now);
     }
@@ -133,14 +133,14 @@ impl Flow {
         *self.waits.lock() = more.then(Instant::now);
     }
 
-    /// When it will have taken nothing for so long.
+    /// When the client will have read nothing for `after`; `None`: nothing waits.
     pub fn stalls_at(&self, after: Duration) -> Option<Instant> {
         self.waits.lock().map(|since| since + after)
     }
 }
 
-/// The responses of one stream as a body: a piece at a time, when the transport has room for one. So a stream takes as
-/// much memory as its window, not as what it is sent.
+/// The responses of one stream as a body: a piece at a time, when the transport has room for one. So a stream copies as much
+/// as its window holds; the pages of the response that is being sent are shared, and stay as long as that takes.
 #[derive(Debug)]
 pub struct ResponseBody {
     responses: mpsc::Receiver<Result<Outgoing, Status>>,

@@ -3,7 +3,7 @@
 
 use tokio::sync::watch;
 
-/// Follows what ends streams.
+/// Tells a stream when it is to end.
 #[derive(Debug, Clone)]
 pub struct Drain {
     stopping: watch::Receiver<bool>,
@@ -20,7 +20,7 @@ pub enum DrainReason {
 }
 
 impl Drain {
-    /// Streams end as soon as either says `true`, or its sender is gone.
+    /// Streams end as soon as either channel says `true`, or its sender is gone.
     pub fn new(stopping: watch::Receiver<bool>, fenced: watch::Receiver<bool>) -> Self {
         Self { stopping, fenced }
     }

@@ -1,20 +1,19 @@
 //! What one stream may be told now, and what waits for what.
 //!
-//! Kinds in [`Catalog::ABOVE`] rest on kinds in [`Catalog::BENEATH`]. The promise, of what a client has asked for on a stream:
-//! - When it is told of a kind above, it was told before all that the same view has of the kinds beneath. If a response beneath
-//!   is unanswered that has less, the kind above waits for the answer, for [`UNANSWERED`] at most.
-//! - When it is told that something beneath is gone, it has answered every response of the kinds above, by an ACK or a NACK,
-//!   and the last ones rest on nothing of the kind.
-//! - What it is told is of the newest view, or of the one that was begun with: while both what is new and what is gone beneath
-//!   is due there are three responses, the old and the new beneath, the kinds above, and the new alone. Nothing is told of an
-//!   older view than the newest of the last moment when there was nothing to say.
-//! - At most one response of a type is unanswered. What a client asks for goes out at once, changes at their time, and no
-//!   change for [`REFUSED`] after a NACK. When changes end and the client answers, it is told all that there is.
+//! Kinds in [`Catalog::ABOVE`] depend on kinds in [`Catalog::BENEATH`]. The promise to a client, of what it has asked for:
+//! - Before a response above goes out, the client was told everything that the same view has of the kinds beneath. If a response
+//!   beneath is unanswered and lacks something of that, the response above waits for the answer, for [`UNANSWERED`] at most.
+//! - Before the client is told that a resource beneath is gone, it has answered every response above, by an ACK or a NACK, and
+//!   the last of each type does not depend on the resource.
+//! - Each response is of the newest view, or of the view that was begun with: while additions and removals beneath are due
+//!   there are three responses, the old and the new beneath, the kinds above, and the new alone. No response is of an older
+//!   view than the newest one at the last moment when there was nothing to say and nothing to answer.
+//! - One response of a type is unanswered at most. What the client asks for goes out at once, a change at its time, and no
+//!   change for [`REFUSED`] after a NACK. When changes end and the client answers, it is told everything that there is.
 //!
-//! Where a response would be too large nothing of that type is told, and nothing waits for it.
+//! If a response would be too large, the client keeps the last one of its type, and no other type waits for it.
 //!
-//! The specification calls it "make before break":
-//! <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations>.
+//! The specification calls this "make before break": <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations>
 //!
 //! A value without IO: the caller shows the newest view, says what time it is, and sends what [`Order::next`] makes.
 
@@ -39,7 +38,7 @@ pub(crate) const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
 /// What the nonces of primers begin with.
 pub(crate) const PRIME_NONCE: &str = "prime-";
 
-/// What one stream was told and what it is to be told next.
+/// The types of one stream, what the client was told of them, and what goes out next.
 pub(crate) struct Order<C: Catalog, S> {
     part: Part,
     bounds: Bounds,
@@ -47,16 +46,16 @@ pub(crate) struct Order<C: Catalog, S> {
     nonce: u64,
     priming: Priming,
     /// The sets of the kinds beneath that the client was told last.
-    beneath: BTreeMap<C::Kind, Set>,
-    /// The view of which the kinds beneath were told; the kinds above follow from it before any newer view.
+    told_beneath: BTreeMap<C::Kind, Set>,
+    /// A view whose dependencies were sent; its kinds above go next, before any newer view.
     begun: Option<C>,
-    /// Since when there is a change that was not told.
+    /// Since when there is a change that did not go out.
     pending: Option<Instant>,
-    /// Until when changes wait since the client did not accept a response.
+    /// Until when changes wait, since the client did not accept a response.
     refused_until: Option<Instant>,
 }
 
-/// What bounds a stream.
+/// Bounds of one stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// Types.
@@ -67,23 +66,23 @@ pub(crate) struct Bounds {
 
 /// One type URL that the client asked for.
 struct Subscribed<K, S> {
-    /// `None`: this server has nothing of the type.
+    /// `None`: this server has no resources of the type.
     kind: Option<K>,
     subscription: S,
     /// When the last response went out.
     sent_at: Option<Instant>,
-    /// The newest set, if it is too large for a response.
+    /// Hash of the newest set, if that is too large for a response.
     too_large: Option<u128>,
 }
 
-/// What becomes of the primers on a stream: tiny responses that go out before the first of a kind above.
+/// Whether primers went out on a stream: tiny responses before the first response of a kind above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Priming {
-    /// None are to be sent.
+    /// There are to be none.
     Off,
-    /// None so far.
+    /// They wait for the first request of a kind above.
     Ready,
-    /// They go out before anything else.
+    /// They go out next.
     Due,
     /// They went out.
     Done,
@@ -92,15 +91,15 @@ enum Priming {
 /// When a response can go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// Not before something happens.
+    /// Not before a request, or a change of the view.
     Nothing,
-    /// The same, and a change that waited was undone before it was told.
+    /// Not before a request, or a change of the view; a change that waited was undone before it went out.
     Undone,
     /// Now: the client asked for it.
     Asked,
-    /// When it is the stream's turn: it is a change that is there since then.
+    /// When it is the stream's turn, for a change that is there since then.
     Changed(Instant),
-    /// Not before then.
+    /// Not before then, and then see again.
     NotBefore(Instant),
 }
 
@@ -112,13 +111,13 @@ pub(crate) enum Next {
     Primers,
     /// A response.
     Response(NextResponse),
-    /// Nothing of this type: its response would be too large, so that the client keeps the last one.
+    /// No response of this type: it would be too large, so that the client keeps the last one.
     TooLarge {
         /// The type.
         type_url: Arc<str>,
         /// Bytes of the resources.
         bytes: usize,
-        /// Whether the response before went out.
+        /// Whether this is news: the last response of the type went out.
         first: bool,
     },
 }
@@ -138,41 +137,41 @@ pub(crate) struct NextResponse {
 /// What goes out next.
 enum Choice<C> {
     Nothing,
-    /// Nothing before then, or an answer: a kind above rests on more than the last response beneath has.
+    /// No response before then or before an answer: the last response beneath lacks something that a kind above depends on.
     Wait(Instant),
     /// A response.
     Say {
         type_url: Arc<str>,
         set: Set,
-        /// The view that is begun with, if this goes out.
+        /// The view that is begun with if this goes out.
         begun: Option<C>,
     },
 }
 
-/// What a request of a type was.
+/// A request that was taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Received {
     /// Whether this server has resources of the type.
     pub(crate) served: bool,
-    /// What it says to the last response of the type; `None`: nothing, or it said so before.
+    /// The client's answer to the last response of the type; `None`: the request is none, or a second one.
     pub(crate) answer: Option<Answer>,
 }
 
-/// What a client says to a response.
+/// The answer of a client to a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It is taken.
+    /// The client has accepted it.
     Ack,
-    /// It is not, and the client keeps what it has.
+    /// The client has not accepted it and keeps what it has.
     Nack,
 }
 
 /// Why a request ends its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BadRequest {
-    /// It names no type.
+    /// The request names no type.
     NoType,
-    /// It names a type more than there may be.
+    /// The request names one type more than a stream may have.
     TooManyTypes,
 }
 
@@ -181,7 +180,7 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
         self.too_large != Some(set.sum()) && self.subscription.wants(set)
     }
 
-    /// Until when what rests on this set waits for the answer to the last response, which has less of it.
+    /// If the last response is unanswered and lacks something of this set: until when kinds above wait for the answer.
     fn missed_until(&mut self, set: &Set) -> Option<Instant> {
         let missed = self.subscription.exchange().in_flight() && self.too_large != Some(set.sum());
         (missed && self.subscription.lacks(set)).then_some(self.sent_at? + UNANSWERED)
@@ -193,7 +192,7 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
 }
 
 impl<C: Catalog, S: Subscription> Order<C, S> {
-    /// The order of a stream that nothing was asked on; `prime` if primers are to go out.
+    /// The order of a stream without a request; `prime` if primers are to go out.
     pub(crate) fn new(part: Part, bounds: Bounds, prime: bool) -> Self {
         Self {
             part,
@@ -201,14 +200,14 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
             types: BTreeMap::new(),
             nonce: 0,
             priming: if prime { Priming::Ready } else { Priming::Off },
-            beneath: BTreeMap::new(),
+            told_beneath: BTreeMap::new(),
             begun: None,
             pending: None,
             refused_until: None,
         }
     }
 
-    /// Takes a request in; `None`: it is of no consequence.
+    /// Takes a request in; `None`: the request is never answered and changes nothing.
     pub(crate) fn request(&mut self, request: &S::Request, now: Instant) -> Result<Option<Received>, BadRequest> {
         let type_url = request.type_url();
         if type_url.is_empty() {
@@ -242,23 +241,23 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         Ok(Some(Received { served, answer }))
     }
 
-    /// What was said of a type, and whether its newest set is too large for a response.
+    /// The responses and answers of a type, and whether its newest set is too large for a response.
     pub(crate) fn exchange(&self, type_url: &str) -> Option<(&Exchange, bool)> {
         let subscribed = self.types.get(type_url)?;
         Some((subscribed.subscription.exchange(), subscribed.too_large.is_some()))
     }
 
-    /// When a response can go out: at once what was asked for, at its time what has changed.
+    /// When a response can go out.
     pub(crate) fn due(&mut self, view: &C, now: Instant) -> Due {
         if self.priming == Priming::Due {
             return Due::Asked;
         }
         let unanswered = self.unanswered();
         let (mut wants, mut asked, mut waits) = (false, false, false);
-        // A kind above may have to wait for an answer of a kind beneath, whatever else is wanted.
+        // Whether a kind above is wanted and a response of a kind beneath is unanswered, so that one may wait for the other.
         let (mut above, mut beneath) = (false, false);
         for subscribed in self.types.values_mut() {
-            let Some(set) = sayable(self.part, subscribed.kind, view, unanswered, &self.beneath) else { continue };
+            let Some(set) = sayable(self.part, subscribed.kind, view, unanswered, &self.told_beneath) else { continue };
             if subscribed.wants(&set) {
                 wants = true;
                 asked |= subscribed.subscription.asked();
@@ -269,15 +268,15 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
             beneath |= exchange.in_flight() && subscribed.is_of(C::BENEATH);
         }
         if waits {
-            // A change is as old as it is, though the response before is not answered yet.
+            // The age of a change counts from here, not from the answer to the response before it.
             self.pending.get_or_insert(now);
         }
         if !wants {
-            // What was begun with was undone.
+            // What is left of the view that was begun with was undone since.
             self.begun = None;
             if !waits && !unanswered {
-                // The client has all that it wants of this view: what went before is kept for nobody.
-                for (kind, told) in &mut self.beneath {
+                // The client has all that it wants of this view, so no removal of an older one is withheld any more.
+                for (kind, told) in &mut self.told_beneath {
                     if let Some(current) = set_of(self.part, Some(*kind), view) {
                         *told = current;
                     }
@@ -304,7 +303,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         Due::Changed(*self.pending.get_or_insert(now))
     }
 
-    /// Makes what goes out next and notes that it does.
+    /// Makes the next response and notes that it goes out.
     pub(crate) fn next(&mut self, view: &C, now: Instant) -> Next {
         if self.priming == Priming::Due {
             self.priming = Priming::Done;
@@ -315,7 +314,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         let Some(subscribed) = self.types.get_mut(&type_url) else { return Next::Nothing };
         let all = !S::DELTA || subscribed.subscription.asked();
         if all && set.bytes() > self.bounds.response {
-            // A part of the truth would delete the rest, so the client keeps what it has.
+            // A response with a part of the resources would delete the others, so the client keeps what it has.
             let first = subscribed.too_large.replace(set.sum()).is_none();
             return Next::TooLarge { type_url, bytes: set.bytes(), first };
         }
@@ -325,16 +324,16 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         let version = subscribed.subscription.exchange().sent().unwrap_or_default();
         subscribed.sent_at = Some(now);
         if let Some(kind) = subscribed.kind.filter(|kind| C::BENEATH.contains(kind)) {
-            self.beneath.insert(kind, set);
+            self.told_beneath.insert(kind, set);
         }
-        // What is left is newer than what goes out now.
+        // A change that is left is newer than the view of this response.
         self.pending = None;
         Next::Response(NextResponse { type_url, version, nonce: self.nonce, content })
     }
 
     /// Chooses what goes out next.
     fn choose(&mut self, view: &C, now: Instant) -> Choice<C> {
-        // Empty, once and at once: istiod waits for an answer to each type.
+        // A type without resources is answered empty, once and at once: istiod waits for an answer to each type.
         let none = Set::new(Snapshot::none(), self.part);
         if let Some(type_url) = first_of(&mut self.types, None, |other| other.wants(&none)) {
             return Choice::Say { type_url, set: none, begun: self.begun.clone() };
@@ -347,7 +346,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         }
         let unanswered = self.unanswered();
         for kind in C::BENEATH {
-            let Some(set) = sayable(self.part, Some(*kind), view, unanswered, &self.beneath) else { continue };
+            let Some(set) = sayable(self.part, Some(*kind), view, unanswered, &self.told_beneath) else { continue };
             if let Some(type_url) = first_of(&mut self.types, Some(*kind), |beneath| beneath.wants(&set)) {
                 return Choice::Say { type_url, set, begun: None };
             }
@@ -355,10 +354,10 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         Choice::Nothing
     }
 
-    /// Chooses a kind above, or what is to be told before it; `None`: of this view nothing above is wanted, or it was undone
-    /// since.
+    /// Chooses a type above, or one that goes before it; `None`: nothing above is wanted of this view, or not of the newest any
+    /// more.
     fn choose_above(&mut self, view: &C, newest: &C, now: Instant) -> Option<Choice<C>> {
-        let Self { part, types, beneath, .. } = self;
+        let Self { part, types, told_beneath, .. } = self;
         let (type_url, set) = C::ABOVE.iter().find_map(|kind| {
             let (set, last) = (set_of(*part, Some(*kind), view)?, set_of(*part, Some(*kind), newest)?);
             let same = set.sum() == last.sum();
@@ -371,7 +370,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
             if first_of(types, Some(*kind), |beneath| beneath.subscription.lacks(&set)).is_none() {
                 continue;
             }
-            if let Some(old) = beneath.get(kind) {
+            if let Some(old) = told_beneath.get(kind) {
                 set = set.with_all_of(old);
             }
             if let Some(type_url) = first_of(types, Some(*kind), |beneath| beneath.wants(&set)) {
@@ -394,7 +393,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     }
 }
 
-/// The first type of a kind that is so.
+/// The first type of a kind for which `is_so`.
 fn first_of<K: Copy + Eq, S>(
     types: &mut BTreeMap<Arc<str>, Subscribed<K, S>>,
     kind: Option<K>,
@@ -413,17 +412,17 @@ fn set_of<C: Catalog>(part: Part, kind: Option<C::Kind>, view: &C) -> Option<Set
     Some(Set::new(snapshot, part))
 }
 
-/// The same, without what may not be said yet: while a response of a kind above is unanswered, what is gone of a kind beneath
-/// stays.
+/// The resources of a type that may be sent now: while a response of a kind above is unanswered, removals beneath are
+/// withheld.
 fn sayable<C: Catalog>(
     part: Part,
     kind: Option<C::Kind>,
     view: &C,
     unanswered: bool,
-    beneath: &BTreeMap<C::Kind, Set>,
+    told_beneath: &BTreeMap<C::Kind, Set>,
 ) -> Option<Set> {
     let set = set_of(part, kind, view)?;
-    let old = kind.and_then(|kind| beneath.get(&kind)).filter(|_| unanswered);
+    let old = kind.and_then(|kind| told_beneath.get(&kind)).filter(|_| unanswered);
     Some(match old {
         Some(old) => set.with_all_of(old),
         None => set,

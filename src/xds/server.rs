@@ -1,4 +1,4 @@
-//! The gRPC service.
+//! The gRPC service: finds the variant and the part that a client asks for, and starts a stream.
 
 use std::{
     convert::Infallible,
@@ -34,13 +34,13 @@ use crate::{
 pub struct Ads<C> {
     /// The newest resources.
     pub view: watch::Receiver<C>,
-    /// Tells in which parts they have changed.
+    /// Signals in which parts resources have changed.
     pub parts: Arc<Parts>,
     /// Ends its streams.
     pub drain: Drain,
-    /// They are listed here.
+    /// The streams that are open.
     pub streams: Arc<Streams>,
-    /// Whether istiod is sent tiny responses first; see [`crate::xds::stream`].
+    /// Whether istiod is sent tiny responses first (`mox.push.prime`).
     pub prime: bool,
     /// Bounds its streams.
     pub limits: StreamLimits,
@@ -52,7 +52,7 @@ impl<C: Catalog> Ads<C> {
         let mut drain = self.drain.clone();
         let connections = ReceiverStream::new(connections);
         Server::builder()
-            // Half-open connections go after 40 s. A stream on which nothing is said is none.
+            // Half-open connections go after 40 s; a quiet stream answers PINGs and stays.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .add_service(self)
@@ -62,8 +62,8 @@ impl<C: Catalog> Ads<C> {
             .await
     }
 
-    /// The part that a stream is of: that of its port, or, on the port that serves everything, the one that its name asks
-    /// for.
+    /// The part that a stream is of: the part of its port, or, on the port that serves everything, the part that the host name
+    /// asks for.
     fn part(port: Part, authority: &str) -> Result<Part, String> {
         match (port, Part::named_in(authority)?) {
             (port, None) => Ok(port),
@@ -100,7 +100,7 @@ impl<C: Catalog> Ads<C> {
         })?;
         let requests: Streaming<S::Request> =
             Streaming::new_request(RequestDecoder::default(), request.into_body(), None, Some(self.limits.request));
-        // One response waits for the transport, no more: what comes after it is made later, from a newer view.
+        // One response waits for the transport, no more: the next is made when that is gone, from a newer view.
         let (out, responses) = mpsc::channel(1);
         let flow = Arc::<Flow>::default();
         let stream = Stream {
@@ -120,7 +120,7 @@ impl<C: Catalog> Ads<C> {
             accepted.streamed();
         }
         tokio::spawn(async move {
-            // The transport cannot be told to give up a stream whose client reads nothing; its connection can.
+            // The transport cannot be told to give up a stream whose client reads nothing, so its connection is ended.
             if stream.run::<S>(requests).await
                 && let Some(accepted) = accepted
             {

@@ -1,5 +1,5 @@
-//! One stream of one client: requests in, responses out. What is said and when is [`Order`]'s to decide; here are the
-//! transport, the clock, and what is shown and logged of it.
+//! One stream of one client: requests in, responses out. [`Order`] decides what goes out and when; here are the transport, the
+//! clock, status and logs.
 //!
 //! Responses are made when the transport can take them, from the view of that moment: a slow client gets the newest
 //! state, not a queue of old ones.
@@ -33,7 +33,8 @@ use crate::{
 };
 
 /// istiod keeps the first 100 responses of its life in a channel that nobody reads (`XDSUpdates` of its `adsc.go`).
-/// Tiny ones in their place save it 100 times the payload. One after the other they would cost more than the payload does.
+/// Tiny responses in their place save it 100 times the payload. They go out as one piece: as 100 they would cost more than the
+/// payload does.
 static PRIMERS: [Lazy<Bytes>; 2] = [Lazy::new(primers::<Sotw>), Lazy::new(primers::<Delta>)];
 
 fn primers<S: Subscription>() -> Bytes {
@@ -41,11 +42,11 @@ fn primers<S: Subscription>() -> Bytes {
     (0..100).flat_map(|n| primer(n).framed()).flatten().collect()
 }
 
-/// What a stream needs from its server.
+/// A stream, with what it needs from its server.
 #[derive(Debug)]
 pub(crate) struct Stream<C: Catalog> {
     pub(crate) view: watch::Receiver<C>,
-    /// Changes when the view does, in the part that the stream is of.
+    /// Signals that the view has changed in the stream's part.
     pub(crate) changes: watch::Receiver<()>,
     pub(crate) part: Part,
     pub(crate) drain: Drain,
@@ -61,11 +62,11 @@ pub(crate) struct Stream<C: Catalog> {
 
 /// Why a stream ends.
 pub(crate) enum StreamEnd {
-    /// The client is gone; there is nobody to tell.
+    /// The client is gone.
     Gone,
-    /// The client reads nothing; there is no way to tell it.
+    /// The client reads nothing, so that no status reaches it.
     Slow,
-    /// To be said to the client.
+    /// The server ends the stream, with a status for the client.
     Refused(Status),
 }
 
@@ -75,9 +76,9 @@ type Handed = BTreeMap<Arc<str>, Arc<OnceLock<Instant>>>;
 /// When a response may go out.
 enum Turn {
     Now,
-    /// Then, or when the stream's turn comes.
+    /// At this time, or when the stream is notified of its turn.
     At(Instant),
-    /// Not before something happens.
+    /// Not before a request, or a change of the view.
     Never,
 }
 
@@ -89,11 +90,12 @@ impl<C: Catalog> Stream<C> {
             StreamEnd::Slow => {
                 self.streams.slow.fetch_add(1, Ordering::Relaxed);
                 let peer = self.registered.state.lock().peer;
-                tracing::warn!(?peer, "a client has read nothing of what it was sent for {} s", SLOW.as_secs());
+                tracing::warn!(event = "client_reads_nothing", ?peer, seconds = SLOW.as_secs(), "a client is cut off");
                 true
             }
             StreamEnd::Refused(status) => {
-                tracing::debug!(code = ?status.code(), message = status.message(), "a stream ends");
+                let (code, message) = (status.code(), status.message());
+                tracing::debug!(event = "stream_ended", ?code, message, "a stream ends");
                 self.flow.begin();
                 let told = self.out.send(Err(status));
                 tokio::time::timeout(SLOW, told).await.is_err()
@@ -133,7 +135,7 @@ impl<C: Catalog> Stream<C> {
                         }
                     }
                     Ok(None) => return StreamEnd::Gone,
-                    // Also a request that is no protobuf or too large; of a client that hung up nobody hears it.
+                    // A broken connection, or a request that is no protobuf or too large.
                     Err(status) => return StreamEnd::Refused(status),
                 },
                 changed = self.changes.changed() => {
@@ -160,8 +162,9 @@ impl<C: Catalog> Stream<C> {
         }
     }
 
-    /// Notes whose stream it is: "Only the first request on a stream is guaranteed to carry the node identifier." Whether it is
-    /// istiod's config client, which keeps what it is sent.
+    /// Notes whose stream this is; whether the client is istiod's config client, which keeps what it is sent.
+    /// "Only the first request on a stream is guaranteed to carry the node identifier."
+    /// <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol-overview>
     fn identify(&mut self, node: Option<&Node>) -> Result<bool, Status> {
         let node = node.filter(|node| !node.id.is_empty());
         let node = node.ok_or_else(|| Status::invalid_argument("the first request has no node id"))?;
@@ -188,7 +191,7 @@ impl<C: Catalog> Stream<C> {
         })?;
         let Some(received) = received else { return Ok(()) };
         if let Some(answer) = received.answer {
-            // What was answered was handed to the transport.
+            // An answered response has reached the transport, so the time is set.
             let handed = handed.get(type_url).and_then(|handed| handed.get().copied()).unwrap_or(now);
             self.registered.state.lock().types.entry(type_url.to_owned()).or_default().ack_millis =
                 Some((now - handed).as_millis() as u64);
@@ -199,14 +202,20 @@ impl<C: Catalog> Stream<C> {
                 self.streams.nacks.fetch_add(1, Ordering::Relaxed);
                 let error = request.error().map(|error| &*error.message);
                 let node = &*self.registered.state.lock().node;
-                tracing::warn!(node, type_url, error, "a client does not accept a response");
+                tracing::warn!(
+                    event = "response_refused",
+                    node,
+                    type_url,
+                    error,
+                    "a client does not accept a response"
+                );
             }
         }
         self.show(order, type_url, 0);
         Ok(())
     }
 
-    /// When the next response may go out. Changes of state of the world wait for their turn among the client's streams.
+    /// When the next response may go out. In state of the world, changes wait for their turn among the client's streams.
     fn turn<S: Subscription>(&self, order: &mut Order<C, S>) -> Turn {
         let now = Instant::now();
         let due = order.due(&self.view.borrow().clone(), now);
@@ -229,7 +238,7 @@ impl<C: Catalog> Stream<C> {
                 Turn::At(at)
             }
             Due::Undone => {
-                // The stream may have had its turn already, for the change that was undone: it is given back.
+                // The change was undone before it was sent: give the turn back.
                 pace.lock().close(ticket);
                 Turn::Never
             }
@@ -237,7 +246,7 @@ impl<C: Catalog> Stream<C> {
         }
     }
 
-    /// What goes out now, from the newest view.
+    /// Makes the next message for the transport, from the newest view.
     fn say<S: Subscription>(&mut self, order: &mut Order<C, S>, handed: &mut Handed) -> Option<Outgoing> {
         let view = self.view.borrow().clone();
         match order.next(&view, Instant::now()) {
@@ -247,6 +256,7 @@ impl<C: Catalog> Stream<C> {
                 if first {
                     let (type_url, most) = (&*type_url, self.limits.response);
                     tracing::error!(
+                        event = "response_too_large",
                         type_url,
                         bytes,
                         most,
@@ -267,7 +277,7 @@ impl<C: Catalog> Stream<C> {
         }
     }
 
-    /// Shows what is known of a type, of which so many responses went out just now.
+    /// Puts a type into status, after a request of it or after `pushes` responses.
     fn show<S: Subscription>(&self, order: &Order<C, S>, type_url: &str, pushes: u64) {
         let Some((exchange, too_large)) = order.exchange(type_url) else { return };
         let mut state = self.registered.state.lock();

@@ -29,15 +29,15 @@ pub struct TypeState {
     pub sent: Option<Arc<str>>,
     /// Version of the last accepted response.
     pub acked: Option<Arc<str>>,
-    /// The client's words on what it did not accept.
+    /// The client's words on the last response, if it did not accept it.
     pub error: Option<String>,
     /// Responses so far.
     pub pushes: u64,
     /// How long the client took to answer the last response that it answered, in milliseconds.
     pub ack_millis: Option<u64>,
-    /// For how long the last response is unanswered, in milliseconds. No reason to close the stream.
+    /// For how long the last response is unanswered, in milliseconds. However long, the stream stays.
     pub unacked_millis: Option<u64>,
-    /// When that went out.
+    /// When the unanswered response went out.
     #[serde(skip)]
     pub unacked_since: Option<Instant>,
     /// The newest set is too large for a response, so that the last one stays.
@@ -57,23 +57,23 @@ pub struct StreamState {
     pub part: Part,
     /// Whether it is the incremental variant.
     pub delta: bool,
-    /// By type URL.
+    /// The types that the client asked for, by type URL.
     pub types: BTreeMap<String, TypeState>,
 }
 
-/// Of a client by address and name, whether its streams together make sense.
+/// The streams of one client, and whether they make sense together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientState {
-    /// Its address.
+    /// The client's address.
     pub address: Option<IpAddr>,
-    /// Its own name for itself.
+    /// The client's own name for itself.
     pub node: String,
-    /// Streams.
+    /// How many streams the client has.
     pub streams: usize,
-    /// The parts that they are of.
+    /// The parts that the streams are of.
     pub parts: BTreeSet<Part>,
-    /// What is wrong with these.
+    /// What is wrong with the parts; `None`: they are everything, each once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrong: Option<&'static str>,
 }
@@ -89,6 +89,7 @@ fn wrong(parts: &BTreeSet<Part>) -> Option<&'static str> {
     }
 }
 
+/// A client: its address and its own name for itself.
 type Client = (Option<IpAddr>, String);
 
 /// All streams of a server.
@@ -100,7 +101,7 @@ pub struct Streams {
     next: AtomicU64,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
-    /// Bytes of those.
+    /// Bytes of the responses sent.
     pub bytes: AtomicU64,
     /// Responses that a client did not accept.
     pub nacks: AtomicU64,
@@ -110,19 +111,19 @@ pub struct Streams {
     pub refused: AtomicU64,
 }
 
-/// Removes its stream from the list when dropped.
+/// One stream's place in the list, until it is dropped.
 #[derive(Debug)]
 pub struct Registered {
     streams: Arc<Streams>,
-    /// Tells the stream from others.
+    /// The stream's number, unique in this server.
     pub ticket: Ticket,
-    /// What is shown of the stream.
+    /// The stream as status shows it.
     pub state: Arc<Mutex<StreamState>>,
     pace: Option<Arc<Mutex<Pace>>>,
 }
 
 impl Streams {
-    /// None yet; their clients are pushed to by this rule.
+    /// No streams yet; `rule` says how much of a client's time pushes may take.
     pub fn new(rule: PaceRule) -> Self {
         Self {
             open: Mutex::default(),
@@ -137,7 +138,7 @@ impl Streams {
         }
     }
 
-    /// Adds a stream, unless there are too many already; the error says of which and how many.
+    /// Adds a stream, unless there are too many already; the error names the limit and its value.
     pub fn register(
         self: &Arc<Self>,
         peer: Option<SocketAddr>,
@@ -191,7 +192,7 @@ impl Streams {
 }
 
 impl Registered {
-    /// Notes whose stream it is.
+    /// Notes whose stream this is; at most 256 characters of the name are kept.
     pub fn identify(&mut self, node: &str) {
         let shown: String = node.chars().filter(|c| !c.is_control()).take(256).collect();
         let peer = {
@@ -207,7 +208,7 @@ impl Registered {
         self.pace = Some(pace);
     }
 
-    /// What its client's streams share; `None` before it said who it is.
+    /// The pace that the client's streams share; `None` before the client said who it is.
     pub fn pace(&self) -> Option<&Mutex<Pace>> {
         self.pace.as_deref()
     }

@@ -1,6 +1,7 @@
-//! What one stream wants of one type and what it holds: values without IO, one for each variant of the protocol.
+//! What the client of one stream wants of one type and what it has: values without IO, one for each variant of the protocol.
 //!
-//! Quotations are from the xDS protocol's specification (`xds_protocol.rst`).
+//! Quotations are from the specification, <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>; links name the
+//! section.
 
 pub mod delta;
 pub mod sotw;
@@ -20,13 +21,15 @@ use crate::{
 
 /// What the requests of both variants have in common.
 pub trait Request: prost::Message + Default {
-    /// Who asks; in the first request of a stream.
+    /// The client; in the first request of a stream.
     fn node(&self) -> Option<&Node>;
     /// The type asked for.
     fn type_url(&self) -> &str;
-    /// Nonce of the response that it answers; empty: none.
+    /// Nonce of the response that the request answers; empty: the request answers none.
     fn nonce(&self) -> &str;
-    /// Present on a NACK and only there.
+    /// Why the client does not accept the response. "NACK signifies unsuccessful configuration and is indicated by the presence
+    /// of the error_detail field."
+    /// <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-and-nack-semantics-summary>
     fn error(&self) -> Option<&rpc::Status>;
 }
 
@@ -60,7 +63,7 @@ impl Request for DeltaDiscoveryRequest {
     }
 }
 
-/// What a response says.
+/// The resources of a response.
 #[derive(Debug, Default)]
 pub struct ResponseContent {
     /// Encoded `resources` fields.
@@ -75,10 +78,10 @@ pub trait Subscription: Default + Send + 'static {
     type Request: Request;
     /// The variant's method of the service.
     const METHOD: &'static str;
-    /// Whether its responses are DeltaDiscoveryResponses.
+    /// Whether the variant's responses are DeltaDiscoveryResponses.
     const DELTA: bool;
 
-    /// Takes a request in; says whether it answers the last response.
+    /// Takes a request in; whether it is the answer to the last response.
     fn request(&mut self, request: &Self::Request) -> bool;
 
     /// Whether the client lacks something of this set, or asked for it once more.
@@ -90,13 +93,13 @@ pub trait Subscription: Default + Send + 'static {
         !self.exchange().in_flight() && self.lacks(set)
     }
 
-    /// Whether what is wanted was asked for, and is not the news of a change.
+    /// Whether the client asked for the next response, so that it is no push.
     fn asked(&self) -> bool;
 
     /// Makes a response of the newest set and notes that it goes out.
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent;
 
-    /// What was said so far.
+    /// The responses so far, and the answers to them.
     fn exchange(&self) -> &Exchange;
 }
 
@@ -107,7 +110,7 @@ enum Nonce {
     Stale,
     /// The last response, which this request answers.
     Answers,
-    /// The last response, which was answered before. That it names no error now does not take a NACK back.
+    /// The last response, which an earlier request answered. A request without an error does not take a NACK back.
     Again,
 }
 
@@ -118,9 +121,9 @@ pub struct Exchange {
     nonce: Option<u64>,
     /// Whether that response is still unanswered.
     in_flight: bool,
-    /// ResponseContent of the last response.
+    /// Hash of the content of the last response.
     sent: Option<u128>,
-    /// ResponseContent of the last response that was accepted.
+    /// Hash of the content of the last response that was accepted.
     acked: Option<u128>,
     /// The client's words on the last response, if it did not accept it.
     error: Option<String>,
@@ -136,7 +139,7 @@ impl Exchange {
             return Nonce::Again;
         }
         match error {
-            // The same content is not sent again; what comes next is.
+            // The same content is not sent again; the next change is.
             Some(error) => self.error = Some(error.message.clone()),
             None => {
                 self.acked = self.sent;
@@ -162,12 +165,12 @@ impl Exchange {
         self.in_flight
     }
 
-    /// ResponseContent of the last response.
+    /// Hash of the content of the last response.
     pub fn sent(&self) -> Option<u128> {
         self.sent
     }
 
-    /// ResponseContent of the last response that was accepted.
+    /// Hash of the content of the last response that was accepted.
     pub fn acked(&self) -> Option<u128> {
         self.acked
     }
@@ -178,7 +181,7 @@ impl Exchange {
     }
 }
 
-/// The names of a request; parameters do not matter here.
+/// The names of a request, with those of its locators, whose dynamic parameters play no role.
 fn names<'a>(names: &'a [String], locators: &'a [ResourceLocator]) -> impl Iterator<Item = &'a String> {
     names.iter().chain(locators.iter().map(|locator| &locator.name))
 }
