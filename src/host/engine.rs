@@ -1,7 +1,7 @@
 //! Owns the runtime, the store, the publisher and the listeners.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -39,9 +39,11 @@ use crate::{
     },
     translate::TRANSLATION,
     xds::{
+        drain::Drain,
+        limits::StreamLimits,
         listener::{self, Door},
-        pace::Rule,
-        server::{Ads, Ends, Limits},
+        pace::PaceRule,
+        server::Ads,
         streams::{ClientState, StreamState, Streams, Totals},
         tls::Tls,
     },
@@ -238,7 +240,7 @@ impl Engine {
         let kubernetes = Sink::start(&shared.config, &handle, followed);
         Ok(Self {
             shared,
-            streams: Arc::new(Streams::new(Rule { duty, max })),
+            streams: Arc::new(Streams::new(PaceRule { duty, max })),
             draining,
             fenced,
             feed: Mutex::default(),
@@ -289,18 +291,17 @@ impl Engine {
         }
         let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
         let bound = Bound { mox: mox_address, slices, admin: admin.as_ref().map(|(_, address)| *address) };
-        let limits = Limits::new(config);
+        let limits = StreamLimits::new(config);
         let ads = Ads {
             view: self.shared.view.subscribe(),
             parts: Arc::clone(&self.shared.parts),
-            ends: self.ends(),
+            drain: Drain::new(self.draining.subscribe(), self.fenced.subscribe()),
             streams: Arc::clone(&self.streams),
             prime: config.push.prime,
             limits,
         };
         let (allow, streams) = (config.allow_cidrs.clone(), Arc::clone(&self.streams));
-        let (open, logged) = (Mutex::new(HashMap::new()), Mutex::new(None));
-        let door = Arc::new(Door { allow, most: limits.most, tls, streams, open, logged });
+        let door = Arc::new(Door::new(allow, limits.streams, tls, streams));
         let (out, connections) = mpsc::channel(64);
         for (port, part) in ports {
             let accepting = listener::accept(port, part, Arc::clone(&door), out.clone());
@@ -320,10 +321,6 @@ impl Engine {
         self.order(|orders| orders.listening_since = Some(Instant::now()));
         tracing::info!(mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
         Ok(bound)
-    }
-
-    fn ends(&self) -> Ends {
-        Ends { draining: self.draining.subscribe(), fenced: self.fenced.subscribe() }
     }
 
     fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {

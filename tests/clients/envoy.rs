@@ -1,7 +1,6 @@
 //! The real Envoy as a client of the same core, with Envoy's own resources, in both variants of the protocol.
 
 use std::{
-    collections::HashMap,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
     process::Command,
@@ -13,10 +12,12 @@ use std::{
 use registry_mox::{
     snapshot::{partition::Part, signals::Signals},
     xds::{
+        drain::Drain,
+        limits::{MaxStreams, StreamLimits},
         listener::{Door, accept},
-        pace::Rule,
-        server::{Ads, Ends, Limits},
-        streams::{Most, Streams},
+        pace::PaceRule,
+        server::Ads,
+        streams::Streams,
     },
 };
 use serde_json::Value;
@@ -43,19 +44,18 @@ impl Server {
     fn start(port: u16, xds: Xds) -> Self {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (view, parts) = (watch::Sender::new(xds), Arc::<Signals>::default());
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let [draining, fenced] = [watch::Sender::new(false), watch::Sender::new(false)];
-        let most = Most { streams: 16, per_address: 16 };
+        let most = MaxStreams { in_all: 16, per_address: 16 };
         let ads = Ads {
             view: view.subscribe(),
             parts: Arc::clone(&parts),
-            ends: Ends { draining: draining.subscribe(), fenced: fenced.subscribe() },
+            drain: Drain::new(draining.subscribe(), fenced.subscribe()),
             streams: Arc::clone(&streams),
             prime: true,
-            limits: Limits { most, types: 16, request: 1 << 20, response: 1 << 30 },
+            limits: StreamLimits { streams: most, types: 16, request: 1 << 20, response: 1 << 30 },
         };
-        let (open, logged) = (HashMap::new().into(), None.into());
-        let door = Arc::new(Door { allow: vec![], most, tls: None, streams: Arc::clone(&streams), open, logged });
+        let door = Arc::new(Door::new(vec![], most, None, Arc::clone(&streams)));
         let (out, connections) = mpsc::channel(16);
         let bound = eventually(START, "the port is free", || {
             runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))).ok()
