@@ -33,6 +33,7 @@ use crate::{
     },
     state::{self, Keeper},
     translate::payload::Reject,
+    unknown,
 };
 
 /// How often expired removals are looked for, while there are any.
@@ -119,6 +120,8 @@ pub struct Report {
     pub quarantined: BTreeMap<Arc<str>, Quarantined>,
     /// How many more there are than are shown.
     pub quarantined_left_out: usize,
+    /// Services that could not be read yet.
+    pub unknown: unknown::Report,
     /// What is missing since the window of the breaker began, while it withholds removals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Lost>,
@@ -385,5 +388,29 @@ mod tests {
         publisher.services.breaker().release();
         publisher.round(3);
         assert_eq!(served(), (10, None));
+    }
+
+    #[test]
+    fn what_is_unknown_is_unknown_when_everything_is_made_anew() {
+        let shared = Arc::new(Shared::new(Config::default()).unwrap());
+        let mut publisher = Publisher::new(Arc::clone(&shared));
+        change(&shared, 0, 1, Some("10.0.0.1:80"));
+        shared.orders.lock().loaded = true;
+        publisher.round(0);
+        shared.store.set_unknown(&["com.example.S0"]);
+        change(&shared, 0, 2, None);
+        let served = || (shared.view.borrow().service_entries.endpoints(), shared.report.lock().unknown.last_good);
+        publisher.round(1);
+        assert_eq!(served(), (1, 1));
+        publisher.start_over();
+        publisher.round(2);
+        assert_eq!(served(), (1, 1));
+        for event in
+            frame::decode(&frame::encode_replace("registry", "com.example.S0", 1, i64::MAX, &[]).unwrap()).unwrap()
+        {
+            shared.store.apply(&event, 3).unwrap();
+        }
+        publisher.round(3);
+        assert_eq!(served(), (0, 0));
     }
 }

@@ -11,7 +11,8 @@ use crate::{
     error::{Error, Result},
     host::{
         admin::{self, Answer, Page, large::Cursor},
-        engine::{Engine, Feed},
+        engine::Engine,
+        feed::Feed,
         metrics,
     },
 };
@@ -24,6 +25,11 @@ pub enum Command {
     Listen {},
     /// The first complete view is in.
     Loaded {},
+    /// Services that could not be read; said before `loaded`, in as many commands as it takes.
+    Unknown {
+        /// Those.
+        data_info_ids: Vec<Arc<str>>,
+    },
     /// Set the operator's latch.
     Freeze {},
     /// Release it.
@@ -129,6 +135,10 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         Command::Listen {} => to_value(engine.listen()?),
         Command::Loaded {} => {
             engine.loaded();
+            done
+        }
+        Command::Unknown { data_info_ids } => {
+            engine.unknown(&data_info_ids);
             done
         }
         Command::Freeze {} => {

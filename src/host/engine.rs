@@ -11,7 +11,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::{
     net::TcpListener,
     runtime::{Handle, Runtime},
@@ -24,9 +24,12 @@ use tracing::{Dispatch, dispatcher};
 use crate::{
     config::{Config, Push, Scope},
     error::{Error, Result},
-    host::admin::{
-        self,
-        large::{Cursor, Large, PageCounts},
+    host::{
+        admin::{
+            self,
+            large::{Cursor, Large, PageCounts},
+        },
+        feed::{Feed, LastFeed},
     },
     kubernetes::{Followed, Sink, report::Report as KubernetesReport},
     model,
@@ -64,7 +67,7 @@ pub struct Engine {
     draining: watch::Sender<bool>,
     /// Whether streams are refused, so that clients go to another session server.
     fenced: watch::Sender<bool>,
-    feed: Mutex<Option<Feed>>,
+    feed: Mutex<LastFeed>,
     kubernetes: Option<Sink>,
     large: Arc<Large>,
     running: Mutex<Option<Running>>,
@@ -114,52 +117,6 @@ pub struct Flushed {
     /// Why the served state is not the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
-}
-
-/// How the host follows the registry's data servers, in its own words.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Feed {
-    /// Slots of the registry's slot table.
-    pub slots: u64,
-    /// Services that the data servers have, as far as it is known.
-    pub ids: u64,
-    /// Those that a comparison found different from what is known, and that were not read since.
-    pub owed: u64,
-    /// Those that could not be read again and again while their data server answers; they are tried on.
-    pub unreadable: u64,
-    /// Those that are to be read now.
-    pub dirty: u64,
-    /// Notices of changed services.
-    pub notices: u64,
-    /// Reads of a service.
-    pub reads: u64,
-    /// Bytes of publishers' data in them.
-    pub read_bytes: u64,
-    /// Reads that failed.
-    pub read_failures: u64,
-    /// Comparisons of a slot.
-    pub compares: u64,
-    /// Comparisons that failed.
-    pub compare_failures: u64,
-    /// Services of which a comparison found that another state was known.
-    pub differences: u64,
-    /// Comparisons of everything without a failure.
-    pub reconciled: u64,
-    /// How long ago the last one began, in milliseconds.
-    pub reconciled_millis_ago: Option<u64>,
-    /// How long the first complete view took, in milliseconds.
-    pub bootstrap_millis: Option<u64>,
-    /// For how long at least one slot's leader was not heard of, in milliseconds.
-    pub oldest_contact_millis: Option<u64>,
-    /// Whether the registry has stopped its pushes.
-    pub push_stopped: bool,
-    /// Other session servers that serve MoX from fresh data, when this was last asked.
-    pub fresh_peers: Option<u64>,
-    /// What failed last.
-    pub last_failure: Option<String>,
-    /// This session server has been cut off from data for longer than `mox.protect.max-staleness`.
-    pub stale: bool,
 }
 
 /// Everything an operator wants to know at a glance.
@@ -366,15 +323,7 @@ impl Engine {
 
     /// Takes what the host says of how it follows the data servers.
     pub fn feed(&self, feed: Feed) {
-        let stale = feed.stale;
-        let was = self.feed.lock().replace(feed).is_some_and(|feed| feed.stale);
-        match (was, stale) {
-            (false, true) => tracing::error!(
-                "cut off from the registry's data servers for longer than mox.protect.max-staleness; what is served is old"
-            ),
-            (true, false) => tracing::warn!("in contact with the registry's data servers again"),
-            _ => {}
-        }
+        self.feed.lock().take(feed);
     }
 
     /// Ends the streams and refuses new ones, so that clients go to another session server; or ends that.
@@ -382,6 +331,12 @@ impl Engine {
         if self.fenced.send_replace(fenced) != fenced {
             tracing::warn!(fenced, "streams are refused while another session server has fresher data");
         }
+    }
+
+    /// Says before [`Engine::loaded`] which services of the registry could not be read: what was served of them last stays
+    /// until a read of them is applied.
+    pub fn unknown(&self, ids: &[Arc<str>]) {
+        self.shared.store.set_unknown(ids);
     }
 
     /// Services of the registry whose events no read has borne out in time.
@@ -461,7 +416,7 @@ impl Engine {
             scope: self.shared.config.scope,
             served: self.served(),
             fenced: *self.fenced.borrow(),
-            feed: self.feed.lock().clone(),
+            feed: self.feed.lock().feed().cloned(),
             bytes,
             store: self.shared.store.counts(),
             publisher,

@@ -6,7 +6,10 @@ use std::fmt::{self, Display, Write};
 use serde::Serialize;
 
 use crate::{
-    host::engine::{Engine, Feed, Status},
+    host::{
+        engine::{Engine, Status},
+        feed::Feed,
+    },
     kubernetes::report::Report as KubernetesReport,
     snapshot::view::Held,
 };
@@ -105,6 +108,13 @@ pub fn of(status: &Status) -> Vec<Metric> {
             "reason",
             publisher.quarantined_by.iter().map(|(reason, count)| ((*reason).to_owned(), *count)),
         ),
+        labelled(
+            "mox_services_unknown",
+            "Services of the registry that could not be read, by what the mesh has of them.",
+            "served",
+            [("last-good", publisher.unknown.last_good), ("nothing", publisher.unknown.missing)]
+                .map(|(served, count)| (served.to_owned(), count as u64)),
+        ),
         counter("mox_rounds_total", "Rounds of the publisher.", publisher.rounds),
         counter("mox_translations_total", "Services translated.", publisher.translations),
         counter("mox_publishes_total", "States handed to streams.", publisher.publishes),
@@ -186,9 +196,24 @@ fn of_feed(feed: &Feed) -> Vec<Metric> {
         gauge("mox_feed_owed", "Services found different and not read since.", feed.owed),
         gauge(
             "mox_feed_unreadable",
-            "Services that cannot be read although their data server answers.",
+            "Services that cannot be read although their data server answers, or cannot be taken in.",
             feed.unreadable,
         ),
+        labelled(
+            "mox_feed_refused_publishers",
+            "Publishers that are not taken, or not whole, by reason.",
+            "reason",
+            feed.refused_publishers.iter().map(|(reason, count)| (reason.clone(), *count)),
+        ),
+        Metric {
+            kind: Kind::Counter,
+            ..labelled(
+                "mox_feed_refused_events_total",
+                "What clients of this session server published and is not taken, or not whole, by reason.",
+                "reason",
+                feed.refused_events.iter().map(|(reason, count)| (reason.clone(), *count)),
+            )
+        },
         gauge("mox_feed_dirty", "Services that are to be read now.", feed.dirty),
         counter("mox_feed_notices_total", "Notices of changed services.", feed.notices),
         counter("mox_feed_reads_total", "Reads of a service.", feed.reads),

@@ -52,6 +52,76 @@ public class RegistryMoxTest {
         }
     }
 
+    private static Publish large(int number, int bytes) {
+        StringBuilder url = new StringBuilder("10.1." + number / 250 + "." + number % 250 + ":12200?x=");
+        while (url.length() < bytes) {
+            url.append('x');
+        }
+        return Publish.of(TestData.service(1), "r" + number).version(1, 1).data(url.toString()).build();
+    }
+
+    /** Larger than what a thread keeps, than a piece, and than a frame can be. */
+    @Test
+    public void aReplaceOfAnySizeIsAppliedAsAWhole() {
+        try (RegistryMox mox = TestData.engine()) {
+            long later = System.currentTimeMillis() + 60_000;
+            int version = 0;
+            for (int[] all : new int[][] {{1, 10}, {1, 1 << 20}, {5, 600_000}, {80, 1 << 20}, {3_000, 400}}) {
+                List<Publish> publishers = new ArrayList<>();
+                for (int i = 0; i < all[0]; i++) {
+                    publishers.add(large(i, all[1]));
+                }
+                assertTrue(mox.replace(SOURCE, TestData.service(1), ++version, later + version, publishers) >= 64);
+                assertEquals("1/" + all[0], TestData.served(mox));
+            }
+        }
+    }
+
+    @Test
+    public void aReadThatIsNotOverChangesNothing() {
+        try (RegistryMox mox = TestData.engine()) {
+            mox.publish(SOURCE, FIRST);
+            long later = System.currentTimeMillis() + 60_000;
+            Read given = mox.read(SOURCE, TestData.service(1), 1, later);
+            for (int i = 0; i < 3; i++) {
+                given.add(large(i, 600_000));
+            }
+            assertEquals("1/1", TestData.served(mox));
+            Read whole = mox.read(SOURCE, TestData.service(1), 2, later);
+            whole.publisher("a", 1, 1, null).data(TestData.box("10.0.0.1:1"));
+            whole.publisher("b", 1, 1, "zone").data(TestData.box("10.0.0.2:1"));
+            whole.leaveOut();
+            whole.leaveOut();
+            whole.publisher("c", 1, 1, null).data(TestData.box("10.0.0.3:1"));
+            MoxException taken = assertThrows(MoxException.class, given::apply);
+            assertTrue(taken.getMessage(), taken.getMessage().contains("its thread has given the engine something else"));
+            assertTrue(whole.apply() > 0);
+            assertEquals("1/2", TestData.served(mox));
+            assertThrows(MoxException.class, whole::apply);
+            assertThrows(MoxException.class, () -> whole.publisher("d", 1, 1, null));
+
+            // Two reads of a service at once: the second takes the place of the first, whose rest finds no beginning.
+            Read first = mox.read(SOURCE, TestData.service(1), 3, later);
+            for (int i = 0; i < 2; i++) {
+                first.add(large(i, 600_000));
+            }
+            Thread other = new Thread(() -> mox.replace(SOURCE, TestData.service(1), 4, later, java.util.Arrays.asList(large(7, 600_000), large(8, 600_000))));
+            other.start();
+            join(other);
+            assertEquals(Code.INVALID_ARGUMENT, assertThrows(MoxException.class, first::apply).code());
+            assertEquals("1/2", TestData.served(mox));
+            assertThrows("it stays so", MoxException.class, first::apply);
+        }
+    }
+
+    private static void join(Thread thread) {
+        try {
+            thread.join();
+        } catch (InterruptedException e) {
+            throw new AssertionError(e);
+        }
+    }
+
     @Test
     public void batchSendsInChunksAndOnClose() {
         try (RegistryMox mox = TestData.engine()) {
@@ -248,6 +318,9 @@ public class RegistryMoxTest {
             misuse("publisher is null", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(null)));
             misuse("publisher 'r1' is of 'com.example.Service1", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(FIRST)));
             misuse("data of 'd': text and serialized", () -> Publish.of("d", "r").data("x").serialized(new byte[1]));
+            misuse("dataInfoId is null", () -> mox.read(SOURCE, null, 0, 0));
+            misuse("registerId is empty", () -> mox.read(SOURCE, "d", 0, 0).publisher("", 1, 1, null));
+            misuse("the publisher is one of a read", () -> mox.publish(mox.read(SOURCE, "d", 0, 0).publisher("r", 1, 1, null)));
             misuse("encoder is null", () -> mox.publish(null));
             misuse("timeout is null", () -> mox.flush(null));
             misuse("config is null", () -> RegistryMox.create(null));
@@ -269,9 +342,10 @@ public class RegistryMoxTest {
         assertEquals(0, mox.publish(SOURCE, FIRST));
         assertEquals(0, mox.unpublish(SOURCE, "d", "r", 1, 1));
         assertEquals(0, mox.replace(SOURCE, "d", 1, 1, TestData.none()));
+        assertEquals(0, mox.replace(SOURCE, TestData.service(1), 1, 1, java.util.Arrays.asList(large(1, 600_000), large(2, 600_000))));
         mox.loaded();
         mox.freeze();
-        assertEquals(5, mox.ignoredCalls());
+        assertEquals("pieces are one call", 6, mox.ignoredCalls());
         assertEquals(Code.CLOSED, assertThrows(MoxException.class, mox::status).code());
         assertEquals(Code.CLOSED, assertThrows(MoxException.class, () -> mox.flush(TestData.DEADLINE)).code());
     }

@@ -139,10 +139,32 @@ public final class RegistryMox implements AutoCloseable {
     public long replace(String source, String dataInfoId, long version, long readStarted, List<Publish> publishers) {
         Arguments.required("dataInfoId", dataInfoId);
         // A list of the caller's is its code: it is read before this thread's encoder is taken.
-        List<Publish> read = new ArrayList<>(Arguments.required("publishers", publishers));
-        FrameEncoder encoder = FrameEncoder.local();
-        encoder.replace(source, dataInfoId, version, readStarted, read);
-        return apply(encoder);
+        List<Publish> all = new ArrayList<>(Arguments.required("publishers", publishers));
+        for (Publish publish : all) {
+            Arguments.required("publisher", publish);
+            if (!dataInfoId.equals(publish.dataInfoId)) {
+                throw new MoxException(
+                        Code.INVALID_ARGUMENT,
+                        "publisher " + Arguments.shown(publish.registerId) + " is of " + Arguments.shown(publish.dataInfoId)
+                                + ", but the replaced service is " + Arguments.shown(dataInfoId));
+            }
+        }
+        Read read = read(source, dataInfoId, version, readStarted);
+        all.forEach(read::add);
+        return read.apply();
+    }
+
+    /**
+     * Begins what {@link #replace} says, for a host that holds publishers in a form of its own.
+     *
+     * @param source whose entries they are
+     * @param dataInfoId the service
+     * @param version the version of what was read; one not newer than the last is ignored
+     * @param readStarted when the read began, milliseconds since 1970: what was published while it ran is kept
+     * @return takes the publishers
+     */
+    public Read read(String source, String dataInfoId, long version, long readStarted) {
+        return new Read(this, source, dataInfoId, version, readStarted);
     }
 
     /**
