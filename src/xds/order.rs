@@ -26,7 +26,7 @@ use crate::{
     snapshot::{Set, Snapshot},
     xds::{
         Catalog,
-        limits::{REFUSED, UNANSWERED},
+        limits::{REFUSED, TYPE_URL, UNANSWERED},
         subscription::{Exchange, Request, ResponseContent, Subscription},
     },
 };
@@ -171,6 +171,8 @@ pub(crate) enum Answer {
 pub(crate) enum BadRequest {
     /// The request names no type.
     NoType,
+    /// The request's type URL is longer than [`TYPE_URL`].
+    LongType(usize),
     /// The request names one type more than a stream may have.
     TooManyTypes,
 }
@@ -212,6 +214,9 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         let type_url = request.type_url();
         if type_url.is_empty() {
             return Err(BadRequest::NoType);
+        }
+        if type_url.len() > TYPE_URL {
+            return Err(BadRequest::LongType(type_url.len()));
         }
         let primed = matches!(self.priming, Priming::Due | Priming::Done) && type_url == PRIME_TYPE;
         if type_url == MESH_CONFIG || (primed && request.nonce().starts_with(PRIME_NONCE)) {
@@ -668,6 +673,7 @@ mod tests {
     fn what_is_not_served_is_answered_at_once_and_mesh_configuration_never() {
         let mut probe = Probe::new(Bounds { types: 2, response: 0 }, false);
         assert_eq!(probe.ask("", ""), Err(BadRequest::NoType));
+        assert_eq!(probe.ask(&"x".repeat(TYPE_URL + 1), ""), Err(BadRequest::LongType(TYPE_URL + 1)));
         assert_eq!((probe.ask(MESH_CONFIG, ""), probe.due()), (Ok(None), Due::Nothing));
         probe.view.shown = false;
         assert_eq!(probe.ask(SERVICES, ""), Ok(Some(Received { served: true, answer: None })));

@@ -25,7 +25,7 @@ use crate::{
         Catalog,
         codec::{Flow, Outgoing, Response},
         drain::{Drain, DrainReason},
-        limits::{FIRST_REQUEST, SLOW, StreamLimits, cut},
+        limits::{FIRST_REQUEST, SLOW, StreamLimits, TYPE_URL, cut},
         order::{Answer, BadRequest, Bounds, Due, Next, NextResponse, Order, PRIME_NONCE, PRIME_TYPE},
         streams::{Registered, Streams},
         subscription::{Request, ResponseContent, Subscription, delta::Delta, sotw::Sotw},
@@ -188,6 +188,9 @@ impl<C: Catalog> Stream<C> {
         let (type_url, now) = (request.type_url(), Instant::now());
         let received = order.request(request, now).map_err(|bad| match bad {
             BadRequest::NoType => Status::invalid_argument("type_url is missing"),
+            BadRequest::LongType(bytes) => {
+                Status::invalid_argument(format!("type_url has {bytes} bytes; {TYPE_URL} are allowed"))
+            }
             BadRequest::TooManyTypes => Status::resource_exhausted(format!(
                 "more than {} types on one stream (mox.limits.types)",
                 self.limits.types
