@@ -2,20 +2,20 @@
 //!
 //! Kinds in [`Catalog::ABOVE`] depend on kinds in [`Catalog::BENEATH`]. The promise to a client, of what it has asked for:
 //! - Before a response above goes out, the client was told everything that the same view has of the kinds beneath. If a response
-//!   beneath is unanswered and lacks something of that, the response above waits for the answer, for [`UNANSWERED`] at most.
+//!   beneath is unanswered and lacks something of that, the response above waits for the answer, for `UNANSWERED` at most.
 //! - Before the client is told that a resource beneath is gone, it has answered every response above, by an ACK or a NACK, and
 //!   the last of each type does not depend on the resource.
 //! - Each response is of the newest view, or of the view that was begun with: while additions and removals beneath are due
 //!   there are three responses, the old and the new beneath, the kinds above, and the new alone. No response is of an older
 //!   view than the newest one at the last moment when there was nothing to say and nothing to answer.
 //! - One response of a type is unanswered at most. What the client asks for goes out at once, a change at its time, and no
-//!   change for [`REFUSED`] after a NACK. When changes end and the client answers, it is told everything that there is.
+//!   change for `REFUSED` after a NACK. When changes end and the client answers, it is told everything that there is.
 //!
 //! If a response would be too large, the client keeps the last one of its type, and no other type waits for it.
 //!
 //! The specification calls this "make before break": <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations>
 //!
-//! A value without IO: the caller shows the newest view, says what time it is, and sends what [`Order::next`] makes.
+//! A value without IO: the caller shows the newest view, says what time it is, and sends what `Order::next` makes.
 
 use std::{collections::BTreeMap, sync::Arc};
 

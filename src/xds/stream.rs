@@ -1,4 +1,4 @@
-//! One stream of one client: requests in, responses out. [`Order`] decides what goes out and when; here are the transport, the
+//! One stream of one client: requests in, responses out. `Order` decides what goes out and when; here are the transport, the
 //! clock, status and logs.
 //!
 //! Responses are made when the transport can take them, from the view of that moment: a slow client gets the newest
