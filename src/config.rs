@@ -204,7 +204,7 @@ pub struct Limits {
     pub streams_per_address: usize,
     /// Most types one stream may ask for.
     pub types: usize,
-    /// Largest request, in bytes.
+    /// Largest request, in bytes. The first of a delta client that comes back lists what it has, about 107 bytes a resource.
     pub request: usize,
     /// Largest response, in bytes. istiod takes less than 2 GiB; what is larger is not sent, and the last one stays.
     pub response: usize,
@@ -277,7 +277,7 @@ impl Default for Limits {
             streams: 4_096,
             streams_per_address: 1_024,
             types: 64,
-            request: 65_536,
+            request: 16 << 20,
             response: MAX_RESPONSE,
         }
     }
@@ -343,7 +343,7 @@ impl Config {
         bounds("limits.response", self.limits.response, 1 << 10, MAX_RESPONSE);
         bounds("push.max (ms)", self.push.max.as_millis() as usize, 0, 600_000);
         bounds("limits.types", self.limits.types, 16, 1_024);
-        bounds("limits.request", self.limits.request, 1_024, 16 << 20);
+        bounds("limits.request", self.limits.request, 1_024, 256 << 20);
         if !(self.push.duty > 0.0 && self.push.duty <= 1.0) {
             errors.push(format!("mox.push.duty: {} is out of bounds; it is above 0 and at most 1", self.push.duty));
         }

@@ -1,13 +1,17 @@
 //! Parts on ports and by name, pacing, and what bounds a client.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use common::{
     Mox,
     mox_client::{MoxClient, Response, SERVICE_ENTRY, State, istiod_node},
 };
-use registry_mox::proto::envoy::config::core::v3::Node;
+use prost::Message;
+use registry_mox::proto::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
+};
 use serde_json::json;
 use tonic::Code;
 
@@ -126,6 +130,51 @@ async fn a_part_is_asked_for_by_name_on_the_one_port() {
             Err(error) => error.downcast_ref::<tonic::Status>().unwrap().code(),
         };
         assert_eq!(code, Code::InvalidArgument, "{wrong}");
+    }
+}
+
+/// The resources that a client is served which says what it wants in `Host` and has no `:authority`, or how it is refused.
+async fn by_host(address: SocketAddr, host: http::HeaderValue) -> Result<usize, Code> {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+    // h2 sends a path without a host as it is if the request came with HTTP/1.1.
+    let request = http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
+    let request = request.version(http::Version::HTTP_11).header("host", host).body(()).unwrap();
+    let (answer, mut out) = client.ready().await.unwrap().send_request(request, false).unwrap();
+    let type_url = SERVICE_ENTRY.to_owned();
+    let body = DiscoveryRequest { node: Some(plain_node("host")), type_url, ..Default::default() }.encode_to_vec();
+    let message: Vec<u8> = [0].into_iter().chain((body.len() as u32).to_be_bytes()).chain(body).collect();
+    let _ = out.send_data(message.into(), false);
+    let answer = answer.await.unwrap();
+    if let Some(status) = answer.headers().get("grpc-status") {
+        return Err(Code::from_bytes(status.as_bytes()));
+    }
+    let (mut data, mut body) = (Vec::new(), answer.into_body());
+    while data.len() < 5 || data.len() < 5 + u32::from_be_bytes(data[1..5].try_into().unwrap()) as usize {
+        data.extend(tokio::time::timeout(SOON, body.data()).await.unwrap().unwrap().unwrap());
+    }
+    connection.abort();
+    Ok(DiscoveryResponse::decode(&data[5..]).unwrap().resources.len())
+}
+
+#[tokio::test]
+async fn a_client_without_an_authority_is_served_the_part_of_its_host() {
+    let mox = serving(json!({}), 100).await;
+    let address = mox.engine.listen().unwrap().mox;
+    let host = http::HeaderValue::from_static;
+    let mut seen = 0;
+    for part in ["p0-of-2.mox.example.com", "p1-of-2.mox.example.com:9700"] {
+        let part = by_host(address, host(part)).await.unwrap();
+        assert!(part < 100, "{part}");
+        seen += part;
+    }
+    assert_eq!(seen, 100);
+    assert_eq!(by_host(address, host("mox.example.com")).await, Ok(100));
+    let unreadable = http::HeaderValue::from_bytes(b"p0-of-2.\xFF").unwrap();
+    for wrong in [host("p2-of-2.mox.example.com"), unreadable] {
+        assert_eq!(by_host(address, wrong).await, Err(Code::InvalidArgument));
     }
 }
 

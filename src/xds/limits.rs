@@ -17,6 +17,11 @@ pub(crate) const REFUSED: Duration = Duration::from_secs(1);
 /// is new. A client that never answers one type is told of the other types all the same.
 pub(crate) const UNANSWERED: Duration = Duration::from_secs(10);
 
+/// Bytes of a type URL; Istio's and Envoy's have less than 100.
+pub(crate) const TYPE_URL: usize = 256;
+/// Characters that are kept of a client's words on a response that it does not accept.
+pub(crate) const NACK_TEXT: usize = 500;
+
 /// The beginning of a text, of so many characters at most.
 pub(crate) fn cut(text: &str, most: usize) -> &str {
     text.char_indices().nth(most).map_or(text, |(at, _)| &text[..at])

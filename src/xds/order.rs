@@ -2,20 +2,20 @@
 //!
 //! Kinds in [`Catalog::ABOVE`] depend on kinds in [`Catalog::BENEATH`]. The promise to a client, of what it has asked for:
 //! - Before a response above goes out, the client was told everything that the same view has of the kinds beneath. If a response
-//!   beneath is unanswered and lacks something of that, the response above waits for the answer, for [`UNANSWERED`] at most.
+//!   beneath is unanswered and lacks something of that, the response above waits for the answer, for `UNANSWERED` at most.
 //! - Before the client is told that a resource beneath is gone, it has answered every response above, by an ACK or a NACK, and
 //!   the last of each type does not depend on the resource.
 //! - Each response is of the newest view, or of the view that was begun with: while additions and removals beneath are due
 //!   there are three responses, the old and the new beneath, the kinds above, and the new alone. No response is of an older
 //!   view than the newest one at the last moment when there was nothing to say and nothing to answer.
 //! - One response of a type is unanswered at most. What the client asks for goes out at once, a change at its time, and no
-//!   change for [`REFUSED`] after a NACK. When changes end and the client answers, it is told everything that there is.
+//!   change for `REFUSED` after a NACK. When changes end and the client answers, it is told everything that there is.
 //!
 //! If a response would be too large, the client keeps the last one of its type, and no other type waits for it.
 //!
 //! The specification calls this "make before break": <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations>
 //!
-//! A value without IO: the caller shows the newest view, says what time it is, and sends what [`Order::next`] makes.
+//! A value without IO: the caller shows the newest view, says what time it is, and sends what `Order::next` makes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::{
     snapshot::{Set, Snapshot, partition::Part, view::Catalog},
     xds::{
-        limits::{REFUSED, UNANSWERED},
+        limits::{REFUSED, TYPE_URL, UNANSWERED},
         subscription::{Exchange, Request, ResponseContent, Subscription},
     },
 };
@@ -169,6 +169,8 @@ pub(crate) enum Answer {
 pub(crate) enum BadRequest {
     /// The request names no type.
     NoType,
+    /// The request's type URL is longer than [`TYPE_URL`].
+    LongType(usize),
     /// The request names one type more than a stream may have.
     TooManyTypes,
 }
@@ -210,6 +212,9 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         let type_url = request.type_url();
         if type_url.is_empty() {
             return Err(BadRequest::NoType);
+        }
+        if type_url.len() > TYPE_URL {
+            return Err(BadRequest::LongType(type_url.len()));
         }
         let primed = matches!(self.priming, Priming::Due | Priming::Done) && type_url == PRIME_TYPE;
         if type_url == MESH_CONFIG || (primed && request.nonce().starts_with(PRIME_NONCE)) {
@@ -665,6 +670,7 @@ mod tests {
     fn what_is_not_served_is_answered_at_once_and_mesh_configuration_never() {
         let mut probe = Probe::new(Bounds { types: 2, response: 0 }, false);
         assert_eq!(probe.ask("", ""), Err(BadRequest::NoType));
+        assert_eq!(probe.ask(&"x".repeat(TYPE_URL + 1), ""), Err(BadRequest::LongType(TYPE_URL + 1)));
         assert_eq!((probe.ask(MESH_CONFIG, ""), probe.due()), (Ok(None), Due::Nothing));
         probe.view.shown = false;
         assert_eq!(probe.ask(SERVICES, ""), Ok(Some(Received { served: true, answer: None })));

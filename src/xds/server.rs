@@ -87,7 +87,7 @@ impl<C: Catalog> Ads<C> {
         request: HttpRequest<Body>,
         accepted: Option<Accepted>,
     ) -> Result<HttpResponse<Body>, Status> {
-        let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let authority = authority(&request)?;
         let port = accepted.as_ref().map_or(Part::WHOLE, |accepted| accepted.part);
         let part = Self::part(port, authority).map_err(Status::invalid_argument)?;
         let peer: Option<SocketAddr> = accepted.as_ref().map(|accepted| accepted.peer);
@@ -129,6 +129,14 @@ impl<C: Catalog> Ads<C> {
         let response = response.body(Body::new(ResponseBody::new(responses, flow)));
         response.map_err(|error| Status::internal(error.to_string()))
     }
+}
+
+/// The host name that a client asks for: `:authority`, or `Host` from a client that leaves that out, as it may
+/// (RFC 9113, 8.3.1). A name that cannot be read is refused, so that nobody who asks for a part is served everything.
+fn authority(request: &HttpRequest<Body>) -> Result<&str, Status> {
+    let host = || request.headers().get(http::header::HOST).map(|host| host.to_str());
+    let authority = request.uri().authority().map(|authority| Ok(authority.as_str())).or_else(host);
+    authority.unwrap_or(Ok("")).map_err(|_| Status::invalid_argument("the header host is no text"))
 }
 
 impl<C> NamedService for Ads<C> {

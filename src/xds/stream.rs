@@ -1,4 +1,4 @@
-//! One stream of one client: requests in, responses out. [`Order`] decides what goes out and when; here are the transport, the
+//! One stream of one client: requests in, responses out. `Order` decides what goes out and when; here are the transport, the
 //! clock, status and logs.
 //!
 //! Responses are made when the transport can take them, from the view of that moment: a slow client gets the newest
@@ -23,7 +23,7 @@ use crate::{
     xds::{
         codec::{Flow, Outgoing, Response},
         drain::{Drain, DrainReason},
-        limits::{FIRST_REQUEST, SLOW, StreamLimits},
+        limits::{FIRST_REQUEST, SLOW, StreamLimits, TYPE_URL, cut},
         order::{Answer, BadRequest, Bounds, Due, Next, NextResponse, Order, PRIME_NONCE, PRIME_TYPE},
         streams::{Registered, Streams},
         subscription::{Request, ResponseContent, Subscription, delta::Delta, sotw::Sotw},
@@ -87,13 +87,17 @@ impl<C: Catalog> Stream<C> {
             StreamEnd::Gone => false,
             StreamEnd::Slow => {
                 self.streams.slow.fetch_add(1, Ordering::Relaxed);
-                let peer = self.registered.state.lock().peer;
-                tracing::warn!(event = "client_reads_nothing", ?peer, seconds = SLOW.as_secs(), "a client is cut off");
+                if self.registered.may_log("client_reads_nothing", "") {
+                    let (peer, seconds) = (self.registered.state.lock().peer, SLOW.as_secs());
+                    tracing::warn!(event = "client_reads_nothing", ?peer, seconds, "a client is cut off");
+                }
                 true
             }
             StreamEnd::Refused(status) => {
-                let (code, message) = (status.code(), status.message());
-                tracing::debug!(event = "stream_ended", ?code, message, "a stream ends");
+                let (code, message) = (status.code(), cut(status.message(), 300));
+                if self.registered.may_log("stream_ended", code.description()) {
+                    tracing::debug!(event = "stream_ended", ?code, message, "a stream ends");
+                }
                 self.flow.begin();
                 let told = self.out.send(Err(status));
                 tokio::time::timeout(SLOW, told).await.is_err()
@@ -182,6 +186,9 @@ impl<C: Catalog> Stream<C> {
         let (type_url, now) = (request.type_url(), Instant::now());
         let received = order.request(request, now).map_err(|bad| match bad {
             BadRequest::NoType => Status::invalid_argument("type_url is missing"),
+            BadRequest::LongType(bytes) => {
+                Status::invalid_argument(format!("type_url has {bytes} bytes; {TYPE_URL} are allowed"))
+            }
             BadRequest::TooManyTypes => Status::resource_exhausted(format!(
                 "more than {} types on one stream (mox.limits.types)",
                 self.limits.types
@@ -198,19 +205,20 @@ impl<C: Catalog> Stream<C> {
             }
             if answer == Answer::Nack {
                 self.streams.nacks.fetch_add(1, Ordering::Relaxed);
-                let error = request.error().map(|error| &*error.message);
-                let node = &*self.registered.state.lock().node;
-                tracing::warn!(
-                    event = "response_refused",
-                    node,
-                    type_url,
-                    error,
-                    "a client does not accept a response"
-                );
+                self.log_nack(type_url, order.exchange(type_url).and_then(|(exchange, _)| exchange.error()));
             }
         }
         self.show(order, type_url, 0);
         Ok(())
+    }
+
+    /// Logs what a client says of a response that it does not accept, within 500 characters.
+    fn log_nack(&self, type_url: &str, error: Option<&str>) {
+        if self.registered.may_log("response_refused", type_url) {
+            let node = &self.registered.state.lock().node;
+            let (node, type_url, error) = (cut(node, 80), cut(type_url, 80), cut(error.unwrap_or_default(), 240));
+            tracing::warn!(event = "response_refused", node, type_url, error, "a client does not accept a response");
+        }
     }
 
     /// When the next response may go out. In state of the world, changes wait for their turn among the client's streams.
@@ -251,7 +259,7 @@ impl<C: Catalog> Stream<C> {
             Next::Nothing => None,
             Next::Primers => Some(Outgoing::Framed(PRIMERS[usize::from(S::DELTA)].clone())),
             Next::TooLarge { type_url, bytes, first } => {
-                if first {
+                if first && self.registered.may_log("response_too_large", &type_url) {
                     let (type_url, most) = (&*type_url, self.limits.response);
                     tracing::error!(
                         event = "response_too_large",

@@ -18,6 +18,7 @@ use crate::{
     xds::{
         limits::MaxStreams,
         pace::{Pace, PaceRule, Ticket},
+        quiet::Quiet,
     },
 };
 
@@ -130,6 +131,8 @@ pub struct Streams {
     paces: Mutex<HashMap<Client, Weak<Mutex<Pace>>>>,
     rule: PaceRule,
     next: AtomicU64,
+    /// Which lines were logged, by event, client and what they are about.
+    quiet: Mutex<Quiet<(&'static str, Client, String)>>,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
     /// Bytes of the responses sent.
@@ -161,6 +164,7 @@ impl Streams {
             paces: Mutex::default(),
             rule,
             next: AtomicU64::new(0),
+            quiet: Mutex::default(),
             pushes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             nacks: AtomicU64::new(0),
@@ -261,6 +265,15 @@ impl Registered {
         self.pace = Some(pace);
     }
 
+    /// Whether a line may be logged now: once a minute for each event, client and what the line is about.
+    pub fn may_log(&self, event: &'static str, about: &str) -> bool {
+        let client = {
+            let state = self.state.lock();
+            (state.peer.map(|peer| peer.ip()), state.node.clone())
+        };
+        self.streams.quiet.lock().may_log((event, client, about.to_owned()), Instant::now())
+    }
+
     /// The pace that the client's streams share; `None` before the client said who it is.
     pub fn pace(&self) -> Option<&Mutex<Pace>> {
         self.pace.as_deref()
@@ -352,5 +365,7 @@ mod tests {
         let (c, d) = (open("127.0.0.1:3", "istiod-1"), open("127.0.0.2:4", "istiod-0"));
         let same = |a: &Registered, b: &Registered| std::ptr::eq(a.pace().unwrap(), b.pace().unwrap());
         assert!(same(&a, &b) && !same(&a, &c) && !same(&a, &d));
+        assert!(a.may_log("event", "type") && !b.may_log("event", "type"), "and its line in the log");
+        assert!(c.may_log("event", "type") && d.may_log("event", "type") && a.may_log("event", "other"));
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         google::rpc,
     },
     snapshot::Set,
+    xds::limits::{NACK_TEXT, cut},
 };
 
 /// What the requests of both variants have in common.
@@ -125,7 +126,7 @@ pub struct Exchange {
     sent: Option<u128>,
     /// Hash of the content of the last response that was accepted.
     acked: Option<u128>,
-    /// The client's words on the last response, if it did not accept it.
+    /// The client's words on the last response, if it did not accept it; [`NACK_TEXT`] characters at most.
     error: Option<String>,
 }
 
@@ -140,7 +141,7 @@ impl Exchange {
         }
         match error {
             // The same content is not sent again; the next change is.
-            Some(error) => self.error = Some(error.message.clone()),
+            Some(error) => self.error = Some(cut(&error.message, NACK_TEXT).to_owned()),
             None => {
                 self.acked = self.sent;
                 self.error = None;

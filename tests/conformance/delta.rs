@@ -86,6 +86,13 @@ async fn n47_versions_from_before_are_compared() {
     let mut named = Delta::connect(&mox.address()).await;
     named.send(resume(&[&resource("A"), &resource("C")], &had));
     assert_eq!(named.take().await, news(&[], &["C"]));
+    // However many there are: the list of 10,000 takes nearly a megabyte.
+    let mut many = had.clone();
+    many.extend((0..10_000).map(|n| (resource(&format!("gone.interface.Service{n}")), had[&resource("A")].clone())));
+    let mut returning = Delta::connect(&mox.address()).await;
+    returning.send(resume(&[], &many));
+    let (brought, removed) = returning.take().await;
+    assert_eq!((brought, removed.len()), (vec![resource("B")], 10_001));
 }
 
 /// Versions from before count in the first request of a type only.

@@ -172,7 +172,7 @@ async fn n09_pings_are_answered_during_a_push() {
 /// A request that is malformed, too large or no UTF-8 is an error of its stream only.
 #[tokio::test]
 async fn n10_a_bad_request_ends_its_stream_only() {
-    let mox = serving(&["A"]).await;
+    let mox = with(json!({ "limits": { "request": 65_536 } }), &["A"]).await;
     let mut good = Sotw::connect(&mox.address()).await;
     good.ask(SERVICE_ENTRY, &[]);
     good.take(&[]).await;

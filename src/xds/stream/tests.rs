@@ -8,16 +8,21 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 use http_body::Frame;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::task::JoinHandle;
+use tracing_subscriber::{
+    Layer,
+    layer::{self, SubscriberExt},
+};
 
 use super::*;
 use crate::{
-    proto::{envoy::service::discovery::v3::DiscoveryRequest, istio::networking::v1alpha3::ServiceEntry},
+    proto::{envoy::service::discovery::v3::DiscoveryRequest, google::rpc, istio::networking::v1alpha3::ServiceEntry},
     snapshot::{Resource, signals::Signals, view::View},
     xds::{
         codec::RequestDecoder,
-        limits::{MaxStreams, REFUSED},
+        limits::{MaxStreams, NACK_TEXT, REFUSED},
         pace::PaceRule,
     },
 };
@@ -39,8 +44,8 @@ impl http_body::Body for Says {
     }
 }
 
-/// What a stream is connected to.
-struct Connected {
+/// The other ends of a stream: its client, its view and its server.
+struct Ends {
     streams: Arc<Streams>,
     view: watch::Sender<View>,
     parts: Signals,
@@ -50,7 +55,7 @@ struct Connected {
     _stops: [watch::Sender<bool>; 2],
 }
 
-fn stream() -> Connected {
+fn stream() -> Ends {
     let (says, said) = mpsc::unbounded_channel();
     let requests = Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
     let streams = Arc::new(Streams::new(PaceRule { duty: 1.0, max: SLOW }));
@@ -72,7 +77,36 @@ fn stream() -> Connected {
         turn: Arc::default(),
     };
     let ended = tokio::spawn(stream.run::<Sotw>(requests));
-    Connected { streams, view, parts, says, hears, ended, _stops: [draining, fenced] }
+    Ends { streams, view, parts, says, hears, ended, _stops: [draining, fenced] }
+}
+
+impl Ends {
+    /// The one service has another host.
+    fn change(&self, host: &str) {
+        let old = self.view.borrow().clone();
+        let entry = ServiceEntry { hosts: vec![host.to_owned()], ..ServiceEntry::default() };
+        let entry = Resource::service_entry("a/b".into(), BTreeMap::new(), BTreeMap::new(), &entry);
+        let changes = [((0, "a/b".into()), Some(entry))].into();
+        let new = View { service_entries: Arc::new(old.service_entries.with(&changes)), ..old.clone() };
+        self.view.send_replace(new.clone());
+        self.parts.tell(&old, &new);
+    }
+
+    /// Asks for services, or answers a response.
+    fn say(&self, nonce: &str, error: Option<&str>) {
+        let error_detail = error.map(|message| rpc::Status { message: message.to_owned(), ..Default::default() });
+        let request = asks("networking.istio.io/v1alpha3/ServiceEntry");
+        self.says.send(DiscoveryRequest { response_nonce: nonce.into(), error_detail, ..request }).unwrap();
+    }
+
+    /// The nonce of the next response, and what has passed until it came.
+    async fn heard(&mut self) -> (String, Duration) {
+        let begin = Instant::now();
+        match self.hears.recv().await {
+            Some(Ok(Outgoing::Response(response))) => (response.nonce, begin.elapsed()),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 fn asks(type_url: &str) -> DiscoveryRequest {
@@ -94,51 +128,64 @@ async fn end(says: Option<DiscoveryRequest>) -> (bool, Option<tonic::Code>, Dura
 #[tokio::test(start_paused = true)]
 async fn a_client_that_refuses_is_left_alone_for_a_while() {
     let mut stream = stream();
-    let mut change = {
-        let mut made = 0;
-        move |stream: &Connected| {
-            made += 1;
-            let old = stream.view.borrow().clone();
-            let entry = ServiceEntry { hosts: vec![format!("{made}.test")], ..ServiceEntry::default() };
-            let entry = Resource::service_entry("a/b".into(), BTreeMap::new(), BTreeMap::new(), &entry);
-            let changes = [((0, "a/b".into()), Some(entry))].into();
-            let new = View { service_entries: Arc::new(old.service_entries.with(&changes)), ..old.clone() };
-            stream.view.send_replace(new.clone());
-            stream.parts.tell(&old, &new);
-        }
-    };
-    /// The nonce of the next response, and what has passed until it came.
-    async fn heard(stream: &mut Connected) -> (String, Duration) {
-        let begin = Instant::now();
-        match stream.hears.recv().await {
-            Some(Ok(Outgoing::Response(response))) => (response.nonce, begin.elapsed()),
-            other => panic!("{other:?}"),
-        }
-    }
-    let answer = |nonce: &str, refused: bool| DiscoveryRequest {
-        response_nonce: nonce.into(),
-        error_detail: refused.then(Default::default),
-        ..asks("networking.istio.io/v1alpha3/ServiceEntry")
-    };
-    change(&stream);
-    stream.says.send(answer("", false)).unwrap();
-    assert_eq!(heard(&mut stream).await.0, "1");
-    stream.says.send(answer("1", true)).unwrap();
+    stream.change("1.test");
+    stream.say("", None);
+    assert_eq!(stream.heard().await.0, "1");
+    stream.say("1", Some("no"));
     tokio::time::sleep(REFUSED / 10).await;
-    change(&stream);
+    stream.change("2.test");
     tokio::time::sleep(REFUSED / 10).await;
-    change(&stream);
-    let (nonce, waited) = heard(&mut stream).await;
+    stream.change("3.test");
+    let (nonce, waited) = stream.heard().await;
     assert_eq!(nonce, "2");
     assert!(waited >= REFUSED / 2 && waited <= REFUSED, "{waited:?}");
-    stream.says.send(answer("2", false)).unwrap();
+    stream.say("2", None);
     tokio::time::sleep(REFUSED / 10).await;
-    change(&stream);
-    let (nonce, waited) = heard(&mut stream).await;
+    stream.change("4.test");
+    let (nonce, waited) = stream.heard().await;
     assert!(
         nonce == "3" && waited < REFUSED / 10,
         "one response for both changes, and then as ever: {nonce} {waited:?}"
     );
+}
+
+/// Collects log lines: the message and every field.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
+        struct Line(String);
+        impl tracing::field::Visit for Line {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!(" {field}={value:?}");
+            }
+        }
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.0.lock().push(line.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_refuses_on_and_on_is_logged_once_and_in_short() {
+    let lines = Lines::default();
+    let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+    let mut stream = stream();
+    stream.say("", None);
+    for n in 1..10 {
+        stream.change(&format!("{n}.test"));
+        let (nonce, _) = stream.heard().await;
+        stream.say(&nonce, Some(&"é".repeat(10_000)));
+        while stream.streams.nacks.load(Ordering::Relaxed) < n {
+            tokio::task::yield_now().await;
+        }
+    }
+    let shown = &stream.streams.list(0, usize::MAX)[0].types["networking.istio.io/v1alpha3/ServiceEntry"];
+    assert_eq!(shown.error.as_ref().unwrap().chars().count(), NACK_TEXT);
+    let lines = lines.0.lock();
+    let refused: Vec<_> = lines.iter().filter(|line| line.contains("event=\"response_refused\"")).collect();
+    assert!(refused.len() == 1 && refused[0].chars().count() <= 500, "{lines:?}");
 }
 
 #[tokio::test(start_paused = true)]
