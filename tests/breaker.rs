@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    Mox,
-    mox_client::{SERVICE_ENTRY, istiod_node},
+use harness::{
+    Mox, SOON,
+    client::{SERVICE_ENTRY, istiod_node},
+    nth as id,
 };
 use registry_mox::{
     host::{command, engine::Flushed},
@@ -17,14 +18,7 @@ use registry_mox::{
 };
 use serde_json::{Value, json};
 
-mod common;
-
-const SOON: Duration = Duration::from_secs(60);
 const SERVICES: usize = 20;
-
-fn id(n: usize) -> String {
-    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
 
 fn publish(mox: &Mox, services: impl IntoIterator<Item = usize>, version: i64) {
     for n in services {
@@ -101,13 +95,11 @@ async fn a_hold_ends_by_itself() {
 #[tokio::test]
 async fn a_policy_that_takes_much_away_passes_the_breaker() {
     let mox = full(json!({})).await;
-    let none = serde_json::from_value(json!({ "exclude": ["*"] })).unwrap();
-    mox.engine.set_policy(none).unwrap();
+    mox.policy(json!({ "exclude": ["*"] }));
     assert_eq!(flush(&mox).await, (20, 40, json!("mass-delete")));
-    mox.engine.set_policy(serde_json::from_value(json!({})).unwrap()).unwrap();
+    mox.policy(json!({}));
     assert_eq!(flush(&mox).await, (20, 40, Value::Null));
-    let few = serde_json::from_value(json!({ "exclude": ["*S1:*", "*S2:*"] })).unwrap();
-    mox.engine.set_policy(few).unwrap();
+    mox.policy(json!({ "exclude": ["*S1:*", "*S2:*"] }));
     assert_eq!(flush(&mox).await, (18, 36, Value::Null));
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::Mox;
+use harness::Mox;
 use registry_mox::{
     host::{
         admin::{self, Answer},
@@ -19,8 +19,6 @@ use registry_mox::{
     },
 };
 use serde_json::{Value, json};
-
-mod common;
 
 fn id(n: usize) -> String {
     format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use harness::process::{Process, START, eventually, free_port, get, log_path, script};
 use registry_mox::{
     snapshot::{partition::Part, signals::Signals},
     xds::{
@@ -26,10 +27,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use crate::{
-    envoy_types::{Kind, Xds, cluster, endpoints, listener, routes},
-    parts::{Process, START, connect, eventually, free_port, get, get_from, log_path, script},
-};
+use crate::envoy_types::{Kind, Xds, cluster, endpoints, listener, routes};
 
 /// A server of a catalog; stops without a goodbye when dropped.
 struct Server {
@@ -176,7 +174,7 @@ impl Envoy {
 
 /// Who answers a request to a listener.
 fn who(port: u16) -> Option<String> {
-    get_from(connect(port).ok()?, "/")
+    get(port, "/")
 }
 
 fn follow(api: &str) {

@@ -5,14 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use harness::process::eventually;
 use http::Method;
 use serde_json::json;
 
 use crate::{
     Scenario,
-    parts::eventually,
     proxy::{Asked, Fate},
-    server::{SOON, Server, Writer, endpoints, object, path, publish_many},
+    server::{PATIENCE, Server, Writer, endpoints, object, path, publish_many},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -108,7 +108,7 @@ fn what_the_server_rejects_is_reported_and_holds_up_nothing(server: &mut Server)
         "spec": { "hosts": ["probe.mesh"], "resolution": "STATIC", "ports": [{ "number": 80, "name": "http" }],
                   "endpoints": [{ "address": "192.0.2.1" }, { "address": "192.0.2.2" }] },
     });
-    eventually(SOON, "the policy is in force", || {
+    eventually(PATIENCE, "the policy is in force", || {
         let at = format!("{}?dryRun=All", path(&namespace, "serviceentries", ""));
         let (status, _) = server.ask(Method::POST, "application/json", &at, &probe.to_string());
         (status == 422).then_some(())

@@ -3,33 +3,15 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use common::{
-    Mox,
-    mox_client::{MoxClient, Response, SERVICE_ENTRY, State, istiod_node},
+use harness::{
+    Mox, SOON,
+    client::{MoxClient, Response, SERVICE_ENTRY, State, istiod_node, node as plain_node},
+    nth as id, nth_name as name,
 };
 use prost::Message;
-use registry_mox::proto::envoy::{
-    config::core::v3::Node,
-    service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
-};
+use registry_mox::proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use serde_json::json;
 use tonic::Code;
-
-mod common;
-
-const SOON: Duration = Duration::from_secs(60);
-
-fn id(n: usize) -> String {
-    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
-
-fn name(n: usize) -> String {
-    format!("sofa-registry/com.example.s{n}")
-}
-
-fn plain_node(name: &str) -> Node {
-    Node { id: name.into(), ..Node::default() }
-}
 
 async fn serving(config: serde_json::Value, services: usize) -> Mox {
     let mox = Mox::open(config);
@@ -40,12 +22,7 @@ async fn serving(config: serde_json::Value, services: usize) -> Mox {
 }
 
 async fn first(client: &mut MoxClient) -> Response {
-    loop {
-        let response = tokio::time::timeout(SOON, client.next()).await.unwrap().unwrap();
-        if response.type_url == SERVICE_ENTRY {
-            return response;
-        }
-    }
+    client.next_of(SERVICE_ENTRY).await
 }
 
 /// A client of every part of `count`.
@@ -309,7 +286,7 @@ async fn who_may_connect_and_how_often() {
         first(&mut client).await;
         kept.push(client);
     }
-    let third = MoxClient::open(&mox.address(), plain_node("x"), Some(SERVICE_ENTRY)).await;
+    let third = MoxClient::asking(&mox.address(), plain_node("x"), SERVICE_ENTRY).await;
     let status = third.err().unwrap().downcast::<tonic::Status>().unwrap();
     assert!(status.code() == Code::ResourceExhausted && status.message().contains("one address"), "{status}");
     // Whether that one's connection is gone already or not, these are too many.

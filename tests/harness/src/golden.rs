@@ -1,33 +1,30 @@
-//! The files in `tests/golden/payloads`, described in its README. Used by `tests/payloads.rs` and the tests on the real parts.
-#![allow(dead_code)] // every user needs only a part of it
+//! The files in `tests/golden/payloads`, described in its README. What they say is what is served.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::process::root;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Golden {
+pub struct Golden {
     #[serde(skip)]
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// Who publishes it, or where the sample is from.
-    pub(crate) from: String,
-    pub(crate) data_info_id: String,
-    pub(crate) cell: String,
+    pub from: String,
+    pub data_info_id: String,
+    pub cell: String,
     #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub(crate) policy: Value,
-    pub(crate) data: Vec<String>,
-    pub(crate) expect: Expect,
+    pub policy: Value,
+    pub data: Vec<String>,
+    pub expect: Expect,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum Expect {
+pub enum Expect {
     Reject { reject: String },
     Served(Entry),
 }
@@ -35,28 +32,28 @@ pub(crate) enum Expect {
 /// What matters of a ServiceEntry with one port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Entry {
-    pub(crate) host: String,
-    pub(crate) port: u64,
-    pub(crate) protocol: String,
-    pub(crate) port_name: String,
-    pub(crate) endpoints: Vec<Endpoint>,
+pub struct Entry {
+    pub host: String,
+    pub port: u64,
+    pub protocol: String,
+    pub port_name: String,
+    pub endpoints: Vec<Endpoint>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Endpoint {
-    pub(crate) address: String,
-    pub(crate) port: u64,
+pub struct Endpoint {
+    pub address: String,
+    pub port: u64,
     /// 0: unset.
-    pub(crate) weight: u64,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub weight: u64,
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Golden {
     /// Every file of a folder, by name.
-    pub(crate) fn read_all(folder: &str) -> Vec<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/payloads").join(folder);
+    pub fn read_all(folder: &str) -> Vec<Self> {
+        let folder = root().join("tests/golden/payloads").join(folder);
         let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
         paths.sort();
         paths.into_iter().map(Self::read).collect()
@@ -67,26 +64,26 @@ impl Golden {
         Self { path: path.clone(), ..golden.unwrap_or_else(|error| panic!("{}: {error}", path.display())) }
     }
 
-    pub(crate) fn write(&self) {
+    pub fn write(&self) {
         fs::write(&self.path, serde_json::to_string_pretty(self).unwrap() + "\n").unwrap();
     }
 
     /// The entry that it is served as.
-    pub(crate) fn entry(&self) -> &Entry {
+    pub fn entry(&self) -> &Entry {
         match &self.expect {
             Expect::Served(entry) => entry,
             Expect::Reject { .. } => panic!("{}: it is not served", self.path.display()),
         }
     }
 
-    pub(crate) fn data_id(&self) -> &str {
+    pub fn data_id(&self) -> &str {
         self.data_info_id.split("#@#").next().unwrap()
     }
 }
 
 impl Entry {
     /// A ServiceEntry as `kubectl` and istiod's `configz` print it.
-    pub(crate) fn of_json(item: &Value) -> Self {
+    pub fn of_json(item: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let spec = &item["spec"];
         let port = &spec["ports"][0];
@@ -106,7 +103,7 @@ impl Entry {
     }
 
     /// As it is sent: equal weights are left out.
-    pub(crate) fn without_equal_weights(mut self) -> Self {
+    pub fn without_equal_weights(mut self) -> Self {
         if self.endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight) {
             self.endpoints.iter_mut().for_each(|endpoint| endpoint.weight = 0);
         }

@@ -7,10 +7,10 @@ use std::{
     process::Command,
 };
 
-use crate::parts::{Process, START, eventually, free_port, log_path, root, script};
+use crate::process::{Process, START, eventually, free_port, log_path, root, script};
 
 /// Runs while it lives.
-pub(crate) struct ApiServer {
+pub struct ApiServer {
     dir: PathBuf,
     port: u16,
     etcd: Option<Process>,
@@ -19,7 +19,7 @@ pub(crate) struct ApiServer {
 
 impl ApiServer {
     /// An empty one that knows Istio's kinds. What it keeps is in a folder of this name.
-    pub(crate) fn start(name: &str) -> Self {
+    pub fn start(name: &str) -> Self {
         let dir = root().join("target/real/home").join(name);
         let _ = fs::remove_dir_all(&dir); // it may not be there
         let port = loop {
@@ -38,7 +38,7 @@ impl ApiServer {
     }
 
     /// Starts what is down.
-    pub(crate) fn up(&mut self) {
+    pub fn up(&mut self) {
         for (name, slot) in [("etcd", &mut self.etcd), ("apiserver", &mut self.api)] {
             if slot.is_none() {
                 let mut command = script("kubernetes.sh", &log_path(&format!("kubernetes-{name}")));
@@ -53,23 +53,23 @@ impl ApiServer {
     }
 
     /// Istio's kinds.
-    pub(crate) fn install(&self) {
+    pub fn install(&self) {
         let output = self.command("crds").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    pub(crate) fn down(&mut self) {
+    pub fn down(&mut self) {
         self.api = None;
     }
 
     /// As when the disk of etcd is lost.
-    pub(crate) fn lose_data(&mut self) {
+    pub fn lose_data(&mut self) {
         (self.api, self.etcd) = (None, None);
         fs::remove_dir_all(self.dir.join("etcd")).unwrap();
     }
 
     /// Credentials of `admin`, who may do everything, or `session`, who may do what RBAC says.
-    pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
         self.dir.join(format!("{user}.kubeconfig"))
     }
 

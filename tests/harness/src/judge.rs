@@ -2,7 +2,6 @@
 //!
 //! A *wrong deletion*: the client had an endpoint and lost it, and lacked it at a time for which a data server's successful
 //! reads named it from two seconds before, or more, to two seconds after. A read that failed says nothing.
-#![allow(dead_code)] // every user needs only a part of it
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,51 +9,51 @@ use std::{
 };
 
 /// Milliseconds since 1970.
-pub(crate) type Millis = u64;
+pub type Millis = u64;
 /// `address:port` of every endpoint, by dataInfoId.
-pub(crate) type Endpoints = BTreeMap<String, BTreeSet<String>>;
+pub type Endpoints = BTreeMap<String, BTreeSet<String>>;
 
 const MARGIN: Millis = 2_000;
 
 /// One read of everything.
 #[derive(Clone, Debug)]
-pub(crate) struct Read {
-    pub(crate) begin: Millis,
-    pub(crate) end: Millis,
+pub struct Read {
+    pub begin: Millis,
+    pub end: Millis,
     /// Nothing if it failed.
-    pub(crate) named: Option<Arc<Endpoints>>,
+    pub named: Option<Arc<Endpoints>>,
 }
 
 /// What a client had from `at` on.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub(crate) at: Millis,
-    pub(crate) endpoints: Arc<Endpoints>,
+pub struct Held {
+    pub at: Millis,
+    pub endpoints: Arc<Endpoints>,
 }
 
 /// An endpoint that should not have gone.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Wrong {
-    pub(crate) id: String,
-    pub(crate) endpoint: String,
+pub struct Wrong {
+    pub id: String,
+    pub endpoint: String,
     /// When the client lost it.
-    pub(crate) lost: Millis,
+    pub lost: Millis,
     /// Since when reads named it, and until when.
-    pub(crate) named: (Millis, Millis),
+    pub named: (Millis, Millis),
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Verdict {
-    pub(crate) wrong: Vec<Wrong>,
+pub struct Verdict {
+    pub wrong: Vec<Wrong>,
     /// How long after the registry the client had what came, or no longer had what went. From the end of the last read
     /// that said otherwise, so too long by up to the time between two reads. Nothing where a read failed meanwhile.
-    pub(crate) lags: Vec<Millis>,
+    pub lags: Vec<Millis>,
 }
 
 type Key = (String, String);
 
 /// Judges one client.
-pub(crate) fn judge(reads: &[Read], held: &[Held]) -> Verdict {
+pub fn judge(reads: &[Read], held: &[Held]) -> Verdict {
     let named = changes(reads.iter().filter_map(|read| Some((read.begin, read.end, read.named.as_ref()?))));
     let had = changes(held.iter().map(|held| (held.at, held.at, &held.endpoints)));
     let last = reads.iter().rev().find(|read| read.named.is_some()).map_or(0, |read| read.begin);
@@ -145,7 +144,7 @@ fn seen(had: &[Change], there: bool, since: Millis) -> Option<Millis> {
 }
 
 /// The value below which so many of a hundred are; nothing of none.
-pub(crate) fn percentile(values: &mut [Millis], of_a_hundred: usize) -> Option<Millis> {
+pub fn percentile(values: &mut [Millis], of_a_hundred: usize) -> Option<Millis> {
     values.sort_unstable();
     let last = values.len().checked_sub(1)?;
     Some(values[(values.len() * of_a_hundred / 100).min(last)])

@@ -1,15 +1,10 @@
 //! What session servers of one cluster have in common, what one does that is cut off, and who may change something.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    time::Duration,
-};
-
-use common::{
-    Mox,
-    mox_client::{SERVICE_ENTRY, istiod_node},
+use harness::{
+    Mox, SOON,
+    client::{SERVICE_ENTRY, istiod_node},
+    http, nth as id,
 };
 use registry_mox::{
     host::command,
@@ -18,14 +13,6 @@ use registry_mox::{
 };
 use serde_json::{Value, json};
 use tonic::Code;
-
-mod common;
-
-const SOON: Duration = Duration::from_secs(60);
-
-fn id(n: usize) -> String {
-    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
 
 fn publisher(register_id: &str, version: i64, data: &str) -> Publisher<'static> {
     Publisher {
@@ -49,9 +36,7 @@ async fn the_same_bytes_are_served_however_they_were_learned() {
         let a = |n: usize| publisher("a", 2, &format!("10.0.{n}.1:12200?app_name=demo&weight=5"));
         let b = |n: usize| publisher("b", 1, &format!("10.0.{n}.2:12200?zone=GZ00A"));
         for n in (0..50).rev() {
-            let publish = |p: &Publisher<'_>| {
-                heard.engine.apply(&frame::encode_publish("registry", &id(n), p).unwrap()).unwrap();
-            };
+            let publish = |p: &Publisher<'_>| heard.put(&id(n), p);
             publish(&a(n));
             publish(&publisher("a", 1, "10.9.9.9:1"));
             publish(&publisher("gone", 1, "10.9.9.8:1"));
@@ -120,31 +105,21 @@ async fn changes_need_the_token() {
     let mox = Mox::open(json!({ "adminListen": "127.0.0.1:0", "admin": { "token": "sesame" } }));
     mox.engine.loaded();
     let admin = mox.engine.listen().unwrap().admin.unwrap();
-    let post = async |path: &str, token: &str, body: &str| {
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Mox-Token: {token}\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let answer = tokio::task::spawn_blocking(move || {
-            let mut stream = TcpStream::connect(admin).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        });
-        answer.await.unwrap()
+    // The engine answers on threads of its own.
+    let post = |path: &str, token: &str, body: &str| {
+        http::ask(admin, SOON, "POST", path, &[&format!("X-Mox-Token: {token}")], body).unwrap()
     };
     for token in ["", "sesam", "sesame2"] {
-        assert!(post("/mox/freeze", token, "").await.starts_with("HTTP/1.1 403"), "{token:?}");
+        assert_eq!(post("/mox/freeze", token, "").status, 403, "{token:?}");
     }
     assert_eq!(mox.engine.flush().await.held, None);
-    assert!(post("/mox/freeze", "sesame", "").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(post("/mox/freeze", "sesame", "").status, 200);
     assert!(mox.engine.flush().await.held.is_some());
-    assert!(post("/mox/thaw", "sesame", "").await.starts_with("HTTP/1.1 200"));
-    assert!(post("/mox/release", "sesame", "").await.contains("\"released\": false"));
-    assert!(post("/mox/policy", "sesame", "{\"exclude\": [\"a.*\"]}").await.contains("hash"));
-    assert!(post("/mox/policy", "sesame", "{\"exlude\": []}").await.starts_with("HTTP/1.1 400"));
-    assert!(post("/mox/else", "sesame", "").await.starts_with("HTTP/1.1 404"));
+    assert_eq!(post("/mox/thaw", "sesame", "").status, 200);
+    assert!(post("/mox/release", "sesame", "").body.contains("\"released\": false"));
+    assert!(post("/mox/policy", "sesame", "{\"exclude\": [\"a.*\"]}").body.contains("hash"));
+    assert_eq!(post("/mox/policy", "sesame", "{\"exlude\": []}").status, 400);
+    assert_eq!(post("/mox/else", "sesame", "").status, 404);
     let closed = Mox::closed(json!({}));
     let refused = order(&closed, json!({ "op": "change", "path": "/mox/freeze", "token": "" }));
     assert_eq!(refused["status"], 403, "no token is set");

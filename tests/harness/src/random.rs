@@ -1,10 +1,10 @@
-//! Choices that a seed decides.
+//! Choices that a seed makes again.
 
-/// SplitMix64.
-pub(crate) struct Random(u64);
+/// SplitMix64: small, and the same everywhere.
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -16,21 +16,21 @@ impl Random {
     }
 
     /// From 0 to below `end`.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
     /// True in `percent` of 100 cases.
-    pub(crate) fn percent(&mut self, percent: usize) -> bool {
+    pub fn percent(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    pub(crate) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+    pub fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len())]
     }
 
     /// Any character, odd ones more often than usual ones.
-    pub(crate) fn character(&mut self) -> char {
+    pub fn character(&mut self) -> char {
         match self.below(8) {
             0 => char::from(self.below(0x20) as u8),
             1 => char::from(self.below(0x80) as u8),
@@ -43,7 +43,7 @@ impl Random {
     }
 
     /// Up to `most` characters.
-    pub(crate) fn text(&mut self, most: usize) -> String {
+    pub fn text(&mut self, most: usize) -> String {
         (0..self.below(most + 1)).map(|_| self.character()).collect()
     }
 }

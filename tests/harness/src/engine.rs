@@ -1,5 +1,4 @@
-//! An engine on a free port, fed in process.
-#![allow(dead_code)] // every test file needs only a part of it
+//! An engine in this process, fed by the test.
 
 use std::sync::Arc;
 
@@ -13,18 +12,18 @@ use registry_mox::{
     proto::envoy::config::core::v3::Node,
     registry::frame::{self, Publisher},
 };
+use serde_json::Value;
 
-pub(crate) mod golden;
-pub(crate) mod mox_client;
-pub(crate) mod random;
+use crate::client::MoxClient;
 
-pub(crate) struct Mox {
-    pub(crate) engine: Arc<Engine>,
+/// An engine and what a registry would tell it.
+pub struct Mox {
+    pub engine: Arc<Engine>,
 }
 
 impl Mox {
     /// An engine that listens on a free port of the loopback.
-    pub(crate) fn open(config: serde_json::Value) -> Self {
+    pub fn open(config: Value) -> Self {
         let mut config = config;
         config["listen"] = "127.0.0.1:0".into();
         let mox = Self::closed(config);
@@ -33,17 +32,18 @@ impl Mox {
     }
 
     /// An engine that does not listen.
-    pub(crate) fn closed(config: serde_json::Value) -> Self {
+    pub fn closed(config: Value) -> Self {
         let config = Config::from_json(config.to_string().as_bytes()).unwrap();
         Self { engine: Arc::new(Engine::open(config).unwrap()) }
     }
 
-    pub(crate) fn address(&self) -> String {
+    /// `host:port` of its MoX listener.
+    pub fn address(&self) -> String {
         self.engine.listen().unwrap().mox.to_string()
     }
 
     /// An admin page, read to its end: its status and its text.
-    pub(crate) fn page(&self, path: &str, query: &str) -> (u16, String) {
+    pub fn page(&self, path: &str, query: &str) -> (u16, String) {
         match admin::page(&self.engine, path, query) {
             Answer::Page(page) => (page.status, page.body),
             Answer::Large { cursor, .. } => {
@@ -53,22 +53,35 @@ impl Mox {
         }
     }
 
-    pub(crate) async fn client(&self, node: Node) -> mox_client::MoxClient {
-        mox_client::MoxClient::connect(&self.address(), node).await.unwrap()
+    /// A client of it that has not asked for anything.
+    pub async fn client(&self, node: Node) -> MoxClient {
+        MoxClient::connect(&self.address(), node).await.unwrap()
     }
 
-    pub(crate) fn publish(&self, id: &str, register_id: &str, version: i64, data: &[&str]) {
+    /// A publisher that says nothing but these payloads, as text.
+    pub fn publish(&self, id: &str, register_id: &str, version: i64, data: &[&str]) {
         let publisher = Publisher {
             register_id: register_id.into(),
             version: RegisterVersion { version, timestamp: 0 },
             payloads: data.iter().map(|text| text.as_bytes().into()).collect(),
             ..Publisher::default()
         };
-        self.engine.apply(&frame::encode_publish("registry", id, &publisher).unwrap()).unwrap();
+        self.put(id, &publisher);
     }
 
-    pub(crate) fn unpublish(&self, id: &str, register_id: &str, version: i64) {
+    /// A publisher of the registry.
+    pub fn put(&self, id: &str, publisher: &Publisher<'_>) {
+        self.engine.apply(&frame::encode_publish("registry", id, publisher).unwrap()).unwrap();
+    }
+
+    /// The end of a publisher.
+    pub fn unpublish(&self, id: &str, register_id: &str, version: i64) {
         let version = RegisterVersion { version, timestamp: 0 };
         self.engine.apply(&frame::encode_unpublish("registry", id, register_id, version).unwrap()).unwrap();
+    }
+
+    /// Replaces the policy; what is wrong with this one is a fault of the test.
+    pub fn policy(&self, policy: Value) {
+        self.engine.set_policy(serde_json::from_value(policy).unwrap()).unwrap();
     }
 }

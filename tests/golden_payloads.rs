@@ -3,14 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{
+use harness::{
     Mox,
     golden::{Entry, Expect, Golden},
 };
-use registry_mox::registry::frame::{self, Publisher};
+use registry_mox::registry::frame::Publisher;
 use serde_json::{Value, json};
-
-mod common;
 
 /// Stands beside every payload, so that an entry exists and shows its weights: no sample has this one.
 const COMPANION: &str = "192.0.2.254:1?weight=99";
@@ -29,7 +27,7 @@ async fn translate(golden: &Golden, boxes: bool) -> (Entry, Value) {
         ..Publisher::default()
     };
     let id = &golden.data_info_id;
-    mox.engine.apply(&frame::encode_publish("registry", id, &publisher).unwrap()).unwrap();
+    mox.put(id, &publisher);
     mox.publish(id, "companion", 1, &[COMPANION]);
     mox.engine.flush().await;
     let served: Value = serde_json::from_str(&mox.page("/mox/dump", "").1).unwrap();
