@@ -43,8 +43,6 @@ pub(crate) struct Order<C: Catalog, S> {
     types: BTreeMap<Arc<str>, Subscribed<C::Kind, S>>,
     nonce: u64,
     priming: Priming,
-    /// The sets of the kinds beneath that the client was told last.
-    told_beneath: BTreeMap<C::Kind, Set>,
     /// A view whose dependencies were sent; its kinds above go next, before any newer view.
     begun: Option<C>,
     /// Since when there is a change that did not go out.
@@ -69,6 +67,8 @@ struct Subscribed<K, S> {
     subscription: S,
     /// When the last response went out.
     sent_at: Option<Instant>,
+    /// Of a kind beneath, the set that the client was told last: what it had so far may not go before kinds above let it go.
+    told: Option<Set>,
     /// Hash of the newest set, if that is too large for a response.
     too_large: Option<u128>,
 }
@@ -180,6 +180,14 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
         self.too_large != Some(set.sum()) && self.subscription.wants(set)
     }
 
+    /// This set with all that the client was told before, if removals are withheld from it.
+    fn sayable(&self, set: Set, withheld: bool) -> Set {
+        match &self.told {
+            Some(told) if withheld => set.with_all_of(told),
+            _ => set,
+        }
+    }
+
     /// If the last response is unanswered and lacks something of this set: until when kinds above wait for the answer.
     fn missed_until(&mut self, set: &Set) -> Option<Instant> {
         let missed = self.subscription.exchange().in_flight() && self.too_large != Some(set.sum());
@@ -200,7 +208,6 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
             types: BTreeMap::new(),
             nonce: 0,
             priming: if prime { Priming::Ready } else { Priming::Off },
-            told_beneath: BTreeMap::new(),
             begun: None,
             pending: None,
             refused_until: None,
@@ -226,7 +233,8 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
                 return Err(BadRequest::TooManyTypes);
             }
             let (kind, subscription) = (C::kind(type_url), S::default());
-            self.types.insert(type_url.into(), Subscribed { kind, subscription, sent_at: None, too_large: None });
+            self.types
+                .insert(type_url.into(), Subscribed { kind, subscription, sent_at: None, told: None, too_large: None });
         }
         let Some(subscribed) = self.types.get_mut(type_url) else { return Ok(None) };
         let answer = match (subscribed.subscription.request(request), request.error()) {
@@ -260,7 +268,8 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         // Whether a kind above is wanted and a response of a kind beneath is unanswered, so that one may wait for the other.
         let (mut above, mut beneath) = (false, false);
         for subscribed in self.types.values_mut() {
-            let Some(set) = sayable(self.part, subscribed.kind, view, unanswered, &self.told_beneath) else { continue };
+            let Some(set) = set_of(self.part, subscribed.kind, view) else { continue };
+            let set = subscribed.sayable(set, unanswered);
             if subscribed.wants(&set) {
                 wants = true;
                 asked |= subscribed.subscription.asked();
@@ -279,9 +288,9 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
             self.begun = None;
             if !waits && !unanswered {
                 // The client has all that it wants of this view, so no removal of an older one is withheld any more.
-                for (kind, told) in &mut self.told_beneath {
-                    if let Some(current) = set_of(self.part, Some(*kind), view) {
-                        *told = current;
+                for subscribed in self.types.values_mut().filter(|subscribed| subscribed.told.is_some()) {
+                    if let Some(newest) = set_of(self.part, subscribed.kind, view) {
+                        subscribed.told = Some(newest);
                     }
                 }
             }
@@ -326,9 +335,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         let content = subscribed.subscription.respond(&set, self.nonce);
         let version = subscribed.subscription.exchange().sent().unwrap_or_default();
         subscribed.sent_at = Some(now);
-        if let Some(kind) = subscribed.kind.filter(|kind| C::BENEATH.contains(kind)) {
-            self.told_beneath.insert(kind, set);
-        }
+        subscribed.told = Some(set).filter(|_| subscribed.is_of(C::BENEATH));
         // A change that is left is newer than the view of this response.
         self.pending = None;
         Next::Response(NextResponse { type_url, version, nonce: self.nonce, content })
@@ -338,7 +345,8 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     fn choose(&mut self, view: &C, now: Instant) -> Choice<C> {
         // A type without resources is answered empty, once and at once: istiod waits for an answer to each type.
         let none = Set::new(Snapshot::none(), self.part);
-        if let Some(type_url) = first_of(&mut self.types, None, |other| other.wants(&none)) {
+        let other = of_kind(&mut self.types, None).find_map(|(url, other)| other.wants(&none).then(|| Arc::clone(url)));
+        if let Some(type_url) = other {
             return Choice::Say { type_url, set: none, begun: self.begun.clone() };
         }
         // The view that was begun with is finished first, however fast new ones come.
@@ -349,9 +357,12 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         }
         let unanswered = self.unanswered();
         for kind in C::BENEATH {
-            let Some(set) = sayable(self.part, Some(*kind), view, unanswered, &self.told_beneath) else { continue };
-            if let Some(type_url) = first_of(&mut self.types, Some(*kind), |beneath| beneath.wants(&set)) {
-                return Choice::Say { type_url, set, begun: None };
+            let Some(newest) = set_of(self.part, Some(*kind), view) else { continue };
+            for (type_url, beneath) in of_kind(&mut self.types, Some(*kind)) {
+                let set = beneath.sayable(newest.clone(), unanswered);
+                if beneath.wants(&set) {
+                    return Choice::Say { type_url: Arc::clone(type_url), set, begun: None };
+                }
             }
         }
         Choice::Nothing
@@ -360,27 +371,27 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     /// Chooses a type above, or one that goes before it; `None`: nothing above is wanted of this view, or not of the newest any
     /// more.
     fn choose_above(&mut self, view: &C, newest: &C, now: Instant) -> Option<Choice<C>> {
-        let Self { part, types, told_beneath, .. } = self;
+        let Self { part, types, .. } = self;
         let (type_url, set) = C::ABOVE.iter().find_map(|kind| {
             let (set, last) = (set_of(*part, Some(*kind), view)?, set_of(*part, Some(*kind), newest)?);
             let same = set.sum() == last.sum();
-            let found = first_of(types, Some(*kind), |above| above.wants(&set) && (same || above.wants(&last)));
+            let wants = |above: &mut Subscribed<_, S>| above.wants(&set) && (same || above.wants(&last));
+            let found = of_kind(types, Some(*kind)).find_map(|(url, above)| wants(above).then(|| Arc::clone(url)));
             found.map(|type_url| (type_url, set))
         })?;
         let mut until: Option<Instant> = None;
         for kind in C::BENEATH {
-            let Some(mut set) = set_of(*part, Some(*kind), view) else { continue };
-            if first_of(types, Some(*kind), |beneath| beneath.subscription.lacks(&set)).is_none() {
-                continue;
+            let Some(of_view) = set_of(*part, Some(*kind), view) else { continue };
+            for (type_url, beneath) in of_kind(types, Some(*kind)) {
+                if !beneath.subscription.lacks(&of_view) {
+                    continue;
+                }
+                let set = beneath.sayable(of_view.clone(), true);
+                if beneath.wants(&set) {
+                    return Some(Choice::Say { type_url: Arc::clone(type_url), set, begun: Some(view.clone()) });
+                }
+                until = until.max(beneath.missed_until(&set));
             }
-            if let Some(old) = told_beneath.get(kind) {
-                set = set.with_all_of(old);
-            }
-            if let Some(type_url) = first_of(types, Some(*kind), |beneath| beneath.wants(&set)) {
-                return Some(Choice::Say { type_url, set, begun: Some(view.clone()) });
-            }
-            let of_kind = types.values_mut().filter(|beneath| beneath.kind == Some(*kind));
-            until = until.max(of_kind.filter_map(|beneath| beneath.missed_until(&set)).max());
         }
         Some(match until.filter(|until| *until > now) {
             Some(until) => Choice::Wait(until),
@@ -396,14 +407,12 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     }
 }
 
-/// The first type of a kind for which `is_so`.
-fn first_of<K: Copy + Eq, S>(
+/// The types of a kind.
+fn of_kind<K: Copy + Eq, S>(
     types: &mut BTreeMap<Arc<str>, Subscribed<K, S>>,
     kind: Option<K>,
-    mut is_so: impl FnMut(&mut Subscribed<K, S>) -> bool,
-) -> Option<Arc<str>> {
-    let mut of_kind = types.iter_mut().filter(|(_, subscribed)| subscribed.kind == kind);
-    of_kind.find_map(|(type_url, subscribed)| is_so(subscribed).then(|| Arc::clone(type_url)))
+) -> impl Iterator<Item = (&Arc<str>, &mut Subscribed<K, S>)> {
+    types.iter_mut().filter(move |(_, subscribed)| subscribed.kind == kind)
 }
 
 /// The resources of a type that a stream of this part may have; `None` while nothing may be said about them.
@@ -413,23 +422,6 @@ fn set_of<C: Catalog>(part: Part, kind: Option<C::Kind>, view: &C) -> Option<Set
         None => Snapshot::none(),
     };
     Some(Set::new(snapshot, part))
-}
-
-/// The resources of a type that may be sent now: while a response of a kind above is unanswered, removals beneath are
-/// withheld.
-fn sayable<C: Catalog>(
-    part: Part,
-    kind: Option<C::Kind>,
-    view: &C,
-    unanswered: bool,
-    told_beneath: &BTreeMap<C::Kind, Set>,
-) -> Option<Set> {
-    let set = set_of(part, kind, view)?;
-    let old = kind.and_then(|kind| told_beneath.get(&kind)).filter(|_| unanswered);
-    Some(match old {
-        Some(old) => set.with_all_of(old),
-        None => set,
-    })
 }
 
 #[cfg(test)]
@@ -450,6 +442,7 @@ mod tests {
 
     const SERVICES: &str = "networking.istio.io/v1/ServiceEntry";
     const WORKLOADS: &str = "networking.istio.io/v1/WorkloadEntry";
+    const OLD_WORKLOADS: &str = "networking.istio.io/v1alpha3/WorkloadEntry";
     const GATEWAYS: &str = "networking.istio.io/v1/Gateway";
     const MANY: Bounds = Bounds { types: 16, response: usize::MAX };
     const STEP: Duration = Duration::from_millis(10);
@@ -579,6 +572,22 @@ mod tests {
         assert_eq!(probe.said_and_taken(), says(GATEWAYS, &[]));
         probe.now = told + UNANSWERED;
         assert_eq!(probe.said_and_taken(), says(SERVICES, &["a", "b", "c"]));
+    }
+
+    #[test]
+    fn a_type_under_two_urls_is_told_and_waited_for_under_each() {
+        let mut probe = Probe::subscribed();
+        probe.set(&[], &["a-1"]);
+        assert_eq!(probe.said(), says(WORKLOADS, &["a-1"]));
+        probe.set(&[], &[]);
+        probe.ask(OLD_WORKLOADS, "").unwrap();
+        assert_eq!(probe.said_and_taken(), says(OLD_WORKLOADS, &[]));
+        probe.set(&["b"], &[]);
+        assert_eq!(probe.said(), says(SERVICES, &["b"]), "that something is gone is nothing to wait for");
+        probe.ack(WORKLOADS);
+        assert_eq!(probe.due(), Due::Nothing, "what this URL was told stays until the service is answered");
+        probe.ack(SERVICES);
+        assert_eq!(probe.said_and_taken(), says(WORKLOADS, &[]));
     }
 
     #[test]
