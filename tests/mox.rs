@@ -372,7 +372,7 @@ async fn an_override_gives_a_service_another_host_and_back() {
 
 #[tokio::test]
 async fn a_stream_that_does_not_keep_to_the_protocol_ends_alone() {
-    let mox = loaded(json!({ "limits": { "types": 16 } })).await;
+    let mox = loaded(json!({ "limits": { "types": 16, "request": 65_536 } })).await;
     let mut good = mox.client(plain_node()).await;
     good.subscribe(SERVICE_ENTRY).unwrap();
     good.next_of(SERVICE_ENTRY).await;
