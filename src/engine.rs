@@ -25,7 +25,7 @@ use crate::{
     config::{Config, Push, Scope},
     error::{Error, Result},
     frame,
-    kubernetes::{Followed, Sink, report::Report as KubernetesReport},
+    kubernetes::{Followed, Sink, report::KubernetesReport},
     model,
     part::Part,
     policy::{Policy, PolicyConfig},

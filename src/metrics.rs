@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     engine::{Engine, Feed, Status},
-    kubernetes::report::Report as KubernetesReport,
+    kubernetes::report::KubernetesReport,
     view::Held,
 };
 
