@@ -31,7 +31,7 @@ use crate::{
         },
         feed::{Feed, LastFeed},
     },
-    kubernetes::{Followed, Sink, report::Report as KubernetesReport},
+    kubernetes::{Followed, Sink, report::KubernetesReport},
     model,
     policy::{Policy, PolicyConfig},
     publisher::{Orders, Publisher, Report, Shared},

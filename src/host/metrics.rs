@@ -10,7 +10,7 @@ use crate::{
         engine::{Engine, Status},
         feed::Feed,
     },
-    kubernetes::report::Report as KubernetesReport,
+    kubernetes::report::KubernetesReport,
     snapshot::view::Held,
 };
 

@@ -9,7 +9,7 @@ use std::{
 use harness::{Mox, api_server::ApiServer, id};
 use http::{Method, Request};
 use kube::{Client, Config, client::Body, config::Kubeconfig};
-use registry_mox::{host::log::Log, kubernetes::report::Report};
+use registry_mox::{host::log::Log, kubernetes::report::KubernetesReport};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -187,12 +187,12 @@ impl Writer {
         self.mox.engine.flush_within(PATIENCE).expect("a flush");
     }
 
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> KubernetesReport {
         self.mox.engine.kubernetes().unwrap().report()
     }
 
     /// Waits until a report is as it should be.
-    pub(crate) fn wait(&self, what: &str, is: impl Fn(&Report) -> bool) -> Report {
+    pub(crate) fn wait(&self, what: &str, is: impl Fn(&KubernetesReport) -> bool) -> KubernetesReport {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let report = self.report();
@@ -206,10 +206,10 @@ impl Writer {
     }
 
     /// Waits until what was published before is written, and nothing is to be done.
-    pub(crate) fn sync(&self) -> Report {
+    pub(crate) fn sync(&self) -> KubernetesReport {
         self.flush();
         let versions = self.mox.engine.watch().borrow().versions().map(str::to_owned);
-        let seen = |report: &Report| report.in_sync && report.versions.as_ref() == Some(&versions);
+        let seen = |report: &KubernetesReport| report.in_sync && report.versions.as_ref() == Some(&versions);
         self.wait("everything is written", seen)
     }
 
