@@ -43,7 +43,7 @@ pub struct Response {
     pub handed_at: Arc<OnceLock<Instant>>,
 }
 
-/// What a stream gives the transport to send.
+/// Messages that a stream gives the transport to send.
 #[derive(Debug)]
 pub enum Outgoing {
     /// A response that is made for this stream.

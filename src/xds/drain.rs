@@ -1,5 +1,4 @@
-//! What ends the streams of a server, all at once and without a last state: a client that reconnects elsewhere keeps what it
-//! has.
+//! The end of a server's streams, all at once and without a last state: a client that reconnects elsewhere keeps what it has.
 
 use tokio::sync::watch;
 

@@ -1,4 +1,4 @@
-//! What bounds a client: how many streams it may open, how large its messages may be, and how long it may take.
+//! Bounds of a client: how many streams it may open, how large its messages may be, and how long it may take.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub struct MaxStreams {
     pub per_address: usize,
 }
 
-/// What bounds the streams of a server.
+/// Bounds of the streams of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamLimits {
     /// How many streams there may be.

@@ -39,7 +39,7 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// Characters of what a log line says of a refused connection.
 const DETAIL: usize = 300;
 
-/// What every listener of a server shares.
+/// The door of a server, which all its listeners share: who may come in, and who is in.
 #[derive(Debug)]
 pub struct Door {
     /// Who may connect; empty: everybody.
@@ -88,7 +88,7 @@ impl Accepted {
     }
 }
 
-/// One of the open connections of an address.
+/// The place of an open connection among those of its address, until it is dropped.
 #[derive(Debug)]
 struct Place {
     door: Arc<Door>,

@@ -1,8 +1,9 @@
-//! What one stream may be told now, and what waits for what.
+//! The order in which one stream is told: which type may go out now, and what waits for what.
 //!
 //! Kinds in [`Catalog::ABOVE`] depend on kinds in [`Catalog::BENEATH`]. The promise to a client, of what it has asked for:
-//! - Before a response above goes out, the client was told everything that the same view has of the kinds beneath. If a response
-//!   beneath is unanswered and lacks something of that, the response above waits for the answer, for `UNANSWERED` at most.
+//! - Before a response above goes out, the client was told everything that the same view has of the kinds beneath. If a
+//!   response beneath is unanswered and lacks something of that, the response above waits for the answer, for `UNANSWERED` at
+//!   most.
 //! - Before the client is told that a resource beneath is gone, it has answered every response above, by an ACK or a NACK, and
 //!   the last of each type does not depend on the resource.
 //! - Each response is of the newest view, or of the view that was begun with: while additions and removals beneath are due
@@ -13,7 +14,8 @@
 //!
 //! If a response would be too large, the client keeps the last one of its type, and no other type waits for it.
 //!
-//! The specification calls this "make before break": <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations>
+//! The specification calls this "make before break":
+//! <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations>
 //!
 //! A value without IO: the caller shows the newest view, says what time it is, and sends what `Order::next` makes.
 
@@ -33,7 +35,7 @@ use crate::{
 const MESH_CONFIG: &str = "core/v1alpha1/MeshConfig";
 /// The type of primers: not used by this server and small in istiod.
 pub(crate) const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
-/// What the nonces of primers begin with.
+/// The beginning of the nonces of primers.
 pub(crate) const PRIME_NONCE: &str = "prime-";
 
 /// The types of one stream, what the client was told of them, and what goes out next.
@@ -78,7 +80,7 @@ struct Subscribed<K, S> {
 enum Priming {
     /// There are to be none.
     Off,
-    /// They wait for the first request of a kind above.
+    /// The first request of a kind above makes them due.
     Ready,
     /// They go out next.
     Due,
@@ -101,7 +103,7 @@ pub(crate) enum Due {
     NotBefore(Instant),
 }
 
-/// What goes out next.
+/// The next message of a stream, made.
 pub(crate) enum Next {
     /// Nothing.
     Nothing,
@@ -132,7 +134,7 @@ pub(crate) struct NextResponse {
     pub(crate) content: ResponseContent,
 }
 
-/// What goes out next.
+/// The next message of a stream, before it is made.
 enum Choice<C> {
     Nothing,
     /// No response before then or before an answer: the last response beneath lacks something that a kind above depends on.
@@ -180,7 +182,7 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
         self.too_large != Some(set.sum()) && self.subscription.wants(set)
     }
 
-    /// This set with all that the client was told before, if removals are withheld from it.
+    /// The given set, with everything that the client was told before if removals are withheld.
     fn sayable(&self, set: Set, withheld: bool) -> Set {
         match &self.told {
             Some(told) if withheld => set.with_all_of(told),
@@ -284,7 +286,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
             self.pending.get_or_insert(now);
         }
         if !wants {
-            // What is left of the view that was begun with was undone since.
+            // The rest of the view that was begun with was undone since.
             self.begun = None;
             if !waits && !unanswered {
                 // The client has all that it wants of this view, so no removal of an older one is withheld any more.
@@ -494,7 +496,7 @@ mod tests {
             self.order.due(&self.view, self.now)
         }
 
-        /// What goes out: the type and the names in it.
+        /// The next response: its type and the names in it.
         fn said(&mut self) -> (Arc<str>, Vec<String>) {
             match self.order.next(&self.view, self.now) {
                 Next::Response(NextResponse { type_url, content, .. }) => {

@@ -20,7 +20,7 @@ pub struct PaceRule {
     pub max: Duration,
 }
 
-/// One stream among those of a client.
+/// A stream among those of a client.
 pub type Ticket = u64;
 
 /// When the streams of one client may push.
@@ -115,8 +115,8 @@ mod tests {
 
     const MAX: Duration = Duration::from_secs(5);
 
-    /// Streams that always have a change to push and a client that takes so long for each; how much of the time the client was busy,
-    /// the number of pushes of each stream, and how long a change waited at most.
+    /// Streams that always have a change to push and a client that takes so long for each; how much of the time the client was
+    /// busy, the number of pushes of each stream, and how long a change waited at most.
     fn simulate(duty: f64, ack: Duration, streams: u64, pushes: usize) -> (f64, Vec<usize>, Duration) {
         let wake = Arc::default();
         let mut pace = Pace::new(PaceRule { duty, max: MAX });

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// What is known of one type on one stream.
+/// The state of one type on one stream.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TypeState {
@@ -52,7 +52,7 @@ impl TypeState {
     }
 }
 
-/// What is known of one stream.
+/// The state of one stream.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamState {
@@ -89,7 +89,7 @@ pub struct ClientState {
     pub streams: usize,
     /// The parts that the streams are of.
     pub parts: BTreeSet<Part>,
-    /// What is wrong with the parts; `None`: they are everything, each once.
+    /// The mistake in the parts; `None`: they are everything, each once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrong: Option<&'static str>,
 }
@@ -110,7 +110,7 @@ pub struct Totals {
     pub too_large: usize,
 }
 
-/// What is wrong with the parts that a client takes; `None`: nothing.
+/// The mistake in the parts that a client takes; `None`: they are everything, each once.
 fn wrong(parts: &BTreeSet<Part>) -> Option<&'static str> {
     let counts: BTreeSet<usize> = parts.iter().map(|part| part.count()).collect();
     match counts.first() {

@@ -1,4 +1,5 @@
-//! What the client of one stream wants of one type and what it has: values without IO, one for each variant of the protocol.
+//! One type on one stream, what the client wants of it and what it has: values without IO, one for each variant of the
+//! protocol.
 //!
 //! Quotations are from the specification, <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>; links name the
 //! section.
@@ -20,7 +21,7 @@ use crate::{
     xds::limits::{NACK_TEXT, cut},
 };
 
-/// What the requests of both variants have in common.
+/// Fields that the requests of both variants have.
 pub trait Request: prost::Message + Default {
     /// The client; in the first request of a stream.
     fn node(&self) -> Option<&Node>;
@@ -104,7 +105,7 @@ pub trait Subscription: Default + Send + 'static {
     fn exchange(&self) -> &Exchange;
 }
 
-/// What the nonce of a request refers to.
+/// The response that the nonce of a request refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nonce {
     /// No response, or one that is not the last.

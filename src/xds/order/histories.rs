@@ -41,7 +41,7 @@ const NAMES: u8 = 4;
 /// A catalog whose kinds are numbers.
 trait Mesh: Catalog + Default {
     const KINDS: usize;
-    /// What a client may ask for, with its kind.
+    /// The types that a client may ask for, each with its kind.
     const TYPES: &'static [(&'static str, Option<usize>)];
     fn snapshot(&mut self, kind: usize) -> &mut Arc<Snapshot>;
     fn show(&mut self);
@@ -149,7 +149,7 @@ impl Body {
     }
 }
 
-/// What a client wants of a type.
+/// The names that a client wants of a type.
 #[derive(Debug, Clone, Default)]
 struct Wish {
     all: bool,
@@ -196,9 +196,9 @@ impl Names {
 trait Variant: Subscription {
     /// A request; state of the world lists `add` and has no `leave`.
     fn ask(type_url: &str, nonce: &str, add: Vec<String>, leave: Vec<String>, nack: bool) -> Self::Request;
-    /// What is wanted after a request, which may be the first; and whether it asks for anything.
+    /// Notes in `wish` what is wanted after a request, which may be the first; whether the request asks for anything.
     fn wish(wish: &mut Wish, add: Names, leave: Names, first: bool) -> bool;
-    /// What the client has been told after a response, and what that brings.
+    /// All that the client has been told after a response, and the resources in it.
     fn read(told: &Told, content: &ResponseContent) -> (Told, Told);
 }
 
@@ -275,7 +275,7 @@ struct Edit {
     kind: usize,
     name: u8,
     content: Option<u8>,
-    /// What it rests on, of what there is: bits, kind by kind.
+    /// The resources that it is to rest on, of those that there are: bits, kind by kind.
     rests_on: u8,
 }
 
@@ -299,14 +299,14 @@ enum Step {
         add: Names,
         leave: Names,
     },
-    /// It answers a response, or says once more what it said to it, maybe with other names.
+    /// The client answers a response, or sends a second request with its nonce, maybe with other names.
     Answer {
         of: usize,
         nack: bool,
         add: Option<Names>,
         leave: Names,
     },
-    /// It answers an older response than the last.
+    /// The client answers an older response than the last.
     Stale {
         of: usize,
         add: Names,
@@ -354,7 +354,7 @@ struct Client {
     versions: [Option<u128>; 2],
     /// Since when the last response is unanswered.
     unanswered: Option<Instant>,
-    /// It has asked for something that it was not told yet.
+    /// Whether the client has asked for something that it was not told yet.
     asked: bool,
     /// The newest set was too large for a response.
     too_large: bool,
@@ -572,7 +572,7 @@ impl<M: Mesh, S: Variant> Run<M, S> {
         })
     }
 
-    /// That a resource beneath may go: nothing above that the client was told rests on it, and it has answered that.
+    /// Checks that a resource beneath may go: the client has answered all responses above, and the last rest on it no more.
     fn may_go(&self, kind: usize, name: u8) -> Checked {
         for (of, client) in &self.clients {
             if M::TYPES[*of].1.is_some_and(|kind| kind >= ABOVE) && !client.too_large {
@@ -616,7 +616,7 @@ impl<M: Mesh, S: Variant> Run<M, S> {
                 .unwrap_or_default();
             prop_assert!(client.told == all || client.too_large, "{type_url}: {:?} of {all:?} was told", client.told);
         }
-        // What was begun, what rests on it, all of the newest view, and what is gone of it.
+        // Types are told of the view that was begun with, of the newest, and of removals.
         let most = 5 * self.clients.len() as u64;
         prop_assert!(self.pushed - begin <= most, "{} responses", self.pushed - begin);
         Ok(())

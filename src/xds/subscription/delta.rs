@@ -51,7 +51,8 @@ impl Delta {
             self.wildcard = true;
         } else {
             // "The server must still provide those resources […] the client may have 'forgotten' those resources despite
-            // apparently remaining subscribed." https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#xds-protocol-delta-subscribe
+            // apparently remaining subscribed."
+            // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#xds-protocol-delta-subscribe
             self.names.insert(name.to_owned());
             self.owed.insert(name.to_owned());
         }

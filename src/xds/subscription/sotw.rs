@@ -29,7 +29,8 @@ fn digest(set: &Set, name: &str) -> Option<u128> {
 impl Sotw {
     /// Takes the names of a request in. `*` wants everything, and so does an empty list where "all requests on the stream for
     /// that resource type have had an empty resource_names field"; an empty list after names "is interpreted as an
-    /// unsubscription". <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return>
+    /// unsubscription".
+    /// <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return>
     fn want(&mut self, asked: BTreeSet<String>, first: bool) {
         let everything = asked.contains(EVERYTHING) || (asked.is_empty() && (first || self.names.is_none()));
         let names: Option<BTreeMap<_, _>> = (!everything).then(|| {
