@@ -535,7 +535,7 @@ mod tests {
             (r#"{"namespace": "A"}"#, "mox.namespace: \"A\""),
             (r#"{"scope": "all"}"#, "mox.scope: \"all\""),
             (r#"{"kubernetes": {"owner": "a.b"}}"#, "mox.kubernetes.owner: \"a.b\" is not possible"),
-            (r#"{"kubernetes": {"lease": "1s"}}"#, "mox.kubernetes.lease (s): 1 is out of bounds; allowed are 3 to"),
+            (r#"{"kubernetes": {"lease": "1s"}}"#, "mox.kubernetes.lease: 1s is out of bounds; allowed are 3s to 1h"),
             (r#"{"kubernetes": {"name-space": "A"}}"#, "mox.kubernetes.namespace: \"A\" is no DNS label"),
             (r#"{"kubernetes": {"kube-cfg": "A"}}"#, "mox.kubernetes.kube-cfg: unknown key; did you mean kubeconfig?"),
             (r#"{"vipCidr": "248.0.0.0/60"}"#, "mox.vipCidr: \"248.0.0.0/60\""),

@@ -19,6 +19,8 @@
 #[cfg(feature = "kubernetes")]
 mod api;
 #[cfg(feature = "kubernetes")]
+mod connect;
+#[cfg(feature = "kubernetes")]
 mod conversion;
 #[cfg(feature = "kubernetes")]
 mod failure;

@@ -1,6 +1,6 @@
 //! `mox.kubernetes`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt::Display, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +10,11 @@ use crate::istio::grammar::is_kubernetes_label;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Kubernetes {
-    /// Whether they are.
+    /// Whether services are written.
     pub enabled: bool,
-    /// A file with address and credentials; none: those of the pod's service account.
+    /// A file with address and credentials of the API server; none: those of the pod's service account.
     pub kubeconfig: Option<PathBuf>,
-    /// The context in it; none: its current one.
+    /// The context in the kubeconfig; none: its current one.
     pub context: Option<String>,
     /// Whose objects these are: part of the names of the lease and of the field manager, and a label of every object. Two
     /// registries that share a namespace need two.
@@ -23,13 +23,13 @@ pub struct Kubernetes {
     pub namespace: Option<String>,
     /// Namespace of the lease; none: that of the objects.
     pub lease_namespace: Option<String>,
-    /// How long a session server that is gone stays the writer. It renews every third of that, and stops to write after
-    /// two thirds without a renewal.
+    /// How long a session server that is gone stays the writer; 3 s to 1 h. A writer renews its lease every third of that,
+    /// and begins no write after two thirds without a renewal.
     #[serde(serialize_with = "super::to_text", deserialize_with = "super::from_text")]
     pub lease: Duration,
-    /// Most writes at once.
+    /// Most writes at once; 1 to 256.
     pub concurrency: usize,
-    /// Most writes in a second.
+    /// Most writes in a second; 1 to 10,000.
     pub rate: usize,
 }
 
@@ -56,24 +56,27 @@ impl Kubernetes {
     }
 
     fn errors_where(&self, built: bool) -> Vec<String> {
-        let mut errors = Vec::new();
-        let mut bounds = |key: &str, value: usize, low: usize, high: usize| {
-            if !(low..=high).contains(&value) {
-                errors.push(format!("mox.kubernetes.{key}: {value} is out of bounds; allowed are {low} to {high}"));
-            }
-        };
-        bounds("lease (s)", self.lease.as_secs() as usize, 3, 3_600);
-        bounds("concurrency", self.concurrency, 1, 256);
-        bounds("rate", self.rate, 1, 10_000);
+        fn bounds<T: PartialOrd + Display>(key: &str, value: T, low: T, high: T) -> Option<String> {
+            let out = !(&low..=&high).contains(&&value);
+            out.then(|| format!("mox.kubernetes.{key}: {value} is out of bounds; allowed are {low} to {high}"))
+        }
+        let span = |span: Duration| humantime::Duration::from(span);
+        let lease = bounds("lease", span(self.lease), span(Duration::from_secs(3)), span(Duration::from_secs(3_600)));
+        let mut errors: Vec<String> = lease.into_iter().collect();
+        errors.extend(bounds("concurrency", self.concurrency, 1, 256));
+        errors.extend(bounds("rate", self.rate, 1, 10_000));
         let names = [("namespace", &self.namespace), ("leaseNamespace", &self.lease_namespace)];
         for (key, name) in names.into_iter().filter_map(|(key, name)| Some((key, name.as_ref()?))) {
             if !is_kubernetes_label(name) {
-                errors.push(format!("mox.kubernetes.{key}: \"{name}\" is no DNS label"));
+                errors.push(format!(
+                    "mox.kubernetes.{key}: \"{name}\" is no DNS label; use the name of a namespace, which has up to 63 \
+                     lower-case letters, digits and hyphens"
+                ));
             }
         }
         if !is_kubernetes_label(&self.owner) || self.owner.len() > 40 {
             errors.push(format!(
-                "mox.kubernetes.owner: \"{}\" is not possible; it needs a DNS label of 40 characters at most",
+                "mox.kubernetes.owner: \"{}\" is not possible; use up to 40 lower-case letters, digits and hyphens",
                 self.owner
             ));
         }
@@ -98,5 +101,24 @@ mod tests {
         let errors = enabled.errors_where(false);
         assert!(errors.len() == 1 && errors[0].contains("cargo feature `kubernetes`"), "{errors:?}");
         assert_eq!(Kubernetes::default().errors_where(false), [""; 0], "off, nobody minds");
+    }
+
+    #[test]
+    fn errors_name_the_key_the_value_and_what_is_allowed() {
+        let wrong = Kubernetes {
+            lease: Duration::from_millis(1_500),
+            rate: 0,
+            namespace: Some("A".to_owned()),
+            ..Kubernetes::default()
+        };
+        assert_eq!(
+            wrong.errors(),
+            [
+                "mox.kubernetes.lease: 1s 500ms is out of bounds; allowed are 3s to 1h",
+                "mox.kubernetes.rate: 0 is out of bounds; allowed are 1 to 10000",
+                "mox.kubernetes.namespace: \"A\" is no DNS label; use the name of a namespace, which has up to 63 lower-case \
+                 letters, digits and hyphens",
+            ]
+        );
     }
 }

@@ -5,22 +5,18 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use kube::{
-    Client, Config,
-    client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Client, client::Body};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     failure::Failure,
     objects::{ApiObject, GROUP, ObjectKey, ObjectKind, ObjectState},
 };
-use crate::config;
 
 /// Versions of the group that are known here, the best first.
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
-const CONNECT: Duration = Duration::from_secs(5);
+/// How long it may take to ask for the versions.
+const DISCOVER: Duration = Duration::from_secs(5);
 /// A list of many objects takes a while.
 const LIST: Duration = Duration::from_secs(60);
 const PAGE: usize = 500;
@@ -31,35 +27,6 @@ const MAX_LINE: usize = 16 << 20;
 
 const APPLY: &str = "application/apply-patch+yaml"; // JSON is YAML
 const JSON: &str = "application/json";
-
-/// Reads where the API server is and who we are.
-pub(super) async fn connect(settings: &config::Kubernetes) -> Result<Client, String> {
-    let mut config = match &settings.kubeconfig {
-        Some(file) => {
-            let shown = file.display();
-            let read =
-                Kubeconfig::read_from(file).map_err(|error| format!("mox.kubernetes.kubeconfig {shown}: {error}"))?;
-            let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
-            let config = Config::from_custom_kubeconfig(read, &options).await;
-            config.map_err(|error| format!("mox.kubernetes.kubeconfig {shown}: {error}"))?
-        }
-        None => Config::incluster().map_err(|error| {
-            format!(
-                "no service account of a pod is here ({error}); set mox.kubernetes.kubeconfig outside of Kubernetes"
-            )
-        })?,
-    };
-    // A child process and its signals do not belong into a host that is not ours.
-    if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
-        return Err(
-            "the kubeconfig's user has an exec plugin or auth provider; use a token, a token file or a client \
-                    certificate"
-                .to_owned(),
-        );
-    }
-    (config.connect_timeout, config.read_timeout, config.default_retry) = (Some(CONNECT), None, false);
-    Client::try_from(config).map_err(|error| Failure::of_error(&error).to_string())
-}
 
 /// What a request says beside its path.
 pub(super) struct Call {
@@ -144,7 +111,7 @@ impl Api {
         struct Version {
             version: String,
         }
-        let (_, body) = match send(client, &format!("/apis/{GROUP}"), Call::get(), CONNECT).await {
+        let (_, body) = match send(client, &format!("/apis/{GROUP}"), Call::get(), DISCOVER).await {
             Err(Failure::Refused { code: 404, retry_after, .. }) => {
                 let message = format!("the API server does not know {GROUP}: install Istio's CRDs");
                 return Err(Failure::refused(404, &message, retry_after));

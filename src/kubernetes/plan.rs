@@ -8,12 +8,13 @@
 //! - **Nothing foreign is touched.** A write is over a state of an object that was seen to be ours (uid and
 //!   resourceVersion), or creates an object of a name that is not known to be taken, and takes none over.
 //! - **A ServiceEntry never selects what is not there.** It begins to select when every WorkloadEntry that its service
-//!   wants is there; and as long as a ServiceEntry of ours in the API selects, or may since a write of it is under way or of
-//!   unknown outcome, and is not to go on selecting, the WorkloadEntries of its service stay. Not waited for are a
-//!   WorkloadEntry that the API server refuses for itself or [thrice](entry) has no answer for, and one whose name is
-//!   another's; what others delete is missing until it is written again.
+//!   wants is there. As long as a ServiceEntry of ours selects in the API and is not to go on selecting, its WorkloadEntries
+//!   stay; so they do while it may come to select, since a write of it is under way or, for 30 s, without a known outcome.
+//!   Not waited for are a WorkloadEntry that the API server refuses for itself or did not answer for three times in a row,
+//!   and a WorkloadEntry whose name is another's. What others delete or change is missing until it is written again.
 //! - **Removals that the breaker withholds** are not made: while it holds, a service has no fewer endpoints in the API.
-//! - **One refused or slow object holds up no other** of another service.
+//! - **An object that is refused, slow or never done holds up no other** of another service; a kind or the whole API server
+//!   is left alone for a while only when two objects fail in a row as all would.
 //! - No write begins while writing is frozen or after the lease's deadline, and an object has one write under way at most.
 
 mod answers;
@@ -64,7 +65,7 @@ use schedule::{Place, Schedule};
 const PROGRESS: Duration = Duration::from_secs(10);
 /// No list takes longer than this from its begin to [`Plan::listed`]: the API server forgets the version of one whose next
 /// page is not asked for within five minutes.
-pub(super) const LIST: Duration = Duration::from_secs(300);
+const LIST: Duration = Duration::from_secs(300);
 /// Bytes of manifests that are kept until they are written. What finds no room is converted again when it is written.
 const ROOM: usize = 32 << 20;
 
@@ -260,7 +261,9 @@ impl Plan {
     }
 
     fn set_desired(&mut self, key: &ObjectKey, mut desired: Option<Desired>) {
-        if desired.is_none() && !self.objects.contains_key(key) {
+        let digest = |desired: &Desired| desired.fingerprint.digest;
+        let known = self.objects.get(key).and_then(|entry| entry.desired.as_ref());
+        if known.map(digest) == desired.as_ref().map(digest) {
             return;
         }
         let holds = self.breaker.held().is_some();

@@ -14,7 +14,8 @@ use tokio::{
 
 use super::{
     Followed, SinkOrders,
-    api::{self, Api},
+    api::Api,
+    connect::connect,
     lease::{Hold, Lease},
     pace::{Backoff, Jitter},
     report::KubernetesReport,
@@ -56,7 +57,7 @@ impl SinkTask {
         let mut jitter = Jitter::random();
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
         let client = loop {
-            match api::connect(&self.settings).await {
+            match connect(&self.settings).await {
                 Ok(client) => break client,
                 Err(error) => {
                     tracing::error!(event = "kubernetes_no_credentials", error, "no credentials for Kubernetes");

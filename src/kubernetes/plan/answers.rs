@@ -175,16 +175,12 @@ impl Plan {
         blame: Blame,
         backoff: Backoff,
     ) {
-        let mut jitter = self.patience.jitter().clone();
-        let at_least = failure.retry_after().unwrap_or_default();
-        let (excused, attempts) = self.change(key, |entry| {
-            let mut refusal = Refusal::after(entry.refusal.take(), in_flight.basis.clone(), blame, backoff, now);
-            refusal.rest(now, at_least, &mut jitter);
-            let told = (refusal.excused, refusal.backoff.attempts);
-            entry.refusal = Some(Box::new(refusal));
-            told
-        });
-        *self.patience.jitter() = jitter;
+        let known = self.objects.get_mut(key).and_then(|entry| entry.refusal.take());
+        let mut refusal = Refusal::after(known, in_flight.basis.clone(), blame, backoff, now);
+        let rest = refusal.backoff.next(self.patience.jitter());
+        refusal.until = now + rest.max(failure.retry_after().unwrap_or_default());
+        let (excused, attempts) = (refusal.excused, refusal.backoff.attempts);
+        self.change(key, |entry| entry.refusal = Some(Box::new(refusal)));
         if excused {
             self.drop_manifest(key);
         }

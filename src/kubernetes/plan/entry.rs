@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{ManifestSource, WriteRequest, schedule::Place};
 use crate::kubernetes::{
     objects::{Fingerprint, Manifest, ObjectKind, Observed, OwnObject},
-    pace::{Backoff, Jitter},
+    pace::Backoff,
 };
 
 /// After this many failures in a row that say nothing of the object itself its service no longer waits for it.
@@ -137,11 +137,6 @@ impl Refusal {
             Blame::Kind => false,
         };
         Self { basis, until: now, backoff, failures, excused }
-    }
-
-    /// The object rests from `now` on, `at_least` that long.
-    pub(super) fn rest(&mut self, now: Instant, at_least: Duration, jitter: &mut Jitter) {
-        self.until = now + self.backoff.next(jitter).max(at_least);
     }
 }
 

@@ -13,6 +13,7 @@ const LONGEST: usize = 400;
 enum Step {
     Want(Vec<(u8, Shape)>),
     Deliver(ObjectKind, u8),
+    Serve(u8),
     Answer(u8, Fault),
     Meddle(ObjectKey, Meddling),
     Pass(Duration),
@@ -37,6 +38,7 @@ impl std::fmt::Debug for Step {
         match self {
             Self::Want(shapes) => write!(f, "want {shapes:?}"),
             Self::Deliver(kind, late) => write!(f, "deliver {} {late}", kind.name()),
+            Self::Serve(index) => write!(f, "serve {index}"),
             Self::Answer(index, fault) => write!(f, "answer {index} {fault:?}"),
             Self::Meddle(key, how) => write!(f, "meddle {key} {how:?}"),
             Self::Pass(span) => write!(f, "pass {span:?}"),
@@ -65,7 +67,8 @@ impl Step {
             0..=5 => Self::Want(vec![(a % SERVICES, shape(b))]),
             6 => Self::Want((0..SERVICES).filter(|n| a >> n & 1 == 1).map(|n| (n, shape(b.wrapping_add(n)))).collect()),
             7..=15 => Self::Deliver(kind(a), b),
-            16..=23 => Self::Answer(a, Fault::None),
+            16..=18 => Self::Serve(a),
+            19..=23 => Self::Answer(a, Fault::None),
             24 | 25 => Self::Answer(a, Fault::ALL[usize::from(b) % Fault::ALL.len()]),
             26..=28 => Self::Meddle(World::some_key(a), Meddling::ALL[usize::from(b) % Meddling::ALL.len()]),
             29 => Self::Pass(Duration::from_millis(u64::from(a) * 8)),
@@ -97,6 +100,7 @@ impl Step {
         match self {
             Self::Want(shapes) => world.want(&shapes),
             Self::Deliver(kind, late) => drop(world.deliver(kind, late)),
+            Self::Serve(index) => world.serve(index.into()),
             Self::Answer(index, fault) => world.answer(index.into(), fault),
             Self::Meddle(key, how) => world.meddle(&key, how),
             Self::Pass(span) => world.pass(span),

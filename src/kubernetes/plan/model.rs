@@ -31,10 +31,6 @@ pub(super) fn denied() -> Failure {
     Failure::refused(403, "admission webhook \"v.example.com\" denied the request: host x cannot be used", None)
 }
 
-pub(super) fn hangs() -> Failure {
-    Failure::refused(504, "Timeout: request did not complete within the allotted timeout", None)
-}
-
 // The API server.
 
 #[derive(Debug, Clone)]

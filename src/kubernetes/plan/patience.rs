@@ -11,11 +11,15 @@ use crate::kubernetes::{
     pace::{Backoff, Bucket, Jitter},
 };
 
+/// Of so many writes one is of the least urgent.
+const TURNS: usize = 4;
+
 /// Rate, pauses and barred kinds. What one object meets is no reason to put off others: it takes the same failure of a
 /// second object, with no success between the two.
 #[derive(Debug)]
 pub(super) struct Patience {
     bucket: Bucket,
+    turn: usize,
     pause: Backoff,
     paused_until: Instant,
     /// The last write that had no answer, since one had.
@@ -47,6 +51,7 @@ impl Patience {
     pub(super) fn new(rate: usize, now: Instant, jitter: Jitter) -> Self {
         Self {
             bucket: Bucket::new(rate, now),
+            turn: 1,
             pause: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
             paused_until: now,
             unanswered: None,
@@ -64,13 +69,19 @@ impl Patience {
         self.bars.get(&kind)
     }
 
-    /// The most urgent of what is ready. Of a barred kind another object is tried each time.
-    pub(super) fn pick(&self, schedule: &Schedule, now: Instant) -> Option<ObjectKey> {
-        let picked = schedule.first_ready().find_map(|key| match self.bars.get(&key.kind) {
+    /// The most urgent of what is ready, and the least urgent at every [`TURNS`]th turn, so that there is always an end to
+    /// its wait. Of a barred kind another object is tried each time.
+    pub(super) fn pick<'a>(&'a self, schedule: &'a Schedule, now: Instant) -> Option<ObjectKey> {
+        let allowed = |key: &'a ObjectKey| match self.bars.get(&key.kind) {
             None => Some(key),
             Some(bar) if bar.probing || now < bar.until => None,
             Some(bar) => schedule.ready_after(key.kind, &bar.last),
-        });
+        };
+        let mut ready = schedule.next_ready();
+        let picked = match self.turn % TURNS {
+            0 => ready.rev().find_map(allowed),
+            _ => ready.find_map(allowed),
+        };
         picked.cloned()
     }
 
@@ -86,6 +97,7 @@ impl Patience {
             return Err(self.paused_until);
         }
         self.bucket.take(now)?;
+        self.turn = self.turn.wrapping_add(1);
         if let Some(bar) = self.bars.get_mut(&key.kind) {
             bar.probing = true;
             bar.last = key.clone();

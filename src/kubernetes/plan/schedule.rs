@@ -27,10 +27,29 @@ pub(super) enum Place {
     InFlight,
 }
 
+/// Objects of one kind that are equally urgent. They take turns by name, so that an object which is to be written again
+/// and again holds up no other.
+#[derive(Debug, Default)]
+struct Queue {
+    keys: BTreeSet<ObjectKey>,
+    last: Option<ObjectKey>,
+}
+
+impl Queue {
+    fn next(&self) -> Option<&ObjectKey> {
+        let after = self.last.as_ref().and_then(|last| self.after(last));
+        after.or_else(|| self.keys.first())
+    }
+
+    fn after(&self, last: &ObjectKey) -> Option<&ObjectKey> {
+        self.keys.range((Bound::Excluded(last), Bound::Unbounded)).next()
+    }
+}
+
 /// The objects by place.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    ready: BTreeMap<(usize, ObjectKind), BTreeSet<ObjectKey>>,
+    ready: BTreeMap<(usize, ObjectKind), Queue>,
     later: BTreeSet<(Instant, ObjectKey)>,
     waiting: usize,
     withheld: BTreeSet<ObjectKey>,
@@ -44,8 +63,11 @@ impl Schedule {
             Place::Idle => {}
             Place::Waiting(_) => self.waiting -= 1,
             Place::Ready(priority) => {
-                if let Some(keys) = self.ready.get_mut(&(priority, key.kind)) {
-                    keys.remove(key);
+                if let Some(queue) = self.ready.get_mut(&(priority, key.kind)) {
+                    queue.keys.remove(key);
+                    if to == Place::InFlight {
+                        queue.last = Some(key.clone());
+                    }
                 }
             }
             Place::Later(at) => drop(self.later.remove(&(at, key.clone()))),
@@ -55,31 +77,33 @@ impl Schedule {
         match to {
             Place::Idle => {}
             Place::Waiting(_) => self.waiting += 1,
-            Place::Ready(priority) => drop(self.ready.entry((priority, key.kind)).or_default().insert(key.clone())),
+            Place::Ready(priority) => {
+                self.ready.entry((priority, key.kind)).or_default().keys.insert(key.clone());
+            }
             Place::Later(at) => drop(self.later.insert((at, key.clone()))),
             Place::Withheld => drop(self.withheld.insert(key.clone())),
             Place::InFlight => self.in_flight += 1,
         }
     }
 
-    /// The first object of each priority and kind, the most urgent first.
-    pub(super) fn first_ready(&self) -> impl Iterator<Item = &ObjectKey> {
-        self.ready.values().filter_map(BTreeSet::first)
+    /// The next object of each priority and kind, the most urgent first.
+    pub(super) fn next_ready(&self) -> impl DoubleEndedIterator<Item = &ObjectKey> {
+        self.ready.values().filter_map(Queue::next)
     }
 
     /// Of what is ready of a kind, the object after `last` by name; after the last comes the first.
     pub(super) fn ready_after(&self, kind: ObjectKind, last: &ObjectKey) -> Option<&ObjectKey> {
-        let sets = || self.ready.iter().filter(move |((_, of), _)| *of == kind).map(|(_, keys)| keys);
-        let next = sets().filter_map(|keys| keys.range((Bound::Excluded(last), Bound::Unbounded)).next()).min();
-        next.or_else(|| sets().filter_map(BTreeSet::first).min())
+        let queues = || self.ready.iter().filter(move |((_, of), _)| *of == kind).map(|(_, queue)| queue);
+        let next = queues().filter_map(|queue| queue.after(last)).min();
+        next.or_else(|| queues().filter_map(|queue| queue.keys.first()).min())
     }
 
     pub(super) fn ready_of(&self, kind: ObjectKind) -> impl Iterator<Item = &ObjectKey> {
-        self.ready.iter().filter(move |((_, of), _)| *of == kind).flat_map(|(_, keys)| keys)
+        self.ready.iter().filter(move |((_, of), _)| *of == kind).flat_map(|(_, queue)| &queue.keys)
     }
 
     pub(super) fn has_ready(&self) -> bool {
-        self.ready.values().any(|keys| !keys.is_empty())
+        self.ready.values().any(|queue| !queue.keys.is_empty())
     }
 
     /// An object whose rest is over.
@@ -102,7 +126,10 @@ impl Schedule {
 
     /// How many objects are yet to be written, or tried again.
     pub(super) fn pending(&self) -> usize {
-        self.ready.values().map(BTreeSet::len).sum::<usize>() + self.later.len() + self.waiting + self.in_flight
+        self.ready.values().map(|queue| queue.keys.len()).sum::<usize>()
+            + self.later.len()
+            + self.waiting
+            + self.in_flight
     }
 }
 
@@ -153,8 +180,12 @@ mod tests {
         }
         let after = |last| schedule.ready_after(ObjectKind::ServiceEntry, last).unwrap().clone();
         assert_eq!((after(&a), after(&b), after(&c)), (b.clone(), c.clone(), a.clone()));
-        assert_eq!(schedule.first_ready().next(), Some(&b));
+        assert_eq!(schedule.next_ready().next(), Some(&b));
         assert_eq!(schedule.ready_after(ObjectKind::WorkloadEntry, &a), None);
         assert_eq!(schedule.ready_of(ObjectKind::ServiceEntry).count(), 3);
+        // What is ready again after its write comes after the others.
+        schedule.shift(&a, Place::Ready(1), Place::InFlight);
+        schedule.shift(&a, Place::InFlight, Place::Ready(1));
+        assert_eq!(schedule.next_ready().last(), Some(&c));
     }
 }

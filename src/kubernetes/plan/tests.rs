@@ -68,8 +68,12 @@ fn an_endpoint_of_a_service_that_selects_waits_for_nothing() {
     world.want(&[(1, Shape::Selecting { mask: 3, revision: 0 })]);
     world.run(SECOND);
     world.want(&[(1, Shape::Selecting { mask: 6, revision: 0 })]);
-    let in_flight: Vec<String> = world.in_flight().iter().map(|(key, _)| key.to_string()).collect();
-    assert_eq!(in_flight, ["WorkloadEntry w1-0", "WorkloadEntry w1-2"], "and the service is not written");
+    let in_flight: BTreeSet<String> = world.in_flight().iter().map(|(key, _)| key.to_string()).collect();
+    assert_eq!(
+        Vec::from_iter(in_flight),
+        ["WorkloadEntry w1-0", "WorkloadEntry w1-2"],
+        "and the service is not written"
+    );
 }
 
 #[test]
@@ -112,14 +116,15 @@ fn workload_entries_outlive_a_service_whose_fate_is_unknown() {
 
 #[test]
 fn removals_of_endpoints_go_first() {
-    let mut world = world(&["a", "b"]);
+    let real = many(12);
+    let mut world = world(&real.iter().map(String::as_str).collect::<Vec<_>>());
     world.order(|orders| orders.frozen = true);
-    world.want_named(["c"], &[1]);
-    world.want_named(["a"], &[1, 2, 3]);
-    world.want_named(["b"], &[1]);
+    world.want_named((0..12).map(|n| format!("aaa{n}")), &[1]);
+    world.want_named(&real, &[1]);
     world.order(|orders| orders.frozen = false);
     world.run(SECOND);
-    assert_eq!(names(&world), ["ServiceEntry b", "ServiceEntry a", "ServiceEntry c"]);
+    let removals = names(&world)[..12].iter().filter(|name| name.starts_with("ServiceEntry real")).count();
+    assert_eq!((removals, world.begun.len()), (9, 24), "and every fourth is of the least urgent");
 }
 
 // What is written over what.
@@ -258,12 +263,11 @@ fn an_answer_that_is_older_than_the_watch_is_not_believed() {
     for how in [Meddling::Delete, Meddling::TakeOver] {
         let mut world = world(&[]);
         world.want_named(["a"], &[1]);
-        let (key, request) = world.in_flight().remove(0);
         // The answer is on its way while somebody changes what was written.
-        let answer = world.serve(&key, &request);
+        world.serve(0);
         world.meddle(&named("a"), how);
         while world.deliver(ObjectKind::ServiceEntry, 0) {}
-        world.hand(&key, answer);
+        world.answer(0, Fault::None);
         world.run(SECOND);
         match how {
             Meddling::Delete => assert_eq!(world.shown("a"), Some(&[1][..]), "it is made again"),
@@ -409,6 +413,33 @@ fn so_many_at_once_and_so_many_a_second() {
     assert!((90..=101).contains(&first), "{first}: 50 at once, and 50 in a second");
     world.run(2 * SECOND);
     assert!(world.plan.in_sync());
+}
+
+#[test]
+fn a_service_that_is_never_done_holds_up_no_other() {
+    let mut world = world(&["aaa"]);
+    world.want_named(["real"], &[1, 2]);
+    world.run(SECOND);
+    // Its endpoints go and go, which is the most urgent, and its name is the first.
+    let begin = world.now;
+    let mut written = None;
+    for n in 0..3_000 {
+        world.want_named(["aaa"], &[1_000 - n % 2, 2_000 + n]);
+        match n {
+            1_000 => world.want_named(["new"], &[1]),
+            1_001 => world.want_named(["real"], &[1, 2, 3]),
+            _ => world.run(Duration::from_millis(1)),
+        }
+        if written.is_none()
+            && world.shown("new").is_some()
+            && world.shown("real").is_some_and(|shown| shown.len() == 3)
+        {
+            written = Some(n);
+        }
+    }
+    let writes = world.tries(&named("aaa")).len() as u128;
+    assert!(writes * 1_000 / (world.now - begin).as_millis() >= 40, "it takes what there is: {writes}");
+    assert!(written.is_some_and(|n| n < 1_200), "{written:?}");
 }
 
 // What the API server refuses. `refuses` has a denial in words with " cannot " in them, as RBAC has.

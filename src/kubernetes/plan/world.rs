@@ -26,7 +26,9 @@ struct Flight {
     promise: BTreeSet<ObjectKey>,
     /// Whether removals were withheld when it began.
     holds: bool,
-    /// When it has its effect although it was answered already.
+    /// What the API server says, once the write has had its effect.
+    answer: Option<Result<Outcome, Failure>>,
+    /// When the write has its effect although it was given up.
     lands: Option<Instant>,
 }
 
@@ -67,6 +69,26 @@ impl Fault {
         Self::Hangs,
         Self::Unauthorized,
     ];
+}
+
+impl Fault {
+    /// What the plan is told of it.
+    fn failure(self, kind: ObjectKind) -> Failure {
+        let refused = |code, message: &str| Failure::refused(code, message, None);
+        match self {
+            Self::None | Self::LostAnswer | Self::Delayed => Failure::unreachable("no answer within 5 s"),
+            Self::Lost => Failure::unreachable("connection refused"),
+            Self::Conflict => refused(409, "the object has been modified"),
+            Self::Denied => denied(),
+            Self::NoRight => rbac(kind),
+            Self::NoNamespace => refused(404, "namespaces \"n\" not found"),
+            Self::Invalid => refused(422, "is invalid"),
+            Self::TooMany => Failure::refused(429, "too many requests", Some(Duration::from_secs(1))),
+            Self::ErrorAfter => refused(500, "etcdserver: leader changed"),
+            Self::Hangs => refused(504, "Timeout: request did not complete within the allotted timeout"),
+            Self::Unauthorized => refused(401, "Unauthorized"),
+        }
+    }
 }
 
 pub(super) struct World {
@@ -278,7 +300,8 @@ impl World {
     pub(super) fn new_term(&mut self, done: bool) {
         let flights: Vec<Flight> = self.flights.drain(..).chain(self.delayed.drain(..)).collect();
         if done {
-            flights.iter().for_each(|flight| drop(self.take_effect(flight)));
+            let flights = flights.iter().filter(|flight| flight.answer.is_none());
+            flights.for_each(|flight| drop(self.take_effect(flight)));
         }
         self.terms += 1;
         self.plan = new_plan(self.orders, self.now, self.terms);
@@ -350,54 +373,45 @@ impl World {
         self.after();
     }
 
-    /// A write under way is answered.
+    /// A write under way has its effect on the API server, if it has any. The answer is on its way.
+    pub(super) fn serve(&mut self, index: usize) {
+        let Some(flight) = self.flights.get(index % self.flights.len().max(1)).filter(|f| f.answer.is_none()) else {
+            return;
+        };
+        let (flight, kind) = (flight.clone(), flight.write.key.kind);
+        let refused = self.refuses.get(&flight.write.key).copied();
+        let fault = if self.refuses_kind.contains(&kind) { Some(Fault::NoRight) } else { refused };
+        let answer = match fault {
+            Some(fault) => Err(fault.failure(kind)),
+            None => self.take_effect(&flight),
+        };
+        let served = self.flights.iter_mut().find(|other| other.write.key == flight.write.key);
+        served.expect("it is under way").answer = Some(answer);
+        self.after();
+    }
+
+    /// A write under way is answered, or seems to have failed.
     pub(super) fn answer(&mut self, index: usize, fault: Fault) {
+        if matches!(fault, Fault::None | Fault::LostAnswer | Fault::ErrorAfter) {
+            self.serve(index);
+        }
         if self.flights.is_empty() {
             return;
         }
         let flight = self.flights.remove(index % self.flights.len());
         let key = flight.write.key.clone();
-        let fault = match fault {
-            Fault::None if self.refuses_kind.contains(&key.kind) => Fault::NoRight,
-            Fault::None => self.refuses.get(&key).copied().unwrap_or(fault),
-            fault => fault,
-        };
-        let refused = |code, message: &str| Err(Failure::refused(code, message, None));
-        let answer = match fault {
-            Fault::None => self.take_effect(&flight),
-            Fault::LostAnswer | Fault::ErrorAfter => {
-                drop(self.take_effect(&flight));
-                match fault {
-                    Fault::ErrorAfter => refused(500, "etcdserver: leader changed"),
-                    _ => Err(Failure::unreachable("no answer within 5 s")),
-                }
-            }
-            Fault::Lost => Err(Failure::unreachable("connection refused")),
-            Fault::Delayed => {
+        let answer = match (fault, flight.answer.clone()) {
+            (Fault::None, Some(answer)) => answer,
+            // What has had its effect cannot be refused any more.
+            (Fault::ErrorAfter, _) => Err(fault.failure(key.kind)),
+            (_, Some(_)) => Err(Fault::Lost.failure(key.kind)),
+            (Fault::Delayed, None) => {
                 self.delayed.push(Flight { lands: Some(self.now + Duration::from_secs(20)), ..flight });
-                Err(Failure::unreachable("no answer within 5 s"))
+                Err(fault.failure(key.kind))
             }
-            Fault::Conflict => refused(409, "the object has been modified"),
-            Fault::Denied => Err(denied()),
-            Fault::NoRight => Err(rbac(key.kind)),
-            Fault::NoNamespace => refused(404, "namespaces \"n\" not found"),
-            Fault::Invalid => refused(422, "is invalid"),
-            Fault::TooMany => Err(Failure::refused(429, "too many requests", Some(Duration::from_secs(1)))),
-            Fault::Hangs => Err(hangs()),
-            Fault::Unauthorized => refused(401, "Unauthorized"),
+            (_, None) => Err(fault.failure(key.kind)),
         };
         self.plan.answered(self.now, &key, answer);
-        self.after();
-    }
-
-    /// A write under way has its effect; the answer is yet to be handed to the plan.
-    pub(super) fn serve(&mut self, key: &ObjectKey, request: &WriteRequest) -> Result<Outcome, Failure> {
-        self.server.write(key, request, self.desired.get(key).cloned())
-    }
-
-    pub(super) fn hand(&mut self, key: &ObjectKey, answer: Result<Outcome, Failure>) {
-        self.flights.retain(|flight| flight.write.key != *key);
-        self.plan.answered(self.now, key, answer);
         self.after();
     }
 
@@ -504,7 +518,7 @@ impl World {
             assert!(!holds || !matches!(write.request, WriteRequest::Delete(_)), "{write:?} is withheld");
             let promise = self.promise(content.as_ref());
             self.begun.push((self.now, write.key.clone()));
-            self.flights.push(Flight { write, content, promise, holds, lands: None });
+            self.flights.push(Flight { write, content, promise, holds, answer: None, lands: None });
         }
         assert!(self.flights.len() <= CONCURRENCY && self.plan.in_flight() == self.flights.len());
         for (service, owed) in &self.owed {
