@@ -161,13 +161,12 @@ public class OddPublishersTest {
 
     /** The addresses of the victim. */
     private static TreeSet<String> addresses(RegistryMox mox) {
-        String dump = dump(mox);
-        int host = dump.indexOf('"' + HOST + '"');
         TreeSet<String> found = new TreeSet<>();
-        if (host >= 0) {
-            String item = dump.substring(dump.lastIndexOf("\"apiVersion\"", host), host);
-            for (Matcher address = Pattern.compile("\"address\": \"([^\"]+)\"").matcher(item); address.find(); ) {
-                found.add(address.group(1));
+        for (String line : dump(mox).split("\n")) {
+            if (line.contains('"' + HOST + '"')) {
+                for (Matcher address = Pattern.compile("\"address\":\"([^\"]+)\"").matcher(line); address.find(); ) {
+                    found.add(address.group(1));
+                }
             }
         }
         return found;
