@@ -232,7 +232,7 @@ final class ClusterFeed implements AutoCloseable {
             List<String> unknown = new ArrayList<>(unreadable);
             for (int from = 0; from < unknown.size(); from += NAMED_AT_ONCE) {
                 List<String> some = unknown.subList(from, Math.min(from + NAMED_AT_ONCE, unknown.size()));
-                mox.host("unknown", "dataInfoIds", some);
+                mox.host().command("unknown", "dataInfoIds", some);
             }
             bootstrapMillis = TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - begun);
             mox.loaded();
@@ -262,7 +262,7 @@ final class ClusterFeed implements AutoCloseable {
             note(table);
             if (pass - unconfirmedAt >= reconcileNanos) {
                 unconfirmedAt = pass;
-                List<?> ids = (List<?>) mox.host("unconfirmed", "limit", UNCONFIRMED).get("dataInfoIds");
+                List<?> ids = (List<?>) mox.host().command("unconfirmed", "limit", UNCONFIRMED).get("dataInfoIds");
                 ids.forEach(id -> mark((String) id));
             }
             LockSupport.parkNanos(TICK_NANOS);
