@@ -3,15 +3,8 @@ package com.alipay.sofa.registry.mox;
 import com.alipay.sofa.registry.mox.MoxException.Code;
 import java.util.concurrent.atomic.AtomicLong;
 
-/**
- * One full, successful read of a service, written publisher by publisher into the calling thread's frame: what {@link
- * RegistryMox#replace} says, for a host that holds publishers in a form of its own. Not thread-safe, and until {@link #apply()}
- * the thread must give the engine nothing else.
- *
- * <p>A large read goes out in pieces, so that it takes no more room than a thread keeps anyway, however large it is. It is
- * applied as a whole by {@link #apply()}; one that is not applied changes nothing and is forgotten after a minute.
- */
-public final class Read {
+/** A read of a service, written publisher by publisher into the frame of the thread that makes it. */
+final class EngineRead implements MoxHost.Read {
     /** A piece is sent at this size. Below what an encoder keeps, so that only a larger publisher makes its buffer grow. */
     static final int PIECE_BYTES = FrameEncoder.KEPT_BYTES / 2;
 
@@ -35,7 +28,7 @@ public final class Read {
     /** Where the open publisher begins in the frame. */
     private int openedAt;
 
-    Read(RegistryMox mox, String source, String dataInfoId, long version, long readStarted) {
+    EngineRead(RegistryMox mox, String source, String dataInfoId, long version, long readStarted) {
         this.mox = mox;
         this.source = source;
         this.dataInfoId = dataInfoId;
@@ -49,16 +42,8 @@ public final class Read {
         frame = encoder.frames();
     }
 
-    /**
-     * Begins a publisher. What is refused leaves the rest as it was.
-     *
-     * @param registerId the publisher, unique within the service
-     * @param version raised by the publisher with every change
-     * @param registerTimestamp milliseconds since 1970, decides between equal versions
-     * @param cell the zone; null is none
-     * @return takes its data
-     */
-    public FrameEncoder publisher(String registerId, long version, long registerTimestamp, String cell) {
+    @Override
+    public MoxHost.Publication publisher(String registerId, long version, long registerTimestamp, String cell) {
         close();
         openedAt = encoder.written();
         encoder.openPublisher(registerId, version, registerTimestamp, cell);
@@ -66,7 +51,7 @@ public final class Read {
         return encoder;
     }
 
-    /** Leaves out the publisher that was begun last. */
+    @Override
     public void leaveOut() {
         if (open) {
             check();
@@ -80,11 +65,7 @@ public final class Read {
         encoder.body(publish);
     }
 
-    /**
-     * Applies the read.
-     *
-     * @return as {@link RegistryMox#publish(String, Publish)}
-     */
+    @Override
     public long apply() {
         close();
         return send(true);

@@ -8,12 +8,8 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.Map;
 
-/**
- * One admin page, made as it is written: one that grows with what is served comes in chunks of about 64 KiB, and no more than
- * one of them is on the heap. There is one such page at a time in an engine, so write it at once and close it: 10 s without a
- * next chunk end it as well.
- */
-public final class Page implements AutoCloseable {
+/** An admin page of the engine; of a large one no more than one chunk is on the heap. */
+final class EnginePage implements MoxHost.Page {
     private final long handle;
     private final String path;
     private final int status;
@@ -26,7 +22,7 @@ public final class Page implements AutoCloseable {
 
     private final int start;
 
-    private Page(long handle, String path, byte[] first) {
+    private EnginePage(long handle, String path, byte[] first) {
         this.handle = handle;
         this.path = path;
         this.first = first;
@@ -39,43 +35,26 @@ public final class Page implements AutoCloseable {
         cursor = head.containsKey("cursor") ? (Long) head.get("cursor") : 0;
     }
 
-    static Page open(long handle, String path, byte[] request) {
-        return new Page(handle, path, NativeBridge.openPage(handle, request));
+    static EnginePage open(long handle, String path, byte[] request) {
+        return new EnginePage(handle, path, NativeBridge.openPage(handle, request));
     }
 
-    /**
-     * The HTTP status.
-     *
-     * @return for example 200; 429 where another large page is being read
-     */
+    @Override
     public int status() {
         return status;
     }
 
-    /**
-     * The media type.
-     *
-     * @return the value of a {@code Content-Type}
-     */
+    @Override
     public String contentType() {
         return contentType;
     }
 
-    /**
-     * After how many seconds to ask again.
-     *
-     * @return the value of a {@code Retry-After}; 0: none
-     */
+    @Override
     public long retryAfter() {
         return retryAfter;
     }
 
-    /**
-     * Writes the page, once.
-     *
-     * @param out where to; it is not closed
-     * @throws IOException what {@code out} throws
-     */
+    @Override
     public void writeTo(OutputStream out) throws IOException {
         byte[] chunk = first;
         if (chunk == null) {
@@ -112,11 +91,10 @@ public final class Page implements AutoCloseable {
                     });
             return text.toString("UTF-8");
         } catch (IOException e) {
-            throw new MoxException(Code.TOO_LARGE, "page '" + path + "' has more than " + most + " bytes; write it with openPage");
+            throw new MoxException(Code.TOO_LARGE, "page '" + path + "' has more than " + most + " bytes; write it with RegistryMox.host().page");
         }
     }
 
-    /** Ends a page that was not written to its end. */
     @Override
     public void close() {
         if (cursor != 0) {
