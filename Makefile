@@ -36,11 +36,12 @@ check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, 
 test: native $(DENY) $(FUZZ) ## everything: `make check`, a while of fuzzing and the end-to-end tests on the real parts
 	tests/run fmt clippy doc deny rust fuzz java istio real kubernetes
 
-torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
+torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; ten million steps of writing to Kubernetes in random histories; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
+	MOX_PLAN_STEPS=10000000 cargo test --locked --lib kubernetes::plan
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --faults-all
 	tests/real/install.sh master kubernetes
 	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_
