@@ -9,8 +9,8 @@
 //!
 //! **Takes** the same view as the streams, so that gates, freeze and the mass-delete breaker act here as well, and the
 //! operator's orders. Of the session servers with one `mox.kubernetes.owner` the holder of a lease writes; it does so while
-//! its view is complete. **Gives** writes to the API server, and a report. What is to be written is decided by [`plan`], a
-//! value: nothing is compared by request, what is desired is compared by hash with what a watch has shown.
+//! its view is complete. **Gives** writes to the API server, and a report. [`plan`], a value, decides what is to be written:
+//! nothing is compared by request, what is desired is compared by hash with what a watch has shown.
 //!
 //! **May be imported by** the host alone (engine, admin pages, metrics). Imports configuration, errors, the view and its
 //! snapshots, protobuf types, their form as Kubernetes objects, the names of the translation, and the breaker: no policy,
@@ -57,7 +57,7 @@ use report::KubernetesReport;
 /// The rights that the writer needs, for the defaults of `mox.namespace` and `mox.kubernetes.owner`.
 const RBAC: &str = include_str!("kubernetes/rbac.yaml");
 
-/// What an operator decided about writing to Kubernetes.
+/// An operator's decisions about writing to Kubernetes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SinkOrders {
     /// Whether no write begins.
@@ -71,7 +71,7 @@ pub struct SinkOrders {
 /// The state of the engine that the sink follows.
 #[derive(Debug, Clone)]
 pub struct Followed {
-    /// What streams see.
+    /// The view that streams are sent.
     pub view: watch::Receiver<View>,
     /// Whether this session server leaves its clients to others.
     pub fenced: watch::Receiver<bool>,

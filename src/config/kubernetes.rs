@@ -50,7 +50,7 @@ impl Default for Kubernetes {
 }
 
 impl Kubernetes {
-    /// What is wrong with these settings, a line each.
+    /// The faults of these settings, a line each.
     pub(super) fn errors(&self) -> Vec<String> {
         self.errors_where(cfg!(feature = "kubernetes"))
     }

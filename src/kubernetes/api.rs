@@ -28,7 +28,7 @@ const MAX_LINE: usize = 16 << 20;
 const APPLY: &str = "application/apply-patch+yaml"; // JSON is YAML
 const JSON: &str = "application/json";
 
-/// What a request says beside its path.
+/// A request but for its path.
 pub(super) struct Call {
     pub(super) method: Method,
     pub(super) body: Vec<u8>,
@@ -72,12 +72,12 @@ async fn open(client: &Client, path: &str, call: Call) -> Result<http::Response<
         return Ok(response);
     }
     #[derive(Deserialize)]
-    struct Status {
+    struct ApiStatus {
         message: String,
     }
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let body = response.into_body().collect_bytes().await.unwrap_or_default();
-    let message = serde_json::from_slice::<Status>(&body).map(|status| status.message);
+    let message = serde_json::from_slice::<ApiStatus>(&body).map(|status| status.message);
     let message = message.unwrap_or_else(|_| String::from_utf8_lossy(&body[..body.len().min(512)]).trim().to_owned());
     let message = if message.is_empty() { status.to_string() } else { message };
     Err(Failure::refused(status.as_u16(), &message, retry_after.map(Duration::from_secs)))
@@ -104,11 +104,11 @@ impl Api {
     /// The newest version of Istio's kinds that the server has.
     pub(super) async fn discover(client: &Client) -> Result<String, Failure> {
         #[derive(Deserialize)]
-        struct Group {
-            versions: Vec<Version>,
+        struct ApiGroup {
+            versions: Vec<ApiVersion>,
         }
         #[derive(Deserialize)]
-        struct Version {
+        struct ApiVersion {
             version: String,
         }
         let (_, body) = match send(client, &format!("/apis/{GROUP}"), Call::get(), DISCOVER).await {
@@ -118,7 +118,7 @@ impl Api {
             }
             answer => answer?,
         };
-        let served: Group = parsed(&body)?;
+        let served: ApiGroup = parsed(&body)?;
         let known = VERSIONS.iter().find(|known| served.versions.iter().any(|version| version.version == **known));
         let none = || {
             let served: Vec<&str> = served.versions.iter().map(|version| &*version.version).collect();
@@ -162,28 +162,28 @@ impl Api {
     /// The spec of an object; `None` if there is none. A list, since no right to get single ones is needed otherwise.
     pub(super) async fn spec(&self, key: &ObjectKey) -> Result<Option<serde_json::Value>, Failure> {
         #[derive(Deserialize)]
-        struct List {
-            items: Vec<Item>,
+        struct SpecList {
+            items: Vec<SpecItem>,
         }
         #[derive(Deserialize)]
-        struct Item {
+        struct SpecItem {
             spec: serde_json::Value,
         }
         let path = format!("{}?fieldSelector=metadata.name%3D{}", self.path(key.kind), key.name);
         let (_, body) = send(&self.client, &path, Call::get(), self.within).await?;
-        Ok(parsed::<List>(&body)?.items.pop().map(|item| item.spec))
+        Ok(parsed::<SpecList>(&body)?.items.pop().map(|item| item.spec))
     }
 
     /// Every object of a kind, each handed to `take`; returns the version of the list.
     pub(super) async fn list(&self, kind: ObjectKind, mut take: impl FnMut(ApiObject)) -> Result<String, Failure> {
         #[derive(Deserialize)]
-        struct List {
-            metadata: ListMetadata,
+        struct ObjectList {
+            metadata: ListMeta,
             items: Vec<ApiObject>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct ListMetadata {
+        struct ListMeta {
             resource_version: String,
             #[serde(default)]
             r#continue: String,
@@ -192,7 +192,7 @@ impl Api {
         loop {
             let path = format!("{}?limit={PAGE}{token}", self.path(kind));
             let (_, body) = send(&self.client, &path, Call::get(), LIST).await?;
-            let list: List = parsed(&body)?;
+            let list: ObjectList = parsed(&body)?;
             list.items.into_iter().for_each(&mut take);
             if list.metadata.r#continue.is_empty() {
                 return Ok(list.metadata.resource_version);
@@ -201,7 +201,7 @@ impl Api {
         }
     }
 
-    /// What happens to the objects of a kind from a version on.
+    /// Opens a watch of the objects of a kind, from a version on.
     pub(super) async fn watch(&self, kind: ObjectKind, from: &str) -> Result<WatchLines, Failure> {
         let path = format!(
             "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}",

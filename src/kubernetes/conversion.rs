@@ -1,4 +1,4 @@
-//! The view as objects: what a change of the view asks of the plan.
+//! Converts the view into objects, and tells the plan what changed.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
 /// Converts resources of the view; each once a change, unless the plan has no room to keep it until it is written.
 pub(super) struct Conversion {
     owner: Arc<str>,
-    /// What the plan was told last.
+    /// The view that the plan was told last.
     view: View,
     /// How many resources were converted.
     conversions: u64,
@@ -62,7 +62,7 @@ impl Conversion {
         }
     }
 
-    /// `version_info` of what the plan was told last.
+    /// `version_info` of the view that the plan was told last.
     pub(super) fn versions(&self) -> [String; 3] {
         self.view.versions().map(str::to_owned)
     }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     /// A sink without an API server: what is written is remembered.
-    struct Sink {
+    struct Loop {
         plan: Plan,
         conversion: Conversion,
         view: View,
@@ -129,7 +129,7 @@ mod tests {
         version: u64,
     }
 
-    impl Sink {
+    impl Loop {
         fn new() -> Self {
             let settings = PlanSettings { concurrency: 16, rate: 10_000, protect: Protect::default() };
             let now = Instant::now();
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_resource_is_converted_once_a_change() {
-        let mut sink = Sink::new();
+        let mut sink = Loop::new();
         assert_eq!(sink.serve([("a", Some(2)), ("b", Some(3))]), (2, 2));
         assert_eq!(sink.serve([("a", Some(5))]), (1, 1));
         assert_eq!(sink.serve([("a", Some(5))]), (0, 0), "nothing new");
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_found_no_room_is_converted_when_it_is_written() {
-        let mut sink = Sink::new();
+        let mut sink = Loop::new();
         sink.serve([("a", Some(2))]);
         let (of, name) = (key(ObjectKind::ServiceEntry, "ns/a"), "ns/a".into());
         let spec = |body: &[u8]| serde_json::from_slice::<serde_json::Value>(body).unwrap()["spec"].clone();

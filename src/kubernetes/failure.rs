@@ -16,7 +16,7 @@ pub(super) enum Failure {
     Unreachable(Arc<str>),
 }
 
-/// What a failed write says about the writes after it.
+/// The meaning of a failed write for the writes after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Remedy {
     /// The API server wants to be left alone for a while: no write goes out meanwhile.
@@ -81,7 +81,7 @@ impl Failure {
         self.code().is_none_or(|code| code >= 500)
     }
 
-    /// What the failed write of an object of `kind` says about the next ones.
+    /// The meaning of this failure of a write of an object of `kind`.
     pub(super) fn remedy(&self, kind: ObjectKind) -> Remedy {
         let Self::Refused { code, message, retry_after } = self else { return Remedy::Suspect };
         match code {

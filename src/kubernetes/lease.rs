@@ -1,4 +1,4 @@
-//! One writer among the session servers: a `coordination.k8s.io` Lease.
+//! The lease that makes one of the session servers the writer: a `coordination.k8s.io` Lease.
 //!
 //! As client-go's leader election has it: who finds it free, released, or unchanged for its whole length by its own clock takes it
 //! over the version that was seen, so that of two only one can. Clocks of different machines are never compared.
@@ -19,9 +19,9 @@ use super::{
 /// Who holds the lease.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Hold {
-    /// We do; no write begins after this.
+    /// We hold the lease; no write begins after this.
     Ours(Instant),
-    /// Another session server does, by this name.
+    /// Another session server holds the lease, by this name.
     Others(String),
 }
 

@@ -1,4 +1,4 @@
-//! Objects of the API: what is remembered of them, and which ones a served resource becomes.
+//! Objects of the API, and which ones a served resource becomes.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -36,7 +36,7 @@ const MAX_NAME: usize = 253;
 /// Kinds, in the order in which new objects are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(super) enum ObjectKind {
-    /// One endpoint.
+    /// An endpoint.
     WorkloadEntry,
     /// A service.
     ServiceEntry,
@@ -85,7 +85,7 @@ pub(super) struct ObjectState {
     pub(super) version: Arc<str>,
 }
 
-/// What is remembered of an object's content, whether it is desired or seen in the API.
+/// As much of an object's content as is remembered, be the object desired or seen in the API.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Fingerprint {
     /// Hash of the [`Manifest`].
@@ -279,7 +279,7 @@ pub(super) struct ObjectMeta {
     deletion_timestamp: Option<String>,
 }
 
-/// What is known of an object in the API.
+/// An object in the API, as far as it is known.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Observed {
     /// The object is somebody else's; its `resourceVersion`.

@@ -1,4 +1,4 @@
-//! What is to be written next: what is desired, observed, refused and owed goes in, writes come out.
+//! Decides about writes: what is desired, observed, refused and owed goes in, the next writes come out.
 //!
 //! A value without lock, channel, clock, log or IO: the caller says what time it is, carries out the writes and logs the
 //! notices. Costs are proportional to what changed. For any order of changes, events of the watch, answers and failures:
@@ -11,7 +11,7 @@
 //!   wants is there. As long as a ServiceEntry of ours selects in the API and is not to go on selecting, its WorkloadEntries
 //!   stay; so they do while it may come to select, since a write of it is under way or, for 30 s, without a known outcome.
 //!   Not waited for are a WorkloadEntry that the API server refuses for itself or did not answer for three times in a row,
-//!   and a WorkloadEntry whose name is another's. What others delete or change is missing until it is written again.
+//!   and a WorkloadEntry whose name is another's. A WorkloadEntry that others delete is missing until it is written again.
 //! - **Removals that the breaker withholds** are not made: while it holds, a service has no fewer endpoints in the API.
 //! - **An object that is refused, slow or never done holds up no other** of another service; a kind or the whole API server
 //!   is left alone for a while only when two objects fail in a row as all would.
@@ -30,9 +30,9 @@ mod notice;
 mod patience;
 mod schedule;
 #[cfg(test)]
-mod tests;
+mod simulation;
 #[cfg(test)]
-mod world;
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -55,21 +55,21 @@ use crate::{
     config::Protect,
 };
 use decide::Action;
-use entry::{Desired, DesiredText, Entry, InFlight};
+use entry::{Desired, DesiredText, InFlight, ObjectEntry};
 use groups::Groups;
 use notice::Notices;
 use patience::Patience;
-use schedule::{Place, Schedule};
+use schedule::{Schedule, Standing};
 
 /// How often progress is told while there is something to do.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// No list takes longer than this from its begin to [`Plan::listed`]: the API server forgets the version of one whose next
 /// page is not asked for within five minutes.
 const LIST: Duration = Duration::from_secs(300);
-/// Bytes of manifests that are kept until they are written. What finds no room is converted again when it is written.
+/// Most bytes of manifests that are kept until they are written. A resource that finds no room is converted again then.
 const ROOM: usize = 32 << 20;
 
-/// What a plan is made with.
+/// The settings of a plan.
 #[derive(Debug, Clone)]
 pub(super) struct PlanSettings {
     /// Most writes under way.
@@ -79,12 +79,12 @@ pub(super) struct PlanSettings {
     pub(super) protect: Protect,
 }
 
-/// A write to be carried out; what came of it is told to [`Plan::answered`].
+/// A write to be carried out; its outcome is told to [`Plan::answered`].
 #[derive(Debug, Clone)]
-pub(super) struct Write {
+pub(super) struct PlannedWrite {
     pub(super) key: ObjectKey,
     pub(super) request: WriteRequest,
-    /// What to write; `None` for a delete.
+    /// The manifest to write; `None` for a delete.
     pub(super) source: Option<ManifestSource>,
 }
 
@@ -92,9 +92,9 @@ pub(super) struct Write {
 pub(super) enum WriteRequest {
     /// Make the object; if there is one of this name, take nothing over from others.
     Create,
-    /// Write over this state.
+    /// PlannedWrite over this state.
     Update(ObjectState),
-    /// Write over this state, whose endpoints are kept beside the new ones: the breaker holds.
+    /// PlannedWrite over this state, whose endpoints are kept beside the new ones: the breaker holds.
     Unite(ObjectState),
     /// Delete this state.
     Delete(ObjectState),
@@ -111,7 +111,7 @@ pub(super) enum ManifestSource {
     },
 }
 
-/// What came of a write that did not fail.
+/// The outcome of a write that did not fail.
 #[derive(Debug, Clone)]
 pub(super) enum Outcome {
     /// The object is written; this is what the API server made of it.
@@ -121,7 +121,7 @@ pub(super) enum Outcome {
     Deleted,
 }
 
-/// What came of the writes of a plan.
+/// Outcomes of the writes of a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct WriteCounts {
     pub(super) applies: u64,
@@ -144,7 +144,7 @@ pub(super) struct Plan {
     orders: SinkOrders,
     /// No write begins from then on.
     lease_until: Instant,
-    objects: HashMap<ObjectKey, Entry>,
+    objects: HashMap<ObjectKey, ObjectEntry>,
     /// How many objects are desired.
     desired: usize,
     /// Bytes of manifests that are kept until they are written.
@@ -212,7 +212,7 @@ impl Plan {
         }
     }
 
-    // What is desired.
+    // Desired objects.
 
     /// Whether a view can be taken: the API was listed, so that what is not desired any more is known.
     pub(super) fn takes_views(&self) -> bool {
@@ -271,7 +271,7 @@ impl Plan {
         let (before, after) = self.change(key, |entry| {
             let digest = entry.own().map(|own| own.fingerprint.digest);
             if let Some(Desired { fingerprint, text: DesiredText::Resource(_, kept) }) = &mut desired {
-                // What is in the API already need not be written.
+                // An object that the API has already need not be written.
                 kept.take_if(|manifest| manifest.len() > room || digest == Some(fingerprint.digest));
             }
             if desired.is_none() {
@@ -296,9 +296,9 @@ impl Plan {
         }
     }
 
-    // What is observed.
+    // Observed objects.
 
-    /// All objects of a kind as of `version`, which is not before `began`. What has become of them since is shown next.
+    /// All objects of a kind as of `version`, which is not before `began`. Changes since then are shown next.
     pub(super) fn listed(
         &mut self,
         now: Instant,
@@ -334,7 +334,7 @@ impl Plan {
     /// The list must have begun before the answer, else its version is not later but of an API server that lost data.
     fn knows_later(&self, key: &ObjectKey, began: Instant, version: &str) -> bool {
         let entry = self.objects.get(key);
-        entry.and_then(Entry::own).is_some_and(|own| is_older(version, &own.state.version))
+        entry.and_then(ObjectEntry::own).is_some_and(|own| is_older(version, &own.state.version))
             && entry.and_then(|entry| entry.written.as_ref()).is_some_and(|written| written.at >= began)
     }
 
@@ -408,7 +408,7 @@ impl Plan {
     pub(super) fn tick(&mut self, now: Instant) {
         while let Some(key) = self.schedule.due(now).cloned() {
             // An object that rests longer by now is put there again.
-            self.move_to(&key, Place::Idle);
+            self.move_to(&key, Standing::Idle);
             self.decide(&key, now);
         }
         while let Some((at, key)) = self.doubts.first().cloned()
@@ -428,10 +428,10 @@ impl Plan {
         }
     }
 
-    // What comes out.
+    // The output.
 
     /// The next write, if there is one that may begin now.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Write> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<PlannedWrite> {
         let until = loop {
             if self.orders.frozen || now >= self.lease_until || self.schedule.in_flight() >= self.settings.concurrency {
                 break None;
@@ -440,7 +440,7 @@ impl Plan {
                 break self.patience.next_probe(&self.schedule);
             };
             let Action::Write(request) = self.action(&key) else {
-                // What it was decided from has changed since.
+                // The object was decided about before something else changed.
                 self.decide(&key, now);
                 continue;
             };
@@ -461,7 +461,7 @@ impl Plan {
         None
     }
 
-    fn begin(&mut self, key: ObjectKey, request: WriteRequest) -> Write {
+    fn begin(&mut self, key: ObjectKey, request: WriteRequest) -> PlannedWrite {
         let is_delete = matches!(request, WriteRequest::Delete(_));
         let source = self.change(&key, |entry| {
             let desired = entry.desired.as_ref().filter(|_| !is_delete);
@@ -472,8 +472,8 @@ impl Plan {
             entry.in_flight = Some(Box::new(in_flight));
             source
         });
-        self.move_to(&key, Place::InFlight);
-        Write { key, request, source }
+        self.move_to(&key, Standing::InFlight);
+        PlannedWrite { key, request, source }
     }
 
     /// When [`Plan::tick`] is to be called although nothing happens, as of the last call of [`Plan::next`].
@@ -481,7 +481,7 @@ impl Plan {
         self.wake
     }
 
-    /// What is to be logged since the last time.
+    /// Notices to be logged, since the last time.
     pub(super) fn take_notices(&mut self) -> Vec<Notice> {
         self.notices.take()
     }
@@ -514,7 +514,7 @@ impl Plan {
         self.orders.purging
     }
 
-    /// What the breaker withholds.
+    /// Services and endpoints whose removal the breaker withholds.
     pub(super) fn withheld(&self) -> Option<Lost> {
         self.breaker.held()
     }
@@ -546,7 +546,7 @@ impl Plan {
 
     /// Changes what is known of an object, and with it the groups; it is looked at by the next [`Plan::settle`], and so
     /// are those that waited for it.
-    fn change<R>(&mut self, key: &ObjectKey, alter: impl FnOnce(&mut Entry) -> R) -> R {
+    fn change<R>(&mut self, key: &ObjectKey, alter: impl FnOnce(&mut ObjectEntry) -> R) -> R {
         let entry = self.objects.entry(key.clone()).or_default();
         let before = entry.groups();
         let result = alter(entry);
@@ -580,14 +580,14 @@ impl Plan {
         }
     }
 
-    fn move_to(&mut self, key: &ObjectKey, to: Place) {
+    fn move_to(&mut self, key: &ObjectKey, to: Standing) {
         let Some(entry) = self.objects.get_mut(key) else { return };
-        let from = std::mem::replace(&mut entry.place, to);
+        let from = std::mem::replace(&mut entry.standing, to);
         self.schedule.shift(key, from, to);
-        if let Place::Waiting(Some(group)) = from {
+        if let Standing::Waiting(Some(group)) = from {
             self.groups.wait_no_more(group, key);
         }
-        if let Place::Waiting(Some(group)) = to {
+        if let Standing::Waiting(Some(group)) = to {
             self.groups.wait(group, key);
         }
     }

@@ -18,7 +18,7 @@ use super::{
     pace::{Backoff, Jitter},
 };
 
-/// What becomes known of the objects of a kind.
+/// News of the objects of a kind.
 pub(super) enum WatchEvent {
     /// All objects, as of a version; the request began then.
     Listed { began: Instant, version: String, objects: Vec<(Arc<str>, Observed)> },

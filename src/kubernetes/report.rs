@@ -1,4 +1,4 @@
-//! What an operator is told.
+//! The report for operators.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,7 +22,7 @@ pub struct KubernetesReport {
     pub writer: bool,
     /// Who has the lease, as far as it is known.
     pub holder: Option<String>,
-    /// What keeps everything from going on, in the API server's own words where they are its.
+    /// Reason why nothing is written, in the API server's own words where it gave one.
     pub failure: Option<Arc<str>>,
     /// `version_info` of the ServiceEntries, WorkloadEntries and DestinationRules that are wanted.
     pub versions: Option<[String; 3]>,
@@ -46,7 +46,7 @@ pub struct KubernetesReport {
     pub pauses: u64,
     /// How the first comparison after the lease was taken went.
     pub first_sync: Option<FirstSync>,
-    /// What would go if removals were not withheld: the breaker judges what is in the API when the lease is taken.
+    /// Services and endpoints whose removal the breaker withholds; it judges what is in the API when the lease is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Lost>,
     /// An operator had everything deleted, and nothing is written until `resume`.
@@ -75,7 +75,7 @@ pub struct Problem {
     /// HTTP status of the API server, if the message is its word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
-    /// What the API server says, at most 500 characters of it, or what we do.
+    /// The API server's words, at most 500 characters of them, or what we do.
     pub message: Arc<str>,
     /// How often the write was tried.
     pub attempts: u32,

@@ -1,5 +1,5 @@
-//! What the holder of the lease does: drives a [`Plan`] with the view, the watch, the operator's orders and the answers of
-//! the API server, and carries out its writes.
+//! The time as holder of the lease: drives a [`Plan`] with the view, the watch, the operator's orders and the answers of the
+//! API server, and carries out its writes.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,7 +17,7 @@ use super::{
     failure::Failure,
     objects::{ObjectKey, ObjectKind},
     pace::Jitter,
-    plan::{Notice, Outcome, Plan, PlanSettings, Write, WriteCounts},
+    plan::{Notice, Outcome, Plan, PlanSettings, PlannedWrite, WriteCounts},
     reflect::{self, WatchEvent},
     report::{KubernetesReport, Problem},
     write,
@@ -34,13 +34,13 @@ const SHOWN: usize = 100;
 pub(super) enum TermEnd {
     /// The lease is not ours any more.
     Lost,
-    /// It is not for us to write: no complete view, or the engine ends.
+    /// This session server is not to write: no complete view, or the engine ends.
     Dismissed,
-    /// The API is not what it was.
+    /// The API cannot be followed as before.
     Failed(Failure),
 }
 
-/// What a term is given.
+/// The input of a term.
 pub(super) struct TermInput {
     pub(super) api: Arc<Api>,
     pub(super) owner: Arc<str>,
@@ -60,7 +60,7 @@ pub(super) struct Term {
     writes: JoinSet<Result<Outcome, Failure>>,
     /// The object that a task writes.
     written: HashMap<task::Id, ObjectKey>,
-    /// What the report has counted already.
+    /// The counts that the report has already.
     counted: WriteCounts,
 }
 
@@ -101,7 +101,7 @@ impl Term {
             let wake = self.plan.wake().unwrap_or(deadline).min(deadline);
             tokio::select! {
                 () = &mut dismissed => {
-                    // What is under way has a bound of its own.
+                    // Writes under way have a bound of their own.
                     while let Some(written) = self.writes.join_next_with_id().await {
                         self.take_answer(written);
                     }
@@ -174,7 +174,7 @@ impl Term {
 
     /// Begins as many writes as may be begun now.
     fn begin_writes(&mut self) {
-        while let Some(Write { key, request, source }) = self.plan.next(Instant::now()) {
+        while let Some(PlannedWrite { key, request, source }) = self.plan.next(Instant::now()) {
             let manifest = source.and_then(|source| self.conversion.manifest(&key, source));
             let (api, owner) = (Arc::clone(&self.input.api), Arc::clone(&self.input.owner));
             let task = self.writes.spawn(write::write(api, owner, key.clone(), request, manifest));

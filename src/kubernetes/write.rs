@@ -1,4 +1,4 @@
-//! One write, from the request to what came of it.
+//! A write, from the request to its outcome.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
-//! What came of writes.
+//! Takes the answers to writes.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    LIST, Notice, Outcome, Place, Plan, WriteRequest,
+    LIST, Notice, Outcome, Plan, Standing, WriteRequest,
     entry::{Blame, Doubt, InFlight, LastWrite, Refusal},
 };
 use crate::kubernetes::{
@@ -24,7 +24,7 @@ impl Plan {
     /// A write that [`Plan::next`] gave out has ended.
     pub(in crate::kubernetes) fn answered(&mut self, now: Instant, key: &ObjectKey, answer: Result<Outcome, Failure>) {
         let Some(in_flight) = self.change(key, |entry| entry.in_flight.take()) else { return };
-        self.move_to(key, Place::Idle);
+        self.move_to(key, Standing::Idle);
         self.patience.ended(key);
         match answer {
             Ok(outcome) => self.succeeded(now, key, &in_flight, outcome),

@@ -1,21 +1,21 @@
-//! What is to be done about an object, and when.
+//! Decides what is to be done about an object, and when.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Entry, Place, Plan, WriteRequest, entry::Desired};
+use super::{ObjectEntry, Plan, Standing, WriteRequest, entry::Desired};
 use crate::kubernetes::{
     objects::{ObjectKey, ObjectKind, Observed, OwnObject},
     report::Problem,
 };
 
-/// What is to be done about an object.
+/// The next step for an object.
 #[derive(Debug)]
 pub(super) enum Action {
     /// The object is as it should be.
     Nothing,
-    /// Another object of the group comes first, or the list of the kind, or the watch.
+    /// The object waits: for another object of the group, for the list of its kind, or for the watch.
     Wait(Option<u128>),
     /// The name is another's.
     Foreign,
@@ -56,7 +56,7 @@ impl Plan {
         }
     }
 
-    fn update(&self, entry: &Entry, desired: &Desired, own: &OwnObject) -> Action {
+    fn update(&self, entry: &ObjectEntry, desired: &Desired, own: &OwnObject) -> Action {
         let (after, before) = (&desired.fingerprint, &own.fingerprint);
         let is_adjusted = || entry.adjusted.as_deref() == Some(&(after.digest, before.digest));
         if after.digest == before.digest || is_adjusted() {
@@ -106,33 +106,33 @@ impl Plan {
                 if was_refused {
                     self.change(key, |entry| entry.refusal = None);
                 }
-                Place::Idle
+                Standing::Idle
             }
-            Action::Wait(group) => Place::Waiting(group),
+            Action::Wait(group) => Standing::Waiting(group),
             Action::Foreign => {
                 self.drop_manifest(key);
                 let message = "an object with this name is another's, so it is left alone";
                 self.problem(key, Problem { code: None, message: message.into(), attempts: 0 }, now);
-                Place::Idle
+                Standing::Idle
             }
-            Action::Withhold => Place::Withheld,
+            Action::Withhold => Standing::Withheld,
             Action::Write(_) => match rests_until {
                 Some(until) => {
                     if fights > 2 {
                         let message = "another writer changes it again and again".into();
                         self.problem(key, Problem { code: None, message, attempts: fights }, now);
                     }
-                    Place::Later(until)
+                    Standing::Later(until)
                 }
                 None => {
                     self.note_barred(key);
-                    Place::Ready(self.priority(key))
+                    Standing::Ready(self.priority(key))
                 }
             },
         };
         self.move_to(key, place);
-        if self.objects.get(key).is_some_and(Entry::is_empty) {
-            self.move_to(key, Place::Idle);
+        if self.objects.get(key).is_some_and(ObjectEntry::is_empty) {
+            self.move_to(key, Standing::Idle);
             self.objects.remove(key);
         }
     }

@@ -1,10 +1,10 @@
-//! What the plan knows of one object.
+//! Everything that the plan knows of an object.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{ManifestSource, WriteRequest, schedule::Place};
+use super::{ManifestSource, WriteRequest, schedule::Standing};
 use crate::kubernetes::{
     objects::{Fingerprint, Manifest, ObjectKind, Observed, OwnObject},
     pace::Backoff,
@@ -15,16 +15,16 @@ const PATIENCE: u32 = 3;
 /// An unknown outcome is of the past after this: the API server ends a request whose client is gone.
 const DOUBTFUL: Duration = Duration::from_secs(30);
 
-/// An object that is desired or was seen in the API. What is neither has no entry.
+/// An object that is desired or was seen in the API; there is no entry for any other.
 #[derive(Debug, Default)]
-pub(super) struct Entry {
+pub(super) struct ObjectEntry {
     pub(super) desired: Option<Desired>,
     pub(super) observed: Option<Observed>,
-    pub(super) place: Place,
+    pub(super) standing: Standing,
     pub(super) in_flight: Option<Box<InFlight>>,
     pub(super) refusal: Option<Box<Refusal>>,
     pub(super) written: Option<Box<LastWrite>>,
-    /// Digests of what was written and of what the API server made of it, where these differ.
+    /// Digests of the content that was written and of the form in which the API server keeps it, where these differ.
     pub(super) adjusted: Option<Box<(u128, u128)>>,
     pub(super) doubt: Option<Box<Doubt>>,
     /// The group that counts the object as missing.
@@ -47,7 +47,7 @@ pub(super) enum DesiredText {
     Split(Arc<Manifest>),
 }
 
-/// What a write was made from: digest of what was desired, version of what was observed.
+/// The basis of a write: digest of the desired content, version of the observed state.
 pub(super) type Basis = (Option<u128>, Option<Arc<str>>);
 
 /// A write under way.
@@ -84,7 +84,7 @@ pub(super) struct Refusal {
     pub(super) excused: bool,
 }
 
-/// What was written last, and how long it rests when another writer undoes it.
+/// The last write, and how long the object rests when another writer undoes it.
 #[derive(Debug)]
 pub(super) struct LastWrite {
     pub(super) digest: u128,
@@ -93,7 +93,7 @@ pub(super) struct LastWrite {
     pub(super) rests_until: Instant,
 }
 
-/// Whom a failed write is laid to.
+/// The cause that a failed write is laid to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Blame {
     /// The object: the API server refuses it.
@@ -151,7 +151,7 @@ impl Doubt {
     }
 }
 
-impl Entry {
+impl ObjectEntry {
     pub(super) fn own(&self) -> Option<&OwnObject> {
         self.observed.as_ref().and_then(Observed::own)
     }
@@ -160,7 +160,7 @@ impl Entry {
         self.desired.is_none() && self.observed.is_none() && self.in_flight.is_none() && self.doubt.is_none()
     }
 
-    /// What a write would be made from now.
+    /// The basis of a write that would begin now.
     pub(super) fn basis(&self) -> Basis {
         let desired = self.desired.as_ref().map(|desired| desired.fingerprint.digest);
         (desired, self.own().map(|own| Arc::clone(&own.state.version)))

@@ -6,12 +6,12 @@ use crate::kubernetes::objects::{ObjectKey, ObjectKind};
 
 /// The objects of services, by [`Fingerprint::group`](crate::kubernetes::objects::Fingerprint::group).
 #[derive(Debug, Default)]
-pub(super) struct Groups(HashMap<u128, Group>);
+pub(super) struct Groups(HashMap<u128, ServiceGroup>);
 
 #[derive(Debug, Default)]
-struct Group {
+struct ServiceGroup {
     members: BTreeSet<ObjectKey>,
-    /// Members that may be written only after another one.
+    /// Members that may be written only after another object of the service.
     waiting: BTreeSet<ObjectKey>,
     /// How many WorkloadEntries are yet to be created.
     missing: usize,

@@ -1,21 +1,22 @@
-//! Random histories of changes, events, answers, meddling and lost leases, against the world of [`super::world`].
+//! Random histories of changes, events, answers, meddling and lost leases, against the world of [`super::simulation`].
 
 use proptest::prelude::*;
 
-use super::{model::*, world::*, *};
+use super::{model::*, simulation::*, *};
 
 /// Steps of all histories together; `MOX_PLAN_STEPS` asks for more.
 const STEPS: usize = 120_000;
 const LONGEST: usize = 400;
 
-/// What happens next.
+/// A step of a history.
 #[derive(Clone)]
-enum Step {
-    Want(Vec<(u8, Shape)>),
+enum HistoryStep {
+    Want(Vec<(u8, ServiceShape)>),
     Deliver(ObjectKind, u8),
     Serve(u8),
     Answer(u8, Fault),
-    Meddle(ObjectKey, Meddling),
+    /// With an object that is being written, one that is there, or any.
+    Meddle(u8, Meddling),
     Pass(Duration),
     PassToWake,
     LoseWatch(ObjectKind),
@@ -23,7 +24,9 @@ enum Step {
     Purge(bool),
     Release,
     Lease(Duration),
-    NewTerm { done: bool },
+    NewTerm {
+        done: bool,
+    },
     LoseData,
     Adjust(ObjectKey),
     Refuse(ObjectKey, Fault),
@@ -33,14 +36,14 @@ enum Step {
 }
 
 /// A line each.
-impl std::fmt::Debug for Step {
+impl std::fmt::Debug for HistoryStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Want(shapes) => write!(f, "want {shapes:?}"),
             Self::Deliver(kind, late) => write!(f, "deliver {} {late}", kind.name()),
             Self::Serve(index) => write!(f, "serve {index}"),
             Self::Answer(index, fault) => write!(f, "answer {index} {fault:?}"),
-            Self::Meddle(key, how) => write!(f, "meddle {key} {how:?}"),
+            Self::Meddle(n, how) => write!(f, "meddle {n} {how:?}"),
             Self::Pass(span) => write!(f, "pass {span:?}"),
             Self::PassToWake => write!(f, "pass to wake"),
             Self::LoseWatch(kind) => write!(f, "lose watch {}", kind.name()),
@@ -59,7 +62,7 @@ impl std::fmt::Debug for Step {
     }
 }
 
-impl Step {
+impl HistoryStep {
     /// From three numbers, so that a history that fails shrinks to a short one.
     fn of((what, a, b): (u8, u8, u8)) -> Self {
         let kind = |n: u8| ObjectKind::ALL[usize::from(n) % 3];
@@ -70,7 +73,7 @@ impl Step {
             16..=18 => Self::Serve(a),
             19..=23 => Self::Answer(a, Fault::None),
             24 | 25 => Self::Answer(a, Fault::ALL[usize::from(b) % Fault::ALL.len()]),
-            26..=28 => Self::Meddle(World::some_key(a), Meddling::ALL[usize::from(b) % Meddling::ALL.len()]),
+            26..=28 => Self::Meddle(a, Meddling::ALL[usize::from(b) % Meddling::ALL.len()]),
             29 => Self::Pass(Duration::from_millis(u64::from(a) * 8)),
             30..=32 => Self::PassToWake,
             33 => Self::Pass(Duration::from_secs(a.into())),
@@ -84,10 +87,10 @@ impl Step {
             },
             36 if a < 64 => Self::NewTerm { done: b & 1 == 1 },
             36 if a < 80 => Self::LoseData,
-            36 => Self::Adjust(World::some_key(b)),
+            36 => Self::Adjust(Simulation::some_key(b)),
             37 => {
                 let faults = [Fault::Denied, Fault::Hangs, Fault::Invalid, Fault::NoRight, Fault::Lost];
-                Self::Refuse(World::some_key(a), faults[usize::from(b) % faults.len()])
+                Self::Refuse(Simulation::some_key(a), faults[usize::from(b) % faults.len()])
             }
             38 => Self::RefuseNone,
             _ if a < 48 => Self::RefuseKind(kind(b)),
@@ -95,14 +98,14 @@ impl Step {
         }
     }
 
-    fn take(self, world: &mut World) {
+    fn take(self, world: &mut Simulation) {
         world.pass(Duration::from_millis(1));
         match self {
             Self::Want(shapes) => world.want(&shapes),
             Self::Deliver(kind, late) => drop(world.deliver(kind, late)),
             Self::Serve(index) => world.serve(index.into()),
             Self::Answer(index, fault) => world.answer(index.into(), fault),
-            Self::Meddle(key, how) => world.meddle(&key, how),
+            Self::Meddle(n, how) => world.meddle(&world.key_to_meddle(n), how),
             Self::Pass(span) => world.pass(span),
             Self::PassToWake => world.pass_to_wake(),
             Self::LoseWatch(kind) => world.lose_watch(kind),
@@ -121,13 +124,13 @@ impl Step {
     }
 }
 
-fn shape(a: u8) -> Shape {
+fn shape(a: u8) -> ServiceShape {
     let (mask, revision) = (a & 15, a >> 4 & 3);
     match a >> 6 {
-        0 => Shape::Absent,
-        1 => Shape::Inline { mask, revision },
-        2 => Shape::Selecting { mask, revision },
-        _ => Shape::Split { mask, revision },
+        0 => ServiceShape::Absent,
+        1 => ServiceShape::Inline { mask, revision },
+        2 => ServiceShape::Selecting { mask, revision },
+        _ => ServiceShape::Split { mask, revision },
     }
 }
 
@@ -148,9 +151,9 @@ proptest! {
     /// that is desired comes to be.
     #[test]
     fn any_history_ends_in_sync(
-        history in proptest::collection::vec(any::<(u8, u8, u8)>().prop_map(Step::of), 0..=LONGEST)
+        history in proptest::collection::vec(any::<(u8, u8, u8)>().prop_map(HistoryStep::of), 0..=LONGEST)
     ) {
-        let mut world = World::new();
+        let mut world = Simulation::new();
         for (n, step) in history.into_iter().enumerate() {
             step.take(&mut world);
             if n % 16 == 0 {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Entry, Plan, notice::Notice};
+use super::{ObjectEntry, Plan, notice::Notice};
 use crate::{
     breaker::Verdict,
     kubernetes::objects::{Fingerprint, ObjectKey, ObjectKind},
@@ -26,7 +26,12 @@ impl Plan {
     }
 
     /// The endpoints of a group's objects of some kinds in a state.
-    fn count(&self, group: u128, state: fn(&Entry) -> Option<&Fingerprint>, of: impl Fn(ObjectKind) -> bool) -> usize {
+    fn count(
+        &self,
+        group: u128,
+        state: fn(&ObjectEntry) -> Option<&Fingerprint>,
+        of: impl Fn(ObjectKind) -> bool,
+    ) -> usize {
         let members = self.groups.members(group).filter(|key| of(key.kind)).filter_map(|key| self.objects.get(key));
         let states = members.filter_map(state).filter(|state| state.group == Some(group));
         states.map(|state| state.endpoints.len()).sum()
@@ -78,7 +83,7 @@ impl Plan {
     }
 }
 
-fn observed(entry: &Entry) -> Option<&Fingerprint> {
+fn observed(entry: &ObjectEntry) -> Option<&Fingerprint> {
     entry.own().map(|own| &own.fingerprint)
 }
 

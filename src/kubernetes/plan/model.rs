@@ -49,7 +49,7 @@ pub(super) struct Server {
     version: u64,
     /// How many objects there were, whatever was lost.
     uids: u64,
-    /// What happened at each version; `true` is there, `false` is gone.
+    /// Events by version: the object, and whether it is there (else gone).
     log: Vec<(u64, ObjectKey, Stored, bool)>,
     /// Objects that are kept in another form than they are written in.
     adjusts: BTreeSet<ObjectKey>,
@@ -107,7 +107,7 @@ impl Server {
             (Meddling::EditOthers, Some(object)) => drop(self.put(key, object)),
             (Meddling::TakeOver, Some(object)) => drop(self.put(key, Stored { foreign: true, ..object })),
             (Meddling::Relabel, Some(mut object)) if key.kind == ObjectKind::WorkloadEntry => {
-                object.fingerprint.digest ^= 1 << 123;
+                object.fingerprint.digest |= 1 << 123;
                 object.fingerprint.group = None;
                 self.put(key, object);
             }
@@ -146,7 +146,7 @@ impl Server {
         self.version
     }
 
-    /// What the watch of a kind shows after a version: the next version, the object, and whether it is there.
+    /// The next event of the watch of a kind after a version: version, object, and whether that is there (else gone).
     pub(super) fn next_event(&self, kind: ObjectKind, after: u64) -> Option<(u64, ObjectKey, Observed, bool)> {
         let next = self.log.iter().find(|(version, key, ..)| *version > after && key.kind == kind);
         next.map(|(version, key, object, is_there)| (*version, key.clone(), observed(object), *is_there))
@@ -232,7 +232,7 @@ fn observed(object: &Stored) -> Observed {
     }
 }
 
-/// What somebody else does to an object.
+/// Somebody else's act on an object.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Meddling {
     Delete,
@@ -258,11 +258,11 @@ impl Meddling {
     ];
 }
 
-// What is desired.
+// Desired services.
 
 /// How a service is served; `mask` has a bit for each endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) enum Shape {
+pub(super) enum ServiceShape {
     #[default]
     Absent,
     Inline {
@@ -297,7 +297,7 @@ pub(super) fn converted(
 }
 
 /// The resources of a service, in the order in which a view gives them, with their objects.
-pub(super) fn resources(n: u8, shape: Shape) -> Vec<(ObjectKey, Vec<Converted>)> {
+pub(super) fn resources(n: u8, shape: ServiceShape) -> Vec<(ObjectKey, Vec<Converted>)> {
     let group = Some(u128::from(n) + 1);
     let bits = |mask: u8| (0..ENDPOINTS).filter(move |bit| mask >> bit & 1 == 1);
     let digest = |mode: u8, mask: u8, revision: u8| {
@@ -308,8 +308,8 @@ pub(super) fn resources(n: u8, shape: Shape) -> Vec<(ObjectKey, Vec<Converted>)>
         converted(key, digest(4, 1 << e, revision & 1), vec![e.into()], group, false)
     };
     match shape {
-        Shape::Absent => Vec::new(),
-        Shape::Inline { mask, revision } => {
+        ServiceShape::Absent => Vec::new(),
+        ServiceShape::Inline { mask, revision } => {
             let endpoints = bits(mask).map(u64::from).collect();
             let service = converted(service(n), digest(1, mask, revision), endpoints, group, false);
             let rule = converted(
@@ -322,12 +322,12 @@ pub(super) fn resources(n: u8, shape: Shape) -> Vec<(ObjectKey, Vec<Converted>)>
             let rule = Some(rule).filter(|_| revision > 1);
             [service].into_iter().chain(rule).map(|object| (object.key.clone(), vec![object])).collect()
         }
-        Shape::Selecting { mask, revision } => {
+        ServiceShape::Selecting { mask, revision } => {
             let workloads = bits(mask).map(|e| workload("w", e, revision));
             let service = converted(service(n), digest(2, 0, revision), Vec::new(), group, true);
             workloads.chain([service]).map(|object| (object.key.clone(), vec![object])).collect()
         }
-        Shape::Split { mask, revision } => {
+        ServiceShape::Split { mask, revision } => {
             let own = converted(service(n), digest(3, 0, revision), Vec::new(), group, true);
             let workloads = bits(mask).map(|e| workload("p", e, revision));
             vec![(service(n), std::iter::once(own).chain(workloads).collect())]

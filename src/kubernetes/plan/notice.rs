@@ -1,4 +1,4 @@
-//! What the shell is to log.
+//! Notices: the plan's lines for the log.
 
 use std::{collections::HashSet, hash::Hash, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Something that a log line tells.
+/// A line for the log.
 #[derive(Debug, Clone)]
 pub(in crate::kubernetes) enum Notice {
     /// A write failed; for debugging. `unsaid` notices of this sort were left out since the last.
@@ -26,9 +26,9 @@ pub(in crate::kubernetes) enum Notice {
     Barred { kind: ObjectKind, failure: Failure },
     /// All writes are put off.
     Paused { failure: Failure, wait: Duration, unsaid: usize },
-    /// What would be removed stays.
+    /// Removals are withheld from now on.
     MassDeletion(Lost),
-    /// What was withheld is removed.
+    /// Removals are no longer withheld.
     RemovalsGoOn { why: &'static str, objects: usize },
     /// Objects are being written.
     Progress { written: u64, to_go: usize, problems: usize },

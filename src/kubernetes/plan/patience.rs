@@ -1,4 +1,4 @@
-//! How the API server takes writes: how fast they go out, and which ones are put off.
+//! How fast writes go out, and which ones are put off when the API server refuses or does not answer.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::kubernetes::{
 /// Of so many writes one is of the least urgent.
 const TURNS: usize = 4;
 
-/// Rate, pauses and barred kinds. What one object meets is no reason to put off others: it takes the same failure of a
+/// Rate, pauses and barred kinds. A failure of one object is no reason to put off others: that takes the same failure of a
 /// second object, with no success between the two.
 #[derive(Debug)]
 pub(super) struct Patience {

@@ -11,23 +11,23 @@ use crate::kubernetes::objects::{ObjectKey, ObjectKind};
 
 /// Where an object stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) enum Place {
+pub(super) enum Standing {
     /// Nothing is to be done about it.
     #[default]
     Idle,
-    /// It waits for another object of a group, or for the list of its kind.
+    /// The object waits for another one of a group, for the list of its kind, or for the watch.
     Waiting(Option<u128>),
-    /// It is to be written as soon as may be; the smallest priority comes first.
+    /// The object is to be written as soon as may be; the smallest priority comes first.
     Ready(usize),
-    /// It rests until then.
+    /// The object rests until then.
     Later(Instant),
-    /// The breaker withholds what would be removed.
+    /// The breaker withholds the object's removal, or a change of it that removes endpoints.
     Withheld,
-    /// A write of it is under way.
+    /// A write of the object is under way.
     InFlight,
 }
 
-/// Objects of one kind that are equally urgent. They take turns by name, so that an object which is to be written again
+/// Equally urgent objects of a kind, which take turns by name, so that an object which is to be written again
 /// and again holds up no other.
 #[derive(Debug, Default)]
 struct Queue {
@@ -58,31 +58,31 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// Moves an object from one place to another.
-    pub(super) fn shift(&mut self, key: &ObjectKey, from: Place, to: Place) {
+    pub(super) fn shift(&mut self, key: &ObjectKey, from: Standing, to: Standing) {
         match from {
-            Place::Idle => {}
-            Place::Waiting(_) => self.waiting -= 1,
-            Place::Ready(priority) => {
+            Standing::Idle => {}
+            Standing::Waiting(_) => self.waiting -= 1,
+            Standing::Ready(priority) => {
                 if let Some(queue) = self.ready.get_mut(&(priority, key.kind)) {
                     queue.keys.remove(key);
-                    if to == Place::InFlight {
+                    if to == Standing::InFlight {
                         queue.last = Some(key.clone());
                     }
                 }
             }
-            Place::Later(at) => drop(self.later.remove(&(at, key.clone()))),
-            Place::Withheld => drop(self.withheld.remove(key)),
-            Place::InFlight => self.in_flight -= 1,
+            Standing::Later(at) => drop(self.later.remove(&(at, key.clone()))),
+            Standing::Withheld => drop(self.withheld.remove(key)),
+            Standing::InFlight => self.in_flight -= 1,
         }
         match to {
-            Place::Idle => {}
-            Place::Waiting(_) => self.waiting += 1,
-            Place::Ready(priority) => {
+            Standing::Idle => {}
+            Standing::Waiting(_) => self.waiting += 1,
+            Standing::Ready(priority) => {
                 self.ready.entry((priority, key.kind)).or_default().keys.insert(key.clone());
             }
-            Place::Later(at) => drop(self.later.insert((at, key.clone()))),
-            Place::Withheld => drop(self.withheld.insert(key.clone())),
-            Place::InFlight => self.in_flight += 1,
+            Standing::Later(at) => drop(self.later.insert((at, key.clone()))),
+            Standing::Withheld => drop(self.withheld.insert(key.clone())),
+            Standing::InFlight => self.in_flight += 1,
         }
     }
 
@@ -148,23 +148,31 @@ mod tests {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
         let a = key(ObjectKind::ServiceEntry, "a");
         let places = [
-            Place::Waiting(Some(1)),
-            Place::Ready(2),
-            Place::Ready(0),
-            Place::Later(now + Duration::from_secs(1)),
-            Place::Withheld,
-            Place::InFlight,
-            Place::Idle,
+            Standing::Waiting(Some(1)),
+            Standing::Ready(2),
+            Standing::Ready(0),
+            Standing::Later(now + Duration::from_secs(1)),
+            Standing::Withheld,
+            Standing::InFlight,
+            Standing::Idle,
         ];
-        let mut from = Place::Idle;
+        let mut from = Standing::Idle;
         for to in places {
             schedule.shift(&a, from, to);
-            let pending = usize::from(!matches!(to, Place::Idle | Place::Withheld));
-            assert_eq!((schedule.pending(), schedule.has_ready()), (pending, matches!(to, Place::Ready(_))), "{to:?}");
+            let pending = usize::from(!matches!(to, Standing::Idle | Standing::Withheld));
+            assert_eq!(
+                (schedule.pending(), schedule.has_ready()),
+                (pending, matches!(to, Standing::Ready(_))),
+                "{to:?}"
+            );
             let places = (schedule.in_flight(), schedule.withheld().len(), schedule.next_due().is_some());
             assert_eq!(
                 places,
-                ((to == Place::InFlight).into(), (to == Place::Withheld).into(), matches!(to, Place::Later(_)))
+                (
+                    (to == Standing::InFlight).into(),
+                    (to == Standing::Withheld).into(),
+                    matches!(to, Standing::Later(_))
+                )
             );
             from = to;
         }
@@ -174,18 +182,18 @@ mod tests {
     fn objects_of_a_kind_take_turns() {
         let mut schedule = Schedule::default();
         let [a, b, c] = ["a", "b", "c"].map(|name| key(ObjectKind::ServiceEntry, name));
-        schedule.shift(&key(ObjectKind::DestinationRule, "b1"), Place::Idle, Place::Ready(0));
+        schedule.shift(&key(ObjectKind::DestinationRule, "b1"), Standing::Idle, Standing::Ready(0));
         for (key, priority) in [(&a, 1), (&b, 0), (&c, 1)] {
-            schedule.shift(key, Place::Idle, Place::Ready(priority));
+            schedule.shift(key, Standing::Idle, Standing::Ready(priority));
         }
         let after = |last| schedule.ready_after(ObjectKind::ServiceEntry, last).unwrap().clone();
         assert_eq!((after(&a), after(&b), after(&c)), (b.clone(), c.clone(), a.clone()));
         assert_eq!(schedule.next_ready().next(), Some(&b));
         assert_eq!(schedule.ready_after(ObjectKind::WorkloadEntry, &a), None);
         assert_eq!(schedule.ready_of(ObjectKind::ServiceEntry).count(), 3);
-        // What is ready again after its write comes after the others.
-        schedule.shift(&a, Place::Ready(1), Place::InFlight);
-        schedule.shift(&a, Place::InFlight, Place::Ready(1));
+        // An object that is ready again after its write comes after the others.
+        schedule.shift(&a, Standing::Ready(1), Standing::InFlight);
+        schedule.shift(&a, Standing::InFlight, Standing::Ready(1));
         assert_eq!(schedule.next_ready().last(), Some(&c));
     }
 }

@@ -1,14 +1,14 @@
-//! What a plan does, one thing at a time.
+//! The behaviour of a plan, one thing at a time.
 
-use super::{model::*, world::*, *};
+use super::{model::*, simulation::*, *};
 use crate::kubernetes::objects::Fingerprint;
 
 const SOON: Duration = Duration::from_millis(50);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A world whose plan knows the API, which is empty, with services of two endpoints by name.
-fn world(names: &[&str]) -> World {
-    let mut world = World::new();
+fn world(names: &[&str]) -> Simulation {
+    let mut world = Simulation::new();
     world.want_named(names, &[1, 2]);
     world.run(10 * SECOND);
     assert!(world.plan.in_sync());
@@ -20,7 +20,7 @@ fn named(name: &str) -> ObjectKey {
     key(ObjectKind::ServiceEntry, name)
 }
 
-fn names(world: &World) -> Vec<String> {
+fn names(world: &Simulation) -> Vec<String> {
     world.begun.iter().map(|(_, key)| key.to_string()).collect()
 }
 
@@ -32,14 +32,14 @@ fn many(count: usize) -> Vec<String> {
 
 #[test]
 fn workload_entries_come_first_and_go_last() {
-    for shape in [Shape::Selecting { mask: 7, revision: 0 }, Shape::Split { mask: 7, revision: 0 }] {
+    for shape in [ServiceShape::Selecting { mask: 7, revision: 0 }, ServiceShape::Split { mask: 7, revision: 0 }] {
         let mut world = world(&[]);
         world.want(&[(1, shape)]);
         world.run(SECOND);
         let begun = names(&world);
         assert!(begun.len() == 4 && begun[..3].iter().all(|name| name.starts_with("WorkloadEntry")), "{begun:?}");
         world.begun.clear();
-        world.want(&[(1, Shape::Absent)]);
+        world.want(&[(1, ServiceShape::Absent)]);
         world.run(SECOND);
         let begun = names(&world);
         assert!(begun.len() == 4 && begun[0] == "ServiceEntry s1", "{begun:?}");
@@ -50,14 +50,14 @@ fn workload_entries_come_first_and_go_last() {
 #[test]
 fn a_service_moves_out_and_back_without_a_gap() {
     let mut world = world(&[]);
-    world.want(&[(1, Shape::Inline { mask: 3, revision: 0 })]);
+    world.want(&[(1, ServiceShape::Inline { mask: 3, revision: 0 })]);
     world.run(SECOND);
     world.begun.clear();
-    world.want(&[(1, Shape::Split { mask: 15, revision: 0 })]);
+    world.want(&[(1, ServiceShape::Split { mask: 15, revision: 0 })]);
     world.run(SECOND);
     assert_eq!(names(&world).last().unwrap(), "ServiceEntry s1", "when all WorkloadEntries are there");
     world.begun.clear();
-    world.want(&[(1, Shape::Inline { mask: 1, revision: 0 })]);
+    world.want(&[(1, ServiceShape::Inline { mask: 1, revision: 0 })]);
     world.run(SECOND);
     assert_eq!((names(&world).len(), names(&world).remove(0)), (5, "ServiceEntry s1".to_owned()));
 }
@@ -65,9 +65,9 @@ fn a_service_moves_out_and_back_without_a_gap() {
 #[test]
 fn an_endpoint_of_a_service_that_selects_waits_for_nothing() {
     let mut world = world(&[]);
-    world.want(&[(1, Shape::Selecting { mask: 3, revision: 0 })]);
+    world.want(&[(1, ServiceShape::Selecting { mask: 3, revision: 0 })]);
     world.run(SECOND);
-    world.want(&[(1, Shape::Selecting { mask: 6, revision: 0 })]);
+    world.want(&[(1, ServiceShape::Selecting { mask: 6, revision: 0 })]);
     let in_flight: BTreeSet<String> = world.in_flight().iter().map(|(key, _)| key.to_string()).collect();
     assert_eq!(
         Vec::from_iter(in_flight),
@@ -77,11 +77,26 @@ fn an_endpoint_of_a_service_that_selects_waits_for_nothing() {
 }
 
 #[test]
+fn a_workload_entry_that_others_relabelled_is_not_there() {
+    let mut world = world(&[]);
+    world.want(&[(1, ServiceShape::Selecting { mask: 1, revision: 0 })]);
+    world.answer(0, Fault::None);
+    world.order(|orders| orders.frozen = true);
+    world.meddle(&key(ObjectKind::WorkloadEntry, "w1-0"), Meddling::Relabel);
+    world.answer(0, Fault::Lost);
+    world.run(SECOND);
+    world.begun.clear();
+    world.order(|orders| orders.frozen = false);
+    world.run(SECOND);
+    assert_eq!(names(&world), ["WorkloadEntry w1-0", "ServiceEntry s1"], "the selector would not find it");
+}
+
+#[test]
 fn a_refused_workload_entry_holds_up_no_service() {
     for (fault, within) in [(Fault::Invalid, SOON), (Fault::Denied, SOON), (Fault::Hangs, 4 * SECOND)] {
         let mut world = world(&[]);
         world.refuses.insert(key(ObjectKind::WorkloadEntry, "w1-0"), fault);
-        world.want(&[(1, Shape::Selecting { mask: 3, revision: 0 })]);
+        world.want(&[(1, ServiceShape::Selecting { mask: 3, revision: 0 })]);
         world.run(within);
         assert!(world.shown("s1").is_some(), "{fault:?}");
     }
@@ -91,7 +106,10 @@ fn a_refused_workload_entry_holds_up_no_service() {
 fn missing_rights_for_workload_entries_make_no_service_that_selects_none() {
     let mut world = world(&[]);
     world.refuses_kind.insert(ObjectKind::WorkloadEntry);
-    world.want(&[(1, Shape::Selecting { mask: 3, revision: 0 }), (2, Shape::Inline { mask: 3, revision: 0 })]);
+    world.want(&[
+        (1, ServiceShape::Selecting { mask: 3, revision: 0 }),
+        (2, ServiceShape::Inline { mask: 3, revision: 0 }),
+    ]);
     world.run(3_000 * SECOND);
     assert!(world.shown("s1").is_none() && world.shown("s2").is_some());
     world.refuses_kind.clear();
@@ -103,11 +121,11 @@ fn missing_rights_for_workload_entries_make_no_service_that_selects_none() {
 fn workload_entries_outlive_a_service_whose_fate_is_unknown() {
     for fault in [Fault::LostAnswer, Fault::Delayed] {
         let mut world = world(&[]);
-        world.want(&[(1, Shape::Selecting { mask: 1, revision: 0 })]);
+        world.want(&[(1, ServiceShape::Selecting { mask: 1, revision: 0 })]);
         world.answer(0, Fault::None);
         assert_eq!(world.in_flight()[0].0, service(1));
         world.answer(0, fault);
-        world.want(&[(1, Shape::Absent)]);
+        world.want(&[(1, ServiceShape::Absent)]);
         assert!(world.in_flight().is_empty(), "the ServiceEntry may be there, and select");
         world.run(61 * SECOND);
         assert!(world.server.objects.is_empty() && world.plan.in_sync());
@@ -127,7 +145,7 @@ fn removals_of_endpoints_go_first() {
     assert_eq!((removals, world.begun.len()), (9, 24), "and every fourth is of the least urgent");
 }
 
-// What is written over what.
+// Writes over known states.
 
 #[test]
 fn writes_are_over_what_was_seen() {
@@ -151,7 +169,7 @@ fn a_foreign_object_is_left_alone_and_reported() {
     let mut world = world(&["mine"]);
     world.meddle(&named("taken"), Meddling::Create);
     world.want_named(["taken", "both"], &[1]);
-    // It is not known yet, and in the same moment there is another.
+    // The first is not known yet, and the second comes in the same moment.
     world.meddle(&named("both"), Meddling::Create);
     world.run(SECOND);
     assert_eq!(world.plan.problems().keys().collect::<Vec<_>>(), [&named("both"), &named("taken")]);
@@ -279,7 +297,7 @@ fn an_answer_that_is_older_than_the_watch_is_not_believed() {
 #[test]
 fn an_api_server_that_lost_its_data_is_filled_again() {
     let mut world = world(&["a", "b"]);
-    world.want(&[(1, Shape::Split { mask: 5, revision: 0 })]);
+    world.want(&[(1, ServiceShape::Split { mask: 5, revision: 0 })]);
     world.run(SECOND);
     world.lose_data();
     world.run(SECOND);
@@ -290,7 +308,10 @@ fn an_api_server_that_lost_its_data_is_filled_again() {
 #[test]
 fn what_is_in_the_api_already_is_not_written() {
     let mut world = world(&["a", "b"]);
-    world.want(&[(1, Shape::Split { mask: 3, revision: 0 }), (2, Shape::Selecting { mask: 3, revision: 2 })]);
+    world.want(&[
+        (1, ServiceShape::Split { mask: 3, revision: 0 }),
+        (2, ServiceShape::Selecting { mask: 3, revision: 2 }),
+    ]);
     world.run(SECOND);
     world.begun.clear();
     world.new_term(false);
@@ -346,9 +367,9 @@ fn a_mass_deletion_is_withheld() {
 #[test]
 fn what_is_withheld_stays_with_its_service_however_that_is_served() {
     for (before, after) in [
-        (Shape::Split { mask: 15, revision: 0 }, Shape::Inline { mask: 1, revision: 0 }),
-        (Shape::Inline { mask: 15, revision: 0 }, Shape::Selecting { mask: 1, revision: 0 }),
-        (Shape::Selecting { mask: 15, revision: 0 }, Shape::Selecting { mask: 1, revision: 0 }),
+        (ServiceShape::Split { mask: 15, revision: 0 }, ServiceShape::Inline { mask: 1, revision: 0 }),
+        (ServiceShape::Inline { mask: 15, revision: 0 }, ServiceShape::Selecting { mask: 1, revision: 0 }),
+        (ServiceShape::Selecting { mask: 15, revision: 0 }, ServiceShape::Selecting { mask: 1, revision: 0 }),
     ] {
         let mut world = world(&["a", "b"]);
         world.want(&[(1, before)]);
@@ -369,7 +390,7 @@ fn what_is_withheld_stays_with_its_service_however_that_is_served() {
 #[test]
 fn a_purge_deletes_what_is_ours_whatever_is_withheld() {
     let mut world = world(&["a", "b", "c"]);
-    world.want(&[(1, Shape::Split { mask: 3, revision: 0 })]);
+    world.want(&[(1, ServiceShape::Split { mask: 3, revision: 0 })]);
     world.meddle(&named("theirs"), Meddling::Create);
     world.run(SECOND);
     ["a", "b"].into_iter().for_each(|name| world.want_no_more(name));
@@ -442,7 +463,7 @@ fn a_service_that_is_never_done_holds_up_no_other() {
     assert!(written.is_some_and(|n| n < 1_200), "{written:?}");
 }
 
-// What the API server refuses. `refuses` has a denial in words with " cannot " in them, as RBAC has.
+// Refusals. A denial has " cannot " in its words, as RBAC has.
 
 #[test]
 fn a_denied_object_holds_up_no_other() {
@@ -469,7 +490,7 @@ fn a_denied_update_is_not_the_only_one_that_is_tried() {
     let real = many(5);
     let mut world = world(&["aaa.evil", "real00", "real01", "real02", "real03", "real04"]);
     world.refuses.insert(named("aaa.evil"), Fault::Denied);
-    // It takes an endpoint away, so it comes first, and its name does as well.
+    // The update takes an endpoint away, so it comes first, and its name does as well.
     world.want_named(["aaa.evil"], &[2]);
     world.run(6 * SECOND);
     world.want_named(&real, &[1, 3]);
@@ -496,6 +517,20 @@ fn a_kind_is_barred_when_two_objects_are_refused_as_all_are() {
     world.refuses_kind.clear();
     world.run(600 * SECOND);
     assert!(world.plan.in_sync());
+}
+
+#[test]
+fn a_probe_of_a_barred_kind_takes_another_object_each_time() {
+    let mut world = world(&["aaa"]);
+    world.refuses_kind.insert(ObjectKind::ServiceEntry);
+    // The most urgent one is alone in that.
+    world.want_named(["aaa"], &[1]);
+    world.want_named(many(5), &[1]);
+    world.run(3_600 * SECOND);
+    let tries = &world.begun;
+    assert!(tries.len() >= 10 && tries.windows(2).all(|pair| pair[0].1 != pair[1].1), "{tries:?}");
+    let urgent = world.tries(&named("aaa")).len();
+    assert!(urgent <= tries.len() / 4, "{urgent} of {} tries", tries.len());
 }
 
 #[test]
@@ -605,7 +640,7 @@ fn problems_are_logged_a_few_a_minute() {
     assert!(told <= 10, "{told}");
 }
 
-// What is kept until it is written.
+// Manifests that are kept until they are written.
 
 #[test]
 fn manifests_are_kept_until_they_are_written_and_within_bounds() {
@@ -619,8 +654,8 @@ fn manifests_are_kept_until_they_are_written_and_within_bounds() {
     }
     assert_eq!(world.plan.kept, ROOM);
     world.plan.view_taken(world.now);
-    let writes: Vec<Write> = std::iter::from_fn(|| world.plan.next(world.now)).collect();
-    let is_kept = |write: &Write| matches!(write.source, Some(ManifestSource::Kept(_)));
+    let writes: Vec<PlannedWrite> = std::iter::from_fn(|| world.plan.next(world.now)).collect();
+    let is_kept = |write: &PlannedWrite| matches!(write.source, Some(ManifestSource::Kept(_)));
     assert_eq!(writes.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false]);
     assert!(matches!(&writes[2].source, Some(ManifestSource::View { name, .. }) if &**name == "ns/c"));
     let denied = denied();

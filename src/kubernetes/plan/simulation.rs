@@ -20,19 +20,19 @@ enum Follower {
 
 #[derive(Debug, Clone)]
 struct Flight {
-    write: Write,
+    write: PlannedWrite,
     content: Option<Fingerprint>,
     /// The WorkloadEntries that are to be there when the ServiceEntry begins to select.
     promise: BTreeSet<ObjectKey>,
     /// Whether removals were withheld when it began.
     holds: bool,
-    /// What the API server says, once the write has had its effect.
+    /// The API server's answer, once the write has had its effect.
     answer: Option<Result<Outcome, Failure>>,
     /// When the write has its effect although it was given up.
     lands: Option<Instant>,
 }
 
-/// What may go wrong with a write when it is answered.
+/// A way in which a write may fail.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Fault {
     None,
@@ -72,7 +72,7 @@ impl Fault {
 }
 
 impl Fault {
-    /// What the plan is told of it.
+    /// The failure that the plan is told.
     fn failure(self, kind: ObjectKind) -> Failure {
         let refused = |code, message: &str| Failure::refused(code, message, None);
         match self {
@@ -91,12 +91,12 @@ impl Fault {
     }
 }
 
-pub(super) struct World {
+pub(super) struct Simulation {
     pub(super) now: Instant,
     pub(super) plan: Plan,
     pub(super) server: Server,
     pub(super) orders: SinkOrders,
-    shapes: [Shape; SERVICES as usize],
+    shapes: [ServiceShape; SERVICES as usize],
     /// Services by name, beside those with a shape.
     named: BTreeMap<ObjectKey, Converted>,
     desired: BTreeMap<ObjectKey, Fingerprint>,
@@ -125,7 +125,7 @@ const CONCURRENCY: usize = 3;
 /// Longer than any history.
 const FAR: Duration = Duration::from_secs(1 << 30);
 
-impl World {
+impl Simulation {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         let orders = SinkOrders::default();
@@ -134,7 +134,7 @@ impl World {
             plan: new_plan(orders, now, 0),
             server: Server::default(),
             orders,
-            shapes: [Shape::Absent; SERVICES as usize],
+            shapes: [ServiceShape::Absent; SERVICES as usize],
             named: BTreeMap::new(),
             desired: BTreeMap::new(),
             told: false,
@@ -164,6 +164,18 @@ impl World {
             4 | 5 => key(ObjectKind::WorkloadEntry, format!("p{service_no}-{e}")),
             _ => key(ObjectKind::WorkloadEntry, format!("w{service_no}-{e}")),
         }
+    }
+
+    /// An object that is being written, one that is there, or any.
+    pub(super) fn key_to_meddle(&self, n: u8) -> ObjectKey {
+        let nth = usize::from(n / 3);
+        let (flight, there) = (self.flights.get(nth % CONCURRENCY), self.server.objects.keys());
+        let key = match n % 3 {
+            0 => flight.map(|flight| &flight.write.key),
+            1 => there.clone().nth(nth % there.len().max(1)),
+            _ => None,
+        };
+        key.cloned().unwrap_or_else(|| Self::some_key(n))
     }
 
     fn relist_all(&mut self) {
@@ -197,7 +209,7 @@ impl World {
     }
 
     /// The view changes.
-    pub(super) fn want(&mut self, changes: &[(u8, Shape)]) {
+    pub(super) fn want(&mut self, changes: &[(u8, ServiceShape)]) {
         let before = self.desired_objects();
         for (n, shape) in changes {
             self.shapes[usize::from(*n)] = *shape;
@@ -402,7 +414,7 @@ impl World {
         let key = flight.write.key.clone();
         let answer = match (fault, flight.answer.clone()) {
             (Fault::None, Some(answer)) => answer,
-            // What has had its effect cannot be refused any more.
+            // A write that has had its effect cannot be refused any more.
             (Fault::ErrorAfter, _) => Err(fault.failure(key.kind)),
             (_, Some(_)) => Err(Fault::Lost.failure(key.kind)),
             (Fault::Delayed, None) => {
@@ -423,7 +435,7 @@ impl World {
     /// A write has its effect on the API server.
     fn take_effect(&mut self, flight: &Flight) -> Result<Outcome, Failure> {
         let key = &flight.write.key;
-        // What an earlier attempt left on its way has arrived by then.
+        // An earlier attempt that was given up has arrived by then.
         let (before, others): (Vec<Flight>, _) = self.delayed.drain(..).partition(|other| other.write.key == *key);
         self.delayed = others;
         before.iter().for_each(|flight| drop(self.take_effect(flight)));
@@ -472,7 +484,7 @@ impl World {
 
     // Promises.
 
-    /// What is not desired any more need not be there, while the service itself is to go on selecting.
+    /// WorkloadEntries that are not desired any more need not be there, while their service is to go on selecting.
     fn forgive(&mut self) {
         let (desired, purging) = (&self.desired, self.orders.purging);
         let selects = |key: &ObjectKey| !purging && desired.get(key).is_some_and(|content| content.selects);
@@ -532,7 +544,7 @@ impl World {
         self.notices.extend(self.plan.take_notices());
     }
 
-    /// What goes wrong ends; everything that is desired comes to be, within so many steps.
+    /// Nothing goes wrong from now on: everything that is desired comes to be, within so many steps.
     pub(super) fn calm_down(&mut self) {
         self.refuses.clear();
         self.refuses_kind.clear();
@@ -561,7 +573,7 @@ impl World {
         let foreign: Vec<&ObjectKey> = self.desired.keys().filter(is_foreign).collect();
         assert_eq!(self.plan.problems().keys().collect::<Vec<_>>(), foreign, "problems");
         assert_eq!(self.plan.in_sync(), foreign.is_empty());
-        assert_eq!(self.plan.objects(), self.desired.len());
+        assert_eq!((self.plan.objects(), self.plan.kept), (self.desired.len(), 0));
         let ours: BTreeMap<&ObjectKey, u128> = {
             let ours = self.server.objects.iter().filter(|(_, object)| !object.foreign);
             // Also in the form that the API server likes, or liked.
@@ -596,12 +608,12 @@ impl World {
         for (key, entry) in &plan.objects {
             assert!(!entry.is_empty(), "{key}");
             assert_eq!(entry.missing_in, entry.is_missing_in(key.kind), "{key}");
-            assert_eq!(entry.in_flight.is_some(), entry.place == Place::InFlight, "{key}");
-            pending += usize::from(!matches!(entry.place, Place::Idle | Place::Withheld));
+            assert_eq!(entry.in_flight.is_some(), entry.standing == Standing::InFlight, "{key}");
+            pending += usize::from(!matches!(entry.standing, Standing::Idle | Standing::Withheld));
             for group in entry.groups().into_iter().flatten() {
                 assert!(plan.groups.members(group).any(|member| member == key), "{key} in {group}");
             }
-            if let Place::Waiting(Some(group)) = entry.place {
+            if let Standing::Waiting(Some(group)) = entry.standing {
                 assert!(plan.groups.waits(group, key), "{key} waits in {group}");
             }
             if let Some(doubt) = &entry.doubt {
