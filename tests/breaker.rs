@@ -11,7 +11,7 @@ use harness::{
     client::{SERVICE_ENTRY, istiod_node},
     nth as id,
 };
-use registry_mox::{
+use registry_mox::testing::{
     host::{command, engine::Flushed},
     model::RegisterVersion,
     registry::frame::{self, Publisher},

@@ -8,7 +8,10 @@ use harness::{
     client::{MoxClient, SERVICE_ENTRY, istiod_node, node},
     nth,
 };
-use registry_mox::{error::Error, host::command, proto::envoy::config::core::v3::Node};
+use registry_mox::{
+    proto::envoy::config::core::v3::Node,
+    testing::{error::Error, host::command},
+};
 use serde_json::json;
 use tonic::Code;
 

@@ -166,8 +166,8 @@ async fn ports_are_those_of_their_parts_and_all_bind_or_none() {
         let listen = format!("127.0.0.1:{base}");
         let config = json!({ "listen": listen, "partitions": [2, 4] }).to_string();
         std::sync::Arc::new(
-            registry_mox::host::engine::Engine::open(
-                registry_mox::config::Config::from_json(config.as_bytes()).unwrap(),
+            registry_mox::testing::host::engine::Engine::open(
+                registry_mox::testing::config::Config::from_json(config.as_bytes()).unwrap(),
             )
             .unwrap(),
         )
