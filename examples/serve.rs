@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use registry_mox::{
+use registry_mox::testing::{
     config::{self, Config},
     error::{Error, Result},
     host::{engine::Engine, log::Log},

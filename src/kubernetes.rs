@@ -113,7 +113,8 @@ impl Sink {
         #[cfg(not(feature = "kubernetes"))]
         let task = {
             // A configuration that switches the sink on is refused.
-            let _ = (handle, followed);
+            let Followed { view, fenced, draining } = followed;
+            let _ = (handle, view, fenced, draining);
             None
         };
         Some(Self { owner, orders, report, task: Mutex::new(task) })

@@ -7,35 +7,40 @@
 //!                                                   └─────> kubernetes -> API server
 //! ```
 //!
-//! Events are written into the [`store`] on the caller's thread. The [`publisher`] translates what changed into an
+//! Events are written into the [`registry::store`] on the caller's thread. The [`publisher`] translates what changed into an
 //! immutable [`snapshot`], and every [`xds`] stream sends the newest one when its client is ready for it. Nothing calls
 //! back into Java: status and log lines are pulled.
+//!
+//! Java is who uses this crate. Rust programs that do are its own tests and tools, by way of `testing`.
 
-pub mod breaker;
-pub mod config;
-pub mod digest;
-pub mod direct;
+mod breaker;
+mod config;
+mod digest;
+mod direct;
 
-pub mod error;
-pub mod gate;
-pub mod host;
-pub mod istio;
+mod error;
+mod gate;
+mod host;
+mod istio;
 mod jni;
-pub mod kubernetes;
-pub mod model;
+mod kubernetes;
+mod model;
 
-pub mod policy;
-pub mod publisher;
-pub mod registry;
-pub mod services;
-pub mod snapshot;
-pub mod state;
-pub mod translate;
-pub mod unknown;
-pub mod xds;
+mod policy;
+mod publisher;
+mod registry;
+mod services;
+mod snapshot;
+mod state;
+mod translate;
+mod unknown;
+mod xds;
 
 /// Messages of the wire, generated from `proto/`.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(missing_docs, clippy::all)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/protos.rs"));
 }
+
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -9,7 +9,7 @@ pub mod document;
 
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};
-pub use document::{Balance, DirectPolicy, EndpointPolicy, MtlsRule, Override, PolicyConfig};
+pub use document::{Balance, MtlsRule, Override, PolicyConfig};
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@ pub mod signals;
 mod tests;
 pub mod view;
 
-pub use changes::{Changes, Difference};
+pub use changes::Changes;
 pub use page::Item;
 pub use resource::{Resource, version_of};
 pub use set::{Set, Snapshot};

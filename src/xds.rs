@@ -1,6 +1,6 @@
 //! The xDS server that istiod connects to, as a source of its configuration (MCP-over-xDS).
 //!
-//! The core knows no type of resource: a [`Catalog`] says what types there are and which of them rest on which.
+//! The core knows no type of resource: a [`Catalog`](crate::snapshot::view::Catalog) says what types there are and which of them rest on which.
 //!
 //! The floors, from the ground up; a file imports from lower floors only, and this file from none:
 //!

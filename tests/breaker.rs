@@ -11,7 +11,7 @@ use harness::{
     client::{SERVICE_ENTRY, istiod_node},
     nth as id,
 };
-use registry_mox::{
+use registry_mox::testing::{
     host::{command, engine::Flushed},
     model::RegisterVersion,
     registry::frame::{self, Publisher},
@@ -253,10 +253,15 @@ async fn with_cluster_scope_the_last_good_state_is_served_while_there_is_no_comp
 
     let mox = Mox::closed(config("1ms", "0s"));
     mox.engine.listen().unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await; // for what must not come
+    // With the same hold, begun later, this one shows it: the hold of the other is over.
+    let other = Mox::closed(config("1ms", "1h"));
+    let mut view = other.engine.watch();
+    other.engine.listen().unwrap();
+    tokio::time::timeout(SOON, view.wait_for(|view| view.shown)).await.unwrap().unwrap();
     assert_eq!(flush(&mox).await.2, json!("not-loaded"), "it is too old");
     assert!(!mox.engine.watch().borrow().shown);
     close(mox).await;
+    close(other).await;
 }
 
 /// A read of a service that found these data, each of a publisher of its own.

@@ -7,7 +7,7 @@ use harness::{
     Mox,
     golden::{Entry, Expect, Golden},
 };
-use registry_mox::registry::frame::Publisher;
+use registry_mox::testing::registry::frame::Publisher;
 use serde_json::{Value, json};
 
 /// Stands beside every payload, so that an entry exists and shows its weights: no sample has this one.

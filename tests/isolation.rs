@@ -8,7 +8,7 @@ use harness::{
     client::{Resource, SERVICE_ENTRY, node},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
-use registry_mox::{
+use registry_mox::testing::{
     model::RegisterVersion,
     registry::frame::{self, Publisher},
     translate::names,

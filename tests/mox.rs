@@ -1,14 +1,17 @@
 //! The engine with a client that speaks as istiod does: what is said when, to whom, and what it costs.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use harness::{
     Mox, SOON,
     client::{MoxClient, SERVICE_ENTRY, istiod_node, node},
     nth,
 };
-use registry_mox::{error::Error, host::command, proto::envoy::config::core::v3::Node};
+use registry_mox::{
+    proto::envoy::config::core::v3::Node,
+    testing::{error::Error, host::command},
+};
 use serde_json::json;
 use tonic::Code;
 
@@ -290,15 +293,22 @@ async fn a_freeze_keeps_what_is_served() {
 
 #[tokio::test]
 async fn nothing_happens_while_frozen() {
-    let mox = loaded(json!({ "protect": { "emptyGrace": "100ms" } })).await;
-    mox.publish(DEMO, "a", 1, &["10.0.0.1:1"]);
-    mox.engine.flush().await;
+    let config = json!({ "protect": { "emptyGrace": "200ms" } });
+    let (mox, other) = (loaded(config.clone()).await, loaded(config).await);
+    for mox in [&mox, &other] {
+        mox.publish(DEMO, "a", 1, &["10.0.0.1:1"]);
+        mox.engine.flush().await;
+    }
     mox.unpublish(DEMO, "a", 2);
+    mox.engine.flush().await;
     mox.engine.freeze();
     let served = mox.engine.flush().await;
     let before = mox.engine.status().publisher.rounds;
-    // The grace, if it began before the freeze, ends in this time.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The grace that began before the freeze is over when one is that began later.
+    let mut view = other.engine.watch();
+    other.unpublish(DEMO, "a", 2);
+    let gone = view.wait_for(|view| view.service_entries.resources() == 0);
+    tokio::time::timeout(SOON, gone).await.unwrap().unwrap();
     assert!(mox.engine.status().publisher.rounds <= before + 1, "nothing is done in vain");
     assert_eq!(mox.engine.flush().await, served);
 }

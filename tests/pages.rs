@@ -8,7 +8,7 @@ use std::{
 };
 
 use harness::Mox;
-use registry_mox::{
+use registry_mox::testing::{
     host::{
         admin::{self, Answer},
         command,

@@ -166,8 +166,8 @@ async fn ports_are_those_of_their_parts_and_all_bind_or_none() {
         let listen = format!("127.0.0.1:{base}");
         let config = json!({ "listen": listen, "partitions": [2, 4] }).to_string();
         std::sync::Arc::new(
-            registry_mox::host::engine::Engine::open(
-                registry_mox::config::Config::from_json(config.as_bytes()).unwrap(),
+            registry_mox::testing::host::engine::Engine::open(
+                registry_mox::testing::config::Config::from_json(config.as_bytes()).unwrap(),
             )
             .unwrap(),
         )
@@ -216,26 +216,21 @@ async fn the_configuration_to_paste_names_every_port() {
     assert_eq!(page.matches("k8s://").count(), 2);
 }
 
-/// Time is the test's: with a client that takes so long for each response, it is pushed to for half of the time.
+/// What a client takes for a response counts from when that was handed to the transport.
 #[tokio::test]
-async fn a_client_that_takes_its_time_is_left_as_much() {
-    let mox = serving(json!({ "push": { "duty": 0.5, "max": "5s" } }), 1).await;
+async fn the_time_that_a_client_takes_is_measured() {
+    let mox = serving(json!({ "push": { "duty": 1 } }), 1).await;
     let mut client = mox.client(plain_node("slow")).await;
     client.auto_ack = false;
     client.subscribe(SERVICE_ENTRY).unwrap();
-    let mut response = first(&mut client).await;
-    for n in 2..5 {
-        let taken = Duration::from_millis(60);
-        tokio::time::sleep(taken).await; // what the client does with it
-        mox.publish(&id(0), "a", n, &[&format!("10.0.0.{n}:1")]);
-        mox.engine.flush().await;
-        let answered = tokio::time::Instant::now();
-        client.ack(&response).unwrap();
-        response = first(&mut client).await;
-        assert!(answered.elapsed() >= taken, "{:?}", answered.elapsed());
-        let shown = mox.engine.status().streams[0].types[SERVICE_ENTRY].ack_millis;
-        assert!(shown >= Some(60), "{shown:?}");
-    }
+    let response = first(&mut client).await;
+    let taken = Duration::from_millis(10);
+    tokio::time::sleep(taken).await; // what the client does with it; on a busy machine it is more
+    client.ack(&response).unwrap();
+    mox.publish(&id(0), "a", 2, &["10.0.0.2:1"]);
+    first(&mut client).await;
+    let shown = mox.engine.status().streams[0].types[SERVICE_ENTRY].ack_millis;
+    assert!(shown >= Some(taken.as_millis() as u64), "{shown:?}");
 }
 
 #[tokio::test]

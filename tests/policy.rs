@@ -7,7 +7,7 @@ use harness::{
     client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY, node},
     nth as id,
 };
-use registry_mox::host::admin;
+use registry_mox::testing::host::admin;
 use serde_json::json;
 
 const SERVICES: usize = 40;

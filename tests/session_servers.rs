@@ -6,7 +6,7 @@ use harness::{
     client::{SERVICE_ENTRY, istiod_node},
     http, nth as id,
 };
-use registry_mox::{
+use registry_mox::testing::{
     host::command,
     model::RegisterVersion,
     registry::frame::{self, Publisher},

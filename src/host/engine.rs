@@ -468,6 +468,7 @@ impl Engine {
     }
 
     /// Follows the view that streams see.
+    #[cfg(feature = "testing")]
     pub fn watch(&self) -> watch::Receiver<View> {
         self.shared.view.subscribe()
     }

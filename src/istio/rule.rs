@@ -115,6 +115,7 @@ rules! {
 }
 
 /// The rules that refuse what Istio takes, and why. All others are Istio's own.
+#[cfg(any(test, feature = "testing"))]
 pub const STRICT: [(Rule, &str); 7] = [
     (Rule::Revision, "the client does not say reliably which revision it is, and one of another drops the resource"),
     (

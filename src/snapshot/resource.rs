@@ -66,6 +66,7 @@ impl Resource {
     }
 
     /// A resource that is served as it is, without Istio's envelope, as Envoy takes its own.
+    #[cfg(any(test, feature = "testing"))]
     pub fn plain(any: &Any) -> Self {
         Self::framed(any, prefix_of(any.encode_to_vec()), 0)
     }

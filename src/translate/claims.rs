@@ -100,11 +100,6 @@ impl<K: Ord + Clone + Debug, V: Eq + Hash + Clone> Claims<K, V> {
         self.claimants.get(claimant).and_then(|entry| entry.candidates.get(entry.at))
     }
 
-    /// Who has a candidate.
-    pub fn holder(&self, candidate: &V) -> Option<&K> {
-        self.holders.get(candidate)
-    }
-
     /// How many claimants do not have their first candidate.
     pub fn moved(&self) -> usize {
         self.waiting.values().flatten().collect::<BTreeSet<_>>().len()

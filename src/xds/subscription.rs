@@ -158,6 +158,7 @@ impl Exchange {
     }
 
     /// Nonce of the last response; `None` before the first.
+    #[cfg(test)]
     pub fn nonce(&self) -> Option<u64> {
         self.nonce
     }

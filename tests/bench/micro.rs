@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, hint::black_box, pin::Pin, sync::Arc, task::Con
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http_body::Body as _;
-use registry_mox::{
+use registry_mox::testing::{
     istio::names::ID_ANNOTATION,
     model::RegisterVersion,
     policy::{Policy, PolicyConfig},

@@ -10,7 +10,7 @@ use std::{
 };
 
 use harness::process::{Process, START, eventually, free_port, get, log_path, script};
-use registry_mox::{
+use registry_mox::testing::{
     snapshot::{partition::Part, signals::Signals},
     xds::{
         drain::Drain,
@@ -75,7 +75,7 @@ impl Server {
     fn wait_until_quiet(&self) {
         eventually(START, "every response is answered", || {
             let list = self.streams.list(0, usize::MAX);
-            let answered = |stream: &registry_mox::xds::streams::StreamState| {
+            let answered = |stream: &registry_mox::testing::xds::streams::StreamState| {
                 stream.types.len() == 4 && stream.types.values().all(|t| t.unacked_millis.is_none())
             };
             list.iter().any(answered).then_some(())

@@ -8,9 +8,11 @@ use harness::{
     random::Random,
 };
 use registry_mox::{
-    model::RegisterVersion,
     proto::google::protobuf::Any,
-    registry::frame::{self, Publisher},
+    testing::{
+        model::RegisterVersion,
+        registry::frame::{self, Publisher},
+    },
 };
 use serde_json::{Value, json};
 
@@ -142,7 +144,7 @@ fn config(round: usize) -> Value {
     config
 }
 
-fn publish(random: &mut Random, id: &str, publisher: usize) -> Result<Vec<u8>, registry_mox::error::Error> {
+fn publish(random: &mut Random, id: &str, publisher: usize) -> Result<Vec<u8>, registry_mox::testing::error::Error> {
     let payloads: Vec<String> = (0..=random.below(3)).map(|_| payload(random)).collect();
     let serialized = random.percent(20);
     let bytes = |text: &String| {

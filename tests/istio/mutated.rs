@@ -5,10 +5,6 @@ use std::collections::BTreeMap;
 use harness::random::Random;
 use prost::Message;
 use registry_mox::{
-    istio::{
-        rule::{Invalid, Rule, STRICT},
-        validate,
-    },
     proto::{
         google::protobuf::Any,
         istio::{
@@ -18,6 +14,10 @@ use registry_mox::{
                 service_entry::{Location, Resolution},
             },
         },
+    },
+    testing::istio::{
+        rule::{Invalid, Rule, STRICT},
+        validate,
     },
 };
 

@@ -9,7 +9,7 @@ use std::{
 use harness::{Mox, api_server::ApiServer, id};
 use http::{Method, Request};
 use kube::{Client, Config, client::Body, config::Kubeconfig};
-use registry_mox::{host::log::Log, kubernetes::report::KubernetesReport};
+use registry_mox::testing::{host::log::Log, kubernetes::report::KubernetesReport};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -69,8 +69,8 @@ impl Server {
     /// Applies the manifest of the engine's own pages.
     pub(crate) fn grant(&self, namespace: &str, owner: &str) {
         let config = json!({ "kubernetes": { "namespace": namespace, "owner": owner } });
-        let config = registry_mox::config::Config::from_json(config.to_string().as_bytes()).unwrap();
-        let manifest = registry_mox::kubernetes::rbac(&config);
+        let config = registry_mox::testing::config::Config::from_json(config.to_string().as_bytes()).unwrap();
+        let manifest = registry_mox::testing::kubernetes::rbac(&config);
         let documents: Vec<&str> = manifest.split("\n---\n").collect();
         assert_eq!(documents.len(), 4);
         for document in documents {

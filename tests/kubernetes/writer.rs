@@ -345,7 +345,7 @@ fn a_purge_deletes_what_is_ours(server: &mut Server) {
     writer.loaded();
     writer.sync();
     let post = |path: &str, token: &str, body: &str| {
-        registry_mox::host::admin::change(&writer.mox.engine, path, token, body.as_bytes())
+        registry_mox::testing::host::admin::change(&writer.mox.engine, path, token, body.as_bytes())
     };
     assert_eq!(post("/mox/kubernetes/purge", "wrong", "default").status, 403);
     let refused = post("/mox/kubernetes/purge", "secret", "");

@@ -10,7 +10,7 @@ use harness::{
     parts::{Envoy, Istiod, Provider, Registry},
     process::{eventually_is, free_port, get},
 };
-use registry_mox::translate::serialized;
+use registry_mox::testing::translate::serialized;
 use serde_json::Value;
 
 /// The providers, with the ports that stand in the files.

@@ -14,7 +14,7 @@ use std::{
 use prost::{Message, bytes::BytesMut};
 use registry_mox::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::Any},
-    xds::{
+    testing::xds::{
         codec::{Outgoing, RequestDecoder, Response, ResponseBody},
         subscription::ResponseContent,
     },

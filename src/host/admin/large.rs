@@ -80,6 +80,7 @@ pub struct Cursor {
 
 impl Large {
     /// A place for readers with this patience.
+    #[cfg(test)]
     pub fn new(patience: Patience) -> Self {
         Self { patience, ..Self::default() }
     }

@@ -56,9 +56,13 @@ struct Ends {
 }
 
 fn stream() -> Ends {
+    paced(PaceRule { duty: 1.0, max: SLOW })
+}
+
+fn paced(rule: PaceRule) -> Ends {
     let (says, said) = mpsc::unbounded_channel();
     let requests = Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
-    let streams = Arc::new(Streams::new(PaceRule { duty: 1.0, max: SLOW }));
+    let streams = Arc::new(Streams::new(rule));
     let most = MaxStreams { in_all: 1, per_address: 1 };
     let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Signals::default());
     let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -103,7 +107,10 @@ impl Ends {
     async fn heard(&mut self) -> (String, Duration) {
         let begin = Instant::now();
         match self.hears.recv().await {
-            Some(Ok(Outgoing::Response(response))) => (response.nonce, begin.elapsed()),
+            Some(Ok(Outgoing::Response(response))) => {
+                response.handed_at.set(Instant::now()).unwrap(); // as the transport does
+                (response.nonce, begin.elapsed())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -147,6 +154,26 @@ async fn a_client_that_refuses_is_left_alone_for_a_while() {
         nonce == "3" && waited < REFUSED / 10,
         "one response for both changes, and then as ever: {nonce} {waited:?}"
     );
+}
+
+/// Pushed to for half of the time, a client is left alone for as long as it took for each response.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_time_is_left_as_much() {
+    let mut stream = paced(PaceRule { duty: 0.5, max: SLOW });
+    stream.change("0.test");
+    stream.say("", None);
+    let (mut nonce, _) = stream.heard().await;
+    for n in 1..4 {
+        let taken = Duration::from_millis(60) * n;
+        tokio::time::sleep(taken).await; // what the client does with it
+        stream.change(&format!("{n}.test"));
+        stream.say(&nonce, None);
+        let (next, waited) = stream.heard().await;
+        assert_eq!(waited, taken);
+        let shown = stream.streams.list(0, usize::MAX)[0].types.values().next().unwrap().ack_millis;
+        assert_eq!(shown, Some(taken.as_millis() as u64));
+        nonce = next;
+    }
 }
 
 /// Collects log lines: the message and every field.

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use registry_mox::{
+use registry_mox::testing::{
     config::Config,
     host::engine::Engine,
     model::RegisterVersion,

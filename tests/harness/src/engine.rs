@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use registry_mox::{
-    config::Config,
-    host::{
-        admin::{self, Answer},
-        engine::Engine,
-    },
-    model::RegisterVersion,
     proto::envoy::config::core::v3::Node,
-    registry::frame::{self, Publisher},
+    testing::{
+        config::Config,
+        host::{
+            admin::{self, Answer},
+            engine::Engine,
+        },
+        model::RegisterVersion,
+        registry::frame::{self, Publisher},
+    },
 };
 use serde_json::Value;
 
