@@ -1,6 +1,5 @@
 //! From the registry's model to Istio's: pure functions, the same input gives the same bytes.
 
-pub mod claims;
 pub mod labels;
 pub mod names;
 pub mod payload;

@@ -4,7 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::{digest::{hex, prefix_of}, translate::{claims::Claims, names}};
+use registry_mox::{
+    catalog::assignment::claims::Claims,
+    digest::{hex, prefix_of},
+    translate::names,
+};
 
 const MAX_ID: usize = 4_096;
 const MAX_IDS: usize = 16;

@@ -22,6 +22,7 @@ use tokio::{
 use tracing::{Dispatch, dispatcher};
 
 use crate::{
+    catalog::rounds::{Orders, Publisher, Report, Shared},
     config::{Config, Push, Scope},
     error::{Error, Result},
     host::{
@@ -34,7 +35,6 @@ use crate::{
     kubernetes::{Followed, Sink, report::KubernetesReport},
     model,
     policy::{Policy, PolicyConfig},
-    publisher::{Orders, Publisher, Report, Shared},
     registry::{frame, store::Counts},
     snapshot::{
         partition::Part,

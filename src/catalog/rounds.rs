@@ -16,24 +16,26 @@ use serde::Serialize;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    breaker::Lost,
+    catalog::{
+        breaker::Lost,
+        direct::DirectCounts,
+        gate::Gate,
+        last_good::{self, Keeper},
+        services::{Phase, Services},
+        unknown,
+    },
     config::{Config, Scope},
-    direct::DirectCounts,
     error::Result,
-    gate::Gate,
     istio::rule::Rule,
     model::{self, Millis},
     policy::Policy,
     registry::store::Store,
-    services::{Phase, Services},
     snapshot::{
         Changes, Snapshot,
         signals::Signals,
         view::{Held, View},
     },
-    state::{self, Keeper},
     translate::payload::Reject,
-    unknown,
 };
 
 /// How often expired removals are looked for, while there are any.
@@ -182,7 +184,7 @@ impl Publisher {
                 "no mox.state-dir is set: nothing is known of before a restart, and what it finds is not judged"
             );
         }
-        let last_good = keeper.as_ref().and_then(|keeper| state::load(&keeper.file));
+        let last_good = keeper.as_ref().and_then(|keeper| last_good::load(&keeper.file));
         let publishers = last_good.as_ref().map(|last| last.publishers);
         let gate = Gate::new(shared.config.scope, shared.config.protect.startup_hold, publishers);
         let left = last_good.as_ref().and_then(|last| shared.config.protect.last_good_max_age.checked_sub(last.age));

@@ -16,9 +16,15 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::{
-    breaker::{Breaker, Totals, Verdict},
+    catalog::{
+        assignment::claims::Claims,
+        breaker::{Breaker, Totals, Verdict},
+        direct::Direct,
+        last_good::LastService,
+        rounds::{Quarantined, Shared},
+        unknown::Unknown,
+    },
     digest::prefix,
-    direct::Direct,
     istio::{
         names::{EMPTY_LABEL, ID_ANNOTATION, REGISTER_ID_ANNOTATION},
         rule::{Invalid, Rule},
@@ -27,17 +33,13 @@ use crate::{
     model::Millis,
     policy::{Policy, Rules},
     proto::istio::networking::v1alpha3::{ServiceEntry, ServicePort},
-    publisher::{Quarantined, Shared},
     registry::store::{Entry, Taken},
     snapshot::{Changes, Resource, partition::slice_of},
-    state::LastService,
     translate::{
-        claims::Claims,
         names,
         payload::{Address, Reject},
         service_entry::{self, EndpointMode, Member, Merged, Shape},
     },
-    unknown::Unknown,
 };
 
 /// How many VIPs a host may try before it goes without one.

@@ -15,6 +15,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
+    catalog::services::RoundChanges,
     config::Config,
     digest::{hex, prefix_of},
     istio::{names::APPLICATION_ANNOTATION, validate},
@@ -24,7 +25,6 @@ use crate::{
         client_tls_settings,
         service_entry::{Location, Resolution},
     },
-    services::RoundChanges,
     snapshot::{Resource, partition::slice_of},
     translate::{
         names,

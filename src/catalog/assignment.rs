@@ -1,0 +1,3 @@
+//! Which service has which host, and which host which virtual address.
+
+pub mod claims;
