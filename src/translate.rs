@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::{
     model::RegisterVersion,
     policy::Rules,
+    registry::frame::Body,
     translate::payload::{Endpoint, Reject},
 };
 
@@ -37,14 +38,15 @@ pub struct Parsed {
 pub struct ParsedCell(Mutex<Option<(u64, Arc<Parsed>)>>);
 
 impl ParsedCell {
-    /// The endpoints of a publisher, read again only if the policy reads otherwise than last time.
-    pub fn get(&self, body: &crate::registry::frame::Body<'_>, rules: &Rules<'_>) -> Arc<Parsed> {
+    /// The endpoints of a publisher, whose `body` is asked for and read again only if the policy reads otherwise than last
+    /// time.
+    pub fn get<'a>(&self, body: impl FnOnce() -> Body<'a>, rules: &Rules<'_>) -> Arc<Parsed> {
         let policy = rules.policy;
         let mut kept = self.0.lock();
         match &*kept {
             Some((reading, parsed)) if *reading == policy.reading() => Arc::clone(parsed),
             _ => {
-                let parsed = Arc::new(payload::parse_publisher(body, rules));
+                let parsed = Arc::new(payload::parse_publisher(&body(), rules));
                 *kept = Some((policy.reading(), Arc::clone(&parsed)));
                 parsed
             }
@@ -71,8 +73,13 @@ mod tests {
         let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
         let [Event::Publish { body, .. }] = &events[..] else { panic!("{events:?}") };
         let cell = ParsedCell::default();
+        let asked = std::cell::Cell::new(0);
         let read = |policy: serde_json::Value| {
             let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
+            let body = || {
+                asked.set(asked.get() + 1);
+                *body
+            };
             cell.get(body, &policy.rules("a"))
         };
         let mut before = read(serde_json::json!({}));
@@ -84,8 +91,10 @@ mod tests {
             (serde_json::json!({"labels": ["x"]}), true),
             (serde_json::json!({"mtls": [{"zones": ["x"]}]}), true),
         ] {
+            let asked_before = asked.get();
             let now = read(policy.clone());
             assert_eq!(!Arc::ptr_eq(&before, &now), again, "{policy}");
+            assert_eq!(asked.get() - asked_before, u32::from(again), "{policy}");
             before = now;
         }
     }

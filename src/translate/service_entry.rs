@@ -125,7 +125,7 @@ pub fn merge(entries: &[Arc<Entry>], rules: &Rules<'_>) -> Merged {
     let mut merged = Merged::default();
     let mut best: BTreeMap<(Address, u16), (RegisterVersion, Member)> = BTreeMap::new();
     for entry in entries {
-        let parsed = entry.parsed.get(&entry.body(), rules);
+        let parsed = entry.parsed.get(|| entry.body(), rules);
         for member in Member::all(&parsed) {
             let Endpoint { address, port, .. } = member.endpoint();
             match best.entry((address.clone(), *port)) {
