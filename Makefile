@@ -36,10 +36,11 @@ check: ## formatting, lints, Rust and Java tests with a debug build: what to run
 test: native $(DENY) $(FUZZ) ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
 	tests/run fmt clippy doc deny rust native fuzz java istio real kubernetes
 
-torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; a hundred times the steps of a stream's order; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
+torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; a hundred times the steps of what is served and of a stream's order; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
+	MOX_ROUND_STEPS=10000000 cargo test --locked --lib catalog::histories
 	MOX_ORDER_STEPS=10000000 cargo test --locked --lib order::histories
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --include-ignored cell_

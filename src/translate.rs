@@ -1,5 +1,6 @@
 //! From the registry's model to Istio's: pure functions, the same input gives the same bytes.
 
+pub mod app_entry;
 pub mod labels;
 pub mod names;
 pub mod payload;

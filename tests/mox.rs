@@ -234,7 +234,7 @@ async fn one_change_costs_one_translation() {
     mox.engine.flush().await;
     let after = mox.engine.status().publisher;
     assert_eq!((after.translations - before.translations, after.encodes - before.encodes), (1, 1));
-    assert_eq!(after.publishes - before.publishes, 1);
+    assert_eq!(after.snapshots - before.snapshots, 1);
 }
 
 #[tokio::test]

@@ -1,418 +1,248 @@
-//! Turns what is dirty in the store into the next snapshot.
-//!
-//! One thread. A round takes the dirty services, translates just those, and hands streams a new [`View`] if anything
-//! that is served changed.
+//! The thread that drives [`Round`]: takes from the store what is dirty, hands streams and sinks a new [`View`] if anything
+//! that is served changed, keeps the last good state, answers flushes and writes the log.
 
 use std::{
-    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use serde::Serialize;
-use tokio::{sync::watch, time::Instant};
 
 use crate::{
     catalog::{
-        breaker::Lost,
-        direct::DirectCounts,
-        gate::Gate,
-        last_good::{self, Keeper},
-        services::{Phase, Services},
-        unknown,
+        last_good::{LastGood, file::LastGoodFile},
+        notices::Notice,
+        orders::Orders,
+        round::{Input, Output, Round},
+        shared::Shared,
     },
-    config::{Config, Scope},
-    error::Result,
-    istio::rule::Rule,
-    model::{self, Millis},
-    policy::Policy,
-    registry::store::Store,
-    snapshot::{
-        Changes, Snapshot,
-        signals::Signals,
-        view::{Held, View},
-    },
-    translate::payload::Reject,
+    model,
+    snapshot::{Changes, Snapshot, view::View},
 };
 
 /// How often expired removals are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
-/// Of quarantined services this many are shown.
-const SHOWN: usize = 100;
 
-/// What the publisher shares with those who steer it and those who read from it.
+/// Drives the rounds.
 #[derive(Debug)]
-pub struct Shared {
-    /// The settings.
-    pub config: Config,
-    /// What the registry said.
-    pub store: Store,
-    /// What the operator decided.
-    pub policy: ArcSwap<Policy>,
-    /// What streams see.
-    pub view: watch::Sender<View>,
-    /// Wakes the streams of the parts that changed.
-    pub parts: Arc<Signals>,
-    /// The last answered flush.
-    pub flushed: watch::Sender<u64>,
-    /// Orders that a round looks at.
-    pub orders: Mutex<Orders>,
-    /// What the last round found.
-    pub report: Mutex<Report>,
-}
-
-impl Shared {
-    /// Nothing is known and nothing is served. An error names the part of the policy that cannot be used.
-    pub fn new(config: Config) -> Result<Self> {
-        let policy = Policy::new(config.policy.clone(), config.vip_cidr, &config.namespace)?;
-        Ok(Self {
-            store: Store::new(config.limits.store()),
-            policy: ArcSwap::from_pointee(policy),
-            view: watch::Sender::new(View::default()),
-            parts: Arc::default(),
-            flushed: watch::Sender::new(0),
-            orders: Mutex::new(Orders::default()),
-            report: Mutex::new(Report { held: Some(Held::NotLoaded), ..Report::default() }),
-            config,
-        })
-    }
-}
-
-/// Latches and requests, set from outside.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Orders {
-    /// The first complete view is in.
-    pub loaded: bool,
-    /// Since when the engine listens.
-    pub listening_since: Option<Instant>,
-    /// The operator's latch.
-    pub frozen: bool,
-    /// The registry's stop-push switch.
-    pub stopped: bool,
-    /// Let a held mass deletion through.
-    pub release: bool,
-    /// Flushes asked for so far.
-    pub flushes: u64,
-}
-
-/// What the last round found; for status, metrics and tests.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// Why the served state is not the newest.
-    pub held: Option<Held>,
-    /// Rounds that looked at services.
-    pub rounds: u64,
-    /// Services translated, each time counted.
-    pub translations: u64,
-    /// Resources encoded.
-    pub encodes: u64,
-    /// Views handed to streams.
-    pub publishes: u64,
-    /// Payloads that are not served at present, by reason.
-    pub rejects: BTreeMap<Reject, u64>,
-    /// Endpoints left out at present since Istio would refuse their service with them, by the rule that they break.
-    pub invalid_endpoints: BTreeMap<Rule, u64>,
-    /// Services that are not served as the registry has them, by the reason.
-    pub quarantined_by: BTreeMap<&'static str, u64>,
-    /// Those services; their last good form is kept. The status has the first hundred.
-    pub quarantined: BTreeMap<Arc<str>, Quarantined>,
-    /// How many more there are than are shown.
-    pub quarantined_left_out: usize,
-    /// Services that could not be read yet.
-    pub unknown: unknown::Report,
-    /// What is missing since the window of the breaker began, while it withholds removals.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub withheld: Option<Lost>,
-    /// Entries for consumers that dial addresses.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub direct: Option<DirectCounts>,
-    /// Services whose last endpoint went and whose entry is kept for a while.
-    pub in_grace: usize,
-    /// Services that do not have their first host, since another has it.
-    pub hosts_moved: usize,
-    /// Hosts that do not have their first VIP, since another has it.
-    pub vips_moved: usize,
-}
-
-impl Report {
-    /// A copy of bounded size, whatever the number of services.
-    pub fn shown(&mut self) -> Self {
-        let all = std::mem::take(&mut self.quarantined);
-        let mut shown = self.clone();
-        shown.quarantined = all.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect();
-        shown.quarantined_left_out = all.len() - shown.quarantined.len();
-        self.quarantined = all;
-        shown
-    }
-}
-
-/// Why a service is not served as the registry has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Quarantined {
-    /// The rule of Istio's that it would break, or `panic`.
-    pub reason: &'static str,
-    /// What breaks it.
-    pub detail: String,
-}
-
-/// The publisher's own state.
-#[derive(Debug)]
-pub struct Publisher {
+pub struct Rounds {
     shared: Arc<Shared>,
-    gate: Gate,
-    services: Services,
-    keeper: Option<Keeper>,
-    /// The next snapshot is not made from the present one.
-    from_scratch: bool,
-    /// Until when the last good state is good enough to be served before the first complete view; `None`: there is none,
-    /// or it had its turn.
-    last_good_until: Option<Instant>,
-    /// The last good state is served; the first round has made it.
-    shows_last_good: bool,
+    round: Round,
+    /// A round broke off, so what it knows is not to be used.
+    broken: bool,
+    file: Option<LastGoodFile>,
 }
 
-impl Publisher {
-    /// A publisher that has served nothing yet. Reads the last good state, if one is kept.
+impl Rounds {
+    /// Nothing is served yet but the last good state, if one is kept; it is not shown.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let keeper = shared.config.state_dir.as_deref().map(Keeper::new);
-        if keeper.is_none() {
+        let file = shared.config.state_dir.as_deref().map(LastGoodFile::new);
+        if file.is_none() {
             tracing::info!(
+                event = "no_state_dir",
                 "no mox.state-dir is set: nothing is known of before a restart, and what it finds is not judged"
             );
         }
-        let last_good = keeper.as_ref().and_then(|keeper| last_good::load(&keeper.file));
-        let publishers = last_good.as_ref().map(|last| last.publishers);
-        let gate = Gate::new(shared.config.scope, shared.config.protect.startup_hold, publishers);
-        let left = last_good.as_ref().and_then(|last| shared.config.protect.last_good_max_age.checked_sub(last.age));
-        let last_good_until = left.map(|left| Instant::now() + left);
-        let services = Services::new(Arc::clone(&shared), last_good.map(|last| last.services).unwrap_or_default());
-        Self { shared, gate, services, keeper, from_scratch: false, last_good_until, shows_last_good: false }
+        let last_good = file.as_ref().and_then(LastGoodFile::load);
+        if let Some(last_good) = &last_good {
+            shared.view.send_replace(last_good.view.clone());
+        }
+        let round = Round::new(Arc::clone(&shared.config), shared.clock.now(), last_good);
+        Self { shared, round, broken: false, file }
     }
 
-    /// Runs until the store's [`Wake`](crate::registry::wake::Wake) is stopped, which may take a round. Needs a runtime around it.
+    /// Runs until the store's [`Wake`](crate::registry::wake::Wake) is stopped, which may take a round. Needs a runtime
+    /// around it.
     pub fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let wake = shared.store.wake();
-        let mut next = self.deadline(model::now());
+        let mut next = self.deadline();
         // The pause is never restarted: a steady stream of changes does not put the push off.
-        while wake.wait(next.map(Instant::into_std)) && wake.pause(shared.config.push.quiet) {
-            let now = model::now();
-            if catch_unwind(AssertUnwindSafe(|| self.round(now))).is_err() {
-                // A bug; the panic is in the log. What was served stays until a round over everything went well.
-                self.start_over();
-                next = Some(Instant::now() + SWEEP);
-                continue;
-            }
+        while wake.wait(next) && wake.pause(shared.config.push.quiet) {
+            next = match self.round() {
+                true => self.deadline(),
+                false => Some(Instant::now() + SWEEP),
+            };
             self.keep();
-            next = self.deadline(now);
         }
     }
 
-    /// Forgets what was made so far; the next round makes everything again.
-    fn start_over(&mut self) {
-        self.services = Services::new(Arc::clone(&self.shared), self.services.as_last_good());
-        self.from_scratch = true;
-        self.shared.store.mark_dirty(|_| true);
-    }
-
     /// When there is something to do although nothing changes.
-    fn deadline(&self, now: Millis) -> Option<Instant> {
-        let in_millis = |millis: Millis| Instant::now() + Duration::from_millis(millis.max(0) as u64);
-        let Orders { frozen, stopped, listening_since, .. } = *self.shared.orders.lock();
-        let services = self.services.deadline().map(|at| in_millis(at - now));
+    fn deadline(&self) -> Option<Instant> {
+        let orders = *self.shared.orders.lock();
+        let round = self.round.deadline(&orders).map(|at| self.shared.clock.instant(at));
         let sweep = (self.shared.store.counts().tombstones > 0).then(|| Instant::now() + SWEEP);
-        let waits = !self.shared.view.borrow().complete
-            && match self.shared.config.scope {
-                Scope::Local => true,
-                Scope::Cluster => self.last_good_until.is_some(),
-            };
-        let gate = self.gate.hold_ends(listening_since).filter(|_| waits);
-        let keep = self.keeper.as_ref().and_then(Keeper::due_at);
-        // Frozen, nothing else is due before the thaw, which wakes us.
-        let due = if frozen || stopped { [None, sweep, None, keep] } else { [services, sweep, gate, keep] };
-        due.into_iter().flatten().min()
+        let keep = self.file.as_ref().and_then(LastGoodFile::due_at).map(tokio::time::Instant::into_std);
+        [round, sweep, keep].into_iter().flatten().min()
     }
 
     /// Keeps the served state for the next start, if it is another or was not touched for a while.
     fn keep(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
         let view = self.shared.view.borrow().clone();
-        if !view.complete {
-            return;
+        if let Some(file) = &mut self.file
+            && view.complete
+            && !self.broken
+        {
+            let publishers = self.shared.store.counts().publishers;
+            file.keep(view, publishers, self.round.is_holding(), || self.round.empty());
         }
+    }
+
+    /// One round; `false` if it broke off, which is a bug. What was served stays until a round over everything went well.
+    fn round(&mut self) -> bool {
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            if self.broken {
+                self.start_over();
+            }
+            self.try_round();
+        }));
+        if done.is_err() {
+            self.broken = true;
+            tracing::error!(
+                event = "round_broken",
+                "a round broke off, which is a bug; what is served stays, and everything is looked at anew"
+            );
+        }
+        done.is_ok()
+    }
+
+    /// Forgets everything but what is served, and looks at every service again.
+    fn start_over(&mut self) {
         let publishers = self.shared.store.counts().publishers;
-        let holding = self.services.breaker().held().is_some();
-        keeper.keep(view, publishers, holding, || self.services.empty());
+        let served = LastGood::of_view(&self.shared.view.borrow(), &self.round.empty(), publishers);
+        let served = served.expect("what is served was encoded here");
+        self.round = self.round.again(self.shared.clock.now(), served);
+        self.shared.report.lock().forget_names();
+        self.shared.store.mark_dirty(|_| true);
+        self.broken = false;
     }
 
-    /// Looks at what is dirty and publishes what came of it.
-    pub fn round(&mut self, now: Millis) {
+    fn try_round(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let orders = {
-            let mut orders = shared.orders.lock();
-            let now = *orders;
-            orders.release = false;
-            now
+        let orders: Orders = shared.orders.lock().take();
+        shared.store.expire(model::now());
+        let policy = shared.policy.load_full();
+        let dirty = if orders.is_frozen() { Vec::new() } else { self.round.take(&shared.store, &policy) };
+        let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
+        let Output { changes, complete, shown, findings, notices } =
+            self.round.round(Input { now, dirty, policy, orders, publishers });
+        let current = shared.view.borrow().clone();
+        let next = View {
+            complete,
+            shown,
+            service_entries: with(&current.service_entries, &changes.service_entries),
+            workload_entries: with(&current.workload_entries, &changes.workload_entries),
+            destination_rules: with(&current.destination_rules, &changes.destination_rules),
         };
-        let Orders { loaded, listening_since, flushes, .. } = orders;
-        let frozen = orders.frozen || orders.stopped;
-        shared.store.expire(now);
-        if orders.release {
-            self.services.breaker().release();
+        let is_new =
+            next.versions() != current.versions() || (next.complete, next.shown) != (current.complete, current.shown);
+        if is_new {
+            shared.view.send_replace(next.clone());
+            shared.signals.tell(&current, &next);
         }
-        if !frozen {
-            let counts = shared.store.counts();
-            let was_complete = shared.view.borrow().complete;
-            let complete = was_complete || self.gate.is_open(loaded, listening_since, counts.publishers);
-            let phase = match (was_complete, complete) {
-                (_, false) => Phase::Gathering,
-                (false, true) => Phase::Completed,
-                // What is made anew is judged against what was served.
-                (true, true) if self.from_scratch => Phase::Completed,
-                (true, true) => Phase::Live,
-            };
-            if !complete && self.gate.is_over(listening_since) {
-                self.show_last_good();
-            }
-            let changes = self.services.changes(now, phase);
-            let current = shared.view.borrow().clone();
-            let scratch = std::mem::take(&mut self.from_scratch);
-            let next = View {
-                complete,
-                shown: complete || self.shows_last_good,
-                service_entries: with(&current.service_entries, &changes.service_entries, scratch),
-                workload_entries: with(&current.workload_entries, &changes.workload_entries, scratch),
-                destination_rules: with(&current.destination_rules, &changes.destination_rules, scratch),
-            };
-            if next.versions() != current.versions() || complete != was_complete || next.shown != current.shown {
-                if complete && !was_complete {
-                    let services = next.service_entries.resources();
-                    tracing::info!(services, "the view is complete, serving starts");
+        shared.report.lock().take(findings, is_new);
+        notices.iter().for_each(log);
+        shared.flushed.send_replace(orders.flushes);
+    }
+}
+
+/// The next snapshot of one type.
+fn with(current: &Arc<Snapshot>, changes: &Changes) -> Arc<Snapshot> {
+    if changes.is_empty() { Arc::clone(current) } else { Arc::new(current.with(changes)) }
+}
+
+fn log(notice: &Notice) {
+    let event = notice.event();
+    match notice {
+        Notice::PayloadNotServed { id, reason, sample } => {
+            tracing::warn!(event, data_info_id = &**id, %reason, sample = &**sample, "a payload is not served");
+        }
+        Notice::Quarantined { id, why, kept } => {
+            let (reason, detail) = (why.reason, &*why.detail);
+            match kept {
+                true => {
+                    tracing::error!(
+                        event,
+                        data_info_id = &**id,
+                        reason,
+                        detail,
+                        "a service's newest form cannot be made; its last good form is kept"
+                    );
                 }
-                shared.view.send_replace(next.clone());
-                shared.parts.tell(&current, &next);
-                shared.report.lock().publishes += 1;
+                false => {
+                    tracing::error!(
+                        event,
+                        data_info_id = &**id,
+                        reason,
+                        detail,
+                        "a service's form cannot be made, and there is no older one; it is not served"
+                    );
+                }
             }
         }
-        let mut report = shared.report.lock();
-        report.rounds += 1;
-        let (complete, shown) = {
-            let view = shared.view.borrow();
-            (view.complete, view.shown)
-        };
-        report.held = match (frozen, complete) {
-            (true, _) => Some(Held::Frozen),
-            (false, false) => Some(if shown { Held::LastGood } else { Held::NotLoaded }),
-            (false, true) => self.services.breaker().held().map(|_| Held::MassDelete),
-        };
-        drop(report);
-        shared.flushed.send_replace(flushes);
-    }
-}
-
-impl Publisher {
-    /// Serves the last good state if it is not too old, until there is a complete view. Has one turn.
-    fn show_last_good(&mut self) {
-        let Some(until) = self.last_good_until.take() else { return };
-        if Instant::now() > until {
-            tracing::error!("no complete view yet, and the last good state is too old to be served");
-            return;
+        Notice::EndpointsLeftOut { id, count, invalid } => {
+            tracing::error!(event, data_info_id = &**id, count, %invalid, "Istio would refuse endpoints; they are left out");
         }
-        tracing::warn!(
-            "no complete view within mox.protect.startup-hold: the last good state is served until there is one"
-        );
-        self.shows_last_good = true;
-    }
-}
-
-/// The next snapshot of one type: the present one with changes, or the changes alone.
-fn with(current: &Arc<Snapshot>, changes: &Changes, from_scratch: bool) -> Arc<Snapshot> {
-    match (from_scratch, changes.is_empty()) {
-        (true, _) => Arc::new(Snapshot::default().with(changes)),
-        (false, true) => Arc::clone(current),
-        (false, false) => Arc::new(current.with(changes)),
+        Notice::HostChanged { id, was, is } => {
+            tracing::warn!(event, data_info_id = &**id, was = &**was, is = &**is, "a service has another host now");
+        }
+        Notice::AddressContested { address, port, newest, claimed_by } => {
+            let newest = newest.as_deref();
+            tracing::warn!(event, %address, port, newest, ?claimed_by, "two applications publish one address and port");
+        }
+        Notice::MtlsMixed { application, port } => {
+            tracing::warn!(
+                event,
+                application = &**application,
+                port,
+                "policy.mtls names some providers of this entry, so none is called with it"
+            );
+        }
+        Notice::MassDeleteHeld(lost) => {
+            tracing::error!(
+                event,
+                services = lost.services,
+                endpoints = lost.endpoints,
+                "mass deletion: what is missing stays served until it is back, is released, or \
+                 mox.protect.mass-delete-hold is over"
+            );
+        }
+        Notice::MassDeleteOver { why, services } => {
+            tracing::warn!(event, why, services, "removals are no longer withheld");
+        }
+        Notice::ServicesUnknown { kept, missing, names } => {
+            tracing::error!(
+                event,
+                kept,
+                missing,
+                names = &**names,
+                "services of the registry cannot be read: their last good form is served where there is one"
+            );
+        }
+        Notice::ServicesKnown => tracing::info!(event, "every service of the registry could be read"),
+        Notice::ViewComplete { services, endpoints } => {
+            tracing::info!(event, services, endpoints, "the view is complete, serving starts");
+        }
+        Notice::LastGoodServed => {
+            tracing::warn!(
+                event,
+                "no complete view within mox.protect.startup-hold: the last good state is served until there is one"
+            );
+        }
+        Notice::LastGoodTooOld { age, most } => {
+            let (age_seconds, most_seconds) = (age / 1_000, most / 1_000);
+            tracing::error!(
+                event,
+                age_seconds,
+                most_seconds,
+                "no complete view yet, and the last good state is older than mox.protect.last-good-max-age: nothing is served"
+            );
+        }
+        Notice::LeftOut { event: of, reason, notices } => {
+            let reason = &**reason;
+            tracing::warn!(event, of, reason, notices, "more notices of this kind were left out; the status names all");
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        model::RegisterVersion,
-        registry::frame::{self, Publisher as Body},
-    };
-
-    fn change(shared: &Shared, service: usize, version: i64, data: Option<&str>) {
-        let (id, register_id) = (format!("com.example.S{service}"), "r");
-        let version = RegisterVersion { version, timestamp: 0 };
-        let frame = match data {
-            Some(data) => {
-                let payloads = vec![data.as_bytes().into()];
-                let body = Body { register_id: register_id.into(), version, payloads, ..Body::default() };
-                frame::encode_publish("registry", &id, &body)
-            }
-            None => frame::encode_unpublish("registry", &id, register_id, version),
-        };
-        for event in frame::decode(&frame.unwrap()).unwrap() {
-            shared.store.apply(&event, 0).unwrap();
-        }
-    }
-
-    #[test]
-    fn of_many_quarantined_services_the_first_are_shown_and_the_others_counted() {
-        let why = |n: usize| (format!("s{n:04}").into(), Quarantined { reason: "host", detail: "long".to_owned() });
-        let mut report = Report { quarantined: (0..250).map(why).collect(), rounds: 7, ..Report::default() };
-        let shown = report.shown();
-        assert_eq!((shown.quarantined.len(), shown.quarantined_left_out, shown.rounds), (100, 150, 7));
-        assert_eq!((report.quarantined.len(), report.quarantined_left_out), (250, 0));
-    }
-
-    #[test]
-    fn what_is_held_is_held_when_everything_is_made_anew() {
-        let shared = Arc::new(Shared::new(Config::default()).unwrap());
-        let mut publisher = Publisher::new(Arc::clone(&shared));
-        (0..30).for_each(|service| change(&shared, service, 1, Some("10.0.0.1:80")));
-        shared.orders.lock().loaded = true;
-        publisher.round(0);
-        (0..20).for_each(|service| change(&shared, service, 2, None));
-        let served = || (shared.view.borrow().service_entries.endpoints(), shared.report.lock().held);
-        publisher.round(1);
-        assert_eq!(served(), (30, Some(Held::MassDelete)));
-        // Twice: also when the first try gets nowhere.
-        publisher.start_over();
-        publisher.start_over();
-        publisher.round(2);
-        assert_eq!(served(), (30, Some(Held::MassDelete)));
-        publisher.services.breaker().release();
-        publisher.round(3);
-        assert_eq!(served(), (10, None));
-    }
-
-    #[test]
-    fn what_is_unknown_is_unknown_when_everything_is_made_anew() {
-        let shared = Arc::new(Shared::new(Config::default()).unwrap());
-        let mut publisher = Publisher::new(Arc::clone(&shared));
-        change(&shared, 0, 1, Some("10.0.0.1:80"));
-        shared.orders.lock().loaded = true;
-        publisher.round(0);
-        shared.store.set_unknown(&["com.example.S0"]);
-        change(&shared, 0, 2, None);
-        let served = || (shared.view.borrow().service_entries.endpoints(), shared.report.lock().unknown.last_good);
-        publisher.round(1);
-        assert_eq!(served(), (1, 1));
-        publisher.start_over();
-        publisher.round(2);
-        assert_eq!(served(), (1, 1));
-        for event in
-            frame::decode(&frame::encode_replace("registry", "com.example.S0", 1, i64::MAX, &[]).unwrap()).unwrap()
-        {
-            shared.store.apply(&event, 3).unwrap();
-        }
-        publisher.round(3);
-        assert_eq!(served(), (0, 0));
-    }
-}
+mod tests;

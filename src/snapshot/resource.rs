@@ -70,6 +70,12 @@ impl Resource {
         Self::new(name, BTreeMap::new(), annotations, DESTINATION_RULE_TYPE, &rule.encode_to_vec(), 0)
     }
 
+    /// A resource that lies encoded in a field already, and what was [`read`] there; `None` if it has no version.
+    pub(crate) fn kept(field: Bytes, resource: &McpResource, endpoints: u32) -> Option<Self> {
+        let digest = u128::from_str_radix(&resource.metadata.as_ref()?.version, 16).ok()?;
+        Some(Self { framed: field, digest, endpoints })
+    }
+
     /// A resource that is served as it is, without Istio's envelope, as Envoy takes its own.
     pub fn plain(any: &Any) -> Self {
         let mut framed = BytesMut::new();
@@ -133,10 +139,23 @@ pub fn version_of(sum: u128) -> Arc<str> {
     hex(&sum.to_be_bytes()).into()
 }
 
-/// Resources that lie behind one another as fields of a DiscoveryResponse, which is what pages are.
-pub(crate) fn decode(fields: &[u8]) -> Result<Vec<McpResource>, DecodeError> {
-    let response = DiscoveryResponse::decode(fields)?;
-    response.resources.into_iter().map(|any| McpResource::decode(any.value)).collect()
+/// The fields of a DiscoveryResponse that carry resources, as they lie behind one another in `pages`.
+pub(crate) fn fields(mut pages: Bytes) -> impl Iterator<Item = Result<Bytes, DecodeError>> {
+    std::iter::from_fn(move || {
+        let mut rest = pages.clone();
+        if rest.is_empty() {
+            return None;
+        }
+        let length = encoding::decode_key(&mut rest).and_then(|_| encoding::decode_varint(&mut rest));
+        let end = length.map(|length| (pages.len() - rest.len()).saturating_add(length as usize));
+        Some(end.map(|end| pages.split_to(end.min(pages.len()))).inspect_err(|_| pages.clear()))
+    })
+}
+
+/// The resource that such a field carries; its body is not copied.
+pub(crate) fn read(field: &Bytes) -> Result<McpResource, DecodeError> {
+    let response = DiscoveryResponse::decode(field.clone())?;
+    McpResource::decode(response.resources.into_iter().next().unwrap_or_default().value)
 }
 
 #[cfg(test)]
@@ -164,8 +183,18 @@ mod tests {
         ) {
             let made = Resource::new(name.clone(), labels.clone(), annotations.clone(), SERVICE_ENTRY_TYPE, &body, 3);
             let metadata = Metadata { name, create_time: Some(CREATE_TIME), version: String::new(), labels, annotations };
-            let (framed, digest) = by_definition(metadata, SERVICE_ENTRY_TYPE, body);
+            let (framed, digest) = by_definition(metadata, SERVICE_ENTRY_TYPE, body.clone());
             prop_assert_eq!((made.framed.to_vec(), made.digest, made.endpoints), (framed, digest, 3));
+            // What lies in a page is found there again.
+            let page: Bytes = [&made.framed[..], &made.framed[..]].concat().into();
+            for field in fields(page.clone()) {
+                let field = field.unwrap();
+                let resource = read(&field).unwrap();
+                prop_assert_eq!(&resource.body.as_ref().unwrap().value, &body);
+                let kept = Resource::kept(field, &resource, 3).unwrap();
+                prop_assert_eq!((&kept.framed, kept.digest), (&made.framed, made.digest));
+            }
+            prop_assert_eq!(fields(page.slice(..page.len() - 1)).filter(Result::is_ok).count(), 2);
         }
     }
 }

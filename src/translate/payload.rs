@@ -80,6 +80,13 @@ pub enum Reject {
     ZeroWeight,
 }
 
+impl std::fmt::Display for Reject {
+    /// The name that status and metrics use.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        serde::Serialize::serialize(self, f)
+    }
+}
+
 impl From<Refusal> for Reject {
     fn from(refusal: Refusal) -> Self {
         match refusal {

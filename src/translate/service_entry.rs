@@ -20,7 +20,7 @@ use crate::{
     registry::store::Entry,
     translate::{
         Parsed, names,
-        payload::{Address, Endpoint, Reject},
+        payload::{Address, DEFAULT_WEIGHT, Endpoint, Reject},
     },
 };
 
@@ -259,6 +259,23 @@ fn workload(endpoint: &Endpoint, port_name: &str) -> WorkloadEntry {
         weight: endpoint.weight,
         ..WorkloadEntry::default()
     }
+}
+
+/// The endpoint that an entry was made of; `identities` are whom its service's certificates must name. `None` if the entry
+/// has no port.
+pub fn read_back(entry: WorkloadEntry, identities: &Arc<[String]>) -> Option<Endpoint> {
+    let port = entry.ports.values().next().and_then(|port| u16::try_from(*port).ok())?;
+    let mtls = entry.labels.get(TLS_LABEL.0).map(|_| Arc::clone(identities));
+    let own = |(key, _): &(String, String)| ![SERVICE_LABEL, TLS_LABEL.0].contains(&key.as_str());
+    Some(Endpoint {
+        address: entry.address.parse().map_or_else(|_| Address::Name(entry.address.into()), Address::Ip),
+        port,
+        // A weight that all endpoints of a service share is left out; as long as they do, any number will do.
+        weight: if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight },
+        labels: entry.labels.into_iter().filter(own).collect(),
+        locality: (!entry.locality.is_empty()).then(|| entry.locality.into()),
+        mtls,
+    })
 }
 
 #[cfg(test)]
