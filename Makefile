@@ -40,6 +40,7 @@ torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the 
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
+	MOX_ROUND_STEPS=10000000 cargo test --locked --lib catalog::histories
 	MOX_ORDER_STEPS=10000000 cargo test --locked --lib order::histories
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
 	MOX_PLAN_STEPS=10000000 cargo test --locked --lib kubernetes::plan

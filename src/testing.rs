@@ -1,6 +1,14 @@
 //! What tests, benches, fuzz targets and examples use of the inside, by the rooms where it is. Not a promise: it changes with the
 //! inside. Built with the feature `testing` alone, so that the compiler sees in every other build what nothing uses.
 
+/// Who is served under which host.
+pub mod catalog {
+    /// Hosts and addresses.
+    pub mod assignment {
+        pub use crate::catalog::assignment::claims;
+    }
+}
+
 /// The settings.
 pub mod config {
     pub use crate::config::{Config, policy_from_json};
@@ -53,7 +61,7 @@ pub mod snapshot {
 
 /// From what publishers say to what Istio reads.
 pub mod translate {
-    pub use crate::translate::{Parsed, claims, names, payload, serialized, service_entry};
+    pub use crate::translate::{Parsed, names, payload, serialized, service_entry};
 }
 
 /// The streams.

@@ -1,6 +1,6 @@
 //! From the registry's model to Istio's: pure functions, the same input gives the same bytes.
 
-pub mod claims;
+pub mod app_entry;
 pub mod labels;
 pub mod names;
 pub mod payload;
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::{
     model::RegisterVersion,
     policy::Rules,
+    registry::frame::Body,
     translate::payload::{Endpoint, Reject},
 };
 
@@ -38,14 +39,15 @@ pub struct Parsed {
 pub struct ParsedCell(Mutex<Option<(u64, Arc<Parsed>)>>);
 
 impl ParsedCell {
-    /// The endpoints of a publisher, read again only if the policy reads otherwise than last time.
-    pub fn get(&self, body: &crate::registry::frame::Body<'_>, rules: &Rules<'_>) -> Arc<Parsed> {
+    /// The endpoints of a publisher, whose `body` is asked for and read again only if the policy reads otherwise than last
+    /// time.
+    pub fn get<'a>(&self, body: impl FnOnce() -> Body<'a>, rules: &Rules<'_>) -> Arc<Parsed> {
         let policy = rules.policy;
         let mut kept = self.0.lock();
         match &*kept {
             Some((reading, parsed)) if *reading == policy.reading() => Arc::clone(parsed),
             _ => {
-                let parsed = Arc::new(payload::parse_publisher(body, rules));
+                let parsed = Arc::new(payload::parse_publisher(&body(), rules));
                 *kept = Some((policy.reading(), Arc::clone(&parsed)));
                 parsed
             }
@@ -72,8 +74,13 @@ mod tests {
         let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
         let [Event::Publish { body, .. }] = &events[..] else { panic!("{events:?}") };
         let cell = ParsedCell::default();
+        let asked = std::cell::Cell::new(0);
         let read = |policy: serde_json::Value| {
-            let policy = Policy::new(serde_json::from_value(policy).unwrap(), None).unwrap();
+            let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
+            let body = || {
+                asked.set(asked.get() + 1);
+                *body
+            };
             cell.get(body, &policy.rules("a"))
         };
         let mut before = read(serde_json::json!({}));
@@ -85,8 +92,10 @@ mod tests {
             (serde_json::json!({"labels": ["x"]}), true),
             (serde_json::json!({"mtls": [{"zones": ["x"]}]}), true),
         ] {
+            let asked_before = asked.get();
             let now = read(policy.clone());
             assert_eq!(!Arc::ptr_eq(&before, &now), again, "{policy}");
+            assert_eq!(asked.get() - asked_before, u32::from(again), "{policy}");
             before = now;
         }
     }

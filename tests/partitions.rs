@@ -264,7 +264,7 @@ async fn ten_thousand_events_within_the_quiet_time_are_one_push() {
     let after = mox.engine.flush().await;
     let status = mox.engine.status();
     assert_eq!(status.pushes - before.pushes, 1);
-    assert_eq!(status.publisher.publishes - before.publisher.publishes, 1);
+    assert_eq!(status.publisher.snapshots - before.publisher.snapshots, 1);
     assert_eq!(after.services, 100);
 }
 

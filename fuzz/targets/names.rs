@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use libfuzzer_sys::fuzz_target;
 use registry_mox::testing::{
+    catalog::assignment::claims::Claims,
     digest::{hex, prefix_of},
-    translate::{claims::Claims, names},
+    translate::names,
 };
 
 const MAX_ID: usize = 4_096;

@@ -1,4 +1,4 @@
-//! Owns the runtime, the store, the publisher and the listeners.
+//! Owns the runtime, the store, the rounds and the listeners.
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +17,11 @@ use tokio::{
     runtime::{Handle, Runtime},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::Instant,
 };
 use tracing::{Dispatch, dispatcher};
 
 use crate::{
+    catalog::{orders::Orders, report::Report, rounds::Rounds, shared::Shared},
     config::{Config, Push, Scope},
     error::{Error, Result},
     host::{
@@ -34,7 +34,6 @@ use crate::{
     kubernetes::{Followed, Sink, report::KubernetesReport},
     model,
     policy::{Policy, PolicyConfig},
-    publisher::{Orders, Publisher, Report, Shared},
     registry::{frame, store::Counts},
     snapshot::{
         partition::Part,
@@ -79,8 +78,8 @@ pub struct Engine {
 #[derive(Debug)]
 struct Running {
     runtime: Runtime,
-    /// Closed when the publisher's thread ends.
-    publisher: oneshot::Receiver<()>,
+    /// Closed when the thread of the rounds ends.
+    rounds: oneshot::Receiver<()>,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +141,7 @@ pub struct Status {
     pub bytes: usize,
     /// What the registry said.
     pub store: Counts,
-    /// What the publisher made of it.
+    /// What the rounds made of it.
     pub publisher: Report,
     /// Hash of the policy.
     pub policy: String,
@@ -180,7 +179,7 @@ impl Engine {
         let shared = Arc::new(Shared::new(config)?);
         let config = &shared.config;
         let logs = dispatcher::get_default(Dispatch::clone);
-        let publisher_logs = logs.clone();
+        let rounds_logs = logs.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads)
             .thread_name("mox")
@@ -190,7 +189,7 @@ impl Engine {
             .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
         let Push { duty, max, .. } = config.push;
         let handle = runtime.handle().clone();
-        let publisher = publish(Publisher::new(Arc::clone(&shared)), handle.clone(), publisher_logs)?;
+        let rounds = spawn_rounds(Rounds::new(Arc::clone(&shared)), handle.clone(), rounds_logs)?;
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
         let followed =
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
@@ -203,7 +202,7 @@ impl Engine {
             feed: Mutex::default(),
             kubernetes,
             large: Arc::default(),
-            running: Mutex::new(Some(Running { runtime, publisher })),
+            running: Mutex::new(Some(Running { runtime, rounds })),
             handle,
             listeners: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -251,7 +250,7 @@ impl Engine {
         let limits = StreamLimits::new(config);
         let ads = Ads {
             view: self.shared.view.subscribe(),
-            parts: Arc::clone(&self.shared.parts),
+            parts: Arc::clone(&self.shared.signals),
             drain: Drain::new(self.draining.subscribe(), self.fenced.subscribe()),
             streams: Arc::clone(&self.streams),
             prime: config.push.prime,
@@ -275,7 +274,8 @@ impl Engine {
             listeners.servers.push(self.handle.spawn(served));
         }
         listeners.bound = Some(bound.clone());
-        self.order(|orders| orders.listening_since = Some(Instant::now()));
+        let now = self.shared.clock.now();
+        self.order(|orders| orders.listening_since = Some(now));
         tracing::info!(mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
         Ok(bound)
     }
@@ -364,7 +364,7 @@ impl Engine {
 
     /// Replaces the policy; returns its hash. A document with a mistake changes nothing.
     pub fn set_policy(&self, config: PolicyConfig) -> Result<String> {
-        let policy = Policy::new(config, self.shared.config.vip_cidr)?;
+        let policy = Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?;
         let hash = policy.hash().to_owned();
         self.shared.policy.store(Arc::new(policy));
         self.shared.store.wake().wake();
@@ -405,7 +405,7 @@ impl Engine {
     /// What the engine is doing.
     pub fn status(&self) -> Status {
         // No lock is held while another is taken.
-        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().shown());
+        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().summary());
         let ((clients, totals), streams) = (self.clients(), self.streams(0));
         let View { service_entries, workload_entries, .. } = self.view();
         let bytes = service_entries.bytes() + workload_entries.bytes();
@@ -482,7 +482,7 @@ impl Engine {
     /// from one of the engine's own threads; a second call does nothing.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let Some(Running { runtime, publisher }) = self.running.lock().take() else { return };
+        let Some(Running { runtime, rounds }) = self.running.lock().take() else { return };
         self.draining.send_replace(true);
         self.large.end();
         let servers = std::mem::take(&mut self.listeners.lock().servers);
@@ -494,7 +494,7 @@ impl Engine {
                 for task in servers.into_iter().chain(sink) {
                     let _ = task.await;
                 }
-                let _ = publisher.await;
+                let _ = rounds.await;
             };
             if tokio::time::timeout(DRAIN, all).await.is_err() {
                 tracing::warn!("some streams did not end in time and are cut");
@@ -518,16 +518,16 @@ fn log_to(logs: &Dispatch) {
     std::mem::forget(dispatcher::set_default(logs));
 }
 
-/// Starts the publisher's thread; what is returned is closed when it ends. It is none of the runtime's: a round keeps no
+/// Starts the thread of the rounds; what is returned is closed when it ends. It is none of the runtime's: a round keeps no
 /// stream waiting, and nobody has to take over what a worker of the runtime leaves.
-fn publish(publisher: Publisher, handle: Handle, logs: Dispatch) -> Result<oneshot::Receiver<()>> {
+fn spawn_rounds(rounds: Rounds, handle: Handle, logs: Dispatch) -> Result<oneshot::Receiver<()>> {
     let (ends, ended) = oneshot::channel();
     let run = move || {
         let _ends: oneshot::Sender<()> = ends;
         let _in_runtime = handle.enter();
-        dispatcher::with_default(&logs, || publisher.run());
+        dispatcher::with_default(&logs, || rounds.run());
     };
     let started = std::thread::Builder::new().name("mox-publish".to_owned()).spawn(run);
-    started.map_err(|error| Error::Internal(format!("the publisher's thread does not start: {error}")))?;
+    started.map_err(|error| Error::Internal(format!("the thread of the rounds does not start: {error}")))?;
     Ok(ended)
 }

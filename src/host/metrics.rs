@@ -115,9 +115,9 @@ pub fn of(status: &Status) -> Vec<Metric> {
             [("last-good", publisher.unknown.last_good), ("nothing", publisher.unknown.missing)]
                 .map(|(served, count)| (served.to_owned(), count as u64)),
         ),
-        counter("mox_rounds_total", "Rounds of the publisher.", publisher.rounds),
+        counter("mox_rounds_total", "Rounds from what changed to a snapshot.", publisher.rounds),
         counter("mox_translations_total", "Services translated.", publisher.translations),
-        counter("mox_publishes_total", "States handed to streams.", publisher.publishes),
+        counter("mox_snapshots_total", "Snapshots handed to streams and sinks.", publisher.snapshots),
         gauge("mox_streams", "Open streams.", totals.streams as u64),
         gauge(
             "mox_unacknowledged",

@@ -51,7 +51,7 @@ use super::{
     report::{FirstSync, Problem},
 };
 use crate::{
-    breaker::{Breaker, Lost},
+    catalog::breaker::{Breaker, Lost},
     config::Protect,
 };
 use decide::Action;

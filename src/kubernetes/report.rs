@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::breaker::Lost;
+use crate::catalog::breaker::Lost;
 
 /// How writing to the API server goes; all of it but the counts belongs to the session server that has the lease.
 #[derive(Debug, Clone, Default, Serialize)]

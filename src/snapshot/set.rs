@@ -87,7 +87,9 @@ impl Snapshot {
     /// Every resource, decoded at once.
     #[cfg(test)]
     pub(crate) fn decode(&self) -> Vec<crate::proto::istio::mcp::v1alpha1::Resource> {
-        self.pages().flat_map(|page| super::resource::decode(page).expect("a page was encoded here")).collect()
+        use super::resource::{fields, read};
+        let all = self.pages().flat_map(|page| fields(page.clone()));
+        all.map(|field| read(&field.expect("a page was encoded here")).expect("and so was a resource")).collect()
     }
 }
 

@@ -36,9 +36,14 @@ pub struct View {
 }
 
 impl View {
+    /// ServiceEntries, WorkloadEntries and DestinationRules.
+    pub fn snapshots(&self) -> [&Arc<Snapshot>; 3] {
+        [&self.service_entries, &self.workload_entries, &self.destination_rules]
+    }
+
     /// Differ between any two views of different content.
     pub fn versions(&self) -> [&str; 3] {
-        [self.service_entries.version(), self.workload_entries.version(), self.destination_rules.version()]
+        self.snapshots().map(|snapshot| &**snapshot.version())
     }
 }
 

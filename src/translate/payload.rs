@@ -80,6 +80,13 @@ pub enum Reject {
     ZeroWeight,
 }
 
+impl std::fmt::Display for Reject {
+    /// The name that status and metrics use.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        serde::Serialize::serialize(self, f)
+    }
+}
+
 impl From<Refusal> for Reject {
     fn from(refusal: Refusal) -> Self {
         match refusal {
@@ -235,7 +242,7 @@ mod tests {
     use crate::policy::{Policy, PolicyConfig};
 
     fn policy(json: serde_json::Value) -> Policy {
-        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok()).unwrap()
+        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok(), "ns").unwrap()
     }
 
     fn read(text: &str) -> Result<(String, u32, Vec<(String, String)>), Reject> {

@@ -20,7 +20,7 @@ use crate::{
     registry::store::Entry,
     translate::{
         Parsed, names,
-        payload::{Address, Endpoint, Reject},
+        payload::{Address, DEFAULT_WEIGHT, Endpoint, Reject},
     },
 };
 
@@ -125,7 +125,7 @@ pub fn merge(entries: &[Arc<Entry>], rules: &Rules<'_>) -> Merged {
     let mut merged = Merged::default();
     let mut best: BTreeMap<(Address, u16), (RegisterVersion, Member)> = BTreeMap::new();
     for entry in entries {
-        let parsed = entry.parsed.get(&entry.body(), rules);
+        let parsed = entry.parsed.get(|| entry.body(), rules);
         for member in Member::all(&parsed) {
             let Endpoint { address, port, .. } = member.endpoint();
             match best.entry((address.clone(), *port)) {
@@ -261,6 +261,23 @@ fn workload(endpoint: &Endpoint, port_name: &str) -> WorkloadEntry {
     }
 }
 
+/// The endpoint that an entry was made of; `identities` are whom its service's certificates must name. `None` if the entry
+/// has no port.
+pub fn read_back(entry: WorkloadEntry, identities: &Arc<[String]>) -> Option<Endpoint> {
+    let port = entry.ports.values().next().and_then(|port| u16::try_from(*port).ok())?;
+    let mtls = entry.labels.get(TLS_LABEL.0).map(|_| Arc::clone(identities));
+    let own = |(key, _): &(String, String)| ![SERVICE_LABEL, TLS_LABEL.0].contains(&key.as_str());
+    Some(Endpoint {
+        address: entry.address.parse().map_or_else(|_| Address::Name(entry.address.into()), Address::Ip),
+        port,
+        // A weight that all endpoints of a service share is left out; as long as they do, any number will do.
+        weight: if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight },
+        labels: entry.labels.into_iter().filter(own).collect(),
+        locality: (!entry.locality.is_empty()).then(|| entry.locality.into()),
+        mtls,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,7 +293,7 @@ mod tests {
     const ID: &str = "com.example.DemoService:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
     fn policy() -> Policy {
-        Policy::new(PolicyConfig::default(), None).unwrap()
+        Policy::new(PolicyConfig::default(), None, "ns").unwrap()
     }
 
     fn merged(publishers: &[(&str, i64, &[&str])]) -> Merged {
@@ -367,7 +384,7 @@ mod tests {
     fn an_override_changes_what_it_names() {
         let policy = |exception: serde_json::Value| {
             let config = serde_json::json!({"ports": {"tri": 1234}, "overrides": {"com.example.*": exception}});
-            Policy::new(serde_json::from_value(config).unwrap(), None).unwrap()
+            Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap()
         };
         let merged = merged(&[("a", 1, &["10.0.0.1:7000"])]);
         let with = |exception| shaped(&merged.members, EndpointMode::Inline, &policy(exception));
@@ -403,7 +420,7 @@ mod tests {
     fn mtls_is_the_operators_word() {
         let identity = "spiffe://cluster.local/ns/orders/sa/orders";
         let config = serde_json::json!({"mtls": [{"applications": ["orders"], "identities": [identity]}]});
-        let policy = Policy::new(serde_json::from_value(config).unwrap(), None).unwrap();
+        let policy = Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap();
         let endpoint = |text: &str| payload::parse(text, "", &policy.rules(ID)).unwrap();
         let endpoints = vec![
             endpoint("10.0.0.1:80?app_name=orders"),

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{ObjectEntry, Plan, notice::Notice};
 use crate::{
-    breaker::Verdict,
+    catalog::breaker::Verdict,
     kubernetes::objects::{Fingerprint, ObjectKey, ObjectKind},
     model::Millis,
 };

@@ -5,7 +5,7 @@ use std::{collections::HashSet, hash::Hash, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    breaker::Lost,
+    catalog::breaker::Lost,
     kubernetes::{
         failure::{Failure, Remedy},
         objects::{ObjectKey, ObjectKind},

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use crate::translate::claims::Claims;
+use crate::catalog::assignment::claims::Claims;
 
 const SUFFIX: &str = "sofa.mesh";
 

@@ -1,24 +1,26 @@
 //! Services that the registry has and that could not be read: nothing is known to be gone from them.
 //!
-//! The store says which they are, until a read of one is applied. The publisher keeps what was served of them last, and
-//! this says so to the operator.
+//! The store says which services are unknown, until a read of each is applied. A round keeps what was served of them last,
+//! and this tells the operator.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde::Serialize;
 
-/// How many are named in the status.
+use crate::catalog::notices::Notice;
+
+/// How many services are named in the status.
 const NAMED: usize = 20;
 /// How long the names may be in the log, in characters.
 const LOGGED: usize = 300;
 
-/// What the status says of them.
+/// The unknown services, for the status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// Those of which the last good form is served.
+pub struct UnknownReport {
+    /// Unknown services of which the last good form is served.
     pub last_good: usize,
-    /// Those that have none and are missing in the mesh.
+    /// Unknown services that have no last good form and are missing in the mesh.
     pub missing: usize,
     /// Some of them by dataInfoId, first those that are missing.
     pub sample: Vec<Arc<str>>,
@@ -28,18 +30,19 @@ pub struct Report {
 #[derive(Debug, Default)]
 pub struct Unknown {
     ids: BTreeSet<Arc<str>>,
-    /// The report is not of now.
+    /// The last report is out of date.
     changed: bool,
-    logged: bool,
+    /// The operator was told of unknown services, and not yet that there are none any more.
+    noticed: bool,
 }
 
 impl Unknown {
-    /// Takes what the store says of a service that was looked at.
+    /// Takes what the store says of a service that is looked at.
     pub fn note(&mut self, id: &Arc<str>, unknown: bool) {
         self.changed |= match unknown {
             true => {
                 self.ids.insert(Arc::clone(id));
-                // It may be served now.
+                // An unknown service may be served now that was missing before.
                 true
             }
             false => self.ids.remove(id),
@@ -51,29 +54,28 @@ impl Unknown {
         self.ids.contains(id)
     }
 
-    /// The report, if it is another than before. What it says first is an error in the log.
-    pub fn report(&mut self, is_served: impl Fn(&str) -> bool) -> Option<Report> {
+    /// The report, if it is another than before.
+    pub fn report(&mut self, is_served: impl Fn(&str) -> bool) -> Option<UnknownReport> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
         let (served, missing): (Vec<_>, Vec<_>) = self.ids.iter().partition(|id| is_served(id));
         let sample = missing.iter().chain(&served).take(NAMED).map(|id| Arc::clone(id)).collect();
-        let report = Report { last_good: served.len(), missing: missing.len(), sample };
-        let log = !self.ids.is_empty();
-        if log && !self.logged {
-            let names: String = report.sample.join(", ").chars().take(LOGGED).collect();
-            tracing::error!(
-                event = "service_unknown",
-                kept = report.last_good,
-                missing = report.missing,
-                names,
-                "services of the registry cannot be read: their last good form is served where there is one"
-            );
-        } else if !log && self.logged {
-            tracing::info!(event = "service_known", "every service of the registry could be read");
+        Some(UnknownReport { last_good: served.len(), missing: missing.len(), sample })
+    }
+
+    /// The notice that a report calls for: when services become unknown, and when every service is known again.
+    pub fn notice(&mut self, report: &UnknownReport) -> Option<Notice> {
+        let was = std::mem::replace(&mut self.noticed, !self.ids.is_empty());
+        match (was, self.noticed) {
+            (false, true) => {
+                let UnknownReport { last_good: kept, missing, sample } = report;
+                let names = sample.join(", ").chars().take(LOGGED).collect();
+                Some(Notice::ServicesUnknown { kept: *kept, missing: *missing, names })
+            }
+            (true, false) => Some(Notice::ServicesKnown),
+            _ => None,
         }
-        self.logged = log;
-        Some(report)
     }
 }
 
@@ -91,11 +93,16 @@ mod tests {
         assert_eq!((report.last_good, report.missing, report.sample.len()), (25, 5, NAMED));
         assert_eq!((&*report.sample[0], &*report.sample[5]), ("s35", "s10"));
         assert_eq!(unknown.report(|_| true), None, "nothing changed");
+        let told = unknown.notice(&report).unwrap();
+        assert!(matches!(&told, Notice::ServicesUnknown { kept: 25, missing: 5, names } if names.starts_with("s35, ")));
+        assert_eq!(unknown.notice(&report), None, "once");
         unknown.note(&ids[0], true);
         assert_eq!(unknown.report(|_| true).unwrap().missing, 0, "they may be served now");
         ids.iter().for_each(|id| unknown.note(id, false));
         assert!(!unknown.contains("s10"));
-        assert_eq!(unknown.report(|_| true), Some(Report::default()));
+        assert_eq!(unknown.report(|_| true), Some(UnknownReport::default()));
+        assert_eq!(unknown.notice(&UnknownReport::default()), Some(Notice::ServicesKnown));
+        assert_eq!(unknown.notice(&UnknownReport::default()), None);
         unknown.note(&ids[0], false);
         assert_eq!(unknown.report(|_| true), None);
     }

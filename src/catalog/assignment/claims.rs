@@ -17,18 +17,28 @@ pub struct Claims<K, V> {
     /// For each contested candidate, those who want it and do not have it.
     waiting: HashMap<V, BTreeSet<K>>,
     claimants: BTreeMap<K, Claimant<V>>,
+    /// How many claimants do not have their first candidate.
+    moved: usize,
 }
 
 #[derive(Debug)]
 struct Claimant<V> {
     candidates: Box<[V]>,
-    /// Index of the one it has; the length if it has none.
+    /// Index of the candidate that it has; the length if it has none.
     at: usize,
+}
+
+impl<V> Claimant<V> {
+    /// Moves to another candidate and keeps the count of those that do not have their first.
+    fn move_to(&mut self, at: usize, moved: &mut usize) {
+        *moved = *moved - usize::from(self.at > 0) + usize::from(at > 0);
+        self.at = at;
+    }
 }
 
 impl<K, V> Default for Claims<K, V> {
     fn default() -> Self {
-        Self { holders: HashMap::new(), waiting: HashMap::new(), claimants: BTreeMap::new() }
+        Self { holders: HashMap::new(), waiting: HashMap::new(), claimants: BTreeMap::new(), moved: 0 }
     }
 }
 
@@ -49,7 +59,7 @@ impl<K: Ord + Clone + Debug, V: Eq + Hash + Clone> Claims<K, V> {
                 match self.holders.get(wanted) {
                     Some(holder) if *holder < current => {
                         self.waiting.entry(wanted.clone()).or_default().insert(current.clone());
-                        entry.at += 1;
+                        entry.move_to(entry.at + 1, &mut self.moved);
                     }
                     Some(_) | None => {
                         if let Some(displaced) = self.holders.insert(wanted.clone(), current.clone()) {
@@ -62,7 +72,8 @@ impl<K: Ord + Clone + Debug, V: Eq + Hash + Clone> Claims<K, V> {
                 }
             }
             if let Some(displaced) = &next {
-                self.claimants.get_mut(displaced).expect("a holder is a claimant").at += 1;
+                let entry = self.claimants.get_mut(displaced).expect("a holder is a claimant");
+                entry.move_to(entry.at + 1, &mut self.moved);
             }
         }
         changed
@@ -71,6 +82,7 @@ impl<K: Ord + Clone + Debug, V: Eq + Hash + Clone> Claims<K, V> {
     /// Removes a claimant; returns those whose candidate changed, without the removed one.
     pub fn remove(&mut self, claimant: &K) -> Vec<K> {
         let Some(Claimant { candidates, at }) = self.claimants.remove(claimant) else { return Vec::new() };
+        self.moved -= usize::from(at > 0);
         for passed in candidates.iter().take(at) {
             self.stop_waiting(passed, claimant);
         }
@@ -83,7 +95,7 @@ impl<K: Ord + Clone + Debug, V: Eq + Hash + Clone> Claims<K, V> {
             let entry = self.claimants.get_mut(&heir).expect("who waits is a claimant");
             let index = entry.candidates.iter().position(|c| *c == free).expect("it waits for its own candidate");
             let left = entry.at;
-            entry.at = index;
+            entry.move_to(index, &mut self.moved);
             vacant = entry.candidates.get(left).cloned();
             let given_up: Vec<V> = entry.candidates[index..left].to_vec();
             for passed in &given_up {
@@ -102,7 +114,7 @@ impl<K: Ord + Clone + Debug, V: Eq + Hash + Clone> Claims<K, V> {
 
     /// How many claimants do not have their first candidate.
     pub fn moved(&self) -> usize {
-        self.waiting.values().flatten().collect::<BTreeSet<_>>().len()
+        self.moved
     }
 
     fn stop_waiting(&mut self, candidate: &V, claimant: &K) {
