@@ -4,5 +4,7 @@
 //! one thread that its [`wake`] wakes. Knows nothing of Istio, of policies, or of what is served.
 
 pub mod frame;
+mod pieces;
+pub mod publication;
 pub mod store;
 pub mod wake;

@@ -34,19 +34,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("kubernetes", &["catalog", "config", "digest", "error", "istio", "model", "proto", "snapshot", "translate"]),
     (
         "host",
-        &[
-            "catalog",
-            "config",
-            "error",
-            "istio",
-            "kubernetes",
-            "model",
-            "policy",
-            "registry",
-            "snapshot",
-            "translate",
-            "xds",
-        ],
+        &["catalog", "config", "error", "kubernetes", "model", "policy", "registry", "snapshot", "translate", "xds"],
     ),
     ("jni", &["config", "error", "host", "registry"]),
 ];

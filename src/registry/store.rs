@@ -5,8 +5,6 @@
 //! publisher back. A changed service is put on its shard's dirty list once; only the first dirty service of all wakes
 //! the publisher.
 
-mod pieces;
-
 use std::{
     collections::BTreeSet,
     hash::BuildHasher,
@@ -28,10 +26,10 @@ use crate::{
     model::{Millis, RegisterVersion},
     registry::{
         frame::{Body, Event, Text},
-        store::pieces::Pieces,
+        pieces::Pieces,
+        publication::Publication,
         wake::Wake,
     },
-    translate::ParsedCell,
 };
 
 /// The source of the session server's own publishers.
@@ -50,44 +48,6 @@ pub const TOMBSTONE_MILLIS: Millis = 180_000;
 /// it, and one removes only what an event brought more than this before it started.
 pub const READ_MARGIN_MILLIS: Millis = 15_000;
 
-/// One live publisher.
-#[derive(Debug)]
-pub struct Entry {
-    /// Which of its states this is.
-    pub version: RegisterVersion,
-    body: Box<[u8]>,
-    /// Its payloads, read once and off the caller's thread.
-    pub parsed: ParsedCell,
-}
-
-impl Entry {
-    fn new(body: &Body<'_>) -> Arc<Self> {
-        Arc::new(Self { version: body.version, body: body.raw().into(), parsed: ParsedCell::default() })
-    }
-
-    /// Takes a newer state in the place of this one, where nobody else looks at it.
-    fn renew(this: &mut Arc<Self>, body: &Body<'_>) -> bool {
-        let Some(entry) = Arc::get_mut(this) else { return false };
-        entry.version = body.version;
-        entry.parsed = ParsedCell::default();
-        if entry.body.len() == body.raw().len() {
-            entry.body.copy_from_slice(body.raw());
-        } else {
-            entry.body = body.raw().into();
-        }
-        true
-    }
-
-    fn register_id(&self) -> &[u8] {
-        Body::register_id_in(&self.body)
-    }
-
-    /// The publisher as it was handed in.
-    pub fn body(&self) -> Body<'_> {
-        Body::parse(&self.body).expect("a stored body was decoded before")
-    }
-}
-
 /// How an entry became known, which decides what a later read may say about it.
 #[derive(Debug, Clone, Copy)]
 enum Learned {
@@ -99,7 +59,7 @@ enum Learned {
 
 #[derive(Debug)]
 enum Slot {
-    Live { entry: Arc<Entry>, learned: Learned },
+    Live { entry: Arc<Publication>, learned: Learned },
     Tombstone { version: RegisterVersion, set_at: Millis },
 }
 
@@ -170,7 +130,7 @@ impl Service {
         self.sources.iter().find(|(id, _)| *id == REGISTRY_ID).map(|(_, source)| source)
     }
 
-    fn live(&self) -> Vec<Arc<Entry>> {
+    fn live(&self) -> Vec<Arc<Publication>> {
         let live = |slot: &Slot| match slot {
             Slot::Live { entry, .. } => Some(Arc::clone(entry)),
             Slot::Tombstone { .. } => None,
@@ -217,7 +177,7 @@ pub struct Taken {
     /// The service.
     pub data_info_id: Arc<str>,
     /// Its live publishers, in no order.
-    pub entries: Vec<Arc<Entry>>,
+    pub entries: Vec<Arc<Publication>>,
     /// Whether it has others that could not be read yet.
     pub unknown: bool,
 }
@@ -286,12 +246,12 @@ impl Store {
                 self.change(*source, *data_info_id, |m| m.lost(*register_id, *version, now))
             }
             Event::Replace { source, data_info_id, version, read_started, bodies } => {
-                let entries: Vec<_> = bodies.iter().map(Entry::new).collect();
+                let entries: Vec<_> = bodies.iter().map(Publication::new).collect();
                 self.replace((*source, *data_info_id), (*version, *read_started), &entries, now)
             }
             Event::Piece { part, read, source, data_info_id, version, read_started, bodies } => {
                 let key = (source.as_bytes().into(), data_info_id.as_bytes().into());
-                let entries = bodies.iter().map(Entry::new).collect();
+                let entries = bodies.iter().map(Publication::new).collect();
                 self.pieces.add(key, *part, *read, entries, now).and_then(|whole| match whole {
                     Some(entries) => self.replace((*source, *data_info_id), (*version, *read_started), &entries, now),
                     None => Ok(UNFINISHED),
@@ -309,10 +269,10 @@ impl Store {
         &self,
         (source, id): (Text<'_>, Text<'_>),
         (version, read_started): (i64, Millis),
-        entries: &[Arc<Entry>],
+        entries: &[Arc<Publication>],
         now: Millis,
     ) -> Result<u64> {
-        let mut named: HashMap<&[u8], &Arc<Entry>> = HashMap::with_capacity(entries.len());
+        let mut named: HashMap<&[u8], &Arc<Publication>> = HashMap::with_capacity(entries.len());
         for entry in entries {
             // A read names each publisher once; where two registerIds look alike as UTF-8 the newest one counts everywhere.
             let named = named.entry(entry.register_id()).or_insert(entry);
@@ -320,7 +280,7 @@ impl Store {
                 *named = entry;
             }
         }
-        let counts = |entry: &&Arc<Entry>| Arc::ptr_eq(named[entry.register_id()], entry);
+        let counts = |entry: &&Arc<Publication>| Arc::ptr_eq(named[entry.register_id()], entry);
         let entries = entries.iter().filter(counts).collect();
         let mut read = Read { version, started: read_started, entries, named, gone: Vec::new() };
         let applied = self.change(source, id, |m| m.replace(&mut read, now));
@@ -335,7 +295,7 @@ impl Store {
     }
 
     /// The live publishers of one service, in no order.
-    pub fn read(&self, id: &str) -> Vec<Arc<Entry>> {
+    pub fn read(&self, id: &str) -> Vec<Arc<Publication>> {
         let hash = self.hash(id.as_bytes());
         let shard = self.shards[shard_of(hash)].lock();
         let service = shard.services.find(hash, |service| *service.data_info_id == *id);
@@ -531,8 +491,8 @@ struct Read<'a> {
     version: i64,
     started: Millis,
     /// Its entries in their order, and by registerId.
-    entries: Vec<&'a Arc<Entry>>,
-    named: HashMap<&'a [u8], &'a Arc<Entry>>,
+    entries: Vec<&'a Arc<Publication>>,
+    named: HashMap<&'a [u8], &'a Arc<Publication>>,
     /// What it removed.
     gone: Vec<(Box<[u8]>, Slot)>,
 }
@@ -645,12 +605,12 @@ impl Mutator<'_> {
             Some(Slot::Tombstone { version, .. }) if body.version <= *version => Step::Leave,
             Some(Slot::Live { entry, learned: how }) => {
                 *how = learned;
-                if !Entry::renew(entry, body) {
-                    *entry = Entry::new(body);
+                if !Publication::renew(entry, body) {
+                    *entry = Publication::new(body);
                 }
                 Step::Renewed
             }
-            _ => Step::Put(Slot::Live { entry: Entry::new(body), learned }),
+            _ => Step::Put(Slot::Live { entry: Publication::new(body), learned }),
         })?;
         if set {
             self.source.event = Some(now);

@@ -17,10 +17,10 @@ use crate::{
         ServiceEntry, ServicePort, WorkloadEntry, WorkloadSelector,
         service_entry::{Location, Resolution},
     },
-    registry::store::Entry,
+    registry::publication::Publication,
     translate::{
         Parsed, names,
-        payload::{Address, DEFAULT_WEIGHT, Endpoint, Reject},
+        payload::{self, Address, DEFAULT_WEIGHT, Endpoint, Reject},
     },
 };
 
@@ -121,24 +121,24 @@ pub struct Merged {
 
 /// Puts the publishers of one service together. Of two on one address and port the newest decides, then the smallest
 /// registerId, then (for two sources with the same) the endpoint itself.
-pub fn merge(entries: &[Arc<Entry>], rules: &Rules<'_>) -> Merged {
+pub fn merge(publications: &[Arc<Publication>], rules: &Rules<'_>) -> Merged {
     let mut merged = Merged::default();
     let mut best: BTreeMap<(Address, u16), (RegisterVersion, Member)> = BTreeMap::new();
-    for entry in entries {
-        let parsed = entry.parsed.get(|| entry.body(), rules);
+    for publication in publications {
+        let parsed = payload::parsed(publication, rules);
         for member in Member::all(&parsed) {
             let Endpoint { address, port, .. } = member.endpoint();
             match best.entry((address.clone(), *port)) {
                 btree_map::Entry::Vacant(slot) => {
-                    slot.insert((entry.version, member));
+                    slot.insert((publication.version, member));
                 }
                 btree_map::Entry::Occupied(mut slot) => {
                     let (version, holder) = slot.get();
-                    let newer = entry.version.cmp(version);
+                    let newer = publication.version.cmp(version);
                     let newer = newer.then_with(|| holder.register_id().cmp(member.register_id()));
                     let newer = newer.then_with(|| member.endpoint().cmp(holder.endpoint()));
                     if newer.is_gt() {
-                        slot.insert((entry.version, member));
+                        slot.insert((publication.version, member));
                     }
                 }
             }

@@ -19,7 +19,7 @@ use crate::{
     },
     model::Millis,
     policy::{Policy, Rules},
-    registry::store::{Entry, Taken},
+    registry::{publication::Publication, store::Taken},
     translate::{
         payload::Reject,
         service_entry::{self, Member, Merged},
@@ -132,7 +132,7 @@ impl Round {
     }
 
     /// What the registry and the policy want of a service.
-    fn read(&mut self, now: Millis, id: &Arc<str>, entries: &[Arc<Entry>], rules: &Rules<'_>) -> Wanted {
+    fn read(&mut self, now: Millis, id: &Arc<str>, entries: &[Arc<Publication>], rules: &Rules<'_>) -> Wanted {
         if !rules.policy.serves(id) {
             self.rejects.set(id, []);
             return Wanted::Endpoints { members: Vec::new(), allowed: false };

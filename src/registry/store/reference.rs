@@ -385,8 +385,8 @@ fn apply(store: &Store, op: &Op, now: Millis, mark: u32) -> bool {
     frame::decode(&frame).unwrap().into_iter().all(|event| store.apply(&event, now).is_ok())
 }
 
-fn contents(entries: &[Arc<Entry>]) -> Vec<(String, RegisterVersion, u32)> {
-    let content = |entry: &Arc<Entry>| {
+fn contents(entries: &[Arc<Publication>]) -> Vec<(String, RegisterVersion, u32)> {
+    let content = |entry: &Arc<Publication>| {
         let body = entry.body();
         let mark = std::str::from_utf8(body.details().unwrap().payloads[0]).unwrap().parse().unwrap();
         assert_eq!(body.version, entry.version);

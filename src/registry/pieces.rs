@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::{
     error::{Error, Result},
     model::Millis,
-    registry::{frame::Part, store::Entry},
+    registry::{frame::Part, publication::Publication},
 };
 
 /// How much all unfinished reads may hold. Four readers have one each, of at most 256 MiB.
@@ -25,7 +25,7 @@ pub(super) type Key = (Box<[u8]>, Box<[u8]>);
 #[derive(Debug)]
 struct Unfinished {
     read: i64,
-    entries: Vec<Arc<Entry>>,
+    entries: Vec<Arc<Publication>>,
     bytes: usize,
     /// When its last piece came.
     touched: Millis,
@@ -72,9 +72,9 @@ impl Pieces {
         key: Key,
         part: Part,
         read: i64,
-        entries: Vec<Arc<Entry>>,
+        entries: Vec<Arc<Publication>>,
         now: Millis,
-    ) -> Result<Option<Vec<Arc<Entry>>>> {
+    ) -> Result<Option<Vec<Arc<Publication>>>> {
         let bytes: usize = entries.iter().map(|entry| entry.body.len() + ENTRY_BYTES).sum();
         // Freed when the lock is free again.
         let mut forgotten = Vec::new();
@@ -125,12 +125,12 @@ mod tests {
     use super::*;
     use crate::registry::frame::{self, Event, Publisher};
 
-    fn entry(register_id: &str) -> Arc<Entry> {
+    fn entry(register_id: &str) -> Arc<Publication> {
         let publisher = Publisher { register_id: register_id.into(), ..Publisher::default() };
         let frame = frame::encode_publish("s", "id", &publisher).unwrap();
         let event = frame::decode(&frame).unwrap().into_iter().next();
         let Some(Event::Publish { body, .. }) = event else { panic!("{event:?}") };
-        Entry::new(&body)
+        Publication::new(&body)
     }
 
     fn key(id: &str) -> Key {
@@ -147,7 +147,7 @@ mod tests {
         now: Millis,
     ) -> Result<Option<Vec<String>>> {
         let entries = names.iter().map(|name| entry(name)).collect();
-        let name = |entry: &Arc<Entry>| entry.body().register_id.as_str().to_owned();
+        let name = |entry: &Arc<Publication>| entry.body().register_id.as_str().to_owned();
         pieces.add(key(id), part, read, entries, now).map(|whole| whole.map(|all| all.iter().map(name).collect()))
     }
 
