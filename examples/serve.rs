@@ -151,7 +151,7 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
         }
         Line::Loaded {} => engine.loaded(),
         Line::Policy { policy } => {
-            let hash = engine.set_policy(config::policy_from_json(policy)?)?;
+            let hash = engine.set_policy(config::policy_from_json(policy, &engine.config().namespace)?)?;
             return Ok(json!({ "hash": hash }));
         }
         Line::Freeze {} => engine.freeze(),

@@ -380,17 +380,18 @@ impl Config {
         if !is_kubernetes_label(&self.namespace) {
             errors.push(format!("mox.namespace: \"{}\" is no DNS label", self.namespace));
         }
-        errors.extend(self.policy.errors().into_iter().map(|error| format!("mox.{error}")));
+        errors.extend(self.policy.errors(&self.namespace).into_iter().map(|error| format!("mox.{error}")));
         errors.extend(self.kubernetes.errors());
     }
 }
 
-/// Reads a policy document as it comes from an operator or an extension; the error has a line for every mistake.
-pub fn policy_from_json(document: Value) -> Result<PolicyConfig> {
+/// Reads a policy document, for resources in `namespace`, as it comes from an operator or an extension; the error has a
+/// line for every mistake.
+pub fn policy_from_json(document: Value, namespace: &str) -> Result<PolicyConfig> {
     let mut errors = Vec::new();
     let tree = normalize("policy", &tree_of(&PolicyConfig::default()), document, &mut errors);
     let policy = typed::<PolicyConfig>("policy", tree, &mut errors);
-    policy.iter().for_each(|policy| errors.extend(policy.errors()));
+    policy.iter().for_each(|policy| errors.extend(policy.errors(namespace)));
     all_or_errors(policy, errors)
 }
 
@@ -474,7 +475,7 @@ mod tests {
             "direct": {"balance": "nobody"},
             "overrides": {"x*": {"host": "A", "dns": "perhaps", "prot": 1}, "y/z": {"port": -1}},
         });
-        let text = policy_from_json(document).unwrap_err().to_string();
+        let text = policy_from_json(document, "ns").unwrap_err().to_string();
         let told: BTreeSet<&str> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
         let wrong = [
             "includes",

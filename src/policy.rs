@@ -17,7 +17,7 @@ mod tests {
     use crate::error::Result;
 
     fn policy(json: serde_json::Value) -> Result<Policy> {
-        Policy::new(serde_json::from_value(json).unwrap(), None)
+        Policy::new(serde_json::from_value(json).unwrap(), None, "ns")
     }
 
     #[test]

@@ -73,7 +73,7 @@ mod tests {
         let [Event::Publish { body, .. }] = &events[..] else { panic!("{events:?}") };
         let cell = ParsedCell::default();
         let read = |policy: serde_json::Value| {
-            let policy = Policy::new(serde_json::from_value(policy).unwrap(), None).unwrap();
+            let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
             cell.get(body, &policy.rules("a"))
         };
         let mut before = read(serde_json::json!({}));

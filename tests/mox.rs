@@ -441,23 +441,3 @@ async fn a_taken_port_is_an_error_that_says_so() {
     assert!(error.to_string().contains(&format!("cannot listen on {address} (mox.listen)")), "{error}");
     assert!(mox.engine.apply(&[1, 0, 0, 0]).is_ok(), "events are taken all the same");
 }
-
-/// A policy that no single document check can refuse: "." is the namespace that it names as well.
-#[tokio::test]
-async fn a_service_that_istio_would_refuse_keeps_its_last_good_form_and_is_listed_with_its_rule() {
-    let mox = loaded(json!({})).await;
-    mox.publish(DEMO, "a", 1, &["10.0.0.1:12200"]);
-    let good = mox.engine.flush().await;
-    mox.engine.set_policy(serde_json::from_value(json!({"exportTo": [".", "sofa-registry"]})).unwrap()).unwrap();
-    mox.publish(DEMO, "a", 2, &["10.0.0.2:12200"]);
-    assert_eq!(mox.engine.flush().await, good);
-    let publisher = serde_json::to_value(mox.engine.status()).unwrap()["publisher"].take();
-    assert_eq!(publisher["quarantinedBy"], json!({"export-to": 1}));
-    let why = &publisher["quarantined"][DEMO];
-    assert_eq!(why["reason"], "export-to");
-    assert!(why["detail"].as_str().unwrap().contains("exportTo \"., sofa-registry\""), "{why}");
-    mox.engine.set_policy(serde_json::from_value(json!({})).unwrap()).unwrap();
-    assert_eq!(mox.engine.flush().await.endpoints, 1);
-    let publisher = serde_json::to_value(mox.engine.status()).unwrap()["publisher"].take();
-    assert_eq!((&publisher["quarantinedBy"], &publisher["quarantined"]), (&json!({}), &json!({})));
-}

@@ -147,3 +147,30 @@ async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
     post("sesame", "{}");
     assert_eq!((mox.engine.flush().await.services, hash()), (SERVICES, first));
 }
+
+/// "." is the namespace that it is named beside, which Istio refuses; so does the door, and nothing changes.
+#[tokio::test]
+async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
+    let mox = open("inline");
+    let before = (mox.engine.flush().await, mox.engine.status().policy);
+    for (document, field) in [
+        (json!({ "exportTo": ["sofa-registry", "."] }), "policy.exportTo"),
+        (
+            json!({ "overrides": { "*.S1:*": { "exportTo": ["sofa-registry", "."] } } }),
+            "policy.overrides.*.S1:*.exportTo",
+        ),
+    ] {
+        let says = format!(
+            "{field}: \".\" is not possible in \"sofa-registry, .\", in namespace sofa-registry; exportTo is \"*\" or \"~\" \
+             alone, or \".\" and namespaces, each once and the own one as \".\" or by name"
+        );
+        let refused = admin::change(&mox.engine, "/mox/policy", "sesame", document.to_string().as_bytes());
+        assert_eq!((refused.status, refused.body.trim_end()), (400, &*says));
+        let error = mox.engine.set_policy(serde_json::from_value(document).unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), says);
+        assert_eq!((mox.engine.flush().await, mox.engine.status().policy), before);
+    }
+    set(&mox, &json!({ "exportTo": ["sofa-registry", "istio-system"] }));
+    assert_eq!(mox.engine.flush().await.services, SERVICES);
+    assert!(mox.engine.status().publisher.quarantined.is_empty());
+}

@@ -141,7 +141,8 @@ pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
         "/mox/policy" => {
             let document = serde_json::from_slice(body)
                 .map_err(|error| Error::InvalidArgument(format!("this is no JSON: {error}")));
-            match document.and_then(config::policy_from_json).and_then(|policy| engine.set_policy(policy)) {
+            let policy = document.and_then(|document| config::policy_from_json(document, &engine.config().namespace));
+            match policy.and_then(|policy| engine.set_policy(policy)) {
                 Ok(hash) => Page::json(&json!({ "hash": hash })),
                 Err(error) => Page::text(400, format!("{error}\n")),
             }

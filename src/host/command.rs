@@ -114,7 +114,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             done
         }
         Command::Policy { policy } => {
-            let hash = engine.set_policy(config::policy_from_json(policy)?)?;
+            let hash = engine.set_policy(config::policy_from_json(policy, &engine.config().namespace)?)?;
             Ok(json!({ "hash": hash }))
         }
         Command::Flush { timeout_millis } => {

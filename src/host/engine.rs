@@ -394,7 +394,7 @@ impl Engine {
 
     /// Replaces the policy; returns its hash. A document with a mistake changes nothing.
     pub fn set_policy(&self, config: PolicyConfig) -> Result<String> {
-        let policy = Policy::new(config, self.shared.config.vip_cidr)?;
+        let policy = Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?;
         let hash = policy.hash().to_owned();
         self.shared.policy.store(Arc::new(policy));
         self.shared.store.wake().wake();

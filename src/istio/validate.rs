@@ -65,7 +65,8 @@ pub fn service_entry(entry: &ServiceEntry, namespace: &str) -> Result {
     for each in &entry.endpoints {
         endpoint(each, entry)?;
     }
-    check_export_to(&entry.export_to, namespace)?;
+    check_export_to(&entry.export_to, namespace)
+        .map_err(|_| Invalid::new(Rule::ExportTo, "exportTo", entry.export_to.join(", ")))?;
     // An unset weight counts as 1.
     let sum: u64 = entry.endpoints.iter().map(|endpoint| u64::from(endpoint.weight.max(1))).sum();
     if sum > u64::from(u32::MAX) {
@@ -196,14 +197,16 @@ fn check_resolution(entry: &ServiceEntry) -> Result {
     }
 }
 
-fn check_export_to(export_to: &[String], namespace: &str) -> Result {
+/// Istio's grammar of `exportTo` for a resource in `namespace`, which `.` stands for; the error is the first value that
+/// cannot stand where it does.
+pub(crate) fn check_export_to<'a>(export_to: &'a [String], namespace: &str) -> Result<(), &'a str> {
     let mut seen = BTreeSet::new();
     for value in export_to {
         let named = if value == "." { namespace } else { value };
         let alone = matches!(named, "*" | "~");
         let legal = value == "~" || named == "*" || named == "." || grammar::is_dns_label(named);
         if !legal || !seen.insert(named) || (alone && export_to.len() > 1) {
-            return Err(Invalid::new(Rule::ExportTo, "exportTo", export_to.join(", ")));
+            return Err(value);
         }
     }
     Ok(())

@@ -31,12 +31,14 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Checks the whole document; an error names every mistake, a line each.
-    pub fn new(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
-        let errors = config.errors();
-        if !errors.is_empty() {
-            return Err(Error::Config(errors.join("\n")));
-        }
+    /// Checks the whole document, for resources in `namespace`; an error names every mistake, a line each.
+    pub fn new(config: PolicyConfig, vip_range: Option<IpNet>, namespace: &str) -> Result<Self> {
+        let errors = config.errors(namespace);
+        if errors.is_empty() { Self::compile(config, vip_range) } else { Err(Error::Config(errors.join("\n"))) }
+    }
+
+    /// What [`Policy::new`] makes of a document without mistakes.
+    pub(crate) fn compile(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
         let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
         overrides.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count()));
         let hash = digest(&config)?;

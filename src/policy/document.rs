@@ -140,8 +140,8 @@ impl Default for PolicyConfig {
 }
 
 impl PolicyConfig {
-    /// Every mistake that its types let pass.
-    pub(crate) fn errors(&self) -> Vec<String> {
+    /// Every mistake that its types let pass, for resources in `namespace`.
+    pub(crate) fn errors(&self, namespace: &str) -> Vec<String> {
         let mut errors = Vec::new();
         check_labels("policy", &self.labels, &mut errors);
         for (protocol, port) in &self.ports {
@@ -149,7 +149,7 @@ impl PolicyConfig {
                 errors.push(format!("policy.ports.{protocol}: 0 is no port; allowed are 1 to 65535"));
             }
         }
-        check_export_to("policy", &self.export_to, &mut errors);
+        check_export_to("policy", &self.export_to, namespace, &mut errors);
         for (zone, locality) in &self.locality {
             if !is_locality(locality) {
                 errors.push(format!(
@@ -159,7 +159,8 @@ impl PolicyConfig {
             }
         }
         self.mtls.iter().enumerate().for_each(|(index, rule)| check_mtls(index, rule, &mut errors));
-        self.overrides.iter().for_each(|(glob, exception)| check_override(glob, exception, &mut errors));
+        let overrides = self.overrides.iter();
+        overrides.for_each(|(glob, exception)| check_override(glob, exception, namespace, &mut errors));
         errors
     }
 }
@@ -181,7 +182,7 @@ fn check_mtls(index: usize, rule: &MtlsRule, errors: &mut Vec<String>) {
     }
 }
 
-fn check_override(glob: &str, exception: &Override, errors: &mut Vec<String>) {
+fn check_override(glob: &str, exception: &Override, namespace: &str, errors: &mut Vec<String>) {
     let path = format!("policy.overrides.{glob}");
     if let Some(host) = &exception.host
         && (!validate::is_service_host(host) || host.chars().any(|c| c.is_ascii_uppercase()))
@@ -198,7 +199,7 @@ fn check_override(glob: &str, exception: &Override, errors: &mut Vec<String>) {
     {
         errors.push(format!("{path}.protocol: \"{protocol}\": {}", Rule::Protocol.remedy()));
     }
-    check_export_to(&path, exception.export_to.as_deref().unwrap_or_default(), errors);
+    check_export_to(&path, exception.export_to.as_deref().unwrap_or_default(), namespace, errors);
     check_labels(&path, exception.labels.as_deref().unwrap_or_default(), errors);
 }
 
@@ -217,18 +218,15 @@ fn is_locality(text: &str) -> bool {
     text.split('/').count() <= 3 && text.split('/').all(legal)
 }
 
-/// `exportTo` as Istio's validation takes it: `*` and `~` stand alone, nothing twice, else `.` or namespaces.
-fn check_export_to(path: &str, export_to: &[String], errors: &mut Vec<String>) {
-    const ALLOWED: &str = "allowed are \"*\" or \"~\" alone, \".\", and namespaces (DNS labels)";
-    let mut seen = std::collections::BTreeSet::new();
-    for value in export_to {
-        let alone = matches!(value.as_str(), "*" | "~");
-        if !(alone || value == "." || is_kubernetes_label(value))
-            || (alone && export_to.len() > 1)
-            || !seen.insert(value)
-        {
-            errors.push(format!("{path}.exportTo: \"{value}\" is not possible here; {ALLOWED}, each once"));
-        }
+/// Istio's grammar, in the namespace that resources have; and no name that no namespace of Kubernetes can have.
+fn check_export_to(path: &str, export_to: &[String], namespace: &str, errors: &mut Vec<String>) {
+    if let Err(value) = validate::check_export_to(export_to, namespace) {
+        let (all, remedy) = (export_to.join(", "), Rule::ExportTo.remedy());
+        errors.push(format!(
+            "{path}.exportTo: \"{value}\" is not possible in \"{all}\", in namespace {namespace}; {remedy}"
+        ));
+    } else if let Some(value) = export_to.iter().find(|value| value.bytes().any(|byte| byte.is_ascii_uppercase())) {
+        errors.push(format!("{path}.exportTo: \"{value}\" is no namespace; names of namespaces are in lower case"));
     }
 }
 

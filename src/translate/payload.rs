@@ -235,7 +235,7 @@ mod tests {
     use crate::policy::{Policy, PolicyConfig};
 
     fn policy(json: serde_json::Value) -> Policy {
-        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok()).unwrap()
+        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok(), "ns").unwrap()
     }
 
     fn read(text: &str) -> Result<(String, u32, Vec<(String, String)>), Reject> {

@@ -276,7 +276,7 @@ mod tests {
     const ID: &str = "com.example.DemoService:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
     fn policy() -> Policy {
-        Policy::new(PolicyConfig::default(), None).unwrap()
+        Policy::new(PolicyConfig::default(), None, "ns").unwrap()
     }
 
     fn merged(publishers: &[(&str, i64, &[&str])]) -> Merged {
@@ -367,7 +367,7 @@ mod tests {
     fn an_override_changes_what_it_names() {
         let policy = |exception: serde_json::Value| {
             let config = serde_json::json!({"ports": {"tri": 1234}, "overrides": {"com.example.*": exception}});
-            Policy::new(serde_json::from_value(config).unwrap(), None).unwrap()
+            Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap()
         };
         let merged = merged(&[("a", 1, &["10.0.0.1:7000"])]);
         let with = |exception| shaped(&merged.members, EndpointMode::Inline, &policy(exception));
@@ -403,7 +403,7 @@ mod tests {
     fn mtls_is_the_operators_word() {
         let identity = "spiffe://cluster.local/ns/orders/sa/orders";
         let config = serde_json::json!({"mtls": [{"applications": ["orders"], "identities": [identity]}]});
-        let policy = Policy::new(serde_json::from_value(config).unwrap(), None).unwrap();
+        let policy = Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap();
         let endpoint = |text: &str| payload::parse(text, "", &policy.rules(ID)).unwrap();
         let endpoints = vec![
             endpoint("10.0.0.1:80?app_name=orders"),

@@ -83,7 +83,7 @@ fn ingest(criterion: &mut Criterion) {
 
 fn policy() -> Policy {
     let labels = vec!["serialization".to_owned(), "startTime".to_owned()];
-    Policy::new(PolicyConfig { labels, ..PolicyConfig::default() }, None).expect("a policy without mistakes")
+    Policy::new(PolicyConfig { labels, ..PolicyConfig::default() }, None, "ns").expect("a policy without mistakes")
 }
 
 fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
