@@ -48,7 +48,8 @@ pub struct Config {
     pub scope: Scope,
     /// How the registry's data servers are followed, by the host.
     pub cluster: Cluster,
-    /// End of every host: two or more DNS labels in lower case, at most 100 characters. Default: `sofa.mesh`.
+    /// End of every host: two or more DNS labels in lower case, at most 100 characters, no name that Kubernetes gives to
+    /// Services. Default: `sofa.mesh`.
     pub host_suffix: String,
     /// Namespace of every resource, a DNS label in lower case; Kubernetes need not have it. Default: `sofa-registry`.
     pub namespace: String,

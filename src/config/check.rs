@@ -10,7 +10,7 @@ use crate::{
         mistakes::{LABELS, Mistakes},
     },
     error::Mistake,
-    istio::grammar::is_kubernetes_label,
+    istio::grammar::{KUBERNETES_NAMES, is_kubernetes_label, is_kubernetes_name},
     snapshot::partition::{MAX_PARTS, Part},
 };
 
@@ -98,6 +98,8 @@ fn check_suffix(suffix: &str, mistakes: &mut Mistakes) {
                  {MAX_SUFFIX} characters at most, as sofa.mesh"
             ),
         );
+    } else if is_kubernetes_name(suffix) {
+        mistakes.add("mox.hostSuffix", format!("\"{suffix}\" is not possible: {KUBERNETES_NAMES}"));
     }
 }
 

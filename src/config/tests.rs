@@ -179,6 +179,8 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
     const SUFFIX: &str = "allowed are two or more lower-case DNS labels, the last no number, 100 characters at most, as \
                           sofa.mesh";
     const HOST: &str = "allowed are two or more lower-case DNS labels, the last no number, as demo.example.com";
+    const OF_KUBERNETES: &str = "names under svc.* and cluster.local are those of Kubernetes Services, whose traffic it \
+                                 would take; choose a domain of your own, as sofa.mesh";
     const PARTITIONS: &str = "allowed are powers of two from 2 to 128, each once";
     let long = format!("{}.a", ["b"; 50].join("."));
     let table: &[(&str, &str)] = &[
@@ -319,6 +321,10 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
         (r#"{"host-suffix": "A.b"}"#, &format!("mox.host-suffix: \"A.b\" is not possible; {SUFFIX}")),
         (r#"{"host-suffix": "a.1"}"#, &format!("mox.host-suffix: \"a.1\" is not possible; {SUFFIX}")),
         (&format!(r#"{{"host-suffix": "{long}"}}"#), &format!("mox.host-suffix: \"{long}\" is not possible; {SUFFIX}")),
+        (
+            r#"{"hostSuffix": "cluster.local"}"#,
+            &format!("mox.hostSuffix: \"cluster.local\" is not possible: {OF_KUBERNETES}"),
+        ),
         (r#"{"namespace": "A"}"#, &format!("mox.namespace: \"A\" is no DNS label; {LABEL}")),
         (
             r#"{"kubernetes": {"name-space": "A"}}"#,
@@ -393,6 +399,12 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
             &format!("mox.policy.overrides[a.*].host: \"A.b\" is not possible; {HOST}"),
         ),
         (
+            r#"{"policy": {"overrides": {"a.*": {"host": "kubernetes.default.svc.cluster.local"}}}}"#,
+            &format!(
+                "mox.policy.overrides[a.*].host: \"kubernetes.default.svc.cluster.local\" is not possible: {OF_KUBERNETES}"
+            ),
+        ),
+        (
             r#"{"policy": {"overrides": {"a.*": {"port": "0"}}}}"#,
             "mox.policy.overrides[a.*].port: 0 is no port; allowed are 1 to 65535",
         ),
@@ -418,4 +430,19 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
         .map(|(told, says)| format!("told: {told}\nnot:  {says}"))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn names_of_kubernetes_are_no_hosts() {
+    let suffix = |name: &str| read(&format!(r#"{{"hostSuffix": "{name}"}}"#));
+    let host = |name: &str| read(&format!(r#"{{"policy": {{"overrides": {{"a": {{"host": "{name}"}}}}}}}}"#));
+    for name in
+        ["cluster.local", "a.cluster.local", "svc.cluster.local", "svc.example", "a.b.svc.example", "default.svc"]
+    {
+        assert!(suffix(name).is_err() && host(name).is_err(), "{name}");
+    }
+    for name in ["sofa.mesh", "my-cluster.local", "a.local", "cluster.local.example", "svc-a.example", "mysvc.example"]
+    {
+        assert!(suffix(name).is_ok() && host(name).is_ok(), "{name}");
+    }
 }

@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Mistake,
-    istio::{grammar::is_kubernetes_label, rule::Rule, validate},
+    istio::{
+        grammar::{KUBERNETES_NAMES, is_kubernetes_label, is_kubernetes_name},
+        rule::Rule,
+        validate,
+    },
 };
 
 /// The document under `mox.policy`.
@@ -44,8 +48,8 @@ pub struct PolicyConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Override {
-    /// The whole host: two or more DNS labels in lower case. Of several services with one host the bytewise smallest
-    /// dataInfoId has it.
+    /// The whole host: two or more DNS labels in lower case, no name that Kubernetes gives to Services. Of several
+    /// services with one host the bytewise smallest dataInfoId has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Number of the service port, 1 to 65535.
@@ -243,6 +247,8 @@ impl Checks<'_> {
         if !validate::is_service_host(host) || host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             let allowed = "allowed are two or more lower-case DNS labels, the last no number, as demo.example.com";
             self.add(key, format!("\"{host}\" is not possible; {allowed}"));
+        } else if is_kubernetes_name(host) {
+            self.add(key, format!("\"{host}\" is not possible: {KUBERNETES_NAMES}"));
         }
     }
 }
