@@ -14,6 +14,7 @@
 //! | `publish` | `dataInfoId`, `registerId`, `version`, `registerTimestamp` (ms), `data`: texts, or `dataBase64`: bytes of boxes; optional `source`, `cell`, `appName`, `attributes` |
 //! | `unpublish` | `dataInfoId`, `registerId`, `version`, `registerTimestamp`; optional `source` |
 //! | `replace` | `dataInfoId`, `version`, `publishers`: bodies of publishes; optional `readStarted` (ms, now), `source` |
+//! | `unknown` | `dataInfoIds`: services that could not be read; before `loaded` |
 //! | `loaded` | the first complete view is in: serving starts |
 //! | `policy` | `policy`: the new policy document, whole; answers its `hash` |
 //! | `freeze`, `thaw` | the operator's latch |
@@ -68,6 +69,9 @@ enum Line {
         #[serde(default = "model::now")]
         read_started: i64,
         publishers: Vec<Publisher>,
+    },
+    Unknown {
+        data_info_ids: Vec<Arc<str>>,
     },
     Loaded {},
     Policy {
@@ -149,6 +153,7 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
             let packed = publishers.iter().map(Publisher::packed).collect::<Result<Vec<_>>>()?;
             engine.apply(&frame::encode_replace(&source, &data_info_id, version, read_started, &packed)?)?;
         }
+        Line::Unknown { data_info_ids } => engine.unknown(&data_info_ids),
         Line::Loaded {} => engine.loaded(),
         Line::Policy { policy } => {
             let hash = engine.set_policy(config::policy_from_json(policy, &engine.config().namespace)?)?;

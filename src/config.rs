@@ -40,7 +40,7 @@ pub struct Config {
     pub partitions: Vec<usize>,
     /// Certificates of the MoX listeners. Default: plaintext.
     pub tls: TlsFiles,
-    /// Ranges of addresses that may connect to the MoX listeners. Default: none, which means every address.
+    /// Ranges of addresses that may connect to the MoX listeners and to [`Config::admin_listen`]. Default: none, which means every address.
     pub allow_cidrs: Vec<IpNet>,
     /// Address of the admin pages, besides the session server's own port. Default: none.
     pub admin_listen: Option<SocketAddr>,
@@ -213,7 +213,8 @@ pub struct Limits {
     pub streams_per_address: usize,
     /// Most types that one stream may ask for, 16 to 1,024. Default: 64.
     pub types: usize,
-    /// Largest request in bytes, 1 KiB to 16 MiB. Default: 64 KiB.
+    /// Largest request in bytes, 1 KiB to 256 MiB. The first one of a delta client that comes back lists what it has, about
+    /// 107 bytes a resource. Default: 16 MiB.
     pub request: usize,
     /// Largest response in bytes, 1 KiB to 1 MiB below 2 GiB, since istiod takes less than 2 GiB; what is larger is not
     /// sent, and the last one stays. Default: the most.
@@ -287,7 +288,7 @@ impl Default for Limits {
             streams: 4_096,
             streams_per_address: 1_024,
             types: 64,
-            request: 65_536,
+            request: 16 << 20,
             response: MAX_RESPONSE,
         }
     }

@@ -6,5 +6,6 @@
 pub mod admin;
 pub mod command;
 pub mod engine;
+pub mod feed;
 pub mod log;
 pub mod metrics;

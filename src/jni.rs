@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Raised when a native's name, signature or meaning changes; the jar refuses a library with another.
-const ABI_VERSION: jint = 1;
+const ABI_VERSION: jint = 2;
 
 #[unsafe(no_mangle)]
 extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_abiVersion(_: EnvUnowned<'_>, _: JClass<'_>) -> jint {
@@ -87,6 +87,58 @@ extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_command<'local
 }
 
 #[unsafe(no_mangle)]
+extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_openPage<'local>(
+    mut env: EnvUnowned<'local>,
+    _: JClass<'local>,
+    handle: jlong,
+    request: JByteArray<'local>,
+) -> JByteArray<'local> {
+    let outcome = env.with_env(|env| -> Result<JByteArray<'local>, NativeError> {
+        let request = env.convert_byte_array(request)?;
+        let engine = handle::get(handle)?.engine();
+        let (page, cursor) = command::open_page(&engine, &request)?;
+        let page = env.byte_array_from_slice(&page)?;
+        // Not before there is something that names it to Java.
+        cursor.into_iter().for_each(|cursor| engine.keep(cursor));
+        Ok(page)
+    });
+    outcome.resolve::<ThrowMoxException>()
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_nextChunk<'local>(
+    mut env: EnvUnowned<'local>,
+    _: JClass<'local>,
+    handle: jlong,
+    cursor: jlong,
+) -> JByteArray<'local> {
+    let outcome = env.with_env(|env| -> Result<JByteArray<'local>, NativeError> {
+        match handle::get(handle)?.large().next(cursor as u64)? {
+            Some(chunk) => Ok(env.byte_array_from_slice(&chunk)?),
+            None => Ok(JByteArray::null()),
+        }
+    });
+    outcome.resolve::<ThrowMoxException>()
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_closePage<'local>(
+    mut env: EnvUnowned<'local>,
+    _: JClass<'local>,
+    handle: jlong,
+    cursor: jlong,
+) {
+    let outcome = env.with_env(|_| -> Result<(), NativeError> {
+        // A page of an engine that is closed is closed.
+        if let Ok(engine) = handle::get(handle) {
+            engine.large().close(cursor as u64);
+        }
+        Ok(())
+    });
+    outcome.resolve::<ThrowMoxException>()
+}
+
+#[unsafe(no_mangle)]
 extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_nextLogs<'local>(
     mut env: EnvUnowned<'local>,
     _: JClass<'local>,
@@ -135,6 +187,6 @@ mod tests {
             .filter_map(|(_, rest)| rest.split(['(', '<']).next())
             .collect();
         assert_eq!(declared, exported);
-        assert_eq!(exported.len(), 6);
+        assert_eq!(exported.len(), 9);
     }
 }

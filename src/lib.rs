@@ -31,7 +31,7 @@ pub mod services;
 pub mod snapshot;
 pub mod state;
 pub mod translate;
-
+pub mod unknown;
 pub mod xds;
 
 /// Messages of the wire, generated from `proto/`.

@@ -33,10 +33,14 @@ use crate::{
     },
     state::{self, Keeper},
     translate::payload::Reject,
+    unknown,
 };
 
 /// How often expired removals are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
+/// Of quarantined services this many are shown.
+const SHOWN: usize = 100;
+
 /// What the publisher shares with those who steer it and those who read from it.
 #[derive(Debug)]
 pub struct Shared {
@@ -112,8 +116,12 @@ pub struct Report {
     pub invalid_endpoints: BTreeMap<Rule, u64>,
     /// Services that are not served as the registry has them, by the reason.
     pub quarantined_by: BTreeMap<&'static str, u64>,
-    /// Those services; their last good form is kept.
+    /// Those services; their last good form is kept. The status has the first hundred.
     pub quarantined: BTreeMap<Arc<str>, Quarantined>,
+    /// How many more there are than are shown.
+    pub quarantined_left_out: usize,
+    /// Services that could not be read yet.
+    pub unknown: unknown::Report,
     /// What is missing since the window of the breaker began, while it withholds removals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Lost>,
@@ -126,6 +134,18 @@ pub struct Report {
     pub hosts_moved: usize,
     /// Hosts that do not have their first VIP, since another has it.
     pub vips_moved: usize,
+}
+
+impl Report {
+    /// A copy of bounded size, whatever the number of services.
+    pub fn shown(&mut self) -> Self {
+        let all = std::mem::take(&mut self.quarantined);
+        let mut shown = self.clone();
+        shown.quarantined = all.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect();
+        shown.quarantined_left_out = all.len() - shown.quarantined.len();
+        self.quarantined = all;
+        shown
+    }
 }
 
 /// Why a service is not served as the registry has it.
@@ -341,6 +361,15 @@ mod tests {
     }
 
     #[test]
+    fn of_many_quarantined_services_the_first_are_shown_and_the_others_counted() {
+        let why = |n: usize| (format!("s{n:04}").into(), Quarantined { reason: "host", detail: "long".to_owned() });
+        let mut report = Report { quarantined: (0..250).map(why).collect(), rounds: 7, ..Report::default() };
+        let shown = report.shown();
+        assert_eq!((shown.quarantined.len(), shown.quarantined_left_out, shown.rounds), (100, 150, 7));
+        assert_eq!((report.quarantined.len(), report.quarantined_left_out), (250, 0));
+    }
+
+    #[test]
     fn what_is_held_is_held_when_everything_is_made_anew() {
         let shared = Arc::new(Shared::new(Config::default()).unwrap());
         let mut publisher = Publisher::new(Arc::clone(&shared));
@@ -359,5 +388,29 @@ mod tests {
         publisher.services.breaker().release();
         publisher.round(3);
         assert_eq!(served(), (10, None));
+    }
+
+    #[test]
+    fn what_is_unknown_is_unknown_when_everything_is_made_anew() {
+        let shared = Arc::new(Shared::new(Config::default()).unwrap());
+        let mut publisher = Publisher::new(Arc::clone(&shared));
+        change(&shared, 0, 1, Some("10.0.0.1:80"));
+        shared.orders.lock().loaded = true;
+        publisher.round(0);
+        shared.store.set_unknown(&["com.example.S0"]);
+        change(&shared, 0, 2, None);
+        let served = || (shared.view.borrow().service_entries.endpoints(), shared.report.lock().unknown.last_good);
+        publisher.round(1);
+        assert_eq!(served(), (1, 1));
+        publisher.start_over();
+        publisher.round(2);
+        assert_eq!(served(), (1, 1));
+        for event in
+            frame::decode(&frame::encode_replace("registry", "com.example.S0", 1, i64::MAX, &[]).unwrap()).unwrap()
+        {
+            shared.store.apply(&event, 3).unwrap();
+        }
+        publisher.round(3);
+        assert_eq!(served(), (0, 0));
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     policy::{Policy, Rules},
     proto::istio::networking::v1alpha3::{ServiceEntry, ServicePort},
     publisher::{Quarantined, Shared},
-    registry::store::Entry,
+    registry::store::{Entry, Taken},
     snapshot::{Changes, Resource, partition::slice_of},
     state::LastService,
     translate::{
@@ -37,6 +37,7 @@ use crate::{
         payload::{Address, Reject},
         service_entry::{self, EndpointMode, Member, Merged, Shape},
     },
+    unknown::Unknown,
 };
 
 /// How many VIPs a host may try before it goes without one.
@@ -125,6 +126,8 @@ pub struct Services {
     breaker: Breaker,
     /// Services whose removals are withheld.
     withheld: BTreeSet<Arc<str>>,
+    /// Services that could not be read yet: nothing goes from them until they are.
+    unknown: Unknown,
     /// The services of the last good state, until the first complete view was judged against it.
     last_good: BTreeMap<Arc<str>, LastService>,
     /// Entries by application, made of the services' endpoints; `None` where the policy wants none.
@@ -154,6 +157,7 @@ impl Services {
             totals: Totals::default(),
             breaker,
             withheld: BTreeSet::new(),
+            unknown: Unknown::default(),
             last_good,
             direct: None,
             graces: BTreeSet::new(),
@@ -201,8 +205,12 @@ impl Services {
         let policy = self.shared.policy.load_full();
         let mut work: BTreeMap<Arc<str>, Work> = BTreeMap::new();
         for (id, entries) in self.dirty(now, phase, &policy) {
-            let Some((wanted, rejects)) = self.wanted(&id, &entries, &policy) else { continue };
+            let Some((mut wanted, rejects)) = self.wanted(&id, &entries, &policy) else { continue };
             self.count_rejects(&id, &rejects);
+            // Before removals are judged, since of such a service none is known.
+            if self.unknown.contains(&id) && wanted.allowed {
+                self.keep_served(&id, &mut wanted);
+            }
             work.insert(id, wanted);
         }
         let withhold = self.judge(now, phase, &policy, &mut work);
@@ -252,7 +260,12 @@ impl Services {
         if phase != Phase::Gathering {
             self.last_good.clear();
         }
+        let is_served = |id: &str| self.served.get(id).is_some_and(|served| !served.members.is_empty());
+        let unknown = if phase == Phase::Gathering { None } else { self.unknown.report(is_served) };
         let mut report = self.shared.report.lock();
+        if let Some(unknown) = unknown {
+            report.unknown = unknown;
+        }
         report.encodes += changes.encodes;
         report.direct = self.direct.as_ref().map(Direct::counts);
         report.in_grace = self.graces.len();
@@ -301,7 +314,10 @@ impl Services {
         let again = if phase == Phase::Completed { Some(self.withheld.iter()) } else { None };
         let again: Vec<&Arc<str>> = expired.chain(again.into_iter().flatten()).collect();
         dirty.extend(again.into_iter().map(|id| (Arc::clone(id), store.read(id))));
-        dirty.extend(store.take_dirty().into_iter().map(|taken| (taken.data_info_id, taken.entries)));
+        for Taken { data_info_id, entries, unknown } in store.take_dirty() {
+            self.unknown.note(&data_info_id, unknown);
+            dirty.insert(data_info_id, entries);
+        }
         dirty
     }
 
@@ -368,22 +384,31 @@ impl Services {
         }
     }
 
-    /// Keeps what is served of a service beside what the registry wants.
+    /// Withholds what would go from a service.
     fn withhold(&mut self, id: &Arc<str>, work: &mut Work) {
-        let last_good = self.last_good.get(id).map(|last| &last.members);
-        let Some(kept) = self.served.get(id).map(|served| &served.members).or(last_good) else { return };
-        let wanted: BTreeSet<_> = work.members.iter().map(Member::key).collect();
-        let missing: Vec<Member> = kept.iter().filter(|member| !wanted.contains(&member.key())).cloned().collect();
-        let complete = missing.is_empty() && work.allowed;
-        drop(wanted);
-        if complete {
+        let Some(missing) = self.keep_served(id, work) else { return };
+        if missing == 0 && work.allowed {
             self.withheld.remove(id);
         } else {
             work.allowed = true;
-            work.members.extend(missing);
-            work.members.sort_by(|a, b| a.key().cmp(&b.key()));
             self.withheld.insert(Arc::clone(id));
         }
+    }
+
+    /// Keeps what is served of a service beside what the registry wants, and returns how many endpoints are not wanted. Before
+    /// anything is served the last good state counts.
+    fn keep_served(&self, id: &Arc<str>, work: &mut Work) -> Option<usize> {
+        let last_good = self.last_good.get(id).map(|last| &last.members);
+        let kept = self.served.get(id).map(|served| &served.members).or(last_good)?;
+        let wanted: BTreeSet<_> = work.members.iter().map(Member::key).collect();
+        let missing: Vec<Member> = kept.iter().filter(|member| !wanted.contains(&member.key())).cloned().collect();
+        drop(wanted);
+        let count = missing.len();
+        if count > 0 {
+            work.members.extend(missing);
+            work.members.sort_by(|a, b| a.key().cmp(&b.key()));
+        }
+        Some(count)
     }
 
     /// Runs one service's part of a round: a bug that one service's data brings out must not hold back the others.

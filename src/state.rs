@@ -25,14 +25,11 @@ use crate::{
     digest::hex,
     istio::names::{ID_ANNOTATION, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
     model::Millis,
-    proto::{
-        envoy::service::discovery::v3::DiscoveryResponse,
-        istio::{
-            mcp::v1alpha1::Resource,
-            networking::v1alpha3::{ServiceEntry, WorkloadEntry},
-        },
+    proto::istio::{
+        mcp::v1alpha1::Resource,
+        networking::v1alpha3::{ServiceEntry, WorkloadEntry},
     },
-    snapshot::view::View,
+    snapshot::{resource, view::View},
     translate::{
         Parsed,
         payload::{Address, DEFAULT_WEIGHT, Endpoint},
@@ -180,7 +177,7 @@ fn parse(bytes: &[u8]) -> Result<LastGood, String> {
     let (services, workloads) = pages.split_at(header.service_bytes as usize);
     let mut by_id: BTreeMap<Arc<str>, Vec<(Box<str>, Endpoint)>> = BTreeMap::new();
     let mut selected: BTreeMap<String, Arc<str>> = BTreeMap::new();
-    for resource in decode(services)? {
+    for resource in resource::decode(services).map_err(|error| error.to_string())? {
         // One without is made of others.
         let Some((id, _)) = ids(&resource) else { continue };
         let entry = ServiceEntry::decode(resource.body.unwrap_or_default().value).map_err(|error| error.to_string())?;
@@ -189,7 +186,7 @@ fn parse(bytes: &[u8]) -> Result<LastGood, String> {
         let endpoints = entry.endpoints.into_iter().filter_map(endpoint).map(|endpoint| ("".into(), endpoint));
         by_id.insert(id, endpoints.collect());
     }
-    for resource in decode(workloads)? {
+    for resource in resource::decode(workloads).map_err(|error| error.to_string())? {
         let (_, register_id) = ids(&resource).ok_or("a WorkloadEntry has no dataInfoId")?;
         let entry =
             WorkloadEntry::decode(resource.body.unwrap_or_default().value).map_err(|error| error.to_string())?;
@@ -205,11 +202,6 @@ fn parse(bytes: &[u8]) -> Result<LastGood, String> {
         (id, LastService { members: members(endpoints), empty_since })
     });
     Ok(LastGood { age: Duration::MAX, publishers: header.publishers, services: services.collect() })
-}
-
-fn decode(pages: &[u8]) -> Result<Vec<Resource>, String> {
-    let response = DiscoveryResponse::decode(pages).map_err(|error| error.to_string())?;
-    response.resources.into_iter().map(|any| Resource::decode(any.value).map_err(|error| error.to_string())).collect()
 }
 
 /// dataInfoId and registerId of a resource.

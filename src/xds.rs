@@ -1,17 +1,26 @@
 //! The xDS server that istiod connects to, as a source of its configuration (MCP-over-xDS).
 //!
-//! The core knows no type of resource: what types there are and in which order they go out is said by a [`Catalog`].
+//! The core knows no type of resource: a [`Catalog`] says what types there are and which of them rest on which.
+//!
+//! The floors, from the ground up; a file imports from lower floors only, and this file from none:
+//!
+//! 1. [`limits`] bounds a client, [`drain`] ends streams, [`pace`] divides a client's time, [`quiet`]
+//!    bounds what clients can log, [`tls`] keeps certificates;
+//! 2. [`subscription`] is one type on one stream, in either variant of the protocol, [`streams`] lists who is connected;
+//! 3. [`order`] decides what a stream is told and when, [`codec`] puts requests and responses on the wire, [`listener`] lets
+//!    connections in;
+//! 4. [`stream`] serves one stream;
+//! 5. [`server`] is the gRPC service that makes streams of connections.
 
 pub mod codec;
+pub mod drain;
+pub mod limits;
 pub mod listener;
+pub mod order;
 pub mod pace;
+pub mod quiet;
 pub mod server;
 pub mod stream;
 pub mod streams;
 pub mod subscription;
 pub mod tls;
-
-/// Never answered: istiod does not wait for it, and old versions block on an answer.
-pub const MESH_CONFIG: &str = "core/v1alpha1/MeshConfig";
-/// A type that is not used by this server and small in istiod; see [`stream`] on priming.
-pub const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";

@@ -1,6 +1,7 @@
 //! Who may import whom: the arrows between the rooms of `src/`, and no circle between files.
 //!
 //! `docs/architecture.md` says why each arrow is there. Code of tests may import what it likes.
+#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

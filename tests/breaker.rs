@@ -6,18 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::Mox;
-use registry_mox::host::engine::Flushed;
+use harness::{
+    Mox, SOON,
+    client::{SERVICE_ENTRY, istiod_node},
+    nth as id,
+};
+use registry_mox::{
+    host::{command, engine::Flushed},
+    model::RegisterVersion,
+    registry::frame::{self, Publisher},
+};
 use serde_json::{Value, json};
 
-mod common;
-
-const SOON: Duration = Duration::from_secs(60);
 const SERVICES: usize = 20;
-
-fn id(n: usize) -> String {
-    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
 
 fn publish(mox: &Mox, services: impl IntoIterator<Item = usize>, version: i64) {
     for n in services {
@@ -94,13 +95,11 @@ async fn a_hold_ends_by_itself() {
 #[tokio::test]
 async fn a_policy_that_takes_much_away_passes_the_breaker() {
     let mox = full(json!({})).await;
-    let none = serde_json::from_value(json!({ "exclude": ["*"] })).unwrap();
-    mox.engine.set_policy(none).unwrap();
+    mox.policy(json!({ "exclude": ["*"] }));
     assert_eq!(flush(&mox).await, (20, 40, json!("mass-delete")));
-    mox.engine.set_policy(serde_json::from_value(json!({})).unwrap()).unwrap();
+    mox.policy(json!({}));
     assert_eq!(flush(&mox).await, (20, 40, Value::Null));
-    let few = serde_json::from_value(json!({ "exclude": ["*S1:*", "*S2:*"] })).unwrap();
-    mox.engine.set_policy(few).unwrap();
+    mox.policy(json!({ "exclude": ["*S1:*", "*S2:*"] }));
     assert_eq!(flush(&mox).await, (18, 36, Value::Null));
 }
 
@@ -257,5 +256,97 @@ async fn with_cluster_scope_the_last_good_state_is_served_while_there_is_no_comp
     tokio::time::sleep(Duration::from_millis(50)).await; // for what must not come
     assert_eq!(flush(&mox).await.2, json!("not-loaded"), "it is too old");
     assert!(!mox.engine.watch().borrow().shown);
+    close(mox).await;
+}
+
+/// A read of a service that found these data, each of a publisher of its own.
+fn read(mox: &Mox, n: usize, version: i64, data: &[&str]) {
+    let publisher = |data: &&str| Publisher {
+        register_id: (*data).to_owned().into(),
+        version: RegisterVersion { version, timestamp: 0 },
+        payloads: vec![data.as_bytes().to_vec().into()],
+        ..Publisher::default()
+    };
+    let bodies: Vec<_> = data.iter().map(publisher).collect();
+    mox.engine.apply(&frame::encode_replace("registry", &id(n), version, i64::MAX, &bodies).unwrap()).unwrap();
+}
+
+fn unknown(mox: &Mox, services: impl IntoIterator<Item = usize>) {
+    let ids: Vec<String> = services.into_iter().map(id).collect();
+    let order = json!({ "op": "unknown", "dataInfoIds": ids });
+    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
+}
+
+fn reported(mox: &Mox) -> Value {
+    let unknown = serde_json::to_value(mox.engine.status().publisher).unwrap()["unknown"].take();
+    json!([unknown["lastGood"], unknown["missing"], unknown["sample"].as_array().map(Vec::len)])
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_keeps_its_last_good_form() {
+    for mode in ["inline", "workload-entry"] {
+        let dir = StateDir::new(&format!("unknown-{mode}"));
+        let config = json!({ "stateDir": dir.0, "scope": "cluster", "endpointMode": mode });
+        let mox = full(config.clone()).await;
+        let before = mox.engine.flush().await;
+        dir.keep(mox).await;
+
+        // Three quarters of what was served: as many would not be let go.
+        let mox = Mox::open(config);
+        (15..SERVICES).for_each(|n| {
+            mox.publish(&id(n), "a", 1, &[&format!("10.0.{n}.1:12200?weight=7"), &format!("10.0.{n}.2:12200")])
+        });
+        if mode == "inline" {
+            mox.engine.flush().await; // or the first round of all has the complete view
+        }
+        unknown(&mox, 0..8);
+        unknown(&mox, 8..15);
+        mox.engine.loaded();
+        assert_eq!(mox.engine.flush().await, before, "to the last byte");
+        assert_eq!(reported(&mox), json!([15, 0, 15]));
+        let mut client = mox.client(istiod_node()).await;
+        client.subscribe(SERVICE_ENTRY).unwrap();
+        client.wait_until(SOON, |state| state.len() == SERVICES).await.unwrap();
+
+        // Events count, and take nothing away that no read has.
+        mox.publish(&id(0), "b", 1, &["10.0.0.3:12200"]);
+        unpublish(&mox, [0, 1], 2);
+        assert_eq!(flush(&mox).await, (20, 41, Value::Null));
+        // A read says everything; one that finds nothing says that there is nothing.
+        read(&mox, 0, 5, &["10.0.0.1:12200", "10.0.0.3:12200"]);
+        assert_eq!(flush(&mox).await, (20, 40, Value::Null));
+        read(&mox, 1, 5, &[]);
+        assert_eq!(flush(&mox).await, (20, 38, Value::Null), "in grace");
+        assert_eq!(reported(&mox), json!([13, 0, 13]));
+        // What is known to be gone is judged as ever, and what is unknown stays out of it.
+        (2..13).for_each(|n| read(&mox, n, 5, &[]));
+        assert_eq!(flush(&mox).await, (20, 38, json!("mass-delete")));
+        assert_eq!(reported(&mox), json!([2, 0, 2]));
+        mox.engine.release().unwrap();
+        assert_eq!(flush(&mox).await, (20, 16, Value::Null));
+        let policy = serde_json::from_value(json!({ "exclude": ["*S13:*"] })).unwrap();
+        mox.engine.set_policy(policy).unwrap();
+        assert_eq!(flush(&mox).await, (19, 14, Value::Null), "the operator may take it away");
+        assert_eq!(reported(&mox), json!([1, 1, 2]));
+        close(mox).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_unknown_and_was_never_good_is_named_until_it_is_read() {
+    let mox = Mox::closed(json!({ "scope": "cluster" }));
+    publish(&mox, 0..3, 1);
+    read(&mox, 3, 1, &["10.0.3.1:12200"]);
+    unknown(&mox, 3..60);
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (4, 7, Value::Null));
+    assert_eq!(reported(&mox), json!([0, 56, 20]), "one of them was read meanwhile");
+    read(&mox, 4, 1, &["10.0.4.1:12200"]);
+    mox.publish(&id(5), "a", 1, &["10.0.5.1:12200"]);
+    assert_eq!(flush(&mox).await, (6, 9, Value::Null));
+    assert_eq!(reported(&mox), json!([1, 54, 20]));
+    (5..60).for_each(|n| read(&mox, n, 1, &[]));
+    assert_eq!(flush(&mox).await, (6, 8, Value::Null), "what the read does not name is gone");
+    assert_eq!(reported(&mox), json!([0, 0, 0]));
     close(mox).await;
 }

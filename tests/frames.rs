@@ -3,7 +3,7 @@
 
 use registry_mox::{
     model::RegisterVersion,
-    registry::frame::{self, Body, Event, Text},
+    registry::frame::{self, Body, Event, Part, Text},
     translate::serialized,
 };
 
@@ -89,9 +89,32 @@ fn a_replace() {
     assert_eq!([source.as_str(), data_info_id.as_str()], ["consul", DEMO]);
     assert_eq!(*read_started, TS + 3);
     let first = (at(3, TS + 4), R1.into(), String::new(), String::new(), vec![], vec![BOLT.into()]);
+    assert_eq!(bodies.iter().map(parts).collect::<Vec<_>>(), [first, second_of_replace()]);
+}
+
+fn second_of_replace() -> Parts {
     let attributes = vec![("k".into(), "v".into())];
-    let second = (at(i64::MAX, i64::MIN), R3.into(), "rz-2".into(), "demo".into(), attributes, vec![]);
-    assert_eq!(bodies.iter().map(parts).collect::<Vec<_>>(), [first, second]);
+    (at(i64::MAX, i64::MIN), R3.into(), "rz-2".into(), "demo".into(), attributes, vec![])
+}
+
+#[test]
+fn a_replace_in_pieces() {
+    let first = (at(3, TS + 4), R1.into(), String::new(), String::new(), vec![], vec!["10.0.0.1:12200".into()]);
+    for (name, wanted, named) in [
+        ("replace-begin", Part::Begin, vec![first]),
+        ("replace-append", Part::Append, vec![second_of_replace()]),
+        ("replace-commit", Part::Commit, vec![]),
+    ] {
+        let frame = golden(name);
+        let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
+        let [Event::Piece { part, read: 77, source, data_info_id, version: 41, read_started, bodies }] = &events[..]
+        else {
+            panic!("{events:?}")
+        };
+        assert_eq!((*part, *read_started), (wanted, TS + 3));
+        assert_eq!([source.as_str(), data_info_id.as_str()], ["consul", DEMO]);
+        assert_eq!(bodies.iter().map(parts).collect::<Vec<_>>(), named);
+    }
 }
 
 #[test]

@@ -42,6 +42,11 @@ fn encode(event: &Event<'_>) -> Vec<u8> {
             let publishers: Vec<_> = bodies.iter().map(publisher).collect();
             frame::encode_replace(source.as_str(), data_info_id.as_str(), *version, *read_started, &publishers)
         }
+        Event::Piece { part, read, source, data_info_id, version, read_started, bodies } => {
+            let publishers: Vec<_> = bodies.iter().map(publisher).collect();
+            let (source, id) = (source.as_str(), data_info_id.as_str());
+            frame::encode_piece((*part, *read), source, id, *version, *read_started, &publishers)
+        }
     };
     encoded.expect("what was decoded is within its bounds")
 }
@@ -51,7 +56,8 @@ fn id<'a>(event: &Event<'a>) -> &'a str {
         Event::Publish { data_info_id, .. }
         | Event::Unpublish { data_info_id, .. }
         | Event::Lost { data_info_id, .. }
-        | Event::Replace { data_info_id, .. } => data_info_id.as_str(),
+        | Event::Replace { data_info_id, .. }
+        | Event::Piece { data_info_id, .. } => data_info_id.as_str(),
     }
 }
 

@@ -4,10 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::{
-    digest::{hex, prefix_of},
-    translate::{claims::Claims, names},
-};
+use registry_mox::{digest::{hex, prefix_of}, translate::{claims::Claims, names}};
 
 const MAX_ID: usize = 4_096;
 const MAX_IDS: usize = 16;

@@ -4,16 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::{
-    istio::validate,
-    policy::{Policy, PolicyConfig, Rules},
-    registry::frame::{self, Event, Publisher},
-    translate::{
-        Parsed,
-        payload::{self, Address, Endpoint},
-        service_entry::{self, EndpointMode, Member, Shape},
-    },
-};
+use registry_mox::{istio::validate, policy::{Policy, PolicyConfig, Rules}, registry::frame::{self, Event, Publisher}, translate::{Parsed, payload::{self, Address, Endpoint}, service_entry::{self, EndpointMode, Member, Shape}}};
 
 const ID: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const MAX_WEIGHT: u32 = 100_000;

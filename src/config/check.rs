@@ -175,7 +175,7 @@ impl Limits {
         mistakes.number("mox.limits.streams", *streams, 1..=100_000);
         mistakes.number("mox.limits.streamsPerAddress", *streams_per_address, 1..=100_000);
         mistakes.number("mox.limits.types", *types, 16..=1_024);
-        mistakes.number("mox.limits.request", *request, 1 << 10..=16 << 20);
+        mistakes.number("mox.limits.request", *request, 1 << 10..=256 << 20);
         mistakes.number("mox.limits.response", *response, 1 << 10..=MAX_RESPONSE);
     }
 }

@@ -19,11 +19,11 @@ const MAX_OWNER: usize = 40;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Kubernetes {
-    /// Whether they are written. Default: false.
+    /// Whether services are written. Default: false.
     pub enabled: bool,
-    /// File with the address and credentials. Default: none, and those of the pod's service account are taken.
+    /// File with the address of the API server and credentials. Default: none, and those of the pod's service account are taken.
     pub kubeconfig: Option<PathBuf>,
-    /// Context in that file. Default: its current one.
+    /// Context in the kubeconfig. Default: its current one.
     pub context: Option<String>,
     /// Whose objects these are, a DNS label in lower case of at most 40 characters: part of the names of the lease and of
     /// the field manager, and a label of every object. Two registries that share a namespace need two. Default: `default`.
@@ -32,8 +32,8 @@ pub struct Kubernetes {
     pub namespace: Option<String>,
     /// Namespace of the lease, which must exist. Default: that of the objects.
     pub lease_namespace: Option<String>,
-    /// How long a session server that is gone stays the writer, 3 s to 1 h. The writer renews every third of that, and
-    /// stops to write after two thirds without a renewal. Default: 15 s.
+    /// How long a session server that is gone stays the writer, 3 s to 1 h. A writer renews its lease every third of that,
+    /// and begins no write after two thirds without a renewal. Default: 15 s.
     #[serde(with = "duration")]
     pub lease: Duration,
     /// Most writes at once, 1 to 256. Default: 16.

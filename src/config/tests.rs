@@ -302,7 +302,7 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
             "mox.limits.streams-per-address: 0 is out of bounds; allowed are 1 to 100000",
         ),
         (r#"{"limits": {"types": 9}}"#, "mox.limits.types: 9 is out of bounds; allowed are 16 to 1024"),
-        (r#"{"limits": {"request": 9}}"#, "mox.limits.request: 9 is out of bounds; allowed are 1024 to 16777216"),
+        (r#"{"limits": {"request": 9}}"#, "mox.limits.request: 9 is out of bounds; allowed are 1024 to 268435456"),
         (r#"{"limits": {"response": 9}}"#, "mox.limits.response: 9 is out of bounds; allowed are 1024 to 2146435071"),
         (r#"{"kubernetes": {"lease": "1s"}}"#, "mox.kubernetes.lease: 1s is out of bounds; allowed are 3s to 1h"),
         (

@@ -1,29 +1,40 @@
 //! Pages for operators, the same over HTTP and through the session server's own port. Requests that change something need
 //! `mox.admin.token` in the header `X-Mox-Token`.
+//!
+//! A page has a bounded size, whatever is served and whoever is connected; those that grow with that are [`large`].
 
-use std::sync::{Arc, Weak};
+pub mod large;
+pub mod listener;
 
-use axum::{
-    Router,
-    body::Bytes,
-    extract::State,
-    http::{HeaderMap, Method, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
-};
 use serde::Serialize;
 use serde_json::json;
-use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     config,
     error::Error,
-    host::{engine::Engine, metrics},
+    host::{admin::large::Cursor, engine::Engine, metrics},
     kubernetes,
-    snapshot::kubectl,
+    snapshot::kubectl::{self, Dump, Format},
+    xds::streams::{ClientState, StreamState, Totals},
 };
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
 const TOKEN_HEADER: &str = "x-mox-token";
+
+/// What a request is answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// A page, whole.
+    Page(Page),
+    /// A page that is to be read chunk by chunk.
+    Large {
+        /// Media type.
+        content_type: &'static str,
+        /// Where its chunks come from.
+        cursor: Cursor,
+    },
+}
 
 /// One page.
 #[derive(Debug, Serialize)]
@@ -33,6 +44,9 @@ pub struct Page {
     pub status: u16,
     /// Media type.
     pub content_type: &'static str,
+    /// After how many seconds to ask again, where that makes sense.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
     /// The text.
     pub body: String,
 }
@@ -40,54 +54,118 @@ pub struct Page {
 impl Page {
     fn json(value: &impl Serialize) -> Self {
         match serde_json::to_string_pretty(value) {
-            Ok(body) => Self { status: 200, content_type: "application/json", body: body + "\n" },
+            Ok(body) => Self { content_type: JSON, ..Self::text(200, body + "\n") },
             Err(error) => Self::text(500, format!("{error}\n")),
         }
     }
 
     fn text(status: u16, body: String) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body }
+        Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, body }
     }
 }
 
 /// Makes the page of a path.
-pub fn page(engine: &Engine, path: &str, query: &str) -> Page {
-    match path.trim_end_matches('/') {
+pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
+    let path = path.trim_end_matches('/');
+    if path == "/mox/dump" {
+        return dump(engine, query);
+    }
+    Answer::Page(match path {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
         "/mox/fresh" => fresh(engine),
-        "/mox/streams" => {
-            let status = engine.status();
-            Page::json(&json!({ "clients": status.clients, "streams": status.streams }))
-        }
+        "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
-        "/mox/metrics" => Page { status: 200, content_type: PROMETHEUS, body: metrics::text(engine) },
+        "/mox/metrics" => Page { content_type: PROMETHEUS, ..Page::text(200, metrics::text(engine)) },
         "/mox/kubernetes" => match engine.kubernetes() {
             Some(sink) => Page::json(&sink.report()),
             None => Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned()),
         },
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
-        "/mox/dump" => match query.split('&').find_map(|pair| pair.strip_prefix("type=")).unwrap_or("ServiceEntry") {
-            kind @ "ServiceEntry" => Page::json(&kubectl::list(kind, &engine.view().service_entries)),
-            kind @ "WorkloadEntry" => Page::json(&kubectl::list(kind, &engine.view().workload_entries)),
-            kind @ "DestinationRule" => Page::json(&kubectl::list(kind, &engine.view().destination_rules)),
-            other => {
-                Page::text(404, format!("type {other:?} is not served; there are {}\n", kubectl::KINDS.join(" and ")))
-            }
-        },
         _ => Page::text(
             404,
             "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and \
              /mox/dump\n"
                 .to_owned(),
         ),
+    })
+}
+
+/// What the query says of a name.
+fn asked<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// The served resources of a type.
+fn dump(engine: &Engine, query: &str) -> Answer {
+    let (kind, format) = (asked(query, "type").unwrap_or("ServiceEntry"), asked(query, "format").unwrap_or("json"));
+    let Some(kind) = kubectl::KINDS.into_iter().find(|known| *known == kind) else {
+        let text = format!("type {kind:?} is not served; there are {}\n", kubectl::KINDS.join(" and "));
+        return Answer::Page(Page::text(404, text));
+    };
+    let (format, content_type) = match format {
+        "json" => (Format::Json, JSON),
+        "yaml" => (Format::Yaml, "application/yaml"),
+        other => {
+            return Answer::Page(Page::text(400, format!("format {other:?} is not known; there are json and yaml\n")));
+        }
+    };
+    let view = engine.view();
+    let snapshot = match kind {
+        "WorkloadEntry" => view.workload_entries,
+        "DestinationRule" => view.destination_rules,
+        _ => view.service_entries,
+    };
+    match engine.large().open(|| Dump::new(kind, format, &snapshot)) {
+        Some(cursor) => Answer::Large { content_type, cursor },
+        None => Answer::Page(Page {
+            retry_after: Some(1),
+            ..Page::text(
+                429,
+                "another dump is being read, and there is place for one; ask again in a second\n".to_owned(),
+            )
+        }),
     }
+}
+
+/// Who is connected: as many streams, oldest first, as make a page, from the one that the query's `from` says.
+fn streams(engine: &Engine, query: &str) -> Page {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shown {
+        totals: Totals,
+        clients: Vec<ClientState>,
+        clients_left_out: usize,
+        streams: Vec<StreamState>,
+        streams_left_out: usize,
+        /// `from` of the page that follows.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<usize>,
+    }
+    let from = asked(query, "from").unwrap_or("0");
+    let Ok(from) = from.parse::<usize>() else {
+        return Page::text(
+            400,
+            format!("from {from:?} is no number; it is how many streams come before those to show\n"),
+        );
+    };
+    let ((clients, totals), streams) = (engine.clients(), engine.streams(from));
+    let end = from.saturating_add(streams.len());
+    Page::json(&Shown {
+        clients_left_out: totals.clients - clients.len(),
+        streams_left_out: totals.streams.saturating_sub(streams.len()),
+        next: (end < totals.streams).then_some(end),
+        totals,
+        clients,
+        streams,
+    })
 }
 
 /// What to paste into Istio's mesh configuration, with the host that the query names.
 fn istio_config(engine: &Engine, query: &str) -> String {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
-    let host = query.split('&').find_map(|pair| pair.strip_prefix("host="));
-    let host = host.filter(|host| !host.is_empty() && host.chars().all(legal)).unwrap_or("session-server.example.com");
+    let host = asked(query, "host")
+        .filter(|host| !host.is_empty() && host.chars().all(legal))
+        .unwrap_or("session-server.example.com");
     let config = engine.config();
     let bound = engine.status().listening;
     let port = bound.as_ref().map_or(config.listen, |bound| bound.mox).port();
@@ -171,37 +249,4 @@ pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
                 .to_owned(),
         ),
     }
-}
-
-/// Serves the pages until `draining` is true.
-pub async fn serve(listener: TcpListener, engine: Weak<Engine>, mut draining: watch::Receiver<bool>) {
-    let router = Router::new().fallback(answer).with_state(engine);
-    let stop = async move {
-        let _ = draining.wait_for(|draining| *draining).await;
-    };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "the admin listener failed");
-    }
-}
-
-async fn answer(
-    State(engine): State<Weak<Engine>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let Some(engine): Option<Arc<Engine>> = engine.upgrade() else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    };
-    let page = match method {
-        Method::GET => page(&engine, uri.path(), uri.query().unwrap_or_default()),
-        Method::POST => {
-            let token = headers.get(TOKEN_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            change(&engine, uri.path(), token, &body)
-        }
-        _ => return StatusCode::METHOD_NOT_ALLOWED.into_response(),
-    };
-    let status = StatusCode::from_u16(page.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, [(header::CONTENT_TYPE, page.content_type)], page.body).into_response()
 }

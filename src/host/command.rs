@@ -2,15 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Deserialize;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     config::{self, Config},
     error::{Error, Result},
     host::{
-        admin,
-        engine::{Engine, Feed},
+        admin::{self, Answer, Page, large::Cursor},
+        engine::Engine,
+        feed::Feed,
         metrics,
     },
 };
@@ -23,6 +25,11 @@ pub enum Command {
     Listen {},
     /// The first complete view is in.
     Loaded {},
+    /// Services that could not be read; said before `loaded`, in as many commands as it takes.
+    Unknown {
+        /// Those.
+        data_info_ids: Vec<Arc<str>>,
+    },
     /// Set the operator's latch.
     Freeze {},
     /// Release it.
@@ -76,14 +83,47 @@ pub enum Command {
         #[serde(default)]
         body: String,
     },
-    /// An admin page.
-    Page {
-        /// Path, `/mox` included.
-        path: String,
-        /// Query without the question mark.
-        #[serde(default)]
-        query: String,
-    },
+}
+
+/// Which page is asked for.
+#[derive(Debug, Deserialize)]
+struct Asked {
+    /// Path, `/mox` included.
+    path: String,
+    /// Query without the question mark.
+    #[serde(default)]
+    query: String,
+}
+
+/// What stands before a page.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    status: u16,
+    content_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u32>,
+    /// Where the rest of a large page is to be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<u64>,
+}
+
+/// Makes an admin page for a caller on the other side of a language boundary, who takes its bytes as they are: the length of
+/// its head in four bytes, big end first, the head as JSON, and the page or the first chunk of a large one.
+pub fn open_page(engine: &Engine, request: &[u8]) -> Result<(Vec<u8>, Option<Cursor>)> {
+    let Asked { path, query } = serde_json::from_slice(request)
+        .map_err(|error| Error::InvalidArgument(format!("this names no page: {error}")))?;
+    let (head, body, cursor) = match admin::page(engine, &path, &query) {
+        Answer::Page(Page { status, content_type, retry_after, body }) => {
+            (Head { status, content_type, retry_after, cursor: None }, Bytes::from(body), None)
+        }
+        Answer::Large { content_type, cursor } => {
+            let head = Head { status: 200, content_type, retry_after: None, cursor: Some(cursor.id()) };
+            (head, cursor.next()?.unwrap_or_default(), Some(cursor))
+        }
+    };
+    let head = serde_json::to_vec(&head).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(([&(head.len() as u32).to_be_bytes(), &*head, &*body].concat(), cursor))
 }
 
 /// Reads and executes a command on a thread that is not the engine's.
@@ -95,6 +135,10 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         Command::Listen {} => to_value(engine.listen()?),
         Command::Loaded {} => {
             engine.loaded();
+            done
+        }
+        Command::Unknown { data_info_ids } => {
+            engine.unknown(&data_info_ids);
             done
         }
         Command::Freeze {} => {
@@ -145,7 +189,6 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         Command::Change { path, token, body } => to_value(admin::change(engine, &path, &token, body.as_bytes())),
         Command::Status {} => to_value(engine.status()),
         Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),
-        Command::Page { path, query } => to_value(admin::page(engine, &path, &query)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Owns the runtime, the store, the publisher and the listeners.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::{
     net::TcpListener,
     runtime::{Handle, Runtime},
@@ -24,8 +24,14 @@ use tracing::{Dispatch, dispatcher};
 use crate::{
     config::{Config, Push, Scope},
     error::{Error, Result},
-    host::admin,
-    kubernetes::{Followed, Sink, report::Report as KubernetesReport},
+    host::{
+        admin::{
+            self,
+            large::{Cursor, Large, PageCounts},
+        },
+        feed::{Feed, LastFeed},
+    },
+    kubernetes::{Followed, Sink, report::KubernetesReport},
     model,
     policy::{Policy, PolicyConfig},
     publisher::{Orders, Publisher, Report, Shared},
@@ -36,16 +42,22 @@ use crate::{
     },
     translate::TRANSLATION,
     xds::{
+        drain::Drain,
+        limits::StreamLimits,
         listener::{self, Door},
-        pace::Rule,
-        server::{Ads, Ends, Limits},
-        streams::{ClientState, StreamState, Streams},
+        pace::PaceRule,
+        server::Ads,
+        streams::{ClientState, StreamState, Streams, Totals},
         tls::Tls,
     },
 };
 
 /// How long a stop waits for streams to end before it cuts them.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Of clients, and of bytes of streams, a status or a page shows this much.
+const SHOWN_CLIENTS: usize = 200;
+const SHOWN_STREAMS: usize = 256 << 10;
 
 /// A running engine. Dropping it without [`Engine::close`] stops its threads without draining.
 #[derive(Debug)]
@@ -55,8 +67,9 @@ pub struct Engine {
     draining: watch::Sender<bool>,
     /// Whether streams are refused, so that clients go to another session server.
     fenced: watch::Sender<bool>,
-    feed: Mutex<Option<Feed>>,
+    feed: Mutex<LastFeed>,
     kubernetes: Option<Sink>,
+    large: Arc<Large>,
     running: Mutex<Option<Running>>,
     handle: Handle,
     listeners: Mutex<Listeners>,
@@ -106,52 +119,6 @@ pub struct Flushed {
     pub held: Option<Held>,
 }
 
-/// How the host follows the registry's data servers, in its own words.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Feed {
-    /// Slots of the registry's slot table.
-    pub slots: u64,
-    /// Services that the data servers have, as far as it is known.
-    pub ids: u64,
-    /// Those that a comparison found different from what is known, and that were not read since.
-    pub owed: u64,
-    /// Those that could not be read again and again while their data server answers; they are tried on.
-    pub unreadable: u64,
-    /// Those that are to be read now.
-    pub dirty: u64,
-    /// Notices of changed services.
-    pub notices: u64,
-    /// Reads of a service.
-    pub reads: u64,
-    /// Bytes of publishers' data in them.
-    pub read_bytes: u64,
-    /// Reads that failed.
-    pub read_failures: u64,
-    /// Comparisons of a slot.
-    pub compares: u64,
-    /// Comparisons that failed.
-    pub compare_failures: u64,
-    /// Services of which a comparison found that another state was known.
-    pub differences: u64,
-    /// Comparisons of everything without a failure.
-    pub reconciled: u64,
-    /// How long ago the last one began, in milliseconds.
-    pub reconciled_millis_ago: Option<u64>,
-    /// How long the first complete view took, in milliseconds.
-    pub bootstrap_millis: Option<u64>,
-    /// For how long at least one slot's leader was not heard of, in milliseconds.
-    pub oldest_contact_millis: Option<u64>,
-    /// Whether the registry has stopped its pushes.
-    pub push_stopped: bool,
-    /// Other session servers that serve MoX from fresh data, when this was last asked.
-    pub fresh_peers: Option<u64>,
-    /// What failed last.
-    pub last_failure: Option<String>,
-    /// This session server has been cut off from data for longer than `mox.protect.max-staleness`.
-    pub stale: bool,
-}
-
 /// Everything an operator wants to know at a glance.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -179,10 +146,16 @@ pub struct Status {
     pub publisher: Report,
     /// Hash of the policy.
     pub policy: String,
-    /// Who is connected, and whether with the right parts.
+    /// All streams in numbers.
+    pub totals: Totals,
+    /// Who is connected, and whether with the right parts; the first two hundred, those with something wrong before others.
     pub clients: Vec<ClientState>,
-    /// Their streams.
+    /// How many more clients there are.
+    pub clients_left_out: usize,
+    /// Their streams, the oldest; `/mox/streams` has all.
     pub streams: Vec<StreamState>,
+    /// How many more streams there are.
+    pub streams_left_out: usize,
     /// Responses sent, without priming.
     pub pushes: u64,
     /// Their size in bytes.
@@ -193,6 +166,8 @@ pub struct Status {
     pub slow_readers: u64,
     /// Connections and streams refused, by whatever limit.
     pub refused: u64,
+    /// What became of large admin pages.
+    pub pages: PageCounts,
     /// How writing to the Kubernetes API goes, if it is switched on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesReport>,
@@ -222,11 +197,12 @@ impl Engine {
         let kubernetes = Sink::start(&shared.config, &handle, followed);
         Ok(Self {
             shared,
-            streams: Arc::new(Streams::new(Rule { duty, max })),
+            streams: Arc::new(Streams::new(PaceRule { duty, max })),
             draining,
             fenced,
             feed: Mutex::default(),
             kubernetes,
+            large: Arc::default(),
             running: Mutex::new(Some(Running { runtime, publisher })),
             handle,
             listeners: Mutex::default(),
@@ -272,18 +248,17 @@ impl Engine {
         }
         let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
         let bound = Bound { mox: mox_address, slices, admin: admin.as_ref().map(|(_, address)| *address) };
-        let limits = Limits::new(config);
+        let limits = StreamLimits::new(config);
         let ads = Ads {
             view: self.shared.view.subscribe(),
             parts: Arc::clone(&self.shared.parts),
-            ends: self.ends(),
+            drain: Drain::new(self.draining.subscribe(), self.fenced.subscribe()),
             streams: Arc::clone(&self.streams),
             prime: config.push.prime,
             limits,
         };
         let (allow, streams) = (config.allow_cidrs.clone(), Arc::clone(&self.streams));
-        let (open, logged) = (Mutex::new(HashMap::new()), Mutex::new(None));
-        let door = Arc::new(Door { allow, most: limits.most, tls, streams, open, logged });
+        let door = Arc::new(Door::new(allow, limits.streams, tls, streams));
         let (out, connections) = mpsc::channel(64);
         for (port, part) in ports {
             let accepting = listener::accept(port, part, Arc::clone(&door), out.clone());
@@ -295,17 +270,14 @@ impl Engine {
             }
         }));
         if let Some((admin, _)) = admin {
-            let served = admin::serve(admin, Arc::downgrade(self), self.draining.subscribe());
+            let (engine, draining) = (Arc::downgrade(self), self.draining.subscribe());
+            let served = admin::listener::serve(admin, engine, draining, admin::listener::Limits::default());
             listeners.servers.push(self.handle.spawn(served));
         }
         listeners.bound = Some(bound.clone());
         self.order(|orders| orders.listening_since = Some(Instant::now()));
         tracing::info!(mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
         Ok(bound)
-    }
-
-    fn ends(&self) -> Ends {
-        Ends { draining: self.draining.subscribe(), fenced: self.fenced.subscribe() }
     }
 
     fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
@@ -351,15 +323,7 @@ impl Engine {
 
     /// Takes what the host says of how it follows the data servers.
     pub fn feed(&self, feed: Feed) {
-        let stale = feed.stale;
-        let was = self.feed.lock().replace(feed).is_some_and(|feed| feed.stale);
-        match (was, stale) {
-            (false, true) => tracing::error!(
-                "cut off from the registry's data servers for longer than mox.protect.max-staleness; what is served is old"
-            ),
-            (true, false) => tracing::warn!("in contact with the registry's data servers again"),
-            _ => {}
-        }
+        self.feed.lock().take(feed);
     }
 
     /// Ends the streams and refuses new ones, so that clients go to another session server; or ends that.
@@ -367,6 +331,12 @@ impl Engine {
         if self.fenced.send_replace(fenced) != fenced {
             tracing::warn!(fenced, "streams are refused while another session server has fresher data");
         }
+    }
+
+    /// Says before [`Engine::loaded`] which services of the registry could not be read: what was served of them last stays
+    /// until a read of them is applied.
+    pub fn unknown(&self, ids: &[Arc<str>]) {
+        self.shared.store.set_unknown(ids);
     }
 
     /// Services of the registry whose events no read has borne out in time.
@@ -435,7 +405,8 @@ impl Engine {
     /// What the engine is doing.
     pub fn status(&self) -> Status {
         // No lock is held while another is taken.
-        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().clone());
+        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().shown());
+        let ((clients, totals), streams) = (self.clients(), self.streams(0));
         let View { service_entries, workload_entries, .. } = self.view();
         let bytes = service_entries.bytes() + workload_entries.bytes();
         Status {
@@ -445,20 +416,50 @@ impl Engine {
             scope: self.shared.config.scope,
             served: self.served(),
             fenced: *self.fenced.borrow(),
-            feed: self.feed.lock().clone(),
+            feed: self.feed.lock().feed().cloned(),
             bytes,
             store: self.shared.store.counts(),
             publisher,
             policy: self.shared.policy.load().hash().to_owned(),
-            clients: self.streams.clients(),
-            streams: self.streams.list(),
+            clients_left_out: totals.clients - clients.len(),
+            // Streams come and go meanwhile.
+            streams_left_out: totals.streams.saturating_sub(streams.len()),
+            totals,
+            clients,
+            streams,
             pushes: self.streams.pushes.load(Ordering::Relaxed),
             pushed_bytes: self.streams.bytes.load(Ordering::Relaxed),
             nacks: self.streams.nacks.load(Ordering::Relaxed),
             slow_readers: self.streams.slow.load(Ordering::Relaxed),
             refused: self.streams.refused.load(Ordering::Relaxed),
+            pages: self.large.counts(),
             kubernetes: self.kubernetes.as_ref().map(Sink::report),
         }
+    }
+
+    /// Clients as a page shows them, and all streams in numbers.
+    pub(crate) fn clients(&self) -> (Vec<ClientState>, Totals) {
+        self.streams.clients(SHOWN_CLIENTS)
+    }
+
+    /// Streams as a page shows them, from one on.
+    pub(crate) fn streams(&self, from: usize) -> Vec<StreamState> {
+        self.streams.list(from, SHOWN_STREAMS)
+    }
+
+    /// Counts a connection that is not served.
+    pub(crate) fn count_refused(&self) {
+        self.streams.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The place of the large page that is being read.
+    pub fn large(&self) -> &Arc<Large> {
+        &self.large
+    }
+
+    /// Leaves a large page to who knows its number, for as long as that reads it.
+    pub fn keep(&self, cursor: Cursor) {
+        cursor.keep(&self.handle);
     }
 
     /// The part that writes to the Kubernetes API, if it is switched on.
@@ -482,6 +483,7 @@ impl Engine {
         self.closed.store(true, Ordering::Release);
         let Some(Running { runtime, publisher }) = self.running.lock().take() else { return };
         self.draining.send_replace(true);
+        self.large.end();
         let servers = std::mem::take(&mut self.listeners.lock().servers);
         self.shared.store.wake().stop();
         runtime.block_on(async {

@@ -6,8 +6,11 @@ use std::fmt::{self, Display, Write};
 use serde::Serialize;
 
 use crate::{
-    host::engine::{Engine, Feed, Status},
-    kubernetes::report::Report as KubernetesReport,
+    host::{
+        engine::{Engine, Status},
+        feed::Feed,
+    },
+    kubernetes::report::KubernetesReport,
     snapshot::view::Held,
 };
 
@@ -55,7 +58,7 @@ pub fn text(engine: &Engine) -> String {
 
 /// All metrics that a status holds.
 pub fn of(status: &Status) -> Vec<Metric> {
-    let Status { served, store, publisher, streams, .. } = status;
+    let Status { served, store, publisher, totals, .. } = status;
     let mut all = vec![
         labelled("mox_info", "Version of the library, always 1.", "release", [(status.release.to_owned(), 1)]),
         labelled("mox_policy", "Hash of the policy, always 1.", "hash", [(status.policy.clone(), 1)]),
@@ -105,14 +108,21 @@ pub fn of(status: &Status) -> Vec<Metric> {
             "reason",
             publisher.quarantined_by.iter().map(|(reason, count)| ((*reason).to_owned(), *count)),
         ),
+        labelled(
+            "mox_services_unknown",
+            "Services of the registry that could not be read, by what the mesh has of them.",
+            "served",
+            [("last-good", publisher.unknown.last_good), ("nothing", publisher.unknown.missing)]
+                .map(|(served, count)| (served.to_owned(), count as u64)),
+        ),
         counter("mox_rounds_total", "Rounds of the publisher.", publisher.rounds),
         counter("mox_translations_total", "Services translated.", publisher.translations),
         counter("mox_publishes_total", "States handed to streams.", publisher.publishes),
-        gauge("mox_streams", "Open streams.", streams.len() as u64),
+        gauge("mox_streams", "Open streams.", totals.streams as u64),
         gauge(
             "mox_unacknowledged",
             "Types on streams whose last response was not accepted, or not yet.",
-            unacknowledged(status),
+            totals.unacknowledged as u64,
         ),
         counter("mox_pushes_total", "Responses sent, without priming.", status.pushes),
         counter("mox_pushed_bytes_total", "Bytes of those.", status.pushed_bytes),
@@ -120,16 +130,25 @@ pub fn of(status: &Status) -> Vec<Metric> {
         gauge(
             "mox_clients_with_wrong_parts",
             "Clients that take some of the parts of a number, or parts beside everything; /mox/streams says which.",
-            status.clients.iter().filter(|client| client.wrong.is_some()).count() as u64,
+            totals.wrong as u64,
         ),
         gauge(
             "mox_responses_too_large",
             "Types on streams that keep their last response, since the newest set is too large for one.",
-            status.streams.iter().flat_map(|stream| stream.types.values()).filter(|shown| shown.too_large).count()
-                as u64,
+            totals.too_large as u64,
         ),
         counter("mox_slow_readers_total", "Streams ended since their client read nothing.", status.slow_readers),
         counter("mox_refused_total", "Connections and streams refused, by whatever limit.", status.refused),
+        counter(
+            "mox_pages_refused_total",
+            "Large admin pages refused, since another one was being read.",
+            status.pages.refused,
+        ),
+        counter(
+            "mox_pages_ended_total",
+            "Large admin pages ended, since their reader was too slow.",
+            status.pages.ended,
+        ),
     ];
     if let Some(feed) = &status.feed {
         all.extend(of_feed(feed));
@@ -177,9 +196,24 @@ fn of_feed(feed: &Feed) -> Vec<Metric> {
         gauge("mox_feed_owed", "Services found different and not read since.", feed.owed),
         gauge(
             "mox_feed_unreadable",
-            "Services that cannot be read although their data server answers.",
+            "Services that cannot be read although their data server answers, or cannot be taken in.",
             feed.unreadable,
         ),
+        labelled(
+            "mox_feed_refused_publishers",
+            "Publishers that are not taken, or not whole, by reason.",
+            "reason",
+            feed.refused_publishers.iter().map(|(reason, count)| (reason.clone(), *count)),
+        ),
+        Metric {
+            kind: Kind::Counter,
+            ..labelled(
+                "mox_feed_refused_events_total",
+                "What clients of this session server published and is not taken, or not whole, by reason.",
+                "reason",
+                feed.refused_events.iter().map(|(reason, count)| (reason.clone(), *count)),
+            )
+        },
         gauge("mox_feed_dirty", "Services that are to be read now.", feed.dirty),
         counter("mox_feed_notices_total", "Notices of changed services.", feed.notices),
         counter("mox_feed_reads_total", "Reads of a service.", feed.reads),
@@ -213,11 +247,6 @@ fn of_feed(feed: &Feed) -> Vec<Metric> {
 
 fn lost(status: &Status) -> (u64, u64) {
     status.publisher.withheld.map_or((0, 0), |lost| (lost.services as u64, lost.endpoints as u64))
-}
-
-fn unacknowledged(status: &Status) -> u64 {
-    let types = status.streams.iter().flat_map(|stream| stream.types.values());
-    types.filter(|state| state.sent.is_some() && state.sent != state.acked).count() as u64
 }
 
 fn gauge(name: &'static str, help: &'static str, value: impl Into<u64>) -> Metric {

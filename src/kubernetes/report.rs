@@ -2,17 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::breaker::Lost;
-
-/// Of problems and foreign objects this many are shown.
-const SHOWN: usize = 100;
 
 /// How writing to the API server goes; all of it but the counts belongs to the session server that has the lease.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct KubernetesReport {
     /// `mox.kubernetes.owner`.
     pub owner: String,
     /// Namespace of the objects.
@@ -23,7 +20,7 @@ pub struct Report {
     pub identity: String,
     /// Whether this session server has the lease, and so is the one that writes.
     pub writer: bool,
-    /// Who has it, as far as it is known.
+    /// Who has the lease, as far as it is known.
     pub holder: Option<String>,
     /// What keeps everything from going on, in the API server's own words where they are its.
     pub failure: Option<Arc<str>>,
@@ -31,7 +28,7 @@ pub struct Report {
     pub versions: Option<[String; 3]>,
     /// Objects that are wanted.
     pub objects: usize,
-    /// Those that are still to be written or deleted, or tried again.
+    /// Objects that are yet to be written or deleted, or tried again.
     pub pending: usize,
     /// Requests under way.
     pub in_flight: usize,
@@ -43,7 +40,7 @@ pub struct Report {
     pub deletes: u64,
     /// Writes that the API server refused.
     pub refused: u64,
-    /// Those of them that met another state of the object than was known.
+    /// Of `refused`: 409 Conflict, the object was in another state than was known.
     pub conflicts: u64,
     /// How often all writes were put off, since the API server said so (429, Retry-After) or did not answer.
     pub pauses: u64,
@@ -57,12 +54,11 @@ pub struct Report {
     /// How many problems there are.
     pub problem_count: usize,
     /// Objects that are not as they should be, and why; the first hundred.
-    #[serde(serialize_with = "first")]
     pub problems: BTreeMap<String, Problem>,
 }
 
-/// The first comparison.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+/// How the first comparison with the API went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FirstSync {
     /// Objects that are wanted.
@@ -74,17 +70,13 @@ pub struct FirstSync {
 }
 
 /// Why an object is not as it should be.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Problem {
-    /// HTTP status of the API server, if it is its word.
+    /// HTTP status of the API server, if the message is its word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
-    /// What it says.
+    /// What the API server says, at most 500 characters of it, or what we do.
     pub message: Arc<str>,
-    /// How often it was tried.
+    /// How often the write was tried.
     pub attempts: u32,
-}
-
-fn first<S: Serializer>(problems: &BTreeMap<String, Problem>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(problems.iter().take(SHOWN))
 }

@@ -8,9 +8,16 @@
 //! unpublish := u8 2 | i64 version | i64 registerTimestamp | str16 source | str16 dataInfoId | str16 registerId
 //! lost      := u8 4, the rest as unpublish
 //! replace   := u8 3 | i64 version | i64 readStartedMillis | str16 source | str16 dataInfoId | u32 bodyCount | body…
+//! begin     := u8 5, the rest as replace | i64 read
+//! append    := u8 6, the rest as begin
+//! commit    := u8 7, the rest as begin
 //! body      := u8 flags | i64 version | i64 registerTimestamp | str16 registerId | str16 cell | str16 appName
 //!            | u16 attributeCount | (str16 key, str16 value)… | u16 payloadCount | (u32 length, bytes)…
 //! ```
+//!
+//! A replace that is too large for one frame, or for what its sender keeps, comes in pieces: a begin, any number of appends
+//! and a commit, with the same fields and a number of the sender's that no other read has. It is applied when the commit
+//! is in, as one replace with the bodies of all.
 //!
 //! A frame is decoded whole, without copies, before anything of it is applied. `encode` is the same format for callers
 //! that are not Java.
@@ -41,6 +48,9 @@ const OP_PUBLISH: u8 = 1;
 const OP_UNPUBLISH: u8 = 2;
 const OP_REPLACE: u8 = 3;
 const OP_LOST: u8 = 4;
+const OP_BEGIN: u8 = 5;
+const OP_APPEND: u8 = 6;
+const OP_COMMIT: u8 = 7;
 
 /// Set when payloads are Java-serialized strings, as a session server holds them; else they are UTF-8 text.
 const FLAG_SERIALIZED: u8 = 1;
@@ -125,6 +135,34 @@ pub enum Event<'a> {
         /// Every publisher that the read named.
         bodies: Vec<Body<'a>>,
     },
+    /// Some publishers of a full read that comes in pieces.
+    Piece {
+        /// Which of the pieces.
+        part: Part,
+        /// Which of its sender's reads.
+        read: i64,
+        /// Who speaks.
+        source: Text<'a>,
+        /// The service.
+        data_info_id: Text<'a>,
+        /// The datum's version.
+        version: i64,
+        /// When the read started, milliseconds since the epoch.
+        read_started: i64,
+        /// The publishers of this piece.
+        bodies: Vec<Body<'a>>,
+    },
+}
+
+/// Where in its read a piece stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The first; an unfinished read of the same service is forgotten.
+    Begin,
+    /// Neither the first nor the last.
+    Append,
+    /// The last: the read is applied.
+    Commit,
 }
 
 /// A publisher as it lies in a frame, checked.
@@ -149,6 +187,14 @@ impl<'a> Body<'a> {
         let body = reader.body()?;
         reader.end()?;
         Ok(body)
+    }
+
+    /// The registerId in bytes that [`Body::raw`] gave, without a look at the rest.
+    pub fn register_id_in(raw: &[u8]) -> &[u8] {
+        // Behind the flags and the version.
+        let length =
+            raw.get(17..19).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u16::from_le_bytes(*bytes));
+        raw.get(19..19 + usize::from(length)).unwrap_or_default()
     }
 
     /// Everything in it.
@@ -319,13 +365,19 @@ impl<'a> Reader<'a> {
                     _ => Event::Unpublish { source, data_info_id, register_id, version },
                 })
             }
-            OP_REPLACE => {
+            op @ (OP_REPLACE | OP_BEGIN | OP_APPEND | OP_COMMIT) => {
                 let (version, read_started) = (self.i64()?, self.i64()?);
                 let (source, data_info_id) = self.address()?;
                 let bodies = (0..self.u32()?).map(|_| self.body()).collect::<Read<Vec<_>>>()?;
-                Ok(Event::Replace { source, data_info_id, version, read_started, bodies })
+                let part = match op {
+                    OP_BEGIN => Part::Begin,
+                    OP_APPEND => Part::Append,
+                    OP_COMMIT => Part::Commit,
+                    _ => return Ok(Event::Replace { source, data_info_id, version, read_started, bodies }),
+                };
+                Ok(Event::Piece { part, read: self.i64()?, source, data_info_id, version, read_started, bodies })
             }
-            _ => Err(malformed(at, "op 1 (publish), 2 (unpublish), 3 (replace) or 4 (lost)")),
+            _ => Err(malformed(at, "an op from 1 (publish) to 7 (commit)")),
         }
     }
 
@@ -415,14 +467,37 @@ pub fn encode_replace(
     read_started: i64,
     publishers: &[Publisher<'_>],
 ) -> Result<Vec<u8>> {
-    let mut writer = Writer::one_event(OP_REPLACE);
-    writer.i64s([version, read_started]);
-    writer.address(source, data_info_id)?;
+    encode_read(OP_REPLACE, source, data_info_id, [version, read_started], publishers).map(|writer| writer.0)
+}
+
+/// Encodes one piece of the sender's read of that number.
+pub fn encode_piece(
+    (part, read): (Part, i64),
+    source: &str,
+    data_info_id: &str,
+    version: i64,
+    read_started: i64,
+    publishers: &[Publisher<'_>],
+) -> Result<Vec<u8>> {
+    let op = match part {
+        Part::Begin => OP_BEGIN,
+        Part::Append => OP_APPEND,
+        Part::Commit => OP_COMMIT,
+    };
+    let mut writer = encode_read(op, source, data_info_id, [version, read_started], publishers)?;
+    writer.i64s([read]);
+    Ok(writer.0)
+}
+
+fn encode_read(op: u8, source: &str, id: &str, versions: [i64; 2], publishers: &[Publisher<'_>]) -> Result<Writer> {
+    let mut writer = Writer::one_event(op);
+    writer.i64s(versions);
+    writer.address(source, id)?;
     writer.0.extend((publishers.len() as u32).to_le_bytes());
     for publisher in publishers {
         writer.body(publisher)?;
     }
-    Ok(writer.0)
+    Ok(writer)
 }
 
 struct Writer(Vec<u8>);
@@ -432,7 +507,7 @@ impl Writer {
         Self(vec![FORMAT, 0, 1, 0, op])
     }
 
-    fn i64s(&mut self, values: [i64; 2]) {
+    fn i64s<const N: usize>(&mut self, values: [i64; N]) {
         values.iter().for_each(|value| self.0.extend(value.to_le_bytes()));
     }
 
@@ -511,6 +586,18 @@ mod tests {
         assert!(
             matches!(&events[..], [Event::Replace { version: 7, read_started: 42, bodies, .. }] if bodies.len() == 2)
         );
+        for part in [Part::Begin, Part::Append, Part::Commit] {
+            let frame = encode_piece((part, -9), "ext", "id", 7, 42, &[publisher()]).unwrap();
+            let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
+            let [Event::Piece { part: found, read: -9, version: 7, read_started: 42, bodies, .. }] = &events[..] else {
+                panic!("{events:?}")
+            };
+            assert_eq!((*found, bodies.len()), (part, 1));
+            assert_eq!(Body::register_id_in(bodies[0].raw()), b"reg-1");
+            for end in 0..frame.len() {
+                assert!(decode(&frame[..end]).is_err(), "cut at {end}");
+            }
+        }
         let version = RegisterVersion { version: 1, timestamp: 2 };
         let frame = encode_unpublish("ext", "id", "r", version).unwrap();
         let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();

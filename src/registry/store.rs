@@ -5,8 +5,10 @@
 //! publisher back. A changed service is put on its shard's dirty list once; only the first dirty service of all wakes
 //! the publisher.
 
+mod pieces;
+
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     hash::BuildHasher,
     sync::{
         Arc, OnceLock,
@@ -26,6 +28,7 @@ use crate::{
     model::{Millis, RegisterVersion},
     registry::{
         frame::{Body, Event, Text},
+        store::pieces::Pieces,
         wake::Wake,
     },
     translate::ParsedCell,
@@ -35,6 +38,10 @@ use crate::{
 pub const REGISTRY: &str = "registry";
 
 const SHARDS: usize = 64;
+
+/// What is answered for a piece that is not the last of its read, in place of a sequence number. Those begin with
+/// [`SHARDS`].
+const UNFINISHED: u64 = 1;
 
 /// How long a removal is remembered; the registry's data servers use the same span (`datumCompactDelaySecs`).
 pub const TOMBSTONE_MILLIS: Millis = 180_000;
@@ -69,6 +76,10 @@ impl Entry {
             entry.body = body.raw().into();
         }
         true
+    }
+
+    fn register_id(&self) -> &[u8] {
+        Body::register_id_in(&self.body)
     }
 
     /// The publisher as it was handed in.
@@ -125,6 +136,9 @@ struct Source {
 /// Index of a source's name.
 type SourceId = u16;
 
+/// That of [`REGISTRY`], which is the first.
+const REGISTRY_ID: SourceId = 0;
+
 /// The table takes the hash's ends, the shard its middle.
 fn shard_of(hash: u64) -> usize {
     (hash >> 32) as usize % SHARDS
@@ -136,12 +150,24 @@ struct Service {
     /// Nearly always one; a linear scan beats a map.
     sources: Vec<(SourceId, Source)>,
     dirty: bool,
+    /// The registry has it and it could not be read yet.
+    unknown: bool,
 }
 
 impl Service {
+    fn new(data_info_id: &str) -> Self {
+        Self { data_info_id: data_info_id.into(), sources: Vec::new(), dirty: false, unknown: false }
+    }
+
     /// Whether nothing has to be remembered of it.
     fn forgettable(&self) -> bool {
-        self.sources.iter().all(|(_, source)| source.slots.is_empty() && source.read.is_none())
+        let empty = |source: &Source| source.slots.is_empty() && source.read.is_none();
+        !self.unknown && self.sources.iter().all(|(_, source)| empty(source))
+    }
+
+    /// What was read of the registry's own.
+    fn registry(&self) -> Option<&Source> {
+        self.sources.iter().find(|(id, _)| *id == REGISTRY_ID).map(|(_, source)| source)
     }
 
     fn live(&self) -> Vec<Arc<Entry>> {
@@ -192,6 +218,8 @@ pub struct Taken {
     pub data_info_id: Arc<str>,
     /// Its live publishers, in no order.
     pub entries: Vec<Arc<Entry>>,
+    /// Whether it has others that could not be read yet.
+    pub unknown: bool,
 }
 
 /// Counts that status shows.
@@ -219,6 +247,7 @@ pub struct Store {
     publishers: AtomicUsize,
     tombstones: AtomicUsize,
     dropped: AtomicU64,
+    pieces: Pieces,
     pending: AtomicBool,
     wake: Wake,
 }
@@ -237,13 +266,14 @@ impl Store {
             publishers: AtomicUsize::new(0),
             tombstones: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
+            pieces: Pieces::default(),
             pending: AtomicBool::new(false),
             wake: Wake::default(),
         }
     }
 
-    /// Applies one event and returns its sequence number: unique, and rising within a service. An event that is older
-    /// than what is known changes nothing and is no error.
+    /// Applies one event and returns its sequence number: unique, and rising within a service; 1 for a piece that is not the
+    /// last of its read. An event that is older than what is known changes nothing and is no error.
     pub fn apply(&self, event: &Event<'_>, now: Millis) -> Result<u64> {
         let applied = match event {
             Event::Publish { source, data_info_id, body } => {
@@ -256,12 +286,46 @@ impl Store {
                 self.change(*source, *data_info_id, |m| m.lost(*register_id, *version, now))
             }
             Event::Replace { source, data_info_id, version, read_started, bodies } => {
-                self.change(*source, *data_info_id, |m| m.replace(*version, *read_started, bodies, now))
+                let entries: Vec<_> = bodies.iter().map(Entry::new).collect();
+                self.replace((*source, *data_info_id), (*version, *read_started), &entries, now)
+            }
+            Event::Piece { part, read, source, data_info_id, version, read_started, bodies } => {
+                let key = (source.as_bytes().into(), data_info_id.as_bytes().into());
+                let entries = bodies.iter().map(Entry::new).collect();
+                self.pieces.add(key, *part, *read, entries, now).and_then(|whole| match whole {
+                    Some(entries) => self.replace((*source, *data_info_id), (*version, *read_started), &entries, now),
+                    None => Ok(UNFINISHED),
+                })
             }
         };
         if applied.is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+        applied
+    }
+
+    /// Applies a whole read, whose entries were made before, so that its shard is held for as short as can be.
+    fn replace(
+        &self,
+        (source, id): (Text<'_>, Text<'_>),
+        (version, read_started): (i64, Millis),
+        entries: &[Arc<Entry>],
+        now: Millis,
+    ) -> Result<u64> {
+        let mut named: HashMap<&[u8], &Arc<Entry>> = HashMap::with_capacity(entries.len());
+        for entry in entries {
+            // A read names each publisher once; where two registerIds look alike as UTF-8 the newest one counts everywhere.
+            let named = named.entry(entry.register_id()).or_insert(entry);
+            if (named.version, &named.body) < (entry.version, &entry.body) {
+                *named = entry;
+            }
+        }
+        let counts = |entry: &&Arc<Entry>| Arc::ptr_eq(named[entry.register_id()], entry);
+        let entries = entries.iter().filter(counts).collect();
+        let mut read = Read { version, started: read_started, entries, named, gone: Vec::new() };
+        let applied = self.change(source, id, |m| m.replace(&mut read, now));
+        // What went is freed here, where nobody waits for it.
+        drop(read);
         applied
     }
 
@@ -284,9 +348,8 @@ impl Store {
         let mut ids = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            let registry =
-                |service: &Service| service.sources.iter().find(|(id, _)| *id == 0).and_then(|(_, s)| s.event);
-            let late = |service: &&Service| registry(service).is_some_and(|at| now - at > READ_MARGIN_MILLIS);
+            let event = |service: &Service| service.registry().and_then(|registry| registry.event);
+            let late = |service: &&Service| event(service).is_some_and(|at| now - at > READ_MARGIN_MILLIS);
             ids.extend(shard.services.iter().filter(late).map(|service| Arc::clone(&service.data_info_id)));
             if ids.len() >= limit {
                 ids.truncate(limit);
@@ -294,6 +357,35 @@ impl Store {
             }
         }
         ids
+    }
+
+    /// The registry has these services, but they could not be read: until a read of one is applied nothing is known to be gone
+    /// from it. `mox.limits.services` does not hold here, since the registry named them and none is to be lost.
+    pub fn set_unknown(&self, ids: &[impl AsRef<str>]) {
+        for id in ids.iter().map(AsRef::as_ref) {
+            let hash = self.hash(id.as_bytes());
+            let mut shard = self.shards[shard_of(hash)].lock();
+            let Shard { services, dirty, .. } = &mut *shard;
+            let same = |service: &Service| *service.data_info_id == *id;
+            let service = services.entry(hash, same, |service| self.hash(service.data_info_id.as_bytes()));
+            let service = service.or_insert_with(|| {
+                self.services.fetch_add(1, Ordering::Relaxed);
+                Service::new(id)
+            });
+            let service = service.into_mut();
+            // A read of it may have been applied while this call was on its way.
+            service.unknown = service.registry().is_none_or(|registry| registry.read.is_none());
+            if !std::mem::replace(&mut service.dirty, true) {
+                dirty.push(Arc::clone(&service.data_info_id));
+            }
+        }
+        self.wake_publisher();
+    }
+
+    fn wake_publisher(&self) {
+        if !self.pending.swap(true, Ordering::SeqCst) {
+            self.wake.wake();
+        }
     }
 
     /// Takes every dirty service. Changes that come meanwhile are taken next time.
@@ -305,12 +397,12 @@ impl Store {
             for data_info_id in std::mem::take(&mut shard.dirty) {
                 let Some(mut service) = self.find(&mut shard.services, &data_info_id) else { continue };
                 service.get_mut().dirty = false;
-                let entries = service.get().live();
+                let (entries, unknown) = (service.get().live(), service.get().unknown);
                 if service.get().forgettable() {
                     service.remove();
                     self.services.fetch_sub(1, Ordering::Relaxed);
                 }
-                taken.push(Taken { data_info_id, entries });
+                taken.push(Taken { data_info_id, entries, unknown });
             }
         }
         taken
@@ -329,8 +421,9 @@ impl Store {
         }
     }
 
-    /// Forgets tombstones older than [`TOMBSTONE_MILLIS`] and marks their services dirty.
+    /// Forgets tombstones older than [`TOMBSTONE_MILLIS`] and marks their services dirty; forgets reads that were given up.
     pub fn expire(&self, now: Millis) {
+        self.pieces.expire(now);
         if self.tombstones.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -402,10 +495,10 @@ impl Store {
             }
             TableEntry::Vacant(place) => {
                 self.services.fetch_add(1, Ordering::Relaxed);
-                place.insert(Service { data_info_id: id.as_str().into(), sources: Vec::new(), dirty: false }).into_mut()
+                place.insert(Service::new(id.as_str())).into_mut()
             }
         };
-        let Service { data_info_id, sources, dirty: service_dirty } = service;
+        let Service { data_info_id, sources, dirty: service_dirty, unknown } = service;
         let at = sources.iter().position(|(known, _)| *known == source_id).unwrap_or_else(|| {
             sources.push((source_id, Source::default()));
             sources.len() - 1
@@ -415,7 +508,10 @@ impl Store {
         let outcome = change(&mut mutator);
         // A first event that is refused, or says nothing as a loss does, leaves an empty service, which goes when it is taken.
         let empty = mutator.source.slots.is_empty() && mutator.source.read.is_none();
-        let newly_dirty = (mutator.changed || empty || outcome.is_err()) && !std::mem::replace(service_dirty, true);
+        let known = *unknown && source_id == REGISTRY_ID && mutator.source.read.is_some();
+        *unknown &= !known;
+        let looked_at = mutator.changed || empty || known || outcome.is_err();
+        let newly_dirty = looked_at && !std::mem::replace(service_dirty, true);
         if newly_dirty {
             dirty.push(Arc::clone(data_info_id));
         }
@@ -423,11 +519,22 @@ impl Store {
         *applied += 1;
         let sequence = *applied * SHARDS as u64 + index as u64;
         drop(shard);
-        if newly_dirty && !self.pending.swap(true, Ordering::SeqCst) {
-            self.wake.wake();
+        if newly_dirty {
+            self.wake_publisher();
         }
         outcome.map(|()| sequence)
     }
+}
+
+/// A read of one service.
+struct Read<'a> {
+    version: i64,
+    started: Millis,
+    /// Its entries in their order, and by registerId.
+    entries: Vec<&'a Arc<Entry>>,
+    named: HashMap<&'a [u8], &'a Arc<Entry>>,
+    /// What it removed.
+    gone: Vec<(Box<[u8]>, Slot)>,
 }
 
 /// The only way to change a service's entries in one source; holding it proves that the shard is locked.
@@ -462,18 +569,18 @@ fn exhume(service: &mut Service, grave: Grave, dirty: &mut Vec<Arc<str>>) -> Opt
 }
 
 impl Mutator<'_> {
-    fn grave(&self, set_at: Millis, register_id: Option<Text<'_>>) -> Grave {
-        let register_id = register_id.map(|id| id.as_bytes().into());
+    fn grave(&self, set_at: Millis, register_id: Option<&[u8]>) -> Grave {
+        let register_id = register_id.map(Into::into);
         Grave { set_at, data_info_id: Arc::clone(self.data_info_id), source: self.source_id, register_id }
     }
 
-    fn bury(&mut self, set_at: Millis, register_id: Option<Text<'_>>) {
+    fn bury(&mut self, set_at: Millis, register_id: Option<&[u8]>) {
         if self.graves.insert(self.grave(set_at, register_id)) {
             self.store.tombstones.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn unbury(&mut self, set_at: Millis, register_id: Option<Text<'_>>) {
+    fn unbury(&mut self, set_at: Millis, register_id: Option<&[u8]>) {
         if self.graves.remove(&self.grave(set_at, register_id)) {
             self.store.tombstones.fetch_sub(1, Ordering::Relaxed);
         }
@@ -487,11 +594,11 @@ impl Mutator<'_> {
     }
 
     /// Does to a publisher's slot what `step` decides, and keeps counts and graves right; whether it did anything.
-    fn put(&mut self, register_id: Text<'_>, step: impl FnOnce(Option<&mut Slot>) -> Step) -> Result<bool> {
+    fn put(&mut self, register_id: &[u8], step: impl FnOnce(Option<&mut Slot>) -> Step) -> Result<bool> {
         let Store { publishers, tombstones, limits, .. } = self.store;
         // The first entry of a source takes the place of its buried read.
         let buried_read = self.source.read.filter(|_| self.source.slots.is_empty());
-        let (before, after) = match self.source.slots.entry_ref(register_id.as_bytes()) {
+        let (before, after) = match self.source.slots.entry_ref(register_id) {
             EntryRef::Occupied(mut place) => match step(Some(place.get_mut())) {
                 Step::Leave => return Ok(false),
                 Step::Renewed => {
@@ -509,7 +616,7 @@ impl Mutator<'_> {
                 if others >= limits.publishers + usize::from(buried_read.is_some()) {
                     return Err(Error::Limit { field: "publishers", limit: limits.publishers });
                 }
-                (None, place.insert_with_key(register_id.as_bytes().into(), slot).set_at())
+                (None, place.insert_with_key(register_id.into(), slot).set_at())
             }
         };
         let (was_live, is_live) = (before == Some(None), after.is_none());
@@ -533,7 +640,7 @@ impl Mutator<'_> {
 
     fn publish(&mut self, body: &Body<'_>, now: Millis) -> Result<()> {
         let learned = Learned::Event(now);
-        let set = self.put(body.register_id, |slot| match slot {
+        let set = self.put(body.register_id.as_bytes(), |slot| match slot {
             Some(Slot::Live { entry, .. }) if body.version <= entry.version => Step::Leave,
             Some(Slot::Tombstone { version, .. }) if body.version <= *version => Step::Leave,
             Some(Slot::Live { entry, learned: how }) => {
@@ -552,7 +659,7 @@ impl Mutator<'_> {
     }
 
     fn unpublish(&mut self, register_id: Text<'_>, version: RegisterVersion, now: Millis) -> Result<()> {
-        let set = self.put(register_id, |slot| match slot {
+        let set = self.put(register_id.as_bytes(), |slot| match slot {
             Some(Slot::Live { entry, .. }) if version < entry.version => Step::Leave,
             Some(Slot::Tombstone { version: known, .. }) if version <= *known => Step::Leave,
             _ => Step::Put(Slot::Tombstone { version, set_at: now }),
@@ -574,48 +681,45 @@ impl Mutator<'_> {
         Ok(())
     }
 
-    fn replace(&mut self, version: i64, read_started: Millis, bodies: &[Body<'_>], now: Millis) -> Result<()> {
+    fn replace(&mut self, read: &mut Read<'_>, now: Millis) -> Result<()> {
+        let Read { version, started, entries, named, gone } = read;
         // Versions come from the clock of the slot's leader, so those of the next leader may be lower; and the same version
         // may name a later state of a publisher, or no longer one that an event brought. So a read that is not newer by
         // its version still is if it began when the last one had been applied.
-        if self.source.read.is_some_and(|(applied, at)| version <= applied && read_started < at) {
+        if self.source.read.is_some_and(|(applied, at)| *version <= applied && *started < at) {
             return Ok(());
         }
         // Removals first, so that they make room for what comes.
-        let named: HashSet<&[u8]> = bodies.iter().map(|body| body.register_id.as_bytes()).collect();
-        let slots = &mut self.source.slots;
-        let before = slots.len();
-        let lag = |at: Millis| read_started.saturating_sub(at);
-        slots.retain(|register_id, slot| match slot {
-            Slot::Live { learned: Learned::Event(at), .. } if lag(*at) <= READ_MARGIN_MILLIS => true,
-            Slot::Live { learned: Learned::Lost(at), .. } if read_started < *at => true,
-            Slot::Live { .. } => named.contains(&**register_id),
-            Slot::Tombstone { .. } => true,
-        });
-        let removed = before - slots.len();
-        self.store.publishers.fetch_sub(removed, Ordering::Relaxed);
-        self.changed |= removed > 0;
+        let lag = |at: Millis| started.saturating_sub(at);
+        gone.extend(self.source.slots.extract_if(|register_id, slot| match slot {
+            Slot::Live { learned: Learned::Event(at), .. } if lag(*at) <= READ_MARGIN_MILLIS => false,
+            Slot::Live { learned: Learned::Lost(at), .. } if *started < *at => false,
+            Slot::Live { .. } => !named.contains_key(&**register_id),
+            Slot::Tombstone { .. } => false,
+        }));
+        self.store.publishers.fetch_sub(gone.len(), Ordering::Relaxed);
+        self.changed |= !gone.is_empty();
         self.bury_read();
         let mut refused = None;
-        for body in bodies {
-            let applied = self.put(body.register_id, |slot| {
+        for new in entries {
+            let applied = self.put(new.register_id(), |slot| {
                 let take = match slot {
                     None => true,
                     Some(Slot::Live { entry, learned }) => {
                         // Known already; from now on a read that does not name it removes it.
-                        if body.version == entry.version {
+                        if new.version == entry.version {
                             *learned = Learned::Read;
                         }
                         // A read that was taken in is newer than the last one, and than an event whose time is over.
                         let heard = matches!(learned, Learned::Event(at) if lag(*at) <= READ_MARGIN_MILLIS);
-                        body.version > entry.version || (body.version < entry.version && !heard)
+                        new.version > entry.version || (new.version < entry.version && !heard)
                     }
                     Some(Slot::Tombstone { version, set_at }) => {
-                        body.version > *version || lag(*set_at) >= READ_MARGIN_MILLIS
+                        new.version > *version || lag(*set_at) >= READ_MARGIN_MILLIS
                     }
                 };
                 match take {
-                    true => Step::Put(Slot::Live { entry: Entry::new(body), learned: Learned::Read }),
+                    true => Step::Put(Slot::Live { entry: Arc::clone(new), learned: Learned::Read }),
                     false => Step::Leave,
                 }
             });
@@ -627,12 +731,12 @@ impl Mutator<'_> {
         }
         let open = self.source.slots.iter().any(|(id, slot)| match slot {
             Slot::Live { learned, .. } => !matches!(learned, Learned::Read),
-            Slot::Tombstone { .. } => named.contains(&**id),
+            Slot::Tombstone { .. } => named.contains_key(&**id),
         });
         if !open {
             self.source.event = None;
         }
-        if let Some((_, at)) = self.source.read.replace((version, now)) {
+        if let Some((_, at)) = self.source.read.replace((*version, now)) {
             self.unbury(at, None);
         }
         self.bury_read();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use prost::{Message, encoding};
+use prost::{DecodeError, Message, encoding};
 
 use crate::{
     digest::{hex, prefix_of},
@@ -101,8 +101,8 @@ pub fn version_of(sum: u128) -> Arc<str> {
     hex(&sum.to_be_bytes()).into()
 }
 
-/// Resources that lie behind one another as fields of a DiscoveryResponse; a field that cannot be read is empty.
-pub(crate) fn decode(fields: &[u8]) -> Vec<McpResource> {
-    let response = DiscoveryResponse::decode(fields).unwrap_or_default();
-    response.resources.into_iter().map(|any| McpResource::decode(any.value).unwrap_or_default()).collect()
+/// Resources that lie behind one another as fields of a DiscoveryResponse, which is what pages are.
+pub(crate) fn decode(fields: &[u8]) -> Result<Vec<McpResource>, DecodeError> {
+    let response = DiscoveryResponse::decode(fields)?;
+    response.resources.into_iter().map(|any| McpResource::decode(any.value)).collect()
 }

@@ -5,14 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use once_cell::sync::Lazy;
 
-use crate::{
-    proto::istio::mcp::v1alpha1::Resource as McpResource,
-    snapshot::{
-        changes::{Changes, Difference},
-        page::{Item, Slice, Totals},
-        partition::{Part, SLICES},
-        resource::{self, Resource, version_of},
-    },
+use crate::snapshot::{
+    changes::{Changes, Difference},
+    page::{Item, Slice, Totals},
+    partition::{Part, SLICES},
+    resource::{Resource, version_of},
 };
 
 /// An immutable set of resources of one type.
@@ -87,9 +84,10 @@ impl Snapshot {
         self.slices.iter().flat_map(|slice| &slice.pages).map(|page| &page.bytes)
     }
 
-    /// Every resource, decoded; for people.
-    pub fn decode(&self) -> Vec<McpResource> {
-        self.pages().flat_map(|page| resource::decode(page)).collect()
+    /// Every resource, decoded at once.
+    #[cfg(test)]
+    pub(crate) fn decode(&self) -> Vec<crate::proto::istio::mcp::v1alpha1::Resource> {
+        self.pages().flat_map(|page| super::resource::decode(page).expect("a page was encoded here")).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Wakes the streams whose part has changed, and no others.
+//! Wakes the streams whose part has changed, and no other streams.
 
 use std::ops::Range;
 

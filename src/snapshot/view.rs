@@ -44,56 +44,56 @@ impl View {
 
 /// Every resource that is served at one moment, by kind.
 pub trait Catalog: Clone + Send + Sync + 'static {
-    /// Stands for one type, under whatever type URLs.
+    /// A type of resource, whatever type URLs it has.
     type Kind: Copy + Ord + Debug + Send + Sync + 'static;
 
-    /// What others rest on: what is new of these goes before [`Catalog::ABOVE`], what is gone after.
+    /// Dependencies: additions are sent before the kinds in [`Catalog::ABOVE`], removals after.
     const BENEATH: &'static [Self::Kind];
-    /// What rests on [`Catalog::BENEATH`].
+    /// The kinds whose resources depend on resources of [`Catalog::BENEATH`].
     const ABOVE: &'static [Self::Kind];
 
-    /// The kind of a type URL. One that is unknown is answered empty and at once, since istiod waits for an answer to each;
-    /// that is no statement about a type that is served.
+    /// The kind of a type URL. A URL without a kind is answered empty and at once, since istiod waits for an answer to each
+    /// type.
     fn kind(type_url: &str) -> Option<Self::Kind>;
 
     /// The resources of a kind; `None` while nothing may be said about them.
     fn resources(&self, kind: Self::Kind) -> Option<&Arc<Snapshot>>;
 }
 
-/// What this server serves to istiod. istiod asks with `group/version/kind` of the version it prefers.
+/// The types of resource that this server serves to istiod, which asks for `group/version/kind` in the version it prefers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ServedKind {
     /// Services.
     ServiceEntry,
-    /// Endpoints, where they have resources of their own.
+    /// Endpoints that have resources of their own.
     WorkloadEntry,
-    /// What a ServiceEntry cannot say.
+    /// Settings that a ServiceEntry has no field for.
     DestinationRule,
 }
 
 impl Catalog for View {
-    type Kind = Kind;
-    const BENEATH: &'static [Kind] = &[Kind::WorkloadEntry, Kind::DestinationRule];
-    const ABOVE: &'static [Kind] = &[Kind::ServiceEntry];
+    type Kind = ServedKind;
+    const BENEATH: &'static [ServedKind] = &[ServedKind::WorkloadEntry, ServedKind::DestinationRule];
+    const ABOVE: &'static [ServedKind] = &[ServedKind::ServiceEntry];
 
     /// The three API versions are aliases.
-    fn kind(type_url: &str) -> Option<Kind> {
+    fn kind(type_url: &str) -> Option<ServedKind> {
         let kind = ["v1", "v1beta1", "v1alpha3"].iter().find_map(|version| {
             type_url.strip_prefix("networking.istio.io/")?.strip_prefix(version)?.strip_prefix('/')
         });
         match kind {
-            Some("ServiceEntry") => Some(Kind::ServiceEntry),
-            Some("WorkloadEntry") => Some(Kind::WorkloadEntry),
-            Some("DestinationRule") => Some(Kind::DestinationRule),
+            Some("ServiceEntry") => Some(ServedKind::ServiceEntry),
+            Some("WorkloadEntry") => Some(ServedKind::WorkloadEntry),
+            Some("DestinationRule") => Some(ServedKind::DestinationRule),
             _ => None,
         }
     }
 
-    fn resources(&self, kind: Kind) -> Option<&Arc<Snapshot>> {
+    fn resources(&self, kind: ServedKind) -> Option<&Arc<Snapshot>> {
         let resources = match kind {
-            Kind::ServiceEntry => &self.service_entries,
-            Kind::WorkloadEntry => &self.workload_entries,
-            Kind::DestinationRule => &self.destination_rules,
+            ServedKind::ServiceEntry => &self.service_entries,
+            ServedKind::WorkloadEntry => &self.workload_entries,
+            ServedKind::DestinationRule => &self.destination_rules,
         };
         self.shown.then_some(resources)
     }
@@ -106,8 +106,14 @@ mod tests {
     #[test]
     fn every_version_of_istio_means_the_same_kinds() {
         for version in ["v1", "v1beta1", "v1alpha3"] {
-            assert_eq!(View::kind(&format!("networking.istio.io/{version}/ServiceEntry")), Some(Kind::ServiceEntry));
-            assert_eq!(View::kind(&format!("networking.istio.io/{version}/WorkloadEntry")), Some(Kind::WorkloadEntry));
+            assert_eq!(
+                View::kind(&format!("networking.istio.io/{version}/ServiceEntry")),
+                Some(ServedKind::ServiceEntry)
+            );
+            assert_eq!(
+                View::kind(&format!("networking.istio.io/{version}/WorkloadEntry")),
+                Some(ServedKind::WorkloadEntry)
+            );
         }
         for other in ["networking.istio.io/v2/ServiceEntry", "networking.istio.io/v1/Gateway", "a/v1/ServiceEntry", ""]
         {

@@ -21,8 +21,8 @@ use registry_mox::{
         service_entry::{self, EndpointMode, Member, Shape},
     },
     xds::{
-        codec::{Response, ResponseBody, Said},
-        subscription::Content,
+        codec::{Outgoing, Response, ResponseBody},
+        subscription::ResponseContent,
     },
 };
 use tokio::sync::mpsc;
@@ -169,7 +169,7 @@ fn framing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("framing");
     for (name, services, endpoints) in SIZES {
         let pages: Vec<Bytes> = snapshot_of(services, endpoints, &policy).pages().cloned().collect();
-        let content = Arc::new(Content { pages, removed: Vec::new() });
+        let content = Arc::new(ResponseContent { pages, removed: Vec::new() });
         group.throughput(Throughput::Bytes(content.pages.iter().map(Bytes::len).sum::<usize>() as u64));
         group.bench_function(BenchmarkId::new("a response", name), |bencher| {
             bencher.iter_batched(
@@ -181,9 +181,9 @@ fn framing(criterion: &mut Criterion) {
                         nonce: "1".to_owned(),
                         content: Arc::clone(&content),
                         delta: false,
-                        handed: Arc::default(),
+                        handed_at: Arc::default(),
                     };
-                    out.try_send(Ok(Said::Response(response))).expect("room for one");
+                    out.try_send(Ok(Outgoing::Response(response))).expect("room for one");
                     ResponseBody::new(responses, Arc::default())
                 },
                 |mut body| {

@@ -1,7 +1,6 @@
 //! The real Envoy as a client of the same core, with Envoy's own resources, in both variants of the protocol.
 
 use std::{
-    collections::HashMap,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
     process::Command,
@@ -10,13 +9,16 @@ use std::{
     time::Duration,
 };
 
+use harness::process::{Process, START, eventually, free_port, get, log_path, script};
 use registry_mox::{
     snapshot::{partition::Part, signals::Signals},
     xds::{
+        drain::Drain,
+        limits::{MaxStreams, StreamLimits},
         listener::{Door, accept},
-        pace::Rule,
-        server::{Ads, Ends, Limits},
-        streams::{Most, Streams},
+        pace::PaceRule,
+        server::Ads,
+        streams::Streams,
     },
 };
 use serde_json::Value;
@@ -25,10 +27,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use crate::{
-    envoy_types::{Kind, Xds, cluster, endpoints, listener, routes},
-    parts::{Process, START, connect, eventually, free_port, get, get_from, log_path, script},
-};
+use crate::envoy_types::{Kind, Xds, cluster, endpoints, listener, routes};
 
 /// A server of a catalog; stops without a goodbye when dropped.
 struct Server {
@@ -43,19 +42,18 @@ impl Server {
     fn start(port: u16, xds: Xds) -> Self {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (view, parts) = (watch::Sender::new(xds), Arc::<Signals>::default());
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let [draining, fenced] = [watch::Sender::new(false), watch::Sender::new(false)];
-        let most = Most { streams: 16, per_address: 16 };
+        let most = MaxStreams { in_all: 16, per_address: 16 };
         let ads = Ads {
             view: view.subscribe(),
             parts: Arc::clone(&parts),
-            ends: Ends { draining: draining.subscribe(), fenced: fenced.subscribe() },
+            drain: Drain::new(draining.subscribe(), fenced.subscribe()),
             streams: Arc::clone(&streams),
             prime: true,
-            limits: Limits { most, types: 16, request: 1 << 20, response: 1 << 30 },
+            limits: StreamLimits { streams: most, types: 16, request: 1 << 20, response: 1 << 30 },
         };
-        let (open, logged) = (HashMap::new().into(), None.into());
-        let door = Arc::new(Door { allow: vec![], most, tls: None, streams: Arc::clone(&streams), open, logged });
+        let door = Arc::new(Door::new(vec![], most, None, Arc::clone(&streams)));
         let (out, connections) = mpsc::channel(16);
         let bound = eventually(START, "the port is free", || {
             runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))).ok()
@@ -76,7 +74,7 @@ impl Server {
     /// Until nothing is to be said any more: every response was answered.
     fn wait_until_quiet(&self) {
         eventually(START, "every response is answered", || {
-            let list = self.streams.list();
+            let list = self.streams.list(0, usize::MAX);
             let answered = |stream: &registry_mox::xds::streams::StreamState| {
                 stream.types.len() == 4 && stream.types.values().all(|t| t.unacked_millis.is_none())
             };
@@ -176,7 +174,7 @@ impl Envoy {
 
 /// Who answers a request to a listener.
 fn who(port: u16) -> Option<String> {
-    get_from(connect(port).ok()?, "/")
+    get(port, "/")
 }
 
 fn follow(api: &str) {
@@ -234,7 +232,7 @@ fn follow(api: &str) {
     server.change(|xds| xds.set(Kind::Cluster, "c", Some(&cluster("c", -1))));
     envoy.wait_for("the invalid cluster is rejected", |envoy| envoy.stat("cluster_manager.cds.update_rejected") == 1);
     server.wait_until_quiet();
-    let told = server.streams.list().into_iter().flat_map(|stream| stream.types.into_values());
+    let told = server.streams.list(0, usize::MAX).into_iter().flat_map(|stream| stream.types.into_values());
     let errors: Vec<_> = told.filter_map(|t| t.error).collect();
     assert!(errors.len() == 1 && errors[0].contains("Invalid duration"), "{errors:?}");
     assert_eq!((envoy.connect_timeout("c").as_deref(), who(second).as_deref()), (Some("1s"), Some("two")));

@@ -2,6 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use harness::{
+    Mox,
+    client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY, istiod_node},
+    random::Random,
+};
 use registry_mox::{
     model::RegisterVersion,
     proto::google::protobuf::Any,
@@ -9,14 +14,7 @@ use registry_mox::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    common::{
-        Mox,
-        mox_client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY, istiod_node},
-    },
-    oracle::{self, VERSIONS},
-    random::Random,
-};
+use crate::oracle::{self, VERSIONS};
 
 /// Services of one engine.
 const BATCH: usize = 8_000;

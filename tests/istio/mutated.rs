@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use harness::random::Random;
 use prost::Message;
 use registry_mox::{
     istio::{
@@ -20,10 +21,7 @@ use registry_mox::{
     },
 };
 
-use crate::{
-    oracle::{self, VERSIONS},
-    random::Random,
-};
+use crate::oracle::{self, VERSIONS};
 
 const BATCH: usize = 20_000;
 const NAMESPACE: &str = "sofa";

@@ -6,16 +6,17 @@ use std::{
     time::Duration,
 };
 
+use harness::{Mox, api_server::ApiServer, id};
 use http::{Method, Request};
 use kube::{Client, Config, client::Body, config::Kubeconfig};
-use registry_mox::{host::log::Log, kubernetes::report::Report};
+use registry_mox::{host::log::Log, kubernetes::report::KubernetesReport};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::{api_server::ApiServer, common::Mox, proxy::Proxy};
+use crate::proxy::Proxy;
 
 /// Enough for whatever the sink does on a busy machine, a lease that runs out included.
-pub(crate) const SOON: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct Server {
     pub(crate) api: ApiServer,
@@ -183,32 +184,32 @@ impl Writer {
     }
 
     pub(crate) fn flush(&self) {
-        self.mox.engine.flush_within(SOON).expect("a flush");
+        self.mox.engine.flush_within(PATIENCE).expect("a flush");
     }
 
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> KubernetesReport {
         self.mox.engine.kubernetes().unwrap().report()
     }
 
     /// Waits until a report is as it should be.
-    pub(crate) fn wait(&self, what: &str, is: impl Fn(&Report) -> bool) -> Report {
-        let deadline = std::time::Instant::now() + SOON;
+    pub(crate) fn wait(&self, what: &str, is: impl Fn(&KubernetesReport) -> bool) -> KubernetesReport {
+        let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let report = self.report();
             if is(&report) {
                 return report;
             }
             let late = std::time::Instant::now() >= deadline;
-            assert!(!late, "not within {SOON:?}: {what}\n{report:#?}\n{}", log().join("\n"));
+            assert!(!late, "not within {PATIENCE:?}: {what}\n{report:#?}\n{}", log().join("\n"));
             std::thread::sleep(Duration::from_millis(5)); // the polling interval
         }
     }
 
     /// Waits until what was published before is written, and nothing is to be done.
-    pub(crate) fn sync(&self) -> Report {
+    pub(crate) fn sync(&self) -> KubernetesReport {
         self.flush();
         let versions = self.mox.engine.watch().borrow().versions().map(str::to_owned);
-        let seen = |report: &Report| report.in_sync && report.versions.as_ref() == Some(&versions);
+        let seen = |report: &KubernetesReport| report.in_sync && report.versions.as_ref() == Some(&versions);
         self.wait("everything is written", seen)
     }
 
@@ -217,12 +218,7 @@ impl Writer {
     }
 }
 
-/// The dataInfoId of a service whose object has this name below `com.example`.
-pub(crate) fn id(name: &str) -> String {
-    format!("com.example.{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
-
-/// The name of its object.
+/// The name of a service's object.
 pub(crate) fn object(name: &str) -> String {
     format!("com.example.{name}")
 }

@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
-use crate::{
-    Group,
-    parts::{Client, Registry, connect},
+use harness::{
+    parts::{Client, Registry},
+    process::connect,
 };
+
+use crate::Group;
 
 pub(crate) const NOT_ENABLED: Group = Group {
     start: || {

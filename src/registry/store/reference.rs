@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::registry::frame::{self, Publisher};
+use crate::registry::frame::{self, Part, Publisher};
 
 const SOURCES: [&str; 3] = [REGISTRY, "one", "two"];
 const SERVICES: [&str; 3] = ["a.A:1.0@DEFAULT#@#x#@#SOFA", "b", "c"];
 const REGISTER_IDS: [&str; 3] = ["r1", "r2", "r3"];
 
-/// For how long a removal is remembered, and how far a read may lag; the rule's own numbers.
+/// For how long a removal is remembered, how far a read may lag, and how long it may wait for its next piece; the rule's
+/// own numbers.
 const SPAN: Millis = 180_000;
 const MARGIN: Millis = 15_000;
+const PATIENCE: Millis = 60_000;
 
 /// Source and service, by number.
 type Place = (usize, usize);
@@ -48,6 +50,10 @@ struct Model {
     keys: BTreeMap<(Place, usize), Known>,
     /// The last applied read of each source and service, and when it was applied.
     reads: BTreeMap<Place, (i64, Millis)>,
+    /// The read of each source and service that is not whole: its number, what it has said, and when its last piece came.
+    unfinished: BTreeMap<Place, (i64, Vec<Said>, Millis)>,
+    /// Services that could not be read yet.
+    unknown: BTreeSet<usize>,
     dirty: BTreeSet<usize>,
     /// Services of which something was refused; whether they are dirty does not matter.
     refused: BTreeSet<usize>,
@@ -62,6 +68,8 @@ impl Model {
             services: BTreeSet::new(),
             keys: BTreeMap::new(),
             reads: BTreeMap::new(),
+            unfinished: BTreeMap::new(),
+            unknown: BTreeSet::new(),
             dirty: BTreeSet::new(),
             refused: BTreeSet::new(),
             dropped: 0,
@@ -114,10 +122,49 @@ impl Model {
         true
     }
 
+    /// A read's piece; `None` if there is nothing more to do. After the last one it is a read like any other.
+    fn piece(&mut self, place: Place, (part, read): (Part, i64), said: Vec<Said>, now: Millis) -> Option<Vec<Said>> {
+        if part == Part::Begin {
+            self.unfinished.insert(place, (read, Vec::new(), now));
+        }
+        match self.unfinished.get_mut(&place) {
+            Some((begun, all, touched)) if *begun == read => {
+                all.extend(said);
+                *touched = now;
+            }
+            _ => {
+                self.dropped += 1;
+                return None;
+            }
+        }
+        if part == Part::Commit { self.unfinished.remove(&place).map(|(_, all, _)| all) } else { None }
+    }
+
     /// Whether the event is taken.
     fn apply(&mut self, op: &Op, now: Millis, mark: u32) -> bool {
-        let (Op::Publish { place, .. } | Op::Unpublish { place, .. } | Op::Replace { place, .. }) = op else {
-            return true;
+        if let Op::Piece { .. } | Op::Expire = op {
+            self.unfinished.retain(|_, (.., touched)| now - *touched < PATIENCE);
+        }
+        let mut whole = None;
+        let place = match op {
+            Op::Publish { place, .. } | Op::Unpublish { place, .. } | Op::Replace { place, .. } => place,
+            Op::Piece { place, piece, bodies, .. } => {
+                let dropped = self.dropped;
+                whole = self.piece(*place, *piece, said(bodies, mark), now);
+                if whole.is_none() {
+                    return self.dropped == dropped;
+                }
+                place
+            }
+            Op::Unknown(service) => {
+                self.services.insert(*service);
+                self.dirty.insert(*service);
+                if !self.reads.contains_key(&(0, *service)) {
+                    self.unknown.insert(*service);
+                }
+                return true;
+            }
+            Op::Expire => return true,
         };
         let taken = self.admits(*place) && {
             let before = self.live(place.1);
@@ -128,11 +175,16 @@ impl Model {
                 }
                 Op::Unpublish { place, register_id, version } => self.unpublish(*place, *register_id, *version, now),
                 Op::Replace { place, version, lag, bodies } => {
-                    let bodies = bodies.iter().map(|(id, version)| Said { register_id: *id, version: *version, mark });
-                    self.replace(*place, *version, now - lag, bodies.collect(), now)
+                    self.replace(*place, *version, now - lag, said(bodies, mark), now)
                 }
-                Op::Expire => unreachable!("it concerns no place"),
+                Op::Piece { place, version, lag, .. } => {
+                    self.replace(*place, *version, now - lag, whole.unwrap_or_default(), now)
+                }
+                Op::Unknown(_) | Op::Expire => unreachable!("they concern no place"),
             };
+            if self.reads.contains_key(&(0, place.1)) && self.unknown.remove(&place.1) {
+                self.dirty.insert(place.1);
+            }
             if before != self.live(place.1) {
                 self.dirty.insert(place.1);
             }
@@ -184,7 +236,15 @@ impl Model {
             }
         });
         let mut all = true;
-        for Said { register_id, version, mark } in bodies {
+        for (n, Said { register_id, version, mark }) in bodies.iter().copied().enumerate() {
+            // Of those with one registerId the newest counts; at a tie the larger content, and of equals the first.
+            let better = |(other, said): (usize, &Said)| {
+                let order = (said.version, said.mark).cmp(&(version, mark));
+                said.register_id == register_id && (order.is_gt() || (order.is_eq() && other < n))
+            };
+            if bodies.iter().enumerate().any(better) {
+                continue;
+            }
             let key = (place, register_id);
             let read = Known::Live { version, event: None, mark };
             let full = self.is_full(place);
@@ -226,7 +286,9 @@ impl Model {
 
     fn take(&mut self) {
         let needed = |service: &usize| {
-            self.keys.keys().any(|((_, of), _)| of == service) || self.reads.keys().any(|(_, of)| of == service)
+            self.unknown.contains(service)
+                || self.keys.keys().any(|((_, of), _)| of == service)
+                || self.reads.keys().any(|(_, of)| of == service)
         };
         self.services.retain(needed);
         self.dirty.clear();
@@ -239,7 +301,13 @@ enum Op {
     Publish { place: Place, register_id: usize, version: RegisterVersion },
     Unpublish { place: Place, register_id: usize, version: RegisterVersion },
     Replace { place: Place, version: i64, lag: Millis, bodies: Vec<(usize, RegisterVersion)> },
+    Piece { place: Place, piece: (Part, i64), version: i64, lag: Millis, bodies: Vec<(usize, RegisterVersion)> },
+    Unknown(usize),
     Expire,
+}
+
+fn said(bodies: &[(usize, RegisterVersion)], mark: u32) -> Vec<Said> {
+    bodies.iter().map(|(id, version)| Said { register_id: *id, version: *version, mark }).collect()
 }
 
 fn version() -> impl Strategy<Value = RegisterVersion> {
@@ -252,14 +320,18 @@ fn op() -> impl Strategy<Value = Op> {
         (prop_oneof![4 => Just(0usize), 2 => 1..2usize, 1 => 2..3usize], prop_oneof![3 => 0..1usize, 1 => 1..3usize])
     };
     let lag = prop::sample::select(vec![0, 1, 5_000, 14_999, 15_000, 15_001, 40_000, 200_000]);
-    let bodies = prop::collection::vec((0..3usize, version()), 0..4);
+    let bodies = || prop::collection::vec((0..3usize, version()), 0..4);
+    let part = prop::sample::select(vec![Part::Begin, Part::Append, Part::Commit]);
     prop_oneof![
         4 => (place(), 0..3usize, version())
             .prop_map(|(place, register_id, version)| Op::Publish { place, register_id, version }),
         3 => (place(), 0..3usize, version())
             .prop_map(|(place, register_id, version)| Op::Unpublish { place, register_id, version }),
-        3 => (place(), 0i64..8, lag, bodies)
+        3 => (place(), 0i64..8, lag.clone(), bodies())
             .prop_map(|(place, version, lag, bodies)| Op::Replace { place, version, lag, bodies }),
+        4 => (place(), (part, 0i64..2), 0i64..8, lag, bodies())
+            .prop_map(|(place, piece, version, lag, bodies)| Op::Piece { place, piece, version, lag, bodies }),
+        1 => (0..3usize).prop_map(Op::Unknown),
         2 => Just(Op::Expire),
     ]
 }
@@ -295,6 +367,14 @@ fn apply(store: &Store, op: &Op, now: Millis, mark: u32) -> bool {
         Op::Replace { place, version, lag, bodies } => {
             let bodies: Vec<_> = bodies.iter().map(|(id, version)| publisher(*id, *version, mark)).collect();
             frame::encode_replace(SOURCES[place.0], SERVICES[place.1], *version, now - lag, &bodies)
+        }
+        Op::Piece { place, piece, version, lag, bodies } => {
+            let bodies: Vec<_> = bodies.iter().map(|(id, version)| publisher(*id, *version, mark)).collect();
+            frame::encode_piece(*piece, SOURCES[place.0], SERVICES[place.1], *version, now - lag, &bodies)
+        }
+        Op::Unknown(service) => {
+            store.set_unknown(&[SERVICES[*service]]);
+            return true;
         }
         Op::Expire => {
             store.expire(now);
@@ -356,6 +436,7 @@ proptest! {
             let counts = store.counts();
             prop_assert_eq!(counts.publishers, model.publishers());
             prop_assert_eq!(counts.tombstones, model.remembered());
+            prop_assert_eq!(store.pieces.unfinished().0, model.unfinished.len());
             prop_assert_eq!((counts.services, counts.dropped), (model.services.len(), model.dropped));
             if *take {
                 let taken = store.take_dirty();
@@ -369,6 +450,7 @@ proptest! {
                 prop_assert!(needless.is_empty(), "nothing happened to {:?}", needless);
                 for taken in &taken {
                     prop_assert_eq!(contents(&taken.entries), model.live(number(taken)));
+                    prop_assert_eq!(taken.unknown, model.unknown.contains(&number(taken)));
                 }
                 model.take();
             }

@@ -293,3 +293,41 @@ fn what_is_remembered_is_bounded_by_keys_not_by_events() {
     reference::audit(&store);
     assert_eq!(store.counts().tombstones, 2, "of one source the removal, of the other the read");
 }
+
+#[test]
+fn a_service_is_unknown_until_a_read_of_the_registrys_own_is_applied() {
+    let store = store();
+    let unknown = |store: &Store| store.take_dirty().iter().map(|taken| taken.unknown).collect::<Vec<_>>();
+    store.set_unknown(&[ID]);
+    assert_eq!(unknown(&store), [true]);
+    assert_eq!(store.counts().services, 1, "it is remembered though there is nothing else of it");
+    publish(&store, "a", at(1, 1), 1_000);
+    replace(&store, "extension", 1, 2_000, &[]);
+    assert_eq!(unknown(&store), [true]);
+    // Nobody looks for so long that the read itself is forgotten.
+    replace(&store, "registry", 1, 90_000, &[]);
+    store.expire(90_000 + TOMBSTONE_MILLIS);
+    assert_eq!(unknown(&store), [false]);
+    assert_eq!(store.counts().services, 0);
+}
+
+#[test]
+fn a_service_that_was_read_does_not_become_unknown() {
+    let store = store();
+    replace(&store, "registry", 1, 0, &[publisher("a", at(1, 1))]);
+    store.set_unknown(&[ID, "other"]);
+    let taken = store.take_dirty();
+    let unknown: Vec<_> = taken.iter().filter(|taken| taken.unknown).map(|taken| &*taken.data_info_id).collect();
+    assert_eq!((taken.len(), unknown), (2, vec!["other"]));
+}
+
+#[test]
+fn of_publishers_that_a_read_names_twice_the_newest_counts() {
+    for order in [[2, 1], [1, 2]] {
+        let store = store();
+        replace(&store, "registry", 1, 0, &order.map(|version| publisher("a", at(version, 0))));
+        assert_eq!(taken(&store), live(&[("a", 2)]));
+        replace(&store, "registry", 2, 1, &order.map(|version| publisher("a", at(version, 0))));
+        assert_eq!(taken(&store), None, "the same again changes nothing");
+    }
+}

@@ -85,22 +85,46 @@ public class FrameEncoderTest {
         assertGolden("unpublish");
     }
 
+    private static final Publish SECOND =
+            Publish.of(DEMO, R3)
+                    .version(Long.MAX_VALUE, Long.MIN_VALUE)
+                    .cell("rz-2")
+                    .appName("demo")
+                    .attributes(Collections.singletonMap("k", "v"))
+                    .build();
+
     @Test
     public void replace() throws Exception {
-        encoder.replace(
-                "consul",
-                DEMO,
-                41,
-                TS + 3,
-                Arrays.asList(
-                        Publish.of(DEMO, R1).version(3, TS + 4).data(BOLT).build(),
-                        Publish.of(DEMO, R3)
-                                .version(Long.MAX_VALUE, Long.MIN_VALUE)
-                                .cell("rz-2")
-                                .appName("demo")
-                                .attributes(Collections.singletonMap("k", "v"))
-                                .build()));
+        encoder.openReplace("consul", DEMO, 41, TS + 3);
+        encoder.body(Publish.of(DEMO, R1).version(3, TS + 4).data(BOLT).build());
+        encoder.body(SECOND);
+        encoder.closeReplace();
         assertGolden("replace");
+    }
+
+    @Test
+    public void replaceInPieces() throws Exception {
+        encoder.openReplace("consul", DEMO, 41, TS + 3);
+        encoder.openPublisher(R1, 3, TS + 4, null);
+        encoder.data(TestData.box("10.0.0.1:12200"));
+        encoder.closePublisher();
+        encoder.closePiece(true, false, 77);
+        assertGolden("replace-begin");
+
+        encoder.begin();
+        encoder.openReplace("consul", DEMO, 41, TS + 3);
+        encoder.body(SECOND);
+        int written = encoder.written();
+        encoder.openPublisher(R2, 9, TS, "dropped");
+        encoder.data(new byte[9]);
+        encoder.dropTo(written);
+        encoder.closePiece(false, false, 77);
+        assertGolden("replace-append");
+
+        encoder.begin();
+        encoder.openReplace("consul", DEMO, 41, TS + 3);
+        encoder.closePiece(false, true, 77);
+        assertGolden("replace-commit");
     }
 
     @Test

@@ -50,6 +50,9 @@ public class NativeBridgeTest {
                                 "long open(byte[])",
                                 "long apply(long,byte[],int)",
                                 "byte[] command(long,byte[])",
+                                "byte[] openPage(long,byte[])",
+                                "byte[] nextChunk(long,long)",
+                                "void closePage(long,long)",
                                 "byte[] nextLogs(long,long)",
                                 "void close(long)"));
         assertEquals(contract, natives);
@@ -98,6 +101,25 @@ public class NativeBridgeTest {
             assertTrue("the live one is unharmed", NativeBridge.apply(next, encoder.frame(), encoder.length()) > 0);
         } finally {
             NativeBridge.close(next);
+        }
+    }
+
+    @Test
+    public void pagesThatAreNone() {
+        for (String wrong : new String[] {"", "{}", "[]", "{\"path\":7}"}) {
+            MoxException e = assertThrows(wrong, MoxException.class, () -> NativeBridge.openPage(handle, bytes(wrong)));
+            assertEquals(wrong, Code.INVALID_ARGUMENT, e.code());
+        }
+        assertThrows(MoxException.class, () -> NativeBridge.openPage(handle, null));
+        for (long cursor : new long[] {0, 1, -1, Long.MAX_VALUE, Long.MIN_VALUE}) {
+            MoxException e = assertThrows(MoxException.class, () -> NativeBridge.nextChunk(handle, cursor));
+            assertEquals(e.getMessage(), Code.INVALID_ARGUMENT, e.code());
+            NativeBridge.closePage(handle, cursor);
+        }
+        for (long wrong : new long[] {0, -1, handle + 1, Long.MIN_VALUE}) {
+            assertEquals(Code.CLOSED, assertThrows(MoxException.class, () -> NativeBridge.openPage(wrong, bytes("{\"path\":\"/mox\"}"))).code());
+            assertEquals(Code.CLOSED, assertThrows(MoxException.class, () -> NativeBridge.nextChunk(wrong, 1)).code());
+            NativeBridge.closePage(wrong, 1);
         }
     }
 

@@ -7,7 +7,9 @@ import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
+import java.io.OutputStream;
 import java.net.Socket;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -47,6 +49,76 @@ public class RegistryMoxTest {
             assertEquals("another source's replace does nothing", "1/1", TestData.served(mox));
             mox.replace(SOURCE, TestData.service(1), 1, later, Collections.singletonList(Publish.of(TestData.service(1), "r3").version(1, 1).data("10.0.0.3:12200").build()));
             assertEquals("1/1", TestData.served(mox));
+        }
+    }
+
+    private static Publish large(int number, int bytes) {
+        StringBuilder url = new StringBuilder("10.1." + number / 250 + "." + number % 250 + ":12200?x=");
+        while (url.length() < bytes) {
+            url.append('x');
+        }
+        return Publish.of(TestData.service(1), "r" + number).version(1, 1).data(url.toString()).build();
+    }
+
+    /** Larger than what a thread keeps, than a piece, and than a frame can be. */
+    @Test
+    public void aReplaceOfAnySizeIsAppliedAsAWhole() {
+        try (RegistryMox mox = TestData.engine()) {
+            long later = System.currentTimeMillis() + 60_000;
+            int version = 0;
+            for (int[] all : new int[][] {{1, 10}, {1, 1 << 20}, {5, 600_000}, {80, 1 << 20}, {3_000, 400}}) {
+                List<Publish> publishers = new ArrayList<>();
+                for (int i = 0; i < all[0]; i++) {
+                    publishers.add(large(i, all[1]));
+                }
+                assertTrue(mox.replace(SOURCE, TestData.service(1), ++version, later + version, publishers) >= 64);
+                assertEquals("1/" + all[0], TestData.served(mox));
+            }
+        }
+    }
+
+    @Test
+    public void aReadThatIsNotOverChangesNothing() {
+        try (RegistryMox mox = TestData.engine()) {
+            mox.publish(SOURCE, FIRST);
+            long later = System.currentTimeMillis() + 60_000;
+            Read given = mox.read(SOURCE, TestData.service(1), 1, later);
+            for (int i = 0; i < 3; i++) {
+                given.add(large(i, 600_000));
+            }
+            assertEquals("1/1", TestData.served(mox));
+            Read whole = mox.read(SOURCE, TestData.service(1), 2, later);
+            whole.publisher("a", 1, 1, null).data(TestData.box("10.0.0.1:1"));
+            whole.publisher("b", 1, 1, "zone").data(TestData.box("10.0.0.2:1"));
+            whole.leaveOut();
+            whole.leaveOut();
+            whole.publisher("c", 1, 1, null).data(TestData.box("10.0.0.3:1"));
+            MoxException taken = assertThrows(MoxException.class, given::apply);
+            assertTrue(taken.getMessage(), taken.getMessage().contains("its thread has given the engine something else"));
+            assertTrue(whole.apply() > 0);
+            assertEquals("1/2", TestData.served(mox));
+            assertThrows(MoxException.class, whole::apply);
+            assertThrows(MoxException.class, () -> whole.publisher("d", 1, 1, null));
+
+            // Two reads of a service at once: the second takes the place of the first, whose rest finds no beginning.
+            Read first = mox.read(SOURCE, TestData.service(1), 3, later);
+            for (int i = 0; i < 2; i++) {
+                first.add(large(i, 600_000));
+            }
+            Thread other = new Thread(() -> mox.replace(SOURCE, TestData.service(1), 4, later, java.util.Arrays.asList(large(7, 600_000), large(8, 600_000))));
+            other.start();
+            join(other);
+            assertEquals(Code.INVALID_ARGUMENT, assertThrows(MoxException.class, first::apply).code());
+            assertEquals("1/2", TestData.served(mox));
+            assertThrows("it stays so", MoxException.class, first::apply);
+        }
+    }
+
+    private static void join(Thread thread) {
+        try {
+            thread.join();
+        } catch (InterruptedException e) {
+            throw new AssertionError(e);
         }
     }
 
@@ -171,6 +243,70 @@ public class RegistryMoxTest {
     }
 
     @Test
+    public void largePagesComeInChunksOneAtATime() throws Exception {
+        try (RegistryMox mox = TestData.engine()) {
+            try (Batch batch = mox.batch(SOURCE)) {
+                for (int i = 0; i < 20_000; i++) {
+                    batch.publish(Publish.of(TestData.service(i), "r").version(1, 1).data("10.1." + i / 250 + "." + i % 250 + ":12200").build());
+                }
+            }
+            assertEquals("20000/20000", TestData.served(mox));
+            Chunks chunks = new Chunks();
+            try (Page page = mox.openPage("/mox/dump", "")) {
+                assertEquals(200, page.status());
+                assertEquals("application/json", page.contentType());
+                assertEquals("no place for another", 429L, mox.page("/mox/dump", "").get("status"));
+                try (Page other = mox.openPage("/mox/dump", "format=yaml")) {
+                    assertEquals(429, other.status());
+                    assertEquals(1, other.retryAfter());
+                }
+                page.writeTo(chunks);
+                MoxException twice = assertThrows(MoxException.class, () -> page.writeTo(chunks));
+                assertTrue(twice.getMessage(), twice.getMessage().startsWith("page '/mox/dump' was written already"));
+            }
+            assertTrue(chunks.all + " bytes in " + chunks.count, chunks.all > 4 << 20 && chunks.count > 60);
+            assertTrue("the largest has " + chunks.largest, chunks.largest < 70_000);
+            assertEquals("{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[", chunks.start);
+            MoxException large = assertThrows(MoxException.class, () -> mox.page("/mox/dump", ""));
+            assertEquals(Code.TOO_LARGE, large.code());
+            assertTrue(large.getMessage(), large.getMessage().contains("write it with openPage"));
+            Page abandoned = mox.openPage("/mox/dump", "");
+            assertEquals("a page that was refused keeps no place", 200, abandoned.status());
+            abandoned.close();
+            assertThrows(MoxException.class, () -> abandoned.writeTo(new Chunks()));
+            try (Page next = mox.openPage("/mox/dump", "type=DestinationRule")) {
+                next.writeTo(new Chunks());
+            }
+            assertEquals(404L, mox.page("/mox/dump", "type=Gateway").get("status"));
+            Page closed = mox.openPage("/mox/dump", "");
+            mox.close();
+            assertEquals(Code.CLOSED, assertThrows(MoxException.class, () -> closed.writeTo(new Chunks())).code());
+            closed.close();
+        }
+    }
+
+    /** What is written, but for the bytes. */
+    private static final class Chunks extends OutputStream {
+        private String start;
+        private long all;
+        private int count;
+        private int largest;
+
+        @Override
+        public void write(int b) {
+            throw new AssertionError("byte by byte");
+        }
+
+        @Override
+        public void write(byte[] bytes, int from, int length) {
+            start = start == null ? new String(bytes, from, length, StandardCharsets.UTF_8).split("\n")[0] : start;
+            all += length;
+            count++;
+            largest = Math.max(largest, length);
+        }
+    }
+
+    @Test
     public void misuseIsRefusedWithTheFieldsName() {
         try (RegistryMox mox = TestData.engine()) {
             misuse("publish is null", () -> mox.publish(SOURCE, null));
@@ -182,6 +318,9 @@ public class RegistryMoxTest {
             misuse("publisher is null", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(null)));
             misuse("publisher 'r1' is of 'com.example.Service1", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(FIRST)));
             misuse("data of 'd': text and serialized", () -> Publish.of("d", "r").data("x").serialized(new byte[1]));
+            misuse("dataInfoId is null", () -> mox.read(SOURCE, null, 0, 0));
+            misuse("registerId is empty", () -> mox.read(SOURCE, "d", 0, 0).publisher("", 1, 1, null));
+            misuse("the publisher is one of a read", () -> mox.publish(mox.read(SOURCE, "d", 0, 0).publisher("r", 1, 1, null)));
             misuse("encoder is null", () -> mox.publish(null));
             misuse("timeout is null", () -> mox.flush(null));
             misuse("config is null", () -> RegistryMox.create(null));
@@ -203,9 +342,10 @@ public class RegistryMoxTest {
         assertEquals(0, mox.publish(SOURCE, FIRST));
         assertEquals(0, mox.unpublish(SOURCE, "d", "r", 1, 1));
         assertEquals(0, mox.replace(SOURCE, "d", 1, 1, TestData.none()));
+        assertEquals(0, mox.replace(SOURCE, TestData.service(1), 1, 1, java.util.Arrays.asList(large(1, 600_000), large(2, 600_000))));
         mox.loaded();
         mox.freeze();
-        assertEquals(5, mox.ignoredCalls());
+        assertEquals("pieces are one call", 6, mox.ignoredCalls());
         assertEquals(Code.CLOSED, assertThrows(MoxException.class, mox::status).code());
         assertEquals(Code.CLOSED, assertThrows(MoxException.class, () -> mox.flush(TestData.DEADLINE)).code());
     }
@@ -279,6 +419,30 @@ public class RegistryMoxTest {
         engines.forEach(RegistryMox::close);
         assertEquals(50, sinks.get(0).stream().filter(line -> line.contains("fenced=")).count());
         assertEquals(0, sinks.get(1).stream().filter(line -> line.contains("fenced=")).count());
+    }
+
+    @Test
+    public void logGoesOnWhateverItsSinkThrows() {
+        Throwable[] thrown = {new OutOfMemoryError("none left"), new StackOverflowError(), new NoClassDefFoundError("x"), new AssertionError()};
+        Queue<String> records = new ConcurrentLinkedQueue<>();
+        MoxConfig config =
+                MoxConfig.builder()
+                        .set("listen", "127.0.0.1:0")
+                        .logSink(
+                                (level, target, message) -> {
+                                    records.add(message);
+                                    throw (Error) thrown[records.size() % thrown.length];
+                                })
+                        .build();
+        try (RegistryMox mox = RegistryMox.create(config)) {
+            TestData.await("a first record", () -> !records.isEmpty());
+            for (int round = 0; round < 2 * thrown.length; round++) {
+                int before = records.size();
+                mox.host("fence", "fenced", round % 2 == 0);
+                TestData.await("record after " + before, () -> records.size() > before);
+            }
+        }
+        TestData.await("the log thread ends", () -> Thread.getAllStackTraces().keySet().stream().noneMatch(t -> t.getName().equals("mox-logs")));
     }
 
     @Test

@@ -233,7 +233,7 @@ public class ClusterFeedTest {
         start(3_600_000);
         served("20/40");
         AtomicBoolean can = new AtomicBoolean(true);
-        SessionWatch watch = new SessionWatch(mox, can::get, feed, new Sessions(Collections::emptyList, 1), 1_000_000, t -> {});
+        SessionWatch watch = new SessionWatch(mox, can::get, feed, new Sessions(Collections::emptyList, 1), 1_000_000, Collections::emptyMap, t -> {});
         watch.tick();
         assertFalse(held("frozen"));
         can.set(false);
@@ -269,11 +269,11 @@ public class ClusterFeedTest {
             }
             TestData.await("silence", () -> feed.silentMillis() > 2_000);
             int port = peer.getAddress().getPort();
-            new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_000, t -> {}).tick();
+            new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_000, Collections::emptyMap, t -> {}).tick();
             assertEquals(false, mox.status().get("fenced"));
             assertEquals("alone, with an alarm", true, ((Map<?, ?>) mox.status().get("feed")).get("stale"));
             status.set(200);
-            SessionWatch watch = new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_500, t -> {});
+            SessionWatch watch = new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_500, Collections::emptyMap, t -> {});
             watch.tick();
             assertEquals(true, mox.status().get("fenced"));
             tier.down.clear();

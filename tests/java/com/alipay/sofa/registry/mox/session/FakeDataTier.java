@@ -35,16 +35,41 @@ final class FakeDataTier implements DataTier {
     final Set<Integer> down = ConcurrentHashMap.newKeySet();
     /** Services that cannot be read. */
     final Set<String> broken = ConcurrentHashMap.newKeySet();
+    /** Services whose data come in a form that cannot be taken in. */
+    final Set<String> garbled = ConcurrentHashMap.newKeySet();
+    /** How often each was read, or should have been. */
+    final Map<String, Integer> fetches = new ConcurrentHashMap<>();
+    /** What a read of a service has beside its publishers, though no data server should have it. */
+    private final Map<String, List<SubPublisher>> extra = new HashMap<>();
 
-    synchronized void put(String id, String registerId, long registerVersion, long timestamp, String... urls) {
+    static SubPublisher publisher(String registerId, String cell, long version, long timestamp, List<ServerDataBox> boxes) {
+        return new SubPublisher(registerId, cell, boxes, "c", version, "a", timestamp, PublishSource.CLIENT);
+    }
+
+    void put(String id, String registerId, long registerVersion, long timestamp, String... urls) {
         List<ServerDataBox> boxes = new ArrayList<>();
         for (String url : urls) {
             boxes.add(new ServerDataBox(TestData.box(url)));
         }
-        publishers
-                .computeIfAbsent(id, k -> new TreeMap<>())
-                .put(registerId, new SubPublisher(registerId, "DEFAULT_ZONE", boxes, "c", registerVersion, "a", timestamp, PublishSource.CLIENT));
+        put(id, publisher(registerId, "DEFAULT_ZONE", registerVersion, timestamp, boxes));
+    }
+
+    synchronized void put(String id, SubPublisher publisher) {
+        publishers.computeIfAbsent(id, k -> new TreeMap<>()).put(publisher.getRegisterId(), publisher);
         versions.put(id, version++);
+    }
+
+    synchronized void extra(String id, SubPublisher publisher) {
+        extra.computeIfAbsent(id, k -> new ArrayList<>()).add(publisher);
+        versions.put(id, version++);
+    }
+
+    /** A read of a service. */
+    synchronized SubDatum datum(String id) {
+        List<SubPublisher> all = new ArrayList<>(publishers.get(id).values());
+        SubDatum datum = SubDatum.normalOf(id, DATA_CENTER, versions.get(id), all, id, "i", "g", Collections.emptyList());
+        datum.mustGetPublishers().addAll(extra.getOrDefault(id, Collections.emptyList()));
+        return datum;
     }
 
     synchronized void remove(String id, String registerId) {
@@ -81,13 +106,14 @@ final class FakeDataTier implements DataTier {
 
     @Override
     public synchronized SubDatum fetch(String id) {
+        fetches.merge(id, 1, Integer::sum);
         if (down.contains(slotOf(id)) || broken.contains(id)) {
             throw new IllegalStateException("no answer");
         }
-        Map<String, SubPublisher> all = publishers.get(id);
-        return all == null
-                ? null
-                : SubDatum.normalOf(id, DATA_CENTER, versions.get(id), new ArrayList<>(all.values()), id, "i", "g", Collections.emptyList());
+        if (garbled.contains(id)) {
+            return SubDatum.zipOf(id, DATA_CENTER, version, id, "i", "g", Collections.emptyList(), null);
+        }
+        return publishers.containsKey(id) ? datum(id) : null;
     }
 
     @Override

@@ -158,10 +158,55 @@ public class MoxBindingTest {
         attributes.put("long", new String(new char[10_000]));
         publisher.setAttributes(attributes);
         FrameEncoder to = SessionEvents.encoder(publisher);
-        assertEquals("the long one is left out", 1, SessionEvents.fill(to, publisher));
+        assertEquals("the long one is left out", Refusal.ATTRIBUTES, SessionEvents.fill(to, publisher));
         String wire = TestData.onTheWire(to);
         assertTrue(wire, wire.contains("region") && wire.contains("eu-1") && wire.contains("demo") && wire.contains("DEFAULT_ZONE"));
         assertFalse(wire, wire.contains("AccessKey") || wire.contains("secret-key"));
+    }
+
+    /** Whatever a client publishes: its endpoints are served where there is a key for them, and what is left out has a reason. */
+    @Test
+    public void oddPublishersAreTakenAsFarAsTheyFit() {
+        try (ConfigurableApplicationContext context = SessionServer.start(ON)) {
+            RegistryMox mox = RegistryMox.running().get();
+            mox.loaded();
+            WriteDataAcceptor acceptor = context.getBean(WriteDataAcceptor.class);
+            String large = String.join("", Collections.nCopies(70_000, "x"));
+            Publisher odd = SessionServer.publisher(1, large, 1, "10.0.0.1:12200");
+            acceptor.accept(SessionServer.publish(odd));
+            assertEquals("by its hash", "1/1", TestData.served(mox));
+            odd.setVersion(2);
+            odd.setCell(large);
+            odd.setAppName(large);
+            Map<String, String> attributes = new HashMap<>();
+            for (int i = 0; i < 70_000; i++) {
+                attributes.put("key" + i, "value");
+            }
+            odd.setAttributes(attributes);
+            odd.getDataList().add(odd.getDataList().get(0));
+            odd.setDataList(new ArrayList<>(Collections.nCopies(70_000, odd.getDataList().get(0))));
+            acceptor.accept(SessionServer.publish(odd));
+            assertEquals("1/1", TestData.served(mox));
+            assertEquals("{too-much-data=1}", context.getBean(MoxBinding.class).refused().toString());
+            odd.setVersion(3);
+            acceptor.accept(SessionServer.unpublish(odd));
+            assertEquals("0", mox.flush(TestData.DEADLINE).get("endpoints").toString());
+
+            Publisher keyless = SessionServer.publisher(1, null, 1, "10.0.0.2:12200");
+            acceptor.accept(SessionServer.publish(keyless));
+            acceptor.accept(SessionServer.unpublish(keyless));
+            Publisher good = SessionServer.publisher(1, "good", 1, "10.0.0.3:12200");
+            acceptor.accept(SessionServer.publish(good));
+            acceptor.accept(SessionServer.clientOff(java.util.Arrays.asList(keyless, good)));
+            assertEquals("the other one went", "0", mox.flush(TestData.DEADLINE).get("endpoints").toString());
+            Publisher nameless = SessionServer.publisher(1, "a", 1, "10.0.0.4:12200");
+            nameless.setDataInfoId(large);
+            acceptor.accept(SessionServer.publish(nameless));
+            assertEquals("{data-info-id=1, no-register-id=3, too-much-data=1}", context.getBean(MoxBinding.class).refused().toString());
+            assertEquals(5, context.getBean(MoxBinding.class).failures());
+            assertEquals(log.at(Level.WARNING).toString(), 3, log.at(Level.WARNING).size());
+            log.at(Level.WARNING).forEach(line -> assertTrue(line, line.length() <= 500 && line.endsWith("event=event_refused")));
+        }
     }
 
     @Test
@@ -173,7 +218,8 @@ public class MoxBindingTest {
                 acceptor.accept(null);
             }
             assertEquals(200, context.getBean(MoxBinding.class).failures());
-            assertEquals("one warning a minute", 1, log.at(Level.WARNING).size());
+            assertEquals("one warning a minute for each reason", 2, log.at(Level.WARNING).size());
+            assertEquals("{data-info-id=100}", context.getBean(MoxBinding.class).refused().toString());
 
             RegistryMox mox = RegistryMox.running().get();
             mox.loaded();

@@ -2,7 +2,6 @@ package com.alipay.sofa.registry.mox;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
 import java.util.Arrays;
-import java.util.List;
 
 /**
  * Writes events into one packed, little-endian frame, format 1. The only place that knows how an event is laid out.
@@ -18,6 +17,14 @@ import java.util.List;
 public final class FrameEncoder {
     /** The longest data of one endpoint; {@link #data} refuses more. */
     public static final int MAX_DATA_BYTES = 1 << 20;
+    /** The most data of one publisher; {@link #data} refuses more. */
+    public static final int MAX_DATA = Arguments.COUNT;
+    /** The longest dataInfoId, in bytes of UTF-8. */
+    public static final int MAX_DATA_INFO_ID_BYTES = Arguments.DATA_INFO_ID_BYTES;
+    /** The longest registerId, in bytes of UTF-8. */
+    public static final int MAX_REGISTER_ID_BYTES = Arguments.REGISTER_ID_BYTES;
+    /** The longest cell, name of an application, or key or value of an attribute, in bytes of UTF-8. */
+    public static final int MAX_TEXT_BYTES = Arguments.TEXT_BYTES;
 
     static final int INITIAL_BYTES = 4 << 10;
     static final int KEPT_BYTES = 1 << 20;
@@ -27,6 +34,9 @@ public final class FrameEncoder {
     private static final byte UNPUBLISH = 2;
     private static final byte REPLACE = 3;
     private static final byte LOST = 4;
+    private static final byte BEGIN = 5;
+    private static final byte APPEND = 6;
+    private static final byte COMMIT = 7;
     private static final byte BOXES = 1;
 
     private static final ThreadLocal<FrameEncoder> LOCAL = ThreadLocal.withInitial(FrameEncoder::new);
@@ -43,6 +53,12 @@ public final class FrameEncoder {
 
     private int count;
     private boolean inData;
+    /** Where the open replace counts its bodies; 0 where none is open. */
+    private int bodiesAt;
+
+    private int bodies;
+    /** How many frames were begun: who holds an encoder for longer sees that nobody else has begun one. */
+    private int frames;
 
     FrameEncoder() {
         begin();
@@ -62,6 +78,11 @@ public final class FrameEncoder {
         }
         end = HEADER_BYTES;
         events = 0;
+        frames++;
+    }
+
+    int frames() {
+        return frames;
     }
 
     int events() {
@@ -140,6 +161,9 @@ public final class FrameEncoder {
 
     /** Ends the publisher that {@link #publishing} began. */
     void published() {
+        if (bodiesAt != 0) {
+            throw new MoxException(Code.INVALID_ARGUMENT, "the publisher is one of a read; apply that");
+        }
         closeBody();
         commit();
     }
@@ -167,29 +191,62 @@ public final class FrameEncoder {
         commit();
     }
 
-    void replace(String source, String dataInfoId, long version, long readStarted, List<Publish> publishers) {
+    /** Begins a replace; bodies follow, and one of the two ends. */
+    void openReplace(String source, String dataInfoId, long version, long readStarted) {
         int at = start(REPLACE, 16);
         u64(buffer, at, version);
         u64(buffer, at + 8, readStarted);
-        at = entry(source, dataInfoId, at + 16);
-        u32(room(at, 4), at, publishers.size());
-        position = at + 4;
-        for (Publish publish : publishers) {
-            Arguments.required("publisher", publish);
-            if (!dataInfoId.equals(publish.dataInfoId)) {
-                throw new MoxException(
-                        Code.INVALID_ARGUMENT,
-                        "publisher " + Arguments.shown(publish.registerId) + " is of " + Arguments.shown(publish.dataInfoId)
-                                + ", but the replaced service is " + Arguments.shown(dataInfoId));
-            }
-            encoded(publish, publish.bodyAt(), position);
-        }
+        bodiesAt = entry(source, dataInfoId, at + 16);
+        room(bodiesAt, 4);
+        position = bodiesAt + 4;
+        bodies = 0;
+    }
+
+    /** Begins a publisher of the open replace, whose data are the bytes of {@code ServerDataBox}es. */
+    void openPublisher(String registerId, long version, long registerTimestamp, String cell) {
+        openBody(BOXES, registerId, version, registerTimestamp, cell == null ? "" : cell, "");
+    }
+
+    /** Ends it. */
+    void closePublisher() {
+        closeBody();
+        bodies++;
+    }
+
+    /** How many bytes the frame has, the open event included. */
+    int written() {
+        return position;
+    }
+
+    /** Drops what was written since, which {@link #written} said. */
+    void dropTo(int written) {
+        position = written;
+        countAt = 0;
+    }
+
+    /** Adds a publisher to the open replace. */
+    void body(Publish publish) {
+        encoded(publish, publish.bodyAt(), position);
+        bodies++;
+    }
+
+    void closeReplace() {
+        u32(buffer, bodiesAt, bodies);
         commit();
+    }
+
+    /** Ends the open replace as a piece of a larger one, which is the sender's so many-th. */
+    void closePiece(boolean first, boolean last, long read) {
+        buffer[end] = first ? BEGIN : last ? COMMIT : APPEND;
+        u64(room(position, 8), position, read);
+        position += 8;
+        closeReplace();
     }
 
     /** Returns where the event goes on, with room for so many bytes. Drops what is not committed. */
     private int start(byte operation, int more) {
         countAt = 0;
+        bodiesAt = 0;
         int at = end;
         room(at, 1 + more)[at] = operation;
         return at + 1;

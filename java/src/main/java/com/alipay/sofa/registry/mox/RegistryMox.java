@@ -24,6 +24,9 @@ import java.util.concurrent.atomic.AtomicReference;
  * something throws {@link MoxException} with {@link Code#CLOSED}.
  */
 public final class RegistryMox implements AutoCloseable {
+    /** Bytes of a page that is read as a text. */
+    private static final int MOST_PAGE = 4 << 20;
+
     private static final AtomicReference<RegistryMox> RUNNING = new AtomicReference<>();
 
     private final long handle;
@@ -136,10 +139,32 @@ public final class RegistryMox implements AutoCloseable {
     public long replace(String source, String dataInfoId, long version, long readStarted, List<Publish> publishers) {
         Arguments.required("dataInfoId", dataInfoId);
         // A list of the caller's is its code: it is read before this thread's encoder is taken.
-        List<Publish> read = new ArrayList<>(Arguments.required("publishers", publishers));
-        FrameEncoder encoder = FrameEncoder.local();
-        encoder.replace(source, dataInfoId, version, readStarted, read);
-        return apply(encoder);
+        List<Publish> all = new ArrayList<>(Arguments.required("publishers", publishers));
+        for (Publish publish : all) {
+            Arguments.required("publisher", publish);
+            if (!dataInfoId.equals(publish.dataInfoId)) {
+                throw new MoxException(
+                        Code.INVALID_ARGUMENT,
+                        "publisher " + Arguments.shown(publish.registerId) + " is of " + Arguments.shown(publish.dataInfoId)
+                                + ", but the replaced service is " + Arguments.shown(dataInfoId));
+            }
+        }
+        Read read = read(source, dataInfoId, version, readStarted);
+        all.forEach(read::add);
+        return read.apply();
+    }
+
+    /**
+     * Begins what {@link #replace} says, for a host that holds publishers in a form of its own.
+     *
+     * @param source whose entries they are
+     * @param dataInfoId the service
+     * @param version the version of what was read; one not newer than the last is ignored
+     * @param readStarted when the read began, milliseconds since 1970: what was published while it ran is kept
+     * @return takes the publishers
+     */
+    public Read read(String source, String dataInfoId, long version, long readStarted) {
+        return new Read(this, source, dataInfoId, version, readStarted);
     }
 
     /**
@@ -235,14 +260,35 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * One admin page, for those who have a web server to show it on.
+     * One admin page as a text. Pages that grow with what is served are for {@link #openPage}: above 4 MiB they are refused
+     * here with {@link Code#TOO_LARGE}.
      *
      * @param path the path, for example {@code /mox/status}
      * @param query what stands behind the question mark; empty if nothing
      * @return {@code status}, {@code contentType} and {@code body}
      */
     public Map<String, Object> page(String path, String query) {
-        return command("page", "path", Arguments.required("path", path), "query", Arguments.required("query", query));
+        try (Page page = openPage(path, query)) {
+            Map<String, Object> read = new LinkedHashMap<>();
+            read.put("status", (long) page.status());
+            read.put("contentType", page.contentType());
+            read.put("body", page.text(MOST_PAGE));
+            return Collections.unmodifiableMap(read);
+        }
+    }
+
+    /**
+     * One admin page of any size, for those who have a web server to show it on.
+     *
+     * @param path the path, for example {@code /mox/dump}
+     * @param query what stands behind the question mark; empty if nothing
+     * @return the page; to be closed
+     */
+    public Page openPage(String path, String query) {
+        Map<String, Object> request = new LinkedHashMap<>();
+        request.put("path", Arguments.required("path", path));
+        request.put("query", Arguments.required("query", query));
+        return Page.open(handle, path, Json.write(request));
     }
 
     /**

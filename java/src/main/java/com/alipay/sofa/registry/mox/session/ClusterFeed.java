@@ -2,7 +2,6 @@ package com.alipay.sofa.registry.mox.session;
 
 import com.alipay.sofa.registry.common.model.PublisherDigestUtil;
 import com.alipay.sofa.registry.common.model.RegisterVersion;
-import com.alipay.sofa.registry.common.model.ServerDataBox;
 import com.alipay.sofa.registry.common.model.dataserver.DatumDigest;
 import com.alipay.sofa.registry.common.model.dataserver.DatumSummary;
 import com.alipay.sofa.registry.common.model.slot.DataSlotDiffDigestResult;
@@ -10,13 +9,9 @@ import com.alipay.sofa.registry.common.model.slot.Slot;
 import com.alipay.sofa.registry.common.model.slot.SlotTable;
 import com.alipay.sofa.registry.common.model.store.SubDatum;
 import com.alipay.sofa.registry.common.model.store.SubPublisher;
-import com.alipay.sofa.registry.mox.FrameEncoder;
-import com.alipay.sofa.registry.mox.MoxException;
-import com.alipay.sofa.registry.mox.Publish;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.util.ArrayList;
 import java.util.Collection;
-import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -24,7 +19,6 @@ import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.LongAdder;
 import java.util.concurrent.locks.LockSupport;
@@ -43,6 +37,7 @@ final class ClusterFeed implements AutoCloseable {
     private static final int READERS = 4;
     private static final long TICK_NANOS = TimeUnit.SECONDS.toNanos(1);
     private static final int UNCONFIRMED = 10_000;
+    private static final int NAMED_AT_ONCE = 1_000;
     /** Who stands still for so long may have lost clients to another session server, and hears late what they said before. */
     private static final long STILL_NANOS = TimeUnit.SECONDS.toNanos(5);
 
@@ -58,6 +53,7 @@ final class ClusterFeed implements AutoCloseable {
     private final DataTier tier;
     private final Consumer<Throwable> broken;
     private final long reconcileNanos;
+    private final long serviceBytes;
     private final Backoffs backoffs = new Backoffs();
     private final Pace pace;
     private final ServiceReader[] readers = new ServiceReader[READERS];
@@ -66,7 +62,9 @@ final class ClusterFeed implements AutoCloseable {
     /** Found different and not read since. */
     private final Set<String> owed = ConcurrentHashMap.newKeySet();
     private final Set<String> unreadable = ConcurrentHashMap.newKeySet();
-    private final AtomicBoolean loaded = new AtomicBoolean();
+    private final Refusals refusals = new Refusals();
+    /** The engine knows that the first view is complete. */
+    private volatile boolean loaded;
     private final long begun = System.nanoTime();
     private volatile boolean closed;
     private volatile boolean listed;
@@ -96,7 +94,13 @@ final class ClusterFeed implements AutoCloseable {
      * @param broken takes an error of linkage: the registry is another than this was made for
      */
     ClusterFeed(RegistryMox mox, DataTier tier, Map<String, Object> settings, Consumer<Throwable> broken) {
+        this(mox, tier, settings, ServiceRead.SERVICE_BYTES, broken);
+    }
+
+    /** @param serviceBytes the most data of one service */
+    ClusterFeed(RegistryMox mox, DataTier tier, Map<String, Object> settings, long serviceBytes, Consumer<Throwable> broken) {
         this.mox = mox;
+        this.serviceBytes = serviceBytes;
         this.tier = tier;
         this.broken = broken;
         // Each comparison is also a sign of life, of which some are needed before data count as stale.
@@ -153,52 +157,39 @@ final class ClusterFeed implements AutoCloseable {
 
     // ---- reads, on the readers' threads
 
-    /** A successful read; {@code null} if there is no such service. */
+    /**
+     * A successful read; {@code null} if there is no such service. Nothing counts as known that was not applied, so that the next
+     * comparison finds it again.
+     */
     void took(String id, int slot, SubDatum datum, long started) {
         SlotState state = state(slot);
         state.heard = System.nanoTime();
         reads.increment();
-        Collection<SubPublisher> read = datum == null ? Collections.emptyList() : datum.mustGetPublishers();
-        boolean taken = true;
-        try {
-            taken = mox.replace(SessionEvents.SOURCE, id, datum == null ? 0 : datum.getVersion(), started, publishers(id, read)) > 0;
-        } catch (MoxException e) {
-            // Not for lack of trying: the engine will not take it, whatever happens.
-            failed("dataInfoId " + id + ": " + e.getMessage());
-        }
-        if (datum == null || !taken) {
-            state.known.remove(id); // of what found no room the next comparison says so again
+        ServiceRead read = new ServiceRead(id, datum, serviceBytes);
+        boolean taken = read.apply(mox, datum == null ? 0 : datum.getVersion(), started);
+        refusals.replace(id, read.found());
+        readBytes.add(read.bytes());
+        if (taken && datum != null) {
+            state.known.put(id, digest(id, read.publishers()));
         } else {
-            state.known.put(id, digest(id, read));
+            state.known.remove(id);
         }
-        unreadable.remove(id);
+        if (taken) {
+            unreadable.remove(id);
+        } else {
+            unreadable.add(id); // there was no room for all of it
+        }
         settled(id);
-    }
-
-    private List<Publish> publishers(String id, Collection<SubPublisher> read) {
-        List<Publish> all = new ArrayList<>(read.size());
-        for (SubPublisher from : read) {
-            Publish.Builder to = Publish.of(id, from.getRegisterId());
-            to.version(from.getVersion(), from.getRegisterTimestamp()).cell(from.getCell());
-            if (from.getDataList() != null) {
-                for (ServerDataBox box : from.getDataList()) {
-                    byte[] bytes = box == null ? null : SessionEvents.bytes(box);
-                    if (bytes != null && bytes.length <= FrameEncoder.MAX_DATA_BYTES) {
-                        to.serialized(bytes);
-                        readBytes.add(bytes.length);
-                    }
-                }
-            }
-            all.add(to.build());
-        }
-        return all;
     }
 
     /** As the data servers make it. */
     private static DatumDigest digest(String id, Collection<SubPublisher> read) {
         Map<String, RegisterVersion> versions = new HashMap<>();
         for (SubPublisher publisher : read) {
-            versions.put(publisher.getRegisterId(), RegisterVersion.of(publisher.getVersion(), publisher.getRegisterTimestamp()));
+            // A data server keeps publishers by their registerIds, so it has none without.
+            if (publisher != null && publisher.getRegisterId() != null) {
+                versions.put(publisher.getRegisterId(), RegisterVersion.of(publisher.getVersion(), publisher.getRegisterTimestamp()));
+            }
         }
         return PublisherDigestUtil.digest(new DatumSummary(id, versions));
     }
@@ -214,13 +205,40 @@ final class ClusterFeed implements AutoCloseable {
         }
     }
 
+    /** A read that could not be applied, for whatever reason. */
+    void notApplied(String id, int slot, Throwable why) {
+        state(slot).known.remove(id);
+        readFailures.increment();
+        failed("read of " + id + " not applied: " + why);
+        unreadable.add(id);
+        settled(id);
+    }
+
     private void settled(String id) {
         if (!owed.isEmpty()) {
             owed.remove(id);
         }
-        if (listed && !loaded.get() && owed.isEmpty() && loaded.compareAndSet(false, true)) {
+        if (listed && !loaded && owed.isEmpty()) {
+            sayLoaded();
+        }
+    }
+
+    /** Everything was read once, but for what is named as unknown. If it cannot be said now, it is in the comparer's next pass. */
+    private synchronized void sayLoaded() {
+        if (loaded) {
+            return;
+        }
+        try {
+            List<String> unknown = new ArrayList<>(unreadable);
+            for (int from = 0; from < unknown.size(); from += NAMED_AT_ONCE) {
+                List<String> some = unknown.subList(from, Math.min(from + NAMED_AT_ONCE, unknown.size()));
+                mox.host("unknown", "dataInfoIds", some);
+            }
             bootstrapMillis = TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - begun);
             mox.loaded();
+            loaded = true;
+        } catch (RuntimeException e) {
+            failed("first complete view: " + e);
         }
     }
 
@@ -340,8 +358,8 @@ final class ClusterFeed implements AutoCloseable {
             reconciled.incrementAndGet();
             oldestCompare = oldest;
         }
-        if (!listed) {
-            listed = true;
+        listed = true;
+        if (!loaded) {
             settled("");
         }
     }
@@ -383,6 +401,8 @@ final class ClusterFeed implements AutoCloseable {
         report.put("reads", reads.sum());
         report.put("readBytes", readBytes.sum());
         report.put("readFailures", readFailures.sum());
+        report.put("refusedPublishers", refusals.counts());
+        report.put("refused", refusals.named());
         report.put("compares", compares.get());
         report.put("compareFailures", compareFailures.get());
         report.put("differences", differences.get());

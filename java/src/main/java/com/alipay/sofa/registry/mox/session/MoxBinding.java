@@ -14,6 +14,7 @@ import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.logging.Level;
 import java.util.regex.Pattern;
@@ -47,6 +48,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
 
     private static final Pattern SERVICE_LINK = Pattern.compile("MOX(_[A-Z0-9]+)*_SERVICE_HOST");
     private static final long WARN_EVERY_NANOS = TimeUnit.MINUTES.toNanos(1);
+    private static final int LOGGED_CHARS = 400;
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
     private static final LogSink TO_SLF4J = MoxBinding::log;
 
@@ -58,7 +60,10 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
 
     private final AtomicBoolean saidOff = new AtomicBoolean();
     private final AtomicLong failures = new AtomicLong();
-    private final AtomicLong nextWarning = new AtomicLong(System.nanoTime());
+    /** What was refused, by the reason. */
+    private final AtomicLongArray refused = new AtomicLongArray(Refusal.values().length);
+    /** When each reason may be logged again; the last is for what has none. */
+    private final AtomicLongArray nextWarning = new AtomicLongArray(refused.length() + 1);
     private volatile boolean decorated;
     private volatile boolean noticed;
     /** As the engine answers them. */
@@ -68,7 +73,11 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
     private volatile BeanFactory beans;
     private volatile boolean running;
 
-    private MoxBinding() {}
+    private MoxBinding() {
+        for (int i = 0; i < nextWarning.length(); i++) {
+            nextWarning.set(i, System.nanoTime());
+        }
+    }
 
     static MoxBinding open(Environment environment) {
         MoxBinding binding = new MoxBinding();
@@ -157,8 +166,11 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
             SessionEvents.record(current, request, registry);
         } catch (LinkageError e) {
             off(e, MoxBinding::onThread);
+        } catch (RefusedException e) {
+            refused.incrementAndGet(e.why.ordinal());
+            failed(e, e.why.ordinal());
         } catch (Throwable t) {
-            failed(t);
+            failed(t, refused.length());
         }
     }
 
@@ -173,7 +185,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
         } catch (LinkageError e) {
             off(e, MoxBinding::onThread);
         } catch (Throwable t) {
-            failed(t);
+            failed(t, refused.length());
         }
     }
 
@@ -217,7 +229,11 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
             current.listen();
             PARTS.set(
                     SessionParts.start(
-                            (ListableBeanFactory) beans, current, settings, broken -> off(broken, MoxBinding::onThread)));
+                            (ListableBeanFactory) beans,
+                            current,
+                            settings,
+                            this::refused,
+                            broken -> off(broken, MoxBinding::onThread)));
         } catch (Throwable t) {
             off(t, Runnable::run);
         }
@@ -294,13 +310,25 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
         return root == why ? why.toString() : why + ", because of " + root;
     }
 
-    private void failed(Throwable why) {
+    private void failed(Throwable why, int reason) {
         long count = failures.incrementAndGet();
         long now = System.nanoTime();
-        long due = nextWarning.get();
-        if (now - due >= 0 && nextWarning.compareAndSet(due, now + WARN_EVERY_NANOS)) {
-            LOG.warn("MoX could not take an event or a part of it, {} so far: {}", count, why.toString());
+        long due = nextWarning.get(reason);
+        if (now - due >= 0 && nextWarning.compareAndSet(reason, due, now + WARN_EVERY_NANOS)) {
+            String what = RefusedException.shown(why.toString(), LOGGED_CHARS);
+            LOG.warn("MoX could not take an event or a part of it, {} so far: {} event=event_refused", count, what);
         }
+    }
+
+    /** How often an event was refused, by the reason. */
+    Map<String, Object> refused() {
+        Map<String, Object> byKey = new LinkedHashMap<>();
+        for (Refusal why : Refusal.values()) {
+            if (refused.get(why.ordinal()) > 0) {
+                byKey.put(why.key, refused.get(why.ordinal()));
+            }
+        }
+        return byKey;
     }
 
     private static void log(Level level, String target, String message) {

@@ -1,20 +1,27 @@
 package com.alipay.sofa.registry.mox.session;
 
 import com.alipay.sofa.registry.mox.MoxException;
+import com.alipay.sofa.registry.mox.Page;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.OutputStream;
 import java.net.URI;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
 import javax.ws.rs.GET;
 import javax.ws.rs.HeaderParam;
 import javax.ws.rs.POST;
 import javax.ws.rs.Path;
 import javax.ws.rs.core.Context;
 import javax.ws.rs.core.Response;
+import javax.ws.rs.core.StreamingOutput;
 import javax.ws.rs.core.UriInfo;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
 /**
  * The engine's admin pages on the session server's own HTTP port. What changes something needs {@code mox.admin.token}, and
@@ -23,6 +30,8 @@ import javax.ws.rs.core.UriInfo;
 @Path("mox")
 public class MoxResource {
     private static final int MOST_BODY = 1 << 20;
+    private static final Logger LOG = LoggerFactory.getLogger("MOX");
+    private static final AtomicLong NEXT_WARNING = new AtomicLong(System.nanoTime());
 
     /** Made by Spring, and by the web server. */
     public MoxResource() {}
@@ -35,7 +44,7 @@ public class MoxResource {
      */
     @GET
     public Response index(@Context UriInfo uri) {
-        return page(uri.getRequestUri());
+        return made(uri);
     }
 
     /**
@@ -47,7 +56,7 @@ public class MoxResource {
     @GET
     @Path("{page:.*}")
     public Response page(@Context UriInfo uri) {
-        return page(uri.getRequestUri());
+        return made(uri);
     }
 
     /**
@@ -78,6 +87,8 @@ public class MoxResource {
             return failed(503, e.code() + ", " + e.getMessage());
         } catch (IOException e) {
             return failed(413, e.getMessage());
+        } catch (Throwable t) {
+            return broken(t);
         }
     }
 
@@ -108,16 +119,50 @@ public class MoxResource {
         return answer;
     }
 
-    private static Response page(URI uri) {
+    private static Response made(UriInfo uri) {
         Optional<RegistryMox> mox = RegistryMox.running();
         if (!mox.isPresent()) {
             return off();
         }
         try {
-            String query = uri.getRawQuery();
-            return response(mox.get().page(uri.getRawPath(), query == null ? "" : query));
+            URI asked = uri.getRequestUri();
+            Page page = mox.get().openPage(asked.getRawPath(), asked.getRawQuery() == null ? "" : asked.getRawQuery());
+            Response.ResponseBuilder response = Response.status(page.status()).type(page.contentType());
+            if (page.retryAfter() > 0) {
+                response.header("Retry-After", page.retryAfter());
+            }
+            return response.entity((StreamingOutput) out -> write(page, out)).build();
         } catch (MoxException e) {
             return failed(503, e.code() + ", " + e.getMessage());
+        } catch (Throwable t) {
+            return broken(t);
+        }
+    }
+
+    /** Writes a page. What fails here ends the connection, so that nobody takes it for whole. */
+    private static void write(Page page, OutputStream out) throws IOException {
+        try (Page read = page) {
+            read.writeTo(out);
+        } catch (IOException e) {
+            throw e; // the client is gone
+        } catch (Throwable t) {
+            warn(t);
+            throw new IOException("the page ends here: " + t, t);
+        }
+    }
+
+    /** No Error, such as that of a full heap, may end a thread of the registry's or pass unseen. */
+    private static Response broken(Throwable why) {
+        warn(why);
+        return failed(503, "this cannot be answered now: " + why);
+    }
+
+    /** Once a minute. */
+    private static void warn(Throwable why) {
+        long now = System.nanoTime();
+        long due = NEXT_WARNING.get();
+        if (now - due >= 0 && NEXT_WARNING.compareAndSet(due, now + TimeUnit.MINUTES.toNanos(1))) {
+            LOG.warn("event=page_failed an admin page cannot be made: {}", why.toString());
         }
     }
 

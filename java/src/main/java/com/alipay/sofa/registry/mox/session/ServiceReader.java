@@ -144,15 +144,28 @@ final class ServiceReader implements Runnable {
                 again(id, IDLE_NANOS / 5);
                 return;
             }
+            take(id, slot, datum, started);
+        } catch (LinkageError e) {
+            feed.broken(e);
+        } catch (Throwable t) {
+            failed(id, slot, leader, System.nanoTime() - begun, t);
+        }
+    }
+
+    private void take(String id, int slot, SubDatum datum, long started) {
+        try {
             feed.took(id, slot, datum, started);
             applied = Math.max(applied, System.currentTimeMillis());
             failures.remove(id);
             retryOf.remove(id);
             waiting = retryOf.size();
         } catch (LinkageError e) {
-            feed.broken(e);
+            throw e;
         } catch (Throwable t) {
-            failed(id, slot, leader, System.nanoTime() - begun, t);
+            // No fault of the data server's.
+            int count = ++failures.computeIfAbsent(id, k -> new Failures()).count;
+            feed.notApplied(id, slot, t);
+            again(id, Backoffs.delay(count));
         }
     }
 

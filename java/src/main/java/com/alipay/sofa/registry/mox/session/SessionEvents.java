@@ -2,23 +2,17 @@ package com.alipay.sofa.registry.mox.session;
 
 import com.alipay.sofa.registry.common.model.ClientOffPublishers;
 import com.alipay.sofa.registry.common.model.PublishType;
-import com.alipay.sofa.registry.common.model.ServerDataBox;
 import com.alipay.sofa.registry.common.model.store.Publisher;
 import com.alipay.sofa.registry.mox.Batch;
 import com.alipay.sofa.registry.mox.FrameEncoder;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.server.session.acceptor.WriteDataRequest;
-import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
-import java.util.Map;
-import java.util.RandomAccess;
 
 /** Turns the session server's write requests into events of the source {@code registry}. */
 final class SessionEvents {
     static final String SOURCE = "registry";
-    /** An attribute is not served; three bytes a character stay within a frame's 65,535. */
-    private static final int ATTRIBUTE_CHARS = 8 << 10;
 
     private SessionEvents() {}
 
@@ -34,7 +28,7 @@ final class SessionEvents {
     }
 
     /**
-     * Passes on one write request.
+     * Passes on one write request. A {@link RefusedException} says of which publisher not all could be; the others are passed on.
      *
      * @param registry null with local scope, where nothing is read. With it, what a lost client had is left to the registry: a
      *     client that has moved to another session server has published there with the same version, of which there is no
@@ -55,8 +49,7 @@ final class SessionEvents {
                 if (registry != null && registry.isAhead()) {
                     lost(mox, Collections.singletonList(gone), registry);
                 } else {
-                    mox.unpublish(
-                            SOURCE, gone.getDataInfoId(), gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                    mox.unpublish(SOURCE, gone.getDataInfoId(), key(gone), gone.getVersion(), gone.getRegisterTimestamp());
                 }
                 break;
             case CLIENT_OFF:
@@ -74,10 +67,11 @@ final class SessionEvents {
             for (Publisher gone : all) {
                 try {
                     String id = gone.getDataInfoId();
+                    String registerId = key(gone);
                     if (registry == null) {
-                        batch.unpublish(id, gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                        batch.unpublish(id, registerId, gone.getVersion(), gone.getRegisterTimestamp());
                     } else {
-                        batch.lost(id, gone.getRegisterId(), gone.getVersion(), gone.getRegisterTimestamp());
+                        batch.lost(id, registerId, gone.getVersion(), gone.getRegisterTimestamp());
                     }
                 } catch (RuntimeException e) {
                     first = first == null ? e : first;
@@ -92,76 +86,48 @@ final class SessionEvents {
         }
     }
 
-    /** What cannot be passed on is left out, and said when the rest is in. */
+    /** What does not fit is left out, and said when the rest is in. */
     private static void publish(RegistryMox mox, Publisher from) {
         FrameEncoder to = encoder(from);
-        int leftOut = fill(to, from);
+        Refusal refusal = fill(to, from);
         mox.publish(to);
-        if (leftOut > 0) {
-            throw new IllegalArgumentException(
-                    leftOut + " attributes or data of " + from.getDataInfoId() + " left out: null, or longer than "
-                            + ATTRIBUTE_CHARS + " characters or " + FrameEncoder.MAX_DATA_BYTES + " bytes");
+        if (refusal != null) {
+            throw new RefusedException(refusal, from.getDataInfoId(), from.getRegisterId());
         }
     }
 
     static FrameEncoder encoder(Publisher from) {
+        String cell = from.getCell();
+        String appName = from.getAppName();
         return FrameEncoder.publishing(
                 SOURCE,
                 from.getDataInfoId(),
-                from.getRegisterId(),
+                key(from),
                 from.getVersion(),
                 from.getRegisterTimestamp(),
-                from.getCell(),
-                from.getAppName());
+                Publishers.isText(cell) ? cell : null,
+                Publishers.isText(appName) ? appName : null);
     }
 
-    /** How many attributes and data were left out. */
-    static int fill(FrameEncoder to, Publisher from) {
-        return attributes(to, from) + data(to, from);
-    }
-
-    private static int attributes(FrameEncoder to, Publisher from) {
-        int leftOut = 0;
+    /** Why not all of it is there; null if it is. */
+    static Refusal fill(FrameEncoder to, Publisher from) {
+        Refusal refusal = Publishers.isText(from.getCell()) ? null : Refusal.CELL;
+        refusal = Publishers.isText(from.getAppName()) ? refusal : Refusal.first(refusal, Refusal.APP_NAME);
         if (from.attributesSize() > 0) { // the registry copies the map, so ask it only where there is one
-            for (Map.Entry<String, String> attribute : from.getAttributes().entrySet()) {
-                String key = attribute.getKey();
-                String value = attribute.getValue();
-                if (key == null || value == null || key.length() > ATTRIBUTE_CHARS || value.length() > ATTRIBUTE_CHARS) {
-                    leftOut++;
-                } else if (!key.startsWith("!")) { // '!' marks the client's credentials
-                    to.attribute(key, value);
-                }
-            }
+            refusal = Refusal.first(refusal, Publishers.attributes(to, from.getAttributes()));
         }
-        return leftOut;
+        return Refusal.first(refusal, Publishers.data(to, from.getDataList()));
     }
 
-    private static int data(FrameEncoder to, Publisher from) {
-        int leftOut = 0;
-        List<ServerDataBox> boxes = indexed(from.getDataList());
-        for (int i = 0; i < boxes.size(); i++) {
-            ServerDataBox box = boxes.get(i);
-            byte[] bytes = box == null ? null : bytes(box);
-            if (bytes == null || bytes.length > FrameEncoder.MAX_DATA_BYTES) {
-                leftOut++;
-            } else {
-                to.data(bytes);
-            }
+    /** The publisher's registerId in events of its service. */
+    private static String key(Publisher of) {
+        if (!Publishers.isDataInfoId(of.getDataInfoId())) {
+            throw new RefusedException(Refusal.DATA_INFO_ID, of.getDataInfoId(), of.getRegisterId());
         }
-        return leftOut;
-    }
-
-    /** Walked by index, because an iterator is an allocation. */
-    private static List<ServerDataBox> indexed(List<ServerDataBox> boxes) {
-        if (boxes == null) {
-            return Collections.emptyList();
+        String key = Publishers.registerId(of.getRegisterId());
+        if (key == null) {
+            throw new RefusedException(Refusal.NO_REGISTER_ID, of.getDataInfoId(), null);
         }
-        return boxes instanceof RandomAccess ? boxes : new ArrayList<>(boxes);
-    }
-
-    /** Never extract(): it stores the object in the box, which the registry shares and compares. */
-    static byte[] bytes(ServerDataBox box) {
-        byte[] bytes = box.getBytes();
-        return bytes != null ? bytes : ServerDataBox.getBytes(box.getObject());
+        return key;
     }
 }

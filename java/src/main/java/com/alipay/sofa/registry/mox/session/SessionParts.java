@@ -12,6 +12,7 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 import org.springframework.beans.factory.ListableBeanFactory;
 
 /** What runs beside the session server once it is up, made of its beans. */
@@ -37,9 +38,15 @@ final class SessionParts implements AutoCloseable {
     /**
      * With local scope a bean that is missing leaves out what is made of it; with cluster scope it is an error.
      *
+     * @param refused how often an event was refused, by the reason
      * @param broken takes an error of linkage that comes later
      */
-    static SessionParts start(ListableBeanFactory beans, RegistryMox mox, Map<String, Object> settings, Consumer<Throwable> broken) {
+    static SessionParts start(
+            ListableBeanFactory beans,
+            RegistryMox mox,
+            Map<String, Object> settings,
+            Supplier<Map<String, Object>> refused,
+            Consumer<Throwable> broken) {
         boolean cluster = "cluster".equals(settings.get("scope"));
         SessionServerConfig config = bean(beans, SessionServerConfig.class, cluster);
         MetaServerService meta = bean(beans, MetaServerService.class, cluster);
@@ -57,7 +64,7 @@ final class SessionParts implements AutoCloseable {
         SessionWatch watch = null;
         if (push != null) {
             long maxSilent = (Long) settings.get("maxStalenessMillis");
-            watch = new SessionWatch(mox, push::canLocalDataCenterPush, feed, sessions, maxSilent, broken);
+            watch = new SessionWatch(mox, push::canLocalDataCenterPush, feed, sessions, maxSilent, refused, broken);
         }
         SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch, metrics(mox));
         if (feed != null) {

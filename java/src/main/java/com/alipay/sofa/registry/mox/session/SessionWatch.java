@@ -8,6 +8,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.LockSupport;
 import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 
 /**
  * Looks every second at what the registry does not give notice of: whether it has stopped its pushes, and for how long the
@@ -24,6 +25,9 @@ final class SessionWatch implements Runnable, AutoCloseable {
 
     private final Sessions sessions;
     private final long maxSilentMillis;
+    /** How often an event was refused, by the reason. */
+    private final Supplier<Map<String, Object>> refused;
+
     private final Consumer<Throwable> broken;
     private final Thread thread = new Thread(this, "mox-watch");
 
@@ -40,12 +44,14 @@ final class SessionWatch implements Runnable, AutoCloseable {
             ClusterFeed feed,
             Sessions sessions,
             long maxSilentMillis,
+            Supplier<Map<String, Object>> refused,
             Consumer<Throwable> broken) {
         this.mox = mox;
         this.canPush = canPush;
         this.feed = feed;
         this.sessions = sessions;
         this.maxSilentMillis = maxSilentMillis;
+        this.refused = refused;
         this.broken = broken;
     }
 
@@ -131,6 +137,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
 
     private void report(boolean stale) {
         Map<String, Object> report = new LinkedHashMap<>(feed.report());
+        report.put("refusedEvents", refused.get());
         report.put("pushStopped", stopped);
         report.put("stale", stale);
         if (freshPeers >= 0) {

@@ -1,0 +1,135 @@
+package com.alipay.sofa.registry.mox;
+
+import com.alipay.sofa.registry.mox.MoxException.Code;
+import java.util.concurrent.atomic.AtomicLong;
+
+/**
+ * One full, successful read of a service, written publisher by publisher into the calling thread's frame: what {@link
+ * RegistryMox#replace} says, for a host that holds publishers in a form of its own. Not thread-safe, and until {@link #apply()}
+ * the thread must give the engine nothing else.
+ *
+ * <p>A large read goes out in pieces, so that it takes no more room than a thread keeps anyway, however large it is. It is
+ * applied as a whole by {@link #apply()}; one that is not applied changes nothing and is forgotten after a minute.
+ */
+public final class Read {
+    /** A piece is sent at this size. Below what an encoder keeps, so that only a larger publisher makes its buffer grow. */
+    static final int PIECE_BYTES = FrameEncoder.KEPT_BYTES / 2;
+
+    private static final AtomicLong NUMBERS = new AtomicLong();
+
+    private final RegistryMox mox;
+    private final FrameEncoder encoder = FrameEncoder.local();
+    private final String source;
+    private final String dataInfoId;
+    private final long version;
+    private final long readStarted;
+    private final long number = NUMBERS.incrementAndGet();
+    private int frame;
+    private boolean begun;
+    private boolean applied;
+    /** The engine is closed. */
+    private boolean ignored;
+
+    private MoxException failure;
+    private boolean open;
+    /** Where the open publisher begins in the frame. */
+    private int openedAt;
+
+    Read(RegistryMox mox, String source, String dataInfoId, long version, long readStarted) {
+        this.mox = mox;
+        this.source = source;
+        this.dataInfoId = dataInfoId;
+        this.version = version;
+        this.readStarted = readStarted;
+        start();
+    }
+
+    private void start() {
+        encoder.openReplace(source, dataInfoId, version, readStarted);
+        frame = encoder.frames();
+    }
+
+    /**
+     * Begins a publisher. What is refused leaves the rest as it was.
+     *
+     * @param registerId the publisher, unique within the service
+     * @param version raised by the publisher with every change
+     * @param registerTimestamp milliseconds since 1970, decides between equal versions
+     * @param cell the zone; null is none
+     * @return takes its data
+     */
+    public FrameEncoder publisher(String registerId, long version, long registerTimestamp, String cell) {
+        close();
+        openedAt = encoder.written();
+        encoder.openPublisher(registerId, version, registerTimestamp, cell);
+        open = true;
+        return encoder;
+    }
+
+    /** Leaves out the publisher that was begun last. */
+    public void leaveOut() {
+        if (open) {
+            check();
+            open = false;
+            encoder.dropTo(openedAt);
+        }
+    }
+
+    void add(Publish publish) {
+        close();
+        encoder.body(publish);
+    }
+
+    /**
+     * Applies the read.
+     *
+     * @return as {@link RegistryMox#publish(String, Publish)}
+     */
+    public long apply() {
+        close();
+        return send(true);
+    }
+
+    /** Ends the open publisher, and sends what has become large. */
+    private void close() {
+        check();
+        if (open) {
+            open = false;
+            encoder.closePublisher();
+        }
+        if (encoder.written() >= PIECE_BYTES) {
+            send(false);
+            start();
+        }
+    }
+
+    private long send(boolean last) {
+        if (begun || !last) {
+            encoder.closePiece(!begun, last, number);
+        } else {
+            encoder.closeReplace();
+        }
+        begun = true;
+        applied = last;
+        try {
+            long sequence = ignored ? 0 : mox.apply(encoder);
+            ignored = sequence == 0;
+            encoder.begin();
+            return sequence;
+        } catch (MoxException e) {
+            failure = e;
+            throw e;
+        }
+    }
+
+    private void check() {
+        if (failure != null) {
+            throw failure;
+        }
+        if (applied || encoder.frames() != frame) {
+            throw new MoxException(
+                    Code.INVALID_ARGUMENT,
+                    "the read of " + Arguments.shown(dataInfoId) + " is over, or its thread has given the engine something else; read it again");
+        }
+    }
+}

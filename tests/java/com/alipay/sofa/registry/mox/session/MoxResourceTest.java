@@ -1,0 +1,146 @@
+package com.alipay.sofa.registry.mox.session;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertNull;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+
+import com.alipay.sofa.registry.mox.Batch;
+import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.Page;
+import com.alipay.sofa.registry.mox.Publish;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import com.alipay.sofa.registry.mox.TestData;
+import com.alipay.sofa.registry.remoting.jersey.JerseyJettyServer;
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.lang.reflect.Proxy;
+import java.net.HttpURLConnection;
+import java.net.Socket;
+import java.net.URI;
+import java.net.URL;
+import java.nio.charset.StandardCharsets;
+import java.util.logging.Level;
+import javax.ws.rs.core.Response;
+import javax.ws.rs.core.StreamingOutput;
+import javax.ws.rs.core.UriInfo;
+import org.eclipse.jetty.server.Server;
+import org.eclipse.jetty.server.ServerConnector;
+import org.glassfish.jersey.server.ResourceConfig;
+import org.junit.After;
+import org.junit.Before;
+import org.junit.Test;
+
+/** The pages on the registry's own web server. */
+public class MoxResourceTest {
+    private static final int SERVICES = 5_000;
+
+    private Server server;
+    private RegistryMox mox;
+
+    @Before
+    public void start() throws Exception {
+        ResourceConfig resources = new ResourceConfig();
+        resources.register(MoxResource.class);
+        server = JerseyJettyServer.createServer(URI.create("http://127.0.0.1:0/"), resources, true);
+        MoxConfig config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "sesame").build();
+        mox = RegistryMox.embed(config);
+        try (Batch batch = mox.batch("test")) {
+            for (int i = 0; i < SERVICES; i++) {
+                batch.publish(Publish.of(TestData.service(i), "r").version(1, 1).data("10.1." + i / 250 + "." + i % 250 + ":12200").build());
+            }
+        }
+        mox.loaded();
+        assertEquals(SERVICES + "/" + SERVICES, TestData.served(mox));
+    }
+
+    @After
+    public void stop() throws Exception {
+        mox.close();
+        server.stop();
+    }
+
+    @Test
+    public void aDumpIsStreamedOneAtATime() throws Exception {
+        String dump = get("/mox/dump", 200, "application/json");
+        assertTrue(dump.startsWith("{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[\n") && dump.endsWith("\n]}\n"));
+        assertEquals("a line for each", SERVICES + 2, dump.split("\n").length);
+        for (int i = 0; i < SERVICES; i += 499) {
+            assertTrue(TestData.service(i), dump.contains("\"" + TestData.service(i) + "\"") && dump.contains("\"10.1." + i / 250 + "." + i % 250 + "\""));
+        }
+        assertEquals(SERVICES, get("/mox/dump?format=yaml", 200, "application/yaml").split("\n---\n").length);
+        try (Page other = mox.openPage("/mox/dump", "")) {
+            assertEquals(200, other.status());
+            HttpURLConnection refused = connection("/mox/dump");
+            assertEquals(429, refused.getResponseCode());
+            assertEquals("1", refused.getHeaderField("Retry-After"));
+            get("/mox/status", 200, "application/json");
+        }
+        get("/mox/dump?type=WorkloadEntry", 200, "application/json");
+        get("/mox/dump?type=Gateway", 404, "text/plain");
+        get("/mox", 200, "application/json");
+    }
+
+    @Test
+    public void aClientThatIsGoneFreesThePlace() throws Exception {
+        try (Socket client = new Socket("127.0.0.1", port())) {
+            client.setReceiveBufferSize(4 << 10);
+            client.getOutputStream().write("GET /mox/dump HTTP/1.1\r\nHost: x\r\n\r\n".getBytes(StandardCharsets.US_ASCII));
+            assertEquals('H', client.getInputStream().read());
+        }
+        TestData.await("the place is free", () -> {
+            try (Page page = mox.openPage("/mox/dump", "")) {
+                return page.status() == 200;
+            }
+        });
+    }
+
+    @Test
+    public void anErrorIsAnAnswerAndIsLogged() {
+        try (CapturedLog log = new CapturedLog()) {
+            MoxResource resource = new MoxResource();
+            UriInfo broken = uri(() -> {
+                throw new OutOfMemoryError("none left");
+            });
+            for (Response response : new Response[] {resource.page(broken), resource.index(broken), resource.change(broken, "sesame", null)}) {
+                assertEquals(503, response.getStatus());
+                assertEquals("this cannot be answered now: java.lang.OutOfMemoryError: none left", response.getEntity());
+            }
+            assertEquals(log.at(Level.WARNING).toString(), 1, log.at(Level.WARNING).size());
+            Response page = resource.page(uri(() -> URI.create("http://x/mox/dump")));
+            mox.close();
+            IOException cut = assertThrows(IOException.class, () -> ((StreamingOutput) page.getEntity()).write(new ByteArrayOutputStream()));
+            assertTrue(cut.getMessage(), cut.getMessage().startsWith("the page ends here: "));
+            assertEquals(503, resource.page(broken).getStatus());
+        }
+    }
+
+    private interface Asked {
+        URI uri();
+    }
+
+    private static UriInfo uri(Asked asked) {
+        return (UriInfo) Proxy.newProxyInstance(UriInfo.class.getClassLoader(), new Class<?>[] {UriInfo.class}, (proxy, method, arguments) -> asked.uri());
+    }
+
+    private int port() {
+        return ((ServerConnector) server.getConnectors()[0]).getLocalPort();
+    }
+
+    private HttpURLConnection connection(String path) throws IOException {
+        return (HttpURLConnection) new URL("http://127.0.0.1:" + port() + path).openConnection();
+    }
+
+    private String get(String path, int status, String contentType) throws IOException {
+        HttpURLConnection connection = connection(path);
+        assertEquals(path, status, connection.getResponseCode());
+        assertTrue(connection.getContentType(), connection.getContentType().startsWith(contentType));
+        if (status != 429) {
+            assertNull(connection.getHeaderField("Retry-After"));
+        }
+        try (InputStream in = status >= 400 ? connection.getErrorStream() : connection.getInputStream()) {
+            return Sessions.read(in, 64 << 20);
+        }
+    }
+}
