@@ -1,4 +1,4 @@
-//! What an operator decides about services and endpoints; replaceable while running, as one document.
+//! The operator's decisions about services and endpoints; replaceable while running, as one document.
 //!
 //! Takes a [`PolicyConfig`]; gives a [`Policy`] that answers for each service, address and application. Knows Istio's
 //! grammar, and neither the registry nor how services are translated.
@@ -9,7 +9,7 @@ pub mod document;
 
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};
-pub use document::{Balance, MtlsRule, Override, PolicyConfig};
+pub use document::{Balance, PolicyConfig};
 
 #[cfg(test)]
 mod tests {
@@ -67,7 +67,8 @@ mod tests {
         }));
         let text = bad.unwrap_err().to_string();
         assert_eq!(text.lines().count(), 7, "{text}");
-        for says in ["locality.RZ1", "locality.RZ2", "overrides.x*.host", "x*.port", "x*.protocol", "x*.labels"] {
+        for says in ["locality.RZ1", "locality.RZ2", "overrides[x*].host", "[x*].port", "[x*].protocol", "[x*].labels"]
+        {
             assert!(text.contains(says), "{says}: {text}");
         }
     }

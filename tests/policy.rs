@@ -148,7 +148,7 @@ async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
         (json!({ "exportTo": ["sofa-registry", "."] }), "policy.exportTo"),
         (
             json!({ "overrides": { "*.S1:*": { "exportTo": ["sofa-registry", "."] } } }),
-            "policy.overrides.*.S1:*.exportTo",
+            "policy.overrides[*.S1:*].exportTo",
         ),
     ] {
         let says = format!(

@@ -26,6 +26,17 @@ pub(crate) fn is_kubernetes_label(text: &str) -> bool {
     is_dns_label(text) && !text.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
+/// The reason to refuse a host for which [`is_kubernetes_name`] is true.
+pub(crate) const KUBERNETES_NAMES: &str = "names under svc.* and cluster.local are those of Kubernetes Services, whose \
+                                           traffic it would take; choose a domain of your own, as sofa.mesh";
+
+/// Whether Kubernetes may give a name to a Service or pod, whatever the cluster's domain is: a label is `svc`, or it ends in
+/// the usual domain. Names are in lower case.
+pub(crate) fn is_kubernetes_name(name: &str) -> bool {
+    let is_under = |domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    name.split('.').any(|label| label == "svc") || is_under("cluster.local")
+}
+
 /// `labels.IsWildcardDNS1123Label`: a label, `*`, or a label after `*` or `*-`.
 fn is_wildcard_label(text: &str) -> bool {
     let rest = text.strip_prefix("*-").or_else(|| text.strip_prefix('*')).unwrap_or(text);

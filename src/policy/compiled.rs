@@ -33,11 +33,11 @@ pub struct Policy {
 impl Policy {
     /// Checks the whole document, for resources in `namespace`; an error names every mistake, a line each.
     pub fn new(config: PolicyConfig, vip_range: Option<IpNet>, namespace: &str) -> Result<Self> {
-        let errors = config.errors(namespace);
-        if errors.is_empty() { Self::compile(config, vip_range) } else { Err(Error::Config(errors.join("\n"))) }
+        let mistakes = config.mistakes("policy", namespace);
+        if mistakes.is_empty() { Self::compile(config, vip_range) } else { Err(mistakes.into()) }
     }
 
-    /// What [`Policy::new`] makes of a document without mistakes.
+    /// Like [`Policy::new`], for a document that has no mistakes.
     pub(crate) fn compile(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
         let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
         overrides.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count()));
@@ -105,17 +105,17 @@ impl Policy {
         found.map(|(_, (_, identities))| Arc::clone(identities))
     }
 
-    /// Whether that of any application may.
+    /// Whether consumers of any application may dial addresses.
     pub fn has_direct(&self) -> bool {
         !self.direct.is_empty()
     }
 
-    /// Whether an application's consumers may dial addresses.
+    /// Whether consumers of `application` may dial addresses.
     pub fn is_direct(&self, application: &str) -> bool {
         self.direct.iter().any(|glob| glob.matches(application))
     }
 
-    /// Who chooses the provider there.
+    /// Who chooses the provider of a call to an address.
     pub fn balance(&self) -> Balance {
         self.config.direct.balance
     }
@@ -125,7 +125,7 @@ impl Policy {
         &self.config.export_to
     }
 
-    /// What is decided for one service.
+    /// The decisions for one service.
     pub fn rules<'a>(&'a self, data_info_id: &str) -> Rules<'a> {
         let matching: Vec<&Override> = self
             .overrides
@@ -165,7 +165,7 @@ fn digest(part: &impl Serialize) -> Result<[u8; 8]> {
 /// A policy as it is for one service.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
-    /// What holds for all services.
+    /// The policy that holds for all services.
     pub policy: &'a Policy,
     /// The whole host, in place of the one made from the dataInfoId.
     pub host: Option<&'a str>,

@@ -5,52 +5,63 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::istio::{grammar::is_kubernetes_label, rule::Rule, validate};
+use crate::{
+    error::Mistake,
+    istio::{
+        grammar::{KUBERNETES_NAMES, is_kubernetes_label, is_kubernetes_name},
+        rule::Rule,
+        validate,
+    },
+};
 
 /// The document under `mox.policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// Globs (`*`, `?`) on dataInfoIds; a service that matches none is not served. An empty list is every service.
+    /// Globs (`*`, `?`) on dataInfoIds, of which a service has to match one to be served; none: every service is. Default:
+    /// `*`.
     pub include: Vec<String>,
-    /// Globs on dataInfoIds; a service that matches one is not served, whatever `include` says.
+    /// Globs on dataInfoIds; a service that matches one is not served, whatever `include` says. Default: none.
     pub exclude: Vec<String>,
-    /// `exportTo` of every ServiceEntry: namespaces, `.`, `*` or `~`.
+    /// `exportTo` of every ServiceEntry: `*` or `~` alone, or namespaces, of which `.` is the own one. Default: `*`.
     pub export_to: Vec<String>,
-    /// Service port numbers by protocol, in place of the usual ones.
+    /// Service port numbers by protocol, 1 to 65535, in place of the usual ones. Default: none.
     pub ports: BTreeMap<String, u16>,
-    /// URL parameters of publishers that become endpoint labels.
+    /// URL parameters of publishers that become endpoint labels, beside `app` and `zone`. Default: none.
     pub labels: Vec<String>,
-    /// Istio localities, `region`, `region/zone` or `region/zone/subzone`, by the zone or cell of a publisher.
+    /// Istio localities, `region`, `region/zone` or `region/zone/subzone`, by the zone or cell of a publisher. Default:
+    /// none.
     pub locality: BTreeMap<String, String>,
     /// Which addresses publishers may name.
     pub endpoints: EndpointPolicy,
-    /// Which endpoints are called with mTLS; the first rule that matches decides.
+    /// Which endpoints are called with mTLS; the first rule that matches decides. Default: none.
     pub mtls: Vec<MtlsRule>,
     /// Entries for consumers that dial providers' addresses.
     pub direct: DirectPolicy,
     /// Exceptions for services, by a glob on their dataInfoIds. Where several match, the one with the most characters
-    /// that are no wildcards decides, then the first by its text; each setting by itself.
+    /// that are no wildcards decides, then the first by its text; each setting by itself. Default: none.
     pub overrides: BTreeMap<String, Override>,
 }
 
-/// `mox.policy.overrides.<glob>`: what is another for some services. What is not set stays as it is for all.
+/// `mox.policy.overrides[<glob>]`: settings that some services have of their own. A setting that is left out is as for all
+/// services.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Override {
-    /// The whole host. Of several services with one host the bytewise smallest dataInfoId has it.
+    /// The whole host: two or more DNS labels in lower case, no name that Kubernetes gives to Services. Of several
+    /// services with one host the bytewise smallest dataInfoId has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// The service port's number.
+    /// Number of the service port, 1 to 65535.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// The service port's protocol, one of Istio's.
+    /// Protocol of the service port, one of Istio's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// As [`PolicyConfig::export_to`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export_to: Option<Vec<String>>,
-    /// Publishers may name hosts; Envoy resolves them (resolution `DNS`).
+    /// Whether publishers may name hosts, which Envoy resolves (resolution `DNS`); else they may not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<bool>,
     /// As [`PolicyConfig::labels`].
@@ -58,35 +69,20 @@ pub struct Override {
     pub labels: Option<Vec<String>>,
 }
 
-impl Override {
-    /// One with every setting, for readers that need to know their types.
-    pub(crate) fn full() -> Self {
-        let (text, list) = (Some(String::new()), Some(Vec::new()));
-        Self {
-            host: text.clone(),
-            port: Some(0),
-            protocol: text,
-            export_to: list.clone(),
-            dns: Some(false),
-            labels: list,
-        }
-    }
-}
-
 /// `mox.policy.endpoints`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct EndpointPolicy {
-    /// If not empty, only addresses in these ranges.
+    /// Ranges that an endpoint's address has to be in. Default: none, which means all addresses.
     pub allow: Vec<IpNet>,
-    /// No addresses in these ranges.
+    /// Ranges that no endpoint's address may be in, whatever `allow` says. Default: none.
     pub deny: Vec<IpNet>,
-    /// Serve loopback addresses, for demos on one machine.
+    /// Whether loopback addresses are served, for demos on one machine. Default: false.
     pub allow_loopback: bool,
 }
 
-/// `mox.policy.mtls[<n>]`: endpoints of these applications, in these ranges and zones are called with mTLS. What is empty
-/// matches all, but not everything may be empty.
+/// `mox.policy.mtls[<n>]`: endpoints of these applications, in these ranges and zones are called with mTLS. A list that is
+/// empty matches all, but not all three may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct MtlsRule {
@@ -105,9 +101,9 @@ pub struct MtlsRule {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DirectPolicy {
-    /// Globs on application names; none: no such entries.
+    /// Globs on the names of the providers' applications that have such entries. Default: none.
     pub applications: Vec<String>,
-    /// Who chooses the provider.
+    /// Who chooses the provider. Default: `client`.
     pub balance: Balance,
 }
 
@@ -140,75 +136,126 @@ impl Default for PolicyConfig {
 }
 
 impl PolicyConfig {
-    /// Every mistake that its types let pass, for resources in `namespace`.
-    pub(crate) fn errors(&self, namespace: &str) -> Vec<String> {
-        let mut errors = Vec::new();
-        check_labels("policy", &self.labels, &mut errors);
-        for (protocol, port) in &self.ports {
-            if *port == 0 {
-                errors.push(format!("policy.ports.{protocol}: 0 is no port; allowed are 1 to 65535"));
+    /// Every mistake that its types let pass, for resources in `namespace`; `root` is the document's own key.
+    pub(crate) fn mistakes(&self, root: &str, namespace: &str) -> Vec<Mistake> {
+        let Self {
+            include: _,
+            exclude: _,
+            export_to,
+            ports,
+            labels,
+            locality,
+            endpoints: EndpointPolicy { allow: _, deny: _, allow_loopback: _ },
+            mtls,
+            direct: DirectPolicy { applications: _, balance: _ },
+            overrides,
+        } = self;
+        let mut checks = Checks { namespace, mistakes: Vec::new() };
+        checks.export_to(root, export_to);
+        for (protocol, port) in ports {
+            checks.port(Mistake::entry(&format!("{root}.ports"), protocol), *port);
+        }
+        checks.labels(root, labels);
+        for (zone, locality) in locality {
+            checks.locality(Mistake::entry(&format!("{root}.locality"), zone), locality);
+        }
+        for (index, rule) in mtls.iter().enumerate() {
+            checks.mtls(&format!("{root}.mtls[{index}]"), rule);
+        }
+        for (glob, exception) in overrides {
+            checks.exception(&Mistake::entry(&format!("{root}.overrides"), glob), exception);
+        }
+        checks.mistakes
+    }
+}
+
+/// The checks of a document and the mistakes that they find.
+struct Checks<'a> {
+    namespace: &'a str,
+    mistakes: Vec<Mistake>,
+}
+
+impl Checks<'_> {
+    fn add(&mut self, key: String, text: String) {
+        self.mistakes.push(Mistake { key, text });
+    }
+
+    fn port(&mut self, key: String, port: u16) {
+        if port == 0 {
+            self.add(key, "0 is no port; allowed are 1 to 65535".to_owned());
+        }
+    }
+
+    fn labels(&mut self, root: &str, labels: &[String]) {
+        for label in labels {
+            if let Some(remedy) = refuse_label(label) {
+                self.add(format!("{root}.labels"), format!("\"{label}\" cannot be a label: {remedy}"));
             }
         }
-        check_export_to("policy", &self.export_to, namespace, &mut errors);
-        for (zone, locality) in &self.locality {
-            if !is_locality(locality) {
-                errors.push(format!(
-                    "policy.locality.{zone}: \"{locality}\" is no locality; allowed are region, region/zone and \
-                     region/zone/subzone of 1 to 63 letters, digits, '-', '_' and '.' each"
-                ));
-            }
+    }
+
+    /// Istio's grammar, in the namespace that resources have; and no name that no namespace of Kubernetes can have.
+    fn export_to(&mut self, root: &str, export_to: &[String]) {
+        let wrong = if let Err(value) = validate::check_export_to(export_to, self.namespace) {
+            let (all, namespace, remedy) = (export_to.join(", "), self.namespace, Rule::ExportTo.remedy());
+            format!("\"{value}\" is not possible in \"{all}\", in namespace {namespace}; {remedy}")
+        } else if let Some(value) = export_to.iter().find(|value| value.bytes().any(|byte| byte.is_ascii_uppercase())) {
+            format!("\"{value}\" is no namespace; names of namespaces are in lower case")
+        } else {
+            return;
+        };
+        self.add(format!("{root}.exportTo"), wrong);
+    }
+
+    fn locality(&mut self, key: String, locality: &str) {
+        if !is_locality(locality) {
+            let allowed = "allowed are region, region/zone and region/zone/subzone of 1 to 63 letters, digits, '-', '_' \
+                           and '.' each";
+            self.add(key, format!("\"{locality}\" is no locality; {allowed}"));
         }
-        self.mtls.iter().enumerate().for_each(|(index, rule)| check_mtls(index, rule, &mut errors));
-        let overrides = self.overrides.iter();
-        overrides.for_each(|(glob, exception)| check_override(glob, exception, namespace, &mut errors));
-        errors
+    }
+
+    fn mtls(&mut self, key: &str, rule: &MtlsRule) {
+        let MtlsRule { applications, cidrs, zones, identities } = rule;
+        if applications.is_empty() && cidrs.is_empty() && zones.is_empty() {
+            let text = "it names no applications, cidrs or zones; to match all, say applications: [\"*\"]";
+            self.add(key.to_owned(), text.to_owned());
+        }
+        for identity in identities.iter().filter(|identity| !is_identity(identity)) {
+            let allowed = "allowed are spiffe://<trust domain>/ns/<namespace>/sa/<service account>";
+            self.add(format!("{key}.identities"), format!("\"{identity}\" is no identity; {allowed}"));
+        }
+    }
+
+    fn exception(&mut self, key: &str, exception: &Override) {
+        let Override { host, port, protocol, export_to, dns: _, labels } = exception;
+        if let Some(host) = host {
+            self.host(format!("{key}.host"), host);
+        }
+        if let Some(port) = port {
+            self.port(format!("{key}.port"), *port);
+        }
+        if let Some(protocol) = protocol.as_ref().filter(|protocol| !validate::is_protocol(protocol)) {
+            let remedy = Rule::Protocol.remedy();
+            self.add(format!("{key}.protocol"), format!("\"{protocol}\" is not possible: {remedy}"));
+        }
+        self.export_to(key, export_to.as_deref().unwrap_or_default());
+        self.labels(key, labels.as_deref().unwrap_or_default());
+    }
+
+    fn host(&mut self, key: String, host: &str) {
+        if !validate::is_service_host(host) || host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            let allowed = "allowed are two or more lower-case DNS labels, the last no number, as demo.example.com";
+            self.add(key, format!("\"{host}\" is not possible; {allowed}"));
+        } else if is_kubernetes_name(host) {
+            self.add(key, format!("\"{host}\" is not possible: {KUBERNETES_NAMES}"));
+        }
     }
 }
 
-fn check_mtls(index: usize, rule: &MtlsRule, errors: &mut Vec<String>) {
-    if rule.applications.is_empty() && rule.cidrs.is_empty() && rule.zones.is_empty() {
-        errors.push(format!(
-            "policy.mtls[{index}]: it names no applications, cidrs or zones; to match all, say applications: [\"*\"]"
-        ));
-    }
-    for identity in &rule.identities {
-        let parts: Vec<&str> = identity.strip_prefix("spiffe://").unwrap_or_default().split('/').collect();
-        if !matches!(parts[..], [domain, "ns", namespace, "sa", account] if ![domain, namespace, account].contains(&""))
-        {
-            errors.push(format!(
-                "policy.mtls[{index}].identities: \"{identity}\" is none; it is spiffe://<trust domain>/ns/<namespace>/sa/<account>"
-            ));
-        }
-    }
-}
-
-fn check_override(glob: &str, exception: &Override, namespace: &str, errors: &mut Vec<String>) {
-    let path = format!("policy.overrides.{glob}");
-    if let Some(host) = &exception.host
-        && (!validate::is_service_host(host) || host.chars().any(|c| c.is_ascii_uppercase()))
-    {
-        errors.push(format!(
-            "{path}.host: \"{host}\" is not possible; it needs two or more lower-case DNS labels, the last no number"
-        ));
-    }
-    if exception.port == Some(0) {
-        errors.push(format!("{path}.port: 0 is no port; allowed are 1 to 65535"));
-    }
-    if let Some(protocol) = &exception.protocol
-        && !validate::is_protocol(protocol)
-    {
-        errors.push(format!("{path}.protocol: \"{protocol}\": {}", Rule::Protocol.remedy()));
-    }
-    check_export_to(&path, exception.export_to.as_deref().unwrap_or_default(), namespace, errors);
-    check_labels(&path, exception.labels.as_deref().unwrap_or_default(), errors);
-}
-
-fn check_labels(path: &str, labels: &[String], errors: &mut Vec<String>) {
-    for key in labels {
-        if let Some(remedy) = refuse_label(key) {
-            errors.push(format!("{path}.labels: \"{key}\" cannot be a label: {remedy}"));
-        }
-    }
+fn is_identity(text: &str) -> bool {
+    let parts: Vec<&str> = text.strip_prefix("spiffe://").unwrap_or_default().split('/').collect();
+    matches!(parts[..], [domain, "ns", namespace, "sa", account] if ![domain, namespace, account].contains(&""))
 }
 
 fn is_locality(text: &str) -> bool {
@@ -216,18 +263,6 @@ fn is_locality(text: &str) -> bool {
         (1..=63).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
     text.split('/').count() <= 3 && text.split('/').all(legal)
-}
-
-/// Istio's grammar, in the namespace that resources have; and no name that no namespace of Kubernetes can have.
-fn check_export_to(path: &str, export_to: &[String], namespace: &str, errors: &mut Vec<String>) {
-    if let Err(value) = validate::check_export_to(export_to, namespace) {
-        let (all, remedy) = (export_to.join(", "), Rule::ExportTo.remedy());
-        errors.push(format!(
-            "{path}.exportTo: \"{value}\" is not possible in \"{all}\", in namespace {namespace}; {remedy}"
-        ));
-    } else if let Some(value) = export_to.iter().find(|value| value.bytes().any(|byte| byte.is_ascii_uppercase())) {
-        errors.push(format!("{path}.exportTo: \"{value}\" is no namespace; names of namespaces are in lower case"));
-    }
 }
 
 /// Why a publisher's parameter cannot be a label key. Keys of Istio and Kubernetes steer the mesh and are the
@@ -241,11 +276,11 @@ fn refuse_label(key: &str) -> Option<&'static str> {
         && alphanumeric(name.chars().last());
     let reserved = |domain: &str| prefix.is_some_and(|p| p == domain || p.ends_with(&format!(".{domain}")));
     if reserved("istio.io") || prefix.is_some_and(|p| p.ends_with("kubernetes.io")) || prefix == Some("sofa.registry") {
-        Some("names under istio.io, kubernetes.io and sofa.registry steer the mesh")
+        Some("names under istio.io, kubernetes.io and sofa.registry steer the mesh; leave it out")
     } else if !legal_name || prefix.is_some_and(|p| p.len() > 253 || !p.split('.').all(is_kubernetes_label)) {
         Some("it needs 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends")
     } else if matches!(key, "app" | "zone") {
-        Some("\"app\" and \"zone\" are always made")
+        Some("\"app\" and \"zone\" are always made; leave it out")
     } else {
         None
     }

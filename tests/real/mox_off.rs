@@ -38,7 +38,7 @@ pub(crate) const INVALID_VALUE: Group = Group {
     scenarios: &[("with_an_invalid_value_the_registry_starts_without_us", |registry| {
         registry_does_its_job();
         assert!(connect(9700).is_err());
-        one_error_with(registry, &["protect.startupHold", "soon"]);
+        one_error_with(registry, &["mox.protect.startup-hold", "soon"]);
     })],
 };
 
