@@ -25,37 +25,40 @@ demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes t
 
 demo-mesh: jar examples ## eight ways to call providers, past a mesh and through it, mostly 1,000 calls each, told as they happen; needs root
 	tests/real/install.sh
-	cargo test --locked --quiet --test real -- --mesh-story
+	cargo test --locked --quiet --test real -- --ignored --exact mesh_story
 
 demo-kubernetes: jar ## the same written to a real Kubernetes API server; what kubectl would show
 	tests/real/demo-kubernetes.sh
 
-check: native $(DENY) ## formatting, lints, Rust and Java tests; a few minutes, no real parts
-	tests/run fmt clippy doc deny rust java
+check: ## formatting, lints, Rust and Java tests with a debug build: what to run while working; see tests/README.md for where a test goes
+	tests/run fmt clippy doc rust java-debug
 
-test: native $(DENY) $(FUZZ) ## everything: `make check`, a while of fuzzing and the end-to-end tests on the real parts
-	tests/run fmt clippy doc deny rust fuzz java istio real kubernetes
+test: native $(DENY) $(FUZZ) ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
+	tests/run fmt clippy doc deny rust native fuzz java istio real kubernetes
 
-torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
+torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; ten million steps of random histories for each of the three brains; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
+	MOX_ROUND_STEPS=10000000 cargo test --locked --lib catalog::histories
+	MOX_ORDER_STEPS=10000000 cargo test --locked --lib order::histories
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
-	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --faults-all
+	MOX_PLAN_STEPS=10000000 cargo test --locked --lib kubernetes::plan
+	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --include-ignored cell_
 	tests/real/install.sh master kubernetes
 	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_
-	cargo test --locked --test kubernetes -- --all
+	cargo test --locked --test kubernetes -- --include-ignored
 	tests/bench/peers/install.sh
 	cargo build --locked --examples
 	MOX_BENCH_PEERS=1 cargo test --locked --bench load
 
 soak: jar ## churn and faults at random in a registry of several servers for MINUTES (30), from SEED or a seed of its own; as root
 	tests/real/install.sh java
-	REGISTRY_SOAK_MINUTES=$(MINUTES) $(if $(SEED),REGISTRY_SEED=$(SEED)) cargo test --locked --test real -- --soak
+	REGISTRY_SOAK_MINUTES=$(MINUTES) $(if $(SEED),REGISTRY_SEED=$(SEED)) cargo test --locked --test real -- --ignored --exact soak
 
 load: jar ## what a session server with MoX asks of a data server; as root
 	tests/real/install.sh java
-	cargo test --locked --test real -- --load
+	cargo test --locked --test real -- --ignored --exact load
 
 bench: native ## the publish call (JMH), single steps (criterion), side by side with other servers, and what istiod takes; about two hours, see tests/bench
 	gradle --quiet jmh
@@ -64,7 +67,7 @@ bench: native ## the publish call (JMH), single steps (criterion), side by side 
 	cargo build --locked --release --example serve
 	cargo bench --locked --bench load
 	tests/real/install.sh istio
-	cargo test --locked --release --test clients -- --measure
+	cargo test --locked --release --test clients -- --ignored
 	tests/real/install.sh kubernetes
 	cargo test --release --locked --test kubernetes -- --bench
 

@@ -29,14 +29,12 @@ use std::{
     time::Duration,
 };
 
-use registry_mox::{
-    config,
-    config::Config,
-    engine::Engine,
+use registry_mox::testing::{
+    config::{self, Config},
     error::{Error, Result},
-    frame, model,
-    model::RegisterVersion,
-    telemetry::Log,
+    host::{engine::Engine, log::Log},
+    model::{self, RegisterVersion},
+    registry::frame,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -158,7 +156,7 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
         Line::Unknown { data_info_ids } => engine.unknown(&data_info_ids),
         Line::Loaded {} => engine.loaded(),
         Line::Policy { policy } => {
-            let hash = engine.set_policy(config::policy_from_json(policy)?)?;
+            let hash = engine.set_policy(config::policy_from_json(policy, &engine.config().namespace)?)?;
             return Ok(json!({ "hash": hash }));
         }
         Line::Freeze {} => engine.freeze(),
@@ -259,10 +257,12 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn main() -> ExitCode {
-    let log = Log::global();
+    let log = Arc::<Log>::default();
+    // Nothing else in this program has set one.
+    let _ = tracing::dispatcher::set_global_default(log.dispatch());
     std::thread::spawn(move || {
         loop {
-            for line in log.take(Duration::from_secs(60), || false) {
+            for line in log.take(Duration::from_secs(60)) {
                 eprintln!("{} {}: {}", line.level, line.target, line.message);
             }
         }

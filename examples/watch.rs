@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-#[path = "../tests/common/mox_client.rs"]
-mod mox_client;
-
-use mox_client::{MoxClient, Resource, State, istiod_node};
+use harness::client::{self, MoxClient, Resource, SERVICE_ENTRY, State, istiod_node};
 
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -75,13 +72,13 @@ fn say(text: &str) {
     }
 }
 
-async fn watch(address: &str, start: Instant, state: &mut Option<State>) -> mox_client::Result<()> {
+async fn watch(address: &str, start: Instant, state: &mut Option<State>) -> client::Result<()> {
     let mut client = MoxClient::connect(address, istiod_node()).await?;
     say(&format!("{:8.3}s  connected to {address}", start.elapsed().as_secs_f64()));
-    client.subscribe(mox_client::SERVICE_ENTRY)?;
+    client.subscribe(SERVICE_ENTRY)?;
     loop {
         let response = client.next().await?;
-        if response.type_url != mox_client::SERVICE_ENTRY {
+        if response.type_url != SERVICE_ENTRY {
             continue;
         }
         let now = client.state();

@@ -1,6 +1,6 @@
 //! The crate's error and the stable codes that Java shares.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 /// What can go wrong at the engine's surface. Every message names the field, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,38 @@ pub enum Error {
     /// A bug: a caught panic or a runtime that did not start.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// A setting that cannot be as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The setting's key from the root on, as `mox.policy.overrides[com.example.*].port`.
+    pub key: String,
+    /// Its value, why it cannot be and what can.
+    pub text: String,
+}
+
+impl Mistake {
+    /// The key of an entry of a map whose keys are the operator's own: in brackets unless it is a single word.
+    pub fn entry(map: &str, key: &str) -> String {
+        let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        if is_word { format!("{map}.{key}") } else { format!("{map}[{key}]") }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, text } = self;
+        // Keys and values are the operator's, and a mistake is one line.
+        let shown = format!("{key}: {text}").replace(char::is_control, "\u{fffd}");
+        f.write_str(&shown)
+    }
+}
+
+impl From<Vec<Mistake>> for Error {
+    fn from(mistakes: Vec<Mistake>) -> Self {
+        Self::Config(mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>().join("\n"))
+    }
 }
 
 impl From<Box<Self>> for Error {

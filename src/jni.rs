@@ -17,12 +17,10 @@ use jni::{
 };
 
 use crate::{
-    command,
     config::Config,
-    engine::Engine,
     error::Error,
+    host::command,
     jni::error::{NativeError, ThrowMoxException},
-    telemetry::Log,
 };
 
 /// Raised when a native's name, signature or meaning changes; the jar refuses a library with another.
@@ -41,9 +39,8 @@ extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_open<'local>(
 ) -> jlong {
     let outcome = env.with_env(|env| -> Result<jlong, NativeError> {
         error::log_panics();
-        Log::global();
         let config = Config::from_json(&env.convert_byte_array(config)?)?;
-        Ok(handle::insert(Engine::open(config)?)?)
+        Ok(handle::open(config)?)
     });
     outcome.resolve::<ThrowMoxException>()
 }
@@ -82,7 +79,8 @@ extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_command<'local
 ) -> JByteArray<'local> {
     let outcome = env.with_env(|env| -> Result<JByteArray<'local>, NativeError> {
         let request = env.convert_byte_array(request)?;
-        let answer = command::execute(&handle::get(handle)?.engine(), &request)?;
+        let engine = handle::get(handle)?;
+        let answer = engine.logging(|| command::execute(&engine.engine(), &request))?;
         Ok(env.byte_array_from_slice(answer.to_string().as_bytes())?)
     });
     outcome.resolve::<ThrowMoxException>()
@@ -149,10 +147,7 @@ extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_nextLogs<'loca
 ) -> JByteArray<'local> {
     let outcome = env.with_env(|env| -> Result<JByteArray<'local>, NativeError> {
         let timeout = Duration::from_millis(timeout_millis.clamp(0, 3_600_000) as u64);
-        let lines = Log::global().take(timeout, || handle::get(handle).is_err());
-        if lines.is_empty() && handle::get(handle).is_err() {
-            return Ok(JByteArray::null());
-        }
+        let Some(lines) = handle::next_logs(handle, timeout) else { return Ok(JByteArray::null()) };
         let json = serde_json::to_vec(&lines).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(env.byte_array_from_slice(&json)?)
     });
@@ -167,7 +162,6 @@ extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_close<'local>(
 ) {
     let outcome = env.with_env(|_| -> Result<(), NativeError> {
         handle::remove(handle);
-        Log::global().wake();
         Ok(())
     });
     outcome.resolve::<ThrowMoxException>()

@@ -1,19 +1,29 @@
 //! The other way into the mesh: ServiceEntries, WorkloadEntries and DestinationRules as objects of a Kubernetes API server.
 //!
 //! ```text
-//!           view ──> term: wanted ──┐                      ┌── reflect: list and watch <── API server
-//!                                   ├──> step ──> flight ──┼──> server-side apply, delete ──> API server
-//!                          seen <───┘                      └── lease: one writer
+//!   view ───> conversion ──┐               ┌──> write: server-side apply, delete ──> API server
+//!   orders ──────────────> │ term ── plan ─┤
+//!   API server ──> reflect ┘               └──> report, log
+//!                  (list and watch)             lease: one writer
 //! ```
 //!
-//! A subscriber of the same view as the streams, so that gates, freeze and the mass-delete breaker act here as well. Of
-//! the session servers with one `mox.kubernetes.owner` the holder of a lease writes; it does so while its view is complete.
-//! Nothing is compared by request: what is wanted is compared with what a watch has shown, by hash.
+//! **Takes** the same view as the streams, so that gates, freeze and the mass-delete breaker act here as well, and the
+//! operator's orders. Of the session servers with one `mox.kubernetes.owner` the holder of a lease writes; it does so while
+//! its view is complete. **Gives** writes to the API server, and a report. [`plan`], a value, decides what is to be written:
+//! nothing is compared by request, what is desired is compared by hash with what a watch has shown.
+//!
+//! **May be imported by** the host alone (engine, admin pages, metrics). Imports configuration, errors, the view and its
+//! snapshots, protobuf types, their form as Kubernetes objects, the names of the translation, and the breaker: no policy,
+//! no registry, no stream.
 
 #[cfg(feature = "kubernetes")]
 mod api;
 #[cfg(feature = "kubernetes")]
-mod flight;
+mod connect;
+#[cfg(feature = "kubernetes")]
+mod conversion;
+#[cfg(feature = "kubernetes")]
+mod failure;
 #[cfg(feature = "kubernetes")]
 mod lease;
 #[cfg(feature = "kubernetes")]
@@ -21,12 +31,16 @@ mod objects;
 #[cfg(feature = "kubernetes")]
 mod pace;
 #[cfg(feature = "kubernetes")]
+mod plan;
+#[cfg(feature = "kubernetes")]
 mod reflect;
 pub mod report;
 #[cfg(feature = "kubernetes")]
 mod sink;
 #[cfg(feature = "kubernetes")]
 mod term;
+#[cfg(feature = "kubernetes")]
+mod write;
 
 use std::sync::Arc;
 
@@ -36,32 +50,32 @@ use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 use crate::{
     config::Config,
     error::{Error, Result},
-    view::View,
+    snapshot::view::View,
 };
-use report::Report;
+use report::KubernetesReport;
 
 /// The rights that the writer needs, for the defaults of `mox.namespace` and `mox.kubernetes.owner`.
 const RBAC: &str = include_str!("kubernetes/rbac.yaml");
 
-/// What an operator decided.
+/// An operator's decisions about writing to Kubernetes.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Orders {
-    /// Nothing is written.
+pub struct SinkOrders {
+    /// Whether no write begins.
     pub frozen: bool,
     /// How often a held mass deletion was let through.
     pub releases: u64,
-    /// Everything of ours is to go, and nothing to come.
+    /// Whether everything of ours is to go, and nothing to come.
     pub purging: bool,
 }
 
-/// What the sink follows.
+/// The state of the engine that the sink follows.
 #[derive(Debug, Clone)]
 pub struct Followed {
-    /// What streams see.
+    /// The view that streams are sent.
     pub view: watch::Receiver<View>,
-    /// This session server leaves its clients to others.
+    /// Whether this session server leaves its clients to others.
     pub fenced: watch::Receiver<bool>,
-    /// The engine ends.
+    /// Whether the engine ends.
     pub draining: watch::Receiver<bool>,
 }
 
@@ -69,44 +83,46 @@ pub struct Followed {
 #[derive(Debug)]
 pub struct Sink {
     owner: String,
-    orders: watch::Sender<Orders>,
-    report: Arc<Mutex<Report>>,
+    orders: watch::Sender<SinkOrders>,
+    report: Arc<Mutex<KubernetesReport>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Sink {
-    /// Starts it, if it is switched on.
+    /// Starts the sink, if it is switched on.
     pub fn start(config: &Config, handle: &Handle, followed: Followed) -> Option<Self> {
         if !config.kubernetes.enabled {
             return None;
         }
         let owner = config.kubernetes.owner.clone();
-        let orders = watch::Sender::new(Orders::default());
+        let orders = watch::Sender::new(SinkOrders::default());
         let namespace = config.kubernetes.namespace.clone().unwrap_or_else(|| config.namespace.clone());
-        let report = Arc::new(Mutex::new(Report { owner: owner.clone(), namespace, ..Report::default() }));
+        let report =
+            Arc::new(Mutex::new(KubernetesReport { owner: owner.clone(), namespace, ..KubernetesReport::default() }));
         #[cfg(feature = "kubernetes")]
         let task = {
-            let work = sink::Work {
+            let task = sink::SinkTask {
                 settings: config.kubernetes.clone(),
                 protect: config.protect.clone(),
                 followed,
                 orders: orders.subscribe(),
                 report: Arc::clone(&report),
             };
-            Some(handle.spawn(work.supervised()))
+            Some(handle.spawn(task.supervised()))
         };
         #[cfg(not(feature = "kubernetes"))]
         let task = {
-            // A configuration that switches it on is refused.
-            let _ = (handle, followed);
+            // A configuration that switches the sink on is refused.
+            let Followed { view, fenced, draining } = followed;
+            let _ = (handle, view, fenced, draining);
             None
         };
         Some(Self { owner, orders, report, task: Mutex::new(task) })
     }
 
-    /// How it goes.
-    pub fn report(&self) -> Report {
-        self.report.lock().shown()
+    /// How writing goes.
+    pub fn report(&self) -> KubernetesReport {
+        self.report.lock().clone()
     }
 
     /// Stops or resumes all writes.
@@ -132,7 +148,8 @@ impl Sink {
                 self.owner
             )));
         }
-        tracing::warn!(owner = self.owner, "everything of ours is deleted from Kubernetes, by order");
+        let event = "kubernetes_purge";
+        tracing::warn!(event, owner = self.owner, "everything of ours is deleted from Kubernetes, by order");
         self.set_purging(true);
         Ok(())
     }
@@ -151,7 +168,7 @@ impl Sink {
         self.orders.send_modify(|orders| orders.purging = purging);
     }
 
-    /// Its task, to be waited for when the engine ends.
+    /// The sink's task, to be waited for when the engine ends.
     pub(crate) fn take_task(&self) -> Option<JoinHandle<()>> {
         self.task.lock().take()
     }

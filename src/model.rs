@@ -1,5 +1,7 @@
 //! The registry's terms, free of protobuf, JNI and IO.
 
+use std::time::{Duration, Instant};
+
 /// Orders the states of one publisher: the client's counter, then the clock of the session server that took it.
 /// `RegisterVersion` of SOFARegistry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +20,31 @@ pub type Millis = i64;
 pub fn now() -> Millis {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
     now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
+}
+
+/// The date at a start, from then on by the monotonic clock: spans are right whatever is done to the machine's clock, and
+/// moments can be compared with dates that were kept on disk.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    date: Millis,
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self { date: now(), start: Instant::now() }
+    }
+
+    /// Milliseconds since the epoch; never less than before.
+    pub fn now(&self) -> Millis {
+        self.date + self.start.elapsed().as_millis() as Millis
+    }
+
+    /// A moment of this clock, for a thread that waits for it.
+    pub fn instant(&self, at: Millis) -> Instant {
+        self.start + Duration::from_millis((at - self.date).max(0) as u64)
+    }
 }
 
 /// The three parts of a dataInfoId.

@@ -1,96 +1,26 @@
 //! The xDS server that istiod connects to, as a source of its configuration (MCP-over-xDS).
 //!
-//! The core knows no type of resource: what types there are and in which order they go out is said by a [`Catalog`].
+//! The core knows no type of resource: a [`Catalog`](crate::snapshot::view::Catalog) says what types there are and which of them rest on which.
+//!
+//! The floors, from the ground up; a file imports from lower floors only, and this file from none:
+//!
+//! 1. [`limits`] bounds a client, [`drain`] ends streams, [`pace`] divides a client's time, [`quiet`]
+//!    bounds what clients can log, [`tls`] keeps certificates;
+//! 2. [`subscription`] is one type on one stream, in either variant of the protocol, [`streams`] lists who is connected;
+//! 3. [`order`] decides what a stream is told and when, [`codec`] puts requests and responses on the wire, [`listener`] lets
+//!    connections in;
+//! 4. [`stream`] serves one stream;
+//! 5. [`server`] is the gRPC service that makes streams of connections.
 
 pub mod codec;
+pub mod drain;
+pub mod limits;
 pub mod listener;
+pub mod order;
 pub mod pace;
-pub mod parts;
+pub mod quiet;
 pub mod server;
 pub mod stream;
 pub mod streams;
 pub mod subscription;
 pub mod tls;
-
-use std::{fmt::Debug, sync::Arc};
-
-use crate::{snapshot::Snapshot, view::View};
-
-/// Never answered: istiod does not wait for it, and old versions block on an answer.
-pub const MESH_CONFIG: &str = "core/v1alpha1/MeshConfig";
-/// A type that is not used by this server and small in istiod; see [`stream`] on priming.
-pub const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
-
-/// Every resource that is served at one moment, by kind.
-pub trait Catalog: Clone + Send + Sync + 'static {
-    /// Stands for one type, under whatever type URLs.
-    type Kind: Copy + Ord + Debug + Send + Sync + 'static;
-
-    /// What others rest on: what is new of these goes before [`Catalog::ABOVE`], what is gone after.
-    const BENEATH: &'static [Self::Kind];
-    /// What rests on [`Catalog::BENEATH`].
-    const ABOVE: &'static [Self::Kind];
-
-    /// The kind of a type URL. One that is unknown is answered empty and at once, since istiod waits for an answer to each;
-    /// that is no statement about a type that is served.
-    fn kind(type_url: &str) -> Option<Self::Kind>;
-
-    /// The resources of a kind; `None` while nothing may be said about them.
-    fn resources(&self, kind: Self::Kind) -> Option<&Arc<Snapshot>>;
-}
-
-/// What this server serves to istiod. istiod asks with `group/version/kind` of the version it prefers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// Services.
-    ServiceEntry,
-    /// Endpoints, where they have resources of their own.
-    WorkloadEntry,
-    /// What a ServiceEntry cannot say.
-    DestinationRule,
-}
-
-impl Catalog for View {
-    type Kind = Kind;
-    const BENEATH: &'static [Kind] = &[Kind::WorkloadEntry, Kind::DestinationRule];
-    const ABOVE: &'static [Kind] = &[Kind::ServiceEntry];
-
-    /// The three API versions are aliases.
-    fn kind(type_url: &str) -> Option<Kind> {
-        let kind = ["v1", "v1beta1", "v1alpha3"].iter().find_map(|version| {
-            type_url.strip_prefix("networking.istio.io/")?.strip_prefix(version)?.strip_prefix('/')
-        });
-        match kind {
-            Some("ServiceEntry") => Some(Kind::ServiceEntry),
-            Some("WorkloadEntry") => Some(Kind::WorkloadEntry),
-            Some("DestinationRule") => Some(Kind::DestinationRule),
-            _ => None,
-        }
-    }
-
-    fn resources(&self, kind: Kind) -> Option<&Arc<Snapshot>> {
-        let resources = match kind {
-            Kind::ServiceEntry => &self.service_entries,
-            Kind::WorkloadEntry => &self.workload_entries,
-            Kind::DestinationRule => &self.destination_rules,
-        };
-        self.shown.then_some(resources)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_version_of_istio_means_the_same_kinds() {
-        for version in ["v1", "v1beta1", "v1alpha3"] {
-            assert_eq!(View::kind(&format!("networking.istio.io/{version}/ServiceEntry")), Some(Kind::ServiceEntry));
-            assert_eq!(View::kind(&format!("networking.istio.io/{version}/WorkloadEntry")), Some(Kind::WorkloadEntry));
-        }
-        for other in ["networking.istio.io/v2/ServiceEntry", "networking.istio.io/v1/Gateway", "a/v1/ServiceEntry", ""]
-        {
-            assert_eq!(View::kind(other), None);
-        }
-    }
-}

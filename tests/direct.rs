@@ -3,30 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use common::{
+use harness::{
     Mox,
-    mox_client::{DESTINATION_RULE, SERVICE_ENTRY, State},
+    client::{DESTINATION_RULE, SERVICE_ENTRY, State, node},
+    id,
 };
-use registry_mox::proto::{
-    envoy::config::core::v3::Node,
-    istio::networking::v1alpha3::{ServiceEntry, service_entry::Resolution},
-};
+use registry_mox::proto::istio::networking::v1alpha3::{ServiceEntry, service_entry::Resolution};
 use serde_json::{Value, json};
-
-mod common;
-
-fn id(interface: &str) -> String {
-    format!("com.example.{interface}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
-
-fn policy(mox: &Mox, policy: Value) {
-    mox.engine.set_policy(serde_json::from_value(policy).unwrap()).unwrap();
-}
 
 /// What a client holds, and of it the entries of applications by host.
 async fn served(mox: &Mox) -> (State, BTreeMap<String, ServiceEntry>) {
     mox.engine.flush().await;
-    let mut client = mox.client(Node { id: "probe".into(), ..Node::default() }).await;
+    let mut client = mox.client(node("probe")).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
     client.next().await.unwrap();
     let state = client.state().clone();
@@ -49,7 +37,7 @@ async fn an_application_has_an_entry_for_each_of_its_ports() {
     let mox = open().await;
     let (before, direct) = served(&mox).await;
     assert_eq!((before.len(), direct.len()), (3, 0), "none by default");
-    policy(&mox, json!({ "direct": { "applications": ["or*"] } }));
+    mox.policy(json!({ "direct": { "applications": ["or*"] } }));
     let (_, direct) = served(&mox).await;
     let hosts: Vec<&str> = direct.keys().map(String::as_str).collect();
     assert_eq!(hosts, ["p12200.orders.app.sofa.mesh", "p12201.orders.app.sofa.mesh"]);
@@ -61,21 +49,21 @@ async fn an_application_has_an_entry_for_each_of_its_ports() {
     let counts = serde_json::to_value(mox.engine.status().publisher).unwrap()["direct"].clone();
     assert_eq!(counts, json!({ "entries": 2, "contested": 0, "unnamed": 1, "mixedMtls": 0, "leftOut": 0 }));
 
-    policy(&mox, json!({ "direct": { "applications": ["orders"], "balance": "mesh" } }));
+    mox.policy(json!({ "direct": { "applications": ["orders"], "balance": "mesh" } }));
     let (_, direct) = served(&mox).await;
     let entry = &direct[hosts[0]];
     assert_eq!((entry.resolution(), entry.addresses.len()), (Resolution::Static, 2));
     let weights: Vec<_> = entry.endpoints.iter().map(|e| (e.address.as_str(), e.ports["tcp"], e.weight)).collect();
     assert_eq!(weights, [("10.0.0.1", 12200, 100), ("10.0.0.2", 12200, 50)]);
 
-    policy(&mox, json!({}));
+    mox.policy(json!({}));
     assert_eq!(served(&mox).await.0, before, "everything is as it was before");
 }
 
 #[tokio::test]
 async fn an_entry_follows_its_endpoints_and_costs_what_changes() {
     let mox = open().await;
-    policy(&mox, json!({ "direct": { "applications": ["*"] } }));
+    mox.policy(json!({ "direct": { "applications": ["*"] } }));
     mox.engine.flush().await;
     let encodes = || mox.engine.status().publisher.encodes;
     let before = encodes();
@@ -91,7 +79,7 @@ async fn an_entry_follows_its_endpoints_and_costs_what_changes() {
 #[tokio::test]
 async fn what_two_applications_claim_is_the_newests() {
     let mox = open().await;
-    policy(&mox, json!({ "direct": { "applications": ["*"] } }));
+    mox.policy(json!({ "direct": { "applications": ["*"] } }));
     // The helper's timestamps are equal, so the version decides.
     mox.publish(&id("Thief"), "t", 7, &["10.0.0.2:12200?app_name=thief"]);
     let (_, direct) = served(&mox).await;
@@ -108,9 +96,9 @@ async fn what_two_applications_claim_is_the_newests() {
 async fn mtls_to_dialed_addresses_is_a_destination_rule() {
     let mox = open().await;
     let direct = json!({ "applications": ["*"] });
-    policy(&mox, json!({ "direct": direct }));
+    mox.policy(json!({ "direct": direct }));
     mox.engine.flush().await;
-    let mut client = mox.client(Node { id: "probe".into(), ..Node::default() }).await;
+    let mut client = mox.client(node("probe")).await;
     let mut next = async |subscribe: Option<&str>| {
         subscribe.into_iter().for_each(|type_url| client.subscribe(type_url).unwrap());
         let response = client.next().await.unwrap();
@@ -120,7 +108,7 @@ async fn mtls_to_dialed_addresses_is_a_destination_rule() {
     assert_eq!(next(Some(DESTINATION_RULE)).await, ("DestinationRule".into(), vec![]));
     next(Some(SERVICE_ENTRY)).await;
     let rules = json!([{ "applications": ["orders"], "cidrs": ["10.0.0.1/32", "10.0.0.2/32"] }]);
-    policy(&mox, json!({ "direct": direct, "mtls": rules }));
+    mox.policy(json!({ "direct": direct, "mtls": rules }));
     let rule = "sofa-registry/p12200.orders.app".to_owned();
     assert_eq!(next(None).await, ("DestinationRule".into(), vec![rule]), "before the services");
     assert_eq!(next(None).await.0, "ServiceEntry");
@@ -130,7 +118,7 @@ async fn mtls_to_dialed_addresses_is_a_destination_rule() {
     assert_eq!(dump["items"][0]["kind"], "DestinationRule", "{dump:#}");
     // One of two addresses only: the rule is for a whole host.
     let rules = json!([{ "applications": ["orders"], "cidrs": ["10.0.0.1/32"] }]);
-    policy(&mox, json!({ "direct": direct, "mtls": rules }));
+    mox.policy(json!({ "direct": direct, "mtls": rules }));
     assert_eq!(next(None).await.0, "ServiceEntry");
     assert_eq!(next(None).await, ("DestinationRule".into(), vec![]));
     assert_eq!(mox.engine.status().publisher.direct.unwrap().mixed_mtls, 1);

@@ -1,9 +1,9 @@
 //! The packed frames in `tests/golden/frames`, which Java writes byte for byte, read as their README says.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use registry_mox::{
-    frame::{self, Body, Event, Part, Text},
+use registry_mox::testing::{
     model::RegisterVersion,
+    registry::frame::{self, Body, Event, Part, Text},
     translate::serialized,
 };
 

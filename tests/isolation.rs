@@ -3,20 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{
+use harness::{
     Mox,
-    mox_client::{Resource, SERVICE_ENTRY},
+    client::{Resource, SERVICE_ENTRY, node},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
-use registry_mox::{
-    frame::{self, Publisher},
+use registry_mox::testing::{
     model::RegisterVersion,
-    proto::envoy::config::core::v3::Node,
+    registry::frame::{self, Publisher},
     translate::names,
 };
 use serde_json::json;
-
-mod common;
 
 const REST: &str = "#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
@@ -154,7 +151,7 @@ fn hostile(vips: &[String]) -> impl Strategy<Value = Hostile> + use<> {
 fn served(runtime: &tokio::runtime::Runtime, mox: &Mox) -> BTreeMap<String, (bytes::Bytes, Resource)> {
     runtime.block_on(async {
         mox.engine.flush().await;
-        let mut client = mox.client(Node { id: "probe".into(), ..Node::default() }).await;
+        let mut client = mox.client(node("probe")).await;
         client.subscribe(SERVICE_ENTRY).unwrap();
         let response = client.next().await.unwrap();
         let id = |resource: &Resource| resource.annotations["sofa.registry/data-info-id"].clone();

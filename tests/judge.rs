@@ -3,10 +3,7 @@
 
 use std::sync::Arc;
 
-use judge::{Endpoints, Held, Millis, Read, judge, percentile};
-
-#[path = "common/judge.rs"]
-mod judge;
+use harness::judge::{Endpoints, Held, Millis, Read, judge, percentile};
 
 fn endpoints(all: &str) -> Arc<Endpoints> {
     let set = all.split_whitespace().map(str::to_owned).collect();
@@ -79,7 +76,7 @@ fn lags_are_measured_from_the_last_read_that_said_otherwise() {
     let early = judge(&named, &held(&[(900, "a"), (1_500, "a b"), (3_050, "b")])).lags;
     assert_eq!(early, [0, 0]);
     let failed = reads(&[(1_000, ""), (2_000, "-"), (3_000, "a")]);
-    assert_eq!(judge(&failed, &held(&[(900, ""), (3_500, "a")])).lags, []);
+    assert_eq!(judge(&failed, &held(&[(900, ""), (3_500, "a")])).lags, [] as [Millis; 0]);
 }
 
 #[test]

@@ -7,16 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::Mox;
-use registry_mox::{
-    admin::{self, Answer},
-    command,
-    dump::{Dump, Format},
-    snapshot::Snapshot,
+use harness::Mox;
+use registry_mox::testing::{
+    host::{
+        admin::{self, Answer},
+        command,
+    },
+    snapshot::{
+        Snapshot,
+        kubectl::{Dump, Format},
+    },
 };
 use serde_json::{Value, json};
-
-mod common;
 
 fn id(n: usize) -> String {
     format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")

@@ -2,20 +2,15 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use bytes::Bytes;
-use common::{
+use harness::{
     Mox,
-    mox_client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY},
+    client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY, node},
+    nth as id,
 };
-use registry_mox::{admin, proto::envoy::config::core::v3::Node};
-use serde_json::{Value, json};
-
-mod common;
+use registry_mox::testing::host::admin;
+use serde_json::json;
 
 const SERVICES: usize = 40;
-
-fn id(n: usize) -> String {
-    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
 
 /// Services of an application each, in two zones.
 fn open(mode: &str) -> Mox {
@@ -30,16 +25,12 @@ fn open(mode: &str) -> Mox {
     mox
 }
 
-fn set(mox: &Mox, policy: &Value) {
-    mox.engine.set_policy(serde_json::from_value(policy.clone()).unwrap()).unwrap();
-}
-
 /// What a client gets of each type: the version, and the resources as they are sent.
 async fn sent(mox: &Mox) -> Vec<(String, Vec<Bytes>)> {
     mox.engine.flush().await;
     let mut all = Vec::new();
     for type_url in [SERVICE_ENTRY, WORKLOAD_ENTRY, DESTINATION_RULE] {
-        let mut client = mox.client(Node { id: "probe".into(), ..Node::default() }).await;
+        let mut client = mox.client(node("probe")).await;
         client.subscribe(type_url).unwrap();
         let response = client.next().await.unwrap();
         all.push((response.version_info, response.bytes));
@@ -72,15 +63,15 @@ async fn a_policy_that_is_taken_back_leaves_no_trace() {
         let endpoints = if mode == "inline" { SERVICES } else { 2 * SERVICES };
         assert_eq!(before[usize::from(mode != "inline")].1.len(), endpoints);
         for policy in &policies {
-            set(&mox, policy);
+            mox.policy(policy.clone());
             assert!(sent(&mox).await != before, "{policy} does nothing");
-            set(&mox, &json!({}));
+            mox.policy(json!({}));
             assert!(sent(&mox).await == before, "{policy} leaves a trace");
         }
         // Nor does another order or the way there.
-        policies.iter().for_each(|policy| set(&mox, policy));
+        policies.iter().for_each(|policy| mox.policy(policy.clone()));
         mox.engine.flush().await;
-        set(&mox, &json!({}));
+        mox.policy(json!({}));
         assert!(sent(&mox).await == before);
     }
 }
@@ -89,7 +80,7 @@ async fn a_policy_that_is_taken_back_leaves_no_trace() {
 async fn a_change_costs_what_it_touches() {
     let mox = open("inline");
     let direct = json!({ "applications": ["*"] });
-    set(&mox, &json!({ "direct": direct }));
+    mox.policy(json!({ "direct": direct }));
     mox.engine.flush().await;
     let mut before = mox.engine.status().publisher;
     assert_eq!(before.encodes, 2 * SERVICES as u64);
@@ -106,7 +97,7 @@ async fn a_change_costs_what_it_touches() {
         (json!({}), 0, 0),
         (json!({ "exportTo": ["."] }), SERVICES as u64, SERVICES as u64),
     ] {
-        set(&mox, &policy);
+        mox.policy(policy.clone());
         mox.engine.flush().await;
         let now = mox.engine.status().publisher;
         let cost = (now.translations - before.translations, now.encodes - before.encodes);
@@ -121,7 +112,7 @@ async fn what_is_not_served_is_not_read() {
     mox.engine.flush().await;
     let rejects = || serde_json::to_value(mox.engine.status().publisher).unwrap()["rejects"].take();
     assert_eq!(rejects(), json!({ "host-name": SERVICES }));
-    set(&mox, &json!({ "exclude": ["*"], "include": ["org.*"] }));
+    mox.policy(json!({ "exclude": ["*"], "include": ["org.*"] }));
     mox.publish(&id(1), "b", 1, &["nonsense"]);
     mox.engine.flush().await;
     assert_eq!(rejects(), json!({}));
@@ -146,4 +137,31 @@ async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
     assert!(hash() != first && taken.body.contains(&hash()), "{}", taken.body);
     post("sesame", "{}");
     assert_eq!((mox.engine.flush().await.services, hash()), (SERVICES, first));
+}
+
+/// "." is the namespace that it is named beside, which Istio refuses; so does the door, and nothing changes.
+#[tokio::test]
+async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
+    let mox = open("inline");
+    let before = (mox.engine.flush().await, mox.engine.status().policy);
+    for (document, field) in [
+        (json!({ "exportTo": ["sofa-registry", "."] }), "policy.exportTo"),
+        (
+            json!({ "overrides": { "*.S1:*": { "exportTo": ["sofa-registry", "."] } } }),
+            "policy.overrides[*.S1:*].exportTo",
+        ),
+    ] {
+        let says = format!(
+            "{field}: \".\" is not possible in \"sofa-registry, .\", in namespace sofa-registry; exportTo is \"*\" or \"~\" \
+             alone, or \".\" and namespaces, each once and the own one as \".\" or by name"
+        );
+        let refused = admin::change(&mox.engine, "/mox/policy", "sesame", document.to_string().as_bytes());
+        assert_eq!((refused.status, refused.body.trim_end()), (400, &*says));
+        let error = mox.engine.set_policy(serde_json::from_value(document).unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), says);
+        assert_eq!((mox.engine.flush().await, mox.engine.status().policy), before);
+    }
+    mox.policy(json!({ "exportTo": ["sofa-registry", "istio-system"] }));
+    assert_eq!(mox.engine.flush().await.services, SERVICES);
+    assert!(mox.engine.status().publisher.quarantined.is_empty());
 }

@@ -4,35 +4,27 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use common::{
-    mox_client::{MoxClient, SERVICE_ENTRY, istiod_node},
+use harness::{
+    SOON,
+    client::{self, MoxClient, SERVICE_ENTRY, istiod_node},
+    nth as id, nth_name as name,
+    process::eventually,
     random::Random,
+    serve::{Serve, program},
 };
 use serde_json::{Value, json};
-
-mod common;
 
 const SERVICES: usize = 40;
 /// Of each service; the last one comes and goes.
 const ENDPOINTS: usize = 5;
-const SOON: Duration = Duration::from_secs(30);
 
 type State = BTreeMap<String, BTreeSet<String>>;
-
-fn id(service: usize) -> String {
-    format!("com.example.S{service}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
-
-fn name(service: usize) -> String {
-    format!("sofa-registry/com.example.s{service}")
-}
 
 fn endpoint(service: usize, endpoint: usize) -> String {
     format!("10.0.{service}.{endpoint}:12200")
@@ -65,51 +57,8 @@ impl Model {
     }
 }
 
-struct Serve {
-    child: Child,
-    out: BufReader<ChildStdout>,
-    address: String,
-}
-
-impl Serve {
-    fn start(config: &Path) -> Self {
-        // Cargo builds examples beside the tests.
-        let program = std::env::current_exe().unwrap().parent().unwrap().join("../examples/serve");
-        let mut command = Command::new(program);
-        command.arg("--config").arg(config).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        let address = read(&mut out)["mox"].as_str().unwrap().to_owned();
-        Self { child, out, address }
-    }
-
-    fn say(&mut self, line: &Value) {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
-    }
-
-    fn flush(&mut self) -> Value {
-        self.say(&json!({ "id": 1, "op": "flush" }));
-        read(&mut self.out)
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        // Killed already, or by this.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn read(out: &mut BufReader<ChildStdout>) -> Value {
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+fn start(config: &Path) -> Serve {
+    Serve::start(Command::new(program()).arg("--config").arg(config).stderr(Stdio::null()))
 }
 
 /// What the client has and found wrong.
@@ -126,7 +75,7 @@ struct Told {
 async fn follow(address: Arc<Mutex<String>>, told: Arc<Mutex<Told>>) {
     loop {
         let to = address.lock().unwrap().clone();
-        if let Ok(mut client) = MoxClient::open(&to, istiod_node(), Some(SERVICE_ENTRY)).await {
+        if let Ok(mut client) = MoxClient::asking(&to, istiod_node(), SERVICE_ENTRY).await {
             while let Ok(response) = client.next().await {
                 if response.type_url == SERVICE_ENTRY {
                     take(&mut told.lock().unwrap(), client.state(), response.version_info);
@@ -137,7 +86,7 @@ async fn follow(address: Arc<Mutex<String>>, told: Arc<Mutex<Told>>) {
     }
 }
 
-fn take(told: &mut Told, now: &common::mox_client::State, version: String) {
+fn take(told: &mut Told, now: &client::State, version: String) {
     told.state =
         now.iter().map(|(name, resource)| (name.clone(), resource.endpoints().into_iter().collect())).collect();
     told.duplicates += now.values().map(|r| r.endpoints().len()).sum::<usize>()
@@ -154,28 +103,20 @@ fn take(told: &mut Told, now: &common::mox_client::State, version: String) {
     }
 }
 
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !done() {
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
-        std::thread::sleep(Duration::from_millis(1)); // the polling interval
-    }
-}
-
 /// `MOX_RESTART_ROUNDS` kills (20).
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn kills_under_load_take_nothing_from_a_client() {
     let rounds: usize = std::env::var("MOX_RESTART_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
     let seed = std::env::var("MOX_SEED").map_or(u64::from(std::process::id()), |seed| seed.parse().unwrap());
     println!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let dir = std::env::temp_dir().join(format!("mox-restarts-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     let config = dir.join("config.json");
     fs::write(&config, json!({ "stateDir": dir.join("state") }).to_string()).unwrap();
 
     let (address, told) = (Arc::new(Mutex::new("127.0.0.1:1".to_owned())), Arc::<Mutex<Told>>::default());
-    let client = tokio::spawn(follow(Arc::clone(&address), Arc::clone(&told)));
+    let follows = tokio::spawn(follow(Arc::clone(&address), Arc::clone(&told)));
     let mut model = Model { last: [(true, 1); SERVICES] };
     let (mut early, mut changes, mut version) = (0, 0, String::new());
     tokio::task::block_in_place(|| {
@@ -183,8 +124,8 @@ async fn kills_under_load_take_nothing_from_a_client() {
             if round % 100 == 99 {
                 println!("{} of {rounds} kills", round + 1);
             }
-            let mut serve = Serve::start(&config);
-            address.lock().unwrap().clone_from(&serve.address);
+            let mut serve = start(&config);
+            *address.lock().unwrap() = serve.address();
             // One in four is killed while it gathers, before it may serve.
             let feed = SERVICES * ENDPOINTS;
             let cut = if random.below(4) == 0 { random.below(feed) } else { feed };
@@ -193,7 +134,7 @@ async fn kills_under_load_take_nothing_from_a_client() {
             }
             if cut < feed {
                 early += 1;
-                serve.kill();
+                drop(serve);
                 continue;
             }
             serve.say(&json!({ "op": "loaded" }));
@@ -202,7 +143,9 @@ async fn kills_under_load_take_nothing_from_a_client() {
                 version.is_empty() || flushed["version"] == *version,
                 "round {round}: other bytes for the same data"
             );
-            wait_for("the client has it all", || told.lock().unwrap().version == flushed["version"]);
+            eventually(SOON, "the client has it all", || {
+                (told.lock().unwrap().version == flushed["version"]).then_some(())
+            });
             assert_eq!(told.lock().unwrap().state, model.state(), "round {round}");
             for _ in 0..random.below(200) {
                 let service = random.below(SERVICES);
@@ -216,12 +159,12 @@ async fn kills_under_load_take_nothing_from_a_client() {
                 0 => String::new(),
                 _ => serve.flush()["version"].as_str().unwrap().to_owned(),
             };
-            serve.kill();
+            drop(serve);
             let told = told.lock().unwrap();
             assert_eq!((&told.wrong[..], told.duplicates), (&[] as &[String], 0), "round {round}, seed {seed}");
         }
     });
-    client.abort();
+    follows.abort();
     let told = told.lock().unwrap();
     println!(
         "{rounds} kills, {early} of them before the view was complete; {changes} changes, {} responses, {} wrong deletions",

@@ -3,8 +3,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use common::Mox;
+use bytes::Bytes;
+use harness::{
+    Mox, SOON,
+    client::{MoxClient, framed, node},
+};
 use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use registry_mox::proto::envoy::{config::core::v3::Node, service::discovery::v3::DiscoveryRequest};
@@ -14,10 +17,6 @@ use rustls::{
 };
 use serde_json::json;
 use tokio::net::TcpStream;
-
-mod common;
-
-const SOON: Duration = Duration::from_secs(60);
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -106,14 +105,9 @@ async fn ask(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Certifica
         let request = http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
         let (answer, mut out) =
             client.send_request(request.body(()).unwrap(), false).map_err(|error| error.to_string())?;
-        let node = Some(Node { id: "client".into(), ..Node::default() });
         let type_url = "networking.istio.io/v1/ServiceEntry".into();
-        let body = DiscoveryRequest { node, type_url, ..DiscoveryRequest::default() }.encode_to_vec();
-        let mut message = BytesMut::new();
-        message.put_u8(0);
-        message.put_u32(body.len() as u32);
-        message.put_slice(&body);
-        out.send_data(message.freeze(), false).map_err(|error| error.to_string())?;
+        let body = DiscoveryRequest { node: Some(node("client")), type_url, ..DiscoveryRequest::default() };
+        out.send_data(framed(&body.encode_to_vec()), false).map_err(|error| error.to_string())?;
         let data: Option<Result<Bytes, _>> = answer.await.map_err(|error| error.to_string())?.into_body().data().await;
         connection.abort();
         data.ok_or("no answer")?.map_err(|error| error.to_string())?;
@@ -132,7 +126,7 @@ async fn tls_with_the_servers_certificate_read_again_when_it_changes() {
     let config = || client(authority.trust(), None);
     assert_eq!(ask(address, config()).await.unwrap(), *first.certificate.der());
     assert!(ask(address, client(Authority::new().trust(), None)).await.is_err(), "a client that trusts another");
-    let plain = common::mox_client::MoxClient::connect(&address.to_string(), Node::default()).await;
+    let plain = MoxClient::connect(&address.to_string(), Node::default()).await;
     assert!(plain.is_err(), "no plaintext");
     // While the two files do not belong together the certificate before stays.
     let second = authority.issue("mox.test");

@@ -1,21 +1,14 @@
 //! Endpoints as WorkloadEntries: what is sent in which order, and what a change costs.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use common::{
-    Mox,
-    mox_client::{MoxClient, Resource, Response, SERVICE_ENTRY, WORKLOAD_ENTRY},
+use harness::{
+    Mox, SOON,
+    client::{MoxClient, Resource, Response, SERVICE_ENTRY, WORKLOAD_ENTRY, node},
 };
-use registry_mox::proto::envoy::config::core::v3::Node;
 use serde_json::json;
 
-mod common;
-
-const SOON: Duration = Duration::from_secs(60);
 const DEMO: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const OTHER: &str = "com.example.Other:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const SELECTOR: &str = "sofa.registry/service";
@@ -28,7 +21,7 @@ async fn open() -> Mox {
 
 /// A client that has asked for both types and has what there is.
 async fn subscribed(mox: &Mox) -> MoxClient {
-    let mut client = mox.client(Node { id: "probe".into(), ..Node::default() }).await;
+    let mut client = mox.client(node("probe")).await;
     client.subscribe(WORKLOAD_ENTRY).unwrap();
     next(&mut client).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
@@ -110,11 +103,11 @@ async fn what_goes_goes_before_its_endpoints() {
     mox.publish(OTHER, "b", 1, &["10.0.0.2:12200"]);
     mox.engine.flush().await;
     let mut client = subscribed(&mox).await;
-    mox.engine.set_policy(serde_json::from_value(json!({ "exclude": ["*Demo*"] })).unwrap()).unwrap();
+    mox.policy(json!({ "exclude": ["*Demo*"] }));
     assert_eq!(shown(&next(&mut client).await), expected("ServiceEntry", &[OTHER_HOST]));
     assert_eq!(shown(&next(&mut client).await), expected("WorkloadEntry", &["10.0.0.2:12200"]));
     // One goes and another comes in the same round.
-    mox.engine.set_policy(serde_json::from_value(json!({ "exclude": ["*Other*"] })).unwrap()).unwrap();
+    mox.policy(json!({ "exclude": ["*Other*"] }));
     let both = expected("WorkloadEntry", &["10.0.0.1:12200", "10.0.0.2:12200"]);
     assert_eq!(shown(&next(&mut client).await), both);
     assert_eq!(shown(&next(&mut client).await), expected("ServiceEntry", &[DEMO_HOST]));
@@ -128,8 +121,7 @@ async fn a_new_host_takes_its_endpoints_along() {
     mox.publish(DEMO, "a", 1, &["10.0.0.1:12200"]);
     mox.engine.flush().await;
     let mut client = subscribed(&mox).await;
-    let policy = json!({ "overrides": { "*Demo*": { "host": "demo.example.com" } } });
-    mox.engine.set_policy(serde_json::from_value(policy).unwrap()).unwrap();
+    mox.policy(json!({ "overrides": { "*Demo*": { "host": "demo.example.com" } } }));
     let both = next(&mut client).await;
     let selected: BTreeSet<_> = both.resources.iter().map(|r| r.entry.endpoints[0].labels[SELECTOR].clone()).collect();
     assert_eq!((both.resources.len(), selected.len()), (2, 2), "the old host keeps its endpoint until it is gone");
@@ -166,7 +158,7 @@ async fn endpoints_wait_for_the_answer_about_their_services() {
     let services = next(&mut client).await;
     assert_eq!(shown(&services), expected("ServiceEntry", &[DEMO_HOST, OTHER_HOST]));
     // It is not answered yet.
-    mox.engine.set_policy(serde_json::from_value(json!({ "exclude": ["*Demo*"] })).unwrap()).unwrap();
+    mox.policy(json!({ "exclude": ["*Demo*"] }));
     mox.engine.flush().await;
     mox.publish(OTHER, "b", 2, &["10.0.0.3:12200"]);
     let workloads = next(&mut client).await;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::{
+use registry_mox::testing::registry::{
     frame::{self, Body, Event, Publisher},
     store::{Limits, Store, TOMBSTONE_MILLIS},
 };

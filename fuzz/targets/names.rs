@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::translate::{claims::Claims, names};
-use sha2::{Digest, Sha256};
+use registry_mox::testing::{
+    catalog::assignment::claims::Claims,
+    digest::{hex, prefix_of},
+    translate::names,
+};
 
 const MAX_ID: usize = 4_096;
 const MAX_IDS: usize = 16;
@@ -37,7 +40,7 @@ fn check(id: &str, suffix: &str) {
         assert_eq!(read, id.to_ascii_lowercase(), "{name}");
         return;
     }
-    let digest = names::hex(&Sha256::digest(id));
+    let digest = hex(&prefix_of::<32>(id));
     let (first, rest) = name.split_once('.').map_or((&**name, None), |(first, rest)| (first, Some(rest)));
     let plain = first.strip_suffix(&format!("-{}", &digest[..8])).unwrap_or_else(|| panic!("{id:?} is {name}"));
     // Where nothing can have been cut, the name without the hash must not have been good enough.

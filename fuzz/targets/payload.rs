@@ -4,15 +4,14 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::{
-    config::EndpointMode,
-    frame::{self, Event, Publisher},
+use registry_mox::testing::{
+    istio::validate,
     policy::{Policy, PolicyConfig, Rules},
+    registry::frame::{self, Event, Publisher},
     translate::{
         Parsed,
         payload::{self, Address, Endpoint},
-        service_entry::{self, Member, Shape},
-        validate,
+        service_entry::{self, EndpointMode, Member, Shape},
     },
 };
 
@@ -27,7 +26,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
         "overrides": {"com.example.*": {"dns": true}},
     });
     let policy: PolicyConfig = serde_json::from_value(policy).expect("a policy document");
-    Policy::new(policy, "248.0.0.0/6".parse().ok()).expect("a valid policy")
+    Policy::new(policy, "248.0.0.0/6".parse().ok(), "ns").expect("a valid policy")
 });
 
 /// Of a service that may have host names, and of one that may not.

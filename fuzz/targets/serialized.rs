@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use registry_mox::translate::serialized::decode;
+use registry_mox::testing::translate::serialized::decode;
 
 const HEADER: [u8; 4] = [0xAC, 0xED, 0x00, 0x05];
 

@@ -4,32 +4,41 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy;
+use crate::{
+    config::{
+        duration,
+        mistakes::{LABELS, Mistakes},
+    },
+    istio::grammar::is_kubernetes_label,
+};
+
+/// Most characters of the owner, which leaves some for what it is a part of.
+const MAX_OWNER: usize = 40;
 
 /// Where and how services are written to a Kubernetes API server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Kubernetes {
-    /// Whether they are.
+    /// Whether services are written. Default: false.
     pub enabled: bool,
-    /// A file with address and credentials; none: those of the pod's service account.
+    /// File with the address of the API server and credentials. Default: none, and those of the pod's service account are taken.
     pub kubeconfig: Option<PathBuf>,
-    /// The context in it; none: its current one.
+    /// Context in the kubeconfig. Default: its current one.
     pub context: Option<String>,
-    /// Whose objects these are: part of the names of the lease and of the field manager, and a label of every object. Two
-    /// registries that share a namespace need two.
+    /// Whose objects these are, a DNS label in lower case of at most 40 characters: part of the names of the lease and of
+    /// the field manager, and a label of every object. Two registries that share a namespace need two. Default: `default`.
     pub owner: String,
-    /// Namespace of the objects, which must exist; none: `mox.namespace`.
+    /// Namespace of the objects, which must exist. Default: `mox.namespace`.
     pub namespace: Option<String>,
-    /// Namespace of the lease; none: that of the objects.
+    /// Namespace of the lease, which must exist. Default: that of the objects.
     pub lease_namespace: Option<String>,
-    /// How long a session server that is gone stays the writer. It renews every third of that, and stops to write after
-    /// two thirds without a renewal.
-    #[serde(serialize_with = "super::to_text", deserialize_with = "super::from_text")]
+    /// How long a session server that is gone stays the writer, 3 s to 1 h. A writer renews its lease every third of that,
+    /// and begins no write after two thirds without a renewal. Default: 15 s.
+    #[serde(with = "duration")]
     pub lease: Duration,
-    /// Most writes at once.
+    /// Most writes at once, 1 to 256. Default: 16.
     pub concurrency: usize,
-    /// Most writes in a second.
+    /// Most writes in a second, 1 to 10,000. Default: 100.
     pub rate: usize,
 }
 
@@ -50,40 +59,30 @@ impl Default for Kubernetes {
 }
 
 impl Kubernetes {
-    /// What is wrong with these settings, a line each.
-    pub(super) fn errors(&self) -> Vec<String> {
-        self.errors_where(cfg!(feature = "kubernetes"))
+    pub(super) fn check(&self, mistakes: &mut Mistakes) {
+        self.check_where(cfg!(feature = "kubernetes"), mistakes);
     }
 
-    fn errors_where(&self, built: bool) -> Vec<String> {
-        let mut errors = Vec::new();
-        let mut bounds = |key: &str, value: usize, low: usize, high: usize| {
-            if !(low..=high).contains(&value) {
-                errors.push(format!("mox.kubernetes.{key}: {value} is out of bounds; allowed are {low} to {high}"));
+    fn check_where(&self, is_built: bool, mistakes: &mut Mistakes) {
+        let Self { enabled, kubeconfig: _, context: _, owner, namespace, lease_namespace, lease, concurrency, rate } =
+            self;
+        if *enabled && !is_built {
+            let text =
+                "true is not possible: this library was built without the cargo feature `kubernetes`; use one with it";
+            mistakes.add("mox.kubernetes.enabled", text.to_owned());
+        }
+        if !is_kubernetes_label(owner) || owner.len() > MAX_OWNER {
+            let allowed = format!("{LABELS}, {MAX_OWNER} characters at most");
+            mistakes.add("mox.kubernetes.owner", format!("\"{owner}\" is not possible; {allowed}"));
+        }
+        for (key, name) in [("namespace", namespace), ("leaseNamespace", lease_namespace)] {
+            if let Some(name) = name.as_ref().filter(|name| !is_kubernetes_label(name)) {
+                mistakes.add(&format!("mox.kubernetes.{key}"), format!("\"{name}\" is no DNS label; {LABELS}"));
             }
-        };
-        bounds("lease (s)", self.lease.as_secs() as usize, 3, 3_600);
-        bounds("concurrency", self.concurrency, 1, 256);
-        bounds("rate", self.rate, 1, 10_000);
-        let names = [("namespace", &self.namespace), ("leaseNamespace", &self.lease_namespace)];
-        for (key, name) in names.into_iter().filter_map(|(key, name)| Some((key, name.as_ref()?))) {
-            if !policy::is_dns_label(name) {
-                errors.push(format!("mox.kubernetes.{key}: \"{name}\" is no DNS label"));
-            }
         }
-        if !policy::is_dns_label(&self.owner) || self.owner.len() > 40 {
-            errors.push(format!(
-                "mox.kubernetes.owner: \"{}\" is not possible; it needs a DNS label of 40 characters at most",
-                self.owner
-            ));
-        }
-        if self.enabled && !built {
-            errors.push(
-                "mox.kubernetes.enabled: this library was built without the cargo feature `kubernetes`; use one with it"
-                    .to_owned(),
-            );
-        }
-        errors
+        mistakes.time("mox.kubernetes.lease", *lease, Duration::from_secs(3)..=Duration::from_secs(3_600));
+        mistakes.number("mox.kubernetes.concurrency", *concurrency, 1..=256);
+        mistakes.number("mox.kubernetes.rate", *rate, 1..=10_000);
     }
 }
 
@@ -93,10 +92,16 @@ mod tests {
 
     #[test]
     fn without_the_feature_it_cannot_be_enabled() {
+        let told = |settings: &Kubernetes, is_built| {
+            let mut mistakes = Mistakes::default();
+            settings.check_where(is_built, &mut mistakes);
+            mistakes.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
         let enabled = Kubernetes { enabled: true, ..Kubernetes::default() };
-        assert_eq!(enabled.errors_where(true), [""; 0]);
-        let errors = enabled.errors_where(false);
-        assert!(errors.len() == 1 && errors[0].contains("cargo feature `kubernetes`"), "{errors:?}");
-        assert_eq!(Kubernetes::default().errors_where(false), [""; 0], "off, nobody minds");
+        assert_eq!(told(&enabled, true), [""; 0]);
+        let says = "mox.kubernetes.enabled: true is not possible: this library was built without the cargo feature \
+                    `kubernetes`; use one with it";
+        assert_eq!(told(&enabled, false), [says]);
+        assert_eq!(told(&Kubernetes::default(), false), [""; 0], "off, nobody minds");
     }
 }

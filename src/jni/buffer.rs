@@ -6,7 +6,7 @@ use jni::sys::{JNIEnv, jbyteArray, jint};
 
 use crate::{
     error::{Error, Result},
-    frame::MAX_FRAME,
+    registry::frame::MAX_FRAME,
 };
 
 /// A thread keeps its scratch up to this size.

@@ -2,6 +2,7 @@
 //! pointer.
 
 use std::{
+    collections::BTreeMap,
     ops::Deref,
     sync::{
         Arc,
@@ -11,10 +12,17 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
+use once_cell::sync::Lazy;
+use parking_lot::Mutex;
+use tracing::{Dispatch, dispatcher};
 
 use crate::{
-    engine::Engine,
+    config::Config,
     error::{Error, Result},
+    host::{
+        engine::Engine,
+        log::{Line, Log},
+    },
 };
 
 const SLOTS: usize = 64;
@@ -24,9 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Slot {
     generation: u32,
     engine: Arc<Engine>,
+    /// The engine's subscriber, for calls on threads that are not the engine's.
+    logs: Dispatch,
 }
 
 static TABLE: [ArcSwapOption<Slot>; SLOTS] = [const { ArcSwapOption::const_empty() }; SLOTS];
+/// Logs by handle, each until its engine is closed and its last line was read.
+static LOGS: Mutex<BTreeMap<i64, Arc<Log>>> = Mutex::new(BTreeMap::new());
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 
 /// An engine in use; a close waits for it to be dropped.
@@ -35,6 +47,11 @@ pub(crate) struct InUse(Guard<Option<Arc<Slot>>>);
 impl InUse {
     pub(crate) fn engine(&self) -> Arc<Engine> {
         Arc::clone(&self.slot().engine)
+    }
+
+    /// Does something on a thread that is not the engine's, and logs it as the engine's.
+    pub(crate) fn logging<T>(&self, work: impl FnOnce() -> T) -> T {
+        dispatcher::with_default(&self.slot().logs, work)
     }
 
     fn slot(&self) -> &Slot {
@@ -50,17 +67,45 @@ impl Deref for InUse {
     }
 }
 
-/// Puts an engine into a free slot.
-pub(crate) fn insert(engine: Engine) -> Result<i64> {
+/// Opens an engine with a log of its own and puts it into a free slot.
+pub(crate) fn open(config: Config) -> Result<i64> {
+    log_strays();
+    let log = Arc::<Log>::default();
+    let logs = log.dispatch();
+    let engine = Arc::new(dispatcher::with_default(&logs, || Engine::open(config))?);
     let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-    let slot = Arc::new(Slot { generation, engine: Arc::new(engine) });
+    let slot = Arc::new(Slot { generation, engine, logs });
     for (index, place) in TABLE.iter().enumerate() {
+        let handle = i64::from(generation) << 8 | index as i64;
         let previous = place.compare_and_swap(&None::<Arc<Slot>>, Some(Arc::clone(&slot)));
         if previous.is_none() {
-            return Ok(i64::from(generation) << 8 | index as i64);
+            LOGS.lock().insert(handle, log);
+            return Ok(handle);
         }
     }
+    slot.engine.close();
     Err(Error::InvalidArgument(format!("{SLOTS} engines are open already; close one first")))
+}
+
+/// Gives lines from threads of no engine, as of a panic in a call of the registry's, to every engine's log.
+fn log_strays() {
+    static INSTALLED: Lazy<()> = Lazy::new(|| {
+        let everywhere = |line: Line| LOGS.lock().values().for_each(|log| log.push(line.clone()));
+        // A program that hosts the library as Rust may have a subscriber already, which then has these lines.
+        let _ = dispatcher::set_global_default(Log::subscriber(everywhere));
+    });
+    Lazy::force(&INSTALLED);
+}
+
+/// The next lines of an engine's log, none after `timeout`; `None` once the engine is closed and every line was read.
+pub(crate) fn next_logs(handle: i64, timeout: Duration) -> Option<Vec<Line>> {
+    let log = Arc::clone(LOGS.lock().get(&handle)?);
+    let lines = log.take(timeout);
+    if lines.is_empty() && log.is_over() {
+        LOGS.lock().remove(&handle);
+        return None;
+    }
+    Some(lines)
 }
 
 fn place(handle: i64) -> Option<(&'static ArcSwapOption<Slot>, u32)> {
@@ -93,16 +138,50 @@ pub(crate) fn remove(handle: i64) {
     while Arc::strong_count(&slot) > 1 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_micros(200));
     }
-    slot.engine.close();
+    dispatcher::with_default(&slot.logs, || slot.engine.close());
+    if let Some(log) = LOGS.lock().get(&handle) {
+        log.close();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     fn open() -> i64 {
-        insert(Engine::open(Config::default()).unwrap()).unwrap()
+        super::open(Config::default()).unwrap()
+    }
+
+    fn messages(handle: i64) -> Vec<String> {
+        let lines = std::iter::from_fn(|| next_logs(handle, Duration::from_secs(60)));
+        lines.flatten().map(|line| line.message).collect()
+    }
+
+    #[test]
+    fn each_engine_has_the_lines_that_it_caused() {
+        let handles = [open(), open()];
+        for (handle, name) in handles.iter().zip(["first", "second"]) {
+            let engine = get(*handle).unwrap();
+            engine.logging(|| tracing::warn!("called by {name}"));
+            engine.loaded();
+            engine.flush_within(Duration::from_secs(60)).unwrap();
+        }
+        handles.iter().for_each(|handle| remove(*handle));
+        for (handle, (own, other)) in handles.iter().zip([("first", "second"), ("second", "first")]) {
+            let lines = messages(*handle);
+            assert!(lines.contains(&format!("called by {own}")), "{lines:?}");
+            assert!(!lines.iter().any(|line| line.contains(other)), "{lines:?}");
+            let of_the_publisher = lines.iter().filter(|line| line.starts_with("the view is complete"));
+            assert_eq!(of_the_publisher.count(), 1, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_from_a_thread_of_no_engine_is_in_every_log() {
+        let handles = [open(), open()];
+        std::thread::spawn(|| tracing::error!("a panic somewhere")).join().unwrap();
+        handles.iter().for_each(|handle| remove(*handle));
+        handles.iter().for_each(|handle| assert!(messages(*handle).contains(&"a panic somewhere".to_owned())));
     }
 
     #[test]

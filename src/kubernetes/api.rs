@@ -1,24 +1,22 @@
-//! Requests to the API server, and what its refusals mean.
+//! Requests to the API server.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use kube::{
-    Client, Config,
-    client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Client, client::Body};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::objects::{Key, Kind, Object};
-use crate::config;
+use super::{
+    failure::Failure,
+    objects::{ApiObject, GROUP, ObjectKey, ObjectKind, ObjectState},
+};
 
-const GROUP: &str = "networking.istio.io";
-/// Best first.
+/// Versions of the group that are known here, the best first.
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
-const CONNECT: Duration = Duration::from_secs(5);
+/// How long it may take to ask for the versions.
+const DISCOVER: Duration = Duration::from_secs(5);
 /// A list of many objects takes a while.
 const LIST: Duration = Duration::from_secs(60);
 const PAGE: usize = 500;
@@ -30,118 +28,7 @@ const MAX_LINE: usize = 16 << 20;
 const APPLY: &str = "application/apply-patch+yaml"; // JSON is YAML
 const JSON: &str = "application/json";
 
-/// Why a request did not do what it should.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Failure {
-    /// The server says no.
-    Refused { code: u16, message: Arc<str>, retry_after: Option<Duration> },
-    /// There is no answer.
-    Unreachable(Arc<str>),
-}
-
-/// What to do about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Remedy {
-    /// Leave the server alone for a while.
-    Pause,
-    /// Look at the object again.
-    Refresh,
-    /// Nothing of this kind goes: no such namespace, no such kind, no right to it.
-    Bar,
-    /// This object does not go.
-    Shelve,
-}
-
-impl Failure {
-    pub(super) fn code(&self) -> Option<u16> {
-        match self {
-            Self::Refused { code, .. } => Some(*code),
-            Self::Unreachable(_) => None,
-        }
-    }
-
-    pub(super) fn message(&self) -> &Arc<str> {
-        let (Self::Refused { message, .. } | Self::Unreachable(message)) = self;
-        message
-    }
-
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Refused { retry_after, .. } => *retry_after,
-            Self::Unreachable(_) => None,
-        }
-    }
-
-    pub(super) fn remedy(&self) -> Remedy {
-        match self {
-            Self::Unreachable(_) => Remedy::Pause,
-            Self::Refused { retry_after: Some(_), .. } => Remedy::Pause,
-            Self::Refused { code: 401 | 429 | 502..=504, .. } => Remedy::Pause,
-            Self::Refused { code: 409, .. } => Remedy::Refresh,
-            Self::Refused { code: 404, .. } => Remedy::Bar,
-            // Quotas and admission policies answer 403 as well, but for one object.
-            Self::Refused { code: 403, message, .. } => {
-                let all = message.contains(" cannot ") || message.contains("is being terminated");
-                if all { Remedy::Bar } else { Remedy::Shelve }
-            }
-            Self::Refused { .. } => Remedy::Shelve,
-        }
-    }
-
-    fn unreachable(error: &dyn std::error::Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            // Many errors repeat their source.
-            let more = error.to_string();
-            if !text.contains(&more) {
-                let _ = write!(text, ": {more}");
-            }
-            source = error.source();
-        }
-        Self::Unreachable(text.into())
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused { code, message, .. } => write!(f, "{code}: {message}"),
-            Self::Unreachable(message) => f.write_str(message),
-        }
-    }
-}
-
-/// Reads where the API server is and who we are.
-pub(super) async fn connect(settings: &config::Kubernetes) -> Result<Client, String> {
-    let mut config = match &settings.kubeconfig {
-        Some(file) => {
-            let shown = file.display();
-            let read =
-                Kubeconfig::read_from(file).map_err(|error| format!("mox.kubernetes.kubeconfig {shown}: {error}"))?;
-            let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
-            let config = Config::from_custom_kubeconfig(read, &options).await;
-            config.map_err(|error| format!("mox.kubernetes.kubeconfig {shown}: {error}"))?
-        }
-        None => Config::incluster().map_err(|error| {
-            format!(
-                "no service account of a pod is here ({error}); set mox.kubernetes.kubeconfig outside of Kubernetes"
-            )
-        })?,
-    };
-    // A child process and its signals do not belong into a host that is not ours.
-    if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
-        return Err(
-            "the kubeconfig's user has an exec plugin or auth provider; use a token, a token file or a client \
-                    certificate"
-                .to_owned(),
-        );
-    }
-    (config.connect_timeout, config.read_timeout, config.default_retry) = (Some(CONNECT), None, false);
-    Client::try_from(config).map_err(|error| Failure::unreachable(&error).to_string())
-}
-
-/// What a request says beside its path.
+/// A request but for its path.
 pub(super) struct Call {
     pub(super) method: Method,
     pub(super) body: Vec<u8>,
@@ -168,40 +55,37 @@ pub(super) async fn send(
     let answer = async {
         let response = open(client, path, call).await?;
         let status = response.status();
-        let body = response.into_body().collect_bytes().await.map_err(|error| Failure::unreachable(&error))?;
+        let body = response.into_body().collect_bytes().await.map_err(|error| Failure::of_error(&error))?;
         Ok((status, body))
     };
-    let late = |_| Failure::Unreachable(format!("no answer within {} s", within.as_secs_f32()).into());
+    let late = |_| Failure::unreachable(format!("no answer within {} s", within.as_secs_f32()));
     tokio::time::timeout(within, answer).await.map_err(late)?
 }
 
 /// Sends a request; the answer of one that succeeded can be read as it comes.
 async fn open(client: &Client, path: &str, call: Call) -> Result<http::Response<Body>, Failure> {
     let request = Request::builder().method(call.method).uri(path).header(header::CONTENT_TYPE, call.content_type);
-    let request = request.body(Body::from(call.body)).map_err(|error| Failure::unreachable(&error))?;
-    let response = client.send(request).await.map_err(|error| Failure::unreachable(&error))?;
+    let request = request.body(Body::from(call.body)).map_err(|error| Failure::of_error(&error))?;
+    let response = client.send(request).await.map_err(|error| Failure::of_error(&error))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     #[derive(Deserialize)]
-    struct Status {
+    struct ApiStatus {
         message: String,
     }
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let body = response.into_body().collect_bytes().await.unwrap_or_default();
-    let message = serde_json::from_slice::<Status>(&body).map(|status| status.message);
+    let message = serde_json::from_slice::<ApiStatus>(&body).map(|status| status.message);
     let message = message.unwrap_or_else(|_| String::from_utf8_lossy(&body[..body.len().min(512)]).trim().to_owned());
     let message = if message.is_empty() { status.to_string() } else { message };
-    Err(Failure::Refused {
-        code: status.as_u16(),
-        message: message.into(),
-        retry_after: retry_after.map(Duration::from_secs),
-    })
+    Err(Failure::refused(status.as_u16(), &message, retry_after.map(Duration::from_secs)))
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| Failure::Unreachable(format!("its answer: {error}").into()))
+    serde_json::from_slice(body)
+        .map_err(|error| Failure::unreachable(format!("the API server's answer cannot be read: {error}")))
 }
 
 /// The API as one owner's objects in one namespace need it.
@@ -220,81 +104,86 @@ impl Api {
     /// The newest version of Istio's kinds that the server has.
     pub(super) async fn discover(client: &Client) -> Result<String, Failure> {
         #[derive(Deserialize)]
-        struct Group {
-            versions: Vec<Version>,
+        struct ApiGroup {
+            versions: Vec<ApiVersion>,
         }
         #[derive(Deserialize)]
-        struct Version {
+        struct ApiVersion {
             version: String,
         }
-        let (_, body) = match send(client, &format!("/apis/{GROUP}"), Call::get(), CONNECT).await {
+        let (_, body) = match send(client, &format!("/apis/{GROUP}"), Call::get(), DISCOVER).await {
             Err(Failure::Refused { code: 404, retry_after, .. }) => {
-                let message = format!("the API server does not know {GROUP}: install Istio's CRDs").into();
-                return Err(Failure::Refused { code: 404, message, retry_after });
+                let message = format!("the API server does not know {GROUP}: install Istio's CRDs");
+                return Err(Failure::refused(404, &message, retry_after));
             }
             answer => answer?,
         };
-        let served: Group = parsed(&body)?;
+        let served: ApiGroup = parsed(&body)?;
         let known = VERSIONS.iter().find(|known| served.versions.iter().any(|version| version.version == **known));
-        let none = || Failure::Refused {
-            code: 404,
-            message: format!("the API server has no version of {GROUP} that is known here").into(),
-            retry_after: None,
+        let none = || {
+            let served: Vec<&str> = served.versions.iter().map(|version| &*version.version).collect();
+            let (served, known) = (served.join(", "), VERSIONS.join(", "));
+            let message = format!(
+                "the API server has {GROUP} in {served}, of which none is known here ({known}): install \
+                                   Istio's CRDs of a version that has one"
+            );
+            Failure::refused(404, &message, None)
         };
         Ok(format!("{GROUP}/{}", known.ok_or_else(none)?))
     }
 
-    fn path(&self, kind: Kind) -> String {
+    fn path(&self, kind: ObjectKind) -> String {
         format!("/apis/{}/namespaces/{}/{}", self.version, self.namespace, kind.plural())
     }
 
-    /// Applies an object. True: it was not there before.
-    pub(super) async fn apply(&self, key: &Key, body: Vec<u8>, force: bool) -> Result<(bool, Bytes), Failure> {
+    /// Applies an object. True: there was none of this name before.
+    pub(super) async fn apply(&self, key: &ObjectKey, body: Vec<u8>, force: bool) -> Result<(bool, Bytes), Failure> {
         let path = format!("{}/{}?fieldManager={}&force={force}", self.path(key.kind), key.name, self.manager);
         let call = Call { method: Method::PATCH, body, content_type: APPLY };
         let (status, body) = send(&self.client, &path, call, self.within).await?;
         Ok((status == StatusCode::CREATED, body))
     }
 
-    /// Deletes that state of an object.
-    pub(super) async fn delete(&self, key: &Key, uid: &str, version: &str) -> Result<(), Failure> {
+    /// Deletes an object that is in this state.
+    pub(super) async fn delete(&self, key: &ObjectKey, state: &ObjectState) -> Result<(), Failure> {
+        let ObjectState { uid, version } = state;
         let options = serde_json::json!({
             "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": uid, "resourceVersion": version },
         });
         let path = format!("{}/{}", self.path(key.kind), key.name);
         let deleted = send(&self.client, &path, Call::json(Method::DELETE, &options), self.within).await;
         match deleted {
-            // Somebody was faster.
+            // Another writer, or an attempt of ours without an answer, was faster.
             Err(Failure::Refused { code: 404, .. }) => Ok(()),
             deleted => deleted.map(|_| ()),
         }
     }
 
     /// The spec of an object; `None` if there is none. A list, since no right to get single ones is needed otherwise.
-    pub(super) async fn spec(&self, key: &Key) -> Result<Option<serde_json::Value>, Failure> {
+    pub(super) async fn spec(&self, key: &ObjectKey) -> Result<Option<serde_json::Value>, Failure> {
         #[derive(Deserialize)]
-        struct List {
-            items: Vec<Item>,
+        struct SpecList {
+            items: Vec<SpecItem>,
         }
         #[derive(Deserialize)]
-        struct Item {
+        struct SpecItem {
             spec: serde_json::Value,
         }
         let path = format!("{}?fieldSelector=metadata.name%3D{}", self.path(key.kind), key.name);
         let (_, body) = send(&self.client, &path, Call::get(), self.within).await?;
-        Ok(parsed::<List>(&body)?.items.pop().map(|item| item.spec))
+        Ok(parsed::<SpecList>(&body)?.items.pop().map(|item| item.spec))
     }
 
     /// Every object of a kind, each handed to `take`; returns the version of the list.
-    pub(super) async fn list(&self, kind: Kind, mut take: impl FnMut(Object)) -> Result<String, Failure> {
+    pub(super) async fn list(&self, kind: ObjectKind, mut take: impl FnMut(ApiObject)) -> Result<String, Failure> {
         #[derive(Deserialize)]
-        struct List {
-            metadata: ListMetadata,
-            items: Vec<Object>,
+        struct ObjectList {
+            metadata: ListMeta,
+            items: Vec<ApiObject>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct ListMetadata {
+        struct ListMeta {
             resource_version: String,
             #[serde(default)]
             r#continue: String,
@@ -303,7 +192,7 @@ impl Api {
         loop {
             let path = format!("{}?limit={PAGE}{token}", self.path(kind));
             let (_, body) = send(&self.client, &path, Call::get(), LIST).await?;
-            let list: List = parsed(&body)?;
+            let list: ObjectList = parsed(&body)?;
             list.items.into_iter().for_each(&mut take);
             if list.metadata.r#continue.is_empty() {
                 return Ok(list.metadata.resource_version);
@@ -312,25 +201,25 @@ impl Api {
         }
     }
 
-    /// What happens to the objects of a kind from a version on.
-    pub(super) async fn watch(&self, kind: Kind, from: &str) -> Result<Lines, Failure> {
+    /// Opens a watch of the objects of a kind, from a version on.
+    pub(super) async fn watch(&self, kind: ObjectKind, from: &str) -> Result<WatchLines, Failure> {
         let path = format!(
             "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}",
             self.path(kind)
         );
         let opened = tokio::time::timeout(LIST, open(&self.client, &path, Call::get())).await;
-        let opened = opened.map_err(|_| Failure::Unreachable("no answer to a watch".into()))?;
-        Ok(Lines { body: opened?.into_body(), buffer: BytesMut::new() })
+        let opened = opened.map_err(|_| Failure::unreachable("the API server does not answer a watch"))?;
+        Ok(WatchLines { body: opened?.into_body(), buffer: BytesMut::new() })
     }
 }
 
-/// An answer, line by line.
-pub(super) struct Lines {
+/// The answer to a watch, line by line.
+pub(super) struct WatchLines {
     body: Body,
     buffer: BytesMut,
 }
 
-impl Lines {
+impl WatchLines {
     /// The next line; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         let mut searched = 0;
@@ -340,37 +229,13 @@ impl Lines {
             }
             searched = self.buffer.len();
             if searched > MAX_LINE {
-                return Err(Failure::Unreachable("an event of the watch is too large".into()));
+                return Err(Failure::unreachable(format!("an event of the watch is larger than {MAX_LINE} bytes")));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-                Some(Err(error)) => return Err(Failure::unreachable(&error)),
+                Some(Err(error)) => return Err(Failure::of_error(&error)),
                 None => return Ok(None),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_are_told_apart() {
-        let refused =
-            |code, message: &str| Failure::Refused { code, message: message.into(), retry_after: None }.remedy();
-        assert_eq!(refused(403, "User \"a\" cannot patch resource \"b\" in API group \"c\""), Remedy::Bar);
-        assert_eq!(
-            refused(403, "unable to create new content in namespace x because it is being terminated"),
-            Remedy::Bar
-        );
-        assert_eq!(refused(403, "exceeded quota: q"), Remedy::Shelve);
-        assert_eq!(refused(404, "namespaces \"x\" not found"), Remedy::Bar);
-        assert_eq!(refused(409, "the object has been modified"), Remedy::Refresh);
-        assert_eq!(refused(422, "is invalid"), Remedy::Shelve);
-        assert_eq!(refused(500, "etcdserver: request is too large"), Remedy::Shelve);
-        assert_eq!(refused(429, ""), Remedy::Pause);
-        let later = Failure::Refused { code: 500, message: "".into(), retry_after: Some(Duration::from_secs(1)) };
-        assert_eq!(later.remedy(), Remedy::Pause);
     }
 }

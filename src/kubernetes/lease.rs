@@ -1,4 +1,4 @@
-//! One writer among the session servers: a `coordination.k8s.io` Lease.
+//! The lease that makes one of the session servers the writer: a `coordination.k8s.io` Lease.
 //!
 //! As client-go's leader election has it: who finds it free, released, or unchanged for its whole length by its own clock takes it
 //! over the version that was seen, so that of two only one can. Clocks of different machines are never compared.
@@ -11,14 +11,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::api::{self, Call, Failure};
+use super::{
+    api::{self, Call},
+    failure::Failure,
+};
 
-/// Whose the lease is.
+/// Who holds the lease.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Hold {
-    /// Ours; no write begins after this.
+    /// We hold the lease; no write begins after this.
     Ours(Instant),
-    /// Another session server's.
+    /// Another session server holds the lease, by this name.
     Others(String),
 }
 
@@ -31,25 +34,25 @@ pub(super) struct Lease {
     length: Duration,
     /// The version seen last, and when it was seen first.
     seen: Option<(String, Instant)>,
-    known: Option<Record>,
+    known: Option<LeaseObject>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct Record {
-    metadata: Metadata,
+struct LeaseObject {
+    metadata: LeaseMeta,
     #[serde(default)]
-    spec: Spec,
+    spec: LeaseSpec,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
+struct LeaseMeta {
     resource_version: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Spec {
+struct LeaseSpec {
     holder_identity: Option<String>,
     lease_duration_seconds: Option<u64>,
     acquire_time: Option<String>,
@@ -57,17 +60,23 @@ struct Spec {
     lease_transitions: Option<u64>,
 }
 
+impl std::fmt::Display for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} (for {})", self.namespace, self.name, self.identity)
+    }
+}
+
 impl Lease {
     pub(super) fn new(client: Client, namespace: String, name: String, identity: String, length: Duration) -> Self {
         Self { client, namespace, name, identity, length, seen: None, known: None }
     }
 
-    /// How often it is renewed, or looked at.
+    /// How often the lease is renewed, or looked at.
     pub(super) fn period(&self) -> Duration {
         self.length / 3
     }
 
-    /// Our name in it.
+    /// Our name in the lease.
     pub(super) fn identity(&self) -> &str {
         &self.identity
     }
@@ -76,10 +85,10 @@ impl Lease {
         format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace)
     }
 
-    async fn call(&mut self, path: &str, call: Call) -> Result<Record, Failure> {
+    async fn call(&mut self, path: &str, call: Call) -> Result<LeaseObject, Failure> {
         let (_, body) = api::send(&self.client, path, call, self.period()).await?;
-        let record: Record = serde_json::from_slice(&body)
-            .map_err(|error| Failure::Unreachable(format!("the lease cannot be read: {error}").into()))?;
+        let record: LeaseObject = serde_json::from_slice(&body)
+            .map_err(|error| Failure::unreachable(format!("the lease cannot be read: {error}")))?;
         let version = &record.metadata.resource_version;
         if self.seen.as_ref().is_none_or(|(seen, _)| seen != version) {
             self.seen = Some((version.clone(), Instant::now()));
@@ -88,7 +97,7 @@ impl Lease {
         Ok(record)
     }
 
-    /// Takes it or renews it, if it can be had.
+    /// Takes or renews the lease, if it can be had.
     pub(super) async fn acquire(&mut self) -> Result<Hold, Failure> {
         // A renewal needs no look before: a version that is not the newest is refused.
         if let Some(record) = self.known.clone().filter(|record| self.is_ours(record)) {
@@ -111,25 +120,25 @@ impl Lease {
         Ok(Hold::Others(holder))
     }
 
-    fn is_ours(&self, record: &Record) -> bool {
+    fn is_ours(&self, record: &LeaseObject) -> bool {
         record.spec.holder_identity.as_deref() == Some(&self.identity)
     }
 
-    /// Somebody who was faster is seen the next time.
-    async fn lost_if_conflict(&mut self, over: Option<Record>) -> Result<Hold, Failure> {
+    /// Writes our name into the lease; whoever was faster is seen the next time.
+    async fn lost_if_conflict(&mut self, over: Option<LeaseObject>) -> Result<Hold, Failure> {
         match self.write(over).await {
             Err(Failure::Refused { code: 409, .. }) => Ok(Hold::Others("another".to_owned())),
             written => written,
         }
     }
 
-    async fn write(&mut self, over: Option<Record>) -> Result<Hold, Failure> {
+    async fn write(&mut self, over: Option<LeaseObject>) -> Result<Hold, Failure> {
         let began = Instant::now();
         let spec = over.as_ref().map(|record| record.spec.clone()).unwrap_or_default();
         let now = || humantime::format_rfc3339_micros(SystemTime::now()).to_string();
         let ours = spec.holder_identity.as_deref() == Some(&self.identity);
         let transitions = spec.lease_transitions.unwrap_or_default() + u64::from(!ours);
-        let spec = Spec {
+        let spec = LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(self.length.as_secs()),
             acquire_time: spec.acquire_time.filter(|_| ours).or_else(|| Some(now())),
@@ -140,7 +149,7 @@ impl Lease {
         Ok(Hold::Ours(began + self.length * 2 / 3))
     }
 
-    async fn put(&mut self, spec: &Spec, over: Option<&Record>) -> Result<Record, Failure> {
+    async fn put(&mut self, spec: &LeaseSpec, over: Option<&LeaseObject>) -> Result<LeaseObject, Failure> {
         let mut lease: Value = json!({
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -160,13 +169,18 @@ impl Lease {
         }
     }
 
-    /// Gives it away, so that nobody has to wait for its end.
+    /// Gives the lease away, so that nobody has to wait for its end.
     pub(super) async fn release(&mut self) {
         let Some(record) = self.known.take().filter(|record| self.is_ours(record)) else { return };
         let spec =
-            Spec { holder_identity: Some(String::new()), lease_duration_seconds: Some(1), ..record.spec.clone() };
+            LeaseSpec { holder_identity: Some(String::new()), lease_duration_seconds: Some(1), ..record.spec.clone() };
         if let Err(error) = self.put(&spec, Some(&record)).await {
-            tracing::info!(%error, "the lease is not released; it runs out by itself");
+            tracing::info!(
+                event = "kubernetes_lease_not_released",
+                lease = %self,
+                %error,
+                "the lease is not released; it runs out by itself"
+            );
         }
         self.known = None;
     }

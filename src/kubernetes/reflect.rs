@@ -1,4 +1,7 @@
 //! Follows the objects of a kind: a list, then a watch from there on.
+//!
+//! By hand, and not `kube::runtime::watcher`: that resumes a watch which ended before its time, does not see an API server
+//! that went back in time, and does not say when a list began, which tells what a list may not have yet.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,49 +12,57 @@ use tokio::{
 };
 
 use super::{
-    api::{Api, Failure, WATCH_SECONDS},
-    objects::{Kind, Object, Seen},
-    pace::Backoff,
+    api::{Api, WATCH_SECONDS},
+    failure::Failure,
+    objects::{ApiObject, ObjectKind, Observed, is_older},
+    pace::{Backoff, Jitter},
 };
 
-/// What is known of the objects of a kind.
-pub(super) enum Event {
-    /// All of them, as they were at that time or later.
-    Listed(Instant, Vec<(Arc<str>, Seen)>),
-    /// One is new or another.
-    Put(Arc<str>, Seen),
-    /// One is gone, as of a version.
-    Gone(Arc<str>, Seen),
-    /// They cannot be followed now.
+/// News of the objects of a kind.
+pub(super) enum WatchEvent {
+    /// All objects, as of a version; the request began then.
+    Listed { began: Instant, version: String, objects: Vec<(Arc<str>, Observed)> },
+    /// An object is new or changed.
+    Shown(Arc<str>, Observed),
+    /// An object is gone; this was its last state.
+    Gone(Arc<str>, Observed),
+    /// The objects cannot be followed now.
     Failed(Failure),
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct WatchLine {
     r#type: String,
     object: serde_json::Value,
 }
 
 /// Why a watch ended.
-enum End {
-    /// Its time was over; another goes on from there.
+enum WatchEnd {
+    /// The watch's time was over; the next one goes on from this version.
     Over(String),
     /// Nothing is known of what happened since.
     Lost(Failure),
 }
 
 /// Reports what happens to the objects of a kind until nobody listens.
-pub(super) async fn follow(api: Arc<Api>, kind: Kind, owner: Arc<str>, out: mpsc::Sender<(Kind, Event)>) {
+pub(super) async fn follow(
+    api: Arc<Api>,
+    kind: ObjectKind,
+    owner: Arc<str>,
+    out: mpsc::Sender<(ObjectKind, WatchEvent)>,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut jitter = Jitter::random();
     loop {
-        let mut items = Vec::new();
+        let mut objects = Vec::new();
         let began = Instant::now();
         let listed = api.list(kind, |object| {
-            items.push((object.metadata.name.as_str().into(), object.seen(kind, &owner)));
+            objects.push((object.metadata.name.as_str().into(), object.observed(kind, &owner)));
         });
         let failure = match listed.await {
             Ok(version) => {
-                if out.send((kind, Event::Listed(began, items))).await.is_err() {
+                let listed = WatchEvent::Listed { began, version: version.clone(), objects };
+                if out.send((kind, listed)).await.is_err() {
                     return;
                 }
                 backoff.reset();
@@ -59,67 +70,68 @@ pub(super) async fn follow(api: Arc<Api>, kind: Kind, owner: Arc<str>, out: mpsc
                 loop {
                     match watch(&api, kind, &owner, from, &out).await {
                         None => return,
-                        Some(End::Over(version)) => from = version,
-                        Some(End::Lost(failure)) => break failure,
+                        Some(WatchEnd::Over(version)) => from = version,
+                        Some(WatchEnd::Lost(failure)) => break failure,
                     }
                 }
             }
             Err(failure) => failure,
         };
         // Too old a version is how a watch ends that was behind; a list is the remedy.
-        if failure.code() != Some(410) && out.send((kind, Event::Failed(failure))).await.is_err() {
+        if failure.code() != Some(410) && out.send((kind, WatchEvent::Failed(failure))).await.is_err() {
             return;
         }
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.next(&mut jitter)).await;
     }
 }
 
 /// `None`: nobody listens.
-async fn watch(api: &Api, kind: Kind, owner: &str, mut from: String, out: &mpsc::Sender<(Kind, Event)>) -> Option<End> {
-    let lost = |text: String| Some(End::Lost(Failure::Unreachable(text.into())));
+async fn watch(
+    api: &Api,
+    kind: ObjectKind,
+    owner: &str,
+    mut from: String,
+    out: &mpsc::Sender<(ObjectKind, WatchEvent)>,
+) -> Option<WatchEnd> {
+    let lost = |text: &str| Some(WatchEnd::Lost(Failure::unreachable(text)));
     let began = Instant::now();
     let mut lines = match api.watch(kind, &from).await {
         Ok(lines) => lines,
-        Err(failure) => return Some(End::Lost(failure)),
+        Err(failure) => return Some(WatchEnd::Lost(failure)),
     };
     let lasts = Duration::from_secs(WATCH_SECONDS + 30);
     loop {
         let line = match timeout(lasts, lines.next()).await {
             Ok(Ok(Some(line))) => line,
             // An API server that ends it before its time may come back with other data.
-            Ok(Ok(None)) if began.elapsed().as_secs() + 5 >= WATCH_SECONDS => return Some(End::Over(from)),
-            Ok(Ok(None)) => return lost("the watch ended".to_owned()),
-            Ok(Err(failure)) => return Some(End::Lost(failure)),
-            Err(_) => return lost("the watch is silent".to_owned()),
+            Ok(Ok(None)) if began.elapsed().as_secs() + 5 >= WATCH_SECONDS => return Some(WatchEnd::Over(from)),
+            Ok(Ok(None)) => return lost("the API server ended the watch before its time"),
+            Ok(Err(failure)) => return Some(WatchEnd::Lost(failure)),
+            Err(_) => return lost("the watch was silent for longer than it lasts"),
         };
-        let Ok(Line { r#type, object }) = serde_json::from_slice::<Line>(&line) else {
-            return lost("an event of the watch cannot be read".to_owned());
+        let Ok(WatchLine { r#type, object }) = serde_json::from_slice::<WatchLine>(&line) else {
+            return lost("an event of the watch cannot be read");
         };
         if r#type == "ERROR" {
             let code = object["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500);
-            let message = object["message"].as_str().unwrap_or("the watch failed").into();
-            return Some(End::Lost(Failure::Refused { code, message, retry_after: None }));
+            let message = object["message"].as_str().unwrap_or("the watch failed");
+            return Some(WatchEnd::Lost(Failure::refused(code, message, None)));
         }
-        let Ok(object) = serde_json::from_value::<Object>(object) else {
-            return lost("an object of the watch cannot be read".to_owned());
+        let Ok(object) = serde_json::from_value::<ApiObject>(object) else {
+            return lost("an object of the watch cannot be read");
         };
         if is_older(&object.metadata.resource_version, &from) {
-            return lost("the API server went back in time".to_owned());
+            return lost("the API server went back in time");
         }
         from.clone_from(&object.metadata.resource_version);
         let name: Arc<str> = object.metadata.name.as_str().into();
         let event = match &*r#type {
-            "ADDED" | "MODIFIED" => Event::Put(name, object.seen(kind, owner)),
-            "DELETED" => Event::Gone(name, object.seen(kind, owner)),
+            "ADDED" | "MODIFIED" => WatchEvent::Shown(name, object.observed(kind, owner)),
+            "DELETED" => WatchEvent::Gone(name, object.observed(kind, owner)),
             _ => continue,
         };
         if out.send((kind, event)).await.is_err() {
             return None;
         }
     }
-}
-
-/// Whether one version is older than another; false where they are no numbers, which Kubernetes has had them be always.
-pub(super) fn is_older(version: &str, than: &str) -> bool {
-    matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version < than)
 }

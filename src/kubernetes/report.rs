@@ -1,18 +1,15 @@
-//! What an operator is told.
+//! The report for operators.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::breaker::Lost;
-
-/// Of problems and foreign objects this many are shown.
-const SHOWN: usize = 100;
+use crate::catalog::breaker::Lost;
 
 /// How writing to the API server goes; all of it but the counts belongs to the session server that has the lease.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct KubernetesReport {
     /// `mox.kubernetes.owner`.
     pub owner: String,
     /// Namespace of the objects.
@@ -23,15 +20,15 @@ pub struct Report {
     pub identity: String,
     /// Whether this session server has the lease, and so is the one that writes.
     pub writer: bool,
-    /// Who has it, as far as it is known.
+    /// Who has the lease, as far as it is known.
     pub holder: Option<String>,
-    /// What keeps everything from going on, in the API server's own words where they are its.
+    /// Reason why nothing is written, in the API server's own words where it gave one.
     pub failure: Option<Arc<str>>,
     /// `version_info` of the ServiceEntries, WorkloadEntries and DestinationRules that are wanted.
     pub versions: Option<[String; 3]>,
     /// Objects that are wanted.
     pub objects: usize,
-    /// Those that are still to be written or deleted, or tried again.
+    /// Objects that are yet to be written or deleted, or tried again.
     pub pending: usize,
     /// Requests under way.
     pub in_flight: usize,
@@ -43,13 +40,13 @@ pub struct Report {
     pub deletes: u64,
     /// Writes that the API server refused.
     pub refused: u64,
-    /// Those of them that met another state of the object than was known.
+    /// Of `refused`: 409 Conflict, the object was in another state than was known.
     pub conflicts: u64,
     /// How often all writes were put off, since the API server said so (429, Retry-After) or did not answer.
     pub pauses: u64,
     /// How the first comparison after the lease was taken went.
     pub first_sync: Option<FirstSync>,
-    /// What would go if removals were not withheld: the breaker judges what is in the API when the lease is taken.
+    /// Services and endpoints whose removal the breaker withholds; it judges what is in the API when the lease is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Lost>,
     /// An operator had everything deleted, and nothing is written until `resume`.
@@ -60,19 +57,8 @@ pub struct Report {
     pub problems: BTreeMap<String, Problem>,
 }
 
-impl Report {
-    /// A copy of bounded size, whatever the number of objects.
-    pub fn shown(&mut self) -> Self {
-        let all = std::mem::take(&mut self.problems);
-        let mut shown = self.clone();
-        shown.problems = all.iter().take(SHOWN).map(|(key, problem)| (key.clone(), problem.clone())).collect();
-        self.problems = all;
-        shown
-    }
-}
-
-/// The first comparison.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+/// How the first comparison with the API went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FirstSync {
     /// Objects that are wanted.
@@ -84,13 +70,13 @@ pub struct FirstSync {
 }
 
 /// Why an object is not as it should be.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Problem {
-    /// HTTP status of the API server, if it is its word.
+    /// HTTP status of the API server, if the message is its word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
-    /// What it says.
+    /// The API server's words, at most 500 characters of them, or what we do.
     pub message: Arc<str>,
-    /// How often it was tried.
+    /// How often the write was tried.
     pub attempts: u32,
 }

@@ -13,33 +13,34 @@ use tokio::{
 };
 
 use super::{
-    Followed, Orders,
-    api::{self, Api},
+    Followed, SinkOrders,
+    api::Api,
+    connect::connect,
     lease::{Hold, Lease},
-    pace::{Backoff, jittered},
-    report::Report,
-    term::{Ended, Given, Term},
+    pace::{Backoff, Jitter},
+    report::KubernetesReport,
+    term::{Term, TermEnd, TermInput},
 };
 use crate::config::{self, Protect};
 
-/// What the task is given.
+/// The task of a sink, and what it is given.
 #[derive(Clone)]
-pub(super) struct Work {
+pub(super) struct SinkTask {
     pub(super) settings: config::Kubernetes,
     pub(super) protect: Protect,
     pub(super) followed: Followed,
-    pub(super) orders: watch::Receiver<Orders>,
-    pub(super) report: Arc<Mutex<Report>>,
+    pub(super) orders: watch::Receiver<SinkOrders>,
+    pub(super) report: Arc<Mutex<KubernetesReport>>,
 }
 
-impl Work {
+impl SinkTask {
     /// Runs until the engine ends; a panic, which is a bug, ends a run and not the sink.
     pub(super) async fn supervised(self) {
         while let Err(error) = tokio::spawn(self.clone().run()).await {
             if !error.is_panic() {
                 return;
             }
-            tracing::error!("writing to Kubernetes ended by a bug; it begins anew");
+            tracing::error!(event = "kubernetes_bug", "writing to Kubernetes ended by a bug; it begins anew");
             self.fail("a bug; the log says where");
             sleep(Duration::from_secs(10)).await;
         }
@@ -53,14 +54,15 @@ impl Work {
             report.identity.clone_from(&identity);
             report.namespace.clone()
         };
+        let mut jitter = Jitter::random();
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
         let client = loop {
-            match api::connect(&self.settings).await {
+            match connect(&self.settings).await {
                 Ok(client) => break client,
                 Err(error) => {
-                    tracing::error!(error, "no credentials for Kubernetes");
+                    tracing::error!(event = "kubernetes_no_credentials", error, "no credentials for Kubernetes");
                     self.fail(&error);
-                    if self.rest(backoff.next()).await {
+                    if self.rest(backoff.next(&mut jitter)).await {
                         return;
                     }
                 }
@@ -87,18 +89,26 @@ impl Work {
                     }
                     self.end();
                     match ended {
-                        Ended::Dismissed => {
+                        TermEnd::Dismissed => {
                             lease.release().await;
                             continue;
                         }
-                        Ended::Lost => {
-                            tracing::warn!("the lease is lost; another session server may write to Kubernetes now");
-                            jittered(lease.period())
+                        TermEnd::Lost => {
+                            tracing::warn!(
+                                event = "kubernetes_lease_lost",
+                                lease = %lease,
+                                "the lease is lost; another session server may write to Kubernetes now"
+                            );
+                            jitter.of(lease.period())
                         }
-                        Ended::Failed(failure) => {
-                            tracing::error!(%failure, "objects of Kubernetes cannot be written");
+                        TermEnd::Failed(failure) => {
+                            tracing::error!(
+                                event = "kubernetes_term_failed",
+                                %failure,
+                                "objects of Kubernetes cannot be written"
+                            );
                             self.fail(&failure.to_string());
-                            backoff.next()
+                            backoff.next(&mut jitter)
                         }
                     }
                 }
@@ -107,27 +117,28 @@ impl Work {
                     report.failure = None;
                     report.holder = Some(holder);
                     drop(report);
-                    jittered(lease.period())
+                    jitter.of(lease.period())
                 }
                 Err(failure) => {
-                    self.fail(&format!("the lease: {failure}"));
-                    tracing::warn!(%failure, "the lease cannot be had");
-                    jittered(lease.period()).max(failure.retry_after().unwrap_or_default())
+                    // Rights, namespace and reachability are what an operator can mend, and the failure says which.
+                    self.fail(&format!("the lease {lease} cannot be had: {failure}"));
+                    tracing::warn!(event = "kubernetes_lease_failed", lease = %lease, %failure, "the lease cannot be had");
+                    jitter.of(lease.period()).max(failure.retry_after().unwrap_or_default())
                 }
             };
             self.rest(pause).await;
         }
     }
 
-    /// A time as the holder of the lease.
-    async fn term(&self, api: Api, lease: &mut Lease, deadline: Instant) -> Ended {
+    /// A term as the holder of the lease, until that is lost, given up or of no use.
+    async fn term(&self, api: Api, lease: &mut Lease, deadline: Instant) -> TermEnd {
         let version = match Api::discover(&api.client).await {
             Ok(version) => version,
-            Err(failure) => return Ended::Failed(failure),
+            Err(failure) => return TermEnd::Failed(failure),
         };
         self.report.lock().api = Some(version.clone());
         let until = watch::Sender::new(deadline);
-        let term = Term::new(Given {
+        let term = Term::new(TermInput {
             api: Arc::new(Api { version, ..api }),
             owner: self.settings.owner.as_str().into(),
             settings: self.settings.clone(),
@@ -149,7 +160,12 @@ impl Work {
                         Ok(Hold::Others(_)) => return,
                         Err(_) if Instant::now() >= *until.borrow() => return,
                         Err(failure) => {
-                            tracing::warn!(%failure, "the lease is not renewed yet");
+                            tracing::warn!(
+                                event = "kubernetes_lease_not_renewed",
+                                lease = %lease,
+                                %failure,
+                                "the lease is not renewed yet"
+                            );
                             sleep(lease.period() / 5).await;
                         }
                     }
@@ -158,17 +174,17 @@ impl Work {
         };
         tokio::select! {
             ended = term.run(self.dismissed()) => ended,
-            () = renew => Ended::Lost,
+            () = renew => TermEnd::Lost,
         }
     }
 
-    /// Whether it is for this session server to write, now.
+    /// Whether this session server may write now.
     fn may(&self) -> bool {
         let known = self.followed.view.borrow().complete || self.orders.borrow().purging;
         known && !*self.followed.fenced.borrow() && !*self.followed.draining.borrow()
     }
 
-    /// Waits until it is; false: the engine ends.
+    /// Waits until this session server may write; false: the engine ends.
     async fn eligible(&self) -> bool {
         let Followed { mut view, mut fenced, mut draining } = self.followed.clone();
         let mut orders = self.orders.clone();
@@ -176,7 +192,7 @@ impl Work {
             if *draining.borrow_and_update() {
                 return false;
             }
-            // One that is closed belongs to an engine that is gone.
+            // A channel that is closed belongs to an engine that is gone.
             let open = tokio::select! {
                 changed = view.changed() => changed,
                 changed = fenced.changed() => changed,
@@ -190,7 +206,7 @@ impl Work {
         true
     }
 
-    /// Waits until it is not.
+    /// Waits until this session server may not write.
     async fn dismissed(&self) {
         let Followed { mut fenced, mut draining, .. } = self.followed.clone();
         let mut orders = self.orders.clone();
@@ -206,7 +222,7 @@ impl Work {
         }
     }
 
-    /// Waits; true: the engine ends meanwhile.
+    /// Waits for `pause`; true: the engine ends meanwhile.
     async fn rest(&self, pause: Duration) -> bool {
         let mut draining = self.followed.draining.clone();
         tokio::select! {
@@ -227,7 +243,11 @@ impl Work {
         report.first_sync = None;
         report.problems.clear();
         drop(report);
-        tracing::info!(identity, "the lease is ours; objects of Kubernetes are written here");
+        tracing::info!(
+            event = "kubernetes_lease_taken",
+            identity,
+            "the lease is ours; objects of Kubernetes are written here"
+        );
     }
 
     fn end(&self) {

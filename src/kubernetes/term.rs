@@ -1,399 +1,274 @@
-//! What the holder of the lease does: keeps the objects in the API as the view wants them.
-//!
-//! Two maps, what is wanted and what was seen in the API, and for each object the one [`Step`] that they call for. A
-//! change of either looks at that object again; nothing is compared as a whole but at the start.
+//! The time as holder of the lease: drives a [`Plan`] with the view, the watch, the operator's orders and the answers of the
+//! API server, and carries out its writes.
 
-mod steps;
-mod wanted;
-mod writes;
-
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
-    task::{self, JoinSet},
+    task::{self, JoinError, JoinSet},
     time::Instant,
 };
 
 use super::{
-    Orders,
-    api::{Api, Failure},
-    flight::Landing,
-    objects::{Content, Form, Key, Kind, Seen},
-    pace::{Backoff, Bucket},
-    reflect,
-    report::{FirstSync, Report},
+    SinkOrders,
+    api::Api,
+    conversion::Conversion,
+    failure::Failure,
+    objects::{ObjectKey, ObjectKind},
+    pace::Jitter,
+    plan::{Notice, Outcome, Plan, PlanSettings, PlannedWrite, WriteCounts},
+    reflect::{self, WatchEvent},
+    report::{KubernetesReport, Problem},
+    write,
 };
 use crate::{
-    breaker::{Breaker, Verdict},
     config::{self, Protect},
-    model,
-    part::Part,
-    snapshot::{Set, Snapshot},
-    view::View,
+    snapshot::view::View,
 };
 
-/// How often the log says how far it is, while there is something to do.
-const PROGRESS: Duration = Duration::from_secs(10);
-/// A fight with another writer is forgotten after this.
-const PEACE: Duration = Duration::from_secs(600);
-
-/// An object that is wanted.
-struct Want {
-    form: Form,
-    source: Source,
-}
-
-/// Where its content is found when it is to be written.
-enum Source {
-    /// In the view, by this name.
-    Resource(Arc<str>),
-    /// Here: an endpoint of a service with too many.
-    Content(Box<Content>),
-}
-
-/// A service: its ServiceEntry and WorkloadEntries.
-#[derive(Default)]
-struct Group {
-    /// Wanted or seen.
-    members: BTreeSet<Key>,
-    /// Those that wait for another.
-    waiting: BTreeSet<Key>,
-    /// WorkloadEntries that are yet to be created.
-    missing: HashSet<Key>,
-}
-
-/// What is to be done about an object.
-enum Step {
-    Nothing,
-    /// Another object comes first, or the list of its kind.
-    Wait(Option<u128>),
-    /// It is another's.
-    Foreign,
-    /// Nothing while the breaker holds.
-    Withheld,
-    /// Write it: over a state (uid, version), or where there is none.
-    Apply(Option<(Arc<str>, Arc<str>)>),
-    /// Write it over a state (uid, version) with that one's endpoints kept: the breaker holds.
-    Unite(Arc<str>, Arc<str>),
-    Delete(Arc<str>, Arc<str>),
-}
-
-/// What a refused attempt was made from: digest of what was wanted, version of what was seen.
-type Basis = (Option<u128>, Option<Arc<str>>);
-
-struct Trouble {
-    basis: Basis,
-    backoff: Backoff,
-    until: Instant,
-    /// It is the object that does not go, so that others need not wait for it.
-    shelved: bool,
-}
-
-/// What was written last, and how long it rests when another writer undoes it.
-struct Written {
-    digest: u128,
-    backoff: Backoff,
-    at: Instant,
-    rests_until: Instant,
-}
-
-struct Bar {
-    failure: Failure,
-    backoff: Backoff,
-    until: Instant,
-    probing: bool,
-}
+/// How many problems are shown.
+const SHOWN: usize = 100;
 
 /// Why a term ended.
-pub(super) enum Ended {
+pub(super) enum TermEnd {
     /// The lease is not ours any more.
     Lost,
-    /// It is not for us to write: no complete view, or the engine ends.
+    /// This session server is not to write: no complete view, or the engine ends.
     Dismissed,
-    /// The API is not what it was.
+    /// The API cannot be followed as before.
     Failed(Failure),
 }
 
-/// What a term is given.
-pub(super) struct Given {
+/// The input of a term.
+pub(super) struct TermInput {
     pub(super) api: Arc<Api>,
     pub(super) owner: Arc<str>,
     pub(super) settings: config::Kubernetes,
     pub(super) protect: Protect,
     pub(super) view: watch::Receiver<View>,
-    pub(super) orders: watch::Receiver<Orders>,
+    pub(super) orders: watch::Receiver<SinkOrders>,
     /// Until when a write may begin; closed when the lease is lost.
     pub(super) lease: watch::Receiver<Instant>,
-    pub(super) report: Arc<Mutex<Report>>,
+    pub(super) report: Arc<Mutex<KubernetesReport>>,
 }
 
 pub(super) struct Term {
-    given: Given,
-    orders: Orders,
-    /// What `want` was made from.
-    view: View,
-    want: HashMap<Key, Want>,
-    /// WorkloadEntries made of the endpoints of a ServiceEntry.
-    parts: HashMap<Key, Vec<Key>>,
-    seen: HashMap<Key, Seen>,
-    listed: HashSet<Kind>,
-    groups: HashMap<u128, Group>,
-    ready: BTreeMap<(usize, Kind), BTreeSet<Key>>,
-    later: BTreeSet<(Instant, Key)>,
-    /// When each of them is due.
-    due: HashMap<Key, Instant>,
-    /// Those that wait for another object.
-    waits: HashSet<Key>,
-    /// To be looked at since what they waited for is another now.
-    woken: BTreeSet<Key>,
-    troubles: HashMap<Key, Trouble>,
-    written: HashMap<Key, Written>,
-    /// What the server made of what was written: wanted and seen digest.
-    adjusted: HashMap<Key, (u128, u128)>,
-    bars: HashMap<Kind, Bar>,
-    flights: JoinSet<Landing>,
-    /// Objects with a request under way, and whether to look at them again.
-    flying: HashMap<Key, bool>,
-    ids: HashMap<task::Id, Key>,
-    bucket: Bucket,
-    pause: Backoff,
-    paused_until: Instant,
-    breaker: Breaker,
-    judged: bool,
-    withheld: BTreeSet<Key>,
-    /// Services whose wanted endpoints are to be counted again while removals are withheld.
-    recount: BTreeSet<u128>,
-    began: Instant,
-    writes: u64,
-    progress: Instant,
-    /// When to look again although nothing happens.
-    wake: Option<Instant>,
+    input: TermInput,
+    plan: Plan,
+    conversion: Conversion,
+    writes: JoinSet<Result<Outcome, Failure>>,
+    /// The object that a task writes.
+    written: HashMap<task::Id, ObjectKey>,
+    /// The counts that the report has already.
+    counted: WriteCounts,
 }
 
 impl Term {
-    pub(super) fn new(given: Given) -> Self {
-        let now = Instant::now();
-        let orders = *given.orders.borrow();
+    pub(super) fn new(input: TermInput) -> Self {
+        let settings = PlanSettings {
+            concurrency: input.settings.concurrency,
+            rate: input.settings.rate,
+            protect: input.protect.clone(),
+        };
+        let (orders, lease_until) = (*input.orders.borrow(), *input.lease.borrow());
         Self {
-            orders,
-            view: View::default(),
-            want: HashMap::new(),
-            parts: HashMap::new(),
-            seen: HashMap::new(),
-            listed: HashSet::new(),
-            groups: HashMap::new(),
-            ready: BTreeMap::new(),
-            later: BTreeSet::new(),
-            due: HashMap::new(),
-            waits: HashSet::new(),
-            woken: BTreeSet::new(),
-            troubles: HashMap::new(),
+            plan: Plan::new(settings, orders, lease_until, Jitter::random(), Instant::now()),
+            conversion: Conversion::new(Arc::clone(&input.owner)),
+            writes: JoinSet::new(),
             written: HashMap::new(),
-            adjusted: HashMap::new(),
-            bars: HashMap::new(),
-            flights: JoinSet::new(),
-            flying: HashMap::new(),
-            ids: HashMap::new(),
-            bucket: Bucket::new(given.settings.rate),
-            pause: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
-            paused_until: now,
-            breaker: Breaker::new(given.protect.clone()),
-            judged: false,
-            withheld: BTreeSet::new(),
-            recount: BTreeSet::new(),
-            began: now,
-            writes: 0,
-            progress: now + PROGRESS,
-            wake: None,
-            given,
+            counted: WriteCounts::default(),
+            input,
         }
     }
 
     /// Runs until `dismissed`, or until the lease is lost.
-    pub(super) async fn run(mut self, dismissed: impl Future<Output = ()>) -> Ended {
+    pub(super) async fn run(mut self, dismissed: impl Future<Output = ()>) -> TermEnd {
         let (sender, mut events) = mpsc::channel(1_024);
         let mut reflectors = JoinSet::new();
-        for kind in Kind::ALL {
-            let (api, owner) = (Arc::clone(&self.given.api), Arc::clone(&self.given.owner));
+        for kind in ObjectKind::ALL {
+            let (api, owner) = (Arc::clone(&self.input.api), Arc::clone(&self.input.owner));
             reflectors.spawn(reflect::follow(api, kind, owner, sender.clone()));
         }
         drop(sender);
         let (mut view, mut orders, mut lease) =
-            (self.given.view.clone(), self.given.orders.clone(), self.given.lease.clone());
+            (self.input.view.clone(), self.input.orders.clone(), self.input.lease.clone());
         let mut dismissed = std::pin::pin!(dismissed);
         loop {
-            self.launch();
-            self.tell();
+            self.begin_writes();
+            self.report();
             let deadline = *lease.borrow();
-            let wake = self.wake.unwrap_or(deadline).min(deadline);
+            let wake = self.plan.wake().unwrap_or(deadline).min(deadline);
             tokio::select! {
                 () = &mut dismissed => {
-                    // What is under way has a bound of its own.
-                    while self.flights.join_next().await.is_some() {}
-                    return Ended::Dismissed;
+                    // Writes under way have a bound of their own.
+                    while let Some(written) = self.writes.join_next_with_id().await {
+                        self.take_answer(written);
+                    }
+                    self.report();
+                    return TermEnd::Dismissed;
                 }
-                renewed = lease.changed() => if renewed.is_err() {
-                    return Ended::Lost;
+                renewed = lease.changed() => match renewed {
+                    Ok(()) => self.plan.renewed(*lease.borrow_and_update()),
+                    Err(_) => return TermEnd::Lost,
                 },
                 _ = view.changed() => self.follow(&view.borrow_and_update().clone()),
                 event = events.recv() => {
                     // Following goes on until nobody listens.
                     let Some((kind, event)) = event else {
-                        return Ended::Failed(Failure::Unreachable("objects are not followed any more".into()));
+                        return TermEnd::Failed(Failure::unreachable("objects are not followed any more"));
                     };
                     if let Some(failure) = self.hear(kind, event) {
-                        return Ended::Failed(failure);
+                        return TermEnd::Failed(failure);
                     }
                     let current = view.borrow().clone();
                     self.follow(&current);
                 }
-                Some(landed) = self.flights.join_next_with_id(), if !self.flights.is_empty() => self.land(landed),
+                Some(written) = self.writes.join_next_with_id(), if !self.writes.is_empty() => self.take_answer(written),
                 _ = orders.changed() => {
                     let next = *orders.borrow_and_update();
-                    self.obey(next);
+                    self.plan.obey(Instant::now(), next);
                 }
-                () = tokio::time::sleep_until(wake) => self.awake(),
+                () = tokio::time::sleep_until(wake) => self.plan.tick(Instant::now()),
             }
             if Instant::now() >= *lease.borrow() {
-                return Ended::Lost;
+                return TermEnd::Lost;
             }
         }
     }
 
-    fn awake(&mut self) {
-        let now = Instant::now();
-        let mut due = Vec::new();
-        while let Some((at, key)) = self.later.first().cloned()
-            && at <= now
-        {
-            self.later.pop_first();
-            self.due.remove(&key);
-            due.push(key);
-        }
-        self.mark(due);
-        if self.judged {
-            self.judge();
-        }
-        if now >= self.progress {
-            self.progress = now + PROGRESS;
-            if !self.ready.values().all(BTreeSet::is_empty) {
-                let (written, to_go, problems) = (self.writes, self.pending(), self.given.report.lock().problems.len());
-                tracing::info!(written, to_go, problems, "objects are being written");
-            }
-        }
-    }
-
-    fn obey(&mut self, orders: Orders) {
-        let before = std::mem::replace(&mut self.orders, orders);
-        if orders.releases != before.releases {
-            self.breaker.release();
-            self.judge();
-        }
-        if orders.purging != before.purging {
-            let all: BTreeSet<Key> = self.want.keys().chain(self.seen.keys()).cloned().collect();
-            self.mark(all);
-        }
-    }
-
-    // The breaker.
-
-    fn wanted_endpoints(&self, group: u128) -> usize {
-        let members = self.groups.get(&group).into_iter().flat_map(|group| &group.members);
-        members.filter_map(|key| self.want.get(key)).map(|want| want.form.endpoints.len()).sum()
-    }
-
-    /// Judges what is wanted against what is in the API, whoever wrote that.
-    fn begin_judging(&mut self) {
-        let now = model::now();
-        let seen = |key: &Key| match self.seen.get(key) {
-            Some(Seen::Ours { form, .. }) => form.endpoints.len(),
-            _ => 0,
-        };
-        let counts =
-            self.groups.iter().map(|(id, group)| (name_of(*id), group.members.iter().map(seen).sum::<usize>()));
-        let counts: Vec<(Arc<str>, usize)> = counts.collect();
-        self.breaker.begin_with(now, counts.into_iter());
-        let groups: Vec<u128> = self.groups.keys().copied().collect();
-        for group in groups {
-            self.breaker.note(&name_of(group), 0, self.wanted_endpoints(group));
-        }
-        if self.breaker.judge(now) == Verdict::Hold {
-            let lost = self.breaker.held().unwrap_or_default();
-            tracing::error!(
-                services = lost.services,
-                endpoints = lost.endpoints,
-                "mass deletion: what the API has and the registry has not stays until it is back, is released, or \
-                 mox.protect.mass-delete-hold is over"
-            );
-        }
-    }
-
-    /// While removals are withheld: whether to go on.
-    fn judge(&mut self) {
-        if self.breaker.held().is_none() {
+    /// Brings what is desired in line with a view, once the objects are known.
+    fn follow(&mut self, view: &View) {
+        if !(view.complete && self.plan.takes_views()) || (self.plan.is_judged() && self.conversion.knows(view)) {
             return;
         }
-        for group in std::mem::take(&mut self.recount) {
-            self.breaker.note(&name_of(group), 0, self.wanted_endpoints(group));
+        task::block_in_place(|| self.conversion.follow(view, &mut self.plan));
+        self.plan.view_taken(Instant::now());
+    }
+
+    /// Takes what a reflector says; a failure that it returns ends the term.
+    fn hear(&mut self, kind: ObjectKind, event: WatchEvent) -> Option<Failure> {
+        let (now, key) = (Instant::now(), |name| ObjectKey { kind, name });
+        match event {
+            WatchEvent::Listed { began, version, objects } => {
+                self.plan.listed(now, kind, began, &version, objects);
+                self.input.report.lock().failure = None;
+            }
+            WatchEvent::Shown(name, observed) => self.plan.shown(now, &key(name), observed),
+            WatchEvent::Gone(name, last) => self.plan.gone(now, &key(name), &last),
+            WatchEvent::Failed(failure) => {
+                let kind = kind.plural();
+                tracing::warn!(
+                    event = "kubernetes_watch_failed",
+                    kind,
+                    %failure,
+                    "objects cannot be followed; they are listed again"
+                );
+                self.input.report.lock().failure = Some(format!("{kind}: {failure}").into());
+                // The kind may be gone, or served in another version.
+                return (failure.code() == Some(404)).then_some(failure);
+            }
         }
-        if let Verdict::Over(why) = self.breaker.judge(model::now()) {
-            tracing::warn!(why, objects = self.withheld.len(), "removals from the API are no longer withheld");
-            let withheld = std::mem::take(&mut self.withheld);
-            self.mark(withheld);
+        None
+    }
+
+    /// Begins as many writes as may be begun now.
+    fn begin_writes(&mut self) {
+        while let Some(PlannedWrite { key, request, source }) = self.plan.next(Instant::now()) {
+            let manifest = source.and_then(|source| self.conversion.manifest(&key, source));
+            let (api, owner) = (Arc::clone(&self.input.api), Arc::clone(&self.input.owner));
+            let task = self.writes.spawn(write::write(api, owner, key.clone(), request, manifest));
+            self.written.insert(task.id(), key);
         }
     }
 
-    // Telling.
-
-    fn pending(&self) -> usize {
-        self.ready.values().map(BTreeSet::len).sum::<usize>() + self.flying.len() + self.later.len() + self.waits.len()
+    fn take_answer(&mut self, written: Result<(task::Id, Result<Outcome, Failure>), JoinError>) {
+        let (id, answer) = match written {
+            Ok(written) => written,
+            Err(error) => (error.id(), Err(Failure::unreachable("a bug; the log says where"))),
+        };
+        if let Some(key) = self.written.remove(&id) {
+            self.plan.answered(Instant::now(), &key, answer);
+        }
     }
 
-    fn tell(&mut self) {
-        let pending = self.pending();
-        let mut report = self.given.report.lock();
-        report.objects = if self.orders.purging { 0 } else { self.want.len() };
-        report.versions = self.judged.then(|| self.view.versions().map(str::to_owned));
-        report.pending = pending;
-        report.in_flight = self.flying.len();
-        report.withheld = self.breaker.held();
-        report.problem_count = report.problems.len();
+    /// Tells operators how it goes, by report and log.
+    fn report(&mut self) {
+        self.plan.take_notices().into_iter().for_each(log);
+        let plan = &self.plan;
+        let counts = plan.counts();
+        let mut report = self.input.report.lock();
+        let before = std::mem::replace(&mut self.counted, counts);
+        report.applies += counts.applies - before.applies;
+        report.deletes += counts.deletes - before.deletes;
+        report.refused += counts.refused - before.refused;
+        report.conflicts += counts.conflicts - before.conflicts;
+        report.pauses += counts.pauses - before.pauses;
+        report.objects = plan.objects();
+        report.versions = plan.is_judged().then(|| self.conversion.versions());
+        (report.pending, report.in_flight) = (plan.pending(), plan.in_flight());
+        report.withheld = plan.withheld();
+        report.first_sync = plan.first_sync();
+        report.problem_count = plan.problems().len();
+        report.problems =
+            plan.problems().iter().take(SHOWN).map(|(k, problem)| (k.to_string(), problem.clone())).collect();
         // An order that is given is not yet obeyed.
-        let obeyed = report.purging == self.orders.purging;
-        report.in_sync = self.judged && obeyed && pending == 0 && report.problems.is_empty();
-        if self.judged && pending == 0 && report.first_sync.is_none() {
-            let millis = self.began.elapsed().as_millis() as u64;
-            let first = FirstSync { objects: self.want.len(), writes: self.writes, millis };
-            report.first_sync = Some(first);
-            drop(report);
-            tracing::info!(
-                objects = first.objects,
-                writes = first.writes,
-                millis,
-                "what the API has was compared and brought up to date"
+        report.in_sync = plan.in_sync() && report.purging == plan.is_purging();
+    }
+}
+
+fn log(notice: Notice) {
+    match notice {
+        Notice::Failed { key, failure, remedy, unsaid } => {
+            tracing::debug!(event = "kubernetes_write_failed", object = %key, %failure, ?remedy, unsaid, "a write failed");
+        }
+        Notice::Problem { key, problem: Problem { code, message, .. }, unsaid } => {
+            let why = &*message;
+            tracing::warn!(
+                event = "kubernetes_object_problem",
+                object = %key,
+                code,
+                why,
+                unsaid,
+                "an object is not as it should be"
             );
         }
-    }
-}
-
-fn name_of(group: u128) -> Arc<str> {
-    format!("{group:032x}").into()
-}
-
-fn set(view: &View, kind: Kind) -> Set {
-    Set::new(Arc::clone(snapshot(view, kind)), Part::WHOLE)
-}
-
-fn snapshot(view: &View, kind: Kind) -> &Arc<Snapshot> {
-    match kind {
-        Kind::WorkloadEntry => &view.workload_entries,
-        Kind::ServiceEntry => &view.service_entries,
-        Kind::DestinationRule => &view.destination_rules,
+        Notice::Adjusted { key, unsaid } => tracing::info!(
+            event = "kubernetes_object_adjusted",
+            object = %key,
+            unsaid,
+            "the API server keeps an object in another form than it was written in"
+        ),
+        Notice::Barred { kind, failure } => {
+            let kind = kind.plural();
+            tracing::error!(event = "kubernetes_kind_refused", kind, %failure, "no object of this kind can be written");
+        }
+        Notice::Paused { failure, wait, unsaid } => {
+            let millis = wait.as_millis() as u64;
+            tracing::warn!(event = "kubernetes_writes_paused", %failure, millis, unsaid, "all writes are put off");
+        }
+        Notice::MassDeletion(lost) => tracing::error!(
+            event = "kubernetes_mass_deletion",
+            services = lost.services,
+            endpoints = lost.endpoints,
+            "mass deletion: what the API has and the registry has not stays until it is back, is released, or \
+             mox.protect.mass-delete-hold is over"
+        ),
+        Notice::RemovalsGoOn { why, objects } => tracing::warn!(
+            event = "kubernetes_removals_go_on",
+            why,
+            objects,
+            "removals from the API are no longer withheld"
+        ),
+        Notice::Progress { written, to_go, problems } => {
+            tracing::info!(event = "kubernetes_progress", written, to_go, problems, "objects are being written");
+        }
+        Notice::Compared(first) => tracing::info!(
+            event = "kubernetes_compared",
+            objects = first.objects,
+            writes = first.writes,
+            millis = first.millis,
+            "what the API has was compared and brought up to date"
+        ),
     }
 }

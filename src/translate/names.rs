@@ -5,9 +5,10 @@
 //! of the SHA-256 of its dataInfoId on its first label. That is decided from the id alone, so one service never
 //! renames another.
 
-use sha2::{Digest, Sha256};
-
-use crate::model::DataInfoId;
+use crate::{
+    digest::{hex, prefix_of},
+    model::DataInfoId,
+};
 
 /// The group of SOFARPC and Dubbo providers.
 const GROUP: &str = "SOFA";
@@ -27,7 +28,7 @@ const PROTOCOLS: [&str; 9] = ["dubbo", "grpc", "h2c", "http", "rest", "tr", "tri
 /// ids that the first does not tell apart.
 pub fn candidates(id: &str, suffix: &str) -> impl Iterator<Item = String> {
     let labels = labels(id);
-    let digest = hex(&Sha256::digest(id.as_bytes()));
+    let digest = hex(&prefix_of::<16>(id));
     let room = MAX_HOST.saturating_sub(suffix.len() + 1);
     let plain = labels.join(".");
     let faithful = labels.iter().all(|label| label.len() <= MAX_LABEL)
@@ -46,7 +47,7 @@ pub fn resource_name(host: &str, suffix: &str) -> String {
         return name.to_owned();
     }
     let labels: Vec<String> = host.split('.').map(str::to_owned).collect();
-    hash_first_label(&labels, &hex(&Sha256::digest(host)[..16]), MAX_HOST)
+    hash_first_label(&labels, &hex(&prefix_of::<16>(host)), MAX_HOST)
 }
 
 /// Whether a name has the form of an application's port, `p<port>.<application>.app`, which no service may have.
@@ -160,15 +161,6 @@ pub(crate) fn hash_first_label(labels: &[String], digits: &str, room: usize) -> 
     std::iter::once(first.as_str()).chain(kept.iter().map(String::as_str)).collect::<Vec<_>>().join(".")
 }
 
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -184,7 +176,7 @@ mod tests {
     }
 
     fn hashed(id: &str, expected: &str) {
-        let digest = &hex(&Sha256::digest(id.as_bytes()))[..8];
+        let digest = &hex(&prefix_of::<4>(id));
         assert_eq!(name(id), expected.replace('#', digest), "{id}");
     }
 

@@ -6,9 +6,11 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
-    frame::Body,
-    policy::{Rules, is_dns_label},
-    translate::{Parsed, labels::Labels, serialized},
+    istio::grammar::is_kubernetes_label,
+    model::RegisterVersion,
+    policy::{Refusal, Rules},
+    registry::{frame::Body, publication::Publication},
+    translate::{labels::Labels, serialized},
 };
 
 /// A weight that stands for "unset", as in SOFARPC and Dubbo.
@@ -77,6 +79,41 @@ pub enum Reject {
     Denied,
     /// A weight of zero or less: the publisher takes no traffic. Not an error.
     ZeroWeight,
+}
+
+impl std::fmt::Display for Reject {
+    /// The name that status and metrics use.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        serde::Serialize::serialize(self, f)
+    }
+}
+
+impl From<Refusal> for Reject {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unusable => Self::UnusableAddress,
+            Refusal::VipRange => Self::VipRange,
+            Refusal::Denied => Self::Denied,
+        }
+    }
+}
+
+/// A publisher's payloads, read under one policy.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// Whose they are.
+    pub register_id: Box<str>,
+    /// In which version.
+    pub version: RegisterVersion,
+    /// What can be served.
+    pub endpoints: Vec<Endpoint>,
+    /// What cannot, counted by reason, with a sample of each.
+    pub rejects: BTreeMap<Reject, (u32, Box<str>)>,
+}
+
+/// The payloads of a publication, read again only if the policy reads otherwise than last time.
+pub fn parsed(publication: &Publication, rules: &Rules<'_>) -> Arc<Parsed> {
+    publication.memo.get(rules.policy.reading(), || parse_publisher(&publication.body(), rules))
 }
 
 /// Reads every payload of a publisher.
@@ -196,7 +233,7 @@ fn host_name(text: &str, allowed: bool) -> Result<Box<str>, Reject> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
         return Err(Reject::UnknownForm);
     }
-    let labels = name.split('.').all(is_dns_label);
+    let labels = name.split('.').all(is_kubernetes_label);
     let last = name.rsplit('.').next().unwrap_or_default();
     if !allowed
         || !labels
@@ -221,10 +258,16 @@ fn label_value(text: &str) -> Option<Box<str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Policy, PolicyConfig};
+    use crate::{
+        policy::{Policy, PolicyConfig},
+        registry::{
+            frame,
+            store::{Limits, Store},
+        },
+    };
 
     fn policy(json: serde_json::Value) -> Policy {
-        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok()).unwrap()
+        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok(), "ns").unwrap()
     }
 
     fn read(text: &str) -> Result<(String, u32, Vec<(String, String)>), Reject> {
@@ -353,6 +396,38 @@ mod tests {
         fn never_panics(text in "\\PC*", cell in "\\PC*") {
             let _ = parse(&text, &cell, &policy(serde_json::json!({})).rules(""));
             let _ = parse(&format!("10.0.0.1:80?{text}"), &cell, &policy(serde_json::json!({})).rules(""));
+        }
+    }
+
+    #[test]
+    fn a_publication_is_read_again_only_where_the_policy_reads_otherwise() {
+        let publisher = frame::Publisher {
+            register_id: "r".into(),
+            payloads: vec![b"10.0.0.1:80".as_slice().into()],
+            ..frame::Publisher::default()
+        };
+        let store = Store::new(Limits { services: 1, publishers: 1, sources: 1 });
+        let frame = frame::encode_publish("registry", "a", &publisher).unwrap();
+        frame::decode(&frame).unwrap().into_iter().for_each(|event| {
+            store.apply(&event, 0).unwrap();
+        });
+        let [publication] = &store.read("a")[..] else { panic!("one was published") };
+        let read = |policy: serde_json::Value| {
+            let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
+            parsed(publication, &policy.rules("a"))
+        };
+        let mut before = read(serde_json::json!({}));
+        for (policy, again) in [
+            (serde_json::json!({"exclude": ["b"], "exportTo": ["~"], "ports": {"bolt": 1}}), false),
+            (serde_json::json!({"direct": {"applications": ["*"]}, "overrides": {"a": {"port": 1}}}), false),
+            (serde_json::json!({"overrides": {"a": {"port": 2, "host": "a.b"}}}), false),
+            (serde_json::json!({"overrides": {"a": {"dns": true}}}), true),
+            (serde_json::json!({"labels": ["x"]}), true),
+            (serde_json::json!({"mtls": [{"zones": ["x"]}]}), true),
+        ] {
+            let now = read(policy.clone());
+            assert_eq!(!Arc::ptr_eq(&before, &now), again, "{policy}");
+            before = now;
         }
     }
 }

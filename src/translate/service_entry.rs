@@ -6,35 +6,23 @@ use std::{
     sync::Arc,
 };
 
-use sha2::{Digest, Sha256};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::EndpointMode,
+    digest::{hex, prefix_of},
+    istio::names::{SERVICE_LABEL, TLS_LABEL},
     model::{DataInfoId, RegisterVersion},
     policy::Rules,
     proto::istio::networking::v1alpha3::{
         ServiceEntry, ServicePort, WorkloadEntry, WorkloadSelector,
         service_entry::{Location, Resolution},
     },
-    store::Entry,
+    registry::publication::Publication,
     translate::{
-        Parsed,
-        names::{self, hex},
-        payload::{Address, Endpoint, Reject},
+        Parsed, names,
+        payload::{self, Address, DEFAULT_WEIGHT, Endpoint, Reject},
     },
 };
-
-/// Annotation with the exact dataInfoId, since hosts are lower case and may be hashed.
-pub const ID_ANNOTATION: &str = "sofa.registry/data-info-id";
-/// Label of an entry whose last endpoint went. istiod 1.29 pushes the removal of the last endpoint only if something
-/// else in the entry changes with it.
-pub const EMPTY_LABEL: &str = "sofa.registry/empty";
-/// Annotation of a WorkloadEntry with the publisher that it comes from.
-pub const REGISTER_ID_ANNOTATION: &str = "sofa.registry/register-id";
-/// Label of an endpoint that is called with mTLS.
-const TLS_LABEL: (&str, &str) = ("security.istio.io/tlsMode", "istio");
-/// Label that joins a service's WorkloadEntries to it. Nobody else selects by it, so no Kubernetes Service takes them.
-pub const SERVICE_LABEL: &str = "sofa.registry/service";
 
 /// Port number, Istio protocol and port name by the protocol in the dataId. Protocols that Istio's validation does not
 /// know (`pkg/config/protocol/instance.go`) are TCP.
@@ -49,6 +37,16 @@ const PORTS: [(&str, u16, &str, &str); 9] = [
     ("h2c", 8080, "HTTP2", "http2-h2c"),
     ("http", 8080, "HTTP", "http"),
 ];
+
+/// Where endpoints stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointMode {
+    /// In the ServiceEntry.
+    Inline,
+    /// In a WorkloadEntry each, which the ServiceEntry selects by a label.
+    WorkloadEntry,
+}
 
 /// A service in the shape that Istio serves it.
 #[derive(Debug)]
@@ -123,24 +121,24 @@ pub struct Merged {
 
 /// Puts the publishers of one service together. Of two on one address and port the newest decides, then the smallest
 /// registerId, then (for two sources with the same) the endpoint itself.
-pub fn merge(entries: &[Arc<Entry>], rules: &Rules<'_>) -> Merged {
+pub fn merge(publications: &[Arc<Publication>], rules: &Rules<'_>) -> Merged {
     let mut merged = Merged::default();
     let mut best: BTreeMap<(Address, u16), (RegisterVersion, Member)> = BTreeMap::new();
-    for entry in entries {
-        let parsed = entry.parsed.get(&entry.body(), rules);
+    for publication in publications {
+        let parsed = payload::parsed(publication, rules);
         for member in Member::all(&parsed) {
             let Endpoint { address, port, .. } = member.endpoint();
             match best.entry((address.clone(), *port)) {
                 btree_map::Entry::Vacant(slot) => {
-                    slot.insert((entry.version, member));
+                    slot.insert((publication.version, member));
                 }
                 btree_map::Entry::Occupied(mut slot) => {
                     let (version, holder) = slot.get();
-                    let newer = entry.version.cmp(version);
+                    let newer = publication.version.cmp(version);
                     let newer = newer.then_with(|| holder.register_id().cmp(member.register_id()));
                     let newer = newer.then_with(|| member.endpoint().cmp(holder.endpoint()));
                     if newer.is_gt() {
-                        slot.insert((entry.version, member));
+                        slot.insert((publication.version, member));
                     }
                 }
             }
@@ -237,8 +235,8 @@ pub fn workload_entry(host: &str, member: &Member, port_name: &str) -> WorkloadE
 /// Name of a WorkloadEntry: what its registerId resembles, and a hash of host, registerId, address and port.
 pub fn workload_name(host: &str, member: &Member) -> String {
     let Endpoint { address, port, .. } = member.endpoint();
-    let digest = Sha256::digest(format!("{host}\n{}\n{address}\n{port}", member.register_id()));
-    let digest = &hex(&digest[..8]);
+    let digest = prefix_of::<8>(format!("{host}\n{}\n{address}\n{port}", member.register_id()));
+    let digest = hex(&digest);
     match names::label(member.register_id()) {
         Some(readable) => {
             let readable = &readable[..readable.len().min(46)];
@@ -249,7 +247,7 @@ pub fn workload_name(host: &str, member: &Member) -> String {
 }
 
 fn selector(host: &str) -> BTreeMap<String, String> {
-    [(SERVICE_LABEL.to_owned(), hex(&Sha256::digest(host)[..16]))].into()
+    [(SERVICE_LABEL.to_owned(), hex(&prefix_of::<16>(host)))].into()
 }
 
 fn workload(endpoint: &Endpoint, port_name: &str) -> WorkloadEntry {
@@ -263,20 +261,39 @@ fn workload(endpoint: &Endpoint, port_name: &str) -> WorkloadEntry {
     }
 }
 
+/// The endpoint that an entry was made of; `identities` are whom its service's certificates must name. `None` if the entry
+/// has no port.
+pub fn read_back(entry: WorkloadEntry, identities: &Arc<[String]>) -> Option<Endpoint> {
+    let port = entry.ports.values().next().and_then(|port| u16::try_from(*port).ok())?;
+    let mtls = entry.labels.get(TLS_LABEL.0).map(|_| Arc::clone(identities));
+    let own = |(key, _): &(String, String)| ![SERVICE_LABEL, TLS_LABEL.0].contains(&key.as_str());
+    Some(Endpoint {
+        address: entry.address.parse().map_or_else(|_| Address::Name(entry.address.into()), Address::Ip),
+        port,
+        // A weight that all endpoints of a service share is left out; as long as they do, any number will do.
+        weight: if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight },
+        labels: entry.labels.into_iter().filter(own).collect(),
+        locality: (!entry.locality.is_empty()).then(|| entry.locality.into()),
+        mtls,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        frame::{self, Event, Publisher},
         policy::{Policy, PolicyConfig},
-        store::{Limits, Store},
+        registry::{
+            frame::{self, Event, Publisher},
+            store::{Limits, Store},
+        },
         translate::payload,
     };
 
     const ID: &str = "com.example.DemoService:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
     fn policy() -> Policy {
-        Policy::new(PolicyConfig::default(), None).unwrap()
+        Policy::new(PolicyConfig::default(), None, "ns").unwrap()
     }
 
     fn merged(publishers: &[(&str, i64, &[&str])]) -> Merged {
@@ -367,7 +384,7 @@ mod tests {
     fn an_override_changes_what_it_names() {
         let policy = |exception: serde_json::Value| {
             let config = serde_json::json!({"ports": {"tri": 1234}, "overrides": {"com.example.*": exception}});
-            Policy::new(serde_json::from_value(config).unwrap(), None).unwrap()
+            Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap()
         };
         let merged = merged(&[("a", 1, &["10.0.0.1:7000"])]);
         let with = |exception| shaped(&merged.members, EndpointMode::Inline, &policy(exception));
@@ -403,7 +420,7 @@ mod tests {
     fn mtls_is_the_operators_word() {
         let identity = "spiffe://cluster.local/ns/orders/sa/orders";
         let config = serde_json::json!({"mtls": [{"applications": ["orders"], "identities": [identity]}]});
-        let policy = Policy::new(serde_json::from_value(config).unwrap(), None).unwrap();
+        let policy = Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap();
         let endpoint = |text: &str| payload::parse(text, "", &policy.rules(ID)).unwrap();
         let endpoints = vec![
             endpoint("10.0.0.1:80?app_name=orders"),

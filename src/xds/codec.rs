@@ -21,7 +21,7 @@ use tonic::{
     codec::{DecodeBuf, Decoder},
 };
 
-use crate::{proto::envoy::config::core::v3::ControlPlane, xds::subscription::Content};
+use crate::{proto::envoy::config::core::v3::ControlPlane, xds::subscription::ResponseContent};
 
 /// Pieces smaller than this are put together: a frame of HTTP/2 each would cost more than the copy.
 const SMALL: usize = 16 << 10;
@@ -35,18 +35,18 @@ pub struct Response {
     pub version: Arc<str>,
     /// Unique on the stream.
     pub nonce: String,
-    /// What it says.
-    pub content: Arc<Content>,
+    /// The resources.
+    pub content: Arc<ResponseContent>,
     /// Whether it is a DeltaDiscoveryResponse.
     pub delta: bool,
     /// When it was handed to the transport.
-    pub handed: Arc<OnceLock<Instant>>,
+    pub handed_at: Arc<OnceLock<Instant>>,
 }
 
-/// What a stream says.
+/// Messages that a stream gives the transport to send.
 #[derive(Debug)]
-pub enum Said {
-    /// A response that is made for it.
+pub enum Outgoing {
+    /// A response that is made for this stream.
     Response(Response),
     /// Messages that are the same for every stream, framed.
     Framed(Bytes),
@@ -63,7 +63,7 @@ const CONTROL_PLANE: u32 = 6;
 const REMOVED: u32 = 6;
 const DELTA_CONTROL_PLANE: u32 = 7;
 
-/// Before a message of gRPC: not compressed, and its length.
+/// Bytes before a message of gRPC: a flag (not compressed) and the message's length.
 const PREFIX: usize = 5;
 
 impl Response {
@@ -102,9 +102,9 @@ impl Response {
         pieces
     }
 
-    /// Size on the wire, about.
+    /// Bytes on the wire, within some dozens.
     pub fn size(&self) -> usize {
-        let Content { pages, removed } = &*self.content;
+        let ResponseContent { pages, removed } = &*self.content;
         let removed: usize = removed.iter().map(|name| name.len() + 3).sum();
         pages.iter().map(Bytes::len).sum::<usize>() + removed + self.type_url.len() + self.version.len() + 64
     }
@@ -116,15 +116,15 @@ fn put_text(tag: u32, text: &str, out: &mut BytesMut) {
     out.put_slice(text.as_bytes());
 }
 
-/// Whether a client takes what it is sent.
+/// Whether a client reads what it is sent.
 #[derive(Debug, Default)]
 pub struct Flow {
-    /// Since when it has taken nothing of what waits; `None`: nothing waits.
+    /// Since when the client has read nothing of what waits for it; `None`: nothing waits.
     waits: Mutex<Option<Instant>>,
 }
 
 impl Flow {
-    /// Something waits from now on, if nothing did.
+    /// Notes that something waits from now on, if nothing did.
     pub fn begin(&self) {
         self.waits.lock().get_or_insert_with(Instant::now);
     }
@@ -133,17 +133,17 @@ impl Flow {
         *self.waits.lock() = more.then(Instant::now);
     }
 
-    /// When it will have taken nothing for so long.
+    /// When the client will have read nothing for `after`; `None`: nothing waits.
     pub fn stalls_at(&self, after: Duration) -> Option<Instant> {
         self.waits.lock().map(|since| since + after)
     }
 }
 
-/// The responses of one stream as a body: a piece at a time, when the transport has room for one. So a stream takes as
-/// much memory as its window, not as what it is sent.
+/// The responses of one stream as a body: a piece at a time, when the transport has room for one. So a stream copies as much
+/// as its window holds; the pages of the response that is being sent are shared, and stay as long as that takes.
 #[derive(Debug)]
 pub struct ResponseBody {
-    responses: mpsc::Receiver<Result<Said, Status>>,
+    responses: mpsc::Receiver<Result<Outgoing, Status>>,
     flow: Arc<Flow>,
     pieces: VecDeque<Bytes>,
     ended: bool,
@@ -151,7 +151,7 @@ pub struct ResponseBody {
 
 impl ResponseBody {
     /// A body that ends when the sender is dropped or sends an error.
-    pub fn new(responses: mpsc::Receiver<Result<Said, Status>>, flow: Arc<Flow>) -> Self {
+    pub fn new(responses: mpsc::Receiver<Result<Outgoing, Status>>, flow: Arc<Flow>) -> Self {
         Self { responses, flow, pieces: VecDeque::new(), ended: false }
     }
 }
@@ -171,12 +171,12 @@ impl http_body::Body for ResponseBody {
             }
             let status = match self.responses.poll_recv(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(Said::Response(response)))) => {
+                Poll::Ready(Some(Ok(Outgoing::Response(response)))) => {
                     self.pieces = response.framed();
-                    let _ = response.handed.set(Instant::now());
+                    let _ = response.handed_at.set(Instant::now());
                     continue;
                 }
-                Poll::Ready(Some(Ok(Said::Framed(piece)))) => {
+                Poll::Ready(Some(Ok(Outgoing::Framed(piece)))) => {
                     self.pieces.push_back(piece);
                     continue;
                 }
@@ -234,14 +234,14 @@ mod tests {
     }
 
     fn response(pages: Vec<Bytes>) -> Response {
-        let content = Arc::new(Content { pages, removed: Vec::new() });
+        let content = Arc::new(ResponseContent { pages, removed: Vec::new() });
         let (type_url, version, nonce) = ("a/b/c".into(), "v".into(), "7".into());
-        Response { type_url, version, nonce, content, delta: false, handed: Arc::default() }
+        Response { type_url, version, nonce, content, delta: false, handed_at: Arc::default() }
     }
 
     #[test]
     fn a_delta_response_has_what_is_removed() {
-        let content = Arc::new(Content { pages: Vec::new(), removed: vec!["x".into(), "y".into()] });
+        let content = Arc::new(ResponseContent { pages: Vec::new(), removed: vec!["x".into(), "y".into()] });
         let pieces = Response { content, delta: true, ..response(Vec::new()) }.framed();
         let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
         let decoded = DeltaDiscoveryResponse::decode(&bytes[PREFIX..]).unwrap();

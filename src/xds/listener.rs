@@ -1,4 +1,4 @@
-//! Connections: who may, how many, and for how long without a purpose.
+//! Connections: who may connect, how many connections there may be, and for how long they may stay without a stream.
 
 use std::{
     collections::HashMap,
@@ -25,51 +25,59 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::{
-    part::Part,
+    snapshot::partition::Part,
     xds::{
-        stream::FIRST_REQUEST,
-        streams::{Most, Streams},
+        limits::{FIRST_REQUEST, HANDSHAKE, MaxStreams, cut},
+        quiet::Quiet,
+        streams::Streams,
         tls::Tls,
     },
 };
 
 /// How long to wait where no connection can be accepted, as when there are no descriptors left.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How often refused connections are logged.
-const QUIET: Duration = Duration::from_secs(60);
+/// Characters of what a log line says of a refused connection.
+const DETAIL: usize = 300;
 
-/// What every listener of a server shares.
+/// The door of a server, which all its listeners share: who may come in, and who is in.
 #[derive(Debug)]
 pub struct Door {
     /// Who may connect; empty: everybody.
-    pub allow: Vec<IpNet>,
-    /// Streams at once. There may be twice as many connections, so that a stream too many is told so.
-    pub most: Most,
-    /// None: plaintext.
-    pub tls: Option<Tls>,
+    allow: Vec<IpNet>,
+    /// Streams at once. There may be twice as many connections, so that the client of a stream too many is told why.
+    most: MaxStreams,
+    /// `None`: plaintext.
+    tls: Option<Arc<Tls>>,
     /// Where refusals are counted.
-    pub streams: Arc<Streams>,
+    streams: Arc<Streams>,
     /// Open connections by address.
-    pub open: Mutex<HashMap<IpAddr, usize>>,
-    /// When a refusal was last logged.
-    pub logged: Mutex<Option<Instant>>,
+    open: Mutex<HashMap<IpAddr, usize>>,
+    /// Which refusals were logged, by reason and address; no address: no connection can be accepted at all.
+    quiet: Mutex<Quiet<(&'static str, Option<IpAddr>)>>,
 }
 
-/// What is known of a connection.
+/// Why a connection is refused.
+#[derive(Debug)]
+struct Refusal {
+    /// A stable word.
+    reason: &'static str,
+    /// The same for people, with the setting and its value.
+    detail: String,
+}
+
+/// An open connection as its streams know it.
 #[derive(Debug, Clone)]
 pub struct Accepted {
     /// The client's address.
     pub peer: SocketAddr,
-    /// What is served on the port that it came to.
+    /// The part that is served on the port of the connection.
     pub part: Part,
     streamed: Arc<AtomicBool>,
     cut: Arc<Mutex<Option<oneshot::Sender<()>>>>,
 }
 
 impl Accepted {
-    /// A stream was opened on it.
+    /// Notes that a stream was opened on the connection.
     pub fn streamed(&self) {
         self.streamed.store(true, Ordering::Relaxed);
     }
@@ -80,7 +88,7 @@ impl Accepted {
     }
 }
 
-/// One of the open connections of an address.
+/// The place of an open connection among those of its address, until it is dropped.
 #[derive(Debug)]
 struct Place {
     door: Arc<Door>,
@@ -100,39 +108,42 @@ impl Drop for Place {
 }
 
 impl Door {
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, String> {
+    /// A door for clients of these addresses (none: everybody), through which nobody has come yet.
+    pub fn new(allow: Vec<IpNet>, most: MaxStreams, tls: Option<Arc<Tls>>, streams: Arc<Streams>) -> Self {
+        Self { allow, most, tls, streams, open: Mutex::default(), quiet: Mutex::default() }
+    }
+
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
+        let refusal = |reason, detail| Err(Refusal { reason, detail });
         if !self.allow.is_empty() && !self.allow.iter().any(|range| range.contains(&address)) {
-            return Err("its address is not in mox.allow-cidrs".to_owned());
+            return refusal("address_not_allowed", "its address is not in mox.allow-cidrs".to_owned());
         }
         let mut open = self.open.lock();
-        let Most { streams, per_address } = self.most;
-        if open.values().sum::<usize>() >= 2 * streams {
-            return Err(format!("there are {} connections, twice mox.limits.streams", 2 * streams));
+        let MaxStreams { in_all, per_address } = self.most;
+        if open.values().sum::<usize>() >= 2 * in_all {
+            let detail = format!("there are {} connections, twice mox.limits.streams", 2 * in_all);
+            return refusal("too_many_connections", detail);
         }
         let count = open.entry(address).or_default();
         if *count >= 2 * per_address {
-            return Err(format!("there are {count} from this address, twice mox.limits.streams-per-address"));
+            let detail = format!("there are {count} from this address, twice mox.limits.streams-per-address");
+            return refusal("too_many_from_address", detail);
         }
         *count += 1;
         Ok(Place { door: Arc::clone(self), address })
     }
 
-    /// Counts a connection that is not served, and says so once a minute.
-    fn refuse(&self, peer: SocketAddr, why: &str) {
+    /// Counts a connection that is not served, and logs it once a minute for each reason and address.
+    fn refuse(&self, peer: SocketAddr, Refusal { reason, detail }: &Refusal) {
         self.streams.refused.fetch_add(1, Ordering::Relaxed);
-        if self.may_log() {
-            tracing::warn!(%peer, why, "a connection is refused");
+        if self.may_log(reason, Some(peer.ip())) {
+            let detail = cut(detail, DETAIL);
+            tracing::warn!(event = "connection_refused", reason, %peer, detail, "a connection is refused");
         }
     }
 
-    /// Once a minute.
-    fn may_log(&self) -> bool {
-        let mut logged = self.logged.lock();
-        let may = logged.is_none_or(|at| at.elapsed() >= QUIET);
-        if may {
-            *logged = Some(Instant::now());
-        }
-        may
+    fn may_log(&self, reason: &'static str, address: Option<IpAddr>) -> bool {
+        self.quiet.lock().may_log((reason, address), Instant::now())
     }
 }
 
@@ -146,8 +157,8 @@ pub async fn accept(listener: TcpListener, part: Part, door: Arc<Door>, out: mps
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if door.may_log() {
-                    tracing::error!(%error, "no connection can be accepted");
+                if door.may_log("accept_failed", None) {
+                    tracing::error!(event = "accept_failed", %error, "no connection can be accepted");
                 }
                 tokio::time::sleep(BACKOFF).await;
                 continue;
@@ -156,21 +167,22 @@ pub async fn accept(listener: TcpListener, part: Part, door: Arc<Door>, out: mps
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let place = match door.enter(peer.ip()) {
             Ok(place) => place,
-            Err(why) => {
-                door.refuse(peer, &why);
+            Err(refusal) => {
+                door.refuse(peer, &refusal);
                 continue;
             }
         };
         let _ = stream.set_nodelay(true);
         let (door, out) = (Arc::clone(&door), out.clone());
-        // A handshake keeps nobody else waiting.
+        // In a task of its own, so that a handshake keeps no other connection waiting.
         tokio::spawn(async move {
+            let refuse = |reason, detail| door.refuse(peer, &Refusal { reason, detail });
             let io = match &door.tls {
                 None => Io::Plain(stream),
                 Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
                     Ok(Ok(stream)) => Io::Tls(Box::new(stream)),
-                    Ok(Err(error)) => return door.refuse(peer, &format!("TLS: {error}")),
-                    Err(_) => return door.refuse(peer, "no TLS handshake within 10 s"),
+                    Ok(Err(error)) => return refuse("tls_failed", error.to_string()),
+                    Err(_) => return refuse("tls_timeout", "no TLS handshake within 10 s".to_owned()),
                 },
             };
             let _ = out.send(Connection::new(io, peer, part, place)).await;
@@ -189,10 +201,10 @@ enum Io {
 pub struct Connection {
     io: Io,
     accepted: Accepted,
-    /// Ends when its sender does.
+    /// Ends with its sender, which [`Accepted::cut`] drops.
     cut: oneshot::Receiver<()>,
-    /// When it has to have a stream; `None`: it had one.
-    purpose: Option<Pin<Box<Sleep>>>,
+    /// Ends when the connection must have had a stream; `None`: it had one.
+    no_stream: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
 
@@ -200,20 +212,20 @@ impl Connection {
     fn new(io: Io, peer: SocketAddr, part: Part, place: Place) -> Self {
         let (sender, cut) = oneshot::channel();
         let accepted = Accepted { peer, part, streamed: Arc::default(), cut: Arc::new(Mutex::new(Some(sender))) };
-        let purpose = Some(Box::pin(tokio::time::sleep(FIRST_REQUEST)));
-        Self { io, accepted, cut, purpose, _place: place }
+        let no_stream = Some(Box::pin(tokio::time::sleep(FIRST_REQUEST)));
+        Self { io, accepted, cut, no_stream, _place: place }
     }
 
-    /// Whether it is to end now.
+    /// Ready with the reason when the connection is to end.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         if Pin::new(&mut self.cut).poll(context).is_ready() {
             return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "its client reads nothing"));
         }
         if self.accepted.streamed.load(Ordering::Relaxed) {
-            self.purpose = None;
+            self.no_stream = None;
         }
-        let Some(purpose) = &mut self.purpose else { return Poll::Pending };
-        ready!(purpose.as_mut().poll(context));
+        let Some(no_stream) = &mut self.no_stream else { return Poll::Pending };
+        ready!(no_stream.as_mut().poll(context));
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "it opened no stream"))
     }
 }
@@ -280,5 +292,28 @@ impl AsyncWrite for Connection {
             Io::Plain(io) => Pin::new(io).poll_shutdown(context),
             Io::Tls(io) => Pin::new(io).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xds::pace::PaceRule;
+
+    #[test]
+    fn who_may_not_come_in_is_told_a_stable_word_and_who_leaves_makes_place() {
+        let streams = Arc::new(Streams::new(PaceRule { duty: 1.0, max: Duration::ZERO }));
+        let most = MaxStreams { in_all: 2, per_address: 1 };
+        let allow = vec!["10.0.0.0/8".parse().unwrap()];
+        let door = Arc::new(Door::new(allow, most, None, streams));
+        let enter = |address: &str| door.enter(address.parse().unwrap());
+        let refused = |address: &str| enter(address).unwrap_err().reason;
+        assert_eq!(refused("192.0.2.1"), "address_not_allowed");
+        let mut places: Vec<_> = (0..2).map(|_| enter("10.0.0.1").unwrap()).collect();
+        assert_eq!(refused("10.0.0.1"), "too_many_from_address");
+        places.extend((0..2).map(|_| enter("10.0.0.2").unwrap()));
+        assert_eq!(refused("10.0.0.3"), "too_many_connections");
+        places.pop();
+        assert!(enter("10.0.0.3").is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! How much of a client's time pushes may take.
 //!
 //! istiod decodes and compares all of a source on every push, so a client that is pushed to as fast as it can take does
-//! nothing else. From the response to its ACK it counts as busy; after that it rests so long that it is busy for
+//! nothing else. From a response to its ACK the client counts as busy; after that it rests so long that it is busy for
 //! `mox.push.duty` of the time at most, but no change waits for longer than `mox.push.max`. The streams of one client (one
 //! istiod may have many, each for a part) share its time, and the one with the oldest change is next.
 //!
@@ -11,40 +11,40 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 
-/// What the settings say.
+/// How much of a client's time pushes may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rule {
+pub struct PaceRule {
     /// Share of a client's time that pushes may take; 0 < duty ≤ 1.
     pub duty: f64,
     /// How long a change waits at most.
     pub max: Duration,
 }
 
-/// One stream among those of a client.
+/// A stream among those of a client.
 pub type Ticket = u64;
 
 /// When the streams of one client may push.
 #[derive(Debug)]
 pub struct Pace {
-    rule: Rule,
+    rule: PaceRule,
     /// Until when the client rests.
     rests_until: Option<Instant>,
-    /// When its last answer came; what it was busy with before is counted.
+    /// When the client's last answer came: until then the time it was busy is counted.
     counted_until: Option<Instant>,
-    /// Whose push is unanswered, and until when that keeps the others waiting.
+    /// The stream whose push is unanswered, and until when that keeps the other streams waiting.
     turn: Option<(Ticket, Instant)>,
-    /// Who waits, the oldest change first.
+    /// The streams that wait, the oldest change first.
     queue: BTreeMap<(Instant, Ticket), Arc<Notify>>,
 }
 
 impl Pace {
-    /// Of a client that was sent nothing yet.
-    pub fn new(rule: Rule) -> Self {
+    /// The pace of a client that was sent nothing yet.
+    pub fn new(rule: PaceRule) -> Self {
         Self { rule, rests_until: None, counted_until: None, turn: None, queue: BTreeMap::new() }
     }
 
-    /// Asks to push a change that is there since `since`. `None`: now, and it is the stream's turn. Else when to ask again,
-    /// or earlier if `wake` is notified.
+    /// Asks to push a change that is there since `since`. `None`: now, and it is the stream's turn. Otherwise: when to ask
+    /// again, or earlier if `wake` is notified.
     pub fn ask(&mut self, ticket: Ticket, since: Instant, now: Instant, wake: &Arc<Notify>) -> Option<Instant> {
         self.leave(ticket);
         let latest = since + self.rule.max;
@@ -64,9 +64,9 @@ impl Pace {
         None
     }
 
-    /// The client answered a response that was handed to the transport at `handed`.
+    /// Notes that the client answered a response that was handed to the transport at `handed`.
     pub fn answered(&mut self, ticket: Ticket, handed: Instant, now: Instant) {
-        // Responses that overlap took its time once.
+        // Where responses overlap, they took the client's time once.
         let busy = now.saturating_duration_since(self.counted_until.map_or(handed, |until| until.max(handed)));
         self.counted_until = Some(now);
         let rest = busy.mul_f64(1.0 / self.rule.duty - 1.0).min(self.rule.max);
@@ -74,21 +74,21 @@ impl Pace {
         self.end_turn(ticket);
     }
 
-    /// The stream pushes without asking, since it was asked itself; so it does not wait any more.
+    /// Notes that the stream waits no more: the client asked it for something, or it may not push for a while.
     pub fn passed(&mut self, ticket: Ticket) {
         if self.leave(ticket) {
             self.wake();
         }
     }
 
-    /// Whether the stream was among those that wait.
+    /// Takes the stream out of the queue; whether it was there.
     fn leave(&mut self, ticket: Ticket) -> bool {
         let waiting = self.queue.len();
         self.queue.retain(|(_, waiting), _| *waiting != ticket);
         self.queue.len() < waiting
     }
 
-    /// The stream is gone.
+    /// Notes that the stream is gone, or has nothing to push any more.
     pub fn close(&mut self, ticket: Ticket) {
         self.leave(ticket);
         self.end_turn(ticket);
@@ -115,11 +115,11 @@ mod tests {
 
     const MAX: Duration = Duration::from_secs(5);
 
-    /// Streams that always have a change to push and a client that takes so long for each; how much of the time it was busy,
-    /// the number of pushes of each stream, and how long a change waited at most.
+    /// Streams that always have a change to push and a client that takes so long for each; how much of the time the client was
+    /// busy, the number of pushes of each stream, and how long a change waited at most.
     fn simulate(duty: f64, ack: Duration, streams: u64, pushes: usize) -> (f64, Vec<usize>, Duration) {
         let wake = Arc::default();
-        let mut pace = Pace::new(Rule { duty, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty, max: MAX });
         let start = Instant::now();
         let mut now = start;
         let mut since = vec![start; streams as usize];
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn with_all_of_the_time_nobody_waits() {
         let wake = Arc::default();
-        let mut pace = Pace::new(Rule { duty: 1.0, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty: 1.0, max: MAX });
         let now = Instant::now();
         assert_eq!(pace.ask(1, now, now, &wake), None);
         assert_eq!(pace.ask(2, now, now, &wake), None, "another stream's push is unanswered, which is its own matter");
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_never_answered_keeps_others_waiting_once_and_not_for_long() {
         let wake = Arc::default();
-        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
         let start = Instant::now();
         assert_eq!(pace.ask(1, start, start, &wake), None);
         assert_eq!(pace.ask(2, start + MAX / 2, start + MAX / 2, &wake), Some(start + MAX));
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_stream_that_goes_makes_place_for_the_next() {
         let (first, second) = (Arc::<Notify>::default(), Arc::<Notify>::default());
-        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
         let now = Instant::now();
         pace.ask(1, now, now, &first);
         assert!(pace.ask(2, now, now, &second).is_some());
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_stream_that_pushed_without_asking_is_not_waited_for() {
         let (first, second) = (Arc::<Notify>::default(), Arc::<Notify>::default());
-        let mut pace = Pace::new(Rule { duty: 0.5, max: MAX });
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
         let now = Instant::now();
         pace.answered(1, now, now + MAX);
         let now = now + MAX;

@@ -1,4 +1,4 @@
-//! The gRPC service.
+//! The gRPC service: finds the variant and the part that a client asks for, and starts a stream.
 
 use std::{
     convert::Infallible,
@@ -15,89 +15,53 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService, transport::Server};
 
 use crate::{
-    config::Config,
-    part::Part,
+    snapshot::{partition::Part, signals::Signals, view::Catalog},
     xds::{
-        Catalog,
         codec::{Flow, RequestDecoder, ResponseBody},
+        drain::Drain,
+        limits::StreamLimits,
         listener::{Accepted, Connection},
-        parts::Parts,
         stream::Stream,
-        streams::{Most, Streams},
+        streams::Streams,
         subscription::{Subscription, delta::Delta, sotw::Sotw},
     },
 };
-
-/// What ends streams.
-#[derive(Debug, Clone)]
-pub struct Ends {
-    /// The server stops.
-    pub draining: watch::Receiver<bool>,
-    /// Clients are to go to another server.
-    pub fenced: watch::Receiver<bool>,
-}
-
-/// What bounds a stream.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Streams.
-    pub most: Most,
-    /// Types of one stream.
-    pub types: usize,
-    /// Bytes of a request.
-    pub request: usize,
-    /// Bytes of a response's resources.
-    pub response: usize,
-}
-
-impl Limits {
-    /// What the settings say.
-    pub fn new(config: &Config) -> Self {
-        let limits = &config.limits;
-        Self {
-            most: Most { streams: limits.streams, per_address: limits.streams_per_address },
-            types: limits.types,
-            request: limits.request,
-            response: limits.response,
-        }
-    }
-}
 
 /// A server of a catalog, as tonic knows it.
 #[derive(Debug, Clone)]
 pub struct Ads<C> {
     /// The newest resources.
     pub view: watch::Receiver<C>,
-    /// Tells in which parts they have changed.
-    pub parts: Arc<Parts>,
-    /// What ends its streams.
-    pub ends: Ends,
-    /// They are listed here.
+    /// Signals in which parts resources have changed.
+    pub parts: Arc<Signals>,
+    /// Ends its streams.
+    pub drain: Drain,
+    /// The streams that are open.
     pub streams: Arc<Streams>,
-    /// Whether istiod is sent tiny responses first; see [`crate::xds::stream`].
+    /// Whether istiod is sent tiny responses first (`mox.push.prime`).
     pub prime: bool,
-    /// What bounds them.
-    pub limits: Limits,
+    /// Bounds its streams.
+    pub limits: StreamLimits,
 }
 
 impl<C: Catalog> Ads<C> {
     /// Serves connections until it is draining and all are closed.
     pub async fn serve(self, connections: mpsc::Receiver<Connection>) -> Result<(), tonic::transport::Error> {
-        let mut draining = self.ends.draining.clone();
+        let mut drain = self.drain.clone();
         let connections = ReceiverStream::new(connections);
         Server::builder()
-            // Half-open connections go after 40 s. A stream on which nothing is said is none.
+            // Half-open connections go after 40 s; a quiet stream answers PINGs and stays.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .add_service(self)
             .serve_with_incoming_shutdown(tokio_stream::StreamExt::map(connections, Ok::<_, Infallible>), async move {
-                let _ = draining.wait_for(|draining| *draining).await;
+                drain.stopping().await;
             })
             .await
     }
 
-    /// The part that a stream is of: that of its port, or, on the port that serves everything, the one that its name asks
-    /// for.
+    /// The part that a stream is of: the part of its port, or, on the port that serves everything, the part that the host name
+    /// asks for.
     fn part(port: Part, authority: &str) -> Result<Part, String> {
         match (port, Part::named_in(authority)?) {
             (port, None) => Ok(port),
@@ -123,25 +87,25 @@ impl<C: Catalog> Ads<C> {
         request: HttpRequest<Body>,
         accepted: Option<Accepted>,
     ) -> Result<HttpResponse<Body>, Status> {
-        let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let authority = authority(&request)?;
         let port = accepted.as_ref().map_or(Part::WHOLE, |accepted| accepted.part);
         let part = Self::part(port, authority).map_err(Status::invalid_argument)?;
         let peer: Option<SocketAddr> = accepted.as_ref().map(|accepted| accepted.peer);
-        let registered = self.streams.register(peer, part, S::DELTA, self.limits.most);
+        let registered = self.streams.register(peer, part, S::DELTA, self.limits.streams);
         let registered = registered.map_err(|limit| {
             self.streams.refused.fetch_add(1, Ordering::Relaxed);
             Status::resource_exhausted(limit)
         })?;
         let requests: Streaming<S::Request> =
             Streaming::new_request(RequestDecoder::default(), request.into_body(), None, Some(self.limits.request));
-        // One response waits for the transport, no more: what comes after it is made later, from a newer view.
+        // One response waits for the transport, no more: the next is made when that is gone, from a newer view.
         let (out, responses) = mpsc::channel(1);
         let flow = Arc::<Flow>::default();
         let stream = Stream {
             view: self.view.clone(),
             changes: self.parts.subscribe(part),
             part,
-            ends: self.ends.clone(),
+            drain: self.drain.clone(),
             registered,
             streams: Arc::clone(&self.streams),
             prime: self.prime,
@@ -154,7 +118,7 @@ impl<C: Catalog> Ads<C> {
             accepted.streamed();
         }
         tokio::spawn(async move {
-            // The transport cannot be told to give up a stream whose client reads nothing; its connection can.
+            // The transport cannot be told to give up a stream whose client reads nothing, so its connection is ended.
             if stream.run::<S>(requests).await
                 && let Some(accepted) = accepted
             {
@@ -165,6 +129,14 @@ impl<C: Catalog> Ads<C> {
         let response = response.body(Body::new(ResponseBody::new(responses, flow)));
         response.map_err(|error| Status::internal(error.to_string()))
     }
+}
+
+/// The host name that a client asks for: `:authority`, or `Host` from a client that leaves that out, as it may
+/// (RFC 9113, 8.3.1). A name that cannot be read is refused, so that nobody who asks for a part is served everything.
+fn authority(request: &HttpRequest<Body>) -> Result<&str, Status> {
+    let host = || request.headers().get(http::header::HOST).map(|host| host.to_str());
+    let authority = request.uri().authority().map(|authority| Ok(authority.as_str())).or_else(host);
+    authority.unwrap_or(Ok("")).map_err(|_| Status::invalid_argument("the header host is no text"))
 }
 
 impl<C> NamedService for Ads<C> {

@@ -14,11 +14,15 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
-    part::Part,
-    xds::pace::{Pace, Rule, Ticket},
+    snapshot::partition::Part,
+    xds::{
+        limits::MaxStreams,
+        pace::{Pace, PaceRule, Ticket},
+        quiet::Quiet,
+    },
 };
 
-/// What is known of one type on one stream.
+/// The state of one type on one stream.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TypeState {
@@ -26,15 +30,15 @@ pub struct TypeState {
     pub sent: Option<Arc<str>>,
     /// Version of the last accepted response.
     pub acked: Option<Arc<str>>,
-    /// The client's words on what it did not accept.
+    /// The client's words on the last response, if it did not accept it.
     pub error: Option<String>,
     /// Responses so far.
     pub pushes: u64,
     /// How long the client took to answer the last response that it answered, in milliseconds.
     pub ack_millis: Option<u64>,
-    /// For how long the last response is unanswered, in milliseconds. No reason to close the stream.
+    /// For how long the last response is unanswered, in milliseconds. However long, the stream stays.
     pub unacked_millis: Option<u64>,
-    /// When that went out.
+    /// When the unanswered response went out.
     #[serde(skip)]
     pub unacked_since: Option<Instant>,
     /// The newest set is too large for a response, so that the last one stays.
@@ -48,7 +52,7 @@ impl TypeState {
     }
 }
 
-/// What is known of one stream.
+/// The state of one stream.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamState {
@@ -60,7 +64,7 @@ pub struct StreamState {
     pub part: Part,
     /// Whether it is the incremental variant.
     pub delta: bool,
-    /// By type URL.
+    /// The types that the client asked for, by type URL.
     pub types: BTreeMap<String, TypeState>,
 }
 
@@ -73,19 +77,19 @@ impl StreamState {
     }
 }
 
-/// Of a client by address and name, whether its streams together make sense.
+/// The streams of one client, and whether they make sense together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientState {
-    /// Its address.
+    /// The client's address.
     pub address: Option<IpAddr>,
-    /// Its own name for itself.
+    /// The client's own name for itself.
     pub node: String,
-    /// Streams.
+    /// How many streams the client has.
     pub streams: usize,
-    /// The parts that they are of.
+    /// The parts that the streams are of.
     pub parts: BTreeSet<Part>,
-    /// What is wrong with these.
+    /// The mistake in the parts; `None`: they are everything, each once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrong: Option<&'static str>,
 }
@@ -106,7 +110,7 @@ pub struct Totals {
     pub too_large: usize,
 }
 
-/// What is wrong with the parts that a client takes; `None`: nothing.
+/// The mistake in the parts that a client takes; `None`: they are everything, each once.
 fn wrong(parts: &BTreeSet<Part>) -> Option<&'static str> {
     let counts: BTreeSet<usize> = parts.iter().map(|part| part.count()).collect();
     match counts.first() {
@@ -117,27 +121,21 @@ fn wrong(parts: &BTreeSet<Part>) -> Option<&'static str> {
     }
 }
 
+/// A client: its address and its own name for itself.
 type Client = (Option<IpAddr>, String);
-
-/// Limits on streams.
-#[derive(Debug, Clone, Copy)]
-pub struct Most {
-    /// Of all clients.
-    pub streams: usize,
-    /// From one address.
-    pub per_address: usize,
-}
 
 /// All streams of a server.
 #[derive(Debug)]
 pub struct Streams {
     open: Mutex<BTreeMap<Ticket, (Option<IpAddr>, Arc<Mutex<StreamState>>)>>,
     paces: Mutex<HashMap<Client, Weak<Mutex<Pace>>>>,
-    rule: Rule,
+    rule: PaceRule,
     next: AtomicU64,
+    /// Which lines were logged, by event, client and what they are about.
+    quiet: Mutex<Quiet<(&'static str, Client, String)>>,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
-    /// Bytes of those.
+    /// Bytes of the responses sent.
     pub bytes: AtomicU64,
     /// Responses that a client did not accept.
     pub nacks: AtomicU64,
@@ -147,25 +145,26 @@ pub struct Streams {
     pub refused: AtomicU64,
 }
 
-/// Removes its stream from the list when dropped.
+/// One stream's place in the list, until it is dropped.
 #[derive(Debug)]
 pub struct Registered {
     streams: Arc<Streams>,
-    /// Tells the stream from others.
+    /// The stream's number, unique in this server.
     pub ticket: Ticket,
-    /// What is shown of the stream.
+    /// The stream as status shows it.
     pub state: Arc<Mutex<StreamState>>,
     pace: Option<Arc<Mutex<Pace>>>,
 }
 
 impl Streams {
-    /// None yet; their clients are pushed to by this rule.
-    pub fn new(rule: Rule) -> Self {
+    /// No streams yet; `rule` says how much of a client's time pushes may take.
+    pub fn new(rule: PaceRule) -> Self {
         Self {
             open: Mutex::default(),
             paces: Mutex::default(),
             rule,
             next: AtomicU64::new(0),
+            quiet: Mutex::default(),
             pushes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             nacks: AtomicU64::new(0),
@@ -174,17 +173,17 @@ impl Streams {
         }
     }
 
-    /// Adds a stream, unless there are too many already; the error says of which and how many.
+    /// Adds a stream, unless there are too many already; the error names the limit and its value.
     pub fn register(
         self: &Arc<Self>,
         peer: Option<SocketAddr>,
         part: Part,
         delta: bool,
-        most: Most,
+        most: MaxStreams,
     ) -> Result<Registered, String> {
         let mut open = self.open.lock();
-        if open.len() >= most.streams {
-            return Err(format!("more than {} streams (mox.limits.streams)", most.streams));
+        if open.len() >= most.in_all {
+            return Err(format!("more than {} streams (mox.limits.streams)", most.in_all));
         }
         let address = peer.map(|peer| peer.ip());
         if open.values().filter(|(other, _)| *other == address).count() >= most.per_address {
@@ -250,7 +249,7 @@ impl Streams {
 }
 
 impl Registered {
-    /// Notes whose stream it is.
+    /// Notes whose stream this is; at most 256 characters of the name are kept.
     pub fn identify(&mut self, node: &str) {
         let shown: String = node.chars().filter(|c| !c.is_control()).take(256).collect();
         let peer = {
@@ -266,7 +265,16 @@ impl Registered {
         self.pace = Some(pace);
     }
 
-    /// What its client's streams share; `None` before it said who it is.
+    /// Whether a line may be logged now: once a minute for each event, client and what the line is about.
+    pub fn may_log(&self, event: &'static str, about: &str) -> bool {
+        let client = {
+            let state = self.state.lock();
+            (state.peer.map(|peer| peer.ip()), state.node.clone())
+        };
+        self.streams.quiet.lock().may_log((event, client, about.to_owned()), Instant::now())
+    }
+
+    /// The pace that the client's streams share; `None` before the client said who it is.
     pub fn pace(&self) -> Option<&Mutex<Pace>> {
         self.pace.as_deref()
     }
@@ -300,8 +308,8 @@ mod tests {
 
     #[test]
     fn streams_are_limited_in_all_and_by_address() {
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
-        let most = Most { streams: 3, per_address: 2 };
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let most = MaxStreams { in_all: 3, per_address: 2 };
         let open = |address: &str| streams.register(address.parse().ok(), Part::WHOLE, false, most);
         let first = open("127.0.0.1:1").unwrap();
         let _second = open("127.0.0.1:2").unwrap();
@@ -314,8 +322,8 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_bounded_and_the_rest_is_counted() {
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
-        let most = Most { streams: 3_000, per_address: 3_000 };
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let most = MaxStreams { in_all: 3_000, per_address: 3_000 };
         let part = Part::new(0, 2).unwrap();
         let open = |n: usize| {
             let part = if n == 999 { part } else { Part::WHOLE };
@@ -346,8 +354,8 @@ mod tests {
 
     #[test]
     fn streams_of_one_client_share_its_time() {
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
-        let most = Most { streams: 9, per_address: 9 };
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let most = MaxStreams { in_all: 9, per_address: 9 };
         let open = |address: &str, node: &str| {
             let mut stream = streams.register(address.parse().ok(), Part::WHOLE, false, most).unwrap();
             stream.identify(node);
@@ -357,5 +365,7 @@ mod tests {
         let (c, d) = (open("127.0.0.1:3", "istiod-1"), open("127.0.0.2:4", "istiod-0"));
         let same = |a: &Registered, b: &Registered| std::ptr::eq(a.pace().unwrap(), b.pace().unwrap());
         assert!(same(&a, &b) && !same(&a, &c) && !same(&a, &d));
+        assert!(a.may_log("event", "type") && !b.may_log("event", "type"), "and its line in the log");
+        assert!(c.may_log("event", "type") && d.may_log("event", "type") && a.may_log("event", "other"));
     }
 }

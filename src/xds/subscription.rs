@@ -1,6 +1,8 @@
-//! What one stream wants of one type and what it holds: values without IO, one for each variant of the protocol.
+//! One type on one stream, what the client wants of it and what it has: values without IO, one for each variant of the
+//! protocol.
 //!
-//! Quotations are from the xDS protocol's specification (`xds_protocol.rst`).
+//! Quotations are from the specification, <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>; links name the
+//! section.
 
 pub mod delta;
 pub mod sotw;
@@ -16,17 +18,20 @@ use crate::{
         google::rpc,
     },
     snapshot::Set,
+    xds::limits::{NACK_TEXT, cut},
 };
 
-/// What the requests of both variants have in common.
+/// Fields that the requests of both variants have.
 pub trait Request: prost::Message + Default {
-    /// Who asks; in the first request of a stream.
+    /// The client; in the first request of a stream.
     fn node(&self) -> Option<&Node>;
     /// The type asked for.
     fn type_url(&self) -> &str;
-    /// Nonce of the response that it answers; empty: none.
+    /// Nonce of the response that the request answers; empty: the request answers none.
     fn nonce(&self) -> &str;
-    /// Present on a NACK and only there.
+    /// Why the client does not accept the response. "NACK signifies unsuccessful configuration and is indicated by the presence
+    /// of the error_detail field."
+    /// <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-and-nack-semantics-summary>
     fn error(&self) -> Option<&rpc::Status>;
 }
 
@@ -60,9 +65,9 @@ impl Request for DeltaDiscoveryRequest {
     }
 }
 
-/// What a response says.
+/// The resources of a response.
 #[derive(Debug, Default)]
-pub struct Content {
+pub struct ResponseContent {
     /// Encoded `resources` fields.
     pub pages: Vec<Bytes>,
     /// Names of resources that are gone; in a delta response only.
@@ -75,24 +80,40 @@ pub trait Subscription: Default + Send + 'static {
     type Request: Request;
     /// The variant's method of the service.
     const METHOD: &'static str;
-    /// Whether its responses are DeltaDiscoveryResponses.
+    /// Whether the variant's responses are DeltaDiscoveryResponses.
     const DELTA: bool;
 
-    /// Takes a request in; says whether it answers the last response.
+    /// Takes a request in; whether it is the answer to the last response.
     fn request(&mut self, request: &Self::Request) -> bool;
+
+    /// Whether the client lacks something of this set, or asked for it once more.
+    fn lacks(&mut self, set: &Set) -> bool;
 
     /// Whether a response should go out now that this is the newest set. At most one is unanswered at a time; what changes
     /// meanwhile goes into the next.
-    fn wants(&mut self, set: &Set) -> bool;
+    fn wants(&mut self, set: &Set) -> bool {
+        !self.exchange().in_flight() && self.lacks(set)
+    }
 
-    /// Whether what is wanted was asked for, and is not the news of a change.
+    /// Whether the client asked for the next response, so that it is no push.
     fn asked(&self) -> bool;
 
     /// Makes a response of the newest set and notes that it goes out.
-    fn respond(&mut self, set: &Set, nonce: u64) -> Content;
+    fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent;
 
-    /// What was said so far.
+    /// The responses so far, and the answers to them.
     fn exchange(&self) -> &Exchange;
+}
+
+/// The response that the nonce of a request refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nonce {
+    /// No response, or one that is not the last.
+    Stale,
+    /// The last response, which this request answers.
+    Answers,
+    /// The last response, which an earlier request answered. A request without an error does not take a NACK back.
+    Again,
 }
 
 /// Responses of one type on one stream, and what became of them.
@@ -102,30 +123,32 @@ pub struct Exchange {
     nonce: Option<u64>,
     /// Whether that response is still unanswered.
     in_flight: bool,
-    /// Content of the last response.
+    /// Hash of the content of the last response.
     sent: Option<u128>,
-    /// Content of the last response that was accepted.
+    /// Hash of the content of the last response that was accepted.
     acked: Option<u128>,
-    /// The client's words on the last response, if it did not accept it.
+    /// The client's words on the last response, if it did not accept it; [`NACK_TEXT`] characters at most.
     error: Option<String>,
 }
 
 impl Exchange {
-    /// Takes the nonce of a request and what it says of the response that had it; answers whether that is the last one.
-    fn answer(&mut self, nonce: &str, error: Option<&rpc::Status>) -> bool {
+    /// Takes the nonce of a request, and what the request says of the response that had it.
+    fn answer(&mut self, nonce: &str, error: Option<&rpc::Status>) -> Nonce {
         if self.nonce.is_none_or(|last| nonce != last.to_string()) {
-            return false;
+            return Nonce::Stale;
         }
-        self.in_flight = false;
+        if !std::mem::take(&mut self.in_flight) {
+            return Nonce::Again;
+        }
         match error {
-            // The same content is not sent again; what comes next is.
-            Some(error) => self.error = Some(error.message.clone()),
+            // The same content is not sent again; the next change is.
+            Some(error) => self.error = Some(cut(&error.message, NACK_TEXT).to_owned()),
             None => {
                 self.acked = self.sent;
                 self.error = None;
             }
         }
-        true
+        Nonce::Answers
     }
 
     fn respond(&mut self, nonce: u64, content: u128) {
@@ -134,17 +157,23 @@ impl Exchange {
         self.sent = Some(content);
     }
 
+    /// Nonce of the last response; `None` before the first.
+    #[cfg(test)]
+    pub fn nonce(&self) -> Option<u64> {
+        self.nonce
+    }
+
     /// Whether the last response is unanswered.
     pub fn in_flight(&self) -> bool {
         self.in_flight
     }
 
-    /// Content of the last response.
+    /// Hash of the content of the last response.
     pub fn sent(&self) -> Option<u128> {
         self.sent
     }
 
-    /// Content of the last response that was accepted.
+    /// Hash of the content of the last response that was accepted.
     pub fn acked(&self) -> Option<u128> {
         self.acked
     }
@@ -155,7 +184,7 @@ impl Exchange {
     }
 }
 
-/// The names of a request; parameters do not matter here.
+/// The names of a request, with those of its locators, whose dynamic parameters play no role.
 fn names<'a>(names: &'a [String], locators: &'a [ResourceLocator]) -> impl Iterator<Item = &'a String> {
     names.iter().chain(locators.iter().map(|locator| &locator.name))
 }
@@ -168,9 +197,8 @@ pub(crate) mod testing {
     use std::{collections::BTreeMap, sync::Arc};
 
     use crate::{
-        part::Part,
         proto::istio::networking::v1alpha3::ServiceEntry,
-        snapshot::{Changes, Resource, Set, Snapshot},
+        snapshot::{Changes, Resource, Set, Snapshot, partition::Part},
     };
 
     /// A set of resources with these names and hosts.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::{
     RootCertStore, ServerConfig,
@@ -28,55 +29,71 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    state: Mutex<Loaded>,
-}
-
-#[derive(Debug)]
-struct Loaded {
-    config: Arc<ServerConfig>,
-    stamps: Vec<Option<SystemTime>>,
-    looked: Instant,
+    config: ArcSwap<ServerConfig>,
+    /// When the files were looked at last.
+    looked: Mutex<Instant>,
+    /// When the files that were read last were modified. Locked while files are read, so that one thread does.
+    modified: Mutex<Vec<Option<SystemTime>>>,
 }
 
 impl Tls {
     /// Reads the files; `None` if there are to be none.
-    pub fn open(files: &TlsFiles) -> Result<Option<Self>> {
+    pub fn open(files: &TlsFiles) -> Result<Option<Arc<Self>>> {
         let (Some(cert), Some(key)) = (&files.cert, &files.key) else { return Ok(None) };
-        let stamps = stamps(files);
-        let config = Arc::new(load(cert, key, files.client_ca.as_deref())?);
-        let state = Mutex::new(Loaded { config, stamps, looked: Instant::now() });
-        Ok(Some(Self { files: files.clone(), state }))
+        let modified = Mutex::new(modified(files));
+        let config = ArcSwap::from_pointee(load(cert, key, files.client_ca.as_deref())?);
+        let looked = Mutex::new(Instant::now());
+        Ok(Some(Arc::new(Self { files: files.clone(), config, looked, modified })))
     }
 
-    /// Shakes hands.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.config()).accept(stream).await
-    }
-
-    fn config(&self) -> Arc<ServerConfig> {
-        let mut state = self.state.lock();
-        if state.looked.elapsed() < LOOK {
-            return Arc::clone(&state.config);
+    /// Shakes hands, with the certificate that the files have now.
+    pub async fn accept(self: &Arc<Self>, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        if self.is_to_look() {
+            // Files are read where they keep no stream waiting, however slow their disk is.
+            let tls = Arc::clone(self);
+            let _ = tokio::task::spawn_blocking(move || tls.look()).await;
         }
-        state.looked = Instant::now();
-        let stamps = stamps(&self.files);
-        if stamps != state.stamps
-            && let (Some(cert), Some(key)) = (&self.files.cert, &self.files.key)
-        {
-            match load(cert, key, self.files.client_ca.as_deref()) {
-                Ok(config) => {
-                    state.config = Arc::new(config);
-                    tracing::info!("the certificate was read again");
-                }
-                Err(error) => tracing::error!(%error, "the changed certificate is of no use, the one before stays"),
+        TlsAcceptor::from(self.config.load_full()).accept(stream).await
+    }
+
+    /// Whether the files were not looked at for a while; if so the caller is to.
+    fn is_to_look(&self) -> bool {
+        let mut looked = self.looked.lock();
+        let is_to = looked.elapsed() >= LOOK;
+        if is_to {
+            *looked = Instant::now();
+        }
+        is_to
+    }
+
+    /// Reads the files if they have changed.
+    fn look(&self) {
+        let (Some(cert), Some(key)) = (&self.files.cert, &self.files.key) else { return };
+        // If the lock is taken, another thread reads the files.
+        let Some(mut known) = self.modified.try_lock() else { return };
+        let modified = modified(&self.files);
+        if modified == *known {
+            return;
+        }
+        match load(cert, key, self.files.client_ca.as_deref()) {
+            Ok(config) => {
+                self.config.store(Arc::new(config));
+                tracing::info!(event = "certificate_read", "the certificate was read again");
             }
-            state.stamps = stamps;
+            Err(error) => {
+                tracing::error!(
+                    event = "certificate_refused",
+                    %error,
+                    "the changed certificate is of no use, the one before stays"
+                );
+            }
         }
-        Arc::clone(&state.config)
+        *known = modified;
     }
 }
 
-fn stamps(files: &TlsFiles) -> Vec<Option<SystemTime>> {
+/// When each of the files was modified; `None`: no such file.
+fn modified(files: &TlsFiles) -> Vec<Option<SystemTime>> {
     let files = [&files.cert, &files.key, &files.client_ca];
     files.into_iter().flatten().map(|file| std::fs::metadata(file).and_then(|file| file.modified()).ok()).collect()
 }

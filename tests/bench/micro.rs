@@ -7,19 +7,22 @@ use std::{collections::BTreeMap, hint::black_box, pin::Pin, sync::Arc, task::Con
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http_body::Body as _;
-use registry_mox::{
-    frame::{self, Publisher, decode, encode_publish},
+use registry_mox::testing::{
+    istio::names::ID_ANNOTATION,
     model::RegisterVersion,
     policy::{Policy, PolicyConfig},
-    snapshot::{Changes, Resource, SLICES, Snapshot},
-    store::{Limits, Store},
+    registry::{
+        frame::{self, Publisher, decode, encode_publish},
+        store::{Limits, Store},
+    },
+    snapshot::{Changes, Resource, Snapshot, partition::SLICES},
     translate::{
         payload,
-        service_entry::{self, Member, Shape},
+        service_entry::{self, EndpointMode, Member, Shape},
     },
     xds::{
-        codec::{Response, ResponseBody, Said},
-        subscription::Content,
+        codec::{Outgoing, Response, ResponseBody},
+        subscription::ResponseContent,
     },
 };
 use tokio::sync::mpsc;
@@ -80,7 +83,7 @@ fn ingest(criterion: &mut Criterion) {
 
 fn policy() -> Policy {
     let labels = vec!["serialization".to_owned(), "startTime".to_owned()];
-    Policy::new(PolicyConfig { labels, ..PolicyConfig::default() }, None).expect("a policy without mistakes")
+    Policy::new(PolicyConfig { labels, ..PolicyConfig::default() }, None, "ns").expect("a policy without mistakes")
 }
 
 fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
@@ -104,9 +107,9 @@ fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
 fn entry(service: usize, members: &[Member], policy: &Policy) -> Resource {
     let (id, name) = (id(service), format!("com.example.bench.service{service:05}"));
     let host = format!("{name}.sofa.mesh");
-    let shape = Shape { host: &host, vip: None, id: &id, members, mode: registry_mox::config::EndpointMode::Inline };
+    let shape = Shape { host: &host, vip: None, id: &id, members, mode: EndpointMode::Inline };
     let built = service_entry::build(&shape, &policy.rules(&id));
-    let annotations = BTreeMap::from([(service_entry::ID_ANNOTATION.to_owned(), id.clone())]);
+    let annotations = BTreeMap::from([(ID_ANNOTATION.to_owned(), id.clone())]);
     Resource::service_entry(format!("sofa-registry/{name}"), BTreeMap::new(), annotations, &built)
 }
 
@@ -166,7 +169,7 @@ fn framing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("framing");
     for (name, services, endpoints) in SIZES {
         let pages: Vec<Bytes> = snapshot_of(services, endpoints, &policy).pages().cloned().collect();
-        let content = Arc::new(Content { pages, removed: Vec::new() });
+        let content = Arc::new(ResponseContent { pages, removed: Vec::new() });
         group.throughput(Throughput::Bytes(content.pages.iter().map(Bytes::len).sum::<usize>() as u64));
         group.bench_function(BenchmarkId::new("a response", name), |bencher| {
             bencher.iter_batched(
@@ -178,9 +181,9 @@ fn framing(criterion: &mut Criterion) {
                         nonce: "1".to_owned(),
                         content: Arc::clone(&content),
                         delta: false,
-                        handed: Arc::default(),
+                        handed_at: Arc::default(),
                     };
-                    out.try_send(Ok(Said::Response(response))).expect("room for one");
+                    out.try_send(Ok(Outgoing::Response(response))).expect("room for one");
                     ResponseBody::new(responses, Arc::default())
                 },
                 |mut body| {

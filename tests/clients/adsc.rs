@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use base64::Engine;
+use harness::{
+    SOON,
+    client::{Resource, State},
+    process::{Driven, START, eventually, log_path, mortal, root},
+};
 use prost::Message;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{
-    mox_client::State,
-    parts::{Driven, SOON, START, eventually, log_path, root},
-    serve::{Serve, name, registered, sources},
-};
+use crate::serve::{Server, name, registered, sources};
 
 /// A line of tests/tools/adsc/main.go.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -35,7 +36,7 @@ struct Entry {
 /// The same of what is served.
 fn entries(served: &State) -> BTreeMap<String, Entry> {
     let some = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map.clone());
-    let entry = |(name, resource): (&String, &crate::mox_client::Resource)| {
+    let entry = |(name, resource): (&String, &Resource)| {
         let spec = base64::engine::general_purpose::STANDARD.encode(resource.entry.encode_to_vec());
         let (labels, annotations) = (some(&resource.labels), some(&resource.annotations));
         (name.clone(), Entry { version: resource.version.clone(), labels, annotations, spec })
@@ -54,8 +55,8 @@ impl Adsc {
         assert!(program.is_file(), "{} is missing: tests/real/install.sh clients", program.display());
         let log = log_path(&format!("adsc-{version}"));
         std::fs::create_dir_all(log.parent().unwrap()).unwrap();
-        let mut command = std::process::Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(program).args(sources).stderr(std::fs::File::create(log).unwrap());
+        let mut command = mortal(program);
+        command.args(sources).stderr(std::fs::File::create(log).unwrap());
         Self { driven: Driven::start(&mut command), now: Line::default() }
     }
 
@@ -65,7 +66,7 @@ impl Adsc {
     }
 
     /// Reads until its stores hold what is served; `deleted` is all that may have been deleted on the way, in total.
-    fn wait_until_as_served(&mut self, serve: &Serve, deleted: &[String]) {
+    fn wait_until_as_served(&mut self, serve: &Server, deleted: &[String]) {
         let wanted = entries(&serve.served());
         while !(self.now.synced && self.now.entries == wanted && self.now.deleted == deleted) {
             assert!(deleted.starts_with(&self.now.deleted), "deleted: {:?}, not {deleted:?}", self.now.deleted);
@@ -78,7 +79,7 @@ impl Adsc {
 fn follow(version: &str, parts: u16) {
     let settings = json!({ "partitions": [4], "protect": { "emptyGrace": "0s" } });
     let mut state = registered(40, 3);
-    let mut serve = Serve::loaded(settings.clone(), &state);
+    let mut serve = Server::loaded(settings.clone(), &state);
     let mut adsc = Adsc::start(version, &sources(parts));
     adsc.wait_until_as_served(&serve, &[]);
     assert_eq!(adsc.now.entries.len(), 40);
@@ -100,7 +101,7 @@ fn follow(version: &str, parts: u16) {
     adsc.wait_until_as_served(&serve, &deleted);
     for changes in [0, 5] {
         drop(serve);
-        serve = Serve::start(settings.clone(), &state);
+        serve = Server::start(settings.clone(), &state);
         for n in 20..20 + changes {
             serve.change(&mut state, n, 1);
         }

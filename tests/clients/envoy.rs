@@ -1,7 +1,6 @@
 //! The real Envoy as a client of the same core, with Envoy's own resources, in both variants of the protocol.
 
 use std::{
-    collections::HashMap,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
     process::Command,
@@ -10,14 +9,16 @@ use std::{
     time::Duration,
 };
 
-use registry_mox::{
-    part::Part,
+use harness::process::{Process, START, eventually, free_port, get, log_path, script};
+use registry_mox::testing::{
+    snapshot::{partition::Part, signals::Signals},
     xds::{
+        drain::Drain,
+        limits::{MaxStreams, StreamLimits},
         listener::{Door, accept},
-        pace::Rule,
-        parts::Parts,
-        server::{Ads, Ends, Limits},
-        streams::{Most, Streams},
+        pace::PaceRule,
+        server::Ads,
+        streams::Streams,
     },
 };
 use serde_json::Value;
@@ -26,16 +27,13 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use crate::{
-    envoy_types::{Kind, Xds, cluster, endpoints, listener, routes},
-    parts::{Process, START, connect, eventually, free_port, get, get_from, log_path, script},
-};
+use crate::envoy_types::{Kind, Xds, cluster, endpoints, listener, routes};
 
 /// A server of a catalog; stops without a goodbye when dropped.
 struct Server {
     runtime: Option<Runtime>,
     view: watch::Sender<Xds>,
-    parts: Arc<Parts>,
+    parts: Arc<Signals>,
     streams: Arc<Streams>,
     _ends: [watch::Sender<bool>; 2],
 }
@@ -43,20 +41,19 @@ struct Server {
 impl Server {
     fn start(port: u16, xds: Xds) -> Self {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (view, parts) = (watch::Sender::new(xds), Arc::<Parts>::default());
-        let streams = Arc::new(Streams::new(Rule { duty: 0.5, max: Duration::from_secs(5) }));
+        let (view, parts) = (watch::Sender::new(xds), Arc::<Signals>::default());
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let [draining, fenced] = [watch::Sender::new(false), watch::Sender::new(false)];
-        let most = Most { streams: 16, per_address: 16 };
+        let most = MaxStreams { in_all: 16, per_address: 16 };
         let ads = Ads {
             view: view.subscribe(),
             parts: Arc::clone(&parts),
-            ends: Ends { draining: draining.subscribe(), fenced: fenced.subscribe() },
+            drain: Drain::new(draining.subscribe(), fenced.subscribe()),
             streams: Arc::clone(&streams),
             prime: true,
-            limits: Limits { most, types: 16, request: 1 << 20, response: 1 << 30 },
+            limits: StreamLimits { streams: most, types: 16, request: 1 << 20, response: 1 << 30 },
         };
-        let (open, logged) = (HashMap::new().into(), None.into());
-        let door = Arc::new(Door { allow: vec![], most, tls: None, streams: Arc::clone(&streams), open, logged });
+        let door = Arc::new(Door::new(vec![], most, None, Arc::clone(&streams)));
         let (out, connections) = mpsc::channel(16);
         let bound = eventually(START, "the port is free", || {
             runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))).ok()
@@ -78,7 +75,7 @@ impl Server {
     fn wait_until_quiet(&self) {
         eventually(START, "every response is answered", || {
             let list = self.streams.list(0, usize::MAX);
-            let answered = |stream: &registry_mox::xds::streams::StreamState| {
+            let answered = |stream: &registry_mox::testing::xds::streams::StreamState| {
                 stream.types.len() == 4 && stream.types.values().all(|t| t.unacked_millis.is_none())
             };
             list.iter().any(answered).then_some(())
@@ -177,7 +174,7 @@ impl Envoy {
 
 /// Who answers a request to a listener.
 fn who(port: u16) -> Option<String> {
-    get_from(connect(port).ok()?, "/")
+    get(port, "/")
 }
 
 fn follow(api: &str) {

@@ -8,8 +8,7 @@ use std::{
 use prost::Message;
 use registry_mox::{
     proto::google::protobuf::Any,
-    snapshot::{Changes, Resource, Snapshot},
-    xds::Catalog,
+    testing::snapshot::{Changes, Resource, Snapshot, view::Catalog},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,12 +10,13 @@ use std::{
     time::Duration,
 };
 
+use harness::{
+    parts::{Envoy, Istiod},
+    process::{START, connect, eventually, free_port, get},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    parts::{Envoy, Istiod, START, connect, eventually, free_port, get},
-    serve::{Registered, Serve, ip, name, registered, sources},
-};
+use crate::serve::{Registered, Server, ip, name, registered, sources};
 
 /// What istiod holds: the addresses of each service's endpoints.
 pub(crate) fn held(istiod: &Istiod) -> Option<BTreeMap<String, BTreeSet<String>>> {
@@ -60,7 +61,7 @@ pub(crate) fn heap(istiod: &Istiod) -> u64 {
 /// istiod's heap before and after so many pushes of everything.
 pub(crate) fn heap_growth(prime: bool, services: usize, endpoints: usize, pushes: usize) -> (u64, u64) {
     let mut state = registered(services, endpoints);
-    let mut serve = Serve::loaded(json!({ "push": { "prime": prime, "duty": 1 } }), &state);
+    let mut serve = Server::loaded(json!({ "push": { "prime": prime, "duty": 1 } }), &state);
     let istiod = istiod(1);
     wait_until_held(&istiod, &state);
     let before = heap(&istiod);
@@ -74,7 +75,7 @@ pub(crate) fn heap_growth(prime: bool, services: usize, endpoints: usize, pushes
 }
 
 /// The version of the ServiceEntries that istiod has ACKed last.
-fn acked(serve: &Serve) -> Option<String> {
+fn acked(serve: &Server) -> Option<String> {
     let page = serve.page("streams");
     let types = page["streams"].as_array()?.iter().find_map(|stream| stream["types"].as_object())?;
     let services = types.iter().find(|(type_url, _)| type_url.ends_with("/ServiceEntry"))?.1;
@@ -96,13 +97,13 @@ pub(crate) fn priming_saves_memory() {
 /// Nothing is deleted while the server is away, nor when it is back and has nothing to say yet.
 pub(crate) fn outages_delete_nothing() {
     let mut state = registered(50, 2);
-    let mut serve = Serve::loaded(json!({}), &state);
+    let mut serve = Server::loaded(json!({}), &state);
     let istiod = istiod(1);
     wait_until_held(&istiod, &state);
     for changes in [0, 3] {
         drop(serve);
         let kept = wanted(&state);
-        serve = Serve::start(json!({}), &state);
+        serve = Server::start(json!({}), &state);
         eventually(START, "istiod is back", || {
             assert_eq!(held(&istiod).as_ref(), Some(&kept));
             let streams = serve.page("streams")["streams"].as_array().map_or(0, Vec::len);
@@ -118,7 +119,7 @@ pub(crate) fn outages_delete_nothing() {
 }
 
 /// Changes endpoints until it is told to stop, and says what is registered then.
-fn load(mut serve: Serve, mut state: Registered, stop: &Arc<AtomicBool>) -> thread::JoinHandle<(Serve, Registered)> {
+fn load(mut serve: Server, mut state: Registered, stop: &Arc<AtomicBool>) -> thread::JoinHandle<(Server, Registered)> {
     let stop = Arc::clone(stop);
     thread::spawn(move || {
         for n in (0..state.len()).cycle() {
@@ -190,7 +191,7 @@ impl Mesh {
 /// Under changes: istiod goes from one source to 64 and back.
 pub(crate) fn one_source_to_64_and_back(services: usize) {
     let state = registered(services, 2);
-    let serve = Serve::loaded(json!({ "partitions": [64] }), &state);
+    let serve = Server::loaded(json!({ "partitions": [64] }), &state);
     let mut mesh = Mesh::start(1, services);
     let stop = Arc::<AtomicBool>::default();
     let changes = load(serve, state, &stop);
@@ -207,7 +208,7 @@ pub(crate) fn one_source_to_64_and_back(services: usize) {
 /// Under changes: the server goes from 16 parts over both to 64, and istiod from 16 sources to 64 while there are both.
 pub(crate) fn parts_16_to_64(services: usize) {
     let mut state = registered(services, 2);
-    let mut serve = Serve::loaded(json!({ "partitions": [16] }), &state);
+    let mut serve = Server::loaded(json!({ "partitions": [16] }), &state);
     let mut mesh = Mesh::start(16, services);
     for (partitions, parts) in [(vec![16, 64], 64), (vec![64], 64)] {
         let stop = Arc::<AtomicBool>::default();
@@ -217,7 +218,7 @@ pub(crate) fn parts_16_to_64(services: usize) {
         (serve, state) = changes.join().unwrap();
         serve.flush();
         drop(serve);
-        serve = Serve::loaded(json!({ "partitions": partitions }), &state);
+        serve = Server::loaded(json!({ "partitions": partitions }), &state);
         let stop = Arc::<AtomicBool>::default();
         let changes = load(serve, state, &stop);
         if partitions.len() == 2 {

@@ -1,7 +1,7 @@
 //! Real clients: Istio's `adsc` of three versions, istiod and Envoy. `tests/real/install.sh istio clients` installs them, and
-//! `cargo build --examples` builds the server that most of them talk to. What is printed looks like libtest's.
+//! `cargo build --examples` builds the server that most of them talk to.
 //!
-//! `cargo test --test clients [-- PART-OF-A-NAME]`; with `--measure` figures instead of tests.
+//! `cargo test --test clients [-- PART-OF-A-NAME]`; with `--ignored` figures instead of tests.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod adsc;
@@ -9,18 +9,11 @@ mod envoy;
 mod envoy_types;
 mod istiod;
 mod measure;
-#[path = "../common/mox_client.rs"]
-mod mox_client;
-#[allow(dead_code)] // it has more parts than are needed here
-#[path = "../real/parts.rs"]
-mod parts;
 mod serve;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    process::ExitCode,
-    time::Instant,
-};
+use std::process::ExitCode;
+
+use harness::trials::{run, trial};
 
 const SCENARIOS: [(&str, fn()); 9] = [
     ("adsc_of_istio_1_22_holds_what_is_served", adsc::of_1_22),
@@ -35,30 +28,7 @@ const SCENARIOS: [(&str, fn()); 9] = [
 ];
 
 fn main() -> ExitCode {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    if std::env::args().any(|arg| arg == "--measure") {
-        for (name, measure) in measure::MEASURES.iter().filter(|(name, _)| name.contains(&filter)) {
-            println!("\n== {name}");
-            measure();
-        }
-        return ExitCode::SUCCESS;
-    }
-    let (started, mut passed, mut failed, mut skipped) = (Instant::now(), 0, 0, 0);
-    for (name, scenario) in SCENARIOS {
-        if !name.contains(&filter) {
-            skipped += 1;
-            continue;
-        }
-        let begin = Instant::now();
-        let ok = catch_unwind(AssertUnwindSafe(scenario)).is_ok();
-        println!("test {name} ... {} ({:.1?})", if ok { "ok" } else { "FAILED" }, begin.elapsed());
-        *if ok { &mut passed } else { &mut failed } += 1;
-    }
-    let (verdict, code) = if failed == 0 { ("ok", ExitCode::SUCCESS) } else { ("FAILED", ExitCode::FAILURE) };
-    println!(
-        "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {skipped} filtered out; \
-         finished in {:.2?}",
-        started.elapsed()
-    );
-    code
+    let tests = SCENARIOS.map(|(name, scenario)| trial(name, scenario));
+    let measures = measure::MEASURES.map(|(name, measure)| trial(name, measure).with_ignored_flag(true));
+    run(tests.into_iter().chain(measures).collect())
 }

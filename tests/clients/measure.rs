@@ -1,26 +1,27 @@
-//! Figures for tests/bench/README.md: `cargo test --release --test clients -- --measure [PART-OF-A-NAME]`.
+//! Figures for tests/bench/README.md: `cargo test --release --test clients -- --ignored [PART-OF-A-NAME]`.
 
 use std::{
     fs,
     time::{Duration, Instant},
 };
 
-use prost::Message;
-use registry_mox::proto::{
-    envoy::config::core::v3::Node,
-    istio::{mcp::v1alpha1::Resource, networking::v1alpha3::ServiceEntry},
+use harness::{
+    client::{MoxClient, SERVICE_ENTRY, node},
+    parts::Istiod,
+    process::{START, eventually, free_port},
 };
+use prost::Message;
+use registry_mox::proto::istio::{mcp::v1alpha1::Resource, networking::v1alpha3::ServiceEntry};
 use serde_json::{Value, json};
 use tokio::{runtime, sync::mpsc, task::JoinHandle};
 
 use crate::{
     istiod::{heap, heap_growth},
-    mox_client::{MoxClient, SERVICE_ENTRY},
-    parts::{Istiod, START, eventually, free_port},
-    serve::{PORT, Serve, address, ip, registered, sources},
+    serve::{PORT, Server, address, ip, registered, sources},
 };
 
-pub(crate) const MEASURES: [(&str, fn()); 3] = [("parts", parts), ("priming", priming), ("bad-clients", bad_clients)];
+pub(crate) const MEASURES: [(&str, fn()); 3] =
+    [("measure_parts", parts), ("measure_priming", priming), ("measure_bad_clients", bad_clients)];
 
 /// A number from the environment.
 fn number(name: &str, otherwise: usize) -> usize {
@@ -47,7 +48,7 @@ fn median(values: &mut [u64]) -> u64 {
 }
 
 /// Pushes of ServiceEntries so far, how long the one before each was answered took, and whether all are answered.
-fn pushes(serve: &Serve) -> (Vec<(u64, u64)>, bool) {
+fn pushes(serve: &Server) -> (Vec<(u64, u64)>, bool) {
     let page = serve.page("streams");
     let of = |stream: &Value| {
         let types = stream["types"].as_object()?;
@@ -66,7 +67,7 @@ fn parts() {
     let (rounds, changes) = (number("MOX_ROUNDS", 2), number("MOX_CHANGES", 20));
     let mut state = registered(services, endpoints);
     let settings = json!({ "partitions": [16, 64], "push": { "duty": 1 } });
-    let mut serve = Serve::loaded(settings, &state);
+    let mut serve = Server::loaded(settings, &state);
     println!("{services} services × {endpoints}, {} bytes", serve.page("status")["bytes"]);
     println!(
         "| sources | bytes a change | istiod CPU a change, ms | server CPU, ms | push → ACK p50, ms | max | RSS, MB | heap, MB |"
@@ -75,7 +76,7 @@ fn parts() {
     for _ in 0..rounds {
         for count in [1, 16, 64] {
             let istiod = Istiod::with_sources(&sources(count), free_port(), &[]);
-            let quiet = |serve: &Serve| {
+            let quiet = |serve: &Server| {
                 eventually(START, "every push is answered", || {
                     let (pushes, answered) = pushes(serve);
                     (answered && pushes.len() == usize::from(count)).then_some(pushes)
@@ -172,13 +173,12 @@ fn bad_clients() {
     let (rounds, changes) = (number("MOX_ROUNDS", 5), number("MOX_CHANGES", 300));
     let every = Duration::from_millis(50);
     let mut state = registered(1_000, 10);
-    let mut serve = Serve::loaded(json!({ "push": { "duty": 1 } }), &state);
+    let mut serve = Server::loaded(json!({ "push": { "duty": 1 } }), &state);
     let runtime = || runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     // What the bad ones do here is not to keep the others waiting.
     let (runtime, theirs) = (runtime(), runtime());
     let open = async |name: &str| {
-        let node = Node { id: name.into(), ..Node::default() };
-        let mut client = MoxClient::connect(&address(PORT), node).await.unwrap();
+        let mut client = MoxClient::connect(&address(PORT), node(name)).await.unwrap();
         client.subscribe(SERVICE_ENTRY).unwrap();
         client
     };

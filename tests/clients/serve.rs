@@ -3,18 +3,16 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    os::unix::process::CommandExt,
-    path::PathBuf,
-    process::{Command, Stdio},
 };
 
+use harness::{
+    client::{MoxClient, SERVICE_ENTRY, State, node},
+    nth as id,
+    process::{log_path, mortal, root},
+    serve::{Serve, program},
+};
 use serde_json::{Value, json};
 use tokio::runtime::{self, Runtime};
-
-use crate::{
-    mox_client::{MoxClient, SERVICE_ENTRY, State},
-    parts::{Driven, SOON, START, get, log_path, root},
-};
 
 /// Where it listens whole; part k of N is on this + N + k. Below the range that the kernel takes ports from.
 pub(crate) const PORT: u16 = 24_700;
@@ -30,10 +28,6 @@ pub(crate) fn sources(count: u16) -> Vec<String> {
 
 pub(crate) fn name(n: usize) -> String {
     format!("com.example.s{n}")
-}
-
-fn id(n: usize) -> String {
-    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
 }
 
 /// What the registry holds: of each service the version of each of its endpoints, which the address carries.
@@ -69,14 +63,12 @@ fn publisher(n: usize, endpoint: usize, version: i64) -> Value {
 }
 
 /// The server; killed without a goodbye when dropped.
-pub(crate) struct Serve {
-    driven: Driven,
-    admin: u16,
-    asked: u64,
+pub(crate) struct Server {
+    serve: Serve,
     runtime: Runtime,
 }
 
-impl Serve {
+impl Server {
     /// Starts it with these settings and what the registry holds; `loaded` is for the test to say.
     pub(crate) fn start(settings: Value, registered: &Registered) -> Self {
         let mut settings = settings;
@@ -88,48 +80,35 @@ impl Serve {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
         }
         fs::write(&config, settings.to_string()).unwrap();
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(program()).arg("--config").arg(config);
-        command.stderr(File::options().append(true).create(true).open(log).unwrap()).process_group(0);
-        let mut driven = Driven::start(command.stdin(Stdio::piped()));
-        let first: Value = serde_json::from_str(&driven.line(START)).unwrap();
-        let admin = first["admin"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+        let log = File::options().append(true).create(true).open(log).unwrap();
+        let serve = Serve::start(mortal(program()).arg("--config").arg(config).stderr(log));
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut serve = Self { driven, admin, asked: 0, runtime };
+        let mut server = Self { serve, runtime };
         for (n, versions) in registered {
-            serve.replace(*n, versions, 1);
+            server.replace(*n, versions, 1);
         }
-        serve.flush();
-        serve
+        server.flush();
+        server
     }
 
     /// The same, serving.
     pub(crate) fn loaded(settings: Value, registered: &Registered) -> Self {
-        let mut serve = Self::start(settings, registered);
-        serve.load();
-        serve
+        let mut server = Self::start(settings, registered);
+        server.load();
+        server
     }
 
     pub(crate) fn load(&mut self) {
-        self.ask(json!({ "op": "loaded" }));
+        self.serve.order(json!({ "op": "loaded" }));
         self.flush();
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.driven.process.pid()
+        self.serve.driven.process.pid()
     }
 
-    fn ask(&mut self, mut line: Value) -> Value {
-        self.asked += 1;
-        line["id"] = self.asked.into();
-        self.driven.tell(&line.to_string());
-        let answer: Value = serde_json::from_str(&self.driven.line(START)).unwrap();
-        assert!(answer["ok"] == true && answer["id"] == self.asked, "{line}: {answer}");
-        answer
-    }
-
-    pub(crate) fn flush(&mut self) -> Value {
-        self.ask(json!({ "op": "flush" }))
+    pub(crate) fn flush(&mut self) {
+        self.serve.flush();
     }
 
     /// One endpoint of a service is another one now; `registered` follows.
@@ -139,7 +118,7 @@ impl Serve {
         let mut line = publisher(n, endpoint, version);
         line["op"] = "publish".into();
         line["dataInfoId"] = id(n).into();
-        self.driven.tell(&line.to_string());
+        self.serve.say(&line);
         ip(n, endpoint, version)
     }
 
@@ -147,7 +126,7 @@ impl Serve {
     pub(crate) fn replace(&mut self, n: usize, versions: &[i64], version: i64) {
         let publishers: Vec<_> = versions.iter().enumerate().map(|(e, version)| publisher(n, e, *version)).collect();
         let line = json!({ "op": "replace", "dataInfoId": id(n), "version": version, "publishers": publishers });
-        self.driven.tell(&line.to_string());
+        self.serve.say(&line);
     }
 
     /// One endpoint of a service is gone.
@@ -157,31 +136,22 @@ impl Serve {
             "op": "unpublish", "dataInfoId": id(n), "registerId": register_id, "version": version,
             "registerTimestamp": version,
         });
-        self.driven.tell(&line.to_string());
+        self.serve.say(&line);
     }
 
     /// A page of `/mox`.
     pub(crate) fn page(&self, name: &str) -> Value {
-        serde_json::from_str(&get(self.admin, &format!("/mox/{name}")).expect("an admin page")).unwrap()
+        let page = self.serve.page(&format!("/mox/{name}")).good().expect("an admin page");
+        serde_json::from_str(&page).unwrap()
     }
 
     /// Everything that is served, as a client of our own sees it.
     pub(crate) fn served(&self) -> State {
-        let node = registry_mox::proto::envoy::config::core::v3::Node { id: "test".into(), ..Default::default() };
         self.runtime.block_on(async {
-            let mut client = MoxClient::connect(&address(PORT), node).await.unwrap();
+            let mut client = MoxClient::connect(&address(PORT), node("test")).await.unwrap();
             client.subscribe(SERVICE_ENTRY).unwrap();
-            let response = tokio::time::timeout(SOON, client.next()).await.unwrap().unwrap();
-            assert_eq!(response.type_url, SERVICE_ENTRY);
+            client.next_of(SERVICE_ENTRY).await;
             client.state().clone()
         })
     }
-}
-
-/// The example of the profile that the tests are built with.
-fn program() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("examples/serve");
-    assert!(program.is_file(), "{} is missing: cargo build --examples", program.display());
-    program
 }

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use harness::{
+    Mox,
+    client::{Delta, SERVICE_ENTRY, Sotw, decode, node},
+    id,
+};
 use prost::Message;
 use registry_mox::proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, ResourceLocator};
 use serde_json::json;
 
-use crate::{
-    client::{Delta, SERVICE_ENTRY, Sotw, decode, node},
-    common::Mox,
-    id, resource, serving, set, with,
-};
+use crate::{resource, serving, set, with};
 
 type News = (Vec<String>, Vec<String>);
 
@@ -86,6 +87,13 @@ async fn n47_versions_from_before_are_compared() {
     let mut named = Delta::connect(&mox.address()).await;
     named.send(resume(&[&resource("A"), &resource("C")], &had));
     assert_eq!(named.take().await, news(&[], &["C"]));
+    // However many there are: the list of 10,000 takes nearly a megabyte.
+    let mut many = had.clone();
+    many.extend((0..10_000).map(|n| (resource(&format!("gone.interface.Service{n}")), had[&resource("A")].clone())));
+    let mut returning = Delta::connect(&mox.address()).await;
+    returning.send(resume(&[], &many));
+    let (brought, removed) = returning.take().await;
+    assert_eq!((brought, removed.len()), (vec![resource("B")], 10_001));
 }
 
 /// Versions from before count in the first request of a type only.
@@ -185,9 +193,10 @@ async fn n54_a_response_has_what_changed() {
     assert_eq!(response.removed_resources, [resource("C")]);
     let mut brought = Vec::new();
     for changed in response.resources {
-        let (name, version, entry) = decode(&changed.resource.unwrap().value);
-        assert_eq!((&name, &version, entry.endpoints.len()), (&changed.name, &changed.version, 1));
-        brought.push(name);
+        let resource = decode(&changed.resource.unwrap().value).unwrap();
+        let shown = (&resource.name, &resource.version, resource.entry.endpoints.len());
+        assert_eq!(shown, (&changed.name, &changed.version, 1));
+        brought.push(resource.name);
     }
     brought.sort();
     assert_eq!(brought, [resource("A"), resource("D")]);
@@ -255,7 +264,7 @@ async fn n58_a_large_first_response_keeps_its_order() {
     let mox = serving(&[]).await;
     for n in 0..1_500 {
         let data = format!("10.0.0.1:1?app_name={}", "x".repeat(60));
-        mox.publish(&id(&format!("S{n}")), "a", 1, &[&data]);
+        mox.publish(&id(format!("S{n}")), "a", 1, &[&data]);
     }
     mox.engine.flush().await;
     let mut sotw = Sotw::connect(&mox.address()).await;
@@ -274,7 +283,7 @@ async fn n59_locators_are_names() {
     let mox = serving(&["A", "B"]).await;
     let mut client = Delta::connect(&mox.address()).await;
     client.send(DeltaDiscoveryRequest {
-        node: Some(node()),
+        node: Some(node("client")),
         type_url: SERVICE_ENTRY.into(),
         resource_locators_subscribe: vec![ResourceLocator { name: resource("A") }],
         ..DeltaDiscoveryRequest::default()
@@ -282,12 +291,12 @@ async fn n59_locators_are_names() {
     assert_eq!(client.take().await, news(&["A"], &[]));
     let mut sotw = Sotw::connect(&mox.address()).await;
     sotw.send(registry_mox::proto::envoy::service::discovery::v3::DiscoveryRequest {
-        node: Some(node()),
+        node: Some(node("client")),
         type_url: SERVICE_ENTRY.into(),
         resource_locators: vec![ResourceLocator { name: resource("B") }],
         ..Default::default()
     });
-    assert_eq!(crate::client::names(&sotw.take(&[]).await), [resource("B")]);
+    assert_eq!(crate::names(&sotw.take(&[]).await), [resource("B")]);
 }
 
 /// No heartbeats and no time to live: a resource that does not change is not sent again, and has no wrapper in state of the world.

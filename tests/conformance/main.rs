@@ -2,25 +2,23 @@
 //! shows; `README.md` beside this file is made of these.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod client;
-#[path = "../common/mod.rs"]
-mod common;
 mod delta;
 mod payload;
+mod raw;
 mod sotw;
 mod stream;
 
 use std::collections::BTreeMap;
 
-use common::Mox;
+use harness::{
+    Mox, SOON,
+    client::{Resource, decode},
+    id,
+};
+use registry_mox::proto::envoy::service::discovery::v3::DiscoveryResponse;
 use serde_json::json;
 
-/// The dataInfoId of a service with a short name.
-fn id(name: &str) -> String {
-    format!("com.example.{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
-
-/// The name of its resource.
+/// The name of the resource of a service with a short name.
 fn resource(name: &str) -> String {
     format!("sofa-registry/com.example.{}", name.to_lowercase())
 }
@@ -45,9 +43,17 @@ fn set(mox: &Mox, name: &str, n: i64) {
     mox.publish(&id(name), "a", n, &[&format!("10.0.{}.{}:12200", n / 250, n % 250 + 1)]);
 }
 
+fn resources(response: &DiscoveryResponse) -> Vec<Resource> {
+    response.resources.iter().map(|any| decode(&any.value).unwrap()).collect()
+}
+
+fn names(response: &DiscoveryResponse) -> Vec<String> {
+    resources(response).into_iter().map(|resource| resource.name).collect()
+}
+
 /// Waits until no stream is open.
 async fn nobody(mox: &Mox) {
-    let deadline = tokio::time::Instant::now() + client::SOON;
+    let deadline = tokio::time::Instant::now() + SOON;
     while !mox.engine.status().streams.is_empty() {
         assert!(tokio::time::Instant::now() < deadline, "streams are left: {:?}", mox.engine.status().streams);
         tokio::time::sleep(std::time::Duration::from_millis(2)).await; // the polling interval

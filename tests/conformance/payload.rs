@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use harness::{
+    Mox,
+    client::{SERVICE_ENTRY, Sotw},
+    id,
+};
 use prost::Message;
 use registry_mox::proto::istio::{mcp::v1alpha1::Resource, networking::v1alpha3::ServiceEntry};
 use serde_json::json;
 
-use crate::{
-    client::{SERVICE_ENTRY, Sotw},
-    common::Mox,
-    resource, serving, set,
-};
+use crate::{resource, serving, set};
 
 async fn all(mox: &Mox) -> Vec<(String, Resource)> {
     let mut client = Sotw::connect(&mox.address()).await;
@@ -81,7 +82,7 @@ async fn n41_the_time_of_creation_is_constant() {
 async fn n42_what_istio_would_refuse_is_left_out() {
     let mox = serving(&["A"]).await;
     let bad = ["10.0.0.2:0", "0.0.0.0:1", "x y:1", "10.0.0.3:99999", "127.0.0.1:1", "10.0.0.4:12200"];
-    mox.publish(&crate::id("B"), "b", 1, &bad);
+    mox.publish(&id("B"), "b", 1, &bad);
     mox.engine.flush().await;
     let entry = |name: &str, all: &[(String, Resource)]| {
         let found = all.iter().find(|(_, r)| r.metadata.as_ref().unwrap().name == resource(name)).unwrap();
@@ -100,7 +101,7 @@ async fn n43_encoding_is_deterministic() {
     let labels = "?zone=z&app_name=x&weight=5";
     for (mox, order) in [(&one, [1, 2, 3]), (&two, [3, 1, 2])] {
         for n in order {
-            mox.publish(&crate::id("D"), &format!("r{n}"), 1, &[&format!("10.9.0.{n}:12200{labels}")]);
+            mox.publish(&id("D"), &format!("r{n}"), 1, &[&format!("10.9.0.{n}:12200{labels}")]);
         }
         mox.engine.flush().await;
     }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use harness::{
+    Mox,
+    client::{BARRIER, SERVICE_ENTRY, Sotw, node},
+    id,
+};
 use serde_json::json;
 
-use crate::{
-    client::{BARRIER, SERVICE_ENTRY, Sotw, names, resources},
-    common::Mox,
-    resource, serving, set, with,
-};
+use crate::{names, resource, resources, serving, set, with};
 
 /// A first request without names wants everything, which comes in one response.
 #[tokio::test]
@@ -47,7 +48,7 @@ async fn n16_a_version_from_before_is_no_reason_to_be_silent() {
     let version_info = client.take(&[]).await.version_info;
     let mut again = Sotw::connect(&mox.address()).await;
     again.send(registry_mox::proto::envoy::service::discovery::v3::DiscoveryRequest {
-        node: Some(crate::client::node()),
+        node: Some(node("client")),
         type_url: SERVICE_ENTRY.into(),
         version_info,
         ..Default::default()
@@ -248,9 +249,9 @@ async fn n28_absence_is_deletion() {
     let mut client = Sotw::connect(&mox.address()).await;
     client.ask(SERVICE_ENTRY, &[]);
     client.take(&[]).await;
-    mox.unpublish(&crate::id("A"), "a", 9);
+    mox.unpublish(&id("A"), "a", 9);
     assert_eq!(names(&client.take(&[]).await), [resource("B")]);
-    mox.unpublish(&crate::id("B"), "a", 9);
+    mox.unpublish(&id("B"), "a", 9);
     assert_eq!(names(&client.take(&[]).await), [""; 0]);
 }
 
@@ -279,7 +280,7 @@ async fn n30_equal_content_is_not_sent() {
     let mut named = Sotw::connect(&mox.address()).await;
     named.ask(SERVICE_ENTRY, &[&resource("A")]);
     named.take(&[&resource("A")]).await;
-    mox.publish(&crate::id("A"), "a", 2, &["10.0.0.2:12200"]);
+    mox.publish(&id("A"), "a", 2, &["10.0.0.2:12200"]);
     mox.engine.flush().await;
     client.silent().await;
     set(&mox, "B", 9);
@@ -308,7 +309,7 @@ async fn n32_a_type_is_in_one_response() {
     let mox = serving(&[]).await;
     for n in 0..2_000 {
         let data = format!("10.0.0.1:1?app_name={}", "x".repeat(60));
-        mox.publish(&crate::id(&format!("S{n}")), "a", 1, &[&data, "10.0.0.2:1?weight=7"]);
+        mox.publish(&id(format!("S{n}")), "a", 1, &[&data, "10.0.0.2:1?weight=7"]);
     }
     mox.engine.flush().await;
     let mut client = Sotw::connect(&mox.address()).await;
@@ -328,18 +329,18 @@ async fn n33_too_large_a_response_is_not_sent() {
     client.ask(SERVICE_ENTRY, &[]);
     client.take(&[]).await;
     let many: Vec<String> = (1..200).map(|n| format!("10.1.0.{n}:12200")).collect();
-    mox.publish(&crate::id("B"), "b", 1, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    mox.publish(&id("B"), "b", 1, &many.iter().map(String::as_str).collect::<Vec<_>>());
     mox.engine.flush().await;
     client.silent().await;
     assert!(mox.engine.status().streams[0].types[SERVICE_ENTRY].too_large);
-    mox.publish(&crate::id("B"), "b", 2, &["10.1.0.1:12200"]);
+    mox.publish(&id("B"), "b", 2, &["10.1.0.1:12200"]);
     assert_eq!(client.take(&[]).await.resources.len(), 2);
     assert!(!mox.engine.status().streams[0].types[SERVICE_ENTRY].too_large);
 }
 
 fn endpoint(mox_response: &registry_mox::proto::envoy::service::discovery::v3::DiscoveryResponse) -> i64 {
-    let (.., entry) = resources(mox_response).pop().unwrap();
-    let address: std::net::Ipv4Addr = entry.endpoints[0].address.parse().unwrap();
+    let resource = resources(mox_response).pop().unwrap();
+    let address: std::net::Ipv4Addr = resource.entry.endpoints[0].address.parse().unwrap();
     let [_, _, high, low] = address.octets();
     i64::from(high) * 250 + i64::from(low) - 1
 }
@@ -395,7 +396,7 @@ async fn n36_the_last_state_arrives() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let name = format!("S{}", (state >> 33) % 20);
         match (state >> 60) % 3 {
-            0 => mox.unpublish(&crate::id(&name), "a", n),
+            0 => mox.unpublish(&id(&name), "a", n),
             _ => set(&mox, &name, n),
         }
         // Now and then it catches up.
@@ -438,6 +439,6 @@ async fn n37_what_services_rest_on_comes_first_and_goes_last() {
         }
     };
     assert_eq!(next(&mut client, (2, 2)).await, [(true, 2), (false, 2)]);
-    mox.unpublish(&crate::id("B"), "a", 9);
+    mox.unpublish(&id("B"), "a", 9);
     assert_eq!(next(&mut client, (1, 1)).await.last(), Some(&(true, 1)));
 }

@@ -1,16 +1,16 @@
 //! Streams and the transport.
 
 use bytes::Bytes;
+use harness::{
+    SOON,
+    client::{BARRIER, Delta, SERVICE_ENTRY, Sotw, framed, istiod_node, node},
+};
 use prost::Message;
 use registry_mox::proto::envoy::service::discovery::v3::DiscoveryRequest;
 use serde_json::json;
 use tonic::{Code, transport::Channel};
 
-use crate::{
-    client::{BARRIER, Delta, Raw, SERVICE_ENTRY, Sotw, names, node},
-    common::mox_client::istiod_node,
-    nobody, resource, serving, set, with,
-};
+use crate::{names, nobody, raw::Raw, resource, serving, set, with};
 
 /// Both aggregated streams are served; any other method is UNIMPLEMENTED, and the connection goes on.
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn n02_the_node_is_that_of_the_first_request() {
         ..DiscoveryRequest::default()
     });
     client.next().await;
-    assert_eq!(mox.engine.status().streams[0].node, node().id);
+    assert_eq!(mox.engine.status().streams[0].node, node("client").id);
 }
 
 /// A request without a type is INVALID_ARGUMENT, on its stream only.
@@ -52,7 +52,8 @@ async fn n02_the_node_is_that_of_the_first_request() {
 async fn n03_a_type_is_needed() {
     let mox = serving(&["A"]).await;
     let channel = Channel::from_shared(format!("http://{}", mox.address())).unwrap().connect().await.unwrap();
-    let (mut typeless, mut other) = (Sotw::on(channel.clone()).await, Sotw::on(channel).await);
+    let on = async |channel: Channel| Sotw::open(channel, None).await.unwrap();
+    let (mut typeless, mut other) = (on(channel.clone()).await, on(channel).await);
     typeless.ask("", &[]);
     assert_eq!(typeless.end().await, Code::InvalidArgument);
     other.ask(SERVICE_ENTRY, &[]);
@@ -130,13 +131,13 @@ async fn n07_versions_of_a_type_are_aliases() {
 async fn n08_nothing_is_left_of_a_stream() {
     let mox = serving(&["A"]).await;
     let request =
-        DiscoveryRequest { node: Some(node()), type_url: SERVICE_ENTRY.into(), ..DiscoveryRequest::default() };
-    let message = Raw::message(&request.encode_to_vec());
+        DiscoveryRequest { node: Some(node("client")), type_url: SERVICE_ENTRY.into(), ..DiscoveryRequest::default() };
+    let message = framed(&request.encode_to_vec());
     for cut in [0, 1, 4, 5, 9, message.len() - 1, message.len()] {
         let mut half = Raw::open(&mox.address(), "StreamAggregatedResources").await;
         half.out.send_data(message.slice(..cut), true).unwrap();
         // A stream that never had a request ends with the half-close.
-        let _ = tokio::time::timeout(crate::client::SOON, half.answer).await.unwrap();
+        let _ = tokio::time::timeout(SOON, half.answer).await.unwrap();
         let mut reset = Raw::open(&mox.address(), "StreamAggregatedResources").await;
         reset.out.send_data(message.slice(..cut), false).unwrap();
         reset.out.send_reset(h2::Reason::CANCEL);
@@ -154,13 +155,13 @@ async fn n08_nothing_is_left_of_a_stream() {
 async fn n09_pings_are_answered_during_a_push() {
     let mox = serving(&[]).await;
     (0..400).for_each(|n| {
-        mox.publish(&crate::id(&format!("S{n}")), "a", 1, &[&format!("10.0.0.1:1?app_name={}", "x".repeat(900))])
+        mox.publish(&crate::id(format!("S{n}")), "a", 1, &[&format!("10.0.0.1:1?app_name={}", "x".repeat(900))])
     });
     mox.engine.flush().await;
     let mut client = Raw::open(&mox.address(), "StreamAggregatedResources").await;
     let request =
-        DiscoveryRequest { node: Some(node()), type_url: SERVICE_ENTRY.into(), ..DiscoveryRequest::default() };
-    client.out.send_data(Raw::message(&request.encode_to_vec()), false).unwrap();
+        DiscoveryRequest { node: Some(node("client")), type_url: SERVICE_ENTRY.into(), ..DiscoveryRequest::default() };
+    client.out.send_data(framed(&request.encode_to_vec()), false).unwrap();
     let body = client.answer.await.unwrap().into_body();
     for _ in 0..200 {
         client.pings.ping(h2::Ping::opaque()).await.unwrap();
@@ -172,7 +173,7 @@ async fn n09_pings_are_answered_during_a_push() {
 /// A request that is malformed, too large or no UTF-8 is an error of its stream only.
 #[tokio::test]
 async fn n10_a_bad_request_ends_its_stream_only() {
-    let mox = serving(&["A"]).await;
+    let mox = with(json!({ "limits": { "request": 65_536 } }), &["A"]).await;
     let mut good = Sotw::connect(&mox.address()).await;
     good.ask(SERVICE_ENTRY, &[]);
     good.take(&[]).await;
@@ -180,7 +181,7 @@ async fn n10_a_bad_request_ends_its_stream_only() {
     for bad in [&[0xFF; 40][..], &[0x22, 2, 0xC3, 0x28], &large] {
         for method in ["StreamAggregatedResources", "DeltaAggregatedResources"] {
             let mut client = Raw::open(&mox.address(), method).await;
-            client.out.send_data(Raw::message(bad), false).unwrap();
+            client.out.send_data(framed(bad), false).unwrap();
             assert_ne!(client.status().await, Code::Ok);
         }
     }

@@ -2,21 +2,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use harness::{
+    Mox,
+    client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY, istiod_node},
+    random::Random,
+};
 use registry_mox::{
-    frame::{self, Publisher},
-    model::RegisterVersion,
     proto::google::protobuf::Any,
+    testing::{
+        model::RegisterVersion,
+        registry::frame::{self, Publisher},
+    },
 };
 use serde_json::{Value, json};
 
-use crate::{
-    common::{
-        Mox,
-        mox_client::{DESTINATION_RULE, SERVICE_ENTRY, WORKLOAD_ENTRY, istiod_node},
-    },
-    oracle::{self, VERSIONS},
-    random::Random,
-};
+use crate::oracle::{self, VERSIONS};
 
 /// Services of one engine.
 const BATCH: usize = 8_000;
@@ -144,7 +144,7 @@ fn config(round: usize) -> Value {
     config
 }
 
-fn publish(random: &mut Random, id: &str, publisher: usize) -> Result<Vec<u8>, registry_mox::error::Error> {
+fn publish(random: &mut Random, id: &str, publisher: usize) -> Result<Vec<u8>, registry_mox::testing::error::Error> {
     let payloads: Vec<String> = (0..=random.below(3)).map(|_| payload(random)).collect();
     let serialized = random.percent(20);
     let bytes = |text: &String| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use harness::random::Random;
 use prost::Message;
 use registry_mox::{
     proto::{
@@ -14,13 +15,13 @@ use registry_mox::{
             },
         },
     },
-    translate::validate::{self, Invalid, Rule, STRICT},
+    testing::istio::{
+        rule::{Invalid, Rule, STRICT},
+        validate,
+    },
 };
 
-use crate::{
-    oracle::{self, VERSIONS},
-    random::Random,
-};
+use crate::oracle::{self, VERSIONS};
 
 const BATCH: usize = 20_000;
 const NAMESPACE: &str = "sofa";

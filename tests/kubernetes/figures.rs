@@ -1,16 +1,13 @@
 //! How long the first sync takes, and what it costs.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
-use crate::{
-    Scenario,
-    server::{Server, Writer, publish_many},
-};
-
-pub(crate) const SCENARIOS: &[Scenario] = &[("a_first_sync_of_2000_services", |server| first_sync(server, 2_000))];
-pub(crate) const BENCH: &[Scenario] = &[("a_first_sync_of_10000_services", |server| first_sync(server, 10_000))];
+use crate::server::{Server, Writer, publish_many};
 
 /// A field of this process's status, in MiB.
 fn memory(field: &str) -> usize {
@@ -19,7 +16,8 @@ fn memory(field: &str) -> usize {
     line.split_whitespace().next().unwrap().parse::<usize>().unwrap() / 1_024
 }
 
-fn first_sync(server: &mut Server, services: usize) {
+/// Answers how long it takes from the first write to the last.
+pub(crate) fn first_sync(server: &mut Server, services: usize) -> Duration {
     let namespace = server.namespace();
     // As fast as the API server goes.
     let open = || {
@@ -37,9 +35,10 @@ fn first_sync(server: &mut Server, services: usize) {
         }
         let late = begin.elapsed().as_secs() > 1_200;
         assert!(!late && report.problem_count == 0, "{report:#?}");
-        std::thread::sleep(std::time::Duration::from_millis(50)); // the polling interval
+        std::thread::sleep(Duration::from_millis(50)); // the polling interval
     };
-    let seconds = begin.elapsed().as_secs_f64();
+    let took = begin.elapsed();
+    let seconds = took.as_secs_f64();
     let after = memory("VmRSS:");
     assert_eq!((report.deletes, report.refused), (0, 0));
     println!(
@@ -72,4 +71,5 @@ fn first_sync(server: &mut Server, services: usize) {
     assert_eq!(report.applies + report.deletes, 0);
     assert_eq!(server.names(&namespace, "serviceentries").len(), services);
     writer.close();
+    took
 }

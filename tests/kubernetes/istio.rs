@@ -2,18 +2,20 @@
 
 use std::path::Path;
 
+use harness::{
+    SOON,
+    client::{MoxClient, SERVICE_ENTRY, istiod_node},
+    process::{Process, START, eventually, free_port, get, log_path, root, script},
+};
 use serde_json::{Value, json};
 
 use crate::{
     Scenario,
-    mox_client::{MoxClient, SERVICE_ENTRY, istiod_node},
-    parts::{self, Process, START, eventually, free_port, get, root},
-    server::{SOON, Server, Writer},
+    server::{PATIENCE, Server, Writer},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("istiod_reads_the_objects", |server| istiod_reads(server, "pilot-discovery")),
-    ("istiod_of_master_reads_the_objects", |server| istiod_reads(server, "pilot-discovery-1.32-dev")),
     ("one_engine_serves_both_ways", one_engine_serves_both_ways),
 ];
 
@@ -33,15 +35,18 @@ fn endpoints(http: u16, host: &str) -> Option<Vec<String>> {
     Some(addresses)
 }
 
-/// Whether the second istiod is built (`tests/real/install.sh master`).
+/// The second istiod.
+pub(crate) const MASTER: &str = "pilot-discovery-1.32-dev";
+
+/// Whether it is built (`tests/real/install.sh master`).
 pub(crate) fn has_master() -> bool {
-    root().join("target/real/bin/pilot-discovery-1.32-dev").is_file()
+    root().join("target/real/bin").join(MASTER).is_file()
 }
 
 /// istiod reads every namespace, also those of other scenarios, so the service is one of its own.
 const NAME: &str = "read";
 
-fn istiod_reads(server: &mut Server, program: &str) {
+pub(crate) fn istiod_reads(server: &mut Server, program: &str) {
     let istiod = root().join("target/real/bin").join(program);
     let namespace = server.namespace();
     server.make_namespace("istio-system");
@@ -50,8 +55,8 @@ fn istiod_reads(server: &mut Server, program: &str) {
     writer.loaded();
     writer.sync();
     let (http, grpc, monitoring) = (free_port(), free_port(), free_port());
-    let log = parts::log_path(&format!("kubernetes-{program}"));
-    let mut command = parts::script("istiod-kubernetes.sh", Path::new(&log));
+    let log = log_path(&format!("kubernetes-{program}"));
+    let mut command = script("istiod-kubernetes.sh", Path::new(&log));
     command.env("ISTIOD", istiod).env("HTTP_PORT", http.to_string()).env("GRPC_PORT", grpc.to_string());
     command.env("MONITORING_PORT", monitoring.to_string()).arg(server.kubeconfig("admin"));
     let mut process = Process::start(&mut command);
@@ -61,7 +66,7 @@ fn istiod_reads(server: &mut Server, program: &str) {
     });
     let host = &*format!("com.example.{NAME}.sofa.mesh");
     let shows = |wanted: &[&str]| {
-        eventually(SOON, &format!("istiod has {wanted:?}"), || {
+        eventually(PATIENCE, &format!("istiod has {wanted:?}"), || {
             (endpoints(http, host).unwrap_or_default() == wanted).then_some(())
         });
     };
@@ -71,7 +76,7 @@ fn istiod_reads(server: &mut Server, program: &str) {
     writer.publish(NAME, 2, &["10.0.0.2:80", "10.0.0.3:80"]);
     shows(&["10.0.0.2", "10.0.0.3"]);
     writer.unpublish(NAME, 3);
-    eventually(SOON, "the service goes", || {
+    eventually(PATIENCE, "the service goes", || {
         (!get(http, "/debug/registryz")?.contains(&format!("\"hostname\":\"{host}\""))).then_some(())
     });
     writer.close();

@@ -7,13 +7,11 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use harness::process::root;
 use kube::Client;
 use tokio::{net::TcpListener, runtime::Runtime, sync::Notify, task::JoinHandle};
 
-use crate::{
-    parts::root,
-    server::{SOON, Shared},
-};
+use crate::server::{PATIENCE, Shared};
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -55,7 +53,7 @@ pub(crate) struct Kept {
 impl Kept {
     /// Waits until the API server has answered.
     pub(crate) fn is_here(&self, runtime: &Runtime) {
-        let here = async { tokio::time::timeout(SOON, self.here.notified()).await };
+        let here = async { tokio::time::timeout(PATIENCE, self.here.notified()).await };
         runtime.block_on(here).expect("nothing of the kind was asked");
     }
 

@@ -2,20 +2,21 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
+use harness::{Mox, api_server::ApiServer, id};
 use http::{Method, Request};
 use kube::{Client, Config, client::Body, config::Kubeconfig};
-use registry_mox::{kubernetes::report::Report, telemetry::Log};
+use registry_mox::testing::{host::log::Log, kubernetes::report::KubernetesReport};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::{api_server::ApiServer, common::Mox, proxy::Proxy};
+use crate::proxy::Proxy;
 
 /// Enough for whatever the sink does on a busy machine, a lease that runs out included.
-pub(crate) const SOON: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct Server {
     pub(crate) api: ApiServer,
@@ -27,14 +28,20 @@ pub(crate) struct Server {
 /// What the engines of this process say, all told.
 pub(crate) fn log() -> Vec<String> {
     static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static LOG: LazyLock<Arc<Log>> = LazyLock::new(|| {
+        let log = Arc::<Log>::default();
+        tracing::dispatcher::set_global_default(log.dispatch()).unwrap();
+        log
+    });
     let mut lines = LINES.lock().unwrap();
-    let new = Log::global().take(Duration::ZERO, || true);
+    let new = LOG.take(Duration::ZERO);
     lines.extend(new.into_iter().map(|line| format!("{} {}: {}", line.level, line.target, line.message)));
     lines.clone()
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
+        log(); // engines log to the subscriber that is there when they are opened
         let api = ApiServer::start("kubernetes");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let admin = client(&runtime, &api.kubeconfig("admin"));
@@ -62,8 +69,8 @@ impl Server {
     /// Applies the manifest of the engine's own pages.
     pub(crate) fn grant(&self, namespace: &str, owner: &str) {
         let config = json!({ "kubernetes": { "namespace": namespace, "owner": owner } });
-        let config = registry_mox::config::Config::from_json(config.to_string().as_bytes()).unwrap();
-        let manifest = registry_mox::kubernetes::rbac(&config);
+        let config = registry_mox::testing::config::Config::from_json(config.to_string().as_bytes()).unwrap();
+        let manifest = registry_mox::testing::kubernetes::rbac(&config);
         let documents: Vec<&str> = manifest.split("\n---\n").collect();
         assert_eq!(documents.len(), 4);
         for document in documents {
@@ -177,32 +184,32 @@ impl Writer {
     }
 
     pub(crate) fn flush(&self) {
-        self.mox.engine.flush_within(SOON).expect("a flush");
+        self.mox.engine.flush_within(PATIENCE).expect("a flush");
     }
 
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> KubernetesReport {
         self.mox.engine.kubernetes().unwrap().report()
     }
 
     /// Waits until a report is as it should be.
-    pub(crate) fn wait(&self, what: &str, is: impl Fn(&Report) -> bool) -> Report {
-        let deadline = std::time::Instant::now() + SOON;
+    pub(crate) fn wait(&self, what: &str, is: impl Fn(&KubernetesReport) -> bool) -> KubernetesReport {
+        let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let report = self.report();
             if is(&report) {
                 return report;
             }
             let late = std::time::Instant::now() >= deadline;
-            assert!(!late, "not within {SOON:?}: {what}\n{report:#?}\n{}", log().join("\n"));
+            assert!(!late, "not within {PATIENCE:?}: {what}\n{report:#?}\n{}", log().join("\n"));
             std::thread::sleep(Duration::from_millis(5)); // the polling interval
         }
     }
 
     /// Waits until what was published before is written, and nothing is to be done.
-    pub(crate) fn sync(&self) -> Report {
+    pub(crate) fn sync(&self) -> KubernetesReport {
         self.flush();
         let versions = self.mox.engine.watch().borrow().versions().map(str::to_owned);
-        let seen = |report: &Report| report.in_sync && report.versions.as_ref() == Some(&versions);
+        let seen = |report: &KubernetesReport| report.in_sync && report.versions.as_ref() == Some(&versions);
         self.wait("everything is written", seen)
     }
 
@@ -211,12 +218,7 @@ impl Writer {
     }
 }
 
-/// The dataInfoId of a service whose object has this name below `com.example`.
-pub(crate) fn id(name: &str) -> String {
-    format!("com.example.{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
-
-/// The name of its object.
+/// The name of a service's object.
 pub(crate) fn object(name: &str) -> String {
     format!("com.example.{name}")
 }

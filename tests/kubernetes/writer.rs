@@ -10,14 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use harness::process::{Process, eventually};
 use http::Method;
 use serde_json::json;
 
 use crate::{
     Scenario,
-    parts::{Process, eventually},
     proxy::{Asked, Fate},
-    server::{SOON, Server, Writer, ask, endpoints, object, path, publish_many},
+    server::{PATIENCE, Server, Writer, ask, endpoints, object, path, publish_many},
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -120,11 +120,11 @@ fn what_others_change_is_changed_back(server: &mut Server) {
     proxy.take();
     edit(json!({ "metadata": { "labels": { "team": "a" } } }));
     edit(json!({ "spec": { "endpoints": [{ "address": "192.0.2.1" }] } }));
-    eventually(SOON, "the edit is undone", || (endpoints(&server.get(&at).unwrap()) == ["10.0.0.1"]).then_some(()));
+    eventually(PATIENCE, "the edit is undone", || (endpoints(&server.get(&at).unwrap()) == ["10.0.0.1"]).then_some(()));
     assert_eq!(server.get(&at).unwrap()["metadata"]["labels"]["team"], "a", "what is not ours stays");
     assert_eq!(proxy.writes().len(), 1);
     assert_eq!(server.ask(Method::DELETE, "application/json", &at, "").0, 200);
-    eventually(SOON, "it is made again", || server.get(&at));
+    eventually(PATIENCE, "it is made again", || server.get(&at));
     // Somebody who never gives in does not make it spin.
     let until = Instant::now() + Duration::from_secs(8);
     let mut edits = 0;
@@ -213,7 +213,7 @@ fn who_is_cut_off_stops_before_another_begins(server: &mut Server) {
     other.take();
     cut.store(true, Ordering::Relaxed);
     let mut version = 2;
-    let until = Instant::now() + SOON;
+    let until = Instant::now() + PATIENCE;
     while !second.report().writer {
         assert!(Instant::now() < until, "nobody takes over");
         // The registry goes on meanwhile, and both know it.
@@ -260,7 +260,7 @@ fn a_killed_writer_is_succeeded(server: &mut Server) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let first = Process::start(command.arg(PROCESS).arg(&kubeconfig).arg(&namespace));
     let written = || server.names(&namespace, "serviceentries").len();
-    eventually(SOON, "it writes", || (written() >= 40).then_some(()));
+    eventually(PATIENCE, "it writes", || (written() >= 40).then_some(()));
     drop(first);
     let left = written();
     assert!(left < MANY, "it was killed in the middle");
@@ -345,7 +345,7 @@ fn a_purge_deletes_what_is_ours(server: &mut Server) {
     writer.loaded();
     writer.sync();
     let post = |path: &str, token: &str, body: &str| {
-        registry_mox::admin::change(&writer.mox.engine, path, token, body.as_bytes())
+        registry_mox::testing::host::admin::change(&writer.mox.engine, path, token, body.as_bytes())
     };
     assert_eq!(post("/mox/kubernetes/purge", "wrong", "default").status, 403);
     let refused = post("/mox/kubernetes/purge", "secret", "");

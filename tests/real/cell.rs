@@ -4,10 +4,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{Read as _, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -16,14 +15,16 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use harness::{
+    SOON, http,
+    judge::{Endpoints, Millis, Wrong, judge},
+    parts::{Client, our_jar},
+    process::{Process, START, eventually, fresh_home, log_path, script},
+    random::Random,
+};
 use serde_json::Value;
 
-use crate::{
-    judge::{Endpoints, Millis, Wrong, judge},
-    parts::{Client, Process, SOON, START, eventually, fresh_home, get_from, log_path, our_jar, script},
-    random::Random,
-    recorder::{DataReader, Recorder, converge, now},
-};
+use crate::recorder::{DataReader, Recorder, converge, now};
 
 pub(crate) const META: u8 = 2;
 pub(crate) const DATA: u8 = 3;
@@ -31,6 +32,8 @@ pub(crate) const SESSIONS: [u8; 2] = [11, 12];
 pub(crate) const TOKEN: &str = "open-sesame";
 pub(crate) const SERVICES: usize = 20;
 const ENDPOINTS: usize = 6;
+/// For a page of a server that may have been cut off.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Registry clients of the fleet.
 const CLIENTS: &str = "12";
 /// What waits for a registry that has lost a server, whose leases are 30 s, and for what follows from that.
@@ -40,25 +43,13 @@ pub(crate) fn address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, 0, n)
 }
 
-fn connect(n: u8, port: u16) -> Option<TcpStream> {
-    let within = Duration::from_secs(2);
-    let stream = TcpStream::connect_timeout(&SocketAddr::from((address(n), port)), within).ok()?;
-    stream.set_read_timeout(Some(5 * within)).unwrap();
-    Some(stream)
-}
-
+/// The body of a page; nothing while there is none, which is not waited for as long as usual.
 pub(crate) fn get(n: u8, port: u16, path: &str) -> Option<String> {
-    get_from(connect(n, port)?, path)
+    http::ask((address(n), port), PATIENCE, "GET", path, &[], "").ok()?.good()
 }
 
-/// The status line and the answer.
-pub(crate) fn post(n: u8, path: &str) -> String {
-    let mut stream = connect(n, 9603).unwrap();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Mox-Token: {TOKEN}\r\n");
-    write!(stream, "{head}Content-Length: 0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+pub(crate) fn post(n: u8, path: &str) -> http::Answer {
+    http::ask((address(n), 9603), SOON, "POST", path, &[&format!("X-Mox-Token: {TOKEN}")], "").unwrap()
 }
 
 /// MoX's own account of a session server.
@@ -224,7 +215,7 @@ impl Fleet {
         let its_taken_back = Arc::clone(&taken_back);
         let (its_rate, its_stop, its_changes) = (Arc::clone(&rate), Arc::clone(&stop), Arc::clone(&changes));
         let thread = thread::spawn(move || {
-            let mut random = Random(round as u64);
+            let mut random = Random::new(round as u64);
             let mut comings = [0; SERVICES];
             let mut gone = [false; SERVICES];
             let mut next = Instant::now();
@@ -319,7 +310,7 @@ impl Cell {
         let mut database = Process::start(script("server.sh", &log).args(["database", "1"]));
         eventually(START, "the database listens", || {
             assert!(database.alive(), "the database ended: see {}", log.display());
-            connect(1, 9092)
+            TcpStream::connect_timeout(&SocketAddr::from((address(1), 9092)), PATIENCE).ok()
         });
         let mut tables = Process::start(script("server.sh", &log_path("cell-tables")).args(["tables", "1"]));
         assert!(tables.wait(START).success(), "the tables could not be made");
@@ -438,7 +429,7 @@ impl Cell {
             for one in verdict.wrong.iter().take(5) {
                 println!("WRONG DELETION at the client {}: {one:?}", recorder.name);
                 let held = recorder.held_since(one.lost - 10_000);
-                let has = |held: &crate::judge::Held| {
+                let has = |held: &harness::judge::Held| {
                     held.endpoints.get(&one.id).is_some_and(|all| all.contains(&one.endpoint))
                 };
                 let changes: Vec<_> = held
@@ -486,10 +477,4 @@ impl Cell {
     pub(crate) fn table(&mut self) {
         println!("{}", crate::faults::table(&mut self.rows));
     }
-}
-
-/// Whether this process may make networks of its own.
-pub(crate) fn is_root() -> bool {
-    let output = Command::new("id").arg("-u").stdin(Stdio::null()).output().unwrap();
-    output.stdout == b"0\n"
 }

@@ -1,16 +1,15 @@
 //! Scenarios on a registry that is followed through its data servers: nothing of what they serve was heard locally only.
 
-use std::{
-    io::{Read, Write},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use harness::{
+    SOON,
+    parts::{Client, Follower, Registry, post},
+    process::{connect, eventually, free_port, get},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    Group,
-    parts::{Client, Mox, Registry, SOON, connect, eventually, free_port, get},
-};
+use crate::Group;
 
 pub(crate) const GROUP: Group = Group {
     start: || {
@@ -71,7 +70,7 @@ fn appears(endpoint: &str) -> bool {
 fn fed_by_notices(registry: &mut Registry) {
     let id = "com.example.Remote:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
     let name = "sofa-registry/com.example.remote";
-    let mut mox = Mox::connect(registry);
+    let mut mox = Follower::connect(registry);
     let mut client = Client::start("client-remote");
     client.tell("publish a com.example.Remote:1.0@DEFAULT 10.9.0.1:12201");
     mox.wait_until(|state| state.get(name).is_some_and(|r| r.endpoints() == ["10.9.0.1:12201"]));
@@ -84,7 +83,7 @@ fn fed_by_notices(registry: &mut Registry) {
         let body = json!({ "dataInfoId": id, "publisherDataBox": format!("{address}:12200"), "publisherCell": "DEFAULT_ZONE" });
         let begin = Instant::now();
         let answer = post(9622, "/datum/api/pub/add", "", &body.to_string());
-        assert!(answer.contains("\"success\":true"), "{answer}");
+        assert!(answer.body.contains("\"success\":true"), "{answer:?}");
         // One that comes just before the comparison goes before the data server gives notice of it.
         if appears(&format!("\"{address}\"")) {
             all.push(begin.elapsed());
@@ -100,7 +99,7 @@ fn fed_by_notices(registry: &mut Registry) {
 }
 
 fn client_is_followed(registry: &mut Registry) {
-    let mut mox = Mox::connect(registry);
+    let mut mox = Follower::connect(registry);
     let name = "sofa-registry/com.example.clusterstory";
     let mut seen = |wanted: &[&str]| {
         mox.wait_until(|state| state.get(name).is_some_and(|r| r.endpoints() == wanted));
@@ -133,7 +132,7 @@ fn client_is_followed(registry: &mut Registry) {
 fn stop_push(registry: &mut Registry) {
     let mut client = Client::start("client-stop-push");
     client.tell("publish a com.example.Stopped:1.0@DEFAULT 10.9.0.1:12201");
-    let mut mox = Mox::connect(registry);
+    let mut mox = Follower::connect(registry);
     let name = "sofa-registry/com.example.stopped";
     mox.wait_until(|state| state.get(name).is_some_and(|r| r.endpoints() == ["10.9.0.1:12201"]));
     get(9615, "/stopPushDataSwitch/open").unwrap();
@@ -147,33 +146,22 @@ fn stop_push(registry: &mut Registry) {
     assert!(status()["served"]["held"].is_null());
 }
 
-fn post(port: u16, path: &str, token: &str, body: &str) -> String {
-    let mut stream = connect(port).unwrap();
-    let head = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n";
-    let length = body.len();
-    let token = format!("X-Mox-Token: {token}\r\nContent-Length: {length}\r\n");
-    write!(stream, "POST {path} HTTP/1.1\r\n{head}{token}\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 fn token(_: &mut Registry) {
-    assert!(post(9603, "/mox/freeze", "wrong", "").starts_with("HTTP/1.1 403"));
+    assert_eq!(post(9603, "/mox/freeze", "wrong", "").status, 403);
     assert!(status()["served"]["held"].is_null());
     let answer = post(9603, "/mox/freeze", "open-sesame", "");
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"this\""), "{answer}");
+    assert!(answer.status == 200 && answer.body.contains("\"this\""), "{answer:?}");
     eventually(SOON, "frozen", || (status()["served"]["held"] == "frozen").then_some(()));
-    assert!(post(9603, "/mox/thaw?local=1", "open-sesame", "").starts_with("HTTP/1.1 200"));
+    assert_eq!(post(9603, "/mox/thaw?local=1", "open-sesame", "").status, 200);
     eventually(SOON, "thawed", || status()["served"]["held"].is_null().then_some(()));
-    assert!(post(9603, "/mox/release", "open-sesame", "").contains("released"));
+    assert!(post(9603, "/mox/release", "open-sesame", "").body.contains("released"));
     assert!(!status().to_string().contains("sesame"));
 }
 
 /// A local publish, which does not wait for the data servers.
 fn latency(registry: &mut Registry) {
     let mut client = Client::start("client-cluster-latency");
-    let mut mox = Mox::connect(registry);
+    let mut mox = Follower::connect(registry);
     client.tell("publish it com.example.ClusterLatency:1.0@DEFAULT 10.9.0.1:12200");
     let mut all: Vec<Duration> = (1..=20)
         .map(|port| {

@@ -6,30 +6,29 @@ use std::{
     fmt::Write as _,
     fs,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    panic::{AssertUnwindSafe, catch_unwind},
-    process::{Command, ExitCode, Stdio},
+    process::ExitCode,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
+use harness::{
+    SOON,
+    judge::percentile,
+    parts::Istiod,
+    process::{self, eventually, free_port, log_path, root, script},
+    trials::{Shared, Trial},
+};
 use serde_json::Value;
 
 use crate::{
-    cell::{Cell, META, Row, SERVICES, SESSIONS, SETTLED, address, get, is_root, post, status, wait_until_held},
-    judge::percentile,
-    parts::{Istiod, SOON, eventually, free_port, log_path, root, script},
+    cell::{Cell, META, Row, SERVICES, SESSIONS, SETTLED, address, get, post, status, wait_until_held},
+    network::{self, Network},
     recorder::{Recorder, converge, now},
+    soak,
 };
 
-/// The first argument of the test program: the faults of `make test` once, or all of them `REGISTRY_FAULT_ROUNDS` times, with a table.
-pub(crate) const MODES: [&str; 2] = ["--faults", "--faults-all"];
-/// Set by `hosts.sh`.
-pub(crate) const INSIDE: &str = "HOST_2";
-/// Added to the number of failed scenarios, the exit status: so it is no shell's.
-const ENDED: i32 = 64;
-
-/// A name, whether it is among the few of `make test`, and what happens.
+/// A name, whether it is among the few that are run unasked, and what happens.
 type Scenario = (&'static str, bool, fn(&mut Cell));
 
 const SCENARIOS: [Scenario; 11] = [
@@ -46,54 +45,26 @@ const SCENARIOS: [Scenario; 11] = [
     ("cell_two_translations", false, two_translations),
 ];
 
-/// Runs this program inside `hosts.sh`. Answers how many scenarios passed, failed and were not wanted.
-pub(crate) fn outside(mode: &str, filter: &str) -> (usize, usize, usize) {
-    let wanted = wanted(mode, filter).count();
-    if wanted == 0 {
-        return (0, 0, SCENARIOS.len());
-    }
-    if !is_root() {
-        println!("faults in a registry of several servers need root, for networks of their own: left out");
-        return (0, 0, SCENARIOS.len());
-    }
-    let mut command = Command::new(root().join("tests/real/hosts.sh"));
-    let status =
-        command.arg(std::env::current_exe().unwrap()).args([mode, filter]).stdin(Stdio::null()).status().unwrap();
-    // Any other status than one of `inside` means that it broke as a whole.
-    let failed = status.code().and_then(|code| usize::try_from(code - ENDED).ok()).unwrap_or(wanted).min(wanted);
-    (wanted - failed, failed, SCENARIOS.len() - wanted)
+/// What runs the scenarios and the soak inside of `hosts.sh`.
+pub(crate) const CELL: &str = "cell";
+
+pub(crate) fn cell() -> Arc<Shared<Network>> {
+    Shared::new(|| Network::start("hosts.sh", &[CELL]))
 }
 
-/// The filter may name several, with commas.
-fn wanted(mode: &str, filter: &str) -> impl Iterator<Item = &'static Scenario> {
-    let all = mode == MODES[1];
-    SCENARIOS
-        .iter()
-        .filter(move |(name, often, _)| (*often || all) && filter.split(',').any(|part| name.contains(part)))
+pub(crate) fn trials() -> Vec<Trial> {
+    let cell = cell();
+    SCENARIOS.iter().map(|(name, often, _)| network::trial(&cell, name).with_ignored_flag(!often)).collect()
 }
 
-/// The scenarios; the exit status says how many failed.
-pub(crate) fn inside(mode: &str, filter: &str) -> ExitCode {
-    let rounds = match mode == MODES[1] {
-        true => std::env::var("REGISTRY_FAULT_ROUNDS").map_or(5, |rounds| rounds.parse().expect("a number of rounds")),
-        false => 1,
+/// Each scenario `REGISTRY_FAULT_ROUNDS` times (1); a table at the end.
+pub(crate) fn inside() -> ExitCode {
+    let rounds = std::env::var("REGISTRY_FAULT_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number of rounds"));
+    let scenario = |cell: &mut Cell, wanted: &str| match SCENARIOS.iter().find(|(name, ..)| *name == wanted) {
+        Some((.., scenario)) => (0..rounds).for_each(|_| scenario(cell)),
+        None => soak::soak(cell),
     };
-    let mut failed = 0;
-    let mut cell = catch_unwind(Cell::start).ok();
-    for (name, _, scenario) in wanted(mode, filter) {
-        let begin = Instant::now();
-        let run = || {
-            let cell = cell.as_mut().expect("a registry that started");
-            (0..rounds).for_each(|_| scenario(cell));
-        };
-        let ok = catch_unwind(AssertUnwindSafe(run)).is_ok();
-        failed += u8::from(!ok);
-        println!("test {name} ... {} ({:.1?})", if ok { "ok" } else { "FAILED" }, begin.elapsed());
-    }
-    if let Some(mut cell) = cell {
-        cell.table();
-    }
-    ExitCode::from(ENDED as u8 + failed)
+    network::inside(Cell::start, scenario, |mut cell| cell.table())
 }
 
 /// One line for each fault; also written to `target/real/faults.md`.
@@ -192,14 +163,14 @@ fn istiod_fails_over(cell: &mut Cell) {
     let front = Front::start(SESSIONS[0]);
     let istiod = Istiod::start_on(&format!("127.0.0.1:{}", front.port), free_port(), &[]);
     let entries = || -> Vec<Value> {
-        let all = crate::parts::get(istiod.http, "/debug/configz").and_then(|body| serde_json::from_str(&body).ok());
+        let all = process::get(istiod.http, "/debug/configz").and_then(|body| serde_json::from_str(&body).ok());
         let mut all: Vec<Value> = all.unwrap_or_default();
         all.retain(|entry| entry["kind"] == "ServiceEntry");
         all.sort_by_key(|entry| entry["metadata"]["name"].to_string()); // it shows them in any order
         all
     };
     let updates = || {
-        let page = crate::parts::get(istiod.monitoring, "/metrics").unwrap_or_default();
+        let page = process::get(istiod.monitoring, "/metrics").unwrap_or_default();
         value(&page, "pilot_inbound_updates{type=\"config\"}").unwrap_or_default()
     };
     eventually(SOON, "istiod has all services", || (entries().len() == 20).then_some(()));
@@ -281,7 +252,7 @@ pub(crate) fn clients_killed(cell: &mut Cell) {
     }
     let released = now();
     let answer = post(SESSIONS[0], "/mox/release");
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.matches("released\\\": true").count() == 2, "{answer}");
+    assert!(answer.status == 200 && answer.body.matches("released\\\": true").count() == 2, "{answer:?}");
     let took = converge(&cell.reader, &cell.clients(), released, SETTLED);
     cell.judge("all clients are killed, then a release", since, took);
     let since = now();

@@ -4,21 +4,25 @@
 use std::{
     collections::BTreeMap,
     fs,
-    process::{Command, ExitCode, Stdio},
+    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
-use crate::{
-    cell::{Cell, DATA, SESSIONS, Server, address, is_root, on, status},
-    faults,
-    parts::{Client, START, eventually, log_path, root},
+use harness::{
+    parts::Client,
+    process::{START, eventually, log_path},
     random::Random,
+    trials::{Shared, Trial},
 };
 
-/// The first argument of the test program.
-pub(crate) const MODES: [&str; 1] = ["--load"];
-pub(crate) const INSIDE: &str = faults::INSIDE;
+use crate::{
+    cell::{Cell, DATA, SESSIONS, Server, address, on, status},
+    network::{self, Network},
+};
+
+/// What is run inside of `hosts.sh`.
+pub(crate) const LOAD: &str = "load";
 
 const SERVICES: usize = 3_000;
 const ENDPOINTS: usize = 20;
@@ -28,11 +32,12 @@ const FRONT: u8 = SESSIONS[0];
 const WITH: u8 = SESSIONS[1];
 const WITHOUT: u8 = 13;
 
-pub(crate) fn outside(mode: &str, _: &str) -> (usize, usize, usize) {
-    assert!(is_root(), "this measurement needs root, for networks of its own");
-    let mut command = Command::new(root().join("tests/real/hosts.sh"));
-    let status = command.arg(std::env::current_exe().unwrap()).arg(mode).stdin(Stdio::null()).status().unwrap();
-    (usize::from(status.success()), usize::from(!status.success()), 0)
+pub(crate) fn trial() -> Trial {
+    network::trial(&Shared::new(|| Network::start("hosts.sh", &[LOAD])), LOAD).with_ignored_flag(true)
+}
+
+pub(crate) fn inside() -> ExitCode {
+    network::inside(|| (), |(), _| measure(), |()| ())
 }
 
 /// As SOFARPC 5.13 publishes it.
@@ -50,7 +55,7 @@ fn url(service: usize, endpoint: usize, weight: usize) -> String {
     )
 }
 
-pub(crate) fn inside(_: &str, _: &str) -> ExitCode {
+fn measure() {
     let slots = "-Dregistry.data.slot.num=256"; // a production registry's
     let mox = ["-Dmox.enabled=true", "-Xmx700m", slots];
     let (_database, _meta, mut data, mut sessions) = Cell::servers(&["-Xmx700m", slots], &mox);
@@ -82,7 +87,7 @@ pub(crate) fn inside(_: &str, _: &str) -> ExitCode {
         (status(WITH)["served"]["endpoints"] == SERVICES * ENDPOINTS).then_some(())
     });
     thread::sleep(Duration::from_secs(30)); // what follows the publishes is to be over
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     for rate in [0, 100] {
         let before = Counts::now(&data);
         let (begin, mut changes) = (Instant::now(), 0);
@@ -98,7 +103,6 @@ pub(crate) fn inside(_: &str, _: &str) -> ExitCode {
         }
         before.report(&Counts::now(&data), changes);
     }
-    ExitCode::SUCCESS
 }
 
 /// What has been so far.

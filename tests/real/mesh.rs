@@ -10,39 +10,33 @@ use std::{
     collections::BTreeMap,
     fs,
     net::Ipv4Addr,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
-    time::Instant,
 };
 
 use caller::Caller;
+use harness::{
+    SOON,
+    api_server::ApiServer,
+    client::State,
+    parts::{Follower, Istiod, Registry, TOKEN},
+    process::{Driven, Process, START, connect, eventually, eventually_is, get, log_path, root, script},
+    trials::{Failed, Shared, Trial, trial_unless},
+};
 use proxy::{admin, connections, hosts};
 use scenarios::SCENARIOS;
 use serde_json::{Value, json};
 
 use crate::{
-    api_server::ApiServer,
-    cell::is_root,
-    parts::{
-        Driven, Istiod, Mox, Process, Registry, SOON, START, TOKEN, connect, eventually, eventually_is, get, log_path,
-        root, script,
-    },
+    network::{self, Network},
     sds::Sds,
 };
 
-/// The first argument of the test program for these scenarios: as tests, or as a story.
-pub(crate) const MODES: [&str; 2] = ["--mesh", "--mesh-story"];
-/// Set by `mesh.sh`.
-pub(crate) const INSIDE: &str = "MESH_POD";
 /// With which versions of istiod, separated by commas, of those that `tests/real/install.sh istio master` builds; by default the
 /// usual one.
 const VERSIONS: &str = "REGISTRY_MESH_TESTS";
 /// The version of the istiod of `install.sh istio`.
 const USUAL: &str = "1.29.1";
-/// The one of a run.
-const VERSION: &str = "MESH_ISTIOD";
-
 const REGISTRY: &str = "10.60.0.1:9603";
 const CONSUMERS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 50, 1, 1);
@@ -52,75 +46,57 @@ const TRI_HOST: &str = "tri.com.example.demoservice";
 const DUBBO_HOST: &str = "dubbo.com.example.demoservice";
 const STRICT_HOST: &str = "strict.v1-0.com.example.demoservice";
 const STRICT_IDENTITY: &str = "spiffe://cluster.local/ns/strict/sa/orders";
-/// Added to the number of failed scenarios, the exit status: so it is no shell's.
-const ENDED: i32 = 64;
 /// Calls of each way.
 const CALLS: usize = 1_000;
 
 type Scenario = (&'static str, &'static str, fn(&mut Mesh));
 
-/// How many calls it costs when the first provider goes depends on how busy the machine is, so it is run when it is named, told,
-/// or with versions given, as by `make torture`.
+/// How many calls it costs when the first provider goes depends on how busy the machine is, so it is run when it is asked for or
+/// with versions given, as by `make torture`.
 const NOISY: &str = "mesh_direct_mode_with_balance_mesh_lets_envoy_choose";
 
-/// The scenarios of a run; the same outside and inside.
-fn wanted(mode: &str, filter: &str) -> impl Iterator<Item = &'static Scenario> {
-    let all = mode == MODES[1] || std::env::var(VERSIONS).is_ok() || !filter.is_empty();
-    SCENARIOS.iter().filter(move |(name, ..)| name.contains(filter) && (all || *name != NOISY))
+/// The argument inside that has the scenarios told as a story.
+const STORY: &str = "story";
+
+/// The scenarios with each version of istiod, and all of them as a story.
+pub(crate) fn trials() -> Vec<Trial> {
+    let given = std::env::var(VERSIONS).ok();
+    let versions = given.as_deref().unwrap_or(USUAL);
+    let mut trials = Vec::new();
+    for version in versions.split(',').filter(|version| !version.is_empty()).map(str::to_owned) {
+        let kind = given.as_ref().map_or(String::new(), |_| format!("istiod {version}"));
+        let mesh = Shared::new(move || Network::start("mesh.sh", &["mesh", &version]));
+        trials.extend(SCENARIOS.iter().map(|(name, ..)| {
+            let noisy = *name == NOISY && given.is_none();
+            network::trial(&mesh, name).with_kind(kind.clone()).with_ignored_flag(noisy)
+        }));
+    }
+    trials.push(trial_unless("mesh_story", network::needs_root, story).with_ignored_flag(true));
+    trials
 }
 
-/// Runs this program inside `mesh.sh`. Answers how many scenarios passed, failed and were not wanted.
-pub(crate) fn outside(mode: &str, filter: &str) -> (usize, usize, usize) {
-    let wanted = wanted(mode, filter).count();
-    if wanted > 0 && !is_root() {
-        println!("consumers in a mesh need root, for networks of their own: left out");
-        return (0, 0, SCENARIOS.len());
-    }
-    let versions = std::env::var(VERSIONS).unwrap_or_else(|_| USUAL.to_owned());
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for version in versions.split(',').filter(|version| !version.is_empty()) {
-        skipped += SCENARIOS.len() - wanted;
-        if wanted == 0 {
-            continue;
-        }
-        let mut command = Command::new(root().join("tests/real/mesh.sh"));
-        command.arg(std::env::current_exe().unwrap()).args([mode, filter]).env(VERSION, version);
-        let status = command.stdin(Stdio::null()).status().unwrap();
-        // Any other status than one of `inside` means that it broke as a whole.
-        let code = status.code().and_then(|code| usize::try_from(code - ENDED).ok());
-        let broken = code.unwrap_or(wanted).min(wanted);
-        (passed, failed) = (passed + wanted - broken, failed + broken);
-    }
-    (passed, failed, skipped)
-}
-
-/// The scenarios; the exit status says how many failed.
-pub(crate) fn inside(mode: &str, filter: &str) -> ExitCode {
-    let version = std::env::var(VERSION).unwrap();
-    let story = mode == MODES[1];
+fn story() -> Result<(), Failed> {
+    let mut mesh = Network::start("mesh.sh", &["mesh", USUAL, STORY]);
     let mut failed = 0;
-    let mut mesh = catch_unwind(|| Mesh::start(story, &version)).ok();
-    for (name, title, scenario) in wanted(mode, filter) {
-        let begin = Instant::now();
-        let run = || {
-            let mesh = mesh.as_mut().expect("a mesh that started");
-            mesh.step(title);
-            mesh.restore();
-            scenario(mesh);
-        };
-        let ok = catch_unwind(AssertUnwindSafe(run)).is_ok();
-        failed += u8::from(!ok);
-        if !story {
-            let verdict = if ok { "ok" } else { "FAILED" };
-            println!("test {name} (istiod {version}) ... {verdict} ({:.1?})", begin.elapsed());
-        } else if !ok {
+    for (name, ..) in SCENARIOS {
+        if !mesh.passes(name) {
             println!("    NOT AS IT SHOULD BE");
+            failed += 1;
         }
     }
-    if let Some(mesh) = mesh {
-        mesh.table();
-    }
-    ExitCode::from(ENDED as u8 + failed)
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} ways are not as they should be").into()) }
+}
+
+/// Inside of `mesh.sh`, with a version of istiod.
+pub(crate) fn inside(arguments: &[String]) -> ExitCode {
+    let start = || Mesh::start(arguments.iter().any(|argument| argument == STORY), &arguments[0]);
+    let scenario = |mesh: &mut Mesh, wanted: &str| {
+        let (_, title, scenario) = SCENARIOS.iter().find(|(name, ..)| *name == wanted).expect("a scenario");
+        mesh.step(title);
+        mesh.restore();
+        scenario(mesh);
+    };
+    network::inside(start, scenario, |mesh| mesh.table())
 }
 
 /// How calls went.
@@ -229,7 +205,7 @@ struct Mesh {
     rows: Vec<Row>,
     callers: usize,
     /// What was served under the first policy.
-    first: (String, crate::mox_client::State),
+    first: (String, State),
     fleets: [Fleet; 2],
     _strict: Driven,
     _pod: Process,
@@ -361,10 +337,10 @@ impl Mesh {
     }
 
     /// The entries as the admin page shows them and as a client of MoX gets them.
-    fn served(&self) -> (String, crate::mox_client::State) {
+    fn served(&self) -> (String, State) {
         let dump = get(9603, "/mox/dump").unwrap();
         let entries = serde_json::from_str::<Value>(&dump).unwrap()["items"].as_array().map_or(0, Vec::len);
-        (dump, Mox::connect(&self.registry).wait_until(|state| state.len() == entries).clone())
+        (dump, Follower::connect(&self.registry).wait_until(|state| state.len() == entries).clone())
     }
 
     /// Waits for istiod to have these addresses of a service.
@@ -450,7 +426,7 @@ impl Mesh {
 
 /// A command with its environment, on the other machine.
 fn in_pod(command: &Command) -> Command {
-    let pod = std::env::var(INSIDE).expect("mesh.sh sets it");
+    let pod = std::env::var("MESH_POD").expect("mesh.sh sets it");
     let log = log_path("mesh-pod");
     let mut inner = Command::new("nsenter");
     inner.args(["--net", "--target", &pod]).arg(command.get_program()).args(command.get_args());

@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
-use crate::{
-    Group,
-    parts::{Client, Registry, connect},
+use harness::{
+    parts::{Client, Registry},
+    process::connect,
 };
+
+use crate::Group;
 
 pub(crate) const NOT_ENABLED: Group = Group {
     start: || {
@@ -36,7 +38,7 @@ pub(crate) const INVALID_VALUE: Group = Group {
     scenarios: &[("with_an_invalid_value_the_registry_starts_without_us", |registry| {
         registry_does_its_job();
         assert!(connect(9700).is_err());
-        one_error_with(registry, &["protect.startupHold", "soon"]);
+        one_error_with(registry, &["mox.protect.startup-hold", "soon"]);
     })],
 };
 

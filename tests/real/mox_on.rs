@@ -7,11 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    Group,
-    parts::{Client, Envoy, Istiod, Mox, Provider, Registry, SOON, connect, echo_server, eventually, free_port},
-    payloads,
+use harness::{
+    SOON,
+    parts::{Client, Envoy, Follower, Istiod, Provider, Registry, echo_server},
+    process::{connect, eventually, free_port},
 };
+
+use crate::{Group, payloads};
 
 pub(crate) const GROUP: Group = Group {
     start: || {
@@ -40,7 +42,7 @@ pub(crate) const GROUP: Group = Group {
 };
 
 fn mox_client_follows(registry: &mut Registry) {
-    let mut mox = Mox::connect(registry);
+    let mut mox = Follower::connect(registry);
     publisher_story("MoxStory", "sofa-registry/com.example.moxstory", |name, wanted| {
         let state = mox.wait_until(|state| state.get(name).is_some_and(|r| r.endpoints() == wanted));
         assert_eq!(state[name].entry.hosts, ["com.example.moxstory.sofa.mesh"]);
@@ -77,7 +79,7 @@ fn publisher_story(interface: &str, name: &str, mut seen: impl FnMut(&str, &[&st
 }
 
 fn sofarpc_providers(registry: &mut Registry) {
-    let mut mox = Mox::connect(registry);
+    let mut mox = Follower::connect(registry);
     for (protocol, host, number, port_protocol) in [
         ("bolt", "com.example.demoservice.sofa.mesh", 12200, "TCP"),
         ("tri", "tri.com.example.demoservice.sofa.mesh", 50051, "GRPC"),
@@ -126,7 +128,7 @@ fn send_and_read(port: u16, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 fn publish_to_configz(registry: &mut Registry) {
     let mut client = Client::start("client-latency");
     client.tell("publish it com.example.Latency:1.0@DEFAULT 10.9.0.1:12200");
-    let mut mox = Mox::connect(registry);
+    let mut mox = Follower::connect(registry);
     let name = "sofa-registry/com.example.latency";
     let to_mox = median(&mut client, |endpoint| {
         mox.wait_until(|state| state.get(name).is_some_and(|r| r.endpoints() == [endpoint]));
@@ -162,7 +164,7 @@ fn median(client: &mut Client, mut seen: impl FnMut(&str)) -> Duration {
 }
 
 fn registry_ends(registry: &mut Registry) {
-    let _still_connected = Mox::connect(registry);
+    let _still_connected = Follower::connect(registry);
     let status = registry.terminate(Duration::from_secs(20));
     // 143: the JVM's own answer to SIGTERM, after its shutdown hooks.
     assert_eq!((status.code(), status.signal()), (Some(143), None));

@@ -6,6 +6,8 @@ cd "$(dirname "$0")/../.."
 next=$PWD/target/next/source
 mkdir -p "$next"
 cp -a Cargo.toml Cargo.lock src proto examples "$next/"
+mkdir -p "$next/tests"
+cp -a tests/harness "$next/tests/" # a member of the workspace
 # Every target that is named in Cargo.toml must be there.
 sed -nE 's/^path = "(tests|fuzz)\/(.*)\.rs"$/\1\/\2.rs/p' Cargo.toml | while read -r target; do
   mkdir -p "$next/$(dirname "$target")"

@@ -5,13 +5,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use registry_mox::translate::serialized;
-use serde_json::Value;
-
-use crate::{
+use harness::{
     golden::{Endpoint, Entry, Golden},
-    parts::{Envoy, Istiod, Provider, Registry, eventually_is, free_port, get},
+    parts::{Envoy, Istiod, Provider, Registry},
+    process::{eventually_is, free_port, get},
 };
+use registry_mox::testing::translate::serialized;
+use serde_json::Value;
 
 /// The providers, with the ports that stand in the files.
 const SOFARPC: [(&str, u64, &str); 6] = [

@@ -11,10 +11,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{
+use harness::{
+    client::{MoxClient, Response, SERVICE_ENTRY, istiod_node},
     judge::{Endpoints, Held, Millis, Read},
-    mox_client::{MoxClient, Response, SERVICE_ENTRY, istiod_node},
-    parts::{Process, each_line, script},
+    process::{Process, each_line, script},
 };
 
 const ID: &str = "sofa.registry/data-info-id";
@@ -86,7 +86,7 @@ impl Drop for Recorder {
 
 async fn record(servers: &[String], told: &Mutex<Told>, stop: &AtomicBool) {
     for server in servers.iter().cycle() {
-        let connect = MoxClient::open(server, istiod_node(), Some(SERVICE_ENTRY));
+        let connect = MoxClient::asking(server, istiod_node(), SERVICE_ENTRY);
         let mut connected = None;
         tokio::pin!(connect);
         while connected.is_none() && !stop.load(Ordering::Relaxed) {

@@ -14,9 +14,9 @@ use std::{
 use prost::{Message, bytes::BytesMut};
 use registry_mox::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::Any},
-    xds::{
-        codec::{RequestDecoder, Response, ResponseBody, Said},
-        subscription::Content,
+    testing::xds::{
+        codec::{Outgoing, RequestDecoder, Response, ResponseBody},
+        subscription::ResponseContent,
     },
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
@@ -136,11 +136,11 @@ impl Service<http::Request<Body>> for Secrets {
                     type_url: TYPE.to_owned(),
                     version: "1".into(),
                     nonce: "1".to_owned(),
-                    content: Arc::new(Content { pages: vec![page.freeze()], removed: Vec::new() }),
+                    content: Arc::new(ResponseContent { pages: vec![page.freeze()], removed: Vec::new() }),
                     delta: false,
-                    handed: Arc::default(),
+                    handed_at: Arc::default(),
                 };
-                if out.send(Ok(Said::Response(response))).await.is_err() {
+                if out.send(Ok(Outgoing::Response(response))).await.is_err() {
                     return;
                 }
             }

@@ -2,54 +2,44 @@
 
 use std::{
     fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    process::{Command, ExitCode, Stdio},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::{
-    cell::{Cell, is_root},
-    faults,
-    parts::root,
-    random::Random,
-    recorder::now,
-};
+use harness::{random::Random, trials::Trial};
 
-/// The first argument of the test program. `REGISTRY_SOAK_MINUTES` (10), `REGISTRY_SEED` (of the clock).
-pub(crate) const MODES: [&str; 1] = ["--soak"];
-pub(crate) const INSIDE: &str = faults::INSIDE;
+use crate::{cell::Cell, faults, network, recorder::now};
 
-pub(crate) fn outside(mode: &str, _: &str) -> (usize, usize, usize) {
-    assert!(is_root(), "a soak needs root, for networks of its own");
-    let mut command = Command::new(root().join("tests/real/hosts.sh"));
-    let status = command.arg(std::env::current_exe().unwrap()).arg(mode).stdin(Stdio::null()).status().unwrap();
-    (usize::from(status.success()), usize::from(!status.success()), 0)
+/// `REGISTRY_SOAK_MINUTES` (10), `REGISTRY_SEED` (of the clock).
+pub(crate) fn trial() -> Trial {
+    // A registry of its own: what it takes is followed from the start.
+    network::trial(&faults::cell(), "soak").with_ignored_flag(true)
 }
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-pub(crate) fn inside(_: &str, _: &str) -> ExitCode {
+pub(crate) fn soak(cell: &mut Cell) {
     let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let (minutes, seed) = (number("REGISTRY_SOAK_MINUTES", 10), number("REGISTRY_SEED", clock));
     println!("seed {seed}, {minutes} minutes");
-    let mut cell = Cell::start();
     let mut samples = Vec::new();
     let begin = Instant::now();
     let soaked = catch_unwind(AssertUnwindSafe(|| {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         while begin.elapsed() < Duration::from_secs(60 * minutes) {
-            samples.push(Sample::of(&cell, begin));
-            step(&mut cell, &mut random);
+            samples.push(Sample::of(cell, begin));
+            step(cell, &mut random);
         }
     }));
-    samples.push(Sample::of(&cell, begin));
-    cell.table();
+    samples.push(Sample::of(cell, begin));
     report(&samples);
     println!("soak of {:.0?} with seed {seed}: {}", begin.elapsed(), if soaked.is_ok() { "ok" } else { "FAILED" });
-    if soaked.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if let Err(failure) = soaked {
+        resume_unwind(failure);
+    }
 }
 
 /// The first session server is never killed, so that its memory can be followed.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use crate::translate::claims::Claims;
+use crate::catalog::assignment::claims::Claims;
 
 const SUFFIX: &str = "sofa.mesh";
 
@@ -34,7 +34,7 @@ fn any_id() -> impl Strategy<Value = String> {
         1 => (piece(), 3_000..6_000usize).prop_map(|(piece, to)| piece.repeat(to / piece.len().max(1) + 1)),
     ]
     .prop_map(|mut id| {
-        let end = (0..=id.len().min(crate::frame::MAX_DATA_INFO_ID)).rev().find(|at| id.is_char_boundary(*at));
+        let end = (0..=id.len().min(crate::registry::frame::MAX_DATA_INFO_ID)).rev().find(|at| id.is_char_boundary(*at));
         id.truncate(end.unwrap_or_default());
         id
     })
@@ -48,7 +48,7 @@ fn parts() -> impl Strategy<Value = String> {
 /// An id and others that try to get its host: by letter case, by what becomes the same label, by carrying its hash.
 fn alike() -> impl Strategy<Value = Vec<String>> {
     any_id().prop_flat_map(|id| {
-        let digest = hex(&Sha256::digest(&id));
+        let digest = hex(&prefix_of::<32>(&id));
         let rest = "#@#DEFAULT_INSTANCE_ID#@#SOFA";
         let mut alike: Vec<String> = candidates(&id, SUFFIX)
             .flat_map(|name| {
@@ -121,7 +121,7 @@ proptest! {
         for name in plain {
             prop_assert_eq!(read(name), Some(id.to_ascii_lowercase()), "{}", name);
         }
-        let digest = hex(&Sha256::digest(&id));
+        let digest = hex(&prefix_of::<32>(&id));
         for (name, digits) in hashed.iter().zip([8, 32]) {
             prop_assert_eq!(read(name), None, "{}", name);
             let first = name.split('.').next().unwrap();

@@ -1,4 +1,5 @@
 //! The incremental variant: a response has what is different from what the client has.
+//! <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds>
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,30 +8,30 @@ use bytes::BytesMut;
 use crate::{
     proto::envoy::service::discovery::v3::DeltaDiscoveryRequest,
     snapshot::{Item, Set},
-    xds::subscription::{Content, EVERYTHING, Exchange, Subscription, names},
+    xds::subscription::{EVERYTHING, Exchange, Nonce, ResponseContent, Subscription, names},
 };
 
-/// One type on one stream.
+/// One type on one stream in the incremental variant.
 #[derive(Debug, Default)]
 pub struct Delta {
-    /// Everything is wanted.
+    /// Whether everything is wanted.
     wildcard: bool,
-    /// Wanted by name, beside everything or alone.
+    /// Names that are wanted, beside everything or alone.
     names: BTreeSet<String>,
     /// Names of which the client is to be told what there is, whether it changed or not.
     owed: BTreeSet<String>,
-    /// All that there is is owed.
+    /// Whether the client is to be told everything that there is.
     owes_all: bool,
-    /// What the client has from before this stream, by name with its version; until the first response.
+    /// Versions of the resources that the client has from before this stream, by name; empty after the first response.
     initial: BTreeMap<String, String>,
-    /// The set of the last response; of what is wanted the client has what is in it.
+    /// The set that the client has, as far as it wants what is in it; `None` before the first response.
     base: Option<Set>,
-    /// A request was taken in.
+    /// Whether a request was taken in.
     known: bool,
     exchange: Exchange,
 }
 
-/// What is different for the client.
+/// The difference between what there is and what the client has.
 #[derive(Default)]
 struct News<'a> {
     changed: Vec<&'a Item>,
@@ -49,7 +50,9 @@ impl Delta {
             self.owes_all |= !self.wildcard;
             self.wildcard = true;
         } else {
-            // "… even if the client is already subscribed": it may have dropped the resource.
+            // "The server must still provide those resources […] the client may have 'forgotten' those resources despite
+            // apparently remaining subscribed."
+            // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#xds-protocol-delta-subscribe
             self.names.insert(name.to_owned());
             self.owed.insert(name.to_owned());
         }
@@ -59,8 +62,12 @@ impl Delta {
         if name == EVERYTHING {
             self.wildcard = false;
             self.owes_all = false;
+            // A name that was owed as one of everything is not wanted any more.
+            let names = &self.names;
+            self.owed.retain(|name| names.contains(name));
         } else if self.names.remove(name) {
-            // Everything is still wanted, this too: "the server must respond" with what there is of it.
+            // While everything is wanted, "the server must send a response that includes the specific resource", or says that
+            // there is none. https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#xds-protocol-unsubscribe
             match self.wildcard {
                 true => self.owed.insert(name.to_owned()),
                 false => self.owed.remove(name),
@@ -95,7 +102,7 @@ impl Delta {
                 news.removed.extend(difference.removed.into_iter().map(|name| &**name).filter(|name| wanted(name)));
             }
         }
-        // What it has from before and is not there any more.
+        // Resources that the client has from before this stream and that are gone.
         let stale = self.initial.keys().map(String::as_str).filter(|name| self.wildcard || self.names.contains(*name));
         news.removed.extend(stale.filter(|name| set.find(name).is_none()));
         news
@@ -108,12 +115,14 @@ impl Subscription for Delta {
     const DELTA: bool = true;
 
     fn request(&mut self, request: &DeltaDiscoveryRequest) -> bool {
-        // A stale nonce is no answer, but unlike state of the world what the request subscribes to counts all the same.
-        let answered = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
+        // A stale nonce is no answer, but "the server must honor changes to the subscription state even if the nonce is stale".
+        // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds
+        let nonce = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
         let mut asked = names(&request.resource_names_subscribe, &request.resource_locators_subscribe).peekable();
         let mut left = names(&request.resource_names_unsubscribe, &request.resource_locators_unsubscribe).peekable();
         if !std::mem::replace(&mut self.known, true) {
-            // "In the first request", and only there.
+            // Versions count "on reconnect", so in the first request only. A first request that names nothing wants everything.
+            // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds
             self.initial = request.initial_resource_versions.clone();
             if asked.peek().is_none() && left.peek().is_none() {
                 self.subscribe(EVERYTHING);
@@ -121,14 +130,11 @@ impl Subscription for Delta {
         }
         asked.for_each(|name| self.subscribe(name));
         left.for_each(|name| self.unsubscribe(name));
-        answered
+        nonce == Nonce::Answers
     }
 
-    fn wants(&mut self, set: &Set) -> bool {
-        if self.exchange.in_flight {
-            return false;
-        }
-        // Everything is answered though it be empty: the client waits to hear it.
+    fn lacks(&mut self, set: &Set) -> bool {
+        // A request for everything is answered even if there is nothing: the client waits for the answer.
         if self.owes_all {
             return true;
         }
@@ -136,22 +142,22 @@ impl Subscription for Delta {
         if same && self.owed.is_empty() {
             return false;
         }
-        let wants = !self.news(set).is_empty();
-        if !wants {
-            // The others' changes are not compared again, and their pages not kept.
+        let lacks = !self.news(set).is_empty();
+        if !lacks {
+            // Changes of what is not wanted are not compared again, and their pages not kept.
             self.owed.clear();
             self.initial.clear();
             self.base = Some(set.clone());
         }
-        wants
+        lacks
     }
 
     fn asked(&self) -> bool {
         self.owes_all || !self.owed.is_empty()
     }
 
-    fn respond(&mut self, set: &Set, nonce: u64) -> Content {
-        let mut content = Content::default();
+    fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
+        let mut content = ResponseContent::default();
         let news = self.news(set);
         content.removed = news.removed.iter().map(|name| (*name).to_owned()).collect();
         if self.owes_all && self.initial.is_empty() {
@@ -214,7 +220,7 @@ mod tests {
                 return None;
             }
             self.nonce += 1;
-            let Content { pages, removed } = self.subscription.respond(set, self.nonce);
+            let ResponseContent { pages, removed } = self.subscription.respond(set, self.nonce);
             let bytes: Vec<u8> = pages.iter().flatten().copied().collect();
             let response = DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap();
             let mut brought = Vec::new();
@@ -294,8 +300,10 @@ mod tests {
         assert_eq!(client.next(&now), some(&["a", "bb"], &["missing"]));
         client.ask("", &[], &["a", "missing"]);
         assert_eq!(client.next(&now), some(&["a"], &["missing"]), "it is still among everything");
+        client.ask("", &["a"], &[]);
+        client.ask("", &[], &["a"]);
         client.ask("", &["bb"], &["*"]);
-        assert_eq!(client.next(&now), some(&["bb"], &[]));
+        assert_eq!(client.next(&now), some(&["bb"], &[]), "a is not wanted any more, though it was asked about");
         assert_eq!(client.next(&set(&[("a", "2"), ("bb", "1")])), None);
         client.ask("", &[], &["bb"]);
         assert_eq!(client.next(&set(&[])), None, "nothing is wanted");

@@ -1,4 +1,5 @@
 //! State of the world: a response has everything that is wanted.
+//! <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol-overview>
 //!
 //! Beside the specification, two things that istiod needs: its first request of a type carries a made-up nonce, and it never
 //! sends an error.
@@ -8,15 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     proto::envoy::service::discovery::v3::DiscoveryRequest,
     snapshot::Set,
-    xds::subscription::{Content, EVERYTHING, Exchange, Subscription, names},
+    xds::subscription::{EVERYTHING, Exchange, Nonce, ResponseContent, Subscription, names},
 };
 
-/// One type on one stream.
+/// One type on one stream in state of the world.
 #[derive(Debug, Default)]
 pub struct Sotw {
-    /// What is wanted, with the hash of what was sent of it; `None`: everything.
+    /// Names that are wanted, each with the hash of the resource that was sent; `None`: everything is wanted.
     names: Option<BTreeMap<String, Option<u128>>>,
-    /// A response is due whatever the content.
+    /// Whether a response is due even if nothing has changed.
     due: bool,
     exchange: Exchange,
 }
@@ -26,15 +27,18 @@ fn digest(set: &Set, name: &str) -> Option<u128> {
 }
 
 impl Sotw {
-    /// "If the list is empty in the first request the client wants everything", and `*` says so at any time; an empty list
-    /// after names were given wants nothing.
+    /// Takes the names of a request in. `*` wants everything, and so does an empty list where "all requests on the stream for
+    /// that resource type have had an empty resource_names field"; an empty list after names "is interpreted as an
+    /// unsubscription".
+    /// <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return>
     fn want(&mut self, asked: BTreeSet<String>, first: bool) {
         let everything = asked.contains(EVERYTHING) || (asked.is_empty() && (first || self.names.is_none()));
         let names: Option<BTreeMap<_, _>> = (!everything).then(|| {
             let known = |name: &String| self.names.as_ref().and_then(|names| names.get(name).copied().flatten());
             asked.into_iter().map(|name| (known(&name), name)).map(|(sent, name)| (name, sent)).collect()
         });
-        // "The server must send" what is new, "even if the client's version is current"; fewer names are no reason to.
+        // "The server must resend any newly requested resources, even if it previously sent those resources"; fewer names are
+        // no reason for a response.
         self.due = first
             || match (&self.names, &names) {
                 (None, None) => self.due,
@@ -52,41 +56,43 @@ impl Subscription for Sotw {
 
     fn request(&mut self, request: &DiscoveryRequest) -> bool {
         let asked = names(&request.resource_names, &request.resource_locators).cloned().collect();
-        // "The first request of a type on a stream" is initial whatever nonce it carries: nonces are only meaningful
-        // within a stream, and istiod sends one of its own making. A later request without a nonce starts afresh.
+        // The first request of a type is initial whatever nonce it carries: "the nonce is valid only in the context of an
+        // individual xDS stream", and istiod sends one of its own making. A later request without a nonce starts afresh.
+        // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol-overview
         if self.exchange.nonce.is_none() || request.response_nonce.is_empty() {
             self.want(asked, true);
             self.exchange.in_flight = false;
             return false;
         }
-        // "The server should not send a DiscoveryResponse for any DiscoveryRequest that has a stale nonce."
-        let first = self.exchange.in_flight;
-        let last = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
-        if last {
+        // "The management server should not send a DiscoveryResponse for any DiscoveryRequest that has a stale nonce."
+        // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-updates
+        let nonce = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
+        if nonce != Nonce::Stale {
             let same = |names: &BTreeMap<String, _>| names.keys().eq(&asked);
-            // "Warming of a cluster is completed only when a ClusterLoadAssignment is supplied": for a cluster that has
+            // "Warming of Cluster is completed only when a ClusterLoadAssignment response is supplied": for a cluster that has
             // changed Envoy asks again for what it has, by a second request with the nonce and names of its ACK.
-            self.due |= !first && self.names.as_ref().is_some_and(same);
+            // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming
+            self.due |= nonce == Nonce::Again && self.names.as_ref().is_some_and(same);
             // Names may change with any ACK or NACK.
             self.want(asked, false);
         }
-        last && first
+        nonce == Nonce::Answers
     }
 
-    fn wants(&mut self, set: &Set) -> bool {
+    fn lacks(&mut self, set: &Set) -> bool {
         let changed = || match &self.names {
             None => self.exchange.sent != Some(set.sum()),
             Some(names) => names.iter().any(|(name, sent)| digest(set, name) != *sent),
         };
         let nothing = self.names.as_ref().is_some_and(BTreeMap::is_empty);
-        !self.exchange.in_flight && !nothing && (self.due || changed())
+        !nothing && (self.due || changed())
     }
 
     fn asked(&self) -> bool {
         self.due
     }
 
-    fn respond(&mut self, set: &Set, nonce: u64) -> Content {
+    fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
         self.due = false;
         let (content, pages) = match &mut self.names {
             None => (set.sum(), set.pages().cloned().collect()),
@@ -97,7 +103,7 @@ impl Subscription for Sotw {
             }
         };
         self.exchange.respond(nonce, content);
-        Content { pages, removed: Vec::new() }
+        ResponseContent { pages, removed: Vec::new() }
     }
 
     fn exchange(&self) -> &Exchange {
@@ -157,6 +163,8 @@ mod tests {
         });
         assert_eq!((subscription.exchange().error(), subscription.exchange().acked()), (Some("bad"), None));
         assert!(!subscription.wants(&set(&[])));
+        ask(&mut subscription, "1", &[]);
+        assert_eq!(subscription.exchange().error(), Some("bad"), "what a later request says is no ACK");
         assert!(subscription.wants(&set(&[("a", "1")])));
     }
 

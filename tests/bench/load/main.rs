@@ -2,8 +2,8 @@
 //! and nacos-istio.
 //!
 //! `cargo bench --bench load -- [SECTION]… [--server PART-OF-A-NAME]… [--rounds N] [--add]` measures and writes
-//! `tests/bench/results.json`, the figures in `tests/bench/README.md` and the chart. `cargo test --bench load` runs every
-//! server there is on a small workload for a moment, so that all this keeps working. README.md says how it is measured.
+//! `tests/bench/results.json`, the figures in `tests/bench/README.md` and the chart. `cargo test --bench load [-- PART-OF-A-NAME]`
+//! runs every server there is on a small workload for a moment, so that all this keeps working. README.md says how it is measured.
 #![allow(missing_docs)]
 
 mod client;
@@ -15,8 +15,9 @@ mod server;
 mod walk;
 mod workload;
 
-use std::{path::Path, process::ExitCode, time::Instant};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Instant};
 
+use harness::trials::{self, Failed, Shared, trial_unless};
 use run::{Feed, Happening, Plan, run};
 use sections::{SECTIONS, Section};
 use server::Kind;
@@ -24,14 +25,14 @@ use server::Kind;
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
+/// What cargo says under `cargo bench`.
+const MEASURE: &str = "--bench";
 /// Set: a peer that is not installed is a failure of the small run, too.
 const ALL_PEERS: &str = "MOX_BENCH_PEERS";
 
 #[derive(Debug, Default)]
 struct Arguments {
-    /// What cargo says under `cargo bench`.
-    measure: bool,
-    /// Sections to measure; under `cargo test` parts of names of runs, as libtest takes them.
+    /// Sections to measure.
     names: Vec<String>,
     servers: Vec<String>,
     rounds: Option<usize>,
@@ -44,17 +45,16 @@ fn arguments() -> Result<Arguments> {
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         match argument.as_str() {
-            "--bench" => arguments.measure = true,
+            MEASURE => {}
             "--add" => arguments.add = true,
             "--server" => arguments.servers.extend(given.next()),
             "--rounds" => arguments.rounds = Some(given.next().ok_or("--rounds needs a number")?.parse()?),
-            // What is meant for libtest.
-            option if option.starts_with('-') => eprintln!("load: {option} means nothing here"),
+            option if option.starts_with('-') => return Err(format!("no option {option}").into()),
             name => arguments.names.push(name.to_owned()),
         }
     }
     let unknown = arguments.names.iter().find(|name| SECTIONS.iter().all(|section| section.name != name.as_str()));
-    if let (true, Some(unknown)) = (arguments.measure, unknown) {
+    if let Some(unknown) = unknown {
         let known: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
         return Err(format!("no section {unknown}; there are {}", known.join(" ")).into());
     }
@@ -62,11 +62,11 @@ fn arguments() -> Result<Arguments> {
 }
 
 fn main() -> ExitCode {
-    let done = match std::env::args().nth(1).as_deref() {
-        Some("naive") => {
-            std::env::args().nth(2).ok_or("naive needs a file".into()).and_then(|f| naive::main(Path::new(&f)))
-        }
-        _ => arguments().and_then(|arguments| if arguments.measure { measure(&arguments) } else { smoke(&arguments) }),
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let done = match &given[..] {
+        [naive, file] if naive == "naive" => naive::main(Path::new(file)),
+        _ if given.iter().any(|argument| argument == MEASURE) => arguments().and_then(|arguments| measure(&arguments)),
+        _ => return smoke(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,49 +81,26 @@ fn chosen(arguments: &Arguments, kind: Kind) -> bool {
     arguments.servers.is_empty() || arguments.servers.iter().any(|part| kind.name().contains(part.as_str()))
 }
 
-/// Every server and every happening for a moment; what is printed looks like libtest's.
-fn smoke(arguments: &Arguments) -> Result<()> {
-    let started = Instant::now();
-    let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);
-    let workload = workload::SMOKE;
-    let feed = Feed::new(&server::out().join("smoke"), workload, 40)?;
-    for kind in Kind::ALL.into_iter().filter(|kind| chosen(arguments, *kind)) {
-        if let Err(missing) = kind.program()
-            && std::env::var_os(ALL_PEERS).is_none()
-            && !kind.takes_lines()
-        {
-            println!("test {} ... ignored, {missing}", kind.name());
-            skipped += 1;
-            continue;
-        }
+/// Every server and every happening for a moment.
+fn smoke() -> ExitCode {
+    let feed =
+        Shared::new(|| Feed::new(&server::out().join("smoke"), workload::SMOKE, 40).expect("what servers are fed"));
+    let mut trials = Vec::new();
+    for kind in Kind::ALL {
         for (name, clients, happening) in
             [("changes", 3, Happening::Changes { count: 40, rate: 100.0 }), ("reconnect", 5, Happening::Reconnect)]
         {
-            let full = format!("{}: {name}", kind.name());
-            if !arguments.names.is_empty() && arguments.names.iter().all(|part| !full.contains(part.as_str())) {
-                filtered += 1;
-                continue;
-            }
-            let begin = Instant::now();
-            match run(kind, Plan { workload, clients, happening }, &feed) {
-                Ok(_) => {
-                    println!("test {full} ... ok ({:.1?})", begin.elapsed());
-                    passed += 1;
-                }
-                Err(error) => {
-                    println!("test {full} ... FAILED: {error}");
-                    failed += 1;
-                }
-            }
+            let left_out = move || {
+                let is_needed = kind.takes_lines() || std::env::var_os(ALL_PEERS).is_some();
+                kind.program().err().filter(|_| !is_needed).map(|missing| missing.to_string())
+            };
+            let (feed, plan) = (Arc::clone(&feed), Plan { workload: workload::SMOKE, clients, happening });
+            trials.push(trial_unless(&format!("{}: {name}", kind.name()), left_out, move || {
+                feed.with(|feed| run(kind, plan, feed)).map(|_| ()).map_err(Failed::from)
+            }));
         }
     }
-    let verdict = if failed == 0 { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {verdict}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured; {filtered} filtered out; \
-         finished in {:.2?}",
-        started.elapsed()
-    );
-    if failed == 0 { Ok(()) } else { Err(format!("{failed} runs failed").into()) }
+    trials::run(trials)
 }
 
 /// Runs the sections: all servers in turn, as many rounds as the section says, and writes what was found.

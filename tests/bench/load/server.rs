@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, BufWriter, Write},
+    io::{BufWriter, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{ChildStdin, Command},
     time::Duration,
 };
 
+use harness::{process::Driven, serve};
 use serde_json::{Value, json};
 
 use crate::{
@@ -133,11 +134,9 @@ impl Kind {
 
     /// What is executed; an error if it is not there.
     pub(crate) fn program(self) -> Result<PathBuf> {
-        let here = std::env::current_exe()?;
         let (program, make) = match self {
-            // Cargo builds examples beside the benches.
-            Self::Ours(_) => (here.with_file_name("../examples/serve"), "cargo build --release --example serve"),
-            Self::Naive => return Ok(here),
+            Self::Ours(_) => return Ok(serve::program()),
+            Self::Naive => return Ok(std::env::current_exe()?),
             Self::Pass | Self::Linear | Self::LinearDelta => (out().join("go-control-plane"), INSTALL),
             Self::Slime => (out().join("slime"), INSTALL),
             Self::Nacos if out().join("nacos.cp").exists() => return Ok("java".into()),
@@ -172,36 +171,23 @@ pub(crate) fn out() -> PathBuf {
 }
 
 /// A server that is running, with the base loaded. It is killed when dropped.
-#[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    driven: Driven,
     pub(crate) addresses: Vec<SocketAddr>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Server {
     /// Starts a server with `base` as its resources, or with the same content as events. Returns it with what it is fed through.
     pub(crate) fn start(kind: Kind, workload: &Workload, base: &Path) -> Result<(Self, ChildStdin)> {
-        let mut command = kind.command(base)?;
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut input = child.stdin.take().ok_or("no standard input")?;
-        let mut output = BufReader::new(child.stdout.take().ok_or("no standard output")?);
-        let mut server = Self { child, addresses: Vec::new() };
+        let mut driven = Driven::start(&mut kind.command(base)?);
+        let mut input = driven.take_input().ok_or("no standard input")?;
         let mut answer = || -> Result<Value> {
-            let mut line = String::new();
-            output.read_line(&mut line)?;
+            let line = driven.next_line().ok_or_else(|| format!("{} has ended", kind.name()))?;
             serde_json::from_str(&line).map_err(|error| format!("{}: answer {line:?}: {error}", kind.name()).into())
         };
         let bound = answer()?;
         let address = |text: &Value| -> Result<SocketAddr> { Ok(text.as_str().ok_or("no address")?.parse()?) };
-        server.addresses = if kind.is_sliced() {
+        let addresses = if kind.is_sliced() {
             let slices = bound["slices"]["64"].as_array().ok_or("no 64 slices in the first line")?;
             slices.iter().map(address).collect::<Result<_>>()?
         } else {
@@ -218,17 +204,17 @@ impl Server {
                 return Err(format!("{} has {flushed} after the base", kind.name()).into());
             }
         }
-        Ok((server, input))
+        Ok((Self { driven, addresses }, input))
     }
 
     /// Time on a processor so far.
     pub(crate) fn cpu(&self) -> Result<Cpu> {
-        Cpu::of(self.child.id())
+        Cpu::of(self.driven.process.pid())
     }
 
     /// Resident memory now and at its peak, in bytes.
     pub(crate) fn memory(&self) -> Result<(u64, u64)> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.driven.process.pid()))?;
         let field = |name: &str| -> Result<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no memory in status")?;
             Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)

@@ -10,13 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use registry_mox::{
+use registry_mox::testing::{
     config::Config,
-    engine::Engine,
-    frame::{Publisher, encode_publish, encode_replace},
+    host::engine::Engine,
     model::RegisterVersion,
-    part::Part,
-    snapshot::Set,
+    registry::frame::{Publisher, encode_publish, encode_replace},
+    snapshot::{Set, partition::Part},
 };
 use serde_json::json;
 

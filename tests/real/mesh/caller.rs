@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
+use harness::{
+    SOON,
+    process::{Driven, START, script},
+};
+
 use super::{Framework, proxy::hosts_file, wait_for_line};
-use crate::parts::{Driven, SOON, START, script};
 
 /// A consumer in a process of its own.
 pub(super) struct Caller {

@@ -3,9 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::Ipv4Addr,
 };
 
+use harness::{
+    SOON,
+    client::MoxClient,
+    http,
+    process::{eventually_is, root},
+};
 use prost::Message;
 use registry_mox::proto::{
     envoy::config::core::v3::Node,
@@ -14,15 +20,10 @@ use registry_mox::proto::{
 use serde_json::Value;
 
 use super::{CONSUMERS, ISTIOD_PORT, three};
-use crate::{
-    mox_client::MoxClient,
-    parts::{SOON, eventually_is, get_from, root},
-};
 
 /// A page of a proxy.
 pub(super) fn admin(proxy: Ipv4Addr, path: &str) -> Option<String> {
-    let stream = TcpStream::connect_timeout(&SocketAddr::from((proxy, 19000)), SOON).ok()?;
-    get_from(stream, path)
+    http::get((proxy, 19000), path)
 }
 
 pub(super) fn admin_json(proxy: Ipv4Addr, path: &str) -> Value {
@@ -89,8 +90,8 @@ pub(super) fn name_table() -> BTreeMap<String, Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let istiod = format!("{CONSUMERS}:{ISTIOD_PORT}");
     let table = async {
-        let mut client =
-            MoxClient::open(&istiod, node, Some("type.googleapis.com/istio.networking.nds.v1.NameTable")).await?;
+        let names = "type.googleapis.com/istio.networking.nds.v1.NameTable";
+        let mut client = MoxClient::asking(&istiod, node, names).await?;
         client.next_raw().await
     };
     let response = runtime.block_on(async { tokio::time::timeout(SOON, table).await });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use harness::process::eventually_is;
 use serde_json::{Value, json};
 
 use super::{
@@ -10,7 +11,6 @@ use super::{
     proxy::{admin_json, connections, hosts, made, name_table, stat, wait_for_listeners},
     three,
 };
-use crate::parts::eventually_is;
 
 pub(super) const SCENARIOS: [Scenario; 10] = [
     (

@@ -8,14 +8,23 @@ import static org.junit.Assert.assertTrue;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
 import java.io.OutputStream;
+import java.lang.reflect.Modifier;
 import java.net.Socket;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.DirectoryStream;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.Paths;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.Queue;
+import java.util.Set;
+import java.util.TreeSet;
 import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -80,12 +89,12 @@ public class RegistryMoxTest {
         try (RegistryMox mox = TestData.engine()) {
             mox.publish(SOURCE, FIRST);
             long later = System.currentTimeMillis() + 60_000;
-            Read given = mox.read(SOURCE, TestData.service(1), 1, later);
+            EngineRead given = (EngineRead) mox.host().read(SOURCE, TestData.service(1), 1, later);
             for (int i = 0; i < 3; i++) {
                 given.add(large(i, 600_000));
             }
             assertEquals("1/1", TestData.served(mox));
-            Read whole = mox.read(SOURCE, TestData.service(1), 2, later);
+            MoxHost.Read whole = mox.host().read(SOURCE, TestData.service(1), 2, later);
             whole.publisher("a", 1, 1, null).data(TestData.box("10.0.0.1:1"));
             whole.publisher("b", 1, 1, "zone").data(TestData.box("10.0.0.2:1"));
             whole.leaveOut();
@@ -99,7 +108,7 @@ public class RegistryMoxTest {
             assertThrows(MoxException.class, () -> whole.publisher("d", 1, 1, null));
 
             // Two reads of a service at once: the second takes the place of the first, whose rest finds no beginning.
-            Read first = mox.read(SOURCE, TestData.service(1), 3, later);
+            EngineRead first = (EngineRead) mox.host().read(SOURCE, TestData.service(1), 3, later);
             for (int i = 0; i < 2; i++) {
                 first.add(large(i, 600_000));
             }
@@ -250,11 +259,11 @@ public class RegistryMoxTest {
             }
             assertEquals("20000/20000", TestData.served(mox));
             Chunks chunks = new Chunks();
-            try (Page page = mox.openPage("/mox/dump", "")) {
+            try (MoxHost.Page page = mox.host().page("/mox/dump", "")) {
                 assertEquals(200, page.status());
                 assertEquals("application/json", page.contentType());
                 assertEquals("no place for another", 429L, mox.page("/mox/dump", "").get("status"));
-                try (Page other = mox.openPage("/mox/dump", "format=yaml")) {
+                try (MoxHost.Page other = mox.host().page("/mox/dump", "format=yaml")) {
                     assertEquals(429, other.status());
                     assertEquals(1, other.retryAfter());
                 }
@@ -267,16 +276,16 @@ public class RegistryMoxTest {
             assertEquals("{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[", chunks.start);
             MoxException large = assertThrows(MoxException.class, () -> mox.page("/mox/dump", ""));
             assertEquals(Code.TOO_LARGE, large.code());
-            assertTrue(large.getMessage(), large.getMessage().contains("write it with openPage"));
-            Page abandoned = mox.openPage("/mox/dump", "");
+            assertTrue(large.getMessage(), large.getMessage().contains("write it with RegistryMox.host().page"));
+            MoxHost.Page abandoned = mox.host().page("/mox/dump", "");
             assertEquals("a page that was refused keeps no place", 200, abandoned.status());
             abandoned.close();
             assertThrows(MoxException.class, () -> abandoned.writeTo(new Chunks()));
-            try (Page next = mox.openPage("/mox/dump", "type=DestinationRule")) {
+            try (MoxHost.Page next = mox.host().page("/mox/dump", "type=DestinationRule")) {
                 next.writeTo(new Chunks());
             }
             assertEquals(404L, mox.page("/mox/dump", "type=Gateway").get("status"));
-            Page closed = mox.openPage("/mox/dump", "");
+            MoxHost.Page closed = mox.host().page("/mox/dump", "");
             mox.close();
             assertEquals(Code.CLOSED, assertThrows(MoxException.class, () -> closed.writeTo(new Chunks())).code());
             closed.close();
@@ -316,14 +325,25 @@ public class RegistryMoxTest {
             misuse("publisher is null", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(null)));
             misuse("publisher 'r1' is of 'com.example.Service1", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(FIRST)));
             misuse("data of 'd': text and serialized", () -> Publish.of("d", "r").data("x").serialized(new byte[1]));
-            misuse("dataInfoId is null", () -> mox.read(SOURCE, null, 0, 0));
-            misuse("registerId is empty", () -> mox.read(SOURCE, "d", 0, 0).publisher("", 1, 1, null));
-            misuse("the publisher is one of a read", () -> mox.publish(mox.read(SOURCE, "d", 0, 0).publisher("r", 1, 1, null)));
-            misuse("encoder is null", () -> mox.publish(null));
+            misuse("dataInfoId is null", () -> mox.host().read(SOURCE, null, 0, 0));
+            misuse("registerId is empty", () -> mox.host().read(SOURCE, "d", 0, 0).publisher("", 1, 1, null));
+            misuse("the publisher is one of a read", () -> mox.host().publish(mox.host().read(SOURCE, "d", 0, 0).publisher("r", 1, 1, null)));
+            misuse("publication is null", () -> mox.host().publish(null));
+            misuse("publication is of another's making", () -> mox.host().publish(foreign()));
             misuse("timeout is null", () -> mox.flush(null));
             misuse("config is null", () -> RegistryMox.create(null));
             assertEquals("0/0", TestData.served(mox));
         }
+    }
+
+    private static MoxHost.Publication foreign() {
+        return new MoxHost.Publication() {
+            @Override
+            public void attribute(String key, String value) {}
+
+            @Override
+            public void data(byte[] bytes) {}
+        };
     }
 
     private static void misuse(String start, Runnable call) {
@@ -403,6 +423,23 @@ public class RegistryMoxTest {
     }
 
     @Test
+    public void linesOfTwoEnginesGoEachToItsOwnSink() {
+        List<List<String>> sinks = Arrays.asList(new CopyOnWriteArrayList<>(), new CopyOnWriteArrayList<>());
+        List<RegistryMox> engines = new ArrayList<>();
+        for (List<String> sink : sinks) {
+            MoxConfig config =
+                    MoxConfig.builder().set("listen", "127.0.0.1:0").logSink((level, target, message) -> sink.add(message)).build();
+            engines.add(RegistryMox.create(config));
+        }
+        for (int i = 0; i < 50; i++) {
+            engines.get(0).host().command("fence", "fenced", i % 2 == 0);
+        }
+        engines.forEach(RegistryMox::close);
+        assertEquals(50, sinks.get(0).stream().filter(line -> line.contains("fenced=")).count());
+        assertEquals(0, sinks.get(1).stream().filter(line -> line.contains("fenced=")).count());
+    }
+
+    @Test
     public void logGoesOnWhateverItsSinkThrows() {
         Throwable[] thrown = {new OutOfMemoryError("none left"), new StackOverflowError(), new NoClassDefFoundError("x"), new AssertionError()};
         Queue<String> records = new ConcurrentLinkedQueue<>();
@@ -419,7 +456,7 @@ public class RegistryMoxTest {
             TestData.await("a first record", () -> !records.isEmpty());
             for (int round = 0; round < 2 * thrown.length; round++) {
                 int before = records.size();
-                mox.host("fence", "fenced", round % 2 == 0);
+                mox.host().command("fence", "fenced", round % 2 == 0);
                 TestData.await("record after " + before, () -> records.size() > before);
             }
         }
@@ -439,6 +476,41 @@ public class RegistryMoxTest {
         try (RegistryMox mox = TestData.engine()) {
             TestData.assertAllocatesNothing(() -> mox.publish(SOURCE, value));
         }
+    }
+
+    @Test
+    public void aPublicationAllocatesNothing() {
+        byte[] box = TestData.box("10.0.0.1:12200?app_name=demo&p=1");
+        String service = TestData.service(1);
+        try (RegistryMox mox = TestData.engine()) {
+            MoxHost host = mox.host();
+            TestData.assertAllocatesNothing(
+                    () -> {
+                        MoxHost.Publication to = host.publication(SOURCE, service, "r1", 1, 1, "zürich", "demo");
+                        to.attribute("region", "東京");
+                        to.data(box);
+                        host.publish(to);
+                    });
+            assertEquals("1/1", TestData.served(mox));
+        }
+    }
+
+    /** Those who extend or embed the engine use these types and no others of this package. */
+    @Test
+    public void whatIsPublicIsMeantToBe() throws Exception {
+        Set<String> open = new TreeSet<>();
+        Path classes = Paths.get(RegistryMox.class.getProtectionDomain().getCodeSource().getLocation().toURI());
+        try (DirectoryStream<Path> all = Files.newDirectoryStream(classes.resolve("com/alipay/sofa/registry/mox"), "*.class")) {
+            for (Path file : all) {
+                String name = file.getFileName().toString().replace(".class", "");
+                if (!name.equals("package-info") && Modifier.isPublic(Class.forName("com.alipay.sofa.registry.mox." + name).getModifiers())) {
+                    open.add(name);
+                }
+            }
+        }
+        String wanted = "[Batch, LogSink, MoxConfig, MoxConfig$Builder, MoxException, MoxException$Code, MoxHost, MoxHost$Page, MoxHost$Publication,"
+                + " MoxHost$Read, Publish, Publish$Builder, RegistryMox]";
+        assertEquals(wanted, open.toString());
     }
 
     @Test

@@ -37,7 +37,8 @@ public final class TestData {
     }
 
     /** The bytes of the publisher that an encoder has begun, read as one character each. */
-    public static String onTheWire(FrameEncoder encoder) {
+    public static String onTheWire(MoxHost.Publication publication) {
+        FrameEncoder encoder = (FrameEncoder) publication;
         encoder.published();
         return new String(encoder.frame(), 0, encoder.length(), StandardCharsets.ISO_8859_1);
     }

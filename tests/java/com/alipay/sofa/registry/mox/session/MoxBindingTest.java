@@ -9,7 +9,7 @@ import static org.junit.Assert.assertTrue;
 import com.alipay.sofa.registry.common.model.PublishType;
 import com.alipay.sofa.registry.common.model.ServerDataBox;
 import com.alipay.sofa.registry.common.model.store.Publisher;
-import com.alipay.sofa.registry.mox.FrameEncoder;
+import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
 import com.alipay.sofa.registry.server.session.acceptor.WriteDataAcceptor;
@@ -157,9 +157,12 @@ public class MoxBindingTest {
         attributes.put("region", "eu-1");
         attributes.put("long", new String(new char[10_000]));
         publisher.setAttributes(attributes);
-        FrameEncoder to = SessionEvents.encoder(publisher);
-        assertEquals("the long one is left out", Refusal.ATTRIBUTES, SessionEvents.fill(to, publisher));
-        String wire = TestData.onTheWire(to);
+        String wire;
+        try (RegistryMox mox = TestData.engine()) {
+            MoxHost.Publication to = SessionEvents.begin(mox.host(), publisher);
+            assertEquals("the long one is left out", Refusal.ATTRIBUTES, SessionEvents.fill(to, publisher));
+            wire = TestData.onTheWire(to);
+        }
         assertTrue(wire, wire.contains("region") && wire.contains("eu-1") && wire.contains("demo") && wire.contains("DEFAULT_ZONE"));
         assertFalse(wire, wire.contains("AccessKey") || wire.contains("secret-key"));
     }

@@ -7,7 +7,7 @@ import static org.junit.Assert.assertTrue;
 
 import com.alipay.sofa.registry.mox.Batch;
 import com.alipay.sofa.registry.mox.MoxConfig;
-import com.alipay.sofa.registry.mox.Page;
+import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.Publish;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
@@ -70,7 +70,7 @@ public class MoxResourceTest {
             assertTrue(TestData.service(i), dump.contains("\"" + TestData.service(i) + "\"") && dump.contains("\"10.1." + i / 250 + "." + i % 250 + "\""));
         }
         assertEquals(SERVICES, get("/mox/dump?format=yaml", 200, "application/yaml").split("\n---\n").length);
-        try (Page other = mox.openPage("/mox/dump", "")) {
+        try (MoxHost.Page other = mox.host().page("/mox/dump", "")) {
             assertEquals(200, other.status());
             HttpURLConnection refused = connection("/mox/dump");
             assertEquals(429, refused.getResponseCode());
@@ -90,7 +90,7 @@ public class MoxResourceTest {
             assertEquals('H', client.getInputStream().read());
         }
         TestData.await("the place is free", () -> {
-            try (Page page = mox.openPage("/mox/dump", "")) {
+            try (MoxHost.Page page = mox.host().page("/mox/dump", "")) {
                 return page.status() == 200;
             }
         });

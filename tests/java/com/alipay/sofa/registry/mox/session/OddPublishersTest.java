@@ -161,14 +161,12 @@ public class OddPublishersTest {
 
     /** The addresses of the victim. */
     private static TreeSet<String> addresses(RegistryMox mox) {
-        String dump = dump(mox);
-        int host = dump.indexOf('"' + HOST + '"');
         TreeSet<String> found = new TreeSet<>();
-        if (host >= 0) {
-            int next = dump.indexOf("\"apiVersion\"", host);
-            String item = dump.substring(dump.lastIndexOf("\"apiVersion\"", host), next < 0 ? dump.length() : next);
-            for (Matcher address = Pattern.compile("\"address\": ?\"([^\"]+)\"").matcher(item); address.find(); ) {
-                found.add(address.group(1));
+        for (String line : dump(mox).split("\n")) {
+            if (line.contains('"' + HOST + '"')) {
+                for (Matcher address = Pattern.compile("\"address\":\"([^\"]+)\"").matcher(line); address.find(); ) {
+                    found.add(address.group(1));
+                }
             }
         }
         return found;
@@ -526,13 +524,13 @@ public class OddPublishersTest {
         assertTrue("data of " + data + " bytes", data > 1_000_000);
         SubDatum datum = tier.datum(VICTIM);
         RegistryMox mox = engine("limits.publishers", 10_000);
-        ClusterFeed feed = opened(new ClusterFeed(mox, tier, settings(3_600_000), broken -> {}));
+        ServiceReader reader = new ServiceReader(new FeedState(mox), mox, tier, new Backoffs(), new Pace(1), 1, ServiceRead.SERVICE_BYTES);
         ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
         long thread = Thread.currentThread().getId();
         long least = Long.MAX_VALUE;
         for (int round = 0; round < 8; round++) {
             long before = threads.getThreadAllocatedBytes(thread);
-            feed.took(VICTIM, 0, datum, System.currentTimeMillis());
+            reader.apply(VICTIM, 0, datum, System.currentTimeMillis());
             least = Math.min(least, threads.getThreadAllocatedBytes(thread) - before);
         }
         mox.loaded();

@@ -21,7 +21,7 @@ public final class Batch implements AutoCloseable {
     }
 
     /**
-     * Adds one publisher, as {@link RegistryMox#publish(String, Publish)}.
+     * Adds one publisher, as {@link RegistryMox#publish}.
      *
      * @param publish the publisher
      * @return this batch
@@ -34,10 +34,10 @@ public final class Batch implements AutoCloseable {
     /**
      * Removes one publisher, as {@link RegistryMox#unpublish}.
      *
-     * @param dataInfoId the service
-     * @param registerId the publisher
+     * @param dataInfoId the service, 1 to 4,096 bytes
+     * @param registerId the publisher, 1 to 512 bytes
      * @param version the version of the removal
-     * @param registerTimestamp decides between equal versions
+     * @param registerTimestamp milliseconds since 1970, decides between equal versions
      * @return this batch
      */
     public Batch unpublish(String dataInfoId, String registerId, long version, long registerTimestamp) {
@@ -49,10 +49,10 @@ public final class Batch implements AutoCloseable {
      * Says that the client of one publisher has left. It stays until a {@link RegistryMox#replace} whose read began later does
      * not name it, which is then not spared for being new.
      *
-     * @param dataInfoId the service
-     * @param registerId the publisher
+     * @param dataInfoId the service, 1 to 4,096 bytes
+     * @param registerId the publisher, 1 to 512 bytes
      * @param version the version that the client had published; a newer one is not meant
-     * @param registerTimestamp decides between equal versions
+     * @param registerTimestamp milliseconds since 1970, decides between equal versions
      * @return this batch
      */
     public Batch lost(String dataInfoId, String registerId, long version, long registerTimestamp) {
@@ -63,7 +63,7 @@ public final class Batch implements AutoCloseable {
     /**
      * Sends what is not sent yet.
      *
-     * @return the last sequence number of this batch; 0 if none
+     * @return the sequence number of the last event that was sent; 0 if none was, or the engine is closed
      */
     public long send() {
         if (encoder.events() > 0) {

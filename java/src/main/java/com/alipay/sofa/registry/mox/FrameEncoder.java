@@ -6,26 +6,14 @@ import java.util.Arrays;
 /**
  * Writes events into one packed, little-endian frame, format 1. The only place that knows how an event is laid out.
  *
- * <p>Public for a host that holds publishers in a form of its own: {@link #publishing} begins one in the calling thread's
- * frame, its attributes and then its data follow, {@link RegistryMox#publish(FrameEncoder)} sends it. No {@link Publish} is
- * made and nothing is allocated. Until it is sent, the thread must publish nothing else; what is refused leaves the rest as
- * it was.
+ * <p>{@link #publishing} begins a publisher in the calling thread's frame; attributes and then data follow, and {@link
+ * #published} ends it. No {@link Publish} is made.
  *
  * <p>The buffer is reused, and texts are encoded here and not by {@code String.getBytes}, so that an event costs no
  * allocation.
  */
-public final class FrameEncoder {
-    /** The longest data of one endpoint; {@link #data} refuses more. */
-    public static final int MAX_DATA_BYTES = 1 << 20;
-    /** The most data of one publisher; {@link #data} refuses more. */
-    public static final int MAX_DATA = Arguments.COUNT;
-    /** The longest dataInfoId, in bytes of UTF-8. */
-    public static final int MAX_DATA_INFO_ID_BYTES = Arguments.DATA_INFO_ID_BYTES;
-    /** The longest registerId, in bytes of UTF-8. */
-    public static final int MAX_REGISTER_ID_BYTES = Arguments.REGISTER_ID_BYTES;
-    /** The longest cell, name of an application, or key or value of an attribute, in bytes of UTF-8. */
-    public static final int MAX_TEXT_BYTES = Arguments.TEXT_BYTES;
-
+final class FrameEncoder implements MoxHost.Publication {
+    static final int MAX_DATA_BYTES = 1 << 20;
     static final int INITIAL_BYTES = 4 << 10;
     static final int KEPT_BYTES = 1 << 20;
     private static final int HEADER_BYTES = 4;
@@ -106,19 +94,8 @@ public final class FrameEncoder {
         return out;
     }
 
-    /**
-     * Begins a publisher whose data are the bytes of {@code ServerDataBox}es.
-     *
-     * @param source whose entry it is
-     * @param dataInfoId the service, {@code dataId#@#instanceId#@#group}
-     * @param registerId the publisher, unique within the service
-     * @param version raised by the publisher with every change
-     * @param registerTimestamp milliseconds since 1970, decides between equal versions
-     * @param cell the zone; null is none
-     * @param appName the application; null is none
-     * @return the calling thread's encoder
-     */
-    public static FrameEncoder publishing(
+    /** Begins a publisher in the calling thread's frame, whose data are the bytes of {@code ServerDataBox}es. */
+    static FrameEncoder publishing(
             String source, String dataInfoId, String registerId, long version, long registerTimestamp, String cell, String appName) {
         FrameEncoder encoder = local();
         encoder.startPublish(source, dataInfoId);
@@ -126,12 +103,7 @@ public final class FrameEncoder {
         return encoder;
     }
 
-    /**
-     * Adds an attribute to the open publisher.
-     *
-     * @param key its key
-     * @param value its value
-     */
+    @Override
     public void attribute(String key, String value) {
         if (countAt == 0 || inData) {
             throw new MoxException(Code.INVALID_ARGUMENT, "no publisher is open for attributes; they come before its data");
@@ -140,11 +112,7 @@ public final class FrameEncoder {
         counted("attributes", text("attribute value", value, 0, Arguments.TEXT_BYTES, at));
     }
 
-    /**
-     * Adds one endpoint to the open publisher.
-     *
-     * @param bytes the bytes of its {@code ServerDataBox}, copied
-     */
+    @Override
     public void data(byte[] bytes) {
         Arguments.required("data", bytes);
         int length = bytes.length;

@@ -23,7 +23,7 @@ public final class MoxConfig {
     /**
      * Starts a configuration in which every key has its default.
      *
-     * @return a builder
+     * @return a builder without a key set
      */
     public static Builder builder() {
         return new Builder();
@@ -87,9 +87,9 @@ public final class MoxConfig {
         }
 
         /**
-         * Makes the configuration.
+         * Makes the configuration; its keys are checked by {@link RegistryMox#create}.
          *
-         * @return the configuration
+         * @return the configuration, which later calls of this builder do not change
          */
         public MoxConfig build() {
             return new MoxConfig(this);

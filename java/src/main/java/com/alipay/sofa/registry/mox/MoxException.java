@@ -38,7 +38,7 @@ public final class MoxException extends RuntimeException {
         /**
          * The stable number of this code.
          *
-         * @return the number, as logs and the native side print it
+         * @return 1 to 9, or 20; never another for this code in a later release
          */
         public int number() {
             return number;
@@ -74,7 +74,7 @@ public final class MoxException extends RuntimeException {
     /**
      * Why the call was refused.
      *
-     * @return the code
+     * @return the code, never null; the same for the same mistake in later releases
      */
     public Code code() {
         return code;

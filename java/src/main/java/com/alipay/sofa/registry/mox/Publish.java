@@ -73,9 +73,9 @@ public final class Publish {
     /**
      * Starts a publisher.
      *
-     * @param dataInfoId the service, {@code dataId#@#instanceId#@#group}
-     * @param registerId the publisher, unique within the service
-     * @return a builder
+     * @param dataInfoId the service, {@code dataId#@#instanceId#@#group}, 1 to 4,096 bytes
+     * @param registerId the publisher, unique within the service, 1 to 512 bytes
+     * @return a builder without data, in version 0
      */
     public static Builder of(String dataInfoId, String registerId) {
         return new Builder(dataInfoId, registerId);
@@ -87,7 +87,7 @@ public final class Publish {
      *
      * @param version raised by the publisher with every change
      * @param registerTimestamp milliseconds since 1970, decides between equal versions
-     * @return the copy
+     * @return the publisher in that version
      */
     public Publish version(long version, long registerTimestamp) {
         return new Publish(dataInfoId, registerId, version, registerTimestamp, cell, appName, attributes, boxes, data, encoded);
@@ -149,7 +149,7 @@ public final class Publish {
         /**
          * The zone of the publisher.
          *
-         * @param cell the zone; null is none
+         * @param cell the zone, at most 65,535 bytes; null is none
          * @return this builder
          */
         public Builder cell(String cell) {
@@ -161,7 +161,7 @@ public final class Publish {
          * The application of the publisher, as the registry knows it. It is kept but not served: the label {@code app} and direct
          * mode take the parameter {@code app_name} of the data.
          *
-         * @param appName the name; null is none
+         * @param appName the name, at most 65,535 bytes; null is none
          * @return this builder
          */
         public Builder appName(String appName) {
@@ -172,8 +172,8 @@ public final class Publish {
         /**
          * One attribute of the publisher. It is kept but not served.
          *
-         * @param key its key
-         * @param value its value
+         * @param key its key, at most 65,535 bytes
+         * @param value its value, at most 65,535 bytes
          * @return this builder
          */
         public Builder attribute(String key, String value) {
@@ -190,7 +190,7 @@ public final class Publish {
         /**
          * Several attributes of the publisher.
          *
-         * @param all keys and values
+         * @param all keys and values, at most 65,535 of each publisher
          * @return this builder
          */
         public Builder attributes(Map<String, String> all) {
@@ -202,7 +202,7 @@ public final class Publish {
         /**
          * Endpoint URLs as text, as a registry client publishes them.
          *
-         * @param urls for example {@code 10.0.0.1:12200?app_name=demo&p=1}
+         * @param urls for example {@code 10.0.0.1:12200?app_name=demo&p=1}, each at most 1 MiB of UTF-8
          * @return this builder
          */
         public Builder data(String... urls) {
@@ -217,7 +217,7 @@ public final class Publish {
         /**
          * One endpoint URL in the bytes of a {@code ServerDataBox}, that is a Java-serialized String.
          *
-         * @param box the bytes; not copied, so they must not change until the publish call has returned
+         * @param box the bytes, at most 1 MiB; not copied, so they must not change until the publish call has returned
          * @return this builder
          */
         public Builder serialized(byte[] box) {
@@ -226,9 +226,9 @@ public final class Publish {
         }
 
         /**
-         * Makes the value.
+         * Makes the value. Lengths are checked when it is first published.
          *
-         * @return the publisher
+         * @return the publisher, which later calls of this builder do not change
          */
         public Publish build() {
             return new Publish(

@@ -31,6 +31,7 @@ public final class RegistryMox implements AutoCloseable {
 
     private final long handle;
     private final LogPump logs;
+    private final EngineHost host;
     private final AtomicBoolean closed = new AtomicBoolean();
     private final AtomicLong ignoredCalls = new AtomicLong();
     private volatile InetSocketAddress address;
@@ -40,13 +41,14 @@ public final class RegistryMox implements AutoCloseable {
         NativeLoader.load();
         handle = NativeBridge.open(config.json());
         logs = LogPump.start(handle, config.logSink());
+        host = new EngineHost(this, handle);
     }
 
     /**
      * Opens an engine of the caller's own and listens. The caller fills it, says {@link #loaded()} and closes it.
      *
      * @param config how it runs
-     * @return the engine
+     * @return the engine, which listens
      */
     public static RegistryMox create(MoxConfig config) {
         RegistryMox mox = new RegistryMox(config);
@@ -64,7 +66,7 @@ public final class RegistryMox implements AutoCloseable {
      * until {@link #listen()}, so that a host can fill it while it starts.
      *
      * @param config how it runs
-     * @return the engine
+     * @return the engine, which does not listen yet
      */
     public static synchronized RegistryMox embed(MoxConfig config) {
         if (RUNNING.get() != null) {
@@ -87,9 +89,10 @@ public final class RegistryMox implements AutoCloseable {
     /**
      * Adds or updates one publisher.
      *
-     * @param source whose entry it is
+     * @param source whose entry it is, 1 to 64 bytes
      * @param publish the publisher
-     * @return a sequence number above 0; 0 if it was not taken because the engine is closed or full, which is counted
+     * @return the event's sequence number, above 0 and higher than that of each earlier event of the service; 0 if the event was
+     *     not taken because the engine is closed, which {@link #ignoredCalls()} counts, or at a limit, which the status counts
      */
     public long publish(String source, Publish publish) {
         Arguments.required("publish", publish);
@@ -99,25 +102,14 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * Adds or updates the one publisher that {@link FrameEncoder#publishing} began on this thread.
-     *
-     * @param encoder what it returned
-     * @return as {@link #publish(String, Publish)}
-     */
-    public long publish(FrameEncoder encoder) {
-        Arguments.required("encoder", encoder).published();
-        return apply(encoder);
-    }
-
-    /**
      * Removes one publisher. An older {@code (version, registerTimestamp)} than the publisher's own changes nothing.
      *
-     * @param source whose entry it is
-     * @param dataInfoId the service
-     * @param registerId the publisher
+     * @param source whose entry it is, 1 to 64 bytes
+     * @param dataInfoId the service, 1 to 4,096 bytes
+     * @param registerId the publisher, 1 to 512 bytes
      * @param version the version of the removal
-     * @param registerTimestamp decides between equal versions; at a tie the removal wins
-     * @return as {@link #publish(String, Publish)}
+     * @param registerTimestamp milliseconds since 1970, decides between equal versions; at a tie the removal wins
+     * @return as {@link #publish}
      */
     public long unpublish(String source, String dataInfoId, String registerId, long version, long registerTimestamp) {
         FrameEncoder encoder = FrameEncoder.local();
@@ -129,12 +121,13 @@ public final class RegistryMox implements AutoCloseable {
      * Says what one service consists of after a full, successful read: publishers of the same source that it does not name
      * are removed. A failed read is never a reason to call this.
      *
-     * @param source whose entries they are
-     * @param dataInfoId the service
-     * @param version the version of what was read; one not newer than the last is ignored
+     * @param source whose entries they are, 1 to 64 bytes
+     * @param dataInfoId the service, 1 to 4,096 bytes
+     * @param version the version of what was read; where it is not newer than the last and the read began earlier, the read is
+     *     ignored
      * @param readStarted when the read began, milliseconds since 1970: what was published while it ran is kept
      * @param publishers all publishers of the service, each with this {@code dataInfoId}
-     * @return as {@link #publish(String, Publish)}
+     * @return as {@link #publish}
      */
     public long replace(String source, String dataInfoId, long version, long readStarted, List<Publish> publishers) {
         Arguments.required("dataInfoId", dataInfoId);
@@ -149,29 +142,16 @@ public final class RegistryMox implements AutoCloseable {
                                 + ", but the replaced service is " + Arguments.shown(dataInfoId));
             }
         }
-        Read read = read(source, dataInfoId, version, readStarted);
+        EngineRead read = host.read(source, dataInfoId, version, readStarted);
         all.forEach(read::add);
         return read.apply();
     }
 
     /**
-     * Begins what {@link #replace} says, for a host that holds publishers in a form of its own.
-     *
-     * @param source whose entries they are
-     * @param dataInfoId the service
-     * @param version the version of what was read; one not newer than the last is ignored
-     * @param readStarted when the read began, milliseconds since 1970: what was published while it ran is kept
-     * @return takes the publishers
-     */
-    public Read read(String source, String dataInfoId, long version, long readStarted) {
-        return new Read(this, source, dataInfoId, version, readStarted);
-    }
-
-    /**
      * Starts a batch of events.
      *
-     * @param source whose entries they are
-     * @return the batch; close it to send the rest
+     * @param source whose entries they are, 1 to 64 bytes
+     * @return the batch, for one thread; close it to send the rest
      */
     public Batch batch(String source) {
         return new Batch(this, source);
@@ -210,37 +190,27 @@ public final class RegistryMox implements AutoCloseable {
         latch("thaw");
     }
 
-    /** Lets a held mass deletion through, once; refused with {@link Code#INVALID_ARGUMENT} where none is held. */
+    /**
+     * Lets a held mass deletion or addition through, once; refused with {@link Code#INVALID_ARGUMENT} where none is held.
+     */
     public void release() {
         latch("release");
     }
 
     /**
-     * An order or a question of the host that embeds this engine, as the registry's binding is; extensions have no use for it.
+     * What a program that embeds this engine uses beyond the methods here, as the registry's binding does.
      *
-     * @param operation its name
-     * @param keysAndValues its fields: a name, a value, a name, a value
-     * @return the answer
+     * @return the same for each call; after {@link #close()} its methods do what those here do
      */
-    public Map<String, Object> host(String operation, Object... keysAndValues) {
-        return command(Arguments.required("operation", operation), keysAndValues);
-    }
-
-    /**
-     * A JSON text of maps, lists, texts, numbers and booleans.
-     *
-     * @param value what to write
-     * @return the text
-     */
-    public static String json(Object value) {
-        return new String(Json.write(value), java.nio.charset.StandardCharsets.UTF_8);
+    public MoxHost host() {
+        return host;
     }
 
     /**
      * Replaces the policy while the engine runs. One that is refused changes nothing.
      *
      * @param json the policy document, a JSON object
-     * @return its hash, as the status shows it
+     * @return the hash of the document in its normal form, 64 hex digits, as the status shows it
      */
     public String policy(String json) {
         Object policy = Json.read(Arguments.required("policy", json));
@@ -251,24 +221,24 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * What the engine holds, serves and counts.
+     * What the engine holds, serves and counts: the page {@code /mox/status}.
      *
-     * @return nested maps and lists of texts, numbers and booleans
+     * @return nested maps and lists of texts, booleans and numbers, which are Long or Double
      */
     public Map<String, Object> status() {
         return command("status");
     }
 
     /**
-     * One admin page as a text. Pages that grow with what is served are for {@link #openPage}: above 4 MiB they are refused
-     * here with {@link Code#TOO_LARGE}.
+     * One admin page as a text. Pages that grow with what is served are for {@link MoxHost#page}: above 4 MiB they are
+     * refused here with {@link Code#TOO_LARGE}.
      *
-     * @param path the path, for example {@code /mox/status}
-     * @param query what stands behind the question mark; empty if nothing
-     * @return {@code status}, {@code contentType} and {@code body}
+     * @param path the path, {@code /mox} included, for example {@code /mox/status}
+     * @param query what stands behind the question mark, undecoded; empty if nothing
+     * @return {@code status}, the HTTP status as a Long, and the texts {@code contentType} and {@code body}
      */
     public Map<String, Object> page(String path, String query) {
-        try (Page page = openPage(path, query)) {
+        try (EnginePage page = host.page(path, query)) {
             Map<String, Object> read = new LinkedHashMap<>();
             read.put("status", (long) page.status());
             read.put("contentType", page.contentType());
@@ -278,24 +248,12 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * One admin page of any size, for those who have a web server to show it on.
-     *
-     * @param path the path, for example {@code /mox/dump}
-     * @param query what stands behind the question mark; empty if nothing
-     * @return the page; to be closed
-     */
-    public Page openPage(String path, String query) {
-        Map<String, Object> request = new LinkedHashMap<>();
-        request.put("path", Arguments.required("path", path));
-        request.put("query", Arguments.required("query", query));
-        return Page.open(handle, path, Json.write(request));
-    }
-
-    /**
      * Waits until what is served contains every earlier event; not for any client to have it. For tests and tools.
      *
-     * @param timeout how long at most
-     * @return {@code services}, {@code endpoints}, {@code version} and, where something keeps events back, {@code held}
+     * @param timeout how long at most, in whole milliseconds
+     * @return {@code services} and {@code endpoints}, the counts of what is served as Longs; {@code version}, the {@code
+     *     version_info} of the ServiceEntries; and, where something keeps events back, {@code held}, which is {@code not-loaded},
+     *     {@code mass-delete}, {@code mass-add} or {@code frozen}
      */
     public Map<String, Object> flush(Duration timeout) {
         return command("flush", "timeoutMillis", Arguments.required("timeout", timeout).toMillis());
@@ -330,7 +288,7 @@ public final class RegistryMox implements AutoCloseable {
     /**
      * How many calls came after {@link #close()} and did nothing.
      *
-     * @return the number
+     * @return the count since then; a {@link #replace} is one call, however large it is
      */
     public long ignoredCalls() {
         return ignoredCalls.get();
@@ -358,7 +316,7 @@ public final class RegistryMox implements AutoCloseable {
         }
     }
 
-    private Map<String, Object> command(String operation, Object... keysAndValues) {
+    Map<String, Object> command(String operation, Object... keysAndValues) {
         Map<String, Object> request = new LinkedHashMap<>();
         request.put("op", operation);
         for (int i = 0; i < keysAndValues.length; i += 2) {

@@ -8,7 +8,7 @@ import com.alipay.sofa.registry.common.model.store.SubDatum;
 import java.util.Map;
 
 /**
- * The data servers of the local data center, as {@link ClusterFeed} needs them. Every call may throw, and then nothing is
+ * The data servers of the local data center, as the feed needs them. Every call may throw, and then nothing is
  * known: a failure is never "empty".
  */
 interface DataTier extends AutoCloseable {
@@ -16,6 +16,12 @@ interface DataTier extends AutoCloseable {
     SlotTable slotTable();
 
     int slotOf(String dataInfoId);
+
+    /** The address of a slot's leader, as this session server knows it; null if there is none. */
+    default String leaderOf(int slot) {
+        Slot found = slotTable().getSlot(slot);
+        return found == null ? null : found.getLeader();
+    }
 
     /** Reads one service from its slot's leader, which answers only if it holds the whole slot; null if there is no such. */
     SubDatum fetch(String dataInfoId) throws Exception;

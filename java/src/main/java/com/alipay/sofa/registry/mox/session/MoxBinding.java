@@ -85,7 +85,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
             MoxConfig config = MoxConfig.builder().tree(settings(environment)).logSink(TO_SLF4J).build();
             RegistryMox mox = RegistryMox.embed(config);
             binding.mox.set(mox);
-            binding.settings = mox.host("settings");
+            binding.settings = mox.host().command("settings");
             binding.registry = binding.isCluster() ? new Behind() : null;
         } catch (Throwable t) {
             binding.off(t, Runnable::run);

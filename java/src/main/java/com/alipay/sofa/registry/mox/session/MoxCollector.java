@@ -28,7 +28,7 @@ final class MoxCollector extends Collector implements AutoCloseable {
     public List<MetricFamilySamples> collect() {
         List<MetricFamilySamples> all = new ArrayList<>();
         try {
-            for (Object metric : (List<?>) mox.host("metrics").get("metrics")) {
+            for (Object metric : (List<?>) mox.host().command("metrics").get("metrics")) {
                 all.add(family((Map<?, ?>) metric));
             }
         } catch (MoxException e) {

@@ -1,7 +1,7 @@
 package com.alipay.sofa.registry.mox.session;
 
 import com.alipay.sofa.registry.mox.MoxException;
-import com.alipay.sofa.registry.mox.Page;
+import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.io.IOException;
 import java.io.InputStream;
@@ -77,12 +77,12 @@ public class MoxResource {
         try {
             String path = uri.getRequestUri().getRawPath();
             String text = body == null ? "" : Sessions.read(body, MOST_BODY);
-            Map<String, Object> own = mox.get().host("change", "path", path, "token", token == null ? "" : token, "body", text);
+            Map<String, Object> own = mox.get().host().command("change", "path", path, "token", token == null ? "" : token, "body", text);
             boolean here = uri.getQueryParameters().containsKey("local");
             if (here || (Long) own.get("status") != 200) {
                 return response(own); // also what others would refuse
             }
-            return everywhere(own, path, token, text);
+            return everywhere(mox.get().host(), own, path, token, text);
         } catch (MoxException e) {
             return failed(503, e.code() + ", " + e.getMessage());
         } catch (IOException e) {
@@ -92,7 +92,7 @@ public class MoxResource {
         }
     }
 
-    private static Response everywhere(Map<String, Object> own, String path, String token, String body) {
+    private static Response everywhere(MoxHost host, Map<String, Object> own, String path, String token, String body) {
         Map<String, Object> servers = new LinkedHashMap<>();
         servers.put("this", answer(200, (String) own.get("body")));
         boolean all = true;
@@ -108,7 +108,7 @@ public class MoxResource {
             all = false;
             servers.put("others", answer(0, e.toString()));
         }
-        String text = RegistryMox.json(servers);
+        String text = host.json(servers);
         return Response.status(all ? 200 : 502).type("application/json").entity(text + "\n").build();
     }
 
@@ -126,7 +126,7 @@ public class MoxResource {
         }
         try {
             URI asked = uri.getRequestUri();
-            Page page = mox.get().openPage(asked.getRawPath(), asked.getRawQuery() == null ? "" : asked.getRawQuery());
+            MoxHost.Page page = mox.get().host().page(asked.getRawPath(), asked.getRawQuery() == null ? "" : asked.getRawQuery());
             Response.ResponseBuilder response = Response.status(page.status()).type(page.contentType());
             if (page.retryAfter() > 0) {
                 response.header("Retry-After", page.retryAfter());
@@ -140,8 +140,8 @@ public class MoxResource {
     }
 
     /** Writes a page. What fails here ends the connection, so that nobody takes it for whole. */
-    private static void write(Page page, OutputStream out) throws IOException {
-        try (Page read = page) {
+    private static void write(MoxHost.Page page, OutputStream out) throws IOException {
+        try (MoxHost.Page read = page) {
             read.writeTo(out);
         } catch (IOException e) {
             throw e; // the client is gone

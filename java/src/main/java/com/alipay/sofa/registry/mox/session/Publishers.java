@@ -1,7 +1,7 @@
 package com.alipay.sofa.registry.mox.session;
 
 import com.alipay.sofa.registry.common.model.ServerDataBox;
-import com.alipay.sofa.registry.mox.FrameEncoder;
+import com.alipay.sofa.registry.mox.MoxHost;
 import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
@@ -35,7 +35,7 @@ final class Publishers {
 
     /** Whether there can be events of the service. */
     static boolean isDataInfoId(String id) {
-        return id != null && !id.isEmpty() && fits(id, FrameEncoder.MAX_DATA_INFO_ID_BYTES);
+        return id != null && !id.isEmpty() && fits(id, MoxHost.MAX_DATA_INFO_ID_BYTES);
     }
 
     /**
@@ -43,7 +43,7 @@ final class Publishers {
      * fit has its hash for a key: whose endpoints consumers call, those the mesh calls.
      */
     static String registerId(String id) {
-        return id == null || !id.isEmpty() && fits(id, FrameEncoder.MAX_REGISTER_ID_BYTES) ? id : hashed(id);
+        return id == null || !id.isEmpty() && fits(id, MoxHost.MAX_REGISTER_ID_BYTES) ? id : hashed(id);
     }
 
     private static String hashed(String text) {
@@ -62,7 +62,7 @@ final class Publishers {
 
     /** Whether a cell or a name is short enough to be taken. */
     static boolean isText(String text) {
-        return text == null || fits(text, FrameEncoder.MAX_TEXT_BYTES);
+        return text == null || fits(text, MoxHost.MAX_TEXT_BYTES);
     }
 
     /** Counts only where a character may be more than a byte. */
@@ -84,20 +84,20 @@ final class Publishers {
     }
 
     /** Adds what fits of the data, in their order, which is the same everywhere. */
-    static Refusal data(FrameEncoder to, List<ServerDataBox> from) {
+    static Refusal data(MoxHost.Publication to, List<ServerDataBox> from) {
         Refusal refusal = null;
         int left = DATA_BYTES;
         int count = 0;
         List<ServerDataBox> boxes = indexed(from);
         for (int i = 0; i < boxes.size(); i++) {
             byte[] bytes = bytes(boxes.get(i));
-            if (bytes == null || bytes.length > FrameEncoder.MAX_DATA_BYTES) {
+            if (bytes == null || bytes.length > MoxHost.MAX_DATA_BYTES) {
                 refusal = Refusal.first(refusal, Refusal.DATA);
                 continue;
             }
             left -= DATUM_BYTES + bytes.length;
             count++;
-            if (left < 0 || count > FrameEncoder.MAX_DATA) {
+            if (left < 0 || count > MoxHost.MAX_DATA) {
                 // A publisher with so much is none of a known client's. To take its first data is better than to take none: with
                 // one more datum all its endpoints would be gone.
                 return Refusal.first(refusal, Refusal.TOO_MUCH_DATA);
@@ -108,7 +108,7 @@ final class Publishers {
     }
 
     /** Adds what fits of the attributes. */
-    static Refusal attributes(FrameEncoder to, Map<String, String> from) {
+    static Refusal attributes(MoxHost.Publication to, Map<String, String> from) {
         Refusal refusal = null;
         int left = ATTRIBUTES_CHARS;
         for (Map.Entry<String, String> attribute : from.entrySet()) {

@@ -3,8 +3,7 @@ package com.alipay.sofa.registry.mox.session;
 import com.alipay.sofa.registry.common.model.ServerDataBox;
 import com.alipay.sofa.registry.common.model.store.SubDatum;
 import com.alipay.sofa.registry.common.model.store.SubPublisher;
-import com.alipay.sofa.registry.mox.FrameEncoder;
-import com.alipay.sofa.registry.mox.Read;
+import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.util.ArrayList;
 import java.util.Collections;
@@ -41,14 +40,14 @@ final class ServiceRead {
             publishers.forEach(publisher -> found.add(Refusal.DATA_INFO_ID, publisher == null ? null : publisher.getRegisterId()));
             return true;
         }
-        Read to = mox.read(SessionEvents.SOURCE, id, version, started);
+        MoxHost.Read to = mox.host().read(SessionEvents.SOURCE, id, version, started);
         for (SubPublisher from : withinBytes()) {
             found.add(write(to, from), from == null ? null : from.getRegisterId());
         }
         return to.apply() > 0;
     }
 
-    private static Refusal write(Read to, SubPublisher from) {
+    private static Refusal write(MoxHost.Read to, SubPublisher from) {
         if (from == null) {
             return Refusal.NO_PUBLISHER;
         }
@@ -58,7 +57,7 @@ final class ServiceRead {
         }
         String cell = from.getCell();
         boolean hasCell = Publishers.isText(cell);
-        FrameEncoder data = to.publisher(registerId, from.getVersion(), from.getRegisterTimestamp(), hasCell ? cell : null);
+        MoxHost.Publication data = to.publisher(registerId, from.getVersion(), from.getRegisterTimestamp(), hasCell ? cell : null);
         try {
             return Refusal.first(hasCell ? null : Refusal.CELL, Publishers.data(data, from.getDataList()));
         } catch (RuntimeException e) {

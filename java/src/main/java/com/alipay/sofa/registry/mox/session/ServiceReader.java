@@ -1,6 +1,14 @@
 package com.alipay.sofa.registry.mox.session;
 
+import com.alipay.sofa.registry.common.model.PublisherDigestUtil;
+import com.alipay.sofa.registry.common.model.RegisterVersion;
+import com.alipay.sofa.registry.common.model.dataserver.DatumDigest;
+import com.alipay.sofa.registry.common.model.dataserver.DatumSummary;
 import com.alipay.sofa.registry.common.model.store.SubDatum;
+import com.alipay.sofa.registry.common.model.store.SubPublisher;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import com.alipay.sofa.registry.mox.session.FeedState.Counter;
+import java.util.Collection;
 import java.util.HashMap;
 import java.util.Iterator;
 import java.util.Map;
@@ -45,8 +53,13 @@ final class ServiceReader implements Runnable {
         final long since = System.nanoTime();
     }
 
-    private final ClusterFeed feed;
+    private final FeedState state;
+    private final RegistryMox mox;
+    private final DataTier tier;
+    private final Backoffs backoffs;
+    private final Pace pace;
     private final long debounceNanos;
+    private final long serviceBytes;
     private final Set<String> marks = ConcurrentHashMap.newKeySet();
     private final AtomicBoolean woken = new AtomicBoolean();
     private final PriorityQueue<Retry> retries = new PriorityQueue<>();
@@ -59,9 +72,16 @@ final class ServiceReader implements Runnable {
     private volatile Thread thread;
     private volatile int waiting;
 
-    ServiceReader(ClusterFeed feed, long debounceMillis) {
-        this.feed = feed;
+    /** @param serviceBytes the most data of one service */
+    ServiceReader(
+            FeedState state, RegistryMox mox, DataTier tier, Backoffs backoffs, Pace pace, long debounceMillis, long serviceBytes) {
+        this.state = state;
+        this.mox = mox;
+        this.tier = tier;
+        this.backoffs = backoffs;
+        this.pace = pace;
         this.debounceNanos = TimeUnit.MILLISECONDS.toNanos(debounceMillis);
+        this.serviceBytes = serviceBytes;
     }
 
     /** Called on the registry's threads. */
@@ -80,7 +100,7 @@ final class ServiceReader implements Runnable {
     @Override
     public void run() {
         thread = Thread.currentThread();
-        while (!feed.isClosed()) {
+        while (!state.isClosed()) {
             if (!woken.get()) {
                 Retry next = retries.peek();
                 long idle = next == null ? IDLE_NANOS : Math.min(next.at - System.nanoTime(), IDLE_NANOS);
@@ -98,7 +118,7 @@ final class ServiceReader implements Runnable {
     }
 
     private void readMarked() {
-        for (Iterator<String> all = marks.iterator(); all.hasNext() && !feed.isClosed(); ) {
+        for (Iterator<String> all = marks.iterator(); all.hasNext() && !state.isClosed(); ) {
             String id = all.next();
             all.remove();
             read(id);
@@ -107,7 +127,7 @@ final class ServiceReader implements Runnable {
 
     private void readDue() {
         long now = System.nanoTime();
-        while (!retries.isEmpty() && retries.peek().at - now <= 0 && !feed.isClosed()) {
+        while (!retries.isEmpty() && retries.peek().at - now <= 0 && !state.isClosed()) {
             Retry retry = retries.poll();
             if (retryOf.remove(retry.id, retry)) {
                 waiting = retryOf.size();
@@ -120,24 +140,23 @@ final class ServiceReader implements Runnable {
         int slot;
         String leader;
         try {
-            slot = feed.tier().slotOf(id);
-            leader = feed.leader(slot);
+            slot = tier.slotOf(id);
+            leader = tier.leaderOf(slot);
         } catch (RuntimeException e) {
-            feed.readFailed(id, e, false);
+            state.readFailed(id, e, false);
             again(id, IDLE_NANOS);
             return;
         }
-        Backoffs backoffs = feed.backoffs();
         long wait = Math.max(backoffs.claim(slot), backoffs.claim(leader));
         if (wait > 0) {
             again(id, Math.min(wait, IDLE_NANOS));
             return;
         }
-        feed.pace().await();
+        pace.await();
         long begun = System.nanoTime();
         long started = Math.max(System.currentTimeMillis(), applied);
         try {
-            SubDatum datum = feed.tier().fetch(id);
+            SubDatum datum = tier.fetch(id);
             backoffs.succeeded(slot);
             backoffs.succeeded(leader);
             if (System.nanoTime() - begun > LATE_NANOS) {
@@ -146,7 +165,7 @@ final class ServiceReader implements Runnable {
             }
             take(id, slot, datum, started);
         } catch (LinkageError e) {
-            feed.broken(e);
+            throw e;
         } catch (Throwable t) {
             failed(id, slot, leader, System.nanoTime() - begun, t);
         }
@@ -154,7 +173,7 @@ final class ServiceReader implements Runnable {
 
     private void take(String id, int slot, SubDatum datum, long started) {
         try {
-            feed.took(id, slot, datum, started);
+            apply(id, slot, datum, started);
             applied = Math.max(applied, System.currentTimeMillis());
             failures.remove(id);
             retryOf.remove(id);
@@ -164,21 +183,43 @@ final class ServiceReader implements Runnable {
         } catch (Throwable t) {
             // No fault of the data server's.
             int count = ++failures.computeIfAbsent(id, k -> new Failures()).count;
-            feed.notApplied(id, slot, t);
+            state.notApplied(id, slot, t);
             again(id, Backoffs.delay(count));
         }
+    }
+
+    /** Hands a successful read in; {@code null} if there is no such service. */
+    void apply(String id, int slot, SubDatum datum, long started) {
+        state.heard(slot);
+        state.count(Counter.READS);
+        ServiceRead read = new ServiceRead(id, datum, serviceBytes);
+        boolean taken = read.apply(mox, datum == null ? 0 : datum.getVersion(), started);
+        state.count(Counter.READ_BYTES, read.bytes());
+        state.applied(id, slot, datum == null || !taken ? null : digest(id, read.publishers()), taken, read.found());
+    }
+
+    /** As the data servers make it. */
+    private static DatumDigest digest(String id, Collection<SubPublisher> read) {
+        Map<String, RegisterVersion> versions = new HashMap<>();
+        for (SubPublisher publisher : read) {
+            // A data server keeps publishers by their registerIds, so it has none without.
+            if (publisher != null && publisher.getRegisterId() != null) {
+                versions.put(publisher.getRegisterId(), RegisterVersion.of(publisher.getVersion(), publisher.getRegisterTimestamp()));
+            }
+        }
+        return PublisherDigestUtil.digest(new DatumSummary(id, versions));
     }
 
     private void failed(String id, int slot, String leader, long tookNanos, Throwable why) {
         Failures all = failures.computeIfAbsent(id, k -> new Failures());
         all.count++;
-        boolean alone = feed.heardSince(slot, all.since);
+        boolean alone = state.heardSince(slot, all.since);
         if (leader != null && tookNanos > SLOW_NANOS) {
-            feed.backoffs().failed(leader);
+            backoffs.failed(leader);
         } else if (!alone) {
-            feed.backoffs().failed(slot);
+            backoffs.failed(slot);
         }
-        feed.readFailed(id, why, alone && all.count >= MANY);
+        state.readFailed(id, why, alone && all.count >= MANY);
         again(id, alone ? Backoffs.delay(all.count) : IDLE_NANOS / 5);
     }
 
@@ -195,7 +236,7 @@ final class ServiceReader implements Runnable {
 
     private void pause(long nanos) {
         long end = System.nanoTime() + nanos;
-        for (long left = nanos; left > 0 && !feed.isClosed(); left = end - System.nanoTime()) {
+        for (long left = nanos; left > 0 && !state.isClosed(); left = end - System.nanoTime()) {
             LockSupport.parkNanos(left);
         }
     }

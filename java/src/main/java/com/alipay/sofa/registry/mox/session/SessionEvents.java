@@ -4,7 +4,7 @@ import com.alipay.sofa.registry.common.model.ClientOffPublishers;
 import com.alipay.sofa.registry.common.model.PublishType;
 import com.alipay.sofa.registry.common.model.store.Publisher;
 import com.alipay.sofa.registry.mox.Batch;
-import com.alipay.sofa.registry.mox.FrameEncoder;
+import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.server.session.acceptor.WriteDataRequest;
 import java.util.Collections;
@@ -88,18 +88,19 @@ final class SessionEvents {
 
     /** What does not fit is left out, and said when the rest is in. */
     private static void publish(RegistryMox mox, Publisher from) {
-        FrameEncoder to = encoder(from);
+        MoxHost host = mox.host();
+        MoxHost.Publication to = begin(host, from);
         Refusal refusal = fill(to, from);
-        mox.publish(to);
+        host.publish(to);
         if (refusal != null) {
             throw new RefusedException(refusal, from.getDataInfoId(), from.getRegisterId());
         }
     }
 
-    static FrameEncoder encoder(Publisher from) {
+    static MoxHost.Publication begin(MoxHost host, Publisher from) {
         String cell = from.getCell();
         String appName = from.getAppName();
-        return FrameEncoder.publishing(
+        return host.publication(
                 SOURCE,
                 from.getDataInfoId(),
                 key(from),
@@ -110,7 +111,7 @@ final class SessionEvents {
     }
 
     /** Why not all of it is there; null if it is. */
-    static Refusal fill(FrameEncoder to, Publisher from) {
+    static Refusal fill(MoxHost.Publication to, Publisher from) {
         Refusal refusal = Publishers.isText(from.getCell()) ? null : Refusal.CELL;
         refusal = Publishers.isText(from.getAppName()) ? refusal : Refusal.first(refusal, Refusal.APP_NAME);
         if (from.attributesSize() > 0) { // the registry copies the map, so ask it only where there is one

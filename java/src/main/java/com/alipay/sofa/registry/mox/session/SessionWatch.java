@@ -94,7 +94,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
             reopening = false;
             if (!stopped) {
                 stopped = true;
-                mox.host("stopped", "stopped", true);
+                mox.host().command("stopped", "stopped", true);
             }
         } else if (stopped && feed != null && !reopening) {
             reopening = true;
@@ -102,7 +102,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
         } else if (stopped && (feed == null || feed.isReconciled())) {
             stopped = false;
             reopening = false;
-            mox.host("stopped", "stopped", false);
+            mox.host().command("stopped", "stopped", false);
         }
     }
 
@@ -132,7 +132,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
             feed.reconcile(); // what has to be done before it ends
         }
         fenced = on;
-        mox.host("fence", "fenced", on);
+        mox.host().command("fence", "fenced", on);
     }
 
     private void report(boolean stale) {
@@ -143,7 +143,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
         if (freshPeers >= 0) {
             report.put("freshPeers", freshPeers);
         }
-        mox.host("feed", "feed", report);
+        mox.host().command("feed", "feed", report);
     }
 
     @Override

@@ -1,0 +1,77 @@
+//! What a round changes in what is served.
+
+use std::sync::Arc;
+
+use crate::snapshot::{Changes, Resource};
+
+/// Changes by type.
+#[derive(Debug, Default)]
+pub struct RoundChanges {
+    /// In ServiceEntries.
+    pub service_entries: Changes,
+    /// In WorkloadEntries.
+    pub workload_entries: Changes,
+    /// In DestinationRules.
+    pub destination_rules: Changes,
+    /// How many resources were encoded for them.
+    pub encodes: u64,
+}
+
+/// Puts a resource at a slice and name, whatever was to be removed from there.
+pub fn put(changes: &mut Changes, place: (usize, Arc<str>), resource: Resource) {
+    changes.insert(place, Some(resource));
+}
+
+/// Removes what is at a slice and name, unless something is put there in the same round.
+pub fn remove(changes: &mut Changes, place: (usize, Arc<str>)) {
+    changes.entry(place).or_insert(None);
+}
+
+impl RoundChanges {
+    /// Adds changes that were made apart, by the rules of [`put`] and [`remove`].
+    pub fn add(&mut self, other: Self) {
+        let Self { service_entries, workload_entries, destination_rules, encodes } = other;
+        self.encodes += encodes;
+        for (all, changes) in [
+            (&mut self.service_entries, service_entries),
+            (&mut self.workload_entries, workload_entries),
+            (&mut self.destination_rules, destination_rules),
+        ] {
+            for (place, resource) in changes {
+                match resource {
+                    Some(resource) => put(all, place, resource),
+                    None => remove(all, place),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::proto::istio::networking::v1alpha3::ServiceEntry;
+
+    #[test]
+    fn what_is_put_stays_in_whatever_order() {
+        let resource =
+            || Resource::service_entry("n/a".into(), BTreeMap::new(), BTreeMap::new(), &ServiceEntry::default());
+        let place = || (3, Arc::from("n/a"));
+        let (mut comes, mut goes) = (RoundChanges::default(), RoundChanges::default());
+        put(&mut comes.service_entries, place(), resource());
+        remove(&mut goes.service_entries, place());
+        remove(&mut goes.workload_entries, place());
+        for (first, second) in [(&comes, &goes), (&goes, &comes)] {
+            let mut all = RoundChanges::default();
+            for changes in [first, second] {
+                let service_entries = changes.service_entries.clone();
+                let workload_entries = changes.workload_entries.clone();
+                all.add(RoundChanges { service_entries, workload_entries, encodes: 1, ..RoundChanges::default() });
+            }
+            assert!(all.service_entries[&place()].is_some() && all.workload_entries[&place()].is_none());
+            assert_eq!(all.encodes, 2);
+        }
+    }
+}

@@ -1,0 +1,706 @@
+//! Whatever the history of events, policies, orders, bugs in one service and restarts: what is served is what the registry and
+//! the policy make of it from nothing, but for what the report names; and nothing goes that nobody has taken away.
+//!
+//! `MOX_ROUND_STEPS` (100,000) steps in all, from the seed `MOX_SEED`. A history that fails is shown without the steps that
+//! it fails without.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Once,
+    time::Duration,
+};
+
+use proptest::{
+    prelude::Rng,
+    test_runner::{RngAlgorithm, TestRng},
+};
+use prost::Message;
+use serde_json::{Value, json};
+
+use crate::{
+    catalog::{
+        driver::{Driver, START},
+        last_good::file::over_a_restart,
+        reference::{Exceptions, Expected, Reference},
+    },
+    istio::names::ID_ANNOTATION,
+    model::{Millis, RegisterVersion},
+    policy::Policy,
+    proto::istio::networking::v1alpha3::{ServiceEntry, WorkloadEntry},
+    registry::frame::{self, Publisher},
+    snapshot::{
+        Snapshot,
+        view::{Held, View},
+    },
+};
+
+const LENGTH: usize = 60;
+const PUBLISHERS: usize = 3;
+const GRACE: Millis = 600_000;
+
+/// Services, some of which have one host but for what tells them apart.
+const IDS: [&str; 8] = [
+    "COM.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "com.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "com.a.s:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "com.b.T:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "com.c.U@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "com.d.V:2.0:blue@DEFAULT#@#tenant-a#@#SOFA",
+    "com.e.W:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "odd one",
+];
+
+/// Documents as an operator may set them, and such as the door would refuse: Istio's validation refuses what is made of those.
+fn policies() -> Vec<Value> {
+    let refused = json!(["sofa-registry", "."]);
+    let direct = json!({ "applications": ["*"] });
+    vec![
+        json!({}),
+        json!({ "exclude": ["com.a.S:*"] }),
+        json!({ "exclude": ["*"] }),
+        json!({ "include": ["com.?.*", "COM*"] }),
+        json!({ "exportTo": ["~"] }),
+        json!({ "ports": { "bolt": 81, "tri": 82 } }),
+        json!({ "endpoints": { "deny": ["10.0.0.0/15"] } }),
+        json!({ "overrides": { "com.b*": { "host": "x.example.com" }, "com.c*": { "host": "x.example.com" } } }),
+        json!({ "overrides": { "com.e*": { "host": "com.a.s.sofa.mesh" }, "odd*": { "host": "tri.com.b.t.sofa.mesh" } } }),
+        json!({ "overrides": { "com.d*": { "dns": true, "labels": ["rpcVer"], "port": 99, "protocol": "HTTP" } } }),
+        json!({ "direct": direct }),
+        json!({ "direct": { "applications": ["x"], "balance": "mesh" } }),
+        json!({ "direct": direct, "mtls": [{ "applications": ["x"], "identities": ["spiffe://a/ns/b/sa/c"] }] }),
+        // Refused.
+        json!({ "exportTo": refused }),
+        json!({ "exportTo": refused, "direct": direct }),
+        json!({ "exportTo": refused, "exclude": ["com.e*"] }),
+        json!({ "exportTo": refused, "overrides": { "com.b*": { "host": "x.example.com" }, "com.e*": { "exportTo": ["*"] } } }),
+        json!({ "overrides": { "com.*": { "exportTo": refused } } }),
+        json!({ "overrides": { "COM*": { "exportTo": refused }, "com.b*": { "exportTo": refused, "host": "com.e.w.sofa.mesh" } } }),
+        json!({ "overrides": { "com.a*": { "host": "nodot" }, "com.c*": { "protocol": "bolt" } } }),
+    ]
+}
+
+/// What publishers publish; `{s}` and `{p}` stand for the service and the publisher.
+const PAYLOADS: [&[&str]; 12] = [
+    &["10.{s}.{p}.1:80"],
+    &["10.{s}.{p}.1:80"],
+    &["10.{s}.{p}.1:80", "10.{s}.{p}.2:80"],
+    &["10.{s}.{p}.1:80?weight=5&app=x", "10.{s}.{p}.3:80?weight=7"],
+    &["10.{s}.0.1:80?app=x&zone={p}"],
+    &["10.9.9.9:80?app=x", "10.{s}.{p}.1:80?app=x"],
+    &["10.9.9.9:80?app=y"],
+    &["10.{s}.0.1:80?weight=0"],
+    &["nonsense", "127.0.0.1:80"],
+    &["what.example.com:80", "10.{s}.{p}.4:80"],
+    &["panic://10.0.0.1:80"],
+    &["10.{s}.{p}.1:80?app=panic-when-made"],
+];
+
+/// Numbers that a seed makes again.
+struct Random(TestRng);
+
+impl Random {
+    fn new(seed: usize) -> Self {
+        Self(TestRng::from_seed(RngAlgorithm::XorShift, &(seed as u128 + 1).to_le_bytes()))
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.0.next_u64() % bound as u64) as usize
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(usize, usize, usize),
+    Unpublish(usize, usize),
+    /// The client of a publisher has left.
+    Lost(usize, usize),
+    /// A read that finds these publishers with this payload.
+    Replace(usize, Vec<usize>, usize),
+    /// Every service but some loses all its publishers.
+    Massacre(usize),
+    Policy(usize),
+    Frozen(bool),
+    Stopped(bool),
+    Release,
+    Wait(Millis),
+    Round,
+    /// A round breaks off.
+    Break,
+    /// What is served is kept for a restart.
+    Keep,
+    /// With what was kept, or without; before everything is read again a round comes where the last good state is shown. Some
+    /// services cannot be read until a `Replace` of theirs.
+    Restart {
+        last_good: bool,
+        read: Vec<usize>,
+        shown: bool,
+        unknown: Vec<usize>,
+    },
+}
+
+fn steps(random: &mut Random) -> Vec<Step> {
+    let mut steps = Vec::new();
+    while steps.len() < LENGTH {
+        let (s, p, d) = (random.below(IDS.len()), random.below(PUBLISHERS), random.below(PAYLOADS.len()));
+        // Nothing is published that is a bug most of the time.
+        let d = if d >= 10 && random.below(3) > 0 { 0 } else { d };
+        steps.push(match random.below(40) {
+            0..=13 => Step::Publish(s, p, d),
+            14..=17 => Step::Unpublish(s, p),
+            18 => Step::Lost(s, p),
+            19..=20 => Step::Replace(s, (0..PUBLISHERS).filter(|_| random.below(2) == 0).collect(), d),
+            21 => Step::Massacre(random.below(3)),
+            22..=24 => Step::Policy(random.below(policies().len())),
+            25 => Step::Policy(0),
+            26 => Step::Frozen(random.below(3) == 0),
+            27 => Step::Stopped(random.below(3) == 0),
+            28 => Step::Release,
+            29..=31 => Step::Wait([1, 1_000, 59_999, 60_000, 400_000, GRACE, 2 * GRACE][random.below(7)]),
+            32..=34 => Step::Round,
+            35 => Step::Break,
+            36..=37 => Step::Keep,
+            _ => {
+                let read = (0..IDS.len()).filter(|_| random.below(2) == 0).collect();
+                let some = random.below(3) == 0;
+                let unknown = (0..IDS.len()).filter(|_| some && random.below(4) == 0).collect();
+                Step::Restart { last_good: random.below(4) > 0, read, shown: random.below(2) == 0, unknown }
+            }
+        });
+        if random.below(3) == 0 {
+            steps.push(Step::Round);
+        }
+    }
+    steps
+}
+
+/// A registry, a session server that follows it and what that one keeps on disk.
+struct World {
+    driver: Driver,
+    policies: Vec<Value>,
+    config: Value,
+    /// Live publishers of a service, with what they publish.
+    publishers: BTreeMap<(usize, usize), usize>,
+    version: i64,
+    kept: Option<Kept>,
+    /// Since when what is wanted of a service is nothing; for the graces.
+    empty: BTreeMap<String, Millis>,
+    /// Services that could not be read since the last restart.
+    unknown: BTreeSet<&'static str>,
+    /// What was served before the last round, and how.
+    before: Before,
+    rounds: usize,
+    /// After every round everything is compared, not after some.
+    thorough: bool,
+}
+
+struct Kept {
+    view: View,
+    publishers: usize,
+    empty: BTreeMap<std::sync::Arc<str>, Millis>,
+    at: Millis,
+}
+
+/// Endpoints of services, as they are served.
+type Served = BTreeMap<String, BTreeSet<String>>;
+
+#[derive(Default)]
+struct Before {
+    served: Served,
+    versions: [String; 3],
+    held: Option<Held>,
+}
+
+impl World {
+    fn new(seed: usize, thorough: bool) -> Self {
+        let mode = ["inline", "workload-entry"][seed % 2];
+        // The first range is so small that hosts contest its addresses.
+        let range = ["248.0.0.0/29", "248.0.0.0/6"][seed / 2 % 2];
+        let config = json!({
+            "endpointMode": mode,
+            "vipCidr": range,
+            "protect": { "massDeleteServices": 2, "massDeleteEndpoints": 4, "startupHold": "1s", "lastGoodMaxAge": "1h" },
+        });
+        let mut driver = Driver::new(config.clone());
+        driver.orders.loaded = true;
+        let before = Before { versions: versions(&driver.view), ..Before::default() };
+        Self {
+            driver,
+            policies: policies(),
+            config,
+            publishers: BTreeMap::new(),
+            version: 0,
+            kept: None,
+            empty: BTreeMap::new(),
+            unknown: BTreeSet::new(),
+            before,
+            rounds: 0,
+            thorough,
+        }
+    }
+
+    fn publisher(&self, service: usize, publisher: usize, data: usize, version: i64) -> (String, i64, Vec<String>) {
+        let filled = |text: &&str| text.replace("{s}", &service.to_string()).replace("{p}", &publisher.to_string());
+        (format!("r{publisher}"), version, PAYLOADS[data].iter().map(filled).collect())
+    }
+
+    fn replace(&mut self, service: usize) {
+        self.version += 1;
+        self.unknown.remove(IDS[service]);
+        let live = self.publishers.range((service, 0)..(service + 1, 0));
+        let all: Vec<_> = live.map(|((s, p), data)| self.publisher(*s, *p, *data, self.version)).collect();
+        let bodies = all.iter().map(|(register_id, version, data)| Publisher {
+            register_id: (&**register_id).into(),
+            version: RegisterVersion { version: *version, timestamp: 0 },
+            payloads: data.iter().map(|text| text.as_bytes().into()).collect(),
+            ..Publisher::default()
+        });
+        let bodies: Vec<Publisher<'_>> = bodies.collect();
+        // Begun when nothing of what came before can still be on its way.
+        let begun = self.driver.now + 20_000;
+        self.driver.apply(frame::encode_replace("registry", IDS[service], self.version, begun, &bodies).unwrap());
+    }
+
+    fn unpublish(&mut self, service: usize, publisher: usize) {
+        self.version += 1;
+        self.publishers.remove(&(service, publisher));
+        self.driver.unpublish(IDS[service], &format!("r{publisher}"), self.version);
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Publish(service, publisher, data) => {
+                self.version += 1;
+                self.publishers.insert((*service, *publisher), *data);
+                let (register_id, version, data) = self.publisher(*service, *publisher, *data, self.version);
+                let data: Vec<&str> = data.iter().map(String::as_str).collect();
+                self.driver.publish(IDS[*service], &register_id, version, &data);
+            }
+            Step::Unpublish(service, publisher) => self.unpublish(*service, *publisher),
+            Step::Lost(service, publisher) => {
+                let version = RegisterVersion { version: self.version, timestamp: 0 };
+                let register_id = format!("r{publisher}");
+                self.driver.apply(frame::encode_lost("registry", IDS[*service], &register_id, version).unwrap());
+                // The data server says that it is gone, and the next read does.
+                self.publishers.remove(&(*service, *publisher));
+                self.replace(*service);
+            }
+            Step::Replace(service, publishers, data) => {
+                self.publishers.retain(|(s, _), _| s != service);
+                self.publishers.extend(publishers.iter().map(|publisher| ((*service, *publisher), *data)));
+                self.replace(*service);
+            }
+            Step::Massacre(rest) => {
+                let gone: Vec<_> =
+                    self.publishers.keys().filter(|(service, _)| service % 3 != *rest).copied().collect();
+                gone.into_iter().for_each(|(service, publisher)| self.unpublish(service, publisher));
+                return self.round();
+            }
+            Step::Policy(n) => {
+                let policy = self.policies[*n].clone();
+                self.driver.policy(&policy);
+                return self.round();
+            }
+            Step::Frozen(frozen) => self.driver.orders.frozen = *frozen,
+            Step::Stopped(stopped) => self.driver.orders.stopped = *stopped,
+            Step::Release => self.driver.orders.release = true,
+            Step::Wait(millis) => self.driver.now += millis,
+            Step::Round => return self.round(),
+            Step::Break => {
+                self.driver.start_over();
+                return self.round();
+            }
+            Step::Keep if self.driver.view.complete => {
+                let view = self.driver.view.clone();
+                let (publishers, empty) = (self.driver.store.counts().publishers, self.driver.round.empty());
+                self.kept = Some(Kept { view, publishers, empty, at: self.driver.now });
+            }
+            Step::Keep => {}
+            Step::Restart { last_good, read, shown, unknown } => {
+                return self.restart(*last_good, read, *shown, unknown);
+            }
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self, last_good: bool, read: &[usize], shown: bool, unknown: &[usize]) -> Result<(), String> {
+        let now = self.driver.now + 1_000;
+        let kept = self.kept.as_ref().filter(|_| last_good);
+        let last_good = kept.map(|Kept { view, publishers, empty, at }| {
+            let age = Duration::from_millis((now - at) as u64);
+            over_a_restart(view.clone(), *publishers, empty.clone(), age)
+        });
+        let had_last_good = last_good.is_some();
+        let orders = self.driver.orders;
+        let policy = std::sync::Arc::clone(&self.driver.policy);
+        self.driver = Driver::started(std::sync::Arc::clone(&self.driver.config), now, last_good);
+        self.driver.policy = policy;
+        self.driver.orders.frozen = orders.frozen;
+        self.driver.orders.listening_since = Some(now);
+        let before = self.kept.as_ref().filter(|_| had_last_good).map(|kept| kept.view.clone()).unwrap_or_default();
+        self.before = Before { served: served(&before), versions: versions(&before), held: None };
+        // What came and went since is not known any more.
+        let empty = self.kept.as_ref().filter(|_| had_last_good).map(|kept| &kept.empty).into_iter().flatten();
+        self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
+        self.unknown = unknown.iter().map(|service| IDS[*service]).collect();
+        read.iter().filter(|service| !unknown.contains(service)).for_each(|service| self.replace(*service));
+        self.round()?;
+        if shown {
+            self.driver.now += 1_000;
+            self.round()?;
+        }
+        let unknown: Vec<&str> = self.unknown.iter().copied().collect();
+        self.driver.store.set_unknown(&unknown);
+        let known: Vec<usize> = (0..IDS.len()).filter(|service| !self.unknown.contains(IDS[*service])).collect();
+        known.into_iter().for_each(|service| self.replace(service));
+        self.driver.orders.loaded = true;
+        self.round()
+    }
+
+    fn reference(&self) -> Reference<'_> {
+        Reference { config: &self.driver.config, store: &self.driver.store, policy: &self.driver.policy }
+    }
+
+    /// A round, and what holds after each.
+    fn round(&mut self) -> Result<(), String> {
+        self.rounds += 1;
+        self.driver.round();
+        let Driver { view, report, orders, now, .. } = &self.driver;
+        let versions = versions(view);
+        let is_new = versions != self.before.versions;
+        let served = if is_new { served(view) } else { self.before.served.clone() };
+        let after = Before { served, versions, held: report.held };
+        let frozen = orders.is_frozen();
+        if frozen {
+            check(!is_new, || "something changes while frozen".into())?;
+            self.before = after;
+            return Ok(());
+        }
+        let over = self.driver.events().contains(&"mass_delete_over");
+        // Nothing goes before the view is complete, and no endpoint while removals are withheld.
+        let gathering = !view.complete;
+        let held = report.held == Some(Held::MassDelete) && !over;
+        let wanted: BTreeMap<&str, Option<BTreeSet<String>>> = IDS
+            .iter()
+            .map(|id| (*id, self.reference().wanted(id).map(|all| all.iter().map(address).collect())))
+            .collect();
+        for id in IDS {
+            if wanted[id].as_ref().is_none_or(|wanted| !wanted.is_empty()) {
+                self.empty.remove(id);
+            }
+        }
+        for (id, had) in &self.before.served {
+            let has = after.served.get(id);
+            let gone: Vec<&String> =
+                had.iter().filter(|endpoint| has.is_none_or(|has| !has.contains(*endpoint))).collect();
+            if gathering || held {
+                check(gone.is_empty(), || format!("{id} loses {gone:?}, which is to be withheld"))?;
+            }
+            if self.unknown.contains(&**id) && self.driver.policy.serves(id) {
+                check(has.is_some() && gone.is_empty(), || format!("{id} loses {gone:?}, and it could not be read"))?;
+            }
+            match &wanted[&**id] {
+                None => check(gone.is_empty(), || format!("{id} loses {gone:?}, and it cannot be read"))?,
+                Some(wanted) => {
+                    let named: Vec<_> = gone.iter().filter(|endpoint| wanted.contains(**endpoint)).collect();
+                    check(named.is_empty(), || format!("{id} loses {named:?}, which the registry names"))?;
+                }
+            }
+            if has.is_none() {
+                check(!gathering, || format!("{id} goes before the view is complete"))?;
+                let may_go = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
+                let since = report_since(&self.empty, id, had, *now);
+                let excluded = !self.driver.policy.serves(id);
+                check(may_go && (excluded || *now - since >= GRACE), || {
+                    format!("{id} goes, though neither registry nor policy nor grace says so")
+                })?;
+            }
+        }
+        // When a hold begins no more is said to be missing than would be, if nothing were withheld.
+        let would_be_empty = |id: &&&str| match &wanted[**id] {
+            Some(wanted) if wanted.is_empty() => {
+                let over = self.empty.get(**id).is_some_and(|since| *now - since >= GRACE);
+                let kept = report.quarantined.contains_key(**id) && self.driver.policy.serves(id) && !over;
+                !kept || after.served.get(**id).is_none_or(BTreeSet::is_empty)
+            }
+            Some(_) => report.quarantined.contains_key(**id) && after.served.get(**id).is_none_or(BTreeSet::is_empty),
+            None => after.served.get(**id).is_none_or(BTreeSet::is_empty),
+        };
+        if held && self.before.held != report.held {
+            let (missing, most) = (report.withheld.unwrap_or_default(), IDS.iter().filter(would_be_empty).count());
+            check(missing.services <= most, || {
+                format!("{missing:?} is held, and at most {most} services would be empty")
+            })?;
+        }
+        self.empty.retain(|id, _| after.served.contains_key(id));
+        for (id, has) in &after.served {
+            let is_empty = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
+            // The grace of endpoints that are withheld, or not known to be gone, has not begun.
+            match is_empty
+                && !self.unknown.contains(&**id)
+                && (has.is_empty() || !report.withheld_services.contains(&**id))
+            {
+                true => drop(self.empty.entry(id.clone()).or_insert(*now)),
+                false => drop(self.empty.remove(id)),
+            }
+        }
+        if !gathering && !held && !over && self.before.held != Some(Held::MassDelete) {
+            let count = |served: &Served| served.values().filter(|endpoints| !endpoints.is_empty()).count();
+            let lost = self
+                .before
+                .served
+                .iter()
+                .filter(|(id, had)| !had.is_empty() && after.served.get(*id).is_none_or(BTreeSet::is_empty));
+            let (lost, of) = (lost.count(), count(&self.before.served));
+            check(lost <= 2 || lost * 100 <= of * 30, || format!("{lost} of {of} services go, and nothing is held"))?;
+        }
+        self.before = after;
+        if !gathering && (self.thorough || self.rounds % 4 == 0) { self.compare() } else { Ok(()) }
+    }
+
+    /// What is served is what is to be served, but for exceptions.
+    fn compare(&self) -> Result<(), String> {
+        let Driver { view, report, now, .. } = &self.driver;
+        let ours = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
+        let workloads = resources(&view.workload_entries, |body| WorkloadEntry::decode(body).unwrap());
+        let mut exceptions = Exceptions::default();
+        for (id, _, _, entry) in &ours {
+            let Some(id) = id else { continue };
+            let unknown = report.unknown.sample.iter().any(|known| **known == **id);
+            let quarantined = report.quarantined.contains_key(&**id);
+            if quarantined || (unknown && self.before.served[&**id].is_empty()) {
+                let vip = entry.addresses.first().map(|vip| vip.parse().unwrap());
+                exceptions.kept.insert(id.clone(), (entry.hosts[0].clone(), vip));
+                exceptions.quarantined.extend(quarantined.then(|| id.clone()));
+            } else if unknown {
+                exceptions.withheld.insert(id.clone());
+            } else if report.withheld_services.contains(&**id) {
+                exceptions.withheld.insert(id.clone());
+            } else if let Some(since) = report.graces.get(&**id) {
+                check(now - since < GRACE, || format!("{id} has been in its grace since {since}, it is {now}"))?;
+                exceptions.graces.insert(id.clone());
+            }
+        }
+        let named: BTreeSet<&str> = report.unknown.sample.iter().map(|id| &**id).collect();
+        check(named == self.unknown, || format!("unknown are {named:?}, not {:?}", self.unknown))?;
+        check(report.withheld_services.is_empty() || report.held == Some(Held::MassDelete), || {
+            format!("{:?} are withheld, and held is {:?}", report.withheld_services, report.held)
+        })?;
+        let Expected { ids, refused, resources } = self.reference().expected(&IDS, &exceptions);
+        let served: BTreeSet<String> = ours.iter().filter_map(|(id, ..)| id.clone()).collect();
+        check(served == ids, || format!("served are {served:?}, to be served are {ids:?}"))?;
+        let quarantined: BTreeSet<String> =
+            report.quarantined.keys().filter(|id| IDS.contains(&&***id)).map(|id| id.to_string()).collect();
+        check(quarantined == refused, || format!("quarantined are {quarantined:?}, refused are {refused:?}"))?;
+        // Byte by byte, by the versions, which are hashes of the bytes.
+        let expected = resources.map(|changes| {
+            let snapshot = Snapshot::default().with(&changes);
+            let metadata = snapshot.decode().into_iter().map(|resource| resource.metadata.unwrap());
+            metadata.map(|metadata| (metadata.name, metadata.version)).collect::<BTreeMap<_, _>>()
+        });
+        let is_other = |id: &Option<String>| {
+            id.as_ref().is_none_or(|id| exceptions.kept.contains_key(id) || exceptions.withheld.contains(id))
+        };
+        let ours = ours.into_iter().filter(|(id, ..)| !is_other(id));
+        let ours: BTreeMap<_, _> = ours.map(|(_, name, version, _)| (name, version)).collect();
+        check(ours == expected[0], || format!("ServiceEntries are {ours:?}, to be served are {:?}", expected[0]))?;
+        let workloads = workloads.into_iter().filter(|(id, ..)| !is_other(id));
+        let workloads: BTreeMap<_, _> = workloads.map(|(_, name, version, _)| (name, version)).collect();
+        check(workloads == expected[1], || format!("WorkloadEntries are {workloads:?}, not {:?}", expected[1]))?;
+        // Where there is no exception, everything is as it would be after a start from nothing, entries of applications included.
+        if self.unknown.is_empty()
+            && exceptions.kept.is_empty()
+            && exceptions.withheld.is_empty()
+            && report.quarantined.is_empty()
+            && (self.thorough || self.rounds % 16 == 0)
+        {
+            self.compare_with_a_start(!exceptions.graces.is_empty())?;
+        }
+        Ok(())
+    }
+
+    fn compare_with_a_start(&self, graces: bool) -> Result<(), String> {
+        let mut fresh = Driver::new(self.config.clone());
+        std::mem::swap(&mut fresh.policy, &mut std::sync::Arc::clone(&self.driver.policy));
+        fresh.orders.loaded = true;
+        for id in IDS {
+            let bodies: Vec<(String, Vec<u8>)> = self
+                .publishers
+                .iter()
+                .filter(|((service, _), _)| IDS[*service] == id)
+                .map(|((service, publisher), data)| {
+                    let (register_id, _, data) = self.publisher(*service, *publisher, *data, 0);
+                    (register_id, data.join("\n").into_bytes())
+                })
+                .collect();
+            // With the versions that they have, by which an application's address is the newest's.
+            for entry in self.driver.store.read(id) {
+                let register_id = entry.body().register_id.as_str().to_owned();
+                let Some((_, data)) = bodies.iter().find(|(known, _)| *known == register_id) else {
+                    return Err(format!("{id} has a publisher {register_id} that the registry does not name"));
+                };
+                let data: Vec<&str> = std::str::from_utf8(data).unwrap().split('\n').collect();
+                fresh.publish(id, &register_id, entry.version.version, &data);
+            }
+        }
+        fresh.round();
+        let named = |driver: &Driver| {
+            resources(&driver.view.service_entries, |body| ServiceEntry::decode(body).unwrap())
+                .into_iter()
+                .filter(|(id, ..)| id.is_none())
+                .map(|(_, name, version, _)| (name, version))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let (ours, theirs) = (named(&self.driver), named(&fresh));
+        check(ours == theirs, || format!("entries of applications are {ours:?}, after a start they are {theirs:?}"))?;
+        let (ours, theirs) = (versions(&self.driver.view), versions(&fresh.view));
+        check(graces || ours == theirs, || format!("versions are {ours:?}, after a start they are {theirs:?}"))
+    }
+}
+
+fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+/// Since when a service that goes has been without endpoints; one that had some until now has not been at all.
+fn report_since(empty: &BTreeMap<String, Millis>, id: &str, had: &BTreeSet<String>, now: Millis) -> Millis {
+    match empty.get(id) {
+        Some(since) => *since,
+        // It came empty out of a restart.
+        None if had.is_empty() => START,
+        None => now,
+    }
+}
+
+fn address(member: &crate::translate::service_entry::Member) -> String {
+    format!("{}:{}", member.endpoint().address, member.endpoint().port)
+}
+
+fn versions(view: &View) -> [String; 3] {
+    view.versions().map(str::to_owned)
+}
+
+/// dataInfoId, name, version and content of each resource.
+fn resources<T>(snapshot: &Snapshot, decode: impl Fn(bytes::Bytes) -> T) -> Vec<(Option<String>, String, String, T)> {
+    let resources = snapshot.decode().into_iter().map(|resource| {
+        let mut metadata = resource.metadata.unwrap();
+        let id = metadata.annotations.remove(ID_ANNOTATION);
+        (id, metadata.name, metadata.version, decode(resource.body.unwrap().value))
+    });
+    resources.collect()
+}
+
+/// Endpoints of every service, wherever they stand.
+fn served(view: &View) -> Served {
+    let endpoint = |entry: &WorkloadEntry| format!("{}:{}", entry.address, entry.ports.values().next().unwrap());
+    let mut served = Served::new();
+    for (id, _, _, entry) in resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap()) {
+        let Some(id) = id else { continue };
+        let endpoints = entry.endpoints.iter().map(endpoint).collect();
+        assert!(served.insert(id.clone(), endpoints).is_none(), "{id} is served twice");
+    }
+    for (id, _, _, entry) in resources(&view.workload_entries, |body| WorkloadEntry::decode(body).unwrap()) {
+        served.get_mut(&id.unwrap()).expect("endpoints of a service that is served").insert(endpoint(&entry));
+    }
+    served
+}
+
+/// The first step of a history after which something does not hold, and what. A last round comes behind it.
+fn run(seed: usize, steps: &[Step], thorough: bool) -> Result<(), (usize, String)> {
+    let mut world = World::new(seed, thorough);
+    for (n, step) in steps.iter().chain([&Step::Round]).enumerate() {
+        world.thorough |= n == steps.len();
+        let done = catch_unwind(AssertUnwindSafe(|| world.step(step)));
+        let done = done.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(format!("a panic: {}", text.unwrap_or_default()))
+        });
+        done.map_err(|what| (n, what))?;
+    }
+    Ok(())
+}
+
+/// The history without steps that it fails without as well.
+fn shrunk(seed: usize, steps: Vec<Step>) -> Vec<Step> {
+    let mut steps = steps;
+    let mut size = steps.len() / 2;
+    while size > 0 {
+        let mut at = 0;
+        while at < steps.len() {
+            let rest: Vec<Step> =
+                steps[..at].iter().chain(steps[(at + size).min(steps.len())..].iter()).cloned().collect();
+            match run(seed, &rest, true) {
+                Err((n, _)) => steps = rest[..(n + 1).min(rest.len())].to_vec(),
+                Ok(()) => at += size,
+            }
+        }
+        size /= 2;
+    }
+    steps
+}
+
+thread_local! {
+    /// Panics of this thread are looked for, so they are not to fill the output.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+fn be_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                usual(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+}
+
+/// Runs histories from `seed` on, of which every `stride`th is this one's, until there were so many steps.
+fn run_all(seed: usize, stride: usize, steps_to_go: usize) -> Result<usize, String> {
+    be_quiet();
+    let mut done = 0;
+    for seed in (seed..).step_by(stride) {
+        if done >= steps_to_go {
+            break;
+        }
+        let steps = steps(&mut Random::new(seed));
+        if let Err((n, _)) = run(seed, &steps, false) {
+            let steps = shrunk(seed, steps[..(n + 1).min(steps.len())].to_vec());
+            let (_, what) = run(seed, &steps, true).unwrap_err();
+            let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}\n")).collect();
+            return Err(format!("MOX_SEED={seed}: {what}\n{}", steps.concat()));
+        }
+        done += steps.len();
+    }
+    Ok(done)
+}
+
+#[test]
+fn whatever_the_history_what_is_served_is_what_a_start_from_nothing_would_serve() {
+    let number = |name: &str, usual: usize| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
+    let (steps, seed) = (number("MOX_ROUND_STEPS", 100_000), number("MOX_SEED", 0));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let done = std::thread::scope(|scope| {
+        let run = |n| scope.spawn(move || run_all(seed + n, threads, steps.div_ceil(threads)));
+        let running: Vec<_> = (0..threads).map(run).collect();
+        running.into_iter().map(|run| run.join().unwrap()).collect::<Result<Vec<usize>, String>>()
+    });
+    match done {
+        Ok(done) => println!("{} steps, from seed {seed} on", done.into_iter().sum::<usize>()),
+        Err(why) => panic!("{why}"),
+    }
+}
+
+#[test]
+fn policies_are_what_they_are_said_to_be() {
+    let refused =
+        policies().into_iter().position(|policy| policy["exportTo"].as_array().is_some_and(|all| all.len() == 2));
+    for (n, policy) in policies().into_iter().enumerate() {
+        let made = Policy::new(serde_json::from_value(policy.clone()).unwrap(), None, "sofa-registry");
+        assert_eq!(made.is_ok(), Some(n) < refused, "{policy}");
+    }
+}

@@ -1,0 +1,239 @@
+//! What a round has to say to whoever reads the log, and how often it says it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{
+    catalog::{breaker::Lost, report::Quarantined},
+    istio::rule::Invalid,
+    model::Millis,
+    translate::payload::Reject,
+};
+
+/// A notice of one reason and subject is given once in this span.
+const SPAN: Millis = 60_000;
+/// Subjects of one reason in this span; notices of others are counted.
+const SUBJECTS: usize = 20;
+
+/// Something that an operator wants to know; a line in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A payload is of no known form, or not allowed.
+    PayloadNotServed {
+        /// The service.
+        id: Arc<str>,
+        /// Why.
+        reason: Reject,
+        /// The start of the payload.
+        sample: Box<str>,
+    },
+    /// A service's newest form cannot be made.
+    Quarantined {
+        /// The service, or the host of an application's entry.
+        id: Arc<str>,
+        /// Why.
+        why: Quarantined,
+        /// Whether an older form is served on.
+        kept: bool,
+    },
+    /// Istio would refuse a service with some of its endpoints; it is served without them.
+    EndpointsLeftOut {
+        /// The service.
+        id: Arc<str>,
+        /// How many endpoints.
+        count: u32,
+        /// The rule, and what breaks it in the first of them.
+        invalid: Invalid,
+    },
+    /// A service is served under another host than before.
+    HostChanged {
+        /// The service.
+        id: Arc<str>,
+        /// The host before.
+        was: Box<str>,
+        /// The host from now on.
+        is: Box<str>,
+    },
+    /// Two applications publish one address and port.
+    AddressContested {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// The application that has it.
+        newest: Option<Box<str>>,
+        /// All that publish it.
+        claimed_by: BTreeSet<Box<str>>,
+    },
+    /// `policy.mtls` names some addresses of an application's entry, but not all.
+    MtlsMixed {
+        /// The application.
+        application: Box<str>,
+        /// The port of the entry.
+        port: u16,
+    },
+    /// Removals are withheld from now on; this is missing.
+    MassDeleteHeld(Lost),
+    /// Removals are no longer withheld.
+    MassDeleteOver {
+        /// What ended it.
+        why: &'static str,
+        /// Of how many services something was withheld.
+        services: usize,
+    },
+    /// Services of the registry cannot be read.
+    ServicesUnknown {
+        /// How many are served in their last good form.
+        kept: usize,
+        /// How many have none and are not served.
+        missing: usize,
+        /// Some of their dataInfoIds.
+        names: Box<str>,
+    },
+    /// Every service of the registry could be read.
+    ServicesKnown,
+    /// Serving starts.
+    ViewComplete {
+        /// Services with or without endpoints.
+        services: usize,
+        /// Their endpoints.
+        endpoints: usize,
+    },
+    /// The last good state is served until the view is complete.
+    LastGoodServed,
+    /// The last good state is older than it may be.
+    LastGoodTooOld {
+        /// How old it is, in milliseconds.
+        age: Millis,
+        /// How old it may be, in milliseconds.
+        most: Millis,
+    },
+    /// Notices that were not given since a notice of their kind was given last.
+    LeftOut {
+        /// Their event.
+        event: &'static str,
+        /// Their reason; may be empty.
+        reason: Box<str>,
+        /// How many.
+        notices: u64,
+    },
+}
+
+impl Notice {
+    /// The name that stands in the log, whatever the text; people search and alert by it.
+    pub fn event(&self) -> &'static str {
+        match self {
+            Self::PayloadNotServed { .. } => "payload_not_served",
+            Self::Quarantined { .. } => "service_quarantined",
+            Self::EndpointsLeftOut { .. } => "endpoints_left_out",
+            Self::HostChanged { .. } => "host_changed",
+            Self::AddressContested { .. } => "address_contested",
+            Self::MtlsMixed { .. } => "mtls_mixed",
+            Self::MassDeleteHeld(_) => "mass_delete_held",
+            Self::MassDeleteOver { .. } => "mass_delete_over",
+            Self::ServicesUnknown { .. } => "service_unknown",
+            Self::ServicesKnown => "service_known",
+            Self::ViewComplete { .. } => "view_complete",
+            Self::LastGoodServed => "last_good_served",
+            Self::LastGoodTooOld { .. } => "last_good_too_old",
+            Self::LeftOut { .. } => "notices_left_out",
+        }
+    }
+
+    /// The reason and the subject of a notice that a publisher can cause.
+    fn cause(&self) -> Option<(String, Box<str>)> {
+        Some(match self {
+            Self::PayloadNotServed { reason, id, .. } => (reason.to_string(), (**id).into()),
+            Self::Quarantined { why, id, .. } => (why.reason.to_owned(), (**id).into()),
+            Self::EndpointsLeftOut { invalid, id, .. } => (invalid.rule.to_string(), (**id).into()),
+            Self::HostChanged { id, .. } => (String::new(), (**id).into()),
+            Self::AddressContested { address, port, .. } => (String::new(), format!("{address} {port}").into()),
+            Self::MtlsMixed { application, port } => (String::new(), format!("{application} {port}").into()),
+            _ => return None,
+        })
+    }
+}
+
+/// The notices of a round, at most one of a reason and subject a minute.
+#[derive(Debug, Default)]
+pub struct Notices {
+    round: Vec<Notice>,
+    /// By event and reason.
+    given: HashMap<(&'static str, String), Given>,
+}
+
+/// What was given of an event and reason since a moment.
+#[derive(Debug, Default)]
+struct Given {
+    since: Millis,
+    subjects: BTreeSet<Box<str>>,
+    left_out: u64,
+}
+
+impl Notices {
+    /// Gives a notice, or counts it if it was given lately.
+    pub fn give(&mut self, now: Millis, notice: Notice) {
+        let Some((reason, subject)) = notice.cause() else { return self.round.push(notice) };
+        let event = notice.event();
+        let given = self.given.entry((event, reason.clone())).or_default();
+        if given.subjects.is_empty() || now - given.since >= SPAN {
+            if given.left_out > 0 {
+                self.round.push(Notice::LeftOut { event, reason: reason.into(), notices: given.left_out });
+            }
+            *given = Given { since: now, ..Given::default() };
+        }
+        if given.subjects.len() < SUBJECTS && given.subjects.insert(subject) {
+            self.round.push(notice);
+        } else {
+            given.left_out += 1;
+        }
+    }
+
+    /// The notices that were given since the last call.
+    pub fn take(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.round)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moved(n: usize) -> Notice {
+        Notice::HostChanged { id: format!("s{n}").into(), was: "a".into(), is: "b".into() }
+    }
+
+    #[test]
+    fn one_reason_and_subject_is_given_once_a_minute() {
+        let mut notices = Notices::default();
+        notices.give(0, moved(1));
+        notices.give(1, moved(1));
+        notices.give(59_999, moved(2));
+        assert_eq!(notices.take(), [moved(1), moved(2)]);
+        notices.give(60_000, moved(1));
+        let left_out = Notice::LeftOut { event: "host_changed", reason: "".into(), notices: 1 };
+        assert_eq!(notices.take(), [left_out, moved(1)]);
+        assert!(notices.take().is_empty());
+    }
+
+    #[test]
+    fn a_flood_is_counted() {
+        let mut notices = Notices::default();
+        (0..10_000).for_each(|n| notices.give(n as Millis, moved(n)));
+        assert_eq!(notices.take().len(), SUBJECTS);
+        notices.give(70_000, moved(0));
+        let left_out = 10_000 - SUBJECTS as u64;
+        assert_eq!(notices.take()[0], Notice::LeftOut { event: "host_changed", reason: "".into(), notices: left_out });
+        assert_eq!(notices.given.len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_outside_causes_is_always_given() {
+        let mut notices = Notices::default();
+        (0..3).for_each(|_| notices.give(0, Notice::LastGoodServed));
+        assert_eq!(notices.take().len(), 3);
+    }
+}

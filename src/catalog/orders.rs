@@ -1,0 +1,34 @@
+//! What the host, the operator and the registry ordered.
+
+use crate::model::Millis;
+
+/// Latches and requests, set from outside; every round looks at them.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Orders {
+    /// The first complete view is in.
+    pub loaded: bool,
+    /// When the engine began to listen, by its own clock.
+    pub listening_since: Option<Millis>,
+    /// The operator's latch.
+    pub frozen: bool,
+    /// The registry's stop-push switch.
+    pub stopped: bool,
+    /// Let a held mass deletion through; counts for one round.
+    pub release: bool,
+    /// Flushes asked for so far.
+    pub flushes: u64,
+}
+
+impl Orders {
+    /// What the next round is to do; a release is not ordered twice.
+    pub fn take(&mut self) -> Self {
+        let orders = *self;
+        self.release = false;
+        orders
+    }
+
+    /// Whether what is served is to stay as it is.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen || self.stopped
+    }
+}

@@ -1,0 +1,291 @@
+//! What rounds found; for status, metrics and tests.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use serde::Serialize;
+
+use crate::{
+    catalog::{breaker::Lost, direct::DirectCounts, unknown::UnknownReport},
+    istio::rule::Rule,
+    model::Millis,
+    snapshot::view::Held,
+    translate::payload::Reject,
+};
+
+/// Status shows this many names of a kind.
+const SHOWN: usize = 100;
+
+/// Why a service is not served as the registry has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Quarantined {
+    /// The rule of Istio's that it would break, or `panic`.
+    pub reason: &'static str,
+    /// What breaks it.
+    pub detail: String,
+}
+
+impl Quarantined {
+    /// Its data brings out a bug.
+    pub fn by_panic() -> Self {
+        Self { reason: "panic", detail: "a bug; the log says where".to_owned() }
+    }
+}
+
+/// The state after a round. Every service that is not served as the registry and the policy have it is named.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Why the served state is not the newest.
+    pub held: Option<Held>,
+    /// Rounds so far.
+    pub rounds: u64,
+    /// Services translated so far, each time counted.
+    pub translations: u64,
+    /// Resources encoded so far.
+    pub encodes: u64,
+    /// Snapshots handed to streams and sinks so far.
+    pub snapshots: u64,
+    /// Payloads that are not served, by reason.
+    pub rejects: BTreeMap<Reject, u64>,
+    /// Endpoints left out since Istio would refuse their service with them, by the rule that they break.
+    pub invalid_endpoints: BTreeMap<Rule, u64>,
+    /// How many are quarantined, by reason.
+    pub quarantined_by: BTreeMap<&'static str, u64>,
+    /// Services, and entries of applications by their host, whose newest form cannot be made. What was served before is
+    /// served on.
+    pub quarantined: BTreeMap<Arc<str>, Quarantined>,
+    /// How many of them a summary leaves out.
+    pub quarantined_left_out: usize,
+    /// Services that could not be read yet.
+    pub unknown: UnknownReport,
+    /// What is missing since the window of the breaker began, while it withholds removals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Lost>,
+    /// Services that something is withheld of: while a mass deletion is held, and before the view is complete.
+    pub withheld_services: BTreeSet<Arc<str>>,
+    /// Entries for consumers that dial addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectCounts>,
+    /// How many services have lost their last endpoint and keep their entry for a while.
+    pub in_grace: usize,
+    /// Those services, with the time when the last endpoint went, in milliseconds since the epoch.
+    pub graces: BTreeMap<Arc<str>, Millis>,
+    /// Services that do not have their first host, since another has it.
+    pub hosts_moved: usize,
+    /// Hosts that do not have their first VIP, since another has it.
+    pub vips_moved: usize,
+}
+
+/// What one round found: counts as they are now, and of names those that changed.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// See [`Report::held`].
+    pub held: Option<Held>,
+    /// See [`Report::rounds`].
+    pub rounds: u64,
+    /// See [`Report::translations`].
+    pub translations: u64,
+    /// See [`Report::encodes`].
+    pub encodes: u64,
+    /// See [`Report::rejects`].
+    pub rejects: BTreeMap<Reject, u64>,
+    /// See [`Report::invalid_endpoints`].
+    pub invalid_endpoints: BTreeMap<Rule, u64>,
+    /// See [`Report::quarantined_by`].
+    pub quarantined_by: BTreeMap<&'static str, u64>,
+    /// See [`Report::unknown`]; `None`: as before.
+    pub unknown: Option<UnknownReport>,
+    /// See [`Report::withheld`].
+    pub withheld: Option<Lost>,
+    /// See [`Report::direct`].
+    pub direct: Option<DirectCounts>,
+    /// See [`Report::hosts_moved`].
+    pub hosts_moved: usize,
+    /// See [`Report::vips_moved`].
+    pub vips_moved: usize,
+    /// The names that changed.
+    pub names: Names,
+}
+
+/// Changes of who is named in a [`Report`], in the order in which they came about; `None` and `false`: no longer.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// See [`Report::quarantined`].
+    pub quarantined: Vec<(Arc<str>, Option<Quarantined>)>,
+    /// See [`Report::withheld_services`].
+    pub withheld: Vec<(Arc<str>, bool)>,
+    /// See [`Report::graces`].
+    pub graces: Vec<(Arc<str>, Option<Millis>)>,
+}
+
+impl Report {
+    /// Before the first round.
+    pub fn new() -> Self {
+        Self { held: Some(Held::NotLoaded), ..Self::default() }
+    }
+
+    /// Takes what a round found; `handed_on`: its snapshot was new. Costs what changed.
+    pub fn take(&mut self, findings: Findings, handed_on: bool) {
+        let Findings { held, rounds, translations, encodes, rejects, invalid_endpoints, quarantined_by, .. } = findings;
+        let Findings { unknown, withheld, direct, hosts_moved, vips_moved, names, .. } = findings;
+        for (id, why) in names.quarantined {
+            match why {
+                Some(why) => drop(self.quarantined.insert(id, why)),
+                None => drop(self.quarantined.remove(&id)),
+            }
+        }
+        for (id, is_withheld) in names.withheld {
+            if is_withheld {
+                self.withheld_services.insert(id)
+            } else {
+                self.withheld_services.remove(&id)
+            };
+        }
+        for (id, since) in names.graces {
+            match since {
+                Some(since) => self.graces.insert(id, since),
+                None => self.graces.remove(&id),
+            };
+        }
+        *self = Self {
+            held,
+            rounds,
+            translations,
+            encodes,
+            snapshots: self.snapshots + u64::from(handed_on),
+            rejects,
+            invalid_endpoints,
+            quarantined_by,
+            quarantined: std::mem::take(&mut self.quarantined),
+            quarantined_left_out: 0,
+            unknown: unknown.unwrap_or_else(|| std::mem::take(&mut self.unknown)),
+            withheld,
+            withheld_services: std::mem::take(&mut self.withheld_services),
+            direct,
+            in_grace: self.graces.len(),
+            graces: std::mem::take(&mut self.graces),
+            hosts_moved,
+            vips_moved,
+        };
+    }
+
+    /// Forgets who is named; the next round names everybody again.
+    pub fn forget_names(&mut self) {
+        self.quarantined.clear();
+        self.withheld_services.clear();
+        self.graces.clear();
+        self.unknown = UnknownReport::default();
+    }
+
+    /// The report with the first hundred names of each kind.
+    pub fn summary(&self) -> Self {
+        let Self { quarantined, withheld_services, graces, rejects, invalid_endpoints, quarantined_by, .. } = self;
+        let pair = |(id, since): (&Arc<str>, &Millis)| (Arc::clone(id), *since);
+        Self {
+            rejects: rejects.clone(),
+            invalid_endpoints: invalid_endpoints.clone(),
+            quarantined_by: quarantined_by.clone(),
+            quarantined_left_out: quarantined.len().saturating_sub(SHOWN),
+            unknown: self.unknown.clone(),
+            quarantined: quarantined.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect(),
+            withheld_services: withheld_services.iter().take(SHOWN).cloned().collect(),
+            graces: graces.iter().take(SHOWN).map(pair).collect(),
+            ..*self
+        }
+    }
+}
+
+/// Counts by service and kind, and their sums by kind.
+#[derive(Debug)]
+pub struct Tally<K> {
+    by_service: HashMap<Arc<str>, BTreeMap<K, u32>>,
+    sums: BTreeMap<K, u64>,
+}
+
+impl<K> Default for Tally<K> {
+    fn default() -> Self {
+        Self { by_service: HashMap::new(), sums: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord + Copy> Tally<K> {
+    /// Replaces the counts of a service; returns what they were.
+    pub fn set(&mut self, id: &Arc<str>, counts: impl IntoIterator<Item = (K, u32)>) -> BTreeMap<K, u32> {
+        let before = self.by_service.remove(id).unwrap_or_default();
+        for (kind, count) in &before {
+            *self.sums.entry(*kind).or_default() -= u64::from(*count);
+        }
+        let counts: BTreeMap<K, u32> = counts.into_iter().collect();
+        for (kind, count) in &counts {
+            *self.sums.entry(*kind).or_default() += u64::from(*count);
+        }
+        self.sums.retain(|_, sum| *sum > 0);
+        if !counts.is_empty() {
+            self.by_service.insert(Arc::clone(id), counts);
+        }
+        before
+    }
+
+    /// Sums over all services; none is 0.
+    pub fn sums(&self) -> &BTreeMap<K, u64> {
+        &self.sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_the_sum_of_its_changes() {
+        let mut report = Report::new();
+        let why = || Quarantined { reason: "export-to", detail: "exportTo \".\"".to_owned() };
+        let names = Names {
+            quarantined: vec![("a".into(), Some(why())), ("b".into(), Some(why())), ("a".into(), None)],
+            withheld: vec![("c".into(), true)],
+            graces: vec![("d".into(), Some(7))],
+        };
+        report.take(Findings { names, encodes: 3, ..Findings::default() }, true);
+        assert_eq!((report.quarantined.len(), report.quarantined.contains_key("b")), (1, true));
+        assert_eq!((report.withheld_services.len(), report.graces["d"], report.in_grace), (1, 7, 1));
+        let names = Names {
+            quarantined: vec![("b".into(), None)],
+            withheld: vec![("c".into(), false)],
+            graces: vec![("d".into(), None)],
+        };
+        report.take(Findings { names, encodes: 4, ..Findings::default() }, false);
+        assert!(report.quarantined.is_empty() && report.withheld_services.is_empty() && report.graces.is_empty());
+        assert_eq!((report.encodes, report.snapshots, report.in_grace), (4, 1, 0));
+    }
+
+    #[test]
+    fn a_summary_names_a_hundred_and_counts_all() {
+        let mut report = Report::new();
+        let why = || Quarantined { reason: "host", detail: "long".to_owned() };
+        let names = Names {
+            quarantined: (0..250).map(|n| (format!("{n:03}").into(), Some(why()))).collect(),
+            graces: (0..250).map(|n| (format!("{n:03}").into(), Some(n))).collect(),
+            ..Names::default()
+        };
+        report.take(Findings { names, rounds: 7, ..Findings::default() }, false);
+        let summary = report.summary();
+        assert_eq!((summary.quarantined.len(), summary.quarantined_left_out, summary.rounds), (100, 150, 7));
+        assert_eq!((summary.graces.len(), summary.in_grace), (100, 250));
+        assert_eq!(summary.graces.keys().next_back().map(|id| &**id), Some("099"));
+        assert_eq!((report.quarantined.len(), report.quarantined_left_out, report.graces.len()), (250, 0, 250));
+    }
+
+    #[test]
+    fn a_tally_keeps_sums_and_forgets_zeros() {
+        let mut tally = Tally::default();
+        assert!(tally.set(&"a".into(), [('x', 2), ('y', 1)]).is_empty());
+        tally.set(&"b".into(), [('x', 3)]);
+        assert_eq!(tally.sums(), &BTreeMap::from([('x', 5), ('y', 1)]));
+        assert_eq!(tally.set(&"a".into(), []), BTreeMap::from([('x', 2), ('y', 1)]));
+        assert_eq!(tally.sums(), &BTreeMap::from([('x', 3)]));
+        assert_eq!(tally.by_service.len(), 1);
+    }
+}

@@ -1,0 +1,302 @@
+//! A round: from what the registry, the policy and the orders say now to what is served next.
+//!
+//! [`Round`] is a value, without lock, channel, clock, log or IO: whoever drives it hands in what is new and says what time it
+//! is. A round goes in this order, so that nothing is removed before what takes its place is made, and nothing is judged but
+//! what would be served:
+//!
+//! 1. what is wanted of the services that are looked at, read from their publishers;
+//! 2. who is served under which host and address ([`Assignment`]), and the resources that follow from it. A service whose
+//!    resources cannot be made stays as it is served, with its host and address, and the others go around it;
+//! 3. the breaker's judgement. If it withholds removals, 2 comes again with what is missing kept;
+//! 4. what differs from what is served.
+
+mod turn;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use crate::{
+    catalog::{
+        assignment::Assignment,
+        breaker::Breaker,
+        changes::RoundChanges,
+        direct::Direct,
+        gate::Gate,
+        last_good::LastGood,
+        notices::{Notice, Notices},
+        orders::Orders,
+        report::{Findings, Names, Tally},
+        services::Services,
+        unknown::Unknown,
+    },
+    config::Config,
+    istio::rule::Rule,
+    model::Millis,
+    policy::Policy,
+    registry::store::{Store, Taken},
+    snapshot::view::Held,
+    translate::{payload::Reject, service_entry},
+};
+
+/// What is new for a round.
+#[derive(Debug)]
+pub struct Input {
+    /// Milliseconds since the epoch; never less than in the round before.
+    pub now: Millis,
+    /// The services to look at, as [`Round::take`] takes them from the store; none while [`Orders::is_frozen`].
+    pub dirty: Vec<Taken>,
+    /// The policy that [`Round::take`] was asked with.
+    pub policy: Arc<Policy>,
+    /// What was ordered.
+    pub orders: Orders,
+    /// How many publishers the registry has.
+    pub publishers: usize,
+}
+
+/// What comes of a round.
+#[derive(Debug)]
+pub struct Output {
+    /// What makes the served snapshots the next ones.
+    pub changes: RoundChanges,
+    /// Whether a complete view was in once.
+    pub complete: bool,
+    /// Whether what is served may be shown.
+    pub shown: bool,
+    /// For the report.
+    pub findings: Findings,
+    /// For the log.
+    pub notices: Vec<Notice>,
+}
+
+/// How far the registry's view is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is not complete: nothing is known to be gone.
+    Gathering,
+    /// It is complete, and to be judged as a whole against the last good state.
+    Completed,
+    /// Its changes are judged against what is served.
+    Live,
+}
+
+/// What is served, and all that the next round needs to know of the rounds before.
+#[derive(Debug)]
+pub struct Round {
+    config: Arc<Config>,
+    gate: Gate,
+    stage: Stage,
+    /// A complete view was in once.
+    complete: bool,
+    /// The last good state is shown, or was.
+    shows_last_good: bool,
+    /// Until when the last good state is good enough to be shown; `None`: there is none, or it had its turn.
+    last_good_until: Option<Millis>,
+    /// Endpoints of the last good state's services, until the first complete view was judged against it.
+    baseline: Vec<(Arc<str>, usize)>,
+    services: Services,
+    assignment: Assignment,
+    breaker: Breaker,
+    /// Services that something is withheld of.
+    withheld: BTreeSet<Arc<str>>,
+    /// Services that could not be read yet: nothing goes from them until they are.
+    unknown: Unknown,
+    /// Entries by application, made of the services' endpoints; `None` where the policy wants none.
+    direct: Option<Direct>,
+    /// The policy of the round before; `None` before the first.
+    policy: Option<Arc<Policy>>,
+    /// Services and entries whose newest form cannot be made, with the reason.
+    quarantined: Tally<&'static str>,
+    /// Payloads that are not served.
+    rejects: Tally<Reject>,
+    /// Endpoints that Istio would refuse.
+    left_out: Tally<Rule>,
+    notices: Notices,
+    names: Names,
+    rounds: u64,
+    translations: u64,
+    encodes: u64,
+}
+
+impl Round {
+    /// Serves the last good state, if there is one, and knows nothing else.
+    pub fn new(config: Arc<Config>, now: Millis, last_good: Option<LastGood>) -> Self {
+        let protect = &config.protect;
+        let publishers = last_good.as_ref().map(|last| last.publishers);
+        let last_good_until = last_good.as_ref().map(|last| {
+            let age = Millis::try_from(last.age.as_millis()).unwrap_or(Millis::MAX);
+            now.saturating_add(protect.last_good_max_age.as_millis() as Millis).saturating_sub(age)
+        });
+        let (services, entries) = last_good.map(|last| (last.services, last.entries)).unwrap_or_default();
+        let services = Services::restored(Arc::clone(&config), services);
+        let restored = services.iter().map(|(id, served)| (id, &served.members[..]));
+        let direct = (!entries.is_empty()).then(|| Direct::restored(entries, restored));
+        let mut round = Self {
+            gate: Gate::new(config.scope, protect.startup_hold, publishers),
+            stage: Stage::Gathering,
+            complete: false,
+            shows_last_good: false,
+            last_good_until,
+            baseline: services.iter().map(|(id, served)| (Arc::clone(id), served.endpoints)).collect(),
+            assignment: Assignment::new(&config.host_suffix, config.vip_cidr),
+            breaker: Breaker::new(protect.clone()),
+            withheld: BTreeSet::new(),
+            unknown: Unknown::default(),
+            direct,
+            policy: None,
+            quarantined: Tally::default(),
+            rejects: Tally::default(),
+            left_out: Tally::default(),
+            notices: Notices::default(),
+            names: Names::default(),
+            rounds: 0,
+            translations: 0,
+            encodes: 0,
+            services,
+            config,
+        };
+        let ids: Vec<Arc<str>> = round.services.iter().map(|(id, _)| Arc::clone(id)).collect();
+        ids.iter().for_each(|id| drop(round.keep_place(id)));
+        round
+    }
+
+    /// A round that knows nothing but what is served, to go on after a bug in this one. The next round has to look at every
+    /// service.
+    pub fn again(&self, now: Millis, served: LastGood) -> Self {
+        Self {
+            gate: self.gate,
+            stage: if self.complete { Stage::Completed } else { Stage::Gathering },
+            complete: self.complete,
+            shows_last_good: self.shows_last_good,
+            last_good_until: self.last_good_until,
+            rounds: self.rounds,
+            translations: self.translations,
+            encodes: self.encodes,
+            ..Self::new(Arc::clone(&self.config), now, Some(served))
+        }
+    }
+
+    /// Takes from the store what the next round is to look at: what changed, and what another policy touches.
+    pub fn take(&self, store: &Store, policy: &Arc<Policy>) -> Vec<Taken> {
+        if self.policy.as_ref().is_some_and(|before| Arc::ptr_eq(before, policy)) {
+            return store.take_dirty();
+        }
+        let touched = |id: &str| self.policy.as_ref().is_none_or(|before| touches(before, policy, id));
+        store.mark_dirty(touched);
+        let mut taken = store.take_dirty();
+        // Those that the store has forgotten, since they have no publishers left.
+        let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
+        let left = self.services.iter().filter(|(id, served)| !served.is_unheard() && !named.contains(&***id));
+        let left: Vec<&Arc<str>> = left.map(|(id, _)| id).filter(|id| touched(id)).collect();
+        let forgotten = |id: &Arc<str>| Taken { data_info_id: Arc::clone(id), entries: store.read(id), unknown: false };
+        taken.extend(left.into_iter().map(forgotten));
+        taken
+    }
+
+    /// When there is something to do although nothing changes.
+    pub fn deadline(&self, orders: &Orders) -> Option<Millis> {
+        if orders.is_frozen() {
+            // The thaw is a change.
+            return None;
+        }
+        let grace = self.services.first_grace().filter(|_| self.stage == Stage::Live);
+        let grace = grace.map(|since| since + self.empty_grace());
+        let waits = !self.complete && (self.gate.opens_by_itself() || self.last_good_until.is_some());
+        let gate = self.gate.hold_ends(orders.listening_since).filter(|_| waits);
+        [grace, gate, self.breaker.deadline()].into_iter().flatten().min()
+    }
+
+    /// Whether removals are withheld.
+    pub fn is_holding(&self) -> bool {
+        self.breaker.held().is_some()
+    }
+
+    /// Services that are served though the registry has no endpoints of them, and since when.
+    pub fn empty(&self) -> BTreeMap<Arc<str>, Millis> {
+        self.services.empty()
+    }
+
+    fn empty_grace(&self) -> Millis {
+        self.config.protect.empty_grace.as_millis() as Millis
+    }
+
+    /// One round.
+    pub fn round(&mut self, input: Input) -> Output {
+        let Input { now, dirty, policy, orders, publishers } = input;
+        let Orders { loaded, listening_since, .. } = orders;
+        self.rounds += 1;
+        if orders.release {
+            self.breaker.release();
+        }
+        let mut changes = RoundChanges::default();
+        if !orders.is_frozen() {
+            if self.stage == Stage::Gathering && self.gate.is_open(now, loaded, listening_since, publishers) {
+                self.stage = Stage::Completed;
+            }
+            if self.stage == Stage::Gathering && self.gate.is_over(now, listening_since) {
+                self.show_last_good(now);
+            }
+            changes = self.turn(now, dirty, &policy);
+            if self.stage == Stage::Completed {
+                self.stage = Stage::Live;
+                if !std::mem::replace(&mut self.complete, true) {
+                    let (services, endpoints) = (self.services.iter().count(), self.services.totals().endpoints);
+                    self.notices.give(now, Notice::ViewComplete { services, endpoints });
+                }
+            }
+        }
+        let shown = self.complete || self.shows_last_good;
+        let held = match (orders.is_frozen(), self.complete) {
+            (true, _) => Some(Held::Frozen),
+            (false, false) => Some(if shown { Held::LastGood } else { Held::NotLoaded }),
+            (false, true) => self.breaker.held().map(|_| Held::MassDelete),
+        };
+        let (complete, findings) = (self.complete, self.findings(now, held));
+        Output { changes, complete, shown, findings, notices: self.notices.take() }
+    }
+
+    /// Shows the last good state if it is not too old, until there is a complete view. It has one turn.
+    fn show_last_good(&mut self, now: Millis) {
+        let Some(until) = self.last_good_until.take() else { return };
+        self.shows_last_good = now <= until;
+        let most = self.config.protect.last_good_max_age.as_millis() as Millis;
+        let too_old = Notice::LastGoodTooOld { age: now.saturating_sub(until).saturating_add(most), most };
+        self.notices.give(now, if self.shows_last_good { Notice::LastGoodServed } else { too_old });
+    }
+
+    fn findings(&mut self, now: Millis, held: Option<Held>) -> Findings {
+        let is_served = |id: &str| self.services.get(id).is_some_and(|served| !served.members.is_empty());
+        let unknown = if self.stage == Stage::Gathering { None } else { self.unknown.report(is_served) };
+        let notice = unknown.as_ref().and_then(|report| self.unknown.notice(report));
+        notice.into_iter().for_each(|notice| self.notices.give(now, notice));
+        let graces = self.services.graces_changed();
+        Findings {
+            held,
+            rounds: self.rounds,
+            translations: self.translations,
+            encodes: self.encodes,
+            rejects: self.rejects.sums().clone(),
+            invalid_endpoints: self.left_out.sums().clone(),
+            quarantined_by: self.quarantined.sums().clone(),
+            unknown,
+            withheld: self.breaker.held(),
+            direct: self.direct.as_ref().map(Direct::counts),
+            hosts_moved: self.assignment.hosts_moved(),
+            vips_moved: self.assignment.vips_moved(),
+            names: Names { graces, ..std::mem::take(&mut self.names) },
+        }
+    }
+}
+
+/// Whether a service has to be looked at when one policy follows on another.
+fn touches(before: &Policy, after: &Policy, id: &str) -> bool {
+    let (old, new) = (before.rules(id), after.rules(id));
+    before.reading() != after.reading()
+        || before.serves(id) != after.serves(id)
+        || (old.host, old.export_to) != (new.host, new.export_to)
+        || service_entry::port(id, &old) != service_entry::port(id, &new)
+}
+
+#[cfg(test)]
+mod tests;

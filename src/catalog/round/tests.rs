@@ -1,0 +1,304 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    catalog::{driver::Driver, report::Quarantined},
+    model::Millis,
+    snapshot::view::Held,
+};
+
+const GRACE: Millis = 600_000;
+
+/// A policy that Istio's validation refuses, for every service: "." is the namespace that it names as well.
+fn refused() -> Value {
+    json!({ "exportTo": ["sofa-registry", "."] })
+}
+
+fn id(n: usize) -> String {
+    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
+}
+
+fn name(n: usize) -> String {
+    format!("sofa-registry/com.example.s{n}")
+}
+
+/// A loaded registry of so many services with two endpoints each.
+fn full(config: Value, services: usize) -> Driver {
+    let mut driver = Driver::new(config);
+    (0..services).for_each(|n| publish(&driver, n, 1));
+    driver.orders.loaded = true;
+    driver.round();
+    assert_eq!(driver.served().len(), services);
+    driver
+}
+
+fn publish(driver: &Driver, n: usize, version: i64) {
+    driver.publish(&id(n), "a", version, &[&format!("10.0.{n}.1:80"), &format!("10.0.{n}.2:80")]);
+}
+
+/// What is served of a service: its name, host, address and endpoints.
+fn form(driver: &Driver, id: &str) -> Option<(String, String, String, Vec<String>)> {
+    let (name, entry) = driver.served().remove(id)?;
+    let endpoints = entry.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
+    Some((name, entry.hosts[0].clone(), entry.addresses.join(","), endpoints))
+}
+
+fn reasons(driver: &Driver) -> Vec<(&str, &'static str)> {
+    driver.report.quarantined.iter().map(|(id, Quarantined { reason, .. })| (&**id, *reason)).collect()
+}
+
+#[test]
+fn a_bug_over_one_service_holds_back_no_other() {
+    for bug in ["panic://10.0.0.1:80", "10.0.0.1:80?app=panic-when-made"] {
+        let mut driver = full(json!({}), 2);
+        let before = form(&driver, &id(0));
+        driver.publish(&id(0), "a", 2, &[bug]);
+        driver.publish("a.New", "a", 1, &[bug]);
+        publish(&driver, 7, 1);
+        driver.round();
+        assert_eq!(form(&driver, &id(0)), before, "{bug}");
+        assert_eq!(driver.served().keys().collect::<Vec<_>>(), [&id(0), &id(1), &id(7)]);
+        assert_eq!(reasons(&driver), [("a.New", "panic"), (&*id(0), "panic")]);
+        assert_eq!(driver.report.quarantined_by["panic"], 2);
+        driver.publish(&id(0), "a", 3, &["10.0.0.9:80"]);
+        driver.unpublish("a.New", "a", 2);
+        driver.round();
+        assert_eq!(form(&driver, &id(0)).unwrap().3, ["10.0.0.9"]);
+        assert!(driver.report.quarantined.is_empty() && driver.report.quarantined_by.is_empty());
+    }
+}
+
+#[test]
+fn a_rename_that_istio_would_refuse_leaves_the_old_form() {
+    for mode in ["inline", "workload-entry"] {
+        let mut driver = full(json!({ "endpointMode": mode }), 3);
+        let before = driver.view.versions().map(str::to_owned);
+        let mut policy = refused();
+        policy["overrides"] = json!({ "*.S0:*": { "host": "s0.example.com" }, "*.S1:*": { "host": "s2.sofa.mesh" } });
+        driver.policy(&policy);
+        driver.round();
+        assert_eq!(driver.view.versions(), before, "{mode}: name, host, address and all");
+        assert_eq!(reasons(&driver), [0, 1, 2].map(id).each_ref().map(|id| (&**id, "export-to")));
+        assert!(driver.events().iter().all(|event| *event == "service_quarantined"), "{:?}", driver.events());
+        // What changes meanwhile is served when it can be made.
+        driver.publish(&id(1), "a", 2, &["10.0.1.9:80"]);
+        driver.round();
+        assert_eq!(driver.view.versions(), before, "{mode}");
+        policy["exportTo"] = json!(["."]);
+        driver.policy(&policy);
+        driver.round();
+        let names: Vec<String> = driver.served().into_values().map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            ["sofa-registry/s0-9514db9100466d19798b50ec8b55cffb.example.com", "sofa-registry/s2", &name(2)]
+        );
+        let endpoints = driver.view.service_entries.endpoints() + driver.view.workload_entries.endpoints();
+        assert_eq!((endpoints, driver.report.quarantined.len()), (5, 0), "{mode}");
+        driver.policy(&json!({}));
+        publish(&driver, 1, 3);
+        driver.round();
+        assert_eq!(driver.view.versions(), before, "{mode}: no trace is left");
+    }
+}
+
+#[test]
+fn nobody_is_moved_for_a_service_that_cannot_be_made() {
+    let mut driver = Driver::new(json!({}));
+    driver.orders.loaded = true;
+    let (upper, lower) = (id(0).replace("com", "COM"), id(0));
+    driver.publish(&lower, "a", 1, &["10.0.0.1:80"]);
+    driver.round();
+    let before = form(&driver, &lower);
+    // The smaller id would have the plain host.
+    driver.policy(&json!({ "overrides": { "COM*": { "exportTo": ["~", "."] } } }));
+    driver.publish(&upper, "a", 1, &["10.0.0.2:80"]);
+    driver.round();
+    assert_eq!((form(&driver, &lower), form(&driver, &upper)), (before.clone(), None));
+    assert_eq!((reasons(&driver), driver.report.hosts_moved), (vec![(&*upper, "export-to")], 0));
+    driver.policy(&json!({}));
+    driver.round();
+    let plain = before.unwrap().1;
+    assert_eq!(form(&driver, &upper).unwrap().1, plain);
+    // And the other way round: who cannot be made under another host keeps its own, and the one who comes has to wait.
+    driver.policy(&json!({ "exclude": ["COM*"] }));
+    driver.round();
+    assert_eq!(form(&driver, &lower).unwrap().1, plain);
+    driver.policy(&json!({ "overrides": { "com*": { "exportTo": ["~", "."] } } }));
+    driver.round();
+    assert_eq!(form(&driver, &lower).unwrap().1, plain);
+    assert_ne!(form(&driver, &upper).unwrap().1, plain);
+    assert_eq!(reasons(&driver), [(&*lower, "export-to")]);
+    driver.policy(&json!({}));
+    driver.round();
+    assert_eq!(form(&driver, &upper).unwrap().1, plain);
+    assert!(driver.report.quarantined.is_empty());
+}
+
+#[test]
+fn a_restart_under_a_policy_that_istio_would_refuse_serves_what_was_served() {
+    for mode in ["inline", "workload-entry"] {
+        let config = json!({ "endpointMode": mode, "policy": { "direct": { "applications": ["*"] } } });
+        let before = full(config.clone(), 100);
+        let mut after = before.restarted(Duration::from_secs(1));
+        after.policy(&json!({ "exportTo": ["sofa-registry", "."], "direct": { "applications": ["*"] } }));
+        (0..100).for_each(|n| publish(&after, n, 1));
+        publish(&after, 100, 1);
+        after.round();
+        after.orders.loaded = true;
+        after.round();
+        assert_eq!(after.view.versions(), before.view.versions(), "{mode}");
+        assert_eq!((after.report.held, after.report.quarantined_by["export-to"]), (None, 101));
+        // A hundred that lose everything meanwhile lose nothing that is served: nothing is to be judged yet.
+        (0..100).for_each(|n| after.unpublish(&id(n), "a", 2));
+        after.round();
+        assert_eq!((after.view.versions(), after.report.held), (before.view.versions(), None));
+        after.policy(&json!({}));
+        after.round();
+        assert_eq!((after.served().len(), after.report.held), (101, Some(Held::MassDelete)), "{mode}");
+        assert_eq!(after.report.withheld_services.len(), 100);
+    }
+}
+
+#[test]
+fn what_is_judged_is_what_would_be_served() {
+    let mut driver = full(json!({}), 100);
+    let before = driver.view.service_entries.version().to_string();
+    // All of the services are refused: none goes, so nothing is withheld.
+    driver.policy(&refused());
+    driver.round();
+    assert_eq!((&*before, driver.report.held), (&**driver.view.service_entries.version(), None));
+    // The same with fewer: what the policy takes away goes, what it would spoil stays.
+    driver.policy(&json!({ "exportTo": ["sofa-registry", "."], "exclude": ["*.S1?:*"] }));
+    driver.round();
+    assert_eq!((driver.served().len(), driver.report.held), (90, None));
+    driver.policy(&json!({ "exportTo": ["sofa-registry", "."], "exclude": ["*.S??:*"] }));
+    driver.round();
+    assert_eq!((driver.served().len(), driver.report.held), (90, Some(Held::MassDelete)));
+    driver.policy(&json!({}));
+    driver.round();
+    assert_eq!((&**driver.view.service_entries.version(), driver.report.held), (&*before, None));
+}
+
+#[test]
+fn a_quarantined_service_goes_when_its_grace_is_over() {
+    let mut driver = full(json!({}), 2);
+    driver.policy(&refused());
+    driver.unpublish(&id(0), "a", 2);
+    driver.round();
+    assert_eq!(form(&driver, &id(0)).unwrap().3.len(), 2, "its empty form would be refused as well");
+    assert_eq!((driver.report.graces.len(), driver.report.quarantined.len()), (1, 2));
+    driver.now += GRACE - 1;
+    driver.round();
+    assert_eq!(driver.served().len(), 2);
+    assert_eq!(driver.round.deadline(&driver.orders), Some(driver.now + 1));
+    driver.now += 1;
+    driver.round();
+    assert_eq!(driver.served().len(), 1);
+    assert_eq!((driver.report.graces.len(), driver.report.quarantined.len()), (0, 1));
+    assert_eq!(driver.round.deadline(&driver.orders), None);
+}
+
+#[test]
+fn the_last_good_state_stays_as_it_was_until_the_view_is_complete() {
+    for mode in ["inline", "workload-entry"] {
+        let mut before =
+            full(json!({ "endpointMode": mode, "protect": { "startupHold": "1m", "lastGoodMaxAge": "1h" } }), 10);
+        before.unpublish(&id(9), "a", 2);
+        before.round();
+        let mut after = before.restarted(Duration::from_millis(GRACE as u64));
+        after.orders.listening_since = Some(after.now);
+        // Another policy, an empty service whose grace is over, a bug, one that has lost an endpoint and a new one.
+        after.policy(&json!({ "exclude": ["*.S3:*"], "exportTo": ["~"] }));
+        after.publish(&id(4), "a", 1, &["panic://10.0.0.1:80"]);
+        after.publish(&id(5), "a", 1, &["10.0.5.1:80"]);
+        publish(&after, 77, 1);
+        after.round();
+        assert!(!after.view.shown && !after.view.complete, "not yet");
+        after.now += 60_000;
+        assert_eq!(after.round.deadline(&after.orders), Some(after.now));
+        after.round();
+        assert_eq!(
+            (after.view.shown, after.report.held, after.events()),
+            (true, Some(Held::LastGood), vec!["last_good_served"])
+        );
+        let (was, is) = (before.served(), after.served());
+        assert_eq!(is.len(), 11);
+        for (id, (name, entry)) in &was {
+            if *id == self::id(5) {
+                assert_eq!((&is[id].0, is[id].1.export_to.len()), (name, 1), "looked at, and nothing is missing");
+                assert_eq!(is[id].1.endpoints, entry.endpoints);
+            } else {
+                assert_eq!(&is[id], &(name.clone(), entry.clone()), "{mode}");
+            }
+        }
+        let served =
+            |driver: &Driver| driver.view.service_entries.endpoints() + driver.view.workload_entries.endpoints();
+        assert_eq!(served(&after), served(&before) + 2);
+        // Three is excluded, the grace of nine is over, and the others have theirs, but for those that were heard of.
+        after.orders.loaded = true;
+        after.round();
+        let ids = [0, 1, 2, 4, 5, 6, 77, 7, 8].map(id);
+        assert_eq!(after.served().into_keys().collect::<Vec<_>>(), ids, "{mode}");
+        assert_eq!((after.report.held, served(&after), after.report.graces.len()), (None, 2 + 1 + 2, 6), "{mode}");
+        assert_eq!((reasons(&after), after.report.withheld_services.len()), (vec![(&*id(4), "panic")], 0));
+    }
+}
+
+#[test]
+fn a_last_good_state_that_is_too_old_is_not_shown() {
+    let before = full(json!({ "protect": { "startupHold": "1m", "lastGoodMaxAge": "10m" } }), 1);
+    let mut after = before.restarted(Duration::from_secs(570));
+    after.orders.listening_since = Some(after.now);
+    after.now += 60_000;
+    after.round();
+    assert!(!after.view.shown);
+    let told: Vec<_> = after.notices.iter().map(|notice| format!("{notice:?}")).collect();
+    assert_eq!(told, ["LastGoodTooOld { age: 630000, most: 600000 }"]);
+    after.round();
+    assert!(after.notices.is_empty(), "it has one turn");
+}
+
+#[test]
+fn a_round_of_one_change_makes_one_service_whatever_there_is() {
+    let mut driver = full(json!({ "policy": { "direct": { "applications": ["*"] } } }), 100);
+    let before = (driver.report.translations, driver.report.encodes);
+    assert_eq!(before, (100, 100));
+    driver.publish(&id(7), "a", 2, &["10.0.7.1:80"]);
+    driver.round();
+    assert_eq!((driver.report.translations, driver.report.encodes), (101, 101));
+    // The same again, a publisher of nothing, and a round of nothing.
+    driver.publish(&id(7), "a", 3, &["10.0.7.1:80"]);
+    driver.publish(&id(8), "b", 1, &["nonsense"]);
+    driver.round();
+    driver.round();
+    assert_eq!((driver.report.translations, driver.report.encodes), (101, 101));
+    // While removals are withheld a service that loses some is made twice: as it would be, and with what is kept.
+    (0..90).for_each(|n| driver.unpublish(&id(n), "a", 9));
+    driver.round();
+    assert_eq!((driver.report.held, driver.report.encodes), (Some(Held::MassDelete), 101));
+    driver.publish(&id(95), "a", 2, &["10.0.95.1:80", "10.0.95.3:80"]);
+    driver.round();
+    assert_eq!(form(&driver, &id(95)).unwrap().3.len(), 3);
+    assert_eq!(driver.report.encodes, 102);
+}
+
+#[test]
+fn what_was_withheld_goes_when_the_hold_is_over_and_is_named_until_then() {
+    let mut driver = full(json!({}), 30);
+    (0..20).for_each(|n| driver.unpublish(&id(n), "a", 2));
+    driver.round();
+    assert_eq!(driver.events(), ["mass_delete_held"]);
+    assert_eq!((driver.report.withheld_services.len(), driver.report.graces.len()), (20, 0));
+    driver.orders.frozen = true;
+    driver.round();
+    assert_eq!((driver.report.held, driver.round.deadline(&driver.orders)), (Some(Held::Frozen), None));
+    driver.orders.frozen = false;
+    driver.now = driver.round.deadline(&driver.orders).unwrap();
+    driver.round();
+    assert_eq!(driver.events(), ["mass_delete_over"]);
+    assert_eq!((driver.report.withheld_services.len(), driver.report.graces.len(), driver.served().len()), (0, 20, 30));
+    driver.now += GRACE;
+    driver.round();
+    assert_eq!((driver.report.graces.len(), driver.served().len()), (0, 10));
+}

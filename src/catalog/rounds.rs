@@ -1,0 +1,248 @@
+//! The thread that drives [`Round`]: takes from the store what is dirty, hands streams and sinks a new [`View`] if anything
+//! that is served changed, keeps the last good state, answers flushes and writes the log.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    catalog::{
+        last_good::{LastGood, file::LastGoodFile},
+        notices::Notice,
+        orders::Orders,
+        round::{Input, Output, Round},
+        shared::Shared,
+    },
+    model,
+    snapshot::{Changes, Snapshot, view::View},
+};
+
+/// How often expired removals are looked for, while there are any.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Drives the rounds.
+#[derive(Debug)]
+pub struct Rounds {
+    shared: Arc<Shared>,
+    round: Round,
+    /// A round broke off, so what it knows is not to be used.
+    broken: bool,
+    file: Option<LastGoodFile>,
+}
+
+impl Rounds {
+    /// Nothing is served yet but the last good state, if one is kept; it is not shown.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let file = shared.config.state_dir.as_deref().map(LastGoodFile::new);
+        if file.is_none() {
+            tracing::info!(
+                event = "no_state_dir",
+                "no mox.state-dir is set: nothing is known of before a restart, and what it finds is not judged"
+            );
+        }
+        let last_good = file.as_ref().and_then(LastGoodFile::load);
+        if let Some(last_good) = &last_good {
+            shared.view.send_replace(last_good.view.clone());
+        }
+        let round = Round::new(Arc::clone(&shared.config), shared.clock.now(), last_good);
+        Self { shared, round, broken: false, file }
+    }
+
+    /// Runs until the store's [`Wake`](crate::registry::wake::Wake) is stopped, which may take a round. Needs a runtime
+    /// around it.
+    pub fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let wake = shared.store.wake();
+        let mut next = self.deadline();
+        // The pause is never restarted: a steady stream of changes does not put the push off.
+        while wake.wait(next) && wake.pause(shared.config.push.quiet) {
+            next = match self.round() {
+                true => self.deadline(),
+                false => Some(Instant::now() + SWEEP),
+            };
+            self.keep();
+        }
+    }
+
+    /// When there is something to do although nothing changes.
+    fn deadline(&self) -> Option<Instant> {
+        let orders = *self.shared.orders.lock();
+        let round = self.round.deadline(&orders).map(|at| self.shared.clock.instant(at));
+        let sweep = (self.shared.store.counts().tombstones > 0).then(|| Instant::now() + SWEEP);
+        let keep = self.file.as_ref().and_then(LastGoodFile::due_at).map(tokio::time::Instant::into_std);
+        [round, sweep, keep].into_iter().flatten().min()
+    }
+
+    /// Keeps the served state for the next start, if it is another or was not touched for a while.
+    fn keep(&mut self) {
+        let view = self.shared.view.borrow().clone();
+        if let Some(file) = &mut self.file
+            && view.complete
+            && !self.broken
+        {
+            let publishers = self.shared.store.counts().publishers;
+            file.keep(view, publishers, self.round.is_holding(), || self.round.empty());
+        }
+    }
+
+    /// One round; `false` if it broke off, which is a bug. What was served stays until a round over everything went well.
+    fn round(&mut self) -> bool {
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            if self.broken {
+                self.start_over();
+            }
+            self.try_round();
+        }));
+        if done.is_err() {
+            self.broken = true;
+            tracing::error!(
+                event = "round_broken",
+                "a round broke off, which is a bug; what is served stays, and everything is looked at anew"
+            );
+        }
+        done.is_ok()
+    }
+
+    /// Forgets everything but what is served, and looks at every service again.
+    fn start_over(&mut self) {
+        let publishers = self.shared.store.counts().publishers;
+        let served = LastGood::of_view(&self.shared.view.borrow(), &self.round.empty(), publishers);
+        let served = served.expect("what is served was encoded here");
+        self.round = self.round.again(self.shared.clock.now(), served);
+        self.shared.report.lock().forget_names();
+        self.shared.store.mark_dirty(|_| true);
+        self.broken = false;
+    }
+
+    fn try_round(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let orders: Orders = shared.orders.lock().take();
+        shared.store.expire(model::now());
+        let policy = shared.policy.load_full();
+        let dirty = if orders.is_frozen() { Vec::new() } else { self.round.take(&shared.store, &policy) };
+        let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
+        let Output { changes, complete, shown, findings, notices } =
+            self.round.round(Input { now, dirty, policy, orders, publishers });
+        let current = shared.view.borrow().clone();
+        let next = View {
+            complete,
+            shown,
+            service_entries: with(&current.service_entries, &changes.service_entries),
+            workload_entries: with(&current.workload_entries, &changes.workload_entries),
+            destination_rules: with(&current.destination_rules, &changes.destination_rules),
+        };
+        let is_new =
+            next.versions() != current.versions() || (next.complete, next.shown) != (current.complete, current.shown);
+        if is_new {
+            shared.view.send_replace(next.clone());
+            shared.signals.tell(&current, &next);
+        }
+        shared.report.lock().take(findings, is_new);
+        notices.iter().for_each(log);
+        shared.flushed.send_replace(orders.flushes);
+    }
+}
+
+/// The next snapshot of one type.
+fn with(current: &Arc<Snapshot>, changes: &Changes) -> Arc<Snapshot> {
+    if changes.is_empty() { Arc::clone(current) } else { Arc::new(current.with(changes)) }
+}
+
+fn log(notice: &Notice) {
+    let event = notice.event();
+    match notice {
+        Notice::PayloadNotServed { id, reason, sample } => {
+            tracing::warn!(event, data_info_id = &**id, %reason, sample = &**sample, "a payload is not served");
+        }
+        Notice::Quarantined { id, why, kept } => {
+            let (reason, detail) = (why.reason, &*why.detail);
+            match kept {
+                true => {
+                    tracing::error!(
+                        event,
+                        data_info_id = &**id,
+                        reason,
+                        detail,
+                        "a service's newest form cannot be made; its last good form is kept"
+                    );
+                }
+                false => {
+                    tracing::error!(
+                        event,
+                        data_info_id = &**id,
+                        reason,
+                        detail,
+                        "a service's form cannot be made, and there is no older one; it is not served"
+                    );
+                }
+            }
+        }
+        Notice::EndpointsLeftOut { id, count, invalid } => {
+            tracing::error!(event, data_info_id = &**id, count, %invalid, "Istio would refuse endpoints; they are left out");
+        }
+        Notice::HostChanged { id, was, is } => {
+            tracing::warn!(event, data_info_id = &**id, was = &**was, is = &**is, "a service has another host now");
+        }
+        Notice::AddressContested { address, port, newest, claimed_by } => {
+            let newest = newest.as_deref();
+            tracing::warn!(event, %address, port, newest, ?claimed_by, "two applications publish one address and port");
+        }
+        Notice::MtlsMixed { application, port } => {
+            tracing::warn!(
+                event,
+                application = &**application,
+                port,
+                "policy.mtls names some providers of this entry, so none is called with it"
+            );
+        }
+        Notice::MassDeleteHeld(lost) => {
+            tracing::error!(
+                event,
+                services = lost.services,
+                endpoints = lost.endpoints,
+                "mass deletion: what is missing stays served until it is back, is released, or \
+                 mox.protect.mass-delete-hold is over"
+            );
+        }
+        Notice::MassDeleteOver { why, services } => {
+            tracing::warn!(event, why, services, "removals are no longer withheld");
+        }
+        Notice::ServicesUnknown { kept, missing, names } => {
+            tracing::error!(
+                event,
+                kept,
+                missing,
+                names = &**names,
+                "services of the registry cannot be read: their last good form is served where there is one"
+            );
+        }
+        Notice::ServicesKnown => tracing::info!(event, "every service of the registry could be read"),
+        Notice::ViewComplete { services, endpoints } => {
+            tracing::info!(event, services, endpoints, "the view is complete, serving starts");
+        }
+        Notice::LastGoodServed => {
+            tracing::warn!(
+                event,
+                "no complete view within mox.protect.startup-hold: the last good state is served until there is one"
+            );
+        }
+        Notice::LastGoodTooOld { age, most } => {
+            let (age_seconds, most_seconds) = (age / 1_000, most / 1_000);
+            tracing::error!(
+                event,
+                age_seconds,
+                most_seconds,
+                "no complete view yet, and the last good state is older than mox.protect.last-good-max-age: nothing is served"
+            );
+        }
+        Notice::LeftOut { event: of, reason, notices } => {
+            let reason = &**reason;
+            tracing::warn!(event, of, reason, notices, "more notices of this kind were left out; the status names all");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,11 @@
+//! The engine as a program, or a JVM, holds it: started, steered, asked, stopped.
+//!
+//! Takes configuration, frames, commands and requests for pages; gives answers, metrics and log lines to whoever pulls
+//! them. Puts the other rooms together, so it imports them all, and only the natives of `jni` import it.
+
+pub mod admin;
+pub mod command;
+pub mod engine;
+pub mod feed;
+pub mod log;
+pub mod metrics;

@@ -1,0 +1,252 @@
+//! Pages for operators, the same over HTTP and through the session server's own port. Requests that change something need
+//! `mox.admin.token` in the header `X-Mox-Token`.
+//!
+//! A page has a bounded size, whatever is served and whoever is connected; those that grow with that are [`large`].
+
+pub mod large;
+pub mod listener;
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    config,
+    error::Error,
+    host::{admin::large::Cursor, engine::Engine, metrics},
+    kubernetes,
+    snapshot::kubectl::{self, Dump, Format},
+    xds::streams::{ClientState, StreamState, Totals},
+};
+
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+const TOKEN_HEADER: &str = "x-mox-token";
+
+/// What a request is answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// A page, whole.
+    Page(Page),
+    /// A page that is to be read chunk by chunk.
+    Large {
+        /// Media type.
+        content_type: &'static str,
+        /// Where its chunks come from.
+        cursor: Cursor,
+    },
+}
+
+/// One page.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page {
+    /// HTTP status.
+    pub status: u16,
+    /// Media type.
+    pub content_type: &'static str,
+    /// After how many seconds to ask again, where that makes sense.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
+    /// The text.
+    pub body: String,
+}
+
+impl Page {
+    fn json(value: &impl Serialize) -> Self {
+        match serde_json::to_string_pretty(value) {
+            Ok(body) => Self { content_type: JSON, ..Self::text(200, body + "\n") },
+            Err(error) => Self::text(500, format!("{error}\n")),
+        }
+    }
+
+    fn text(status: u16, body: String) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, body }
+    }
+}
+
+/// Makes the page of a path.
+pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
+    let path = path.trim_end_matches('/');
+    if path == "/mox/dump" {
+        return dump(engine, query);
+    }
+    Answer::Page(match path {
+        "/mox" | "/mox/status" => Page::json(&engine.status()),
+        "/mox/fresh" => fresh(engine),
+        "/mox/streams" => streams(engine, query),
+        "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
+        "/mox/metrics" => Page { content_type: PROMETHEUS, ..Page::text(200, metrics::text(engine)) },
+        "/mox/kubernetes" => match engine.kubernetes() {
+            Some(sink) => Page::json(&sink.report()),
+            None => Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned()),
+        },
+        "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
+        _ => Page::text(
+            404,
+            "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and \
+             /mox/dump\n"
+                .to_owned(),
+        ),
+    })
+}
+
+/// What the query says of a name.
+fn asked<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// The served resources of a type.
+fn dump(engine: &Engine, query: &str) -> Answer {
+    let (kind, format) = (asked(query, "type").unwrap_or("ServiceEntry"), asked(query, "format").unwrap_or("json"));
+    let Some(kind) = kubectl::KINDS.into_iter().find(|known| *known == kind) else {
+        let text = format!("type {kind:?} is not served; there are {}\n", kubectl::KINDS.join(" and "));
+        return Answer::Page(Page::text(404, text));
+    };
+    let (format, content_type) = match format {
+        "json" => (Format::Json, JSON),
+        "yaml" => (Format::Yaml, "application/yaml"),
+        other => {
+            return Answer::Page(Page::text(400, format!("format {other:?} is not known; there are json and yaml\n")));
+        }
+    };
+    let view = engine.view();
+    let snapshot = match kind {
+        "WorkloadEntry" => view.workload_entries,
+        "DestinationRule" => view.destination_rules,
+        _ => view.service_entries,
+    };
+    match engine.large().open(|| Dump::new(kind, format, &snapshot)) {
+        Some(cursor) => Answer::Large { content_type, cursor },
+        None => Answer::Page(Page {
+            retry_after: Some(1),
+            ..Page::text(
+                429,
+                "another dump is being read, and there is place for one; ask again in a second\n".to_owned(),
+            )
+        }),
+    }
+}
+
+/// Who is connected: as many streams, oldest first, as make a page, from the one that the query's `from` says.
+fn streams(engine: &Engine, query: &str) -> Page {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shown {
+        totals: Totals,
+        clients: Vec<ClientState>,
+        clients_left_out: usize,
+        streams: Vec<StreamState>,
+        streams_left_out: usize,
+        /// `from` of the page that follows.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<usize>,
+    }
+    let from = asked(query, "from").unwrap_or("0");
+    let Ok(from) = from.parse::<usize>() else {
+        return Page::text(
+            400,
+            format!("from {from:?} is no number; it is how many streams come before those to show\n"),
+        );
+    };
+    let ((clients, totals), streams) = (engine.clients(), engine.streams(from));
+    let end = from.saturating_add(streams.len());
+    Page::json(&Shown {
+        clients_left_out: totals.clients - clients.len(),
+        streams_left_out: totals.streams.saturating_sub(streams.len()),
+        next: (end < totals.streams).then_some(end),
+        totals,
+        clients,
+        streams,
+    })
+}
+
+/// What to paste into Istio's mesh configuration, with the host that the query names.
+fn istio_config(engine: &Engine, query: &str) -> String {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+    let host = asked(query, "host")
+        .filter(|host| !host.is_empty() && host.chars().all(legal))
+        .unwrap_or("session-server.example.com");
+    let config = engine.config();
+    let bound = engine.status().listening;
+    let port = bound.as_ref().map_or(config.listen, |bound| bound.mox).port();
+    let sources = |ports: &mut dyn Iterator<Item = u16>| {
+        let lines: String = ports.map(|port| format!("  - address: xds://{host}:{port}\n")).collect();
+        format!("meshConfig:\n  configSources:\n{lines}  - address: k8s://\n")
+    };
+    let mut text = format!("# Everything from one source.\n{}", sources(&mut [port].into_iter()));
+    for (count, addresses) in bound.map(|bound| bound.slices).unwrap_or_default() {
+        let list = sources(&mut addresses.iter().map(std::net::SocketAddr::port));
+        text += &format!(
+            "\n# Or in {count} parts, so that a change costs istiod 1/{count}. All of them, and not the one above beside them.\n{list}"
+        );
+    }
+    text
+}
+
+/// Whether this server serves fresh data; what another asks before it refuses its own streams.
+fn fresh(engine: &Engine) -> Page {
+    let status = engine.status();
+    let bound = engine.config().protect.max_staleness.as_millis() as u64 / 2;
+    let recent = status.feed.and_then(|feed| feed.oldest_contact_millis).is_some_and(|age| age < bound);
+    let serves = status.listening.is_some() && !status.fenced && engine.view().complete;
+    match serves && recent {
+        true => Page::text(200, "fresh\n".to_owned()),
+        false => Page::text(503, "not fresh\n".to_owned()),
+    }
+}
+
+/// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
+/// `/mox/kubernetes/{purge,resume}`.
+pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
+    match &engine.config().admin.token {
+        None => return Page::text(403, "mox.admin.token is not set, so nothing can be changed here\n".to_owned()),
+        Some(own) if !own.is(token) => {
+            return Page::text(403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token\n"));
+        }
+        Some(_) => {}
+    }
+    match path.trim_end_matches('/') {
+        "/mox/freeze" => {
+            engine.freeze();
+            Page::json(&json!({ "frozen": true }))
+        }
+        "/mox/thaw" => {
+            engine.thaw();
+            Page::json(&json!({ "frozen": false }))
+        }
+        // Asked of every session server, of which one may hold and another not.
+        "/mox/release" => Page::json(&json!({ "released": engine.release().is_ok() })),
+        "/mox/policy" => {
+            let document = serde_json::from_slice(body)
+                .map_err(|error| Error::InvalidArgument(format!("this is no JSON: {error}")));
+            let policy = document.and_then(|document| config::policy_from_json(document, &engine.config().namespace));
+            match policy.and_then(|policy| engine.set_policy(policy)) {
+                Ok(hash) => Page::json(&json!({ "hash": hash })),
+                Err(error) => Page::text(400, format!("{error}\n")),
+            }
+        }
+        path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => {
+            let Some(sink) = engine.kubernetes() else {
+                return Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned());
+            };
+            let purging = path.ends_with("purge");
+            let done = match purging {
+                true => sink.purge(String::from_utf8_lossy(body).trim()),
+                false => {
+                    sink.resume();
+                    Ok(())
+                }
+            };
+            match done {
+                Ok(()) => Page::json(&json!({ "purging": purging, "writer": sink.report().writer })),
+                Err(error) => Page::text(400, format!("{error}\n")),
+            }
+        }
+        _ => Page::text(
+            404,
+            "there are /mox/freeze, /mox/thaw, /mox/release, /mox/policy, /mox/kubernetes/purge and \
+             /mox/kubernetes/resume\n"
+                .to_owned(),
+        ),
+    }
+}

@@ -1,0 +1,197 @@
+//! Orders and questions as JSON, for callers on the other side of a language boundary.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    config::{self, Config},
+    error::{Error, Result},
+    host::{
+        admin::{self, Answer, Page, large::Cursor},
+        engine::Engine,
+        feed::Feed,
+        metrics,
+    },
+};
+
+/// One order or question.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Command {
+    /// Bind the listeners.
+    Listen {},
+    /// The first complete view is in.
+    Loaded {},
+    /// Services that could not be read; said before `loaded`, in as many commands as it takes.
+    Unknown {
+        /// Those.
+        data_info_ids: Vec<Arc<str>>,
+    },
+    /// Set the operator's latch.
+    Freeze {},
+    /// Release it.
+    Thaw {},
+    /// The registry stopped its pushes, or goes on with them.
+    Stopped {
+        /// Which of the two.
+        stopped: bool,
+    },
+    /// Let a held mass deletion through, once.
+    Release {},
+    /// Replace the policy.
+    Policy {
+        /// The whole new document.
+        policy: Value,
+    },
+    /// Wait until every earlier event is in the served snapshot.
+    Flush {
+        /// How long at most.
+        timeout_millis: u64,
+    },
+    /// Take what the host says of how it follows the data servers.
+    Feed {
+        /// What it says.
+        feed: Box<Feed>,
+    },
+    /// Refuse streams, or take them again.
+    Fence {
+        /// Which of the two.
+        fenced: bool,
+    },
+    /// Which services have events that no read has borne out in time.
+    Unconfirmed {
+        /// How many at most.
+        limit: usize,
+    },
+    /// The settings that the host acts on.
+    Settings {},
+    /// What the engine is doing.
+    Status {},
+    /// The same as metrics.
+    Metrics {},
+    /// An admin request that changes something.
+    Change {
+        /// Path, `/mox` included.
+        path: String,
+        /// What the client shows to be let in; empty: nothing.
+        #[serde(default)]
+        token: String,
+        /// The request's body.
+        #[serde(default)]
+        body: String,
+    },
+}
+
+/// Which page is asked for.
+#[derive(Debug, Deserialize)]
+struct Asked {
+    /// Path, `/mox` included.
+    path: String,
+    /// Query without the question mark.
+    #[serde(default)]
+    query: String,
+}
+
+/// What stands before a page.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    status: u16,
+    content_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u32>,
+    /// Where the rest of a large page is to be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<u64>,
+}
+
+/// Makes an admin page for a caller on the other side of a language boundary, who takes its bytes as they are: the length of
+/// its head in four bytes, big end first, the head as JSON, and the page or the first chunk of a large one.
+pub fn open_page(engine: &Engine, request: &[u8]) -> Result<(Vec<u8>, Option<Cursor>)> {
+    let Asked { path, query } = serde_json::from_slice(request)
+        .map_err(|error| Error::InvalidArgument(format!("this names no page: {error}")))?;
+    let (head, body, cursor) = match admin::page(engine, &path, &query) {
+        Answer::Page(Page { status, content_type, retry_after, body }) => {
+            (Head { status, content_type, retry_after, cursor: None }, Bytes::from(body), None)
+        }
+        Answer::Large { content_type, cursor } => {
+            let head = Head { status: 200, content_type, retry_after: None, cursor: Some(cursor.id()) };
+            (head, cursor.next()?.unwrap_or_default(), Some(cursor))
+        }
+    };
+    let head = serde_json::to_vec(&head).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(([&(head.len() as u32).to_be_bytes(), &*head, &*body].concat(), cursor))
+}
+
+/// Reads and executes a command on a thread that is not the engine's.
+pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
+    let command: Command = serde_json::from_slice(request)
+        .map_err(|error| Error::InvalidArgument(format!("this is no command: {error}")))?;
+    let done = Ok(json!({}));
+    match command {
+        Command::Listen {} => to_value(engine.listen()?),
+        Command::Loaded {} => {
+            engine.loaded();
+            done
+        }
+        Command::Unknown { data_info_ids } => {
+            engine.unknown(&data_info_ids);
+            done
+        }
+        Command::Freeze {} => {
+            engine.freeze();
+            done
+        }
+        Command::Thaw {} => {
+            engine.thaw();
+            done
+        }
+        Command::Stopped { stopped } => {
+            engine.stopped(stopped);
+            done
+        }
+        Command::Release {} => {
+            engine.release()?;
+            done
+        }
+        Command::Policy { policy } => {
+            let hash = engine.set_policy(config::policy_from_json(policy, &engine.config().namespace)?)?;
+            Ok(json!({ "hash": hash }))
+        }
+        Command::Flush { timeout_millis } => {
+            let flushed = engine.flush_within(Duration::from_millis(timeout_millis));
+            to_value(flushed.ok_or_else(|| Error::Internal(format!("no flush within {timeout_millis} ms")))?)
+        }
+        Command::Feed { feed } => {
+            engine.feed(*feed);
+            done
+        }
+        Command::Fence { fenced } => {
+            engine.fence(fenced);
+            done
+        }
+        Command::Unconfirmed { limit } => Ok(json!({ "dataInfoIds": engine.unconfirmed(limit) })),
+        Command::Settings {} => {
+            let Config { scope, cluster, protect, .. } = engine.config();
+            let millis = |duration: Duration| duration.as_millis() as u64;
+            Ok(json!({
+                "scope": scope,
+                "debounceMillis": millis(cluster.debounce),
+                "reconcileMillis": millis(cluster.reconcile),
+                "reads": cluster.reads,
+                "syncPort": cluster.sync_port,
+                "maxStalenessMillis": millis(protect.max_staleness),
+            }))
+        }
+        Command::Change { path, token, body } => to_value(admin::change(engine, &path, &token, body.as_bytes())),
+        Command::Status {} => to_value(engine.status()),
+        Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),
+    }
+}
+
+fn to_value(answer: impl serde::Serialize) -> Result<Value> {
+    serde_json::to_value(answer).map_err(|error| Error::Internal(error.to_string()))
+}

@@ -1,0 +1,533 @@
+//! Owns the runtime, the store, the rounds and the listeners.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::{
+    net::TcpListener,
+    runtime::{Handle, Runtime},
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+use tracing::{Dispatch, dispatcher};
+
+use crate::{
+    catalog::{orders::Orders, report::Report, rounds::Rounds, shared::Shared},
+    config::{Config, Push, Scope},
+    error::{Error, Result},
+    host::{
+        admin::{
+            self,
+            large::{Cursor, Large, PageCounts},
+        },
+        feed::{Feed, LastFeed},
+    },
+    kubernetes::{Followed, Sink, report::KubernetesReport},
+    model,
+    policy::{Policy, PolicyConfig},
+    registry::{frame, store::Counts},
+    snapshot::{
+        partition::Part,
+        view::{Held, View},
+    },
+    translate::TRANSLATION,
+    xds::{
+        drain::Drain,
+        limits::StreamLimits,
+        listener::{self, Door},
+        pace::PaceRule,
+        server::Ads,
+        streams::{ClientState, StreamState, Streams, Totals},
+        tls::Tls,
+    },
+};
+
+/// How long a stop waits for streams to end before it cuts them.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Of clients, and of bytes of streams, a status or a page shows this much.
+const SHOWN_CLIENTS: usize = 200;
+const SHOWN_STREAMS: usize = 256 << 10;
+
+/// A running engine. Dropping it without [`Engine::close`] stops its threads without draining.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    streams: Arc<Streams>,
+    draining: watch::Sender<bool>,
+    /// Whether streams are refused, so that clients go to another session server.
+    fenced: watch::Sender<bool>,
+    feed: Mutex<LastFeed>,
+    kubernetes: Option<Sink>,
+    large: Arc<Large>,
+    running: Mutex<Option<Running>>,
+    handle: Handle,
+    listeners: Mutex<Listeners>,
+    closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Running {
+    runtime: Runtime,
+    /// Closed when the thread of the rounds ends.
+    rounds: oneshot::Receiver<()>,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    bound: Option<Bound>,
+    servers: Vec<JoinHandle<()>>,
+}
+
+/// Where the engine listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bound {
+    /// The MoX listener that serves everything.
+    pub mox: SocketAddr,
+    /// Those that serve a part, by the number of parts and in order.
+    pub slices: BTreeMap<usize, Vec<SocketAddr>>,
+    /// The admin pages, if they have a listener of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+}
+
+/// What a flush answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flushed {
+    /// Served services.
+    pub services: usize,
+    /// Served endpoints.
+    pub endpoints: u64,
+    /// `version_info` of the served ServiceEntries.
+    pub version: String,
+    /// That of the served WorkloadEntries, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload_version: Option<String>,
+    /// Why the served state is not the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// Everything an operator wants to know at a glance.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of this library.
+    pub release: &'static str,
+    /// See [`TRANSLATION`].
+    pub translation: u32,
+    /// Where it listens.
+    pub listening: Option<Bound>,
+    /// Which publishers are served.
+    pub scope: Scope,
+    /// What is served.
+    pub served: Flushed,
+    /// Whether streams are refused because this session server is cut off and another is not.
+    pub fenced: bool,
+    /// How the data servers are followed, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feed: Option<Feed>,
+    /// Its encoded size in bytes.
+    pub bytes: usize,
+    /// What the registry said.
+    pub store: Counts,
+    /// What the rounds made of it.
+    pub publisher: Report,
+    /// Hash of the policy.
+    pub policy: String,
+    /// All streams in numbers.
+    pub totals: Totals,
+    /// Who is connected, and whether with the right parts; the first two hundred, those with something wrong before others.
+    pub clients: Vec<ClientState>,
+    /// How many more clients there are.
+    pub clients_left_out: usize,
+    /// Their streams, the oldest; `/mox/streams` has all.
+    pub streams: Vec<StreamState>,
+    /// How many more streams there are.
+    pub streams_left_out: usize,
+    /// Responses sent, without priming.
+    pub pushes: u64,
+    /// Their size in bytes.
+    pub pushed_bytes: u64,
+    /// Responses that a client did not accept.
+    pub nacks: u64,
+    /// Streams ended since their client read nothing for a minute.
+    pub slow_readers: u64,
+    /// Connections and streams refused, by whatever limit.
+    pub refused: u64,
+    /// What became of large admin pages.
+    pub pages: PageCounts,
+    /// How writing to the Kubernetes API goes, if it is switched on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesReport>,
+}
+
+impl Engine {
+    /// Starts the engine's threads, which log to the subscriber that is current here. Events are taken from now on; nothing
+    /// listens yet.
+    pub fn open(config: Config) -> Result<Self> {
+        let shared = Arc::new(Shared::new(config)?);
+        let config = &shared.config;
+        let logs = dispatcher::get_default(Dispatch::clone);
+        let rounds_logs = logs.clone();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.threads)
+            .thread_name("mox")
+            .on_thread_start(move || log_to(&logs))
+            .enable_all()
+            .build()
+            .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
+        let Push { duty, max, .. } = config.push;
+        let handle = runtime.handle().clone();
+        let rounds = spawn_rounds(Rounds::new(Arc::clone(&shared)), handle.clone(), rounds_logs)?;
+        let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
+        let followed =
+            Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
+        let kubernetes = Sink::start(&shared.config, &handle, followed);
+        Ok(Self {
+            shared,
+            streams: Arc::new(Streams::new(PaceRule { duty, max })),
+            draining,
+            fenced,
+            feed: Mutex::default(),
+            kubernetes,
+            large: Arc::default(),
+            running: Mutex::new(Some(Running { runtime, rounds })),
+            handle,
+            listeners: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// Applies a packed frame and returns the sequence number of its last event. A malformed frame changes nothing; an
+    /// event that meets a limit is dropped and the others are applied.
+    pub fn apply(&self, frame: &[u8]) -> Result<u64> {
+        let events = frame::decode(frame)?;
+        let now = model::now();
+        let (mut sequence, mut refused) = (0, None);
+        for event in events {
+            match self.shared.store.apply(&event, now) {
+                Ok(applied) => sequence = applied,
+                Err(error) => refused = Some(error),
+            }
+        }
+        refused.map_or(Ok(sequence), Err)
+    }
+
+    /// Binds the listeners and serves; a second call answers the same addresses. All bind or none.
+    pub fn listen(self: &Arc<Self>) -> Result<Bound> {
+        let mut listeners = self.listeners.lock();
+        if let Some(bound) = &listeners.bound {
+            return Ok(bound.clone());
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let config = &self.shared.config;
+        let tls = Tls::open(&config.tls)?;
+        let (mox, mox_address) = self.bind(config.listen)?;
+        let mut ports = vec![(mox, Part::WHOLE)];
+        let mut slices: BTreeMap<usize, Vec<SocketAddr>> = BTreeMap::new();
+        for part in config.partitions.iter().flat_map(|count| Part::all_of(*count)) {
+            // With port 0 each takes a free one.
+            let offset = if config.listen.port() == 0 { 0 } else { part.number() as u16 };
+            let (slice, address) = self.bind(SocketAddr::new(config.listen.ip(), config.listen.port() + offset))?;
+            ports.push((slice, part));
+            slices.entry(part.count()).or_default().push(address);
+        }
+        let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
+        let bound = Bound { mox: mox_address, slices, admin: admin.as_ref().map(|(_, address)| *address) };
+        let limits = StreamLimits::new(config);
+        let ads = Ads {
+            view: self.shared.view.subscribe(),
+            parts: Arc::clone(&self.shared.signals),
+            drain: Drain::new(self.draining.subscribe(), self.fenced.subscribe()),
+            streams: Arc::clone(&self.streams),
+            prime: config.push.prime,
+            limits,
+        };
+        let (allow, streams) = (config.allow_cidrs.clone(), Arc::clone(&self.streams));
+        let door = Arc::new(Door::new(allow, limits.streams, tls, streams));
+        let (out, connections) = mpsc::channel(64);
+        for (port, part) in ports {
+            let accepting = listener::accept(port, part, Arc::clone(&door), out.clone());
+            listeners.servers.push(self.handle.spawn(accepting));
+        }
+        listeners.servers.push(self.handle.spawn(async move {
+            if let Err(error) = ads.serve(connections).await {
+                tracing::error!(%error, "the MoX listener failed");
+            }
+        }));
+        if let Some((admin, _)) = admin {
+            let (engine, draining) = (Arc::downgrade(self), self.draining.subscribe());
+            let served = admin::listener::serve(admin, engine, draining, admin::listener::Limits::default());
+            listeners.servers.push(self.handle.spawn(served));
+        }
+        listeners.bound = Some(bound.clone());
+        let now = self.shared.clock.now();
+        self.order(|orders| orders.listening_since = Some(now));
+        tracing::info!(mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
+        Ok(bound)
+    }
+
+    fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            let _in_runtime = self.handle.enter();
+            let listener = TcpListener::from_std(listener)?;
+            let local = listener.local_addr()?;
+            Ok((listener, local))
+        });
+        bound.map_err(|source| Error::Bind { address, source })
+    }
+
+    /// Says that the first complete view is in: serving starts.
+    pub fn loaded(&self) {
+        self.order(|orders| orders.loaded = true);
+    }
+
+    /// Keeps what is served as it is until [`Engine::thaw`].
+    pub fn freeze(&self) {
+        self.order(|orders| orders.frozen = true);
+    }
+
+    /// Ends a freeze; what changed meanwhile is served.
+    pub fn thaw(&self) {
+        self.order(|orders| orders.frozen = false);
+    }
+
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        let frozen = {
+            let mut orders = self.shared.orders.lock();
+            change(&mut orders);
+            orders.frozen || orders.stopped
+        };
+        self.kubernetes.iter().for_each(|sink| sink.freeze(frozen));
+        self.shared.store.wake().wake();
+    }
+
+    /// Whether the registry has stopped its pushes; a latch of its own beside [`Engine::freeze`].
+    pub fn stopped(&self, stopped: bool) {
+        self.order(|orders| orders.stopped = stopped);
+    }
+
+    /// Takes what the host says of how it follows the data servers.
+    pub fn feed(&self, feed: Feed) {
+        self.feed.lock().take(feed);
+    }
+
+    /// Ends the streams and refuses new ones, so that clients go to another session server; or ends that.
+    pub fn fence(&self, fenced: bool) {
+        if self.fenced.send_replace(fenced) != fenced {
+            tracing::warn!(fenced, "streams are refused while another session server has fresher data");
+        }
+    }
+
+    /// Says before [`Engine::loaded`] which services of the registry could not be read: what was served of them last stays
+    /// until a read of them is applied.
+    pub fn unknown(&self, ids: &[Arc<str>]) {
+        self.shared.store.set_unknown(ids);
+    }
+
+    /// Services of the registry whose events no read has borne out in time.
+    pub fn unconfirmed(&self, limit: usize) -> Vec<Arc<str>> {
+        self.shared.store.unconfirmed(model::now(), limit)
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Lets a held mass deletion through, once; an error where none is held.
+    pub fn release(&self) -> Result<()> {
+        let in_kubernetes = self.kubernetes.as_ref().is_some_and(Sink::release);
+        if self.shared.report.lock().withheld.is_none() {
+            if in_kubernetes {
+                return Ok(());
+            }
+            return Err(Error::InvalidArgument("no mass deletion is held".to_owned()));
+        }
+        self.order(|orders| orders.release = true);
+        Ok(())
+    }
+
+    /// Replaces the policy; returns its hash. A document with a mistake changes nothing.
+    pub fn set_policy(&self, config: PolicyConfig) -> Result<String> {
+        let policy = Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?;
+        let hash = policy.hash().to_owned();
+        self.shared.policy.store(Arc::new(policy));
+        self.shared.store.wake().wake();
+        Ok(hash)
+    }
+
+    /// Waits until the served snapshot contains every event that was applied before. Never waits for a client.
+    pub async fn flush(&self) -> Flushed {
+        let mut flushed = self.shared.flushed.subscribe();
+        let ticket = {
+            let mut orders = self.shared.orders.lock();
+            orders.flushes += 1;
+            orders.flushes
+        };
+        self.shared.store.wake().wake();
+        // The sender lives as long as `self`.
+        let _ = flushed.wait_for(|answered| *answered >= ticket).await;
+        self.served()
+    }
+
+    /// [`Engine::flush`] for a thread that is not the engine's; `None` if it takes longer than `timeout`.
+    pub fn flush_within(&self, timeout: Duration) -> Option<Flushed> {
+        self.handle.block_on(async { tokio::time::timeout(timeout, self.flush()).await.ok() })
+    }
+
+    fn served(&self) -> Flushed {
+        let view = self.shared.view.borrow().clone();
+        let (services, workloads) = (&view.service_entries, &view.workload_entries);
+        Flushed {
+            services: services.resources(),
+            endpoints: services.endpoints() + workloads.endpoints(),
+            version: services.version().to_string(),
+            workload_version: (workloads.resources() > 0).then(|| workloads.version().to_string()),
+            held: self.shared.report.lock().held,
+        }
+    }
+
+    /// What the engine is doing.
+    pub fn status(&self) -> Status {
+        // No lock is held while another is taken.
+        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().summary());
+        let ((clients, totals), streams) = (self.clients(), self.streams(0));
+        let View { service_entries, workload_entries, .. } = self.view();
+        let bytes = service_entries.bytes() + workload_entries.bytes();
+        Status {
+            release: env!("CARGO_PKG_VERSION"),
+            translation: TRANSLATION,
+            listening,
+            scope: self.shared.config.scope,
+            served: self.served(),
+            fenced: *self.fenced.borrow(),
+            feed: self.feed.lock().feed().cloned(),
+            bytes,
+            store: self.shared.store.counts(),
+            publisher,
+            policy: self.shared.policy.load().hash().to_owned(),
+            clients_left_out: totals.clients - clients.len(),
+            // Streams come and go meanwhile.
+            streams_left_out: totals.streams.saturating_sub(streams.len()),
+            totals,
+            clients,
+            streams,
+            pushes: self.streams.pushes.load(Ordering::Relaxed),
+            pushed_bytes: self.streams.bytes.load(Ordering::Relaxed),
+            nacks: self.streams.nacks.load(Ordering::Relaxed),
+            slow_readers: self.streams.slow.load(Ordering::Relaxed),
+            refused: self.streams.refused.load(Ordering::Relaxed),
+            pages: self.large.counts(),
+            kubernetes: self.kubernetes.as_ref().map(Sink::report),
+        }
+    }
+
+    /// Clients as a page shows them, and all streams in numbers.
+    pub(crate) fn clients(&self) -> (Vec<ClientState>, Totals) {
+        self.streams.clients(SHOWN_CLIENTS)
+    }
+
+    /// Streams as a page shows them, from one on.
+    pub(crate) fn streams(&self, from: usize) -> Vec<StreamState> {
+        self.streams.list(from, SHOWN_STREAMS)
+    }
+
+    /// Counts a connection that is not served.
+    pub(crate) fn count_refused(&self) {
+        self.streams.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The place of the large page that is being read.
+    pub fn large(&self) -> &Arc<Large> {
+        &self.large
+    }
+
+    /// Leaves a large page to who knows its number, for as long as that reads it.
+    pub fn keep(&self, cursor: Cursor) {
+        cursor.keep(&self.handle);
+    }
+
+    /// The part that writes to the Kubernetes API, if it is switched on.
+    pub fn kubernetes(&self) -> Option<&Sink> {
+        self.kubernetes.as_ref()
+    }
+
+    /// Follows the view that streams see.
+    #[cfg(feature = "testing")]
+    pub fn watch(&self) -> watch::Receiver<View> {
+        self.shared.view.subscribe()
+    }
+
+    /// The view that streams see.
+    pub(crate) fn view(&self) -> View {
+        self.shared.view.borrow().clone()
+    }
+
+    /// Ends streams without a last state, waits for them a bounded time, and stops the threads. Must not be called
+    /// from one of the engine's own threads; a second call does nothing.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let Some(Running { runtime, rounds }) = self.running.lock().take() else { return };
+        self.draining.send_replace(true);
+        self.large.end();
+        let servers = std::mem::take(&mut self.listeners.lock().servers);
+        self.shared.store.wake().stop();
+        runtime.block_on(async {
+            let all = async {
+                let sink = self.kubernetes.as_ref().and_then(Sink::take_task);
+                // One that panicked has stopped as well.
+                for task in servers.into_iter().chain(sink) {
+                    let _ = task.await;
+                }
+                let _ = rounds.await;
+            };
+            if tokio::time::timeout(DRAIN, all).await.is_err() {
+                tracing::warn!("some streams did not end in time and are cut");
+            }
+        });
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(Running { runtime, .. }) = self.running.lock().take() {
+            self.shared.store.wake().stop();
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Makes this thread of the runtime's log where the engine's opener does, for as long as the thread lives.
+fn log_to(logs: &Dispatch) {
+    std::mem::forget(dispatcher::set_default(logs));
+}
+
+/// Starts the thread of the rounds; what is returned is closed when it ends. It is none of the runtime's: a round keeps no
+/// stream waiting, and nobody has to take over what a worker of the runtime leaves.
+fn spawn_rounds(rounds: Rounds, handle: Handle, logs: Dispatch) -> Result<oneshot::Receiver<()>> {
+    let (ends, ended) = oneshot::channel();
+    let run = move || {
+        let _ends: oneshot::Sender<()> = ends;
+        let _in_runtime = handle.enter();
+        dispatcher::with_default(&logs, || rounds.run());
+    };
+    let started = std::thread::Builder::new().name("mox-publish".to_owned()).spawn(run);
+    started.map_err(|error| Error::Internal(format!("the thread of the rounds does not start: {error}")))?;
+    Ok(ended)
+}

@@ -1,0 +1,298 @@
+//! The status as metrics, for Prometheus. Names begin with `mox_`; counters, which only grow while the process lives, end
+//! with `_total`; times are in seconds and sizes in bytes.
+
+use std::fmt::{self, Display, Write};
+
+use serde::Serialize;
+
+use crate::{
+    host::{
+        engine::{Engine, Status},
+        feed::Feed,
+    },
+    kubernetes::report::KubernetesReport,
+    snapshot::view::Held,
+};
+
+/// What a metric is to Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It goes up and down.
+    Gauge,
+    /// It only grows.
+    Counter,
+}
+
+/// One value of a metric.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sample {
+    /// Name and value of its label, if it has one.
+    pub label: Option<(&'static str, String)>,
+    /// The value.
+    pub value: f64,
+}
+
+/// A metric.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// What it is to Prometheus.
+    pub kind: Kind,
+    /// Its values.
+    pub samples: Vec<Sample>,
+}
+
+/// All metrics of an engine, in the text format of Prometheus.
+pub fn text(engine: &Engine) -> String {
+    let mut text = String::new();
+    for metric in of(&engine.status()) {
+        // A String takes everything.
+        let _ = write!(text, "{metric}");
+    }
+    text
+}
+
+/// All metrics that a status holds.
+pub fn of(status: &Status) -> Vec<Metric> {
+    let Status { served, store, publisher, totals, .. } = status;
+    let mut all = vec![
+        labelled("mox_info", "Version of the library, always 1.", "release", [(status.release.to_owned(), 1)]),
+        labelled("mox_policy", "Hash of the policy, always 1.", "hash", [(status.policy.clone(), 1)]),
+        gauge("mox_translation", "Number of the translation; other numbers serve other bytes.", status.translation),
+        labelled(
+            "mox_held",
+            "1 for the reason why the served state is not the newest.",
+            "reason",
+            [Held::NotLoaded, Held::LastGood, Held::MassDelete, Held::Frozen]
+                .map(|held| (name(&held), u64::from(served.held == Some(held)))),
+        ),
+        gauge(
+            "mox_fenced",
+            "1 while streams are refused, since another session server has fresher data.",
+            status.fenced,
+        ),
+        gauge("mox_listening", "1 while istiod can connect.", status.listening.is_some()),
+        gauge("mox_services", "ServiceEntries that are served, those of direct mode included.", served.services as u64),
+        gauge("mox_endpoints", "Served endpoints.", served.endpoints),
+        gauge("mox_bytes", "Encoded size of the served ServiceEntries and WorkloadEntries.", status.bytes as u64),
+        gauge(
+            "mox_known_services",
+            "Services that the registry named, those just gone included.",
+            store.services as u64,
+        ),
+        gauge("mox_publishers", "Publishers.", store.publishers as u64),
+        gauge("mox_tombstones", "Remembered removals.", store.tombstones as u64),
+        counter("mox_events_dropped_total", "Events dropped at a limit.", store.dropped),
+        gauge("mox_withheld_services", "Services withheld from a mass deletion.", lost(status).0),
+        gauge("mox_withheld_endpoints", "Endpoints withheld from a mass deletion.", lost(status).1),
+        gauge("mox_grace_services", "Services that lost their last endpoint a while ago.", publisher.in_grace as u64),
+        labelled(
+            "mox_rejected_payloads",
+            "Payloads that are not served, by reason.",
+            "reason",
+            publisher.rejects.iter().map(|(reason, count)| (name(reason), *count)),
+        ),
+        labelled(
+            "mox_invalid_endpoints",
+            "Endpoints left out since Istio would refuse them, by rule.",
+            "rule",
+            publisher.invalid_endpoints.iter().map(|(rule, count)| (name(rule), *count)),
+        ),
+        labelled(
+            "mox_quarantined_services",
+            "Services that keep their last good form, by reason.",
+            "reason",
+            publisher.quarantined_by.iter().map(|(reason, count)| ((*reason).to_owned(), *count)),
+        ),
+        labelled(
+            "mox_services_unknown",
+            "Services of the registry that could not be read, by what the mesh has of them.",
+            "served",
+            [("last-good", publisher.unknown.last_good), ("nothing", publisher.unknown.missing)]
+                .map(|(served, count)| (served.to_owned(), count as u64)),
+        ),
+        counter("mox_rounds_total", "Rounds from what changed to a snapshot.", publisher.rounds),
+        counter("mox_translations_total", "Services translated.", publisher.translations),
+        counter("mox_snapshots_total", "Snapshots handed to streams and sinks.", publisher.snapshots),
+        gauge("mox_streams", "Open streams.", totals.streams as u64),
+        gauge(
+            "mox_unacknowledged",
+            "Types on streams whose last response was not accepted, or not yet.",
+            totals.unacknowledged as u64,
+        ),
+        counter("mox_pushes_total", "Responses sent, without priming.", status.pushes),
+        counter("mox_pushed_bytes_total", "Bytes of those.", status.pushed_bytes),
+        counter("mox_nacks_total", "Responses that a client did not accept.", status.nacks),
+        gauge(
+            "mox_clients_with_wrong_parts",
+            "Clients that take some of the parts of a number, or parts beside everything; /mox/streams says which.",
+            totals.wrong as u64,
+        ),
+        gauge(
+            "mox_responses_too_large",
+            "Types on streams that keep their last response, since the newest set is too large for one.",
+            totals.too_large as u64,
+        ),
+        counter("mox_slow_readers_total", "Streams ended since their client read nothing.", status.slow_readers),
+        counter("mox_refused_total", "Connections and streams refused, by whatever limit.", status.refused),
+        counter(
+            "mox_pages_refused_total",
+            "Large admin pages refused, since another one was being read.",
+            status.pages.refused,
+        ),
+        counter(
+            "mox_pages_ended_total",
+            "Large admin pages ended, since their reader was too slow.",
+            status.pages.ended,
+        ),
+    ];
+    if let Some(feed) = &status.feed {
+        all.extend(of_feed(feed));
+    }
+    if let Some(report) = &status.kubernetes {
+        all.extend(of_kubernetes(report));
+    }
+    all
+}
+
+fn of_kubernetes(report: &KubernetesReport) -> Vec<Metric> {
+    vec![
+        gauge("mox_kubernetes_writer", "1 for the session server that writes to Kubernetes.", report.writer),
+        gauge("mox_kubernetes_in_sync", "1 while nothing is to be written.", report.in_sync),
+        gauge("mox_kubernetes_objects", "Objects that are wanted in Kubernetes.", report.objects as u64),
+        gauge(
+            "mox_kubernetes_pending",
+            "Objects that are to be written, deleted or tried again.",
+            report.pending as u64,
+        ),
+        gauge("mox_kubernetes_problems", "Objects that are not as they should be.", report.problem_count as u64),
+        gauge(
+            "mox_kubernetes_withheld_endpoints",
+            "Endpoints in Kubernetes withheld from a mass deletion.",
+            report.withheld.map_or(0, |lost| lost.endpoints as u64),
+        ),
+        counter("mox_kubernetes_applies_total", "Objects written.", report.applies),
+        counter("mox_kubernetes_deletes_total", "Objects deleted.", report.deletes),
+        counter("mox_kubernetes_refused_total", "Writes that the API server refused.", report.refused),
+        counter("mox_kubernetes_pauses_total", "How often all writes were put off.", report.pauses),
+    ]
+}
+
+fn of_feed(feed: &Feed) -> Vec<Metric> {
+    let seconds = |millis: Option<u64>| millis.map(|millis| millis as f64 / 1_000.0);
+    let mut all = vec![
+        gauge(
+            "mox_feed_stale",
+            "1 while the data servers are silent for longer than mox.protect.max-staleness.",
+            feed.stale,
+        ),
+        gauge("mox_feed_push_stopped", "1 while the registry has stopped its pushes.", feed.push_stopped),
+        gauge("mox_feed_slots", "Slots of the registry's slot table.", feed.slots),
+        gauge("mox_feed_services", "Services that the data servers have, as far as it is known.", feed.ids),
+        gauge("mox_feed_owed", "Services found different and not read since.", feed.owed),
+        gauge(
+            "mox_feed_unreadable",
+            "Services that cannot be read although their data server answers, or cannot be taken in.",
+            feed.unreadable,
+        ),
+        labelled(
+            "mox_feed_refused_publishers",
+            "Publishers that are not taken, or not whole, by reason.",
+            "reason",
+            feed.refused_publishers.iter().map(|(reason, count)| (reason.clone(), *count)),
+        ),
+        Metric {
+            kind: Kind::Counter,
+            ..labelled(
+                "mox_feed_refused_events_total",
+                "What clients of this session server published and is not taken, or not whole, by reason.",
+                "reason",
+                feed.refused_events.iter().map(|(reason, count)| (reason.clone(), *count)),
+            )
+        },
+        gauge("mox_feed_dirty", "Services that are to be read now.", feed.dirty),
+        counter("mox_feed_notices_total", "Notices of changed services.", feed.notices),
+        counter("mox_feed_reads_total", "Reads of a service.", feed.reads),
+        counter("mox_feed_read_bytes_total", "Bytes of publishers' data in them.", feed.read_bytes),
+        counter("mox_feed_read_failures_total", "Reads that failed.", feed.read_failures),
+        counter("mox_feed_compares_total", "Comparisons of a slot.", feed.compares),
+        counter("mox_feed_compare_failures_total", "Comparisons that failed.", feed.compare_failures),
+        counter("mox_feed_differences_total", "Services of which a comparison found another state.", feed.differences),
+        counter("mox_feed_reconciled_total", "Comparisons of everything without a failure.", feed.reconciled),
+    ];
+    for (name, help, value) in [
+        ("mox_feed_reconciled_age_seconds", "How long ago the last one began.", seconds(feed.reconciled_millis_ago)),
+        (
+            "mox_feed_silence_seconds",
+            "For how long a slot's leader was not heard of.",
+            seconds(feed.oldest_contact_millis),
+        ),
+        ("mox_feed_bootstrap_seconds", "How long the first complete view took.", seconds(feed.bootstrap_millis)),
+        (
+            "mox_feed_fresh_peers",
+            "Other session servers with fresh data, asked while this one is cut off.",
+            feed.fresh_peers.map(|n| n as f64),
+        ),
+    ] {
+        if let Some(value) = value {
+            all.push(Metric { name, help, kind: Kind::Gauge, samples: vec![Sample { label: None, value }] });
+        }
+    }
+    all
+}
+
+fn lost(status: &Status) -> (u64, u64) {
+    status.publisher.withheld.map_or((0, 0), |lost| (lost.services as u64, lost.endpoints as u64))
+}
+
+fn gauge(name: &'static str, help: &'static str, value: impl Into<u64>) -> Metric {
+    plain(name, help, Kind::Gauge, value.into())
+}
+
+fn counter(name: &'static str, help: &'static str, value: u64) -> Metric {
+    plain(name, help, Kind::Counter, value)
+}
+
+fn plain(name: &'static str, help: &'static str, kind: Kind, value: u64) -> Metric {
+    Metric { name, help, kind, samples: vec![Sample { label: None, value: value as f64 }] }
+}
+
+fn labelled(
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    values: impl IntoIterator<Item = (String, u64)>,
+) -> Metric {
+    let sample = |(value, count): (String, u64)| Sample { label: Some((label, value)), value: count as f64 };
+    Metric { name, help, kind: Kind::Gauge, samples: values.into_iter().map(sample).collect() }
+}
+
+/// As the status writes it.
+fn name(reason: &impl Serialize) -> String {
+    match serde_json::to_value(reason) {
+        Ok(serde_json::Value::String(name)) => name,
+        other => unreachable!("a reason is a word: {other:?}"),
+    }
+}
+
+impl Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Gauge => "gauge",
+            Kind::Counter => "counter",
+        };
+        writeln!(f, "# HELP {} {}\n# TYPE {} {kind}", self.name, self.help, self.name)?;
+        for Sample { label, value } in &self.samples {
+            match label {
+                // Labels are words of ours, a release or a rule: nothing to escape.
+                Some((label, text)) => writeln!(f, "{}{{{label}=\"{text}\"}} {value}", self.name)?,
+                None => writeln!(f, "{} {value}", self.name)?,
+            }
+        }
+        Ok(())
+    }
+}

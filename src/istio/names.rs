@@ -1,0 +1,15 @@
+//! Keys of labels and annotations that this project writes. All of its own are under `sofa.registry/`.
+
+/// Annotation with the exact dataInfoId, since hosts are lower case and may be hashed.
+pub const ID_ANNOTATION: &str = "sofa.registry/data-info-id";
+/// Annotation of a WorkloadEntry with the registerId of the publisher that it comes from.
+pub const REGISTER_ID_ANNOTATION: &str = "sofa.registry/register-id";
+/// Annotation of an application's entry with the application's name as its publishers write it.
+pub const APPLICATION_ANNOTATION: &str = "sofa.registry/application";
+/// Label of an entry whose last endpoint went. istiod 1.29 pushes the removal of the last endpoint only if something
+/// else in the entry changes with it.
+pub const EMPTY_LABEL: &str = "sofa.registry/empty";
+/// Label that joins a service's WorkloadEntries to it. Nobody else selects by it, so no Kubernetes Service takes them.
+pub const SERVICE_LABEL: &str = "sofa.registry/service";
+/// Label and value of an endpoint that is called with mTLS.
+pub const TLS_LABEL: (&str, &str) = ("security.istio.io/tlsMode", "istio");

@@ -1,0 +1,191 @@
+//! A checked policy, ready to be asked for each service and endpoint.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use serde::Serialize;
+use wildmatch::WildMatch;
+
+use crate::{
+    digest::{self, hex},
+    error::{Error, Result},
+    policy::{
+        address::{self, Refusal},
+        document::{Balance, MtlsRule, Override, PolicyConfig},
+    },
+};
+
+/// A checked [`PolicyConfig`], ready to ask.
+#[derive(Debug)]
+pub struct Policy {
+    config: PolicyConfig,
+    include: Vec<WildMatch>,
+    exclude: Vec<WildMatch>,
+    direct: Vec<WildMatch>,
+    mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
+    /// The most specific first.
+    overrides: Vec<(WildMatch, Override)>,
+    vip_range: Option<IpNet>,
+    hash: String,
+    reading: u64,
+}
+
+impl Policy {
+    /// Checks the whole document, for resources in `namespace`; an error names every mistake, a line each.
+    pub fn new(config: PolicyConfig, vip_range: Option<IpNet>, namespace: &str) -> Result<Self> {
+        let mistakes = config.mistakes("policy", namespace);
+        if mistakes.is_empty() { Self::compile(config, vip_range) } else { Err(mistakes.into()) }
+    }
+
+    /// Like [`Policy::new`], for a document that has no mistakes.
+    pub(crate) fn compile(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
+        let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
+        overrides.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count()));
+        let hash = digest(&config)?;
+        let reads = |exception: &Override| (exception.dns, exception.labels.clone());
+        let exceptions = config.overrides.iter().map(|(glob, it)| (glob, reads(it)));
+        let exceptions: Vec<_> = exceptions.filter(|(_, reads)| *reads != (None, None)).collect();
+        let reading =
+            digest(&(&config.labels, &config.locality, &config.endpoints, &config.mtls, exceptions, vip_range))?;
+        Ok(Self {
+            include: config.include.iter().map(|glob| WildMatch::new(glob)).collect(),
+            exclude: config.exclude.iter().map(|glob| WildMatch::new(glob)).collect(),
+            direct: config.direct.applications.iter().map(|glob| WildMatch::new(glob)).collect(),
+            mtls: config.mtls.iter().map(MtlsRule::compiled).collect(),
+            overrides: overrides.into_iter().map(|(glob, it)| (WildMatch::new(glob), it.clone())).collect(),
+            vip_range,
+            hash: hex(&hash),
+            reading: u64::from_be_bytes(reading),
+            config,
+        })
+    }
+
+    /// Equal for two policies under which every publisher's payloads are read alike; what was read under one holds under
+    /// the other.
+    pub fn reading(&self) -> u64 {
+        self.reading
+    }
+
+    /// Whether entries for consumers that dial addresses are made alike, of the same endpoints.
+    pub fn makes_direct_as(&self, other: &Self) -> bool {
+        self.config.direct == other.config.direct && self.config.export_to == other.config.export_to
+    }
+
+    /// Equal documents have equal hashes, on every session server.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Whether a service is served at all.
+    pub fn serves(&self, data_info_id: &str) -> bool {
+        let any = |globs: &[WildMatch]| globs.iter().any(|glob| glob.matches(data_info_id));
+        (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+    }
+
+    /// Whether an address may be an endpoint.
+    pub fn check_address(&self, address: IpAddr) -> Result<(), Refusal> {
+        address::check(address, &self.config.endpoints, self.vip_range)
+    }
+
+    /// Whom an endpoint's certificate must name; `None`: it is called without mTLS.
+    pub fn mtls(
+        &self,
+        address: Option<IpAddr>,
+        application: Option<&str>,
+        zone: Option<&str>,
+    ) -> Option<Arc<[String]>> {
+        let matches = |(rule, (applications, _)): &(&MtlsRule, &(Vec<WildMatch>, Arc<[String]>))| {
+            let named = |glob: &WildMatch| application.is_some_and(|application| glob.matches(application));
+            let inside = |range: &IpNet| address.is_some_and(|address| range.contains(&address));
+            (applications.is_empty() || applications.iter().any(named))
+                && (rule.cidrs.is_empty() || rule.cidrs.iter().any(inside))
+                && (rule.zones.is_empty() || rule.zones.iter().any(|known| Some(known.as_str()) == zone))
+        };
+        let found = self.config.mtls.iter().zip(&self.mtls).find(matches);
+        found.map(|(_, (_, identities))| Arc::clone(identities))
+    }
+
+    /// Whether consumers of any application may dial addresses.
+    pub fn has_direct(&self) -> bool {
+        !self.direct.is_empty()
+    }
+
+    /// Whether consumers of `application` may dial addresses.
+    pub fn is_direct(&self, application: &str) -> bool {
+        self.direct.iter().any(|glob| glob.matches(application))
+    }
+
+    /// Who chooses the provider of a call to an address.
+    pub fn balance(&self) -> Balance {
+        self.config.direct.balance
+    }
+
+    /// `exportTo` of what belongs to no single service.
+    pub fn export_to(&self) -> &[String] {
+        &self.config.export_to
+    }
+
+    /// The decisions for one service.
+    pub fn rules<'a>(&'a self, data_info_id: &str) -> Rules<'a> {
+        let matching: Vec<&Override> = self
+            .overrides
+            .iter()
+            .filter(|(glob, _)| glob.matches(data_info_id))
+            .map(|(_, exception)| exception)
+            .collect();
+        let PolicyConfig { export_to, labels, .. } = &self.config;
+        Rules {
+            policy: self,
+            host: matching.iter().find_map(|it| it.host.as_deref()),
+            port: matching.iter().find_map(|it| it.port),
+            protocol: matching.iter().find_map(|it| it.protocol.as_deref()),
+            export_to: matching.iter().find_map(|it| it.export_to.as_ref()).unwrap_or(export_to),
+            dns: matching.iter().find_map(|it| it.dns).unwrap_or_default(),
+            labels: matching.iter().find_map(|it| it.labels.as_ref()).unwrap_or(labels),
+        }
+    }
+
+    /// The locality of a zone or cell.
+    pub fn locality(&self, zone: &str) -> Option<&str> {
+        self.config.locality.get(zone).map(String::as_str)
+    }
+
+    /// The service port that replaces a protocol's usual one.
+    pub fn port(&self, protocol: &str) -> Option<u16> {
+        self.config.ports.iter().find(|(name, _)| name.eq_ignore_ascii_case(protocol)).map(|(_, port)| *port)
+    }
+}
+
+/// The first bytes of a SHA-256 over a part of a document.
+fn digest(part: &impl Serialize) -> Result<[u8; 8]> {
+    let json = serde_json::to_vec(part).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(digest::prefix_of(json))
+}
+
+/// A policy as it is for one service.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// The policy that holds for all services.
+    pub policy: &'a Policy,
+    /// The whole host, in place of the one made from the dataInfoId.
+    pub host: Option<&'a str>,
+    /// The service port's number, in place of that of its protocol.
+    pub port: Option<u16>,
+    /// The service port's protocol in Istio.
+    pub protocol: Option<&'a str>,
+    /// `exportTo` of the ServiceEntry.
+    pub export_to: &'a [String],
+    /// Whether publishers may name hosts.
+    pub dns: bool,
+    /// URL parameters that become labels.
+    pub labels: &'a [String],
+}
+
+impl MtlsRule {
+    fn compiled(&self) -> (Vec<WildMatch>, Arc<[String]>) {
+        let mut identities = self.identities.clone();
+        identities.sort();
+        identities.dedup();
+        (self.applications.iter().map(|glob| WildMatch::new(glob)).collect(), identities.into())
+    }
+}

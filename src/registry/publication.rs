@@ -1,0 +1,80 @@
+//! What a live publisher said last.
+
+use std::{any::Any, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{model::RegisterVersion, registry::frame::Body};
+
+/// A publisher in one of its versions.
+#[derive(Debug)]
+pub struct Publication {
+    /// Which of the publisher's states this is.
+    pub version: RegisterVersion,
+    pub(super) body: Box<[u8]>,
+    /// What readers made of it.
+    pub memo: Memo,
+}
+
+impl Publication {
+    pub(super) fn new(body: &Body<'_>) -> Arc<Self> {
+        Arc::new(Self { version: body.version, body: body.raw().into(), memo: Memo::default() })
+    }
+
+    /// Takes a newer state in the place of this one, where nobody else looks at it.
+    pub(super) fn renew(this: &mut Arc<Self>, body: &Body<'_>) -> bool {
+        let Some(publication) = Arc::get_mut(this) else { return false };
+        publication.version = body.version;
+        publication.memo = Memo::default();
+        if publication.body.len() == body.raw().len() {
+            publication.body.copy_from_slice(body.raw());
+        } else {
+            publication.body = body.raw().into();
+        }
+        true
+    }
+
+    pub(super) fn register_id(&self) -> &[u8] {
+        Body::register_id_in(&self.body)
+    }
+
+    /// The publisher as it was handed in.
+    pub fn body(&self) -> Body<'_> {
+        Body::parse(&self.body).expect("a stored body was decoded before")
+    }
+}
+
+/// Keeps what was made of a publication, off the caller's thread, until it is to be made otherwise. The store does not know
+/// what that is.
+#[derive(Debug, Default)]
+pub struct Memo(Mutex<Option<(u64, Arc<dyn Any + Send + Sync>)>>);
+
+impl Memo {
+    /// What was made last, if it was made under the same `key`; else what `make` makes now.
+    pub fn get<T: Any + Send + Sync>(&self, key: u64, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut kept = self.0.lock();
+        if let Some((known, made)) = &*kept
+            && *known == key
+            && let Ok(made) = Arc::clone(made).downcast()
+        {
+            return made;
+        }
+        let made = Arc::new(make());
+        *kept = Some((key, Arc::<T>::clone(&made)));
+        made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memo_is_made_again_only_under_another_key() {
+        let memo = Memo::default();
+        let first = memo.get(1, || "a".to_owned());
+        assert!(Arc::ptr_eq(&first, &memo.get(1, || panic!("it is known"))));
+        assert_eq!(*memo.get(2, || "b".to_owned()), "b");
+        assert_eq!(*memo.get(2, || 7u8), 7, "of another type nothing is known");
+    }
+}

@@ -1,0 +1,168 @@
+//! A snapshot, and the part of it that one stream is sent.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use once_cell::sync::Lazy;
+
+use crate::snapshot::{
+    changes::{Changes, Difference},
+    page::{Item, Slice, Totals},
+    partition::{Part, SLICES},
+    resource::{Resource, version_of},
+};
+
+/// An immutable set of resources of one type.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(super) slices: Vec<Arc<Slice>>,
+    pub(super) totals: Totals,
+    version: Arc<str>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::of(vec![Arc::<Slice>::default(); SLICES])
+    }
+}
+
+impl Snapshot {
+    /// The one empty set.
+    pub fn none() -> Arc<Self> {
+        static NONE: Lazy<Arc<Snapshot>> = Lazy::new(Arc::default);
+        Arc::clone(&NONE)
+    }
+
+    fn of(slices: Vec<Arc<Slice>>) -> Self {
+        let totals: Totals = slices.iter().map(|slice| slice.totals).sum();
+        Self { slices, totals, version: version_of(totals.sum) }
+    }
+
+    /// This snapshot with changes. Costs the pages that change.
+    pub fn with(&self, changes: &Changes) -> Self {
+        let mut slices = self.slices.clone();
+        let mut by_slice: BTreeMap<usize, Vec<(&Arc<str>, &Option<Resource>)>> = BTreeMap::new();
+        for ((slice, name), resource) in changes {
+            // What is there already, or gone already, rewrites no page.
+            if self.slices[*slice].digest_of(name) != resource.as_ref().map(|resource| resource.digest) {
+                by_slice.entry(*slice).or_default().push((name, resource));
+            }
+        }
+        for (index, changes) in by_slice {
+            slices[index] = Arc::new(self.slices[index].with(&changes));
+        }
+        Self::of(slices)
+    }
+
+    /// `version_info` of this set: equal for equal content, whatever the history and whichever the session server.
+    pub fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// How many resources there are.
+    pub fn resources(&self) -> usize {
+        self.totals.resources
+    }
+
+    /// How many endpoints they have.
+    pub fn endpoints(&self) -> u64 {
+        self.totals.endpoints
+    }
+
+    /// Their encoded size.
+    pub fn bytes(&self) -> usize {
+        self.totals.bytes
+    }
+
+    /// Whether a slice is the very same in `other`.
+    pub fn shares(&self, slice: usize, other: &Self) -> bool {
+        Arc::ptr_eq(&self.slices[slice], &other.slices[slice])
+    }
+
+    /// Every resource, encoded as fields of a DiscoveryResponse; shared, not copied.
+    pub fn pages(&self) -> impl Iterator<Item = &Bytes> {
+        self.slices.iter().flat_map(|slice| &slice.pages).map(|page| &page.bytes)
+    }
+
+    /// Every resource, decoded at once.
+    #[cfg(test)]
+    pub(crate) fn decode(&self) -> Vec<crate::proto::istio::mcp::v1alpha1::Resource> {
+        use super::resource::{fields, read};
+        let all = self.pages().flat_map(|page| fields(page.clone()));
+        all.map(|field| read(&field.expect("a page was encoded here")).expect("and so was a resource")).collect()
+    }
+}
+
+/// The resources of one part of a snapshot: what one stream may be sent.
+#[derive(Debug, Clone)]
+pub struct Set {
+    pub(super) snapshot: Arc<Snapshot>,
+    part: Part,
+    sum: u128,
+}
+
+impl Set {
+    /// A part of a snapshot.
+    pub fn new(snapshot: Arc<Snapshot>, part: Part) -> Self {
+        let sum = match part {
+            Part::WHOLE => snapshot.totals.sum,
+            part => snapshot.slices[part.slices()].iter().map(|slice| slice.totals).sum::<Totals>().sum,
+        };
+        Self { snapshot, part, sum }
+    }
+
+    fn slices(&self) -> &[Arc<Slice>] {
+        &self.snapshot.slices[self.part.slices()]
+    }
+
+    /// Hash of the content: equal for equal content, whatever the history and whichever the session server.
+    pub fn sum(&self) -> u128 {
+        self.sum
+    }
+
+    /// Encoded size of all resources.
+    pub fn bytes(&self) -> usize {
+        self.slices().iter().map(|slice| slice.totals.bytes).sum()
+    }
+
+    /// Every resource, encoded as fields of a DiscoveryResponse; shared, not copied.
+    pub fn pages(&self) -> impl Iterator<Item = &Bytes> {
+        self.slices().iter().flat_map(|slice| &slice.pages).map(|page| &page.bytes)
+    }
+
+    /// Every resource, encoded as fields of a DeltaDiscoveryResponse; encoded once and shared.
+    pub fn delta_pages(&self) -> impl Iterator<Item = &Bytes> {
+        self.slices().iter().flat_map(|slice| &slice.pages).map(|page| page.delta())
+    }
+
+    /// Every resource.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
+        self.slices().iter().flat_map(|slice| slice.items())
+    }
+
+    /// The resource with a name. A name does not say its slice, so each is asked.
+    pub fn find(&self, name: &str) -> Option<&Item> {
+        self.slices().iter().find_map(|slice| slice.find(name))
+    }
+
+    /// What is different here from an older set of the same part. Costs the pages that are.
+    pub fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
+        let mut difference = Difference::default();
+        for (new, old) in self.slices().iter().zip(older.slices()).filter(|(new, old)| !Arc::ptr_eq(new, old)) {
+            new.compare(old, &mut difference);
+        }
+        difference
+    }
+
+    /// This set with what only `older` has added: everything new is in it and nothing old is gone yet.
+    pub fn with_all_of(&self, older: &Self) -> Self {
+        let mut kept = Changes::new();
+        for (index, (new, old)) in self.part.slices().zip(self.slices().iter().zip(older.slices())) {
+            if !Arc::ptr_eq(new, old) {
+                let gone = old.items_apart(new).filter(|item| new.find(&item.name).is_none());
+                kept.extend(gone.map(|item| ((index, Arc::clone(&item.name)), Some(item.resource()))));
+            }
+        }
+        if kept.is_empty() { self.clone() } else { Self::new(Arc::new(self.snapshot.with(&kept)), self.part) }
+    }
+}

@@ -1,0 +1,80 @@
+//! Wakes the streams whose part has changed, and no other streams.
+
+use std::ops::Range;
+
+use tokio::sync::watch;
+
+use crate::snapshot::{
+    partition::{MAX_PARTS, Part, SLICES},
+    view::Catalog,
+};
+
+/// A signal for each possible part.
+#[derive(Debug)]
+pub struct Signals(Vec<watch::Sender<()>>);
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self((0..2 * MAX_PARTS).map(|_| watch::Sender::new(())).collect())
+    }
+}
+
+impl Signals {
+    /// Follows a part.
+    pub fn subscribe(&self, part: Part) -> watch::Receiver<()> {
+        self.0[part.number()].subscribe()
+    }
+
+    /// Wakes the streams of the parts in which `new` differs from `old`. To be called when streams can see `new`.
+    pub fn tell<C: Catalog>(&self, old: &C, new: &C) {
+        let mut changed = [false; 2 * SLICES];
+        for slice in 0..SLICES {
+            changed[SLICES + slice] =
+                C::BENEATH.iter().chain(C::ABOVE).any(|kind| match (old.resources(*kind), new.resources(*kind)) {
+                    (Some(old), Some(new)) => !new.shares(slice, old),
+                    (old, new) => old.is_some() != new.is_some(),
+                });
+        }
+        // A part has changed if one of its halves has.
+        for number in (1..SLICES).rev() {
+            changed[number] = changed[2 * number] || changed[2 * number + 1];
+        }
+        let numbers: Range<usize> = 1..2 * SLICES;
+        for number in numbers.filter(|number| changed[*number] && self.0[*number].receiver_count() > 0) {
+            self.0[number].send_replace(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::{
+        proto::istio::networking::v1alpha3::ServiceEntry,
+        snapshot::{Changes, Resource, view::View},
+    };
+
+    #[test]
+    fn those_are_woken_whose_part_changed() {
+        let parts = Signals::default();
+        let all = |count| Part::all_of(count).map(|part| (part, parts.subscribe(part))).collect::<Vec<_>>();
+        let mut receivers: Vec<_> = [1, 2, 16, 128].into_iter().flat_map(all).collect();
+        let woken = |receivers: &mut Vec<(Part, watch::Receiver<()>)>| {
+            let woken = receivers.iter_mut().filter(|(_, receiver)| receiver.has_changed().unwrap());
+            woken.map(|(part, receiver)| (receiver.mark_unchanged(), part.to_string()).1).collect::<Vec<_>>()
+        };
+        let hidden = View::default();
+        let shown = View { shown: true, ..View::default() };
+        parts.tell(&hidden, &shown);
+        assert_eq!(woken(&mut receivers).len(), 1 + 2 + 16 + 128);
+        let entry = Resource::service_entry("a".into(), BTreeMap::new(), BTreeMap::new(), &ServiceEntry::default());
+        let change: Changes = [((127, "a".into()), Some(entry))].into();
+        let next = View { service_entries: Arc::new(shown.service_entries.with(&change)), ..shown.clone() };
+        parts.tell(&shown, &next);
+        assert_eq!(woken(&mut receivers), ["all", "1/2", "15/16", "127/128"]);
+        parts.tell(&next, &next);
+        assert_eq!(woken(&mut receivers), [""; 0]);
+    }
+}

@@ -1,0 +1,108 @@
+//! The entry of an application's port, for consumers that dial the addresses which the registry gives them.
+//!
+//! Its host has the port in it: istiod 1.29.1 mixes the endpoints of two entries with one host. It is TCP whatever is
+//! spoken: of an entry without resolution istiod makes no listener for an HTTP port.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::{
+    digest::{hex, prefix_of},
+    policy::{Balance, Policy},
+    proto::istio::networking::v1alpha3::{
+        ClientTlsSettings, DestinationRule, ServiceEntry, ServicePort, TrafficPolicy, WorkloadEntry,
+        client_tls_settings,
+        service_entry::{Location, Resolution},
+    },
+    translate::{
+        names,
+        service_entry::{self, Member},
+    },
+};
+
+const PORT_NAME: &str = "tcp";
+/// Most addresses of an entry: each is a listener in every proxy that sees it.
+pub const MAX_ADDRESSES: usize = 3_500;
+
+/// `p<port>.<application>.app.<suffix>`; a name that is no DNS label, or looks like a hashed one, carries its hash.
+pub fn host(application: &str, port: u16, suffix: &str) -> String {
+    let label = match names::label(application) {
+        Some(label) if label == application && label.len() <= 63 && !names::carries_hash(&label) => label,
+        label => {
+            let label = label.unwrap_or_else(|| "application".to_owned());
+            let digest = hex(&prefix_of::<4>(application));
+            format!("{}-{digest}", label[..label.len().min(54)].trim_end_matches('-'))
+        }
+    };
+    format!("p{port}.{label}.{}.{suffix}", names::APPLICATIONS)
+}
+
+/// The ServiceEntry of an application's port, whose providers are `entry`.
+pub fn build(host: &str, port: u16, entry: &BTreeMap<IpAddr, Member>, policy: &Policy) -> ServiceEntry {
+    let members = || entry.iter().take(MAX_ADDRESSES);
+    let uniform = members().zip(members().skip(1)).all(|((_, a), (_, b))| a.endpoint().weight == b.endpoint().weight);
+    let endpoint = |(address, member): (&IpAddr, &Member)| WorkloadEntry {
+        address: address.to_string(),
+        ports: [(PORT_NAME.to_owned(), u32::from(port))].into(),
+        labels: service_entry::labels(member.endpoint()),
+        locality: member.endpoint().locality.as_deref().unwrap_or_default().to_owned(),
+        weight: if uniform { 0 } else { member.endpoint().weight },
+        ..WorkloadEntry::default()
+    };
+    let (resolution, endpoints) = match policy.balance() {
+        Balance::Client => (Resolution::None, Vec::new()),
+        Balance::Mesh => (Resolution::Static, members().map(endpoint).collect()),
+    };
+    ServiceEntry {
+        hosts: vec![host.to_owned()],
+        addresses: members().map(|(address, _)| address.to_string()).collect(),
+        ports: vec![ServicePort {
+            number: u32::from(port),
+            protocol: "TCP".to_owned(),
+            name: PORT_NAME.to_owned(),
+            target_port: 0,
+        }],
+        location: Location::MeshInternal.into(),
+        resolution: resolution.into(),
+        endpoints,
+        export_to: policy.export_to().to_vec(),
+        subject_alt_names: service_entry::identities(&members().map(|(_, member)| member.clone()).collect::<Vec<_>>()),
+        ..ServiceEntry::default()
+    }
+}
+
+/// An entry without resolution has no endpoints to carry a label, so a DestinationRule makes istiod originate mTLS. It is for
+/// the whole host, so there is one only where every address is to be called so.
+pub fn mtls(host: &str, entry: &BTreeMap<IpAddr, Member>, policy: &Policy) -> Option<DestinationRule> {
+    let members: Vec<Member> = entry.values().take(MAX_ADDRESSES).cloned().collect();
+    if policy.balance() == Balance::Mesh || members.iter().any(|member| member.endpoint().mtls.is_none()) {
+        return None;
+    }
+    let tls = ClientTlsSettings {
+        mode: client_tls_settings::TlSmode::IstioMutual.into(),
+        subject_alt_names: service_entry::identities(&members),
+    };
+    Some(DestinationRule {
+        host: host.to_owned(),
+        traffic_policy: Some(TrafficPolicy { tls: Some(tls) }),
+        export_to: policy.export_to().to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::istio::validate;
+
+    #[test]
+    fn hosts_tell_applications_apart() {
+        assert_eq!(host("orders", 12200, "sofa.mesh"), "p12200.orders.app.sofa.mesh");
+        let odd = ["Orders", "or.ders", "or_ders", "orders-0123abcd", "x".repeat(70).leak() as &str, "\u{738b}"];
+        let hosts: BTreeSet<String> = odd.iter().map(|application| host(application, 1, "sofa.mesh")).collect();
+        assert_eq!(hosts.len(), odd.len());
+        for host in hosts {
+            assert!(validate::is_service_host(&host), "{host}");
+        }
+    }
+}

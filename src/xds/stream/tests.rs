@@ -1,0 +1,228 @@
+//! A stream over a body and a channel, with the test's clock.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{BufMut, BytesMut};
+use http_body::Frame;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::task::JoinHandle;
+use tracing_subscriber::{
+    Layer,
+    layer::{self, SubscriberExt},
+};
+
+use super::*;
+use crate::{
+    proto::{envoy::service::discovery::v3::DiscoveryRequest, google::rpc, istio::networking::v1alpha3::ServiceEntry},
+    snapshot::{Resource, signals::Signals, view::View},
+    xds::{
+        codec::RequestDecoder,
+        limits::{MaxStreams, NACK_TEXT, REFUSED},
+        pace::PaceRule,
+    },
+};
+
+/// Says what is sent to it, and stays open.
+struct Says(mpsc::UnboundedReceiver<DiscoveryRequest>);
+
+impl http_body::Body for Says {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Poll::Ready(Some(request)) = self.0.poll_recv(context) else { return Poll::Pending };
+        let (body, mut message) = (request.encode_to_vec(), BytesMut::new());
+        message.put_u8(0);
+        message.put_u32(body.len() as u32);
+        message.put_slice(&body);
+        Poll::Ready(Some(Ok(Frame::data(message.freeze()))))
+    }
+}
+
+/// The other ends of a stream: its client, its view and its server.
+struct Ends {
+    streams: Arc<Streams>,
+    view: watch::Sender<View>,
+    parts: Signals,
+    says: mpsc::UnboundedSender<DiscoveryRequest>,
+    hears: mpsc::Receiver<Result<Outgoing, Status>>,
+    ended: JoinHandle<bool>,
+    _stops: [watch::Sender<bool>; 2],
+}
+
+fn stream() -> Ends {
+    paced(PaceRule { duty: 1.0, max: SLOW })
+}
+
+fn paced(rule: PaceRule) -> Ends {
+    let (says, said) = mpsc::unbounded_channel();
+    let requests = Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
+    let streams = Arc::new(Streams::new(rule));
+    let most = MaxStreams { in_all: 1, per_address: 1 };
+    let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Signals::default());
+    let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
+    let (out, hears) = mpsc::channel(1);
+    let stream = Stream {
+        view: view.subscribe(),
+        changes: parts.subscribe(Part::WHOLE),
+        part: Part::WHOLE,
+        drain: Drain::new(draining.subscribe(), fenced.subscribe()),
+        registered: streams.register(None, Part::WHOLE, false, most).unwrap(),
+        streams: Arc::clone(&streams),
+        prime: false,
+        limits: StreamLimits { streams: most, types: 1, request: 1 << 20, response: 1 << 20 },
+        flow: Arc::default(),
+        out,
+        turn: Arc::default(),
+    };
+    let ended = tokio::spawn(stream.run::<Sotw>(requests));
+    Ends { streams, view, parts, says, hears, ended, _stops: [draining, fenced] }
+}
+
+impl Ends {
+    /// The one service has another host.
+    fn change(&self, host: &str) {
+        let old = self.view.borrow().clone();
+        let entry = ServiceEntry { hosts: vec![host.to_owned()], ..ServiceEntry::default() };
+        let entry = Resource::service_entry("a/b".into(), BTreeMap::new(), BTreeMap::new(), &entry);
+        let changes = [((0, "a/b".into()), Some(entry))].into();
+        let new = View { service_entries: Arc::new(old.service_entries.with(&changes)), ..old.clone() };
+        self.view.send_replace(new.clone());
+        self.parts.tell(&old, &new);
+    }
+
+    /// Asks for services, or answers a response.
+    fn say(&self, nonce: &str, error: Option<&str>) {
+        let error_detail = error.map(|message| rpc::Status { message: message.to_owned(), ..Default::default() });
+        let request = asks("networking.istio.io/v1alpha3/ServiceEntry");
+        self.says.send(DiscoveryRequest { response_nonce: nonce.into(), error_detail, ..request }).unwrap();
+    }
+
+    /// The nonce of the next response, and what has passed until it came.
+    async fn heard(&mut self) -> (String, Duration) {
+        let begin = Instant::now();
+        match self.hears.recv().await {
+            Some(Ok(Outgoing::Response(response))) => {
+                response.handed_at.set(Instant::now()).unwrap(); // as the transport does
+                (response.nonce, begin.elapsed())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn asks(type_url: &str) -> DiscoveryRequest {
+    let node = Some(Node { id: "test".into(), ..Node::default() });
+    DiscoveryRequest { node, type_url: type_url.into(), ..Default::default() }
+}
+
+/// How the stream of a client ends that says this, and whether its connection is cut.
+async fn end(says: Option<DiscoveryRequest>) -> (bool, Option<tonic::Code>, Duration) {
+    let begin = Instant::now();
+    let mut stream = stream();
+    says.into_iter().for_each(|request| stream.says.send(request).unwrap());
+    let cut = (&mut stream.ended).await.unwrap();
+    let status = stream.hears.recv().await.and_then(Result::err).map(|status| status.code());
+    assert!(stream.streams.list(0, usize::MAX).is_empty());
+    (cut, status, begin.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_refuses_is_left_alone_for_a_while() {
+    let mut stream = stream();
+    stream.change("1.test");
+    stream.say("", None);
+    assert_eq!(stream.heard().await.0, "1");
+    stream.say("1", Some("no"));
+    tokio::time::sleep(REFUSED / 10).await;
+    stream.change("2.test");
+    tokio::time::sleep(REFUSED / 10).await;
+    stream.change("3.test");
+    let (nonce, waited) = stream.heard().await;
+    assert_eq!(nonce, "2");
+    assert!(waited >= REFUSED / 2 && waited <= REFUSED, "{waited:?}");
+    stream.say("2", None);
+    tokio::time::sleep(REFUSED / 10).await;
+    stream.change("4.test");
+    let (nonce, waited) = stream.heard().await;
+    assert!(
+        nonce == "3" && waited < REFUSED / 10,
+        "one response for both changes, and then as ever: {nonce} {waited:?}"
+    );
+}
+
+/// Pushed to for half of the time, a client is left alone for as long as it took for each response.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_time_is_left_as_much() {
+    let mut stream = paced(PaceRule { duty: 0.5, max: SLOW });
+    stream.change("0.test");
+    stream.say("", None);
+    let (mut nonce, _) = stream.heard().await;
+    for n in 1..4 {
+        let taken = Duration::from_millis(60) * n;
+        tokio::time::sleep(taken).await; // what the client does with it
+        stream.change(&format!("{n}.test"));
+        stream.say(&nonce, None);
+        let (next, waited) = stream.heard().await;
+        assert_eq!(waited, taken);
+        let shown = stream.streams.list(0, usize::MAX)[0].types.values().next().unwrap().ack_millis;
+        assert_eq!(shown, Some(taken.as_millis() as u64));
+        nonce = next;
+    }
+}
+
+/// Collects log lines: the message and every field.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
+        struct Line(String);
+        impl tracing::field::Visit for Line {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!(" {field}={value:?}");
+            }
+        }
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.0.lock().push(line.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_refuses_on_and_on_is_logged_once_and_in_short() {
+    let lines = Lines::default();
+    let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+    let mut stream = stream();
+    stream.say("", None);
+    for n in 1..10 {
+        stream.change(&format!("{n}.test"));
+        let (nonce, _) = stream.heard().await;
+        stream.say(&nonce, Some(&"é".repeat(10_000)));
+        while stream.streams.nacks.load(Ordering::Relaxed) < n {
+            tokio::task::yield_now().await;
+        }
+    }
+    let shown = &stream.streams.list(0, usize::MAX)[0].types["networking.istio.io/v1alpha3/ServiceEntry"];
+    assert_eq!(shown.error.as_ref().unwrap().chars().count(), NACK_TEXT);
+    let lines = lines.0.lock();
+    let refused: Vec<_> = lines.iter().filter(|line| line.contains("event=\"response_refused\"")).collect();
+    assert!(refused.len() == 1 && refused[0].chars().count() <= 500, "{lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_nothing_is_let_go() {
+    let (cut, status, after) = end(None).await;
+    assert_eq!((cut, status, after.as_secs()), (false, Some(tonic::Code::DeadlineExceeded), FIRST_REQUEST.as_secs()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_is_cut() {
+    let (cut, status, after) = end(Some(asks("x"))).await;
+    assert_eq!((cut, status, after.as_secs()), (true, None, SLOW.as_secs()));
+}

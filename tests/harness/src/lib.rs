@@ -1,0 +1,38 @@
+//! What the tests, benches and `examples/watch.rs` have in common.
+//!
+//! In process: [`Mox`], an engine that is fed by the test, and [`client`], which speaks to it as istiod or Envoy does. As
+//! processes: [`serve`], and [`parts`], which are real. [`trials`] runs tests that share what takes long to start.
+
+pub mod api_server;
+pub mod client;
+mod engine;
+pub mod golden;
+pub mod http;
+pub mod judge;
+pub mod parts;
+pub mod process;
+pub mod random;
+pub mod serve;
+pub mod trials;
+
+use std::{fmt::Display, time::Duration};
+
+pub use engine::Mox;
+
+/// Enough for whatever is awaited from something that runs, on a busy machine; what takes longer will not come.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// The dataInfoId of an interface below `com.example`.
+pub fn id(interface: impl Display) -> String {
+    format!("com.example.{interface}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
+}
+
+/// The dataInfoId of the nth of many services.
+pub fn nth(n: usize) -> String {
+    id(format_args!("S{n}"))
+}
+
+/// The name of its resource.
+pub fn nth_name(n: usize) -> String {
+    format!("sofa-registry/com.example.s{n}")
+}

@@ -1,0 +1,126 @@
+//! What session servers of one cluster have in common, what one does that is cut off, and who may change something.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use harness::{
+    Mox, SOON,
+    client::{SERVICE_ENTRY, istiod_node},
+    http, nth as id,
+};
+use registry_mox::testing::{
+    host::command,
+    model::RegisterVersion,
+    registry::frame::{self, Publisher},
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+fn publisher(register_id: &str, version: i64, data: &str) -> Publisher<'static> {
+    Publisher {
+        register_id: register_id.to_owned().into(),
+        version: RegisterVersion { version, timestamp: 5 },
+        payloads: vec![data.as_bytes().to_vec().into()],
+        ..Publisher::default()
+    }
+}
+
+fn order(mox: &Mox, order: Value) -> Value {
+    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap()
+}
+
+/// One engine hears everything twice and in odd order, and reads; the other reads alone, at the end.
+#[tokio::test]
+async fn the_same_bytes_are_served_however_they_were_learned() {
+    for mode in ["inline", "workload-entry"] {
+        let config = json!({ "endpointMode": mode });
+        let (heard, read) = (Mox::closed(config.clone()), Mox::closed(config));
+        let a = |n: usize| publisher("a", 2, &format!("10.0.{n}.1:12200?app_name=demo&weight=5"));
+        let b = |n: usize| publisher("b", 1, &format!("10.0.{n}.2:12200?zone=GZ00A"));
+        for n in (0..50).rev() {
+            let publish = |p: &Publisher<'_>| heard.put(&id(n), p);
+            publish(&a(n));
+            publish(&publisher("a", 1, "10.9.9.9:1"));
+            publish(&publisher("gone", 1, "10.9.9.8:1"));
+            let version = RegisterVersion { version: 2, timestamp: 5 };
+            heard.engine.apply(&frame::encode_unpublish("registry", &id(n), "gone", version).unwrap()).unwrap();
+        }
+        heard.engine.loaded();
+        heard.engine.flush().await;
+        for (mox, ids) in [(&heard, (0..50).collect::<Vec<_>>()), (&read, (0..50).rev().collect())] {
+            for n in ids {
+                let frame = frame::encode_replace("registry", &id(n), 7, i64::MAX, &[b(n), a(n)]).unwrap();
+                mox.engine.apply(&frame).unwrap();
+            }
+        }
+        read.engine.loaded();
+        assert_eq!(heard.engine.flush().await, read.engine.flush().await);
+        let [heard, read] = [&heard, &read].map(|mox| {
+            let view = mox.engine.watch().borrow().clone();
+            [view.service_entries, view.workload_entries].map(|all| all.pages().cloned().collect::<Vec<_>>())
+        });
+        assert_eq!(heard, read);
+    }
+}
+
+#[tokio::test]
+async fn a_fenced_server_sends_its_clients_away() {
+    let mox = Mox::open(json!({ "scope": "cluster" }));
+    mox.publish(&id(1), "a", 1, &["10.0.0.1:12200"]);
+    mox.engine.loaded();
+    let mut client = mox.client(istiod_node()).await;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
+    order(&mox, json!({ "op": "fence", "fenced": true }));
+    assert_eq!(client.end(SOON).await.unwrap(), Code::Unavailable);
+    assert_eq!(client.state().len(), 1, "it keeps what it has");
+    assert!(mox.engine.status().fenced);
+    let mut client = mox.client(istiod_node()).await;
+    // It may be refused before it has said anything.
+    let _ = client.subscribe(SERVICE_ENTRY);
+    assert_eq!(client.end(SOON).await.unwrap(), Code::Unavailable);
+    order(&mox, json!({ "op": "fence", "fenced": false }));
+    let mut client = mox.client(istiod_node()).await;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_is_fresh_while_it_hears_of_the_data_servers() {
+    let mox = Mox::open(json!({ "protect": { "maxStaleness": "60s" } }));
+    let fresh = || mox.page("/mox/fresh", "").0;
+    let hear = |millis: u64| order(&mox, json!({ "op": "feed", "feed": { "oldestContactMillis": millis } }));
+    hear(1);
+    assert_eq!(fresh(), 503, "no complete view");
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    assert_eq!(fresh(), 200);
+    hear(30_000);
+    assert_eq!(fresh(), 503);
+    hear(1);
+    order(&mox, json!({ "op": "fence", "fenced": true }));
+    assert_eq!(fresh(), 503);
+}
+
+#[tokio::test]
+async fn changes_need_the_token() {
+    let mox = Mox::open(json!({ "adminListen": "127.0.0.1:0", "admin": { "token": "sesame" } }));
+    mox.engine.loaded();
+    let admin = mox.engine.listen().unwrap().admin.unwrap();
+    // The engine answers on threads of its own.
+    let post = |path: &str, token: &str, body: &str| {
+        http::ask(admin, SOON, "POST", path, &[&format!("X-Mox-Token: {token}")], body).unwrap()
+    };
+    for token in ["", "sesam", "sesame2"] {
+        assert_eq!(post("/mox/freeze", token, "").status, 403, "{token:?}");
+    }
+    assert_eq!(mox.engine.flush().await.held, None);
+    assert_eq!(post("/mox/freeze", "sesame", "").status, 200);
+    assert!(mox.engine.flush().await.held.is_some());
+    assert_eq!(post("/mox/thaw", "sesame", "").status, 200);
+    assert!(post("/mox/release", "sesame", "").body.contains("\"released\": false"));
+    assert!(post("/mox/policy", "sesame", "{\"exclude\": [\"a.*\"]}").body.contains("hash"));
+    assert_eq!(post("/mox/policy", "sesame", "{\"exlude\": []}").status, 400);
+    assert_eq!(post("/mox/else", "sesame", "").status, 404);
+    let closed = Mox::closed(json!({}));
+    let refused = order(&closed, json!({ "op": "change", "path": "/mox/freeze", "token": "" }));
+    assert_eq!(refused["status"], 403, "no token is set");
+}
