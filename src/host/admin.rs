@@ -11,9 +11,10 @@ use serde_json::json;
 
 use crate::{
     config,
-    error::Error,
+    error::{Error, Result},
     host::{admin::large::Cursor, engine::Engine, metrics},
     kubernetes,
+    policy::PolicyConfig,
     snapshot::kubectl::{self, Dump, Format},
     xds::streams::{ClientState, StreamState, Totals},
 };
@@ -195,6 +196,13 @@ fn fresh(engine: &Engine) -> Page {
     }
 }
 
+/// Reads the text of a policy document.
+pub(super) fn read_policy(text: &[u8], namespace: &str) -> Result<PolicyConfig> {
+    let document = serde_json::from_slice(text)
+        .map_err(|error| Error::InvalidArgument(format!("policy: this is no JSON: {error}; give one JSON object")))?;
+    config::policy_from_json(document, namespace)
+}
+
 /// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
 /// `/mox/kubernetes/{purge,resume}`.
 pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
@@ -217,10 +225,7 @@ pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
         // Asked of every session server, of which one may hold and another not.
         "/mox/release" => Page::json(&json!({ "released": engine.release().is_ok() })),
         "/mox/policy" => {
-            let document = serde_json::from_slice(body)
-                .map_err(|error| Error::InvalidArgument(format!("this is no JSON: {error}")));
-            let policy = document.and_then(|document| config::policy_from_json(document, &engine.config().namespace));
-            match policy.and_then(|policy| engine.set_policy(policy)) {
+            match read_policy(body, &engine.config().namespace).and_then(|policy| engine.set_policy(policy)) {
                 Ok(hash) => Page::json(&json!({ "hash": hash })),
                 Err(error) => Page::text(400, format!("{error}\n")),
             }
