@@ -9,7 +9,7 @@
 //!
 //! **Takes** the same view as the streams, so that gates, freeze and the mass-delete breaker act here as well, and the
 //! operator's orders. Of the session servers with one `mox.kubernetes.owner` the holder of a lease writes; it does so while
-//! its view is complete. **Gives** writes to the API server, and a report. [`plan`], a value, decides what is to be written:
+//! its view is complete. **Gives** writes to the API server, and a report. `plan`, a value, decides what is to be written:
 //! nothing is compared by request, what is desired is compared by hash with what a watch has shown.
 //!
 //! **May be imported by** the host alone (engine, admin pages, metrics). Imports configuration, errors, the view and its
@@ -28,6 +28,7 @@ mod failure;
 mod lease;
 #[cfg(feature = "kubernetes")]
 mod objects;
+mod orders;
 #[cfg(feature = "kubernetes")]
 mod pace;
 #[cfg(feature = "kubernetes")]
@@ -50,34 +51,13 @@ use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 use crate::{
     config::Config,
     error::{Error, Result},
-    snapshot::view::View,
 };
+pub use orders::Followed;
+use orders::SinkOrders;
 use report::KubernetesReport;
 
 /// The rights that the writer needs, for the defaults of `mox.namespace` and `mox.kubernetes.owner`.
 const RBAC: &str = include_str!("kubernetes/rbac.yaml");
-
-/// An operator's decisions about writing to Kubernetes.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SinkOrders {
-    /// Whether no write begins.
-    pub frozen: bool,
-    /// How often a held mass deletion was let through.
-    pub releases: u64,
-    /// Whether everything of ours is to go, and nothing to come.
-    pub purging: bool,
-}
-
-/// The state of the engine that the sink follows.
-#[derive(Debug, Clone)]
-pub struct Followed {
-    /// The view that streams are sent.
-    pub view: watch::Receiver<View>,
-    /// Whether this session server leaves its clients to others.
-    pub fenced: watch::Receiver<bool>,
-    /// Whether the engine ends.
-    pub draining: watch::Receiver<bool>,
-}
 
 /// Writes the view to a Kubernetes API server, in a task of its own.
 #[derive(Debug)]

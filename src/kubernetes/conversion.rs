@@ -99,8 +99,8 @@ mod tests {
     use crate::{
         config::Protect,
         kubernetes::{
-            SinkOrders,
             objects::{ApiObject, ObjectState, Observed},
+            orders::SinkOrders,
             pace::Jitter,
             plan::{Outcome, PlanSettings},
         },

@@ -45,8 +45,8 @@ use tokio::time::Instant;
 pub(super) use notice::Notice;
 
 use super::{
-    SinkOrders,
     objects::{Converted, Manifest, ObjectKey, ObjectKind, ObjectState, Observed, is_older},
+    orders::SinkOrders,
     pace::Jitter,
     report::{FirstSync, Problem},
 };
@@ -173,6 +173,9 @@ pub(super) struct Plan {
     progress: Instant,
     wake: Option<Instant>,
     notices: Notices,
+    /// How many objects were looked at.
+    #[cfg(test)]
+    decisions: usize,
 }
 
 impl Plan {
@@ -208,6 +211,8 @@ impl Plan {
             progress: now + PROGRESS,
             wake: None,
             notices: Notices::new(now),
+            #[cfg(test)]
+            decisions: 0,
             settings,
         }
     }

@@ -13,10 +13,10 @@ use tokio::{
 };
 
 use super::{
-    Followed, SinkOrders,
     api::Api,
     connect::connect,
     lease::{Hold, Lease},
+    orders::{Followed, SinkOrders},
     pace::{Backoff, Jitter},
     report::KubernetesReport,
     term::{Term, TermEnd, TermInput},

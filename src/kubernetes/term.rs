@@ -11,11 +11,11 @@ use tokio::{
 };
 
 use super::{
-    SinkOrders,
     api::Api,
     conversion::Conversion,
     failure::Failure,
     objects::{ObjectKey, ObjectKind},
+    orders::SinkOrders,
     pace::Jitter,
     plan::{Notice, Outcome, Plan, PlanSettings, PlannedWrite, WriteCounts},
     reflect::{self, WatchEvent},

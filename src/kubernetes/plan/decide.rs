@@ -91,6 +91,10 @@ impl Plan {
 
     /// Looks at an object and puts it where it belongs.
     pub(super) fn decide(&mut self, key: &ObjectKey, now: Instant) {
+        #[cfg(test)]
+        {
+            self.decisions += 1;
+        }
         let Some(entry) = self.objects.get(key) else { return };
         if entry.in_flight.is_some() {
             // The answer will have it looked at again.

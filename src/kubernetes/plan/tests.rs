@@ -85,10 +85,11 @@ fn a_workload_entry_that_others_relabelled_is_not_there() {
     world.meddle(&key(ObjectKind::WorkloadEntry, "w1-0"), Meddling::Relabel);
     world.answer(0, Fault::Lost);
     world.run(SECOND);
-    world.begun.clear();
     world.order(|orders| orders.frozen = false);
+    let in_flight: Vec<ObjectKey> = world.in_flight().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(in_flight, [key(ObjectKind::WorkloadEntry, "w1-0")], "the selector would not find it");
     world.run(SECOND);
-    assert_eq!(names(&world), ["WorkloadEntry w1-0", "ServiceEntry s1"], "the selector would not find it");
+    assert!(world.plan.in_sync());
 }
 
 #[test]
@@ -638,6 +639,27 @@ fn problems_are_logged_a_few_a_minute() {
     assert_eq!(world.plan.problems().len(), 200);
     let told = world.notices.iter().filter(|notice| matches!(notice, Notice::Problem { .. })).count();
     assert!(told <= 10, "{told}");
+}
+
+#[test]
+fn a_change_costs_what_it_changes() {
+    let mut world = world(&[]);
+    world.want_named((0..1_000).map(|n| format!("real{n}")), &[1]);
+    world.want(&[(1, ServiceShape::Selecting { mask: 3, revision: 0 })]);
+    world.run(60 * SECOND);
+    assert!(world.plan.in_sync());
+    let mut cost = |change: &dyn Fn(&mut Simulation)| {
+        let before = world.plan.decisions;
+        change(&mut world);
+        world.run(SECOND);
+        assert!(world.plan.in_sync());
+        world.plan.decisions - before
+    };
+    assert!(cost(&|world| world.want_named(["real7"], &[2])) <= 6);
+    assert!(cost(&|world| world.want_no_more("real7")) <= 6);
+    assert!(cost(&|world| world.want(&[(1, ServiceShape::Selecting { mask: 7, revision: 0 })])) <= 6);
+    assert!(cost(&|world| world.meddle(&named("real8"), Meddling::Edit)) <= 6);
+    assert_eq!(cost(&|world| world.want_named(["real9"], &[1])), 0);
 }
 
 // Manifests that are kept until they are written.
