@@ -27,26 +27,26 @@ const VIP_CANDIDATES: u8 = 8;
 
 type HostDigest = [u8; 32];
 
-/// Whose claim counts before whose.
+/// The rank of a claim; the first counts before the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// A service that stays as it is served.
+    /// The claim of a service that stays as it is served.
     Kept,
-    /// All others.
+    /// The claim of any other service.
     Claimed,
 }
 
-/// What a service claims.
+/// The claim of a service.
 #[derive(Debug)]
 struct Claim {
     rank: Rank,
     /// The host that the policy sets.
     set: Option<Box<str>>,
-    /// The host that it claims an address for.
+    /// The SHA-256 of the host that a virtual address is claimed for.
     digest: HostDigest,
 }
 
-/// Where a service is served.
+/// The place under which a service is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The host, suffix included.
@@ -69,7 +69,7 @@ pub struct Assignment {
 }
 
 /// Services whose host or virtual address may be another than before.
-pub type Moved = BTreeSet<Arc<str>>;
+pub type Movers = BTreeSet<Arc<str>>;
 
 impl Assignment {
     /// Nobody claims anything. Hosts end in `.suffix`; without a range there are no virtual addresses.
@@ -85,55 +85,55 @@ impl Assignment {
 
     /// Claims a host for a service: the one that the policy sets, or else the best that is made of its dataInfoId. No effect
     /// if it has claimed just that before.
-    pub fn claim(&mut self, id: &Arc<str>, set: Option<&str>) -> Moved {
+    pub fn claim(&mut self, id: &Arc<str>, set: Option<&str>) -> Movers {
         // The names of applications' entries are no service's.
         let set = set.filter(|host| !is_application(&names::resource_name(host, &self.suffix)));
         if let Some(Claim { rank: Rank::Claimed, set: before, .. }) = self.claims.get(id)
             && before.as_deref() == set
         {
-            return Moved::new();
+            return Movers::new();
         }
         let made = names::candidates(id, &self.suffix).map(|name| format!("{name}.{}", self.suffix));
         let candidates: Vec<String> = set.map(str::to_owned).into_iter().chain(made).collect();
-        let mut moved = self.withdraw(id);
+        let mut movers = self.withdraw(id);
         let claim = Claim { rank: Rank::Claimed, set: set.map(Into::into), digest: HostDigest::default() };
         self.claims.insert(Arc::clone(id), claim);
         let hosts = self.hosts.insert((Rank::Claimed, Arc::clone(id)), candidates);
-        self.follow(hosts, &mut moved);
-        moved
+        self.follow(hosts, &mut movers);
+        movers
     }
 
     /// Keeps the host and the virtual address that a service is served under, whoever else claims them. No effect if it keeps
     /// just these already.
-    pub fn keep(&mut self, id: &Arc<str>, host: &str, vip: Option<IpAddr>) -> Moved {
+    pub fn keep(&mut self, id: &Arc<str>, host: &str, vip: Option<IpAddr>) -> Movers {
         if self.claims.get(id).is_some_and(|claim| claim.rank == Rank::Kept)
             && self.place(id).is_some_and(|place| (&*place.host, place.vip) == (host, vip))
         {
-            return Moved::new();
+            return Movers::new();
         }
-        let mut moved = self.withdraw(id);
+        let mut movers = self.withdraw(id);
         let digest = Sha256::digest(host).into();
         self.claims.insert(Arc::clone(id), Claim { rank: Rank::Kept, set: None, digest });
         let hosts = self.hosts.insert((Rank::Kept, Arc::clone(id)), [host.to_owned()]);
         let vips = self.vips.insert((Rank::Kept, digest, Arc::clone(id)), vip);
-        moved.extend(vips.into_iter().map(|(.., id)| id));
-        self.follow(hosts, &mut moved);
-        moved
+        movers.extend(vips.into_iter().map(|(.., id)| id));
+        self.follow(hosts, &mut movers);
+        movers
     }
 
-    /// Gives up what a service claims.
-    pub fn withdraw(&mut self, id: &Arc<str>) -> Moved {
-        let mut moved = Moved::new();
+    /// Gives up the claim of a service.
+    pub fn withdraw(&mut self, id: &Arc<str>) -> Movers {
+        let mut movers = Movers::new();
         if let Some(Claim { rank, digest, .. }) = self.claims.remove(id) {
-            moved.extend(self.vips.remove(&(rank, digest, Arc::clone(id))).into_iter().map(|(.., id)| id));
+            movers.extend(self.vips.remove(&(rank, digest, Arc::clone(id))).into_iter().map(|(.., id)| id));
             let hosts = self.hosts.remove(&(rank, Arc::clone(id)));
-            self.follow(hosts, &mut moved);
+            self.follow(hosts, &mut movers);
         }
-        moved
+        movers
     }
 
     /// Claims virtual addresses for the hosts of services that have another than before.
-    fn follow(&mut self, hosts: Vec<(Rank, Arc<str>)>, moved: &mut Moved) {
+    fn follow(&mut self, hosts: Vec<(Rank, Arc<str>)>, movers: &mut Movers) {
         for key in hosts {
             let (rank, id) = &key;
             if let (Rank::Claimed, Some(claim)) = (rank, self.claims.get_mut(id)) {
@@ -143,13 +143,13 @@ impl Assignment {
                 claim.digest = Sha256::digest(host).into();
                 let candidates = self.vip_range.map(|range| vip_candidates(&claim.digest, range));
                 vips.extend(self.vips.insert(vip(claim.digest), candidates.unwrap_or_default()));
-                moved.extend(vips.into_iter().map(|(.., id)| id));
+                movers.extend(vips.into_iter().map(|(.., id)| id));
             }
-            moved.insert(key.1);
+            movers.insert(key.1);
         }
     }
 
-    /// Where a service that claims is to be served; `None`: every candidate is another's.
+    /// The place of a service that claims; `None`: every host that it may have is another service's.
     pub fn place(&self, id: &Arc<str>) -> Option<Place> {
         let Claim { rank, digest, .. } = self.claims.get(id)?;
         let host = self.hosts.get(&(*rank, Arc::clone(id)))?;
@@ -214,14 +214,14 @@ mod tests {
     #[test]
     fn of_two_with_one_host_the_smaller_has_it_and_the_other_is_moved() {
         let mut all = assignment("");
-        assert_eq!(all.claim(&id("a.demo"), None), Moved::from([id("a.demo")]));
+        assert_eq!(all.claim(&id("a.demo"), None), Movers::from([id("a.demo")]));
         assert_eq!(host(&all, "a.demo").as_deref(), Some("a.demo.sofa.mesh"));
-        assert_eq!(all.claim(&id("a.Demo"), None), Moved::from([id("a.Demo"), id("a.demo")]));
+        assert_eq!(all.claim(&id("a.Demo"), None), Movers::from([id("a.Demo"), id("a.demo")]));
         assert_eq!(host(&all, "a.Demo").as_deref(), Some("a.demo.sofa.mesh"));
         assert!(host(&all, "a.demo").is_some_and(|host| host.starts_with("a-")));
         assert_eq!(all.hosts_moved(), 1);
-        assert_eq!(all.claim(&id("a.Demo"), None), Moved::new(), "it claims that already");
-        assert_eq!(all.withdraw(&id("a.Demo")), Moved::from([id("a.demo")]));
+        assert_eq!(all.claim(&id("a.Demo"), None), Movers::new(), "it claims that already");
+        assert_eq!(all.withdraw(&id("a.Demo")), Movers::from([id("a.demo")]));
         assert_eq!((host(&all, "a.demo").as_deref(), all.hosts_moved()), (Some("a.demo.sofa.mesh"), 0));
     }
 
@@ -230,8 +230,8 @@ mod tests {
         let mut all = assignment("10.96.0.0/30");
         all.claim(&id("a.demo"), None);
         let served = all.place(&id("a.demo")).unwrap();
-        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Moved::from([id("a.demo")]));
-        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Moved::new(), "it keeps that already");
+        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Movers::from([id("a.demo")]));
+        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Movers::new(), "it keeps that already");
         all.claim(&id("a.Demo"), None);
         assert_eq!(all.place(&id("a.demo")), Some(served.clone()));
         assert!(
@@ -253,7 +253,7 @@ mod tests {
         let mut all = assignment("");
         all.claim(&id("a"), Some("b.example.com"));
         assert_eq!(host(&all, "a").as_deref(), Some("b.example.com"));
-        assert_eq!(all.claim(&id("a"), Some("p80.orders.app.sofa.mesh")), Moved::from([id("a")]));
+        assert_eq!(all.claim(&id("a"), Some("p80.orders.app.sofa.mesh")), Movers::from([id("a")]));
         assert_eq!(host(&all, "a").as_deref(), Some("a.sofa.mesh"));
     }
 

@@ -1,9 +1,10 @@
 //! The mass-delete breaker: whether what a registry no longer names may be taken from the mesh.
 //!
 //! A registry that lost its clients, its data servers or its mind says that services are gone, and says it convincingly. So
-//! every round is judged against the state at the start of a window of 60 s: if more than a share of the services lost all
-//! their endpoints, or more than a share of the endpoints went, removals are withheld. What is added to a service makes up
-//! for what it loses. It ends when what is missing has come back, when an operator releases it, or after a while.
+//! what would be served after each round is judged against the state at the start of a window of 60 s: if more than a share
+//! of the services lost all their endpoints, or more than a share of the endpoints went, removals are withheld. Endpoints
+//! that a service gains make up for those that it loses. The hold ends when what is missing has come back, when an operator
+//! releases it, or after a while.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,16 +14,16 @@ use crate::{config::Protect, model::Millis};
 
 const WINDOW: Millis = 60_000;
 
-/// What is served with endpoints.
+/// How much is served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Services with an endpoint or more.
     pub services: usize,
-    /// Their endpoints.
+    /// The endpoints of all services.
     pub endpoints: usize,
 }
 
-/// What is missing since the window began; for status.
+/// Services and endpoints that are missing since the window began; for status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lost {
@@ -32,28 +33,28 @@ pub struct Lost {
     pub endpoints: usize,
 }
 
-/// What a round may do.
+/// The judgement on a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Remove what went.
     Pass,
     /// Remove nothing.
     Hold,
-    /// Remove what went, that which was withheld before included.
+    /// Remove what went, and what was withheld before; the text says why.
     Over(&'static str),
 }
 
-/// Endpoints of a service, at the start of the window and now.
+/// Endpoints of a service whose endpoints changed in a window.
 #[derive(Debug, Clone, Copy)]
-struct Touched {
-    /// Of one that had none at the start: at most.
+struct Change {
+    /// Endpoints at the start of the window; for a service that is new in the window, the most that it has had.
     before: usize,
     now: usize,
-    /// It had none at the start.
+    /// The service had no endpoints at the start of the window.
     new: bool,
 }
 
-/// Of some services.
+/// The sums over some services.
 #[derive(Debug, Clone, Copy, Default)]
 struct Account {
     totals: Totals,
@@ -63,21 +64,21 @@ struct Account {
 #[derive(Debug)]
 struct Window {
     since: Millis,
-    touched: HashMap<Arc<str>, Touched>,
-    /// Those that were there when the window began.
+    changes: HashMap<Arc<str>, Change>,
+    /// The services that were there when the window began.
     old: Account,
-    /// With those that came since.
+    /// These and the services that came since.
     all: Account,
 }
 
 impl Window {
     fn new(since: Millis, totals: Totals) -> Self {
         let account = Account { totals, lost: Lost::default() };
-        Self { since, touched: HashMap::new(), old: account, all: account }
+        Self { since, changes: HashMap::new(), old: account, all: account }
     }
 }
 
-/// The breaker.
+/// The state of the breaker.
 #[derive(Debug)]
 pub struct Breaker {
     protect: Protect,
@@ -94,16 +95,16 @@ impl Breaker {
 
     /// Begins a window over the last good state, so that the first live view is judged against it.
     pub fn begin_with(&mut self, now: Millis, last_good: impl Iterator<Item = (Arc<str>, usize)>) {
-        let (mut totals, mut touched) = (Totals::default(), HashMap::new());
+        let (mut totals, mut changes) = (Totals::default(), HashMap::new());
         for (id, before) in last_good.filter(|(_, before)| *before > 0) {
             totals.services += 1;
             totals.endpoints += before;
-            touched.insert(id, Touched { before, now: before, new: false });
+            changes.insert(id, Change { before, now: before, new: false });
         }
-        self.window = Some(Window { touched, ..Window::new(now, totals) });
+        self.window = Some(Window { changes, ..Window::new(now, totals) });
     }
 
-    /// Begins a window unless one runs; `served` is what it begins with.
+    /// Begins a window over what is served, unless one runs.
     pub fn begin(&mut self, now: Millis, served: Totals) {
         let over = |window: &Window| now - window.since >= WINDOW || now < window.since;
         if self.holding_since.is_none() && self.window.as_ref().is_none_or(over) {
@@ -111,27 +112,27 @@ impl Breaker {
         }
     }
 
-    /// Takes note of how many endpoints a service has in what is served and in what the registry wants.
-    pub fn note(&mut self, id: &Arc<str>, served: usize, wanted: usize) {
+    /// Takes note of how many endpoints a service is served with, and how many it would be served with next.
+    pub fn note(&mut self, id: &Arc<str>, served: usize, next: usize) {
         let Some(window) = &mut self.window else { return };
-        let touched = match window.touched.get_mut(&**id) {
-            Some(touched) => touched,
+        let change = match window.changes.get_mut(&**id) {
+            Some(change) => change,
             None => {
-                let first = Touched { before: served, now: served, new: served == 0 };
-                window.touched.entry(Arc::clone(id)).or_insert(first)
+                let first = Change { before: served, now: served, new: served == 0 };
+                window.changes.entry(Arc::clone(id)).or_insert(first)
             }
         };
-        let before = *touched;
-        // What comes during a hold does not make good what is missing.
-        if touched.new && wanted > touched.before && self.holding_since.is_none() {
-            window.all.totals.services += usize::from(touched.before == 0);
-            window.all.totals.endpoints += wanted - touched.before;
-            touched.before = wanted;
+        let before = *change;
+        // Services that come during a hold do not make good what is missing.
+        if change.new && next > change.before && self.holding_since.is_none() {
+            window.all.totals.services += usize::from(change.before == 0);
+            window.all.totals.endpoints += next - change.before;
+            change.before = next;
         }
-        touched.now = wanted;
-        let old = Some(&mut window.old).filter(|_| !touched.new);
+        change.now = next;
+        let old = Some(&mut window.old).filter(|_| !change.new);
         for account in old.into_iter().chain([&mut window.all]) {
-            account.lost = add(take(account.lost, before), *touched);
+            account.lost = account.lost.without(before).with(*change);
         }
     }
 
@@ -179,23 +180,27 @@ impl Breaker {
         self.released = self.holding_since.is_some();
     }
 
-    /// What is missing, while removals are withheld.
+    /// Services and endpoints that are missing, while removals are withheld.
     pub fn held(&self) -> Option<Lost> {
         self.holding_since.and(self.window.as_ref()).map(|window| window.all.lost)
     }
 }
 
-fn add(lost: Lost, Touched { before, now, .. }: Touched) -> Lost {
-    Lost {
-        services: lost.services + usize::from(before > 0 && now == 0),
-        endpoints: lost.endpoints + before.saturating_sub(now),
+impl Lost {
+    /// With what a service has lost.
+    fn with(self, Change { before, now, .. }: Change) -> Self {
+        Self {
+            services: self.services + usize::from(before > 0 && now == 0),
+            endpoints: self.endpoints + before.saturating_sub(now),
+        }
     }
-}
 
-fn take(lost: Lost, Touched { before, now, .. }: Touched) -> Lost {
-    Lost {
-        services: lost.services - usize::from(before > 0 && now == 0),
-        endpoints: lost.endpoints - before.saturating_sub(now),
+    /// Without what a service had lost.
+    fn without(self, Change { before, now, .. }: Change) -> Self {
+        Self {
+            services: self.services - usize::from(before > 0 && now == 0),
+            endpoints: self.endpoints - before.saturating_sub(now),
+        }
     }
 }
 

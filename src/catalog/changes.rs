@@ -1,4 +1,4 @@
-//! What a round changes in what is served.
+//! The changes that a round makes in the served snapshots.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use crate::snapshot::{Changes, Resource};
 /// Changes by type.
 #[derive(Debug, Default)]
 pub struct RoundChanges {
-    /// In ServiceEntries.
+    /// Changes of ServiceEntries.
     pub service_entries: Changes,
-    /// In WorkloadEntries.
+    /// Changes of WorkloadEntries.
     pub workload_entries: Changes,
-    /// In DestinationRules.
+    /// Changes of DestinationRules.
     pub destination_rules: Changes,
-    /// How many resources were encoded for them.
+    /// How many resources were encoded for these changes.
     pub encodes: u64,
 }
 
@@ -22,7 +22,7 @@ pub fn put(changes: &mut Changes, place: (usize, Arc<str>), resource: Resource) 
     changes.insert(place, Some(resource));
 }
 
-/// Removes what is at a slice and name, unless something is put there in the same round.
+/// Removes the resource at a slice and name, unless a resource is put there in the same round.
 pub fn remove(changes: &mut Changes, place: (usize, Arc<str>)) {
     changes.entry(place).or_insert(None);
 }

@@ -1,7 +1,7 @@
 //! Entries for consumers that dial the addresses which the registry gives them.
 //!
-//! A ServiceEntry with a virtual address never sees such a call. One whose `addresses` are the providers' own makes istiod
-//! listen on each of them, so that the call goes through the mesh. Listeners are keyed by address and port, and dozens of
+//! A ServiceEntry with a virtual address never sees such a call. A ServiceEntry whose `addresses` are the providers' own makes
+//! istiod listen on each of them, so that the call goes through the mesh. Listeners are keyed by address and port, and dozens of
 //! interfaces share one, so there is an entry for each (application, port) that the policy names, beside the services'.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
     catalog::{
         changes::{RoundChanges, put, remove},
         notices::Notice,
-        report::Quarantined,
+        report::Quarantine,
     },
     config::Config,
     istio::{names::APPLICATION_ANNOTATION, rule::Invalid, validate},
@@ -54,10 +54,11 @@ pub struct DirectCounts {
 /// The entries, kept up as services change.
 #[derive(Debug, Default)]
 pub struct Direct {
-    /// Who publishes an address and port, by service.
+    /// For each address and port the endpoints that are published there, by service.
     claims: HashMap<(IpAddr, u16), BTreeMap<Arc<str>, Member>>,
+    /// For each application and port the endpoints that it has there.
     entries: BTreeMap<Key, BTreeMap<IpAddr, Member>>,
-    /// Entries that may be other than they are served.
+    /// Entries to look at, since their endpoints or the policy changed.
     touched: BTreeSet<Key>,
     /// Slices and names of the entries that are served.
     served: BTreeMap<Key, (usize, Arc<str>)>,
@@ -70,19 +71,19 @@ pub struct Direct {
     notices: Vec<Notice>,
 }
 
-/// What became of an entry.
+/// The result of a look at an entry.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Its host.
+    /// The host of the entry.
     pub host: Arc<str>,
-    /// Why its newest form cannot be made; `None`: it was made, or is not to be.
-    pub refused: Option<Quarantined>,
-    /// An older form is served.
+    /// Why the newest form cannot be made; `None`: it was made, or the entry is not to be served.
+    pub refused: Option<Quarantine>,
+    /// The newest form cannot be made, and an older form is served on.
     pub kept: bool,
 }
 
 impl Direct {
-    /// The entries of a last good state, as they were served for its services.
+    /// The entries of a last good state, and the endpoints of its services.
     pub fn restored<'a>(
         served: BTreeMap<Key, (usize, Arc<str>)>,
         services: impl Iterator<Item = (&'a Arc<str>, &'a [Member])>,
@@ -158,8 +159,8 @@ impl Direct {
         self.touched.extend(self.entries.keys().chain(self.served.keys()).cloned());
     }
 
-    /// What changed in the entries since the last time, and what became of each of them. With `keep` none is removed: those
-    /// are looked at again later.
+    /// Looks at the entries that were touched since the last time. With `keep` no entry is removed: entries to be removed are
+    /// looked at again next time.
     pub fn changes(
         &mut self,
         config: &Config,
@@ -182,8 +183,8 @@ impl Direct {
             };
             let made = catch_unwind(AssertUnwindSafe(|| make(&key, &host, entry, config, policy)));
             let made = match made {
-                Ok(made) => made.map_err(|Invalid { rule, detail }| Quarantined { reason: rule.name(), detail }),
-                Err(_) => Err(Quarantined::by_panic()),
+                Ok(made) => made.map_err(|Invalid { rule, detail }| Quarantine { reason: rule.name(), detail }),
+                Err(_) => Err(Quarantine::by_panic()),
             };
             let kept = made.is_err() && self.served.contains_key(&key);
             let refused = made.map(|made| self.put(key, made, changes)).err();
@@ -192,8 +193,8 @@ impl Direct {
         outcomes
     }
 
-    fn put(&mut self, key: Key, made: Made, changes: &mut RoundChanges) {
-        let Made { place, entry, rule, mixed, left_out } = made;
+    fn put(&mut self, key: Key, made: Build, changes: &mut RoundChanges) {
+        let Build { place, entry, rule, mixed, left_out } = made;
         if self.served.get(&key).is_some_and(|before| *before != place) {
             self.remove(&key, changes);
         }
@@ -234,7 +235,7 @@ impl Direct {
         std::mem::take(&mut self.notices)
     }
 
-    /// For status.
+    /// Counts for status.
     pub fn counts(&self) -> DirectCounts {
         DirectCounts {
             entries: self.served.len(),
@@ -247,13 +248,13 @@ impl Direct {
 }
 
 /// The resources of an entry.
-struct Made {
+struct Build {
     place: (usize, Arc<str>),
     entry: Resource,
     rule: Option<Resource>,
-    /// Some of its addresses only are to be called with mTLS.
+    /// Some addresses only are to be called with mTLS.
     mixed: bool,
-    /// Addresses that are too many.
+    /// Addresses above the most that an entry may have.
     left_out: usize,
 }
 
@@ -263,7 +264,7 @@ fn make(
     entry: &BTreeMap<IpAddr, Member>,
     config: &Config,
     policy: &Policy,
-) -> Result<Made, Invalid> {
+) -> Result<Build, Invalid> {
     let name = names::resource_name(host, &config.host_suffix);
     let name: Arc<str> = format!("{}/{name}", config.namespace).into();
     let annotations: BTreeMap<_, _> = [(APPLICATION_ANNOTATION.to_owned(), application.to_string())].into();
@@ -275,14 +276,15 @@ fn make(
     let rule = rule.map(|rule| Resource::destination_rule(name.to_string(), annotations.clone(), &rule));
     let left_out = entry.len().saturating_sub(MAX_ADDRESSES);
     let entry = Resource::beside(name.to_string(), annotations, &built);
-    Ok(Made { place: (slice_of(&Sha256::digest(host).into()), name), entry, rule, mixed, left_out })
+    Ok(Build { place: (slice_of(&Sha256::digest(host).into()), name), entry, rule, mixed, left_out })
 }
 
 fn application(member: &Member) -> Option<&str> {
     member.endpoint().labels.get("app")
 }
 
-/// Whose an address and port are: the newest's, by the registry's clock; at a tie the first by application and registerId.
+/// The endpoint that an address and port belong to: the newest by the registry's clock; at a tie the first by application and
+/// registerId.
 fn winner(claims: &BTreeMap<Arc<str>, Member>) -> Option<&Member> {
     let named = claims.values().filter(|member| application(member).is_some());
     named.max_by(|a, b| {

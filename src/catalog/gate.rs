@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::{config::Scope, model::Millis};
 
-/// The gate.
+/// Decides when the view is complete.
 #[derive(Debug, Clone, Copy)]
 pub struct Gate {
     scope: Scope,

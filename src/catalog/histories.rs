@@ -1,5 +1,5 @@
-//! Whatever the history of events, policies, orders, bugs in one service and restarts: what is served is what the registry and
-//! the policy make of it from nothing, but for what the report names; and nothing goes that nobody has taken away.
+//! Random histories of events, policies, orders, bugs in one service and restarts: whatever comes, everything is served as the
+//! registry and the policy have it, but for the exceptions that the report names; and nothing goes that nobody took away.
 //!
 //! `MOX_ROUND_STEPS` (100,000) steps in all, from the seed `MOX_SEED`. A history that fails is shown without the steps that
 //! it fails without.
@@ -8,7 +8,7 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Once,
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -81,7 +81,7 @@ fn policies() -> Vec<Value> {
     ]
 }
 
-/// What publishers publish; `{s}` and `{p}` stand for the service and the publisher.
+/// Payloads of publishers; `{s}` and `{p}` stand for the service and the publisher.
 const PAYLOADS: [&[&str]; 12] = [
     &["10.{s}.{p}.1:80"],
     &["10.{s}.{p}.1:80"],
@@ -128,7 +128,7 @@ enum Step {
     Round,
     /// A round breaks off.
     Break,
-    /// What is served is kept for a restart.
+    /// The served snapshots are kept for a restart.
     Keep,
     /// With what was kept, or without; before everything is read again a round comes where the last good state is shown. Some
     /// services cannot be read until a `Replace` of theirs.
@@ -188,7 +188,7 @@ struct World {
     empty: BTreeMap<String, Millis>,
     /// Services that could not be read since the last restart.
     unknown: BTreeSet<&'static str>,
-    /// What was served before the last round, and how.
+    /// The state before the last round.
     before: Before,
     rounds: usize,
     /// After every round everything is compared, not after some.
@@ -198,7 +198,7 @@ struct World {
 struct Kept {
     view: View,
     publishers: usize,
-    empty: BTreeMap<std::sync::Arc<str>, Millis>,
+    empty: BTreeMap<Arc<str>, Millis>,
     at: Millis,
 }
 
@@ -333,8 +333,8 @@ impl World {
         });
         let had_last_good = last_good.is_some();
         let orders = self.driver.orders;
-        let policy = std::sync::Arc::clone(&self.driver.policy);
-        self.driver = Driver::started(std::sync::Arc::clone(&self.driver.config), now, last_good);
+        let policy = Arc::clone(&self.driver.policy);
+        self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
         self.driver.policy = policy;
         self.driver.orders.frozen = orders.frozen;
         self.driver.orders.listening_since = Some(now);
@@ -456,10 +456,10 @@ impl World {
             check(lost <= 2 || lost * 100 <= of * 30, || format!("{lost} of {of} services go, and nothing is held"))?;
         }
         self.before = after;
-        if !gathering && (self.thorough || self.rounds % 4 == 0) { self.compare() } else { Ok(()) }
+        if !gathering && (self.thorough || self.rounds.is_multiple_of(4)) { self.compare() } else { Ok(()) }
     }
 
-    /// What is served is what is to be served, but for exceptions.
+    /// Everything is served as it is to be, but for exceptions.
     fn compare(&self) -> Result<(), String> {
         let Driver { view, report, now, .. } = &self.driver;
         let ours = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
@@ -473,9 +473,7 @@ impl World {
                 let vip = entry.addresses.first().map(|vip| vip.parse().unwrap());
                 exceptions.kept.insert(id.clone(), (entry.hosts[0].clone(), vip));
                 exceptions.quarantined.extend(quarantined.then(|| id.clone()));
-            } else if unknown {
-                exceptions.withheld.insert(id.clone());
-            } else if report.withheld_services.contains(&**id) {
+            } else if unknown || report.withheld_services.contains(&**id) {
                 exceptions.withheld.insert(id.clone());
             } else if let Some(since) = report.graces.get(&**id) {
                 check(now - since < GRACE, || format!("{id} has been in its grace since {since}, it is {now}"))?;
@@ -513,7 +511,7 @@ impl World {
             && exceptions.kept.is_empty()
             && exceptions.withheld.is_empty()
             && report.quarantined.is_empty()
-            && (self.thorough || self.rounds % 16 == 0)
+            && (self.thorough || self.rounds.is_multiple_of(16))
         {
             self.compare_with_a_start(!exceptions.graces.is_empty())?;
         }
@@ -522,7 +520,7 @@ impl World {
 
     fn compare_with_a_start(&self, graces: bool) -> Result<(), String> {
         let mut fresh = Driver::new(self.config.clone());
-        std::mem::swap(&mut fresh.policy, &mut std::sync::Arc::clone(&self.driver.policy));
+        fresh.policy = Arc::clone(&self.driver.policy);
         fresh.orders.loaded = true;
         for id in IDS {
             let bodies: Vec<(String, Vec<u8>)> = self

@@ -32,19 +32,19 @@ use crate::{
 /// A service as it was served.
 #[derive(Debug, Clone)]
 pub struct LastService {
-    /// Its host, suffix included.
+    /// The host, suffix included.
     pub host: Box<str>,
-    /// The slice of its resources.
+    /// The slice of the resources.
     pub slice: usize,
-    /// The name of its ServiceEntry, `namespace/name`.
+    /// The name of the ServiceEntry, `namespace/name`.
     pub name: Arc<str>,
-    /// Its virtual address.
+    /// The virtual address, if the host has one.
     pub vip: Option<IpAddr>,
-    /// Its endpoints, by address and port. Who published those that stand in a ServiceEntry is not known.
+    /// The endpoints, by address and port. The publishers of endpoints that stand in a ServiceEntry are not known.
     pub members: Vec<Member>,
-    /// The names of its WorkloadEntries, by address and port.
+    /// The names of the WorkloadEntries, by address and port.
     pub workloads: BTreeMap<(Address, u16), Arc<str>>,
-    /// Since when the registry has no endpoints of it.
+    /// When the registry took the last endpoint away, if there is none.
     pub empty_since: Option<Millis>,
 }
 
@@ -55,16 +55,16 @@ pub struct LastGood {
     pub age: Duration,
     /// How many publishers the registry had.
     pub publishers: usize,
-    /// What was served, not to be shown yet.
+    /// The snapshots that were served, not to be shown yet.
     pub view: View,
-    /// Every service in it by its dataInfoId.
+    /// Every service in the snapshots, by dataInfoId.
     pub services: BTreeMap<Arc<str>, LastService>,
-    /// Slices and names of the entries of applications in it.
+    /// Slices and names of the entries of applications in the snapshots.
     pub entries: BTreeMap<direct::Key, (usize, Arc<str>)>,
 }
 
 impl LastGood {
-    /// What a view serves.
+    /// The services and entries that a view serves.
     pub fn of_view(view: &View, empty: &BTreeMap<Arc<str>, Millis>, publishers: usize) -> Result<Self, String> {
         let mut reader = Reader::default();
         for (kind, snapshot) in view.snapshots().into_iter().enumerate() {
@@ -75,7 +75,7 @@ impl LastGood {
         Ok(reader.finish(view.clone(), empty, publishers))
     }
 
-    /// What the pages of the ServiceEntries, WorkloadEntries and DestinationRules hold.
+    /// The snapshots, services and entries in pages of ServiceEntries, WorkloadEntries and DestinationRules.
     fn of_pages(pages: [Bytes; 3], empty: &BTreeMap<Arc<str>, Millis>, publishers: usize) -> Result<Self, String> {
         let mut reader = Reader::default();
         let mut snapshots = pages.into_iter().enumerate().map(|(kind, pages)| {
@@ -91,18 +91,18 @@ impl LastGood {
 }
 
 /// A service while its resources are read.
-struct Read {
+struct Reading {
     service: LastService,
-    /// Whom certificates of its endpoints must name, where they are called with mTLS.
+    /// Identities of the certificates of endpoints that are called with mTLS.
     identities: Arc<[String]>,
-    /// With who published them, where that is known.
+    /// The registerId of each endpoint's publisher, empty where it is not known, and the endpoint.
     endpoints: Vec<(Box<str>, Endpoint)>,
 }
 
 /// Reads resources in the order of [`View::snapshots`].
 #[derive(Default)]
 struct Reader {
-    services: BTreeMap<Arc<str>, Read>,
+    services: BTreeMap<Arc<str>, Reading>,
     /// Services by the label that their WorkloadEntries have.
     selected: HashMap<String, Arc<str>>,
     entries: BTreeMap<direct::Key, (usize, Arc<str>)>,
@@ -122,7 +122,7 @@ impl Reader {
                 1 => self.workload_entry(&read, &name, body),
                 _ => DestinationRule::decode(body).map(|rule| Some((slice(&rule.host), 0))).map_err(|e| e.to_string()),
             };
-            // Its ServiceEntry is not there, so nothing selects it.
+            // A WorkloadEntry without its ServiceEntry is selected by nothing.
             let Some((slice, endpoints)) = found? else { continue };
             let resource = Resource::kept(field, &read, endpoints).ok_or("a resource has no version")?;
             changes.insert((slice, name), Some(resource));
@@ -156,7 +156,7 @@ impl Reader {
             workloads: BTreeMap::new(),
             empty_since: None,
         };
-        self.services.insert(id, Read { service, identities, endpoints });
+        self.services.insert(id, Reading { service, identities, endpoints });
         Ok((slice, count))
     }
 
@@ -177,7 +177,7 @@ impl Reader {
     }
 
     fn finish(self, view: View, empty: &BTreeMap<Arc<str>, Millis>, publishers: usize) -> LastGood {
-        let services = self.services.into_iter().map(|(id, Read { service, endpoints, .. })| {
+        let services = self.services.into_iter().map(|(id, Reading { service, endpoints, .. })| {
             let empty_since = empty.get(&id).copied();
             (id, LastService { members: members(endpoints), empty_since, ..service })
         });

@@ -1,4 +1,4 @@
-//! What a round has to say to whoever reads the log, and how often it says it.
+//! Notices for whoever reads the log, and how often they are given.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    catalog::{breaker::Lost, report::Quarantined},
+    catalog::{breaker::Lost, report::Quarantine},
     istio::rule::Invalid,
     model::Millis,
     translate::payload::Reject,
@@ -35,7 +35,7 @@ pub enum Notice {
         /// The service, or the host of an application's entry.
         id: Arc<str>,
         /// Why.
-        why: Quarantined,
+        why: Quarantine,
         /// Whether an older form is served on.
         kept: bool,
     },
@@ -79,7 +79,7 @@ pub enum Notice {
     MassDeleteHeld(Lost),
     /// Removals are no longer withheld.
     MassDeleteOver {
-        /// What ended it.
+        /// Why.
         why: &'static str,
         /// Of how many services something was withheld.
         services: usize,
@@ -99,7 +99,7 @@ pub enum Notice {
     ViewComplete {
         /// Services with or without endpoints.
         services: usize,
-        /// Their endpoints.
+        /// The endpoints of all services.
         endpoints: usize,
     },
     /// The last good state is served until the view is complete.
@@ -113,9 +113,9 @@ pub enum Notice {
     },
     /// Notices that were not given since a notice of their kind was given last.
     LeftOut {
-        /// Their event.
+        /// The event of these notices.
         event: &'static str,
-        /// Their reason; may be empty.
+        /// The reason of these notices; may be empty.
         reason: Box<str>,
         /// How many.
         notices: u64,
@@ -162,12 +162,12 @@ impl Notice {
 pub struct Notices {
     round: Vec<Notice>,
     /// By event and reason.
-    given: HashMap<(&'static str, String), Given>,
+    given: HashMap<(&'static str, String), Recent>,
 }
 
-/// What was given of an event and reason since a moment.
+/// The notices of an event and reason since a moment.
 #[derive(Debug, Default)]
-struct Given {
+struct Recent {
     since: Millis,
     subjects: BTreeSet<Box<str>>,
     left_out: u64,
@@ -183,7 +183,7 @@ impl Notices {
             if given.left_out > 0 {
                 self.round.push(Notice::LeftOut { event, reason: reason.into(), notices: given.left_out });
             }
-            *given = Given { since: now, ..Given::default() };
+            *given = Recent { since: now, ..Recent::default() };
         }
         if given.subjects.len() < SUBJECTS && given.subjects.insert(subject) {
             self.round.push(notice);

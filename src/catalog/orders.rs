@@ -1,4 +1,4 @@
-//! What the host, the operator and the registry ordered.
+//! Orders of the host, the operator and the registry.
 
 use crate::model::Millis;
 
@@ -20,7 +20,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// What the next round is to do; a release is not ordered twice.
+    /// The orders for the next round; a release is not given twice.
     pub fn take(&mut self) -> Self {
         let orders = *self;
         self.release = false;

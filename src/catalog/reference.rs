@@ -1,4 +1,4 @@
-//! What is to be served, by the definition: everything is read, assigned and built anew, for all services at once.
+//! The definition of what is to be served: everything is read, assigned and built anew, for all services at once.
 //!
 //! It shares with [`Round`](super::round::Round) how a publisher is read and an entry is built, and nothing of how a round
 //! goes.
@@ -41,7 +41,7 @@ pub(crate) struct Exceptions {
     pub(crate) withheld: BTreeSet<String>,
 }
 
-/// What is to be served, without the entries of applications.
+/// Everything that is to be served, without the entries of applications.
 #[derive(Debug, Default)]
 pub(crate) struct Expected {
     /// Services that are to be served.
@@ -60,7 +60,7 @@ pub(crate) struct Reference<'a> {
 }
 
 impl Reference<'_> {
-    /// What the registry and the policy want of a service; `None`: it cannot be read.
+    /// The endpoints that the registry and the policy want a service to have; `None`: its publishers cannot be read.
     pub(crate) fn wanted(&self, id: &str) -> Option<Vec<Member>> {
         if !self.policy.serves(id) {
             return Some(Vec::new());

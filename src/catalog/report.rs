@@ -1,4 +1,4 @@
-//! What rounds found; for status, metrics and tests.
+//! The findings of rounds, for status, metrics and tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,15 +20,15 @@ const SHOWN: usize = 100;
 
 /// Why a service is not served as the registry has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Quarantined {
+pub struct Quarantine {
     /// The rule of Istio's that it would break, or `panic`.
     pub reason: &'static str,
-    /// What breaks it.
+    /// The field and value that break it, and the remedy.
     pub detail: String,
 }
 
-impl Quarantined {
-    /// Its data brings out a bug.
+impl Quarantine {
+    /// A service's data brings out a bug.
     pub fn by_panic() -> Self {
         Self { reason: "panic", detail: "a bug; the log says where".to_owned() }
     }
@@ -54,14 +54,14 @@ pub struct Report {
     pub invalid_endpoints: BTreeMap<Rule, u64>,
     /// How many are quarantined, by reason.
     pub quarantined_by: BTreeMap<&'static str, u64>,
-    /// Services, and entries of applications by their host, whose newest form cannot be made. What was served before is
-    /// served on.
-    pub quarantined: BTreeMap<Arc<str>, Quarantined>,
-    /// How many of them a summary leaves out.
+    /// Services, and entries of applications by their host, whose newest form cannot be made. An older form is served on where
+    /// there is one.
+    pub quarantined: BTreeMap<Arc<str>, Quarantine>,
+    /// How many quarantined services a summary leaves out.
     pub quarantined_left_out: usize,
     /// Services that could not be read yet.
     pub unknown: UnknownReport,
-    /// What is missing since the window of the breaker began, while it withholds removals.
+    /// Services and endpoints that are missing since the window of the breaker began, while it withholds removals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Lost>,
     /// Services that something is withheld of: while a mass deletion is held, and before the view is complete.
@@ -71,7 +71,7 @@ pub struct Report {
     pub direct: Option<DirectCounts>,
     /// How many services have lost their last endpoint and keep their entry for a while.
     pub in_grace: usize,
-    /// Those services, with the time when the last endpoint went, in milliseconds since the epoch.
+    /// Services in their grace, and when the last endpoint went, in milliseconds since the epoch.
     pub graces: BTreeMap<Arc<str>, Millis>,
     /// Services that do not have their first host, since another has it.
     pub hosts_moved: usize,
@@ -79,7 +79,7 @@ pub struct Report {
     pub vips_moved: usize,
 }
 
-/// What one round found: counts as they are now, and of names those that changed.
+/// The findings of one round: all counts, and the names that changed.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// See [`Report::held`].
@@ -114,7 +114,7 @@ pub struct Findings {
 #[derive(Debug, Default)]
 pub struct Names {
     /// See [`Report::quarantined`].
-    pub quarantined: Vec<(Arc<str>, Option<Quarantined>)>,
+    pub quarantined: Vec<(Arc<str>, Option<Quarantine>)>,
     /// See [`Report::withheld_services`].
     pub withheld: Vec<(Arc<str>, bool)>,
     /// See [`Report::graces`].
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_report_is_the_sum_of_its_changes() {
         let mut report = Report::new();
-        let why = || Quarantined { reason: "export-to", detail: "exportTo \".\"".to_owned() };
+        let why = || Quarantine { reason: "export-to", detail: "exportTo \".\"".to_owned() };
         let names = Names {
             quarantined: vec![("a".into(), Some(why())), ("b".into(), Some(why())), ("a".into(), None)],
             withheld: vec![("c".into(), true)],
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_summary_names_a_hundred_and_counts_all() {
         let mut report = Report::new();
-        let why = || Quarantined { reason: "host", detail: "long".to_owned() };
+        let why = || Quarantine { reason: "host", detail: "long".to_owned() };
         let names = Names {
             quarantined: (0..250).map(|n| (format!("{n:03}").into(), Some(why()))).collect(),
             graces: (0..250).map(|n| (format!("{n:03}").into(), Some(n))).collect(),

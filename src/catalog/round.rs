@@ -4,11 +4,11 @@
 //! is. A round goes in this order, so that nothing is removed before what takes its place is made, and nothing is judged but
 //! what would be served:
 //!
-//! 1. what is wanted of the services that are looked at, read from their publishers;
-//! 2. who is served under which host and address ([`Assignment`]), and the resources that follow from it. A service whose
-//!    resources cannot be made stays as it is served, with its host and address, and the others go around it;
-//! 3. the breaker's judgement. If it withholds removals, 2 comes again with what is missing kept;
-//! 4. what differs from what is served.
+//! 1. the intent of registry and policy for the services that are looked at, read from their publishers;
+//! 2. the host and virtual address of each ([`Assignment`]), and the resources that follow from them. A service whose
+//!    resources cannot be made stays as it is served, host and address included, and the others go around it;
+//! 3. the breaker's judgement. If it withholds removals, step 2 comes again with the missing endpoints kept;
+//! 4. the changes of what is served.
 
 mod turn;
 
@@ -40,7 +40,7 @@ use crate::{
     translate::{payload::Reject, service_entry},
 };
 
-/// What is new for a round.
+/// Everything that is new for a round.
 #[derive(Debug)]
 pub struct Input {
     /// Milliseconds since the epoch; never less than in the round before.
@@ -49,20 +49,20 @@ pub struct Input {
     pub dirty: Vec<Taken>,
     /// The policy that [`Round::take`] was asked with.
     pub policy: Arc<Policy>,
-    /// What was ordered.
+    /// Latches and requests from outside.
     pub orders: Orders,
     /// How many publishers the registry has.
     pub publishers: usize,
 }
 
-/// What comes of a round.
+/// The result of a round.
 #[derive(Debug)]
 pub struct Output {
-    /// What makes the served snapshots the next ones.
+    /// Changes that make the served snapshots the next ones.
     pub changes: RoundChanges,
     /// Whether a complete view was in once.
     pub complete: bool,
-    /// Whether what is served may be shown.
+    /// Whether streams may be told what is served.
     pub shown: bool,
     /// For the report.
     pub findings: Findings,
@@ -73,15 +73,15 @@ pub struct Output {
 /// How far the registry's view is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It is not complete: nothing is known to be gone.
+    /// The view is not complete: nothing is known to be gone.
     Gathering,
-    /// It is complete, and to be judged as a whole against the last good state.
+    /// The view is complete, and to be judged as a whole against the last good state.
     Completed,
-    /// Its changes are judged against what is served.
+    /// The view is complete; its changes are judged against what is served.
     Live,
 }
 
-/// What is served, and all that the next round needs to know of the rounds before.
+/// The state between two rounds: everything that is served, and all that the next round needs to know.
 #[derive(Debug)]
 pub struct Round {
     config: Arc<Config>,
@@ -91,7 +91,7 @@ pub struct Round {
     complete: bool,
     /// The last good state is shown, or was.
     shows_last_good: bool,
-    /// Until when the last good state is good enough to be shown; `None`: there is none, or it had its turn.
+    /// Until when the last good state is good enough to be shown; `None`: there is none, or it was asked for already.
     last_good_until: Option<Millis>,
     /// Endpoints of the last good state's services, until the first complete view was judged against it.
     baseline: Vec<(Arc<str>, usize)>,
@@ -256,7 +256,7 @@ impl Round {
         Output { changes, complete, shown, findings, notices: self.notices.take() }
     }
 
-    /// Shows the last good state if it is not too old, until there is a complete view. It has one turn.
+    /// Shows the last good state if it is not too old, until there is a complete view. Only the first call counts.
     fn show_last_good(&mut self, now: Millis) {
         let Some(until) = self.last_good_until.take() else { return };
         self.shows_last_good = now <= until;

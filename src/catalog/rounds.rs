@@ -27,7 +27,7 @@ const SWEEP: Duration = Duration::from_secs(10);
 pub struct Rounds {
     shared: Arc<Shared>,
     round: Round,
-    /// A round broke off, so what it knows is not to be used.
+    /// The last round broke off, so its state is not to be used.
     broken: bool,
     file: Option<LastGoodFile>,
 }
@@ -87,7 +87,7 @@ impl Rounds {
         }
     }
 
-    /// One round; `false` if it broke off, which is a bug. What was served stays until a round over everything went well.
+    /// A round; `false` if it broke off, which is a bug. The snapshots stay until a round over everything went well.
     fn round(&mut self) -> bool {
         let done = catch_unwind(AssertUnwindSafe(|| {
             if self.broken {
@@ -105,7 +105,7 @@ impl Rounds {
         done.is_ok()
     }
 
-    /// Forgets everything but what is served, and looks at every service again.
+    /// Begins again from what is served, and looks at every service.
     fn start_over(&mut self) {
         let publishers = self.shared.store.counts().publishers;
         let served = LastGood::of_view(&self.shared.view.borrow(), &self.round.empty(), publishers);
@@ -150,11 +150,19 @@ fn with(current: &Arc<Snapshot>, changes: &Changes) -> Arc<Snapshot> {
     if changes.is_empty() { Arc::clone(current) } else { Arc::new(current.with(changes)) }
 }
 
+/// The longest dataInfoId in a log line; the rest of a line has at most 300 characters.
+const LOGGED: usize = 200;
+
+/// The start of a dataInfoId, which may have thousands of bytes.
+fn short(id: &str) -> String {
+    id.chars().take(LOGGED).collect()
+}
+
 fn log(notice: &Notice) {
     let event = notice.event();
     match notice {
         Notice::PayloadNotServed { id, reason, sample } => {
-            tracing::warn!(event, data_info_id = &**id, %reason, sample = &**sample, "a payload is not served");
+            tracing::warn!(event, data_info_id = short(id), %reason, sample = &**sample, "a payload is not served");
         }
         Notice::Quarantined { id, why, kept } => {
             let (reason, detail) = (why.reason, &*why.detail);
@@ -162,7 +170,7 @@ fn log(notice: &Notice) {
                 true => {
                     tracing::error!(
                         event,
-                        data_info_id = &**id,
+                        data_info_id = short(id),
                         reason,
                         detail,
                         "a service's newest form cannot be made; its last good form is kept"
@@ -171,7 +179,7 @@ fn log(notice: &Notice) {
                 false => {
                     tracing::error!(
                         event,
-                        data_info_id = &**id,
+                        data_info_id = short(id),
                         reason,
                         detail,
                         "a service's form cannot be made, and there is no older one; it is not served"
@@ -180,13 +188,13 @@ fn log(notice: &Notice) {
             }
         }
         Notice::EndpointsLeftOut { id, count, invalid } => {
-            tracing::error!(event, data_info_id = &**id, count, %invalid, "Istio would refuse endpoints; they are left out");
+            tracing::error!(event, data_info_id = short(id), count, %invalid, "Istio would refuse endpoints; they are left out");
         }
         Notice::HostChanged { id, was, is } => {
-            tracing::warn!(event, data_info_id = &**id, was = &**was, is = &**is, "a service has another host now");
+            tracing::warn!(event, data_info_id = short(id), was = &**was, is = &**is, "a service has another host now");
         }
         Notice::AddressContested { address, port, newest, claimed_by } => {
-            let newest = newest.as_deref();
+            let (newest, claimed_by) = (newest.as_deref(), claimed_by.iter().take(4).collect::<Vec<_>>());
             tracing::warn!(event, %address, port, newest, ?claimed_by, "two applications publish one address and port");
         }
         Notice::MtlsMixed { application, port } => {

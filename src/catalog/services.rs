@@ -30,97 +30,98 @@ use crate::{
     },
 };
 
-/// What the registry and the policy want of a service.
+/// The endpoints that the registry and the policy want a service to have.
 #[derive(Debug, Default)]
-pub enum Wanted {
-    /// What is served of it.
+pub enum Intent {
+    /// The endpoints that are served.
     #[default]
     AsServed,
-    /// These endpoints, sorted by address and port; none at all if the policy does not serve it.
+    /// These endpoints.
     Endpoints {
-        /// The endpoints.
+        /// Sorted by address and port, each pair once.
         members: Vec<Member>,
-        /// Whether the policy serves it.
+        /// Whether the policy serves the service; where it does not there are no members.
         allowed: bool,
     },
-    /// Unknown: it is of the last good state, and the registry has not named it since the start.
+    /// Not known: the service is of the last good state, and the registry has not named it since the start.
     Unheard,
-    /// Unknown: reading its publishers brings out a bug.
+    /// Not known: reading the publishers brings out a bug.
     Unreadable,
 }
 
 /// A service that is served.
 #[derive(Debug)]
-pub struct Served {
-    /// Its host, suffix included.
+pub struct Service {
+    /// The host, suffix included.
     pub host: Box<str>,
-    /// The slice of its resources.
+    /// The slice of the resources.
     slice: usize,
-    /// The name of its ServiceEntry, `namespace/name`.
+    /// The name of the ServiceEntry, `namespace/name`.
     name: Arc<str>,
-    /// Its virtual address.
+    /// The virtual address, if the host has one.
     pub vip: Option<IpAddr>,
-    /// Its endpoints, by address and port.
+    /// The endpoints, by address and port.
     pub members: Vec<Member>,
-    /// How many of them are served; Istio would refuse the others.
+    /// How many endpoints are served; Istio would refuse the other members.
     pub endpoints: usize,
-    /// Since when the registry has no endpoints of it.
+    /// When the registry took the last endpoint away, if there is none.
     pub empty_since: Option<Millis>,
-    wanted: Wanted,
-    /// What else its resources were made from; `None`: it is of the last good state, and that is not known.
-    form: Option<Form>,
-    /// Its WorkloadEntries, where there are any.
+    intent: Intent,
+    /// `None`: the service is of the last good state, which does not say what it was made from.
+    inputs: Option<Inputs>,
     workloads: Workloads,
 }
 
-/// What a service's resources are made from beside its id, host, address and endpoints.
+/// Everything that a service's resources are made from, but for its id, host, virtual address and endpoints.
 #[derive(Debug, PartialEq)]
-struct Form {
+struct Inputs {
     port: ServicePort,
     export_to: Box<[String]>,
     dns: bool,
+    /// Whether the entry is labelled as one without endpoints.
     empty: bool,
 }
 
-/// The WorkloadEntries of a service as they were made last.
+/// The WorkloadEntries of a service; none where endpoints stand in the ServiceEntry.
 #[derive(Debug, Default)]
 struct Workloads {
-    /// The port that they name; empty where that is not known.
+    /// The port that the entries name; empty: not known, since they are of the last good state.
     port_name: Box<str>,
-    made: BTreeMap<(Address, u16), (Arc<str>, Member)>,
+    /// Names, and the endpoints that the entries were made of.
+    entries: BTreeMap<(Address, u16), (Arc<str>, Member)>,
 }
 
 /// The resources of a service in a form that Istio takes.
 #[derive(Debug)]
-pub struct Made {
-    /// Where it is served in this form.
+pub struct Build {
+    /// The host, slice and virtual address that the resources were made for.
     pub place: Place,
-    /// How many endpoints it has in this form.
+    /// How many endpoints the resources have.
     pub endpoints: usize,
-    /// Endpoints without which it was made, by the rule that they break, with the first of each.
+    /// Endpoints that were left out, counted by the rule that they break, with the first of each.
     pub left_out: BTreeMap<Rule, (u32, Invalid)>,
-    /// What changes in what is served; what this form takes the place of is removed.
+    /// The resources, and the removal of those that they take the place of.
     pub changes: RoundChanges,
     name: Arc<str>,
-    form: Form,
+    inputs: Inputs,
     workloads: Workloads,
 }
 
-impl Served {
+impl Service {
     fn restored(last: LastService) -> Self {
         let LastService { host, slice, name, vip, members, mut workloads, empty_since } = last;
-        let made = members.iter().filter_map(|member| {
+        let entries = members.iter().filter_map(|member| {
             let key = (member.endpoint().address.clone(), member.endpoint().port);
             let name = workloads.remove(&key)?;
             Some((key, (name, member.clone())))
         });
-        let workloads = Workloads { port_name: Box::default(), made: made.collect() };
-        let endpoints = members.len();
-        let wanted = Wanted::Unheard;
-        Self { host, slice, name, vip, members, endpoints, empty_since, wanted, form: None, workloads }
+        let workloads = Workloads { port_name: Box::default(), entries: entries.collect() };
+        let (endpoints, intent) = (members.len(), Intent::Unheard);
+        Self { host, slice, name, vip, members, endpoints, empty_since, intent, inputs: None, workloads }
     }
 
-    /// Its endpoints beside those that are wanted; `None` if nothing is missing from `wanted`, which the policy serves.
+    /// The wanted endpoints, together with those that are served and not wanted. `None` if no endpoint is missing among the
+    /// wanted ones and the policy allows the service.
     pub fn with_missing(&self, wanted: &[Member], allowed: bool) -> Option<Vec<Member>> {
         let keys: BTreeSet<_> = wanted.iter().map(Member::key).collect();
         let missing = self.members.iter().filter(|member| !keys.contains(&member.key()));
@@ -133,9 +134,9 @@ impl Served {
         Some(all)
     }
 
-    /// Whether the registry has not named it since the start.
+    /// Whether the registry has not named the service since the start.
     pub fn is_unheard(&self) -> bool {
-        matches!(self.wanted, Wanted::Unheard)
+        matches!(self.intent, Intent::Unheard)
     }
 }
 
@@ -143,67 +144,67 @@ impl Served {
 #[derive(Debug)]
 pub struct Services {
     config: Arc<Config>,
-    served: HashMap<Arc<str>, Served>,
+    services: HashMap<Arc<str>, Service>,
     totals: Totals,
-    /// Services without endpoints in the registry, oldest first.
+    /// Services without endpoints that the registry has named, the longest empty first.
     graces: BTreeSet<(Millis, Arc<str>)>,
-    /// Who came into [`Services::graces`], with the time, or went.
+    /// Services that came into [`Services::graces`], with the time, or left.
     graces_changed: Vec<(Arc<str>, Option<Millis>)>,
 }
 
 impl Services {
     /// The services of a last good state, of which the registry has said nothing yet.
     pub fn restored(config: Arc<Config>, last_good: BTreeMap<Arc<str>, LastService>) -> Self {
-        let served: HashMap<_, _> = last_good.into_iter().map(|(id, last)| (id, Served::restored(last))).collect();
+        let services: HashMap<_, _> = last_good.into_iter().map(|(id, last)| (id, Service::restored(last))).collect();
         let mut totals = Totals::default();
-        served.values().for_each(|served| count(&mut totals, 0, served.endpoints));
-        Self { config, served, totals, graces: BTreeSet::new(), graces_changed: Vec::new() }
+        services.values().for_each(|service| count(&mut totals, 0, service.endpoints));
+        Self { config, services, totals, graces: BTreeSet::new(), graces_changed: Vec::new() }
     }
 
-    /// A service that is served.
-    pub fn get(&self, id: &str) -> Option<&Served> {
-        self.served.get(id)
+    /// The service with a dataInfoId, if it is served.
+    pub fn get(&self, id: &str) -> Option<&Service> {
+        self.services.get(id)
     }
 
-    /// Every service that is served.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Served)> {
-        self.served.iter()
+    /// Every service that is served, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Service)> {
+        self.services.iter()
     }
 
-    /// How much is served with endpoints.
+    /// Services with endpoints, and their endpoints.
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Served services that the registry has no endpoints of, and since when.
+    /// Services whose last endpoint the registry took away, and when.
     pub fn empty(&self) -> BTreeMap<Arc<str>, Millis> {
-        let since = |(id, served): (&Arc<str>, &Served)| Some((Arc::clone(id), served.empty_since?));
-        self.served.iter().filter_map(since).collect()
+        let since = |(id, service): (&Arc<str>, &Service)| Some((Arc::clone(id), service.empty_since?));
+        self.services.iter().filter_map(since).collect()
     }
 
-    /// Since when the first of them has none, of those that the registry has named.
+    /// When the oldest grace began.
     pub fn first_grace(&self) -> Option<Millis> {
         self.graces.first().map(|(since, _)| *since)
     }
 
-    /// Those of them that have none since `over` or longer.
+    /// Services whose grace began at `over` or before.
     pub fn expired(&self, over: Millis) -> Vec<Arc<str>> {
         let expired = self.graces.iter().take_while(|(since, _)| *since <= over);
         expired.map(|(_, id)| Arc::clone(id)).collect()
     }
 
-    /// Who came into a grace, with the time, or left it since the last call.
+    /// Services whose grace began, with the time, or ended since the last call.
     pub fn graces_changed(&mut self) -> Vec<(Arc<str>, Option<Millis>)> {
         std::mem::take(&mut self.graces_changed)
     }
 
-    /// What is wanted of a service that is served; to be given back by [`Services::put`], [`Services::stay`] or
-    /// [`Services::remove`].
-    pub fn take_wanted(&mut self, id: &str) -> Wanted {
-        self.served.get_mut(id).map(|served| std::mem::take(&mut served.wanted)).unwrap_or_default()
+    /// Lends the intent of a service that is served; [`Services::put`], [`Services::stay`] or [`Services::remove`] ends the
+    /// loan.
+    pub fn take_intent(&mut self, id: &str) -> Intent {
+        self.services.get_mut(id).map(|service| std::mem::take(&mut service.intent)).unwrap_or_default()
     }
 
-    /// A resource's name as istiod splits it, of the host that it is for.
+    /// The name of the ServiceEntry of a host, as istiod splits it.
     fn name(&self, host: &str) -> String {
         self.full_name(&names::resource_name(host, &self.config.host_suffix))
     }
@@ -212,17 +213,18 @@ impl Services {
         format!("{}/{name}", self.config.namespace)
     }
 
-    /// The host by which a service that stays as it is keeps its name, also if another suffix was used for it.
-    pub fn kept_host(&self, served: &Served) -> String {
-        if self.name(&served.host) == *served.name {
-            return served.host.to_string();
+    /// The host to claim for a service that stays as it is, so that nobody else gets its name; the last good state may have
+    /// another suffix.
+    pub fn kept_host(&self, service: &Service) -> String {
+        if self.name(&service.host) == *service.name {
+            return service.host.to_string();
         }
-        let name = served.name.split_once('/').map_or(&*served.name, |(_, name)| name);
+        let name = service.name.split_once('/').map_or(&*service.name, |(_, name)| name);
         format!("{name}.{}", self.config.host_suffix)
     }
 
-    /// The resources of a service at a place with these endpoints, checked and encoded; `None` if they are served just so. An
-    /// error is the rule of Istio's that they would break.
+    /// The resources of a service at a place with these endpoints, checked and encoded; `None` if the service is served just
+    /// so. An error is the rule of Istio's that the resources would break.
     pub fn make(
         &self,
         id: &Arc<str>,
@@ -230,16 +232,16 @@ impl Services {
         members: &[Member],
         empty: bool,
         rules: &Rules<'_>,
-    ) -> Result<Option<Made>, Invalid> {
+    ) -> Result<Option<Build>, Invalid> {
         let port = service_entry::port(id, rules);
-        let form = Form { port, export_to: rules.export_to.into(), dns: rules.dns, empty };
-        let served = self.served.get(id);
-        let same = |served: &Served| {
-            (&served.host, served.vip) == (&place.host, place.vip)
-                && served.form.as_ref() == Some(&form)
-                && served.members == members
+        let inputs = Inputs { port, export_to: rules.export_to.into(), dns: rules.dns, empty };
+        let before = self.services.get(id);
+        let is_same = |service: &Service| {
+            (&service.host, service.vip) == (&place.host, place.vip)
+                && service.inputs.as_ref() == Some(&inputs)
+                && service.members == members
         };
-        if served.is_some_and(same) {
+        if before.is_some_and(is_same) {
             return Ok(None);
         }
         // A bug, for the tests of those who have to live with one.
@@ -259,57 +261,58 @@ impl Services {
         changes.encodes += 1;
         put(&mut changes.service_entries, (*slice, Arc::clone(&name)), resource);
         let (endpoints, workloads) = (entry.endpoints.len(), Workloads::default());
-        let mut made = Made { place: place.clone(), endpoints, left_out, changes, name, form, workloads };
+        let mut build = Build { place: place.clone(), endpoints, left_out, changes, name, inputs, workloads };
         if mode == EndpointMode::WorkloadEntry {
-            self.make_workloads(id, members, &entry, &mut made);
-            made.endpoints = made.workloads.made.len();
+            self.make_workloads(id, members, &entry, &mut build);
+            build.endpoints = build.workloads.entries.len();
         }
-        if let Some(served) = served {
-            take_the_place_of(served, &mut made);
+        if let Some(before) = before {
+            take_the_place_of(before, &mut build);
         }
-        Ok(Some(made))
+        Ok(Some(build))
     }
 
-    /// Encodes the WorkloadEntries that differ from what was made last.
-    fn make_workloads(&self, id: &Arc<str>, members: &[Member], service: &ServiceEntry, made: &mut Made) {
-        let (host, slice) = (&made.place.host, made.place.slice);
-        let port_name = &*service.ports[0].name;
-        let served = self.served.get(id).filter(|served| served.host == *host);
-        let before = served.map(|served| &served.workloads).filter(|before| *before.port_name == *port_name);
+    /// Encodes the WorkloadEntries that differ from those that are served.
+    fn make_workloads(&self, id: &Arc<str>, members: &[Member], entry: &ServiceEntry, build: &mut Build) {
+        let (host, slice) = (&build.place.host, build.place.slice);
+        let port_name = &*entry.ports[0].name;
+        let served = self.services.get(id).filter(|service| service.host == *host);
+        let served = served.map(|service| &service.workloads).filter(|served| *served.port_name == *port_name);
         for member in members {
             let key = (member.endpoint().address.clone(), member.endpoint().port);
-            let known = before.and_then(|before| before.made.get(&key)).filter(|(_, known)| known == member);
-            if let Some((name, _)) = known {
-                made.workloads.made.insert(key, (Arc::clone(name), member.clone()));
+            let same = served.and_then(|served| served.entries.get(&key)).filter(|(_, known)| known == member);
+            if let Some((name, _)) = same {
+                build.workloads.entries.insert(key, (Arc::clone(name), member.clone()));
                 continue;
             }
             let name: Arc<str> = self.full_name(&service_entry::workload_name(host, member)).into();
-            let entry = service_entry::workload_entry(host, member, port_name);
-            if let Err(invalid) = validate::endpoint(&entry, service).and_then(|()| validate::workload_entry(&entry)) {
-                made.left_out.entry(invalid.rule).or_insert((0, invalid)).0 += 1;
+            let workload = service_entry::workload_entry(host, member, port_name);
+            let valid = validate::endpoint(&workload, entry).and_then(|()| validate::workload_entry(&workload));
+            if let Err(invalid) = valid {
+                build.left_out.entry(invalid.rule).or_insert((0, invalid)).0 += 1;
                 continue;
             }
             let annotations = [(ID_ANNOTATION, &**id), (REGISTER_ID_ANNOTATION, member.register_id())]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()));
-            let resource = Resource::workload_entry(name.to_string(), annotations.into(), &entry);
-            made.changes.encodes += 1;
-            put(&mut made.changes.workload_entries, (slice, Arc::clone(&name)), resource);
-            made.workloads.made.insert(key, (name, member.clone()));
+            let resource = Resource::workload_entry(name.to_string(), annotations.into(), &workload);
+            build.changes.encodes += 1;
+            put(&mut build.changes.workload_entries, (slice, Arc::clone(&name)), resource);
+            build.workloads.entries.insert(key, (name, member.clone()));
         }
-        made.workloads.port_name = port_name.into();
+        build.workloads.port_name = port_name.into();
     }
 
-    /// Serves a service in a new form, with the endpoints that it was made of; returns the endpoints that it had before.
+    /// Serves a service in a new form, with the endpoints that it was made of; returns the endpoints that were served before.
     pub fn put(
         &mut self,
         id: &Arc<str>,
-        made: Made,
+        build: Build,
         members: Vec<Member>,
         empty_since: Option<Millis>,
-        wanted: Wanted,
+        intent: Intent,
     ) -> Vec<Member> {
-        let Made { place: Place { host, slice, vip }, endpoints, name, form, workloads, .. } = made;
-        let served = Served {
+        let Build { place: Place { host, slice, vip }, endpoints, name, inputs, workloads, .. } = build;
+        let service = Service {
             host,
             slice,
             name,
@@ -317,67 +320,66 @@ impl Services {
             members,
             endpoints,
             empty_since: None,
-            wanted: Wanted::AsServed,
-            form: Some(form),
+            intent: Intent::AsServed,
+            inputs: Some(inputs),
             workloads,
         };
-        let before = self.served.insert(Arc::clone(id), served);
-        let had = before.as_ref().map_or(0, |before| before.endpoints);
-        count(&mut self.totals, had, endpoints);
+        let before = self.services.insert(Arc::clone(id), service);
+        count(&mut self.totals, before.as_ref().map_or(0, |before| before.endpoints), endpoints);
         self.leave_grace(id, before.as_ref());
-        self.stay(id, empty_since, wanted);
+        self.stay(id, empty_since, intent);
         before.map(|before| before.members).unwrap_or_default()
     }
 
-    /// Takes endpoints that are served alike in the place of a service's, as a newer version of a publisher has them; returns
-    /// those that it had.
+    /// Replaces a service's endpoints by equal ones of newer versions of their publishers; returns the old ones.
     pub fn renew(&mut self, id: &str, members: Vec<Member>) -> Vec<Member> {
-        let served = self.served.get_mut(id);
-        served.map(|served| std::mem::replace(&mut served.members, members)).unwrap_or_default()
+        let service = self.services.get_mut(id);
+        service.map(|service| std::mem::replace(&mut service.members, members)).unwrap_or_default()
     }
 
-    /// Leaves a service as it is served, though `wanted` may be something else.
-    pub fn stay(&mut self, id: &Arc<str>, empty_since: Option<Millis>, wanted: Wanted) {
-        let Some(served) = self.served.get_mut(id) else { return };
-        served.wanted = wanted;
-        let before = std::mem::replace(&mut served.empty_since, empty_since);
-        let was = before.is_some_and(|since| self.graces.remove(&(since, Arc::clone(id))));
+    /// Leaves the resources of a service as they are.
+    pub fn stay(&mut self, id: &Arc<str>, empty_since: Option<Millis>, intent: Intent) {
+        let Some(service) = self.services.get_mut(id) else { return };
+        service.intent = intent;
+        let before = std::mem::replace(&mut service.empty_since, empty_since);
+        // The grace of a restored service is not counted before the registry names the service.
+        let counted = before.filter(|since| self.graces.remove(&(*since, Arc::clone(id))));
         self.graces.extend(empty_since.map(|since| (since, Arc::clone(id))));
-        if (before.filter(|_| was)) != empty_since {
+        if counted != empty_since {
             self.graces_changed.push((Arc::clone(id), empty_since));
         }
     }
 
-    /// No longer serves a service; returns what is to be removed and the endpoints that it had.
+    /// No longer serves a service; returns the removal of its resources, and its endpoints.
     pub fn remove(&mut self, id: &Arc<str>) -> Option<(RoundChanges, Vec<Member>)> {
-        let served = self.served.remove(id)?;
-        count(&mut self.totals, served.endpoints, 0);
-        self.leave_grace(id, Some(&served));
+        let service = self.services.remove(id)?;
+        count(&mut self.totals, service.endpoints, 0);
+        self.leave_grace(id, Some(&service));
         let mut changes = RoundChanges::default();
-        remove(&mut changes.service_entries, (served.slice, Arc::clone(&served.name)));
-        for (name, _) in served.workloads.made.values() {
-            remove(&mut changes.workload_entries, (served.slice, Arc::clone(name)));
+        remove(&mut changes.service_entries, (service.slice, Arc::clone(&service.name)));
+        for (name, _) in service.workloads.entries.values() {
+            remove(&mut changes.workload_entries, (service.slice, Arc::clone(name)));
         }
-        Some((changes, served.members))
+        Some((changes, service.members))
     }
 
-    fn leave_grace(&mut self, id: &Arc<str>, served: Option<&Served>) {
-        let since = served.and_then(|served| served.empty_since);
+    fn leave_grace(&mut self, id: &Arc<str>, service: Option<&Service>) {
+        let since = service.and_then(|service| service.empty_since);
         if since.is_some_and(|since| self.graces.remove(&(since, Arc::clone(id)))) {
             self.graces_changed.push((Arc::clone(id), None));
         }
     }
 }
 
-/// Removes what a service is served with and is not any more in its new form.
-fn take_the_place_of(served: &Served, made: &mut Made) {
-    remove(&mut made.changes.service_entries, (served.slice, Arc::clone(&served.name)));
-    let stay: BTreeSet<&Arc<str>> = match served.slice == made.place.slice {
-        true => made.workloads.made.values().map(|(name, _)| name).collect(),
+/// Adds to a build the removal of the resources that are served of the service and have no place in the new form.
+fn take_the_place_of(service: &Service, build: &mut Build) {
+    remove(&mut build.changes.service_entries, (service.slice, Arc::clone(&service.name)));
+    let stay: BTreeSet<&Arc<str>> = match service.slice == build.place.slice {
+        true => build.workloads.entries.values().map(|(name, _)| name).collect(),
         false => BTreeSet::new(),
     };
-    for (name, _) in served.workloads.made.values().filter(|(name, _)| !stay.contains(name)) {
-        remove(&mut made.changes.workload_entries, (served.slice, Arc::clone(name)));
+    for (name, _) in service.workloads.entries.values().filter(|(name, _)| !stay.contains(name)) {
+        remove(&mut build.changes.workload_entries, (service.slice, Arc::clone(name)));
     }
 }
 

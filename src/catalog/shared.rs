@@ -1,4 +1,4 @@
-//! What the thread of the rounds shares with those who steer it and those who read from it.
+//! The state that the thread of the rounds shares with those who steer it and those who read from it.
 
 use std::sync::Arc;
 
@@ -23,19 +23,19 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// The clock of rounds and orders.
     pub clock: Clock,
-    /// What the registry said.
+    /// The publishers of the registry.
     pub store: Store,
-    /// What the operator decided.
+    /// The policy in force.
     pub policy: ArcSwap<Policy>,
-    /// What streams and sinks see.
+    /// The snapshots that streams and sinks follow.
     pub view: watch::Sender<View>,
     /// Wakes those who wait for another view of a partition.
     pub signals: Arc<Signals>,
     /// The last answered flush.
     pub flushed: watch::Sender<u64>,
-    /// What the next round is to do.
+    /// Orders for the next round.
     pub orders: Mutex<Orders>,
-    /// What rounds found.
+    /// The findings of all rounds so far.
     pub report: Mutex<Report>,
 }
 

@@ -1,6 +1,6 @@
 //! The entry of an application's port, for consumers that dial the addresses which the registry gives them.
 //!
-//! Its host has the port in it: istiod 1.29.1 mixes the endpoints of two entries with one host. It is TCP whatever is
+//! The host has the port in it: istiod 1.29.1 mixes the endpoints of two entries with one host. The port is TCP whatever is
 //! spoken: of an entry without resolution istiod makes no listener for an HTTP port.
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -70,8 +70,8 @@ pub fn build(host: &str, port: u16, entry: &BTreeMap<IpAddr, Member>, policy: &P
     }
 }
 
-/// An entry without resolution has no endpoints to carry a label, so a DestinationRule makes istiod originate mTLS. It is for
-/// the whole host, so there is one only where every address is to be called so.
+/// The DestinationRule that makes istiod originate mTLS to an entry without resolution, which has no endpoints to carry a
+/// label. A rule is for the whole host, so there is one only where every address is to be called with mTLS.
 pub fn mtls(host: &str, entry: &BTreeMap<IpAddr, Member>, policy: &Policy) -> Option<DestinationRule> {
     let members: Vec<Member> = entry.values().take(MAX_ADDRESSES).cloned().collect();
     if policy.balance() == Balance::Mesh || members.iter().any(|member| member.endpoint().mtls.is_none()) {

@@ -107,7 +107,7 @@ impl<K: Ord + Clone + Debug, V: Eq + Hash + Clone> Claims<K, V> {
         changed
     }
 
-    /// What a claimant has.
+    /// The candidate that a claimant has.
     pub fn get(&self, claimant: &K) -> Option<&V> {
         self.claimants.get(claimant).and_then(|entry| entry.candidates.get(entry.at))
     }

@@ -1,8 +1,8 @@
 //! The file that keeps the last good state over restarts.
 //!
 //! `last-good` in `mox.state-dir` is one line of JSON, then the pages of the ServiceEntries, of the WorkloadEntries and of the
-//! DestinationRules. It is replaced as a whole, readable by its owner only, and checked by length and SHA-256 when it is
-//! read: what is torn, of another format or not ours is refused with a warning and is as good as none.
+//! DestinationRules. The file is replaced as a whole, readable by its owner only, and checked by length and SHA-256 when it
+//! is read: a file that is torn, of another format or not ours is refused with a warning and is as good as none.
 
 use std::{
     collections::BTreeMap,
@@ -44,9 +44,9 @@ struct Header {
     sha256: String,
 }
 
-/// What is to be kept.
+/// The content of the file, before it is encoded.
 #[derive(Debug)]
-struct Keep {
+struct Content {
     view: View,
     /// How many publishers the registry had.
     publishers: usize,
@@ -54,7 +54,7 @@ struct Keep {
     empty: BTreeMap<Arc<str>, Millis>,
 }
 
-impl Keep {
+impl Content {
     /// Writes what the file is to hold.
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         let snapshots = self.view.snapshots();
@@ -94,7 +94,7 @@ impl Keep {
     }
 }
 
-/// Says that what the file holds is still good; the time of its last change is what counts.
+/// Marks the content of the file as still good: the time of the last change is how old it is.
 fn touch(file: &Path) -> std::io::Result<()> {
     std::fs::File::options().append(true).open(file)?.set_modified(SystemTime::now())
 }
@@ -135,23 +135,23 @@ fn parse(bytes: Bytes) -> Result<LastGood, String> {
     LastGood::of_pages(pages, &header.empty, header.publishers)
 }
 
-/// Saves at most every this, and no more than a twentieth of the time.
+/// The least time between two saves, which take a twentieth of the time at most.
 const EVERY: Duration = Duration::from_secs(10);
-/// How often an unchanged state is said to be good still.
+/// How often the file of an unchanged state is marked as still good.
 const TOUCH: Duration = Duration::from_secs(60);
 
 /// Keeps the served state as it changes, on a thread that may wait for the disk.
 #[derive(Debug)]
 pub struct LastGoodFile {
     file: PathBuf,
-    /// Versions of what was saved last.
+    /// Versions of the snapshots that were saved last.
     saved: Option<[String; 3]>,
-    /// What is served differs from what was saved.
+    /// The served snapshots are others than were saved last.
     changed: bool,
     publishers: usize,
     began: Option<Instant>,
     running: Option<JoinHandle<()>>,
-    /// What the last save took, in microseconds.
+    /// How long the last save took, in microseconds.
     cost: Arc<AtomicU64>,
     /// The last attempt to save or touch the file came to nothing.
     failed: Arc<AtomicBool>,
@@ -226,13 +226,14 @@ impl LastGoodFile {
         }
         let (file, changed) = (self.file.clone(), self.changed);
         let (cost, failed) = (Arc::clone(&self.cost), Arc::clone(&self.failed));
-        let keep = Keep { view, publishers: self.publishers, empty: if changed { empty() } else { BTreeMap::new() } };
+        let content =
+            Content { view, publishers: self.publishers, empty: if changed { empty() } else { BTreeMap::new() } };
         self.began = Some(Instant::now());
         self.changed = false;
         self.saved = Some(versions);
         self.running = Some(tokio::task::spawn_blocking(move || {
             let begin = Instant::now();
-            let done = if changed { keep.save(&file) } else { touch(&file) };
+            let done = if changed { content.save(&file) } else { touch(&file) };
             failed.store(done.is_err(), Ordering::Relaxed);
             if let Err(error) = done {
                 tracing::warn!(
@@ -256,7 +257,7 @@ pub(crate) fn over_a_restart(
     age: Duration,
 ) -> LastGood {
     let mut bytes = Vec::new();
-    Keep { view, publishers, empty }.write(&mut bytes).unwrap();
+    Content { view, publishers, empty }.write(&mut bytes).unwrap();
     LastGood { age, ..parse(bytes.into()).unwrap() }
 }
 
@@ -267,7 +268,7 @@ mod tests {
     use super::*;
     use crate::catalog::driver::Driver;
 
-    /// What is served of two services, one of them without endpoints, and of an application that is called with mTLS.
+    /// Two services are served, one of them without endpoints, and an application that is called with mTLS.
     fn driven(mode: &str) -> Driver {
         let mtls = json!([{ "applications": ["x"], "identities": ["spiffe://cluster.local/ns/a/sa/b"] }]);
         let policy = json!({ "direct": { "applications": ["x"] }, "mtls": mtls });
@@ -286,8 +287,8 @@ mod tests {
         std::env::temp_dir().join(format!("mox-state-{name}-{}", std::process::id()))
     }
 
-    fn keep(driver: &Driver) -> Keep {
-        Keep { view: driver.view.clone(), publishers: 9, empty: driver.round.empty() }
+    fn content(driver: &Driver) -> Content {
+        Content { view: driver.view.clone(), publishers: 9, empty: driver.round.empty() }
     }
 
     #[test]
@@ -295,7 +296,7 @@ mod tests {
         for mode in ["inline", "workload-entry"] {
             let driver = driven(mode);
             let file = LastGoodFile::new(&directory("round-trip"));
-            keep(&driver).save(&file.file).unwrap();
+            content(&driver).save(&file.file).unwrap();
             let last_good = file.load().unwrap();
             assert_eq!((last_good.publishers, last_good.services.len()), (9, 2));
             assert_eq!(last_good.services["b.Empty"].empty_since, Some(driver.now));
@@ -326,7 +327,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_whole_or_not_ours_is_refused() {
         let file = LastGoodFile::new(&directory("refused"));
-        keep(&driven("inline")).save(&file.file).unwrap();
+        content(&driven("inline")).save(&file.file).unwrap();
         let good: Bytes = std::fs::read(&file.file).unwrap().into();
         assert!(parse(good.clone()).is_ok());
         for end in 0..good.len() {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    catalog::{driver::Driver, report::Quarantined},
+    catalog::{driver::Driver, report::Quarantine},
     model::Millis,
     snapshot::view::Held,
 };
@@ -37,7 +37,7 @@ fn publish(driver: &Driver, n: usize, version: i64) {
     driver.publish(&id(n), "a", version, &[&format!("10.0.{n}.1:80"), &format!("10.0.{n}.2:80")]);
 }
 
-/// What is served of a service: its name, host, address and endpoints.
+/// Name, host, address and endpoints with which a service is served.
 fn form(driver: &Driver, id: &str) -> Option<(String, String, String, Vec<String>)> {
     let (name, entry) = driver.served().remove(id)?;
     let endpoints = entry.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
@@ -45,7 +45,7 @@ fn form(driver: &Driver, id: &str) -> Option<(String, String, String, Vec<String
 }
 
 fn reasons(driver: &Driver) -> Vec<(&str, &'static str)> {
-    driver.report.quarantined.iter().map(|(id, Quarantined { reason, .. })| (&**id, *reason)).collect()
+    driver.report.quarantined.iter().map(|(id, Quarantine { reason, .. })| (&**id, *reason)).collect()
 }
 
 #[test]

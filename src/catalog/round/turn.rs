@@ -1,4 +1,4 @@
-//! What becomes of the services that a round looks at.
+//! The services that a round looks at, and their way from what is wanted of them to what is served.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,14 +8,14 @@ use std::{
 
 use crate::{
     catalog::{
-        assignment::Moved,
+        assignment::Movers,
         breaker::Verdict,
         changes::RoundChanges,
         direct::{self, Direct},
         notices::Notice,
-        report::Quarantined,
+        report::Quarantine,
         round::{Round, Stage},
-        services::{Made, Wanted},
+        services::{Build, Intent},
     },
     model::Millis,
     policy::{Policy, Rules},
@@ -26,60 +26,60 @@ use crate::{
     },
 };
 
-/// What a service is to become in a round.
+/// The aim of a round for one service.
 #[derive(Debug)]
 enum Target {
-    /// Not served.
+    /// Not to be served.
     Gone,
-    /// As it is served, since it is not known what is wanted.
-    Keep,
-    /// Served with the endpoints that are wanted.
+    /// To stay as it is served, since the intent is not known.
+    Stay,
+    /// To be served with the endpoints of the intent.
     Serve {
-        /// With these in their place, since some that are served are not wanted and withheld.
+        /// Endpoints in the place of those, since some that are served are not wanted and may not go.
         extended: Option<Vec<Member>>,
-        /// Since when the registry has no endpoints of it.
+        /// When the registry took the last endpoint away, if there is none.
         empty_since: Option<Millis>,
     },
 }
 
-/// What comes of that.
+/// The result of a round for one service.
 #[derive(Debug)]
 enum Outcome {
-    /// It was not tried yet.
+    /// Not tried yet.
     Open,
-    /// It is not served.
+    /// Not served.
     Gone,
-    /// It is served just so.
+    /// Served as before, which is as it should be.
     Same,
-    /// It is served in a new form.
-    Made(Box<Made>),
-    /// It stays as it is served, since nothing of it may be removed.
-    Kept,
-    /// It stays as it is served, or is not served, since a new form cannot be made.
-    Refused(Quarantined),
+    /// Served in a new form.
+    Built(Box<Build>),
+    /// Served as before, since a new form would have fewer endpoints while none may go, or since the intent is not known.
+    Stayed,
+    /// Served as before, or not served as before, since a new form cannot be made.
+    Refused(Quarantine),
 }
 
-/// A service that is looked at in a round.
+/// One service in a round.
 #[derive(Debug)]
 struct Work<'p> {
     rules: Rules<'p>,
-    wanted: Wanted,
+    intent: Intent,
     target: Target,
     outcome: Outcome,
 }
 
 /// The services that are looked at in a round.
 #[derive(Debug)]
-struct Turn<'p> {
+pub(super) struct Turn<'p> {
     now: Millis,
     policy: &'p Policy,
-    /// Nothing is removed that is served.
+    /// No endpoint that is served may go.
     withhold: bool,
     work: BTreeMap<Arc<str>, Work<'p>>,
 }
 
 impl Round {
-    /// Looks at the services that changed, and at those that others or the time make to be looked at.
+    /// Looks at the dirty services, and at those that other services, the time or the breaker draw in.
     pub(super) fn turn(&mut self, now: Millis, dirty: Vec<Taken>, policy: &Arc<Policy>) -> RoundChanges {
         self.follow(policy);
         let withhold = self.stage == Stage::Gathering;
@@ -87,20 +87,14 @@ impl Round {
         for Taken { data_info_id: id, entries, unknown } in dirty {
             self.unknown.note(&id, unknown);
             let rules = policy.rules(&id);
-            let wanted = self.read(now, &id, &entries, &rules);
-            self.insert(&mut turn, id, wanted, rules);
+            let intent = self.read(now, &id, &entries, &rules);
+            self.insert(&mut turn, id, intent, rules);
         }
         if self.stage != Stage::Gathering {
             self.look_again(&mut turn, self.services.expired(now - self.empty_grace()));
         }
         if self.stage == Stage::Completed {
-            let unheard = self.services.iter().filter(|(_, served)| served.is_unheard());
-            let unheard: Vec<Arc<str>> = unheard.map(|(id, _)| Arc::clone(id)).collect();
-            for id in unheard.into_iter().filter(|id| !turn.work.contains_key(id)).collect::<Vec<_>>() {
-                let wanted = Wanted::Endpoints { members: Vec::new(), allowed: policy.serves(&id) };
-                let rules = policy.rules(&id);
-                self.insert(&mut turn, id, wanted, rules);
-            }
+            self.miss_unheard(&mut turn);
             self.look_again(&mut turn, self.withheld.iter().cloned().collect());
         }
         let all: BTreeSet<Arc<str>> = turn.work.keys().cloned().collect();
@@ -112,7 +106,7 @@ impl Round {
         changes
     }
 
-    /// Keeps up with the policy that entries for consumers who dial addresses are made under.
+    /// Keeps up with the policy for the entries of applications.
     fn follow(&mut self, policy: &Arc<Policy>) {
         let before = match &self.policy {
             Some(before) if Arc::ptr_eq(before, policy) => Some(Arc::clone(before)),
@@ -124,21 +118,21 @@ impl Round {
             (Some(direct), Some(before)) if !policy.makes_direct_as(before) => direct.touch_all(),
             (None, _) if policy.has_direct() => {
                 let mut direct = Direct::default();
-                self.services.iter().for_each(|(id, served)| direct.update(id, &[], &served.members));
+                self.services.iter().for_each(|(id, service)| direct.update(id, &[], &service.members));
                 self.direct = Some(direct);
             }
             _ => {}
         }
     }
 
-    /// What the registry and the policy want of a service.
-    fn read(&mut self, now: Millis, id: &Arc<str>, entries: &[Arc<Publication>], rules: &Rules<'_>) -> Wanted {
+    /// The intent of the registry and the policy for a service, read from its publishers.
+    fn read(&mut self, now: Millis, id: &Arc<str>, entries: &[Arc<Publication>], rules: &Rules<'_>) -> Intent {
         if !rules.policy.serves(id) {
             self.rejects.set(id, []);
-            return Wanted::Endpoints { members: Vec::new(), allowed: false };
+            return Intent::Endpoints { members: Vec::new(), allowed: false };
         }
         let merged = catch_unwind(AssertUnwindSafe(|| service_entry::merge(entries, rules)));
-        let Ok(Merged { members, rejects }) = merged else { return Wanted::Unreadable };
+        let Ok(Merged { members, rejects }) = merged else { return Intent::Unreadable };
         let before = self.rejects.set(id, rejects.iter().map(|(reason, (count, _))| (*reason, *count)));
         for (reason, (count, sample)) in rejects {
             let grew = before.get(&reason).is_none_or(|before| *before < count);
@@ -146,50 +140,58 @@ impl Round {
                 self.notices.give(now, Notice::PayloadNotServed { id: Arc::clone(id), reason, sample });
             }
         }
-        Wanted::Endpoints { members, allowed: true }
+        Intent::Endpoints { members, allowed: true }
     }
 
-    fn insert<'p>(&self, turn: &mut Turn<'p>, id: Arc<str>, wanted: Wanted, rules: Rules<'p>) {
-        let target = self.target(turn, &id, &wanted);
-        let outcome = match &wanted {
-            Wanted::Unreadable => Outcome::Refused(Quarantined::by_panic()),
+    fn insert<'p>(&self, turn: &mut Turn<'p>, id: Arc<str>, intent: Intent, rules: Rules<'p>) {
+        let target = self.target(turn, &id, &intent);
+        let outcome = match &intent {
+            Intent::Unreadable => Outcome::Refused(Quarantine::by_panic()),
             _ => Outcome::Open,
         };
-        turn.work.insert(id, Work { rules, wanted, target, outcome });
+        turn.work.insert(id, Work { rules, intent, target, outcome });
     }
 
-    /// Looks at services again of which the registry says nothing new.
+    /// Draws services in whose intent is as it was; a service that is there already stays.
     fn look_again(&mut self, turn: &mut Turn<'_>, ids: Vec<Arc<str>>) {
         for id in ids {
             if !turn.work.contains_key(&id) {
-                let wanted = self.services.take_wanted(&id);
-                let rules = turn.policy.rules(&id);
-                self.insert(turn, id, wanted, rules);
+                let (intent, rules) = (self.services.take_intent(&id), turn.policy.rules(&id));
+                self.insert(turn, id, intent, rules);
             }
         }
     }
 
-    /// What a service is to become, given what is wanted of it.
-    fn target(&self, turn: &Turn<'_>, id: &str, wanted: &Wanted) -> Target {
-        let served = self.services.get(id);
-        let (members, allowed) = match (wanted, served) {
-            (Wanted::Endpoints { members, allowed }, _) => (&members[..], *allowed),
-            (Wanted::AsServed, Some(served)) => (&served.members[..], true),
-            (Wanted::AsServed, None) => return Target::Gone,
-            (Wanted::Unheard | Wanted::Unreadable, _) => return Target::Keep,
-        };
-        // Nothing is known to be gone from a service that could not be read.
-        let is_unknown = allowed && self.unknown.contains(id);
-        if is_unknown && members.is_empty() && served.is_some_and(|served| served.members.is_empty()) {
-            return Target::Keep;
+    /// The view is complete: the registry has no endpoints of a service that it has not named.
+    fn miss_unheard(&self, turn: &mut Turn<'_>) {
+        let unheard = self.services.iter().filter(|(id, service)| service.is_unheard() && !turn.work.contains_key(*id));
+        let unheard: Vec<Arc<str>> = unheard.map(|(id, _)| Arc::clone(id)).collect();
+        for id in unheard {
+            let intent = Intent::Endpoints { members: Vec::new(), allowed: turn.policy.serves(&id) };
+            let rules = turn.policy.rules(&id);
+            self.insert(turn, id, intent, rules);
         }
-        let keeping = served.filter(|_| turn.withhold || is_unknown);
-        let extended = keeping.and_then(|served| served.with_missing(members, allowed));
+    }
+
+    fn target(&self, turn: &Turn<'_>, id: &str, intent: &Intent) -> Target {
+        let service = self.services.get(id);
+        let (members, allowed) = match (intent, service) {
+            (Intent::Endpoints { members, allowed }, _) => (&members[..], *allowed),
+            (Intent::AsServed, Some(service)) => (&service.members[..], true),
+            (Intent::AsServed, None) => return Target::Gone,
+            (Intent::Unheard | Intent::Unreadable, _) => return Target::Stay,
+        };
+        let is_unknown = self.is_unknown(id, intent);
+        if is_unknown && members.is_empty() && service.is_some_and(|service| service.members.is_empty()) {
+            return Target::Stay;
+        }
+        let keeping = service.filter(|_| turn.withhold || is_unknown);
+        let extended = keeping.and_then(|service| service.with_missing(members, allowed));
         let is_empty = extended.as_deref().unwrap_or(members).is_empty();
-        let empty_since = match served {
+        let empty_since = match service {
             _ if !is_empty => None,
-            Some(served) => Some(served.empty_since.unwrap_or(turn.now)),
-            // First seen without endpoints.
+            Some(service) => Some(service.empty_since.unwrap_or(turn.now)),
+            // A service that is first seen without endpoints is not served.
             None => return Target::Gone,
         };
         // Before the view is complete nothing goes.
@@ -201,71 +203,76 @@ impl Round {
         }
     }
 
-    /// Finds out what becomes of services, and of those whose host or address they change.
+    /// Whether a service that the policy serves could not be read, so that nothing is known to be gone from it.
+    fn is_unknown(&self, id: &str, intent: &Intent) -> bool {
+        self.unknown.contains(id) && !matches!(intent, Intent::Endpoints { allowed: false, .. })
+    }
+
+    /// Finds the outcome of services, and of those whose host or virtual address that changes.
     fn settle(&mut self, turn: &mut Turn<'_>, mut todo: BTreeSet<Arc<str>>) {
         while !todo.is_empty() {
             self.look_again(turn, todo.iter().cloned().collect());
-            // Who is served where.
-            let mut moved = Moved::new();
+            // First places for all, so that few are built for a place that they do not keep.
+            let mut movers = Movers::new();
             for id in &todo {
                 let Work { rules, target, outcome, .. } = &turn.work[id];
-                moved.extend(match (target, outcome) {
+                movers.extend(match (target, outcome) {
                     (Target::Gone, _) => self.assignment.withdraw(id),
-                    (Target::Keep, _) | (_, Outcome::Kept | Outcome::Refused(_)) => self.keep_place(id),
+                    (Target::Stay, _) | (_, Outcome::Stayed | Outcome::Refused(_)) => self.keep_place(id),
                     (Target::Serve { .. }, _) => self.assignment.claim(id, rules.host),
                 });
             }
-            self.look_again(turn, moved.iter().cloned().collect());
-            todo.extend(moved);
-            // Who can be. Those that cannot stay where they are, which moves others again.
+            self.look_again(turn, movers.iter().cloned().collect());
+            todo.extend(movers);
+            // Then builds. A service that cannot be built keeps its old place, which may move others.
             for id in std::mem::take(&mut todo) {
-                if !self.make(turn, &id) {
+                if !self.build(turn, &id) {
                     todo.extend(self.keep_place(&id));
                 }
             }
         }
     }
 
-    /// Keeps the place of a service that stays as it is served; one that is not served has none.
-    pub(super) fn keep_place(&mut self, id: &Arc<str>) -> Moved {
+    /// Keeps the place of a service that stays as it is served; a service that is not served has none.
+    pub(super) fn keep_place(&mut self, id: &Arc<str>) -> Movers {
         match self.services.get(id) {
-            Some(served) => self.assignment.keep(id, &self.services.kept_host(served), served.vip),
+            Some(service) => self.assignment.keep(id, &self.services.kept_host(service), service.vip),
             None => self.assignment.withdraw(id),
         }
     }
 
-    /// Makes a service's resources where it is served now; `false`: it has to stay as it is, which was not known before.
-    fn make(&mut self, turn: &mut Turn<'_>, id: &Arc<str>) -> bool {
+    /// Builds a service for its place; `false`: the service turns out to have to stay as it is.
+    fn build(&mut self, turn: &mut Turn<'_>, id: &Arc<str>) -> bool {
         let Some(work) = turn.work.get_mut(id) else { return true };
         let (members, is_empty) = match (&work.target, &work.outcome) {
             (Target::Gone, _) => {
                 work.outcome = Outcome::Gone;
                 return true;
             }
-            (_, Outcome::Kept | Outcome::Refused(_)) => return true,
-            (Target::Keep, _) => {
-                work.outcome = Outcome::Kept;
+            (_, Outcome::Stayed | Outcome::Refused(_)) => return true,
+            (Target::Stay, _) => {
+                work.outcome = Outcome::Stayed;
                 return true;
             }
             (Target::Serve { extended, empty_since }, _) => {
-                let served = self.services.get(id).map(|served| &served.members[..]);
-                let members = match (extended, &work.wanted) {
+                let served = self.services.get(id).map(|service| &service.members[..]);
+                let members = match (extended, &work.intent) {
                     (Some(extended), _) => &extended[..],
-                    (None, Wanted::Endpoints { members, .. }) => &members[..],
+                    (None, Intent::Endpoints { members, .. }) => &members[..],
                     (None, _) => served.unwrap_or_default(),
                 };
                 (members, empty_since.is_some())
             }
         };
         let place = self.assignment.place(id);
-        if let (Outcome::Made(made), Some(place)) = (&work.outcome, &place)
-            && made.place == *place
+        if let (Outcome::Built(build), Some(place)) = (&work.outcome, &place)
+            && build.place == *place
         {
             return true;
         }
         let Some(place) = place else {
             let detail = "every host that it may have is another service's".to_owned();
-            work.outcome = Outcome::Refused(Quarantined { reason: "no-host", detail });
+            work.outcome = Outcome::Refused(Quarantine { reason: "no-host", detail });
             return false;
         };
         let make = || self.services.make(id, &place, members, is_empty, &work.rules);
@@ -273,24 +280,24 @@ impl Round {
         self.translations += u64::from(!matches!(made, Ok(Ok(None))));
         work.outcome = match made {
             Ok(Ok(None)) => Outcome::Same,
-            // A rule of Istio's took endpoints out of it.
-            Ok(Ok(Some(made))) if turn.withhold && made.endpoints < self.endpoints(id) => Outcome::Kept,
-            Ok(Ok(Some(made))) => Outcome::Made(made.into()),
+            // Endpoints were left out by a rule of Istio's.
+            Ok(Ok(Some(build))) if turn.withhold && build.endpoints < self.endpoints(id) => Outcome::Stayed,
+            Ok(Ok(Some(build))) => Outcome::Built(build.into()),
             Ok(Err(invalid)) => {
-                Outcome::Refused(Quarantined { reason: invalid.rule.name(), detail: invalid.to_string() })
+                Outcome::Refused(Quarantine { reason: invalid.rule.name(), detail: invalid.to_string() })
             }
-            Err(_) => Outcome::Refused(Quarantined::by_panic()),
+            Err(_) => Outcome::Refused(Quarantine::by_panic()),
         };
-        !matches!(work.outcome, Outcome::Kept | Outcome::Refused(_))
+        !matches!(work.outcome, Outcome::Stayed | Outcome::Refused(_))
     }
 
     /// How many endpoints are served of a service.
     fn endpoints(&self, id: &str) -> usize {
-        self.services.get(id).map_or(0, |served| served.endpoints)
+        self.services.get(id).map_or(0, |service| service.endpoints)
     }
 
-    /// Judges what would be served. Where removals are withheld, keeps what is missing; where they no longer are, looks at
-    /// every service again that they were withheld of.
+    /// Judges the outcomes. Where the breaker withholds removals, what is missing is kept; where it no longer does, every
+    /// service is looked at again that something was withheld of.
     fn judge(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now;
         match self.stage {
@@ -303,15 +310,15 @@ impl Round {
             let served = self.endpoints(id);
             let next = match &work.outcome {
                 Outcome::Gone => 0,
-                Outcome::Made(made) => made.endpoints,
-                Outcome::Same | Outcome::Kept | Outcome::Refused(_) | Outcome::Open => served,
+                Outcome::Built(build) => build.endpoints,
+                Outcome::Same | Outcome::Stayed | Outcome::Refused(_) | Outcome::Open => served,
             };
-            // What is not in the last good state was not served before.
+            // A service that is not in the last good state was not served before.
             self.breaker.note(id, if self.stage == Stage::Live { served } else { 0 }, next);
         }
         if self.stage == Stage::Completed {
             let gathered = self.services.iter().filter(|(id, _)| !turn.work.contains_key(*id));
-            gathered.for_each(|(id, served)| self.breaker.note(id, 0, served.endpoints));
+            gathered.for_each(|(id, service)| self.breaker.note(id, 0, service.endpoints));
         }
         let was_held = self.is_holding();
         match self.breaker.judge(now) {
@@ -324,22 +331,21 @@ impl Round {
             }
             Verdict::Over(why) => {
                 self.notices.give(now, Notice::MassDeleteOver { why, services: self.withheld.len() });
-                let known: BTreeSet<Arc<str>> = turn.work.keys().cloned().collect();
-                let withheld: BTreeSet<Arc<str>> = self.withheld.difference(&known).cloned().collect();
-                self.look_again(turn, withheld.iter().cloned().collect());
+                let withheld: BTreeSet<Arc<str>> =
+                    self.withheld.iter().filter(|id| !turn.work.contains_key(*id)).cloned().collect();
                 self.settle(turn, withheld);
             }
         }
     }
 
-    /// Keeps what is served and not wanted any more.
+    /// Keeps the endpoints that are served and not wanted any more.
     fn withhold(&mut self, turn: &mut Turn<'_>) {
         turn.withhold = true;
         let mut again = BTreeSet::new();
         for id in turn.work.keys().cloned().collect::<Vec<_>>() {
-            let target = self.target(turn, &id, &turn.work[&id].wanted);
+            let target = self.target(turn, &id, &turn.work[&id].intent);
             let Some(work) = turn.work.get_mut(&id) else { continue };
-            let loses = matches!(&work.outcome, Outcome::Made(made) if made.endpoints < self.endpoints(&id));
+            let loses = matches!(&work.outcome, Outcome::Built(build) if build.endpoints < self.endpoints(&id));
             if loses || matches!(target, Target::Serve { extended: Some(_), .. }) {
                 (work.target, work.outcome) = (target, Outcome::Open);
                 again.insert(id);
@@ -348,18 +354,17 @@ impl Round {
         self.settle(turn, again);
     }
 
-    /// Serves what came of a turn.
+    /// Serves the outcomes of a turn; returns what that changes.
     fn serve(&mut self, turn: Turn<'_>) -> RoundChanges {
         let Turn { now, withhold, work, .. } = turn;
         let mut changes = RoundChanges::default();
-        for (id, Work { wanted, target, outcome, .. }) in work {
+        for (id, Work { intent, target, outcome, .. }) in work {
             let (extended, empty_since) = match target {
                 Target::Serve { extended, empty_since } => (extended, empty_since),
-                Target::Gone | Target::Keep => (None, None),
+                Target::Gone | Target::Stay => (None, None),
             };
-            let is_unknown = self.unknown.contains(&id) && !matches!(wanted, Wanted::Endpoints { allowed: false, .. });
-            let is_kept = extended.is_some() || matches!(outcome, Outcome::Kept);
-            self.set_withheld(&id, withhold && is_kept && !is_unknown);
+            let has_more = extended.is_some() || matches!(outcome, Outcome::Stayed);
+            self.set_withheld(&id, withhold && has_more && !self.is_unknown(&id, &intent));
             match outcome {
                 Outcome::Gone => {
                     self.release(&id);
@@ -369,25 +374,25 @@ impl Round {
                         self.direct.iter_mut().for_each(|direct| direct.update(&id, &members, &[]));
                     }
                 }
-                Outcome::Made(made) => {
+                Outcome::Built(build) => {
                     self.release(&id);
-                    let (members, wanted) = self.members(&id, extended, wanted);
-                    changes.add(self.put(now, &id, *made, members, empty_since, wanted));
+                    let (members, intent) = self.members(&id, extended, intent);
+                    changes.add(self.put(now, &id, *build, members, empty_since, intent));
                 }
                 Outcome::Same => {
                     self.release(&id);
-                    let (members, wanted) = self.members(&id, extended, wanted);
-                    let had = self.services.renew(&id, members);
-                    self.services.stay(&id, empty_since, wanted);
-                    self.update_direct(&id, &had);
+                    let (members, intent) = self.members(&id, extended, intent);
+                    let before = self.services.renew(&id, members);
+                    self.services.stay(&id, empty_since, intent);
+                    self.update_direct(&id, &before);
                 }
-                Outcome::Kept | Outcome::Open => {
+                Outcome::Stayed | Outcome::Open => {
                     self.release(&id);
-                    self.services.stay(&id, empty_since, wanted);
+                    self.services.stay(&id, empty_since, intent);
                 }
                 Outcome::Refused(why) => {
                     let kept = self.services.get(&id).is_some();
-                    self.services.stay(&id, empty_since, wanted);
+                    self.services.stay(&id, empty_since, intent);
                     self.quarantine(now, &id, why, kept);
                 }
             }
@@ -400,43 +405,45 @@ impl Round {
         &mut self,
         now: Millis,
         id: &Arc<str>,
-        mut made: Made,
+        mut build: Build,
         members: Vec<Member>,
         empty_since: Option<Millis>,
-        wanted: Wanted,
+        intent: Intent,
     ) -> RoundChanges {
-        let left_out = std::mem::take(&mut made.left_out);
+        let left_out = std::mem::take(&mut build.left_out);
         let before = self.left_out.set(id, left_out.iter().map(|(rule, (count, _))| (*rule, *count)));
         for (rule, (count, invalid)) in left_out {
             if !before.contains_key(&rule) {
                 self.notices.give(now, Notice::EndpointsLeftOut { id: Arc::clone(id), count, invalid });
             }
         }
-        if let Some(was) = self.services.get(id).map(|served| &served.host)
-            && *was != made.place.host
+        if let Some(was) = self.services.get(id).map(|service| &service.host)
+            && *was != build.place.host
         {
-            let (was, is) = (was.clone(), made.place.host.clone());
+            let (was, is) = (was.clone(), build.place.host.clone());
             self.notices.give(now, Notice::HostChanged { id: Arc::clone(id), was, is });
         }
-        let changes = std::mem::take(&mut made.changes);
-        let had = self.services.put(id, made, members, empty_since, wanted);
-        self.update_direct(id, &had);
+        let changes = std::mem::take(&mut build.changes);
+        let before = self.services.put(id, build, members, empty_since, intent);
+        self.update_direct(id, &before);
         changes
     }
 
-    /// The endpoints that a service was made of, and what is still wanted of it beside those.
-    fn members(&self, id: &str, extended: Option<Vec<Member>>, wanted: Wanted) -> (Vec<Member>, Wanted) {
-        match (extended, wanted) {
-            (Some(extended), wanted) => (extended, wanted),
-            (None, Wanted::Endpoints { members, .. }) => (members, Wanted::AsServed),
-            (None, wanted) => (self.services.get(id).map(|served| served.members.clone()).unwrap_or_default(), wanted),
+    /// The endpoints that a service was built of, and the intent that remains beside them.
+    fn members(&self, id: &str, extended: Option<Vec<Member>>, intent: Intent) -> (Vec<Member>, Intent) {
+        match (extended, intent) {
+            (Some(extended), intent) => (extended, intent),
+            (None, Intent::Endpoints { members, .. }) => (members, Intent::AsServed),
+            (None, intent) => {
+                (self.services.get(id).map(|service| service.members.clone()).unwrap_or_default(), intent)
+            }
         }
     }
 
-    /// Tells the entries of applications that a service has other endpoints than it had.
-    fn update_direct(&mut self, id: &Arc<str>, had: &[Member]) {
-        if let (Some(direct), Some(served)) = (&mut self.direct, self.services.get(id)) {
-            direct.update(id, had, &served.members);
+    /// Tells the entries of applications that a service had other endpoints before.
+    fn update_direct(&mut self, id: &Arc<str>, before: &[Member]) {
+        if let (Some(direct), Some(service)) = (&mut self.direct, self.services.get(id)) {
+            direct.update(id, before, &service.members);
         }
     }
 
@@ -463,7 +470,7 @@ impl Round {
         }
     }
 
-    fn quarantine(&mut self, now: Millis, id: &Arc<str>, why: Quarantined, kept: bool) {
+    fn quarantine(&mut self, now: Millis, id: &Arc<str>, why: Quarantine, kept: bool) {
         self.quarantined.set(id, [(why.reason, 1)]);
         self.names.quarantined.push((Arc::clone(id), Some(why.clone())));
         self.notices.give(now, Notice::Quarantined { id: Arc::clone(id), why, kept });

@@ -37,13 +37,13 @@ impl One {
         Self { services: Services::restored(Arc::new(config), BTreeMap::new()), id: ID.into() }
     }
 
-    /// What changes, `+` for what is put and `-` for what is removed; `None`: it is served just so.
+    /// The changes, with `+` for a resource that is put and `-` for one that is removed; `None`: there are none.
     fn serve(&mut self, place: &Place, data: &[&str], policy: &Policy) -> Result<Option<Vec<String>>, Rule> {
         let members = members(data);
         let made = self.services.make(&self.id, place, &members, data.is_empty(), &policy.rules(ID));
         let Some(mut made) = made.map_err(|invalid| invalid.rule)? else { return Ok(None) };
         let changes = std::mem::take(&mut made.changes);
-        self.services.put(&self.id, made, members, data.is_empty().then_some(7), Wanted::AsServed);
+        self.services.put(&self.id, made, members, data.is_empty().then_some(7), Intent::AsServed);
         Ok(Some(told(changes)))
     }
 }
@@ -166,11 +166,11 @@ fn graces_are_kept_in_order_and_told_when_they_change() {
         (one.services.first_grace(), one.services.expired(6).len(), one.services.expired(7).len()),
         (Some(7), 0, 1)
     );
-    one.services.stay(&ID.into(), Some(7), Wanted::AsServed);
+    one.services.stay(&ID.into(), Some(7), Intent::AsServed);
     assert!(one.services.graces_changed().is_empty());
-    one.services.stay(&ID.into(), Some(9), Wanted::Unreadable);
+    one.services.stay(&ID.into(), Some(9), Intent::Unreadable);
     assert_eq!((one.services.empty()[ID], one.services.expired(8).len()), (9, 0));
-    assert!(matches!(one.services.take_wanted(ID), Wanted::Unreadable));
+    assert!(matches!(one.services.take_intent(ID), Intent::Unreadable));
     one.serve(&a, &["10.0.0.1:80"], &usual).unwrap();
     assert_eq!(one.services.graces_changed(), [(ID.into(), Some(9)), (ID.into(), None)]);
     assert_eq!((one.services.first_grace(), one.services.empty().len()), (None, 0));
