@@ -21,11 +21,11 @@ use crate::{
     },
     model::Millis,
     policy::Rules,
-    proto::istio::networking::v1alpha3::{ServiceEntry, ServicePort},
+    proto::istio::networking::v1alpha3::{ServiceEntry, ServicePort, WorkloadEntry},
     snapshot::Resource,
     translate::{
         names,
-        payload::Address,
+        payload::{Address, Endpoint},
         service_entry::{self, EndpointMode, Member, Shape},
     },
 };
@@ -82,14 +82,9 @@ struct Inputs {
     empty: bool,
 }
 
-/// The WorkloadEntries of a service; none where endpoints stand in the ServiceEntry.
-#[derive(Debug, Default)]
-struct Workloads {
-    /// The port that the entries name; empty: not known, since they are of the last good state.
-    port_name: Box<str>,
-    /// Names, and the endpoints that the entries were made of.
-    entries: BTreeMap<(Address, u16), (Arc<str>, Member)>,
-}
+/// The WorkloadEntries of a service: their names, and the endpoints that they were made of. There are none where endpoints
+/// stand in the ServiceEntry.
+type Workloads = BTreeMap<(Address, u16), (Arc<str>, Member)>;
 
 /// The resources of a service in a form that Istio takes.
 #[derive(Debug)]
@@ -100,6 +95,8 @@ pub struct Build {
     pub endpoints: usize,
     /// Endpoints that were left out, counted by the rule that they break, with the first of each.
     pub left_out: BTreeMap<Rule, (u32, Invalid)>,
+    /// Endpoints were left out that are served.
+    pub loses: bool,
     /// The resources, and the removal of those that they take the place of.
     pub changes: RoundChanges,
     name: Arc<str>,
@@ -110,13 +107,12 @@ pub struct Build {
 impl Service {
     fn restored(last: LastService) -> Self {
         let LastService { host, slice, name, vip, members, mut workloads, empty_since } = last;
-        let entries = members.iter().filter_map(|member| {
+        let workloads = members.iter().filter_map(|member| {
             let key = (member.endpoint().address.clone(), member.endpoint().port);
             let name = workloads.remove(&key)?;
             Some((key, (name, member.clone())))
         });
-        let workloads = Workloads { port_name: Box::default(), entries: entries.collect() };
-        let (endpoints, intent) = (members.len(), Intent::Unheard);
+        let (workloads, endpoints, intent) = (workloads.collect(), members.len(), Intent::Unheard);
         Self { host, slice, name, vip, members, endpoints, empty_since, intent, inputs: None, workloads }
     }
 
@@ -260,13 +256,14 @@ impl Services {
         let name: Arc<str> = name.into();
         changes.encodes += 1;
         put(&mut changes.service_entries, (*slice, Arc::clone(&name)), resource);
-        let (endpoints, workloads) = (entry.endpoints.len(), Workloads::default());
-        let mut build = Build { place: place.clone(), endpoints, left_out, changes, name, inputs, workloads };
+        let (place, endpoints, workloads) = (place.clone(), entry.endpoints.len(), Workloads::default());
+        let mut build = Build { place, endpoints, left_out, loses: false, changes, name, inputs, workloads };
         if mode == EndpointMode::WorkloadEntry {
             self.make_workloads(id, members, &entry, &mut build);
-            build.endpoints = build.workloads.entries.len();
+            build.endpoints = build.workloads.len();
         }
         if let Some(before) = before {
+            build.loses = !build.left_out.is_empty() && loses(before, members, &entry, &build);
             take_the_place_of(before, &mut build);
         }
         Ok(Some(build))
@@ -276,13 +273,14 @@ impl Services {
     fn make_workloads(&self, id: &Arc<str>, members: &[Member], entry: &ServiceEntry, build: &mut Build) {
         let (host, slice) = (&build.place.host, build.place.slice);
         let port_name = &*entry.ports[0].name;
+        let is_alike = |inputs: &Inputs| inputs.port.name == port_name && inputs.dns == build.inputs.dns;
         let served = self.services.get(id).filter(|service| service.host == *host);
-        let served = served.map(|service| &service.workloads).filter(|served| *served.port_name == *port_name);
+        let served = served.filter(|service| service.inputs.as_ref().is_some_and(is_alike));
         for member in members {
             let key = (member.endpoint().address.clone(), member.endpoint().port);
-            let same = served.and_then(|served| served.entries.get(&key)).filter(|(_, known)| known == member);
+            let same = served.and_then(|service| service.workloads.get(&key)).filter(|(_, known)| known == member);
             if let Some((name, _)) = same {
-                build.workloads.entries.insert(key, (Arc::clone(name), member.clone()));
+                build.workloads.insert(key, (Arc::clone(name), member.clone()));
                 continue;
             }
             let name: Arc<str> = self.full_name(&service_entry::workload_name(host, member)).into();
@@ -297,9 +295,8 @@ impl Services {
             let resource = Resource::workload_entry(name.to_string(), annotations.into(), &workload);
             build.changes.encodes += 1;
             put(&mut build.changes.workload_entries, (slice, Arc::clone(&name)), resource);
-            build.workloads.entries.insert(key, (name, member.clone()));
+            build.workloads.insert(key, (name, member.clone()));
         }
-        build.workloads.port_name = port_name.into();
     }
 
     /// Serves a service in a new form, with the endpoints that it was made of; returns the endpoints that were served before.
@@ -357,7 +354,7 @@ impl Services {
         self.leave_grace(id, Some(&service));
         let mut changes = RoundChanges::default();
         remove(&mut changes.service_entries, (service.slice, Arc::clone(&service.name)));
-        for (name, _) in service.workloads.entries.values() {
+        for (name, _) in service.workloads.values() {
             remove(&mut changes.workload_entries, (service.slice, Arc::clone(name)));
         }
         Some((changes, service.members))
@@ -371,14 +368,33 @@ impl Services {
     }
 }
 
+/// Whether endpoints are left out of a build that are served of the service.
+fn loses(service: &Service, members: &[Member], entry: &ServiceEntry, build: &Build) -> bool {
+    if service.endpoints < service.members.len() {
+        // Some of its endpoints were left out before, so it is not known which are served.
+        return build.endpoints < service.endpoints;
+    }
+    let served: BTreeSet<_> = service.members.iter().map(Member::key).collect();
+    // Endpoints in the entry stand in the order of the members that they were made of.
+    let mut inline = entry.endpoints.iter().peekable();
+    let mut is_left_out = |member: &Member| {
+        let Endpoint { address, port, .. } = member.endpoint();
+        let is_it = |entry: &&WorkloadEntry| {
+            entry.address == address.to_string() && entry.ports.values().eq([&u32::from(*port)])
+        };
+        inline.next_if(is_it).is_none() && !build.workloads.contains_key(&(address.clone(), *port))
+    };
+    members.iter().any(|member| is_left_out(member) && served.contains(&member.key()))
+}
+
 /// Adds to a build the removal of the resources that are served of the service and have no place in the new form.
 fn take_the_place_of(service: &Service, build: &mut Build) {
     remove(&mut build.changes.service_entries, (service.slice, Arc::clone(&service.name)));
     let stay: BTreeSet<&Arc<str>> = match service.slice == build.place.slice {
-        true => build.workloads.entries.values().map(|(name, _)| name).collect(),
+        true => build.workloads.values().map(|(name, _)| name).collect(),
         false => BTreeSet::new(),
     };
-    for (name, _) in service.workloads.entries.values().filter(|(name, _)| !stay.contains(name)) {
+    for (name, _) in service.workloads.values().filter(|(name, _)| !stay.contains(name)) {
         remove(&mut build.changes.workload_entries, (service.slice, Arc::clone(name)));
     }
 }

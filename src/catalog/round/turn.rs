@@ -53,7 +53,7 @@ enum Outcome {
     Same,
     /// Served in a new form.
     Built(Box<Build>),
-    /// Served as before, since a new form would have fewer endpoints while none may go, or since the intent is not known.
+    /// Served as before, since a new form would leave out endpoints while none may go, or since the intent is not known.
     Stayed,
     /// Served as before, or not served as before, since a new form cannot be made.
     Refused(Quarantine),
@@ -280,8 +280,7 @@ impl Round {
         self.translations += u64::from(!matches!(made, Ok(Ok(None))));
         work.outcome = match made {
             Ok(Ok(None)) => Outcome::Same,
-            // Endpoints were left out by a rule of Istio's.
-            Ok(Ok(Some(build))) if turn.withhold && build.endpoints < self.endpoints(id) => Outcome::Stayed,
+            Ok(Ok(Some(build))) if turn.withhold && build.loses => Outcome::Stayed,
             Ok(Ok(Some(build))) => Outcome::Built(build.into()),
             Ok(Err(invalid)) => {
                 Outcome::Refused(Quarantine { reason: invalid.rule.name(), detail: invalid.to_string() })
@@ -345,7 +344,7 @@ impl Round {
         for id in turn.work.keys().cloned().collect::<Vec<_>>() {
             let target = self.target(turn, &id, &turn.work[&id].intent);
             let Some(work) = turn.work.get_mut(&id) else { continue };
-            let loses = matches!(&work.outcome, Outcome::Built(build) if build.endpoints < self.endpoints(&id));
+            let loses = matches!(&work.outcome, Outcome::Built(build) if build.loses);
             if loses || matches!(target, Target::Serve { extended: Some(_), .. }) {
                 (work.target, work.outcome) = (target, Outcome::Open);
                 again.insert(id);

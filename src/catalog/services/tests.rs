@@ -175,3 +175,37 @@ fn graces_are_kept_in_order_and_told_when_they_change() {
     assert_eq!(one.services.graces_changed(), [(ID.into(), Some(9)), (ID.into(), None)]);
     assert_eq!((one.services.first_grace(), one.services.empty().len()), (None, 0));
 }
+
+/// Without `dns` an endpoint with a name breaks a rule of Istio's.
+#[test]
+fn a_build_tells_whether_it_leaves_out_what_is_served() {
+    let (usual, dns) = (policy(json!({})), policy(json!({ "overrides": { "*": { "dns": true } } })));
+    let with_name = |data: &[&str]| {
+        let endpoints = data.iter().map(|text| payload::parse(text, "", &dns.rules(ID)).unwrap()).collect();
+        let mut members: Vec<Member> = Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).collect();
+        members.sort_by(|a, b| a.key().cmp(&b.key()));
+        members
+    };
+    for mode in [EndpointMode::Inline, EndpointMode::WorkloadEntry] {
+        let mut one = One::new(mode);
+        let (id, a) = (Arc::<str>::from(ID), place("a", ""));
+        let mut make = |data: &[&str], policy: &Policy, put: bool| {
+            let members = with_name(data);
+            let build = one.services.make(&id, &a, &members, false, &policy.rules(ID)).unwrap().unwrap();
+            let found = (build.loses, build.endpoints);
+            if put {
+                one.services.put(&id, build, members, None, Intent::AsServed);
+            }
+            found
+        };
+        assert_eq!(make(&["10.0.0.1:80", "a.example.com:80"], &dns, true), (false, 2), "{mode:?}");
+        let more = ["10.0.0.1:80", "10.0.0.2:80", "a.example.com:80"];
+        // A WorkloadEntry may have a name by itself, but its service does not take it.
+        assert_eq!(make(&more, &usual, false), (true, 2), "{mode:?}: as many, but not the same");
+        assert_eq!(make(&["10.0.0.1:80", "b.example.com:80"], &usual, false), (false, 1), "{mode:?}: not served");
+        assert_eq!(make(&["10.0.0.2:80"], &usual, false), (false, 1), "{mode:?}: not left out");
+        assert_eq!(make(&more, &usual, true), (true, 2));
+        assert_eq!(make(&["10.0.0.1:80", "a.example.com:80"], &usual, false), (true, 1), "{mode:?}: fewer");
+        assert_eq!(make(&["10.0.0.3:80", "10.0.0.4:80", "a.example.com:80"], &usual, false), (false, 2));
+    }
+}
