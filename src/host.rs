@@ -9,3 +9,5 @@ pub mod engine;
 pub mod feed;
 pub mod log;
 pub mod metrics;
+mod server;
+pub mod status;

@@ -26,7 +26,7 @@ pub mod error {
 
 /// The engine, and what is asked of it.
 pub mod host {
-    pub use crate::host::{admin, command, engine, log};
+    pub use crate::host::{admin, command, engine, log, status};
 }
 
 /// What Istio accepts.

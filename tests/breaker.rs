@@ -12,7 +12,7 @@ use harness::{
     nth as id,
 };
 use registry_mox::testing::{
-    host::{command, engine::Flushed},
+    host::{command, status::Flushed},
     model::RegisterVersion,
     registry::frame::{self, Publisher},
 };

@@ -1,8 +1,6 @@
-//! Owns the runtime, the store, the rounds and the listeners.
+//! Owns the runtime, the store and the rounds; the API of those who embed it.
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,43 +9,31 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::{
-    net::TcpListener,
     runtime::{Handle, Runtime},
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     task::JoinHandle,
 };
 use tracing::{Dispatch, dispatcher};
 
 use crate::{
-    catalog::{orders::Orders, report::Report, rounds::Rounds, shared::Shared},
-    config::{Config, Push, Scope},
+    catalog::{orders::Orders, rounds::Rounds, shared::Shared},
+    config::{Config, Push},
     error::{Error, Result},
     host::{
-        admin::{
-            self,
-            large::{Cursor, Large, PageCounts},
-        },
+        admin::large::{Cursor, Large},
         feed::{Feed, LastFeed},
+        status::{Bound, Flushed, Status},
     },
-    kubernetes::{Followed, Sink, report::KubernetesReport},
+    kubernetes::{Followed, Sink},
     model,
     policy::{Policy, PolicyConfig},
-    registry::{frame, store::Counts},
-    snapshot::{
-        partition::Part,
-        view::{Held, View},
-    },
+    registry::frame,
+    snapshot::view::View,
     translate::TRANSLATION,
     xds::{
-        drain::Drain,
-        limits::StreamLimits,
-        listener::{self, Door},
         pace::PaceRule,
-        server::Ads,
         streams::{ClientState, StreamState, Streams, Totals},
-        tls::Tls,
     },
 };
 
@@ -61,18 +47,18 @@ const SHOWN_STREAMS: usize = 256 << 10;
 /// A running engine. Dropping it without [`Engine::close`] stops its threads without draining.
 #[derive(Debug)]
 pub struct Engine {
-    shared: Arc<Shared>,
-    streams: Arc<Streams>,
-    draining: watch::Sender<bool>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) streams: Arc<Streams>,
+    pub(super) draining: watch::Sender<bool>,
     /// Whether streams are refused, so that clients go to another session server.
-    fenced: watch::Sender<bool>,
+    pub(super) fenced: watch::Sender<bool>,
     feed: Mutex<LastFeed>,
     kubernetes: Option<Sink>,
     large: Arc<Large>,
     running: Mutex<Option<Running>>,
-    handle: Handle,
-    listeners: Mutex<Listeners>,
-    closed: AtomicBool,
+    pub(super) handle: Handle,
+    pub(super) listeners: Mutex<Listeners>,
+    pub(super) closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -83,93 +69,9 @@ struct Running {
 }
 
 #[derive(Debug, Default)]
-struct Listeners {
-    bound: Option<Bound>,
-    servers: Vec<JoinHandle<()>>,
-}
-
-/// Where the engine listens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Bound {
-    /// The MoX listener that serves everything.
-    pub mox: SocketAddr,
-    /// Those that serve a part, by the number of parts and in order.
-    pub slices: BTreeMap<usize, Vec<SocketAddr>>,
-    /// The admin pages, if they have a listener of their own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin: Option<SocketAddr>,
-}
-
-/// What a flush answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Flushed {
-    /// Served services.
-    pub services: usize,
-    /// Served endpoints.
-    pub endpoints: u64,
-    /// `version_info` of the served ServiceEntries.
-    pub version: String,
-    /// That of the served WorkloadEntries, if there are any.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workload_version: Option<String>,
-    /// Why the served state is not the newest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub held: Option<Held>,
-}
-
-/// Everything an operator wants to know at a glance.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// Version of this library.
-    pub release: &'static str,
-    /// See [`TRANSLATION`].
-    pub translation: u32,
-    /// Where it listens.
-    pub listening: Option<Bound>,
-    /// Which publishers are served.
-    pub scope: Scope,
-    /// What is served.
-    pub served: Flushed,
-    /// Whether streams are refused because this session server is cut off and another is not.
-    pub fenced: bool,
-    /// How the data servers are followed, if they are.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub feed: Option<Feed>,
-    /// Its encoded size in bytes.
-    pub bytes: usize,
-    /// What the registry said.
-    pub store: Counts,
-    /// What the rounds made of it.
-    pub publisher: Report,
-    /// Hash of the policy.
-    pub policy: String,
-    /// All streams in numbers.
-    pub totals: Totals,
-    /// Who is connected, and whether with the right parts; the first two hundred, those with something wrong before others.
-    pub clients: Vec<ClientState>,
-    /// How many more clients there are.
-    pub clients_left_out: usize,
-    /// Their streams, the oldest; `/mox/streams` has all.
-    pub streams: Vec<StreamState>,
-    /// How many more streams there are.
-    pub streams_left_out: usize,
-    /// Responses sent, without priming.
-    pub pushes: u64,
-    /// Their size in bytes.
-    pub pushed_bytes: u64,
-    /// Responses that a client did not accept.
-    pub nacks: u64,
-    /// Streams ended since their client read nothing for a minute.
-    pub slow_readers: u64,
-    /// Connections and streams refused, by whatever limit.
-    pub refused: u64,
-    /// What became of large admin pages.
-    pub pages: PageCounts,
-    /// How writing to the Kubernetes API goes, if it is switched on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kubernetes: Option<KubernetesReport>,
+pub(super) struct Listeners {
+    pub(super) bound: Option<Bound>,
+    pub(super) servers: Vec<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -224,73 +126,6 @@ impl Engine {
         refused.map_or(Ok(sequence), Err)
     }
 
-    /// Binds the listeners and serves; a second call answers the same addresses. All bind or none.
-    pub fn listen(self: &Arc<Self>) -> Result<Bound> {
-        let mut listeners = self.listeners.lock();
-        if let Some(bound) = &listeners.bound {
-            return Ok(bound.clone());
-        }
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::Closed);
-        }
-        let config = &self.shared.config;
-        let tls = Tls::open(&config.tls)?;
-        let (mox, mox_address) = self.bind(config.listen)?;
-        let mut ports = vec![(mox, Part::WHOLE)];
-        let mut slices: BTreeMap<usize, Vec<SocketAddr>> = BTreeMap::new();
-        for part in config.partitions.iter().flat_map(|count| Part::all_of(*count)) {
-            // With port 0 each takes a free one.
-            let offset = if config.listen.port() == 0 { 0 } else { part.number() as u16 };
-            let (slice, address) = self.bind(SocketAddr::new(config.listen.ip(), config.listen.port() + offset))?;
-            ports.push((slice, part));
-            slices.entry(part.count()).or_default().push(address);
-        }
-        let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
-        let bound = Bound { mox: mox_address, slices, admin: admin.as_ref().map(|(_, address)| *address) };
-        let limits = StreamLimits::new(config);
-        let ads = Ads {
-            view: self.shared.view.subscribe(),
-            parts: Arc::clone(&self.shared.signals),
-            drain: Drain::new(self.draining.subscribe(), self.fenced.subscribe()),
-            streams: Arc::clone(&self.streams),
-            prime: config.push.prime,
-            limits,
-        };
-        let (allow, streams) = (config.allow_cidrs.clone(), Arc::clone(&self.streams));
-        let door = Arc::new(Door::new(allow, limits.streams, tls, streams));
-        let (out, connections) = mpsc::channel(64);
-        for (port, part) in ports {
-            let accepting = listener::accept(port, part, Arc::clone(&door), out.clone());
-            listeners.servers.push(self.handle.spawn(accepting));
-        }
-        listeners.servers.push(self.handle.spawn(async move {
-            if let Err(error) = ads.serve(connections).await {
-                tracing::error!(%error, "the MoX listener failed");
-            }
-        }));
-        if let Some((admin, _)) = admin {
-            let (engine, draining) = (Arc::downgrade(self), self.draining.subscribe());
-            let served = admin::listener::serve(admin, engine, draining, admin::listener::Limits::default());
-            listeners.servers.push(self.handle.spawn(served));
-        }
-        listeners.bound = Some(bound.clone());
-        let now = self.shared.clock.now();
-        self.order(|orders| orders.listening_since = Some(now));
-        tracing::info!(mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
-        Ok(bound)
-    }
-
-    fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
-        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            let _in_runtime = self.handle.enter();
-            let listener = TcpListener::from_std(listener)?;
-            let local = listener.local_addr()?;
-            Ok((listener, local))
-        });
-        bound.map_err(|source| Error::Bind { address, source })
-    }
-
     /// Says that the first complete view is in: serving starts.
     pub fn loaded(&self) {
         self.order(|orders| orders.loaded = true);
@@ -306,7 +141,7 @@ impl Engine {
         self.order(|orders| orders.frozen = false);
     }
 
-    fn order(&self, change: impl FnOnce(&mut Orders)) {
+    pub(super) fn order(&self, change: impl FnOnce(&mut Orders)) {
         let frozen = {
             let mut orders = self.shared.orders.lock();
             change(&mut orders);

@@ -6,10 +6,7 @@ use std::fmt::{self, Display, Write};
 use serde::Serialize;
 
 use crate::{
-    host::{
-        engine::{Engine, Status},
-        feed::Feed,
-    },
+    host::{engine::Engine, feed::Feed, status::Status},
     kubernetes::report::KubernetesReport,
     snapshot::view::Held,
 };

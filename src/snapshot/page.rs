@@ -6,10 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use once_cell::sync::OnceCell;
 use prost::encoding;
 
-use crate::snapshot::{
-    changes::Difference,
-    resource::{RESOURCES_FIELD, Resource, version_of},
-};
+use crate::snapshot::resource::{RESOURCES_FIELD, Resource, version_of};
 
 /// Pages are split above this; it is what a change of one resource copies.
 pub(super) const MAX_PAGE: usize = 256 << 10;
@@ -140,6 +137,15 @@ impl Page {
     fn ends_before(&self, name: &str) -> bool {
         self.items.last().is_none_or(|last| *last.name < *name)
     }
+}
+
+/// What is different in one set of resources from an older one; each list in the order of slices and names.
+#[derive(Debug, Default)]
+pub struct Difference<'a> {
+    /// New, or with other content.
+    pub changed: Vec<&'a Item>,
+    /// Gone.
+    pub removed: Vec<&'a Arc<str>>,
 }
 
 /// The resources of one slice, in pages sorted by name.

@@ -6,10 +6,9 @@ use bytes::Bytes;
 use once_cell::sync::Lazy;
 
 use crate::snapshot::{
-    changes::{Changes, Difference},
-    page::{Item, Slice, Totals},
+    page::{Difference, Item, Slice, Totals},
     partition::{Part, SLICES},
-    resource::{Resource, version_of},
+    resource::{Changes, Resource, version_of},
 };
 
 /// An immutable set of resources of one type.

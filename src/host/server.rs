@@ -1,0 +1,91 @@
+//! Binds an engine's listeners: streams on a port for everything and one for each partition, and the admin pages.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::{net::TcpListener, sync::mpsc};
+
+use crate::{
+    error::{Error, Result},
+    host::{admin, engine::Engine, status::Bound},
+    snapshot::partition::Part,
+    xds::{
+        drain::Drain,
+        limits::StreamLimits,
+        listener::{self, Door},
+        server::Ads,
+        tls::Tls,
+    },
+};
+
+impl Engine {
+    /// Binds the listeners and serves; a second call answers the same addresses. All bind or none.
+    pub fn listen(self: &Arc<Self>) -> Result<Bound> {
+        let mut listeners = self.listeners.lock();
+        if let Some(bound) = &listeners.bound {
+            return Ok(bound.clone());
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let config = &self.shared.config;
+        let tls = Tls::open(&config.tls)?;
+        let (mox, mox_address) = self.bind(config.listen)?;
+        let mut ports = vec![(mox, Part::WHOLE)];
+        let mut slices: BTreeMap<usize, Vec<SocketAddr>> = BTreeMap::new();
+        for part in config.partitions.iter().flat_map(|count| Part::all_of(*count)) {
+            // With port 0 each takes a free one.
+            let offset = if config.listen.port() == 0 { 0 } else { part.number() as u16 };
+            let (slice, address) = self.bind(SocketAddr::new(config.listen.ip(), config.listen.port() + offset))?;
+            ports.push((slice, part));
+            slices.entry(part.count()).or_default().push(address);
+        }
+        let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
+        let bound = Bound { mox: mox_address, slices, admin: admin.as_ref().map(|(_, address)| *address) };
+        let limits = StreamLimits::new(config);
+        let ads = Ads {
+            view: self.shared.view.subscribe(),
+            parts: Arc::clone(&self.shared.signals),
+            drain: Drain::new(self.draining.subscribe(), self.fenced.subscribe()),
+            streams: Arc::clone(&self.streams),
+            prime: config.push.prime,
+            limits,
+        };
+        let (allow, streams) = (config.allow_cidrs.clone(), Arc::clone(&self.streams));
+        let door = Arc::new(Door::new(allow, limits.streams, tls, streams));
+        let (out, connections) = mpsc::channel(64);
+        for (port, part) in ports {
+            let accepting = listener::accept(port, part, Arc::clone(&door), out.clone());
+            listeners.servers.push(self.handle.spawn(accepting));
+        }
+        listeners.servers.push(self.handle.spawn(async move {
+            if let Err(error) = ads.serve(connections).await {
+                tracing::error!(%error, "the MoX listener failed");
+            }
+        }));
+        if let Some((admin, _)) = admin {
+            let (engine, draining) = (Arc::downgrade(self), self.draining.subscribe());
+            let served = admin::listener::serve(admin, engine, draining, admin::listener::Limits::default());
+            listeners.servers.push(self.handle.spawn(served));
+        }
+        listeners.bound = Some(bound.clone());
+        let now = self.shared.clock.now();
+        self.order(|orders| orders.listening_since = Some(now));
+        tracing::info!(mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
+        Ok(bound)
+    }
+
+    fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            let _in_runtime = self.handle.enter();
+            let listener = TcpListener::from_std(listener)?;
+            let local = listener.local_addr()?;
+            Ok((listener, local))
+        });
+        bound.map_err(|source| Error::Bind { address, source })
+    }
+}

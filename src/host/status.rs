@@ -1,0 +1,99 @@
+//! What an engine tells of itself.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::Serialize;
+
+use crate::{
+    catalog::report::Report,
+    config::Scope,
+    host::{admin::large::PageCounts, feed::Feed},
+    kubernetes::report::KubernetesReport,
+    registry::store::Counts,
+    snapshot::view::Held,
+    xds::streams::{ClientState, StreamState, Totals},
+};
+
+/// Where the engine listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bound {
+    /// The MoX listener that serves everything.
+    pub mox: SocketAddr,
+    /// Those that serve a part, by the number of parts and in order.
+    pub slices: BTreeMap<usize, Vec<SocketAddr>>,
+    /// The admin pages, if they have a listener of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+}
+
+/// What a flush answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flushed {
+    /// Served services.
+    pub services: usize,
+    /// Served endpoints.
+    pub endpoints: u64,
+    /// `version_info` of the served ServiceEntries.
+    pub version: String,
+    /// That of the served WorkloadEntries, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload_version: Option<String>,
+    /// Why the served state is not the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// Everything an operator wants to know at a glance.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of this library.
+    pub release: &'static str,
+    /// See [`TRANSLATION`](crate::translate::TRANSLATION).
+    pub translation: u32,
+    /// Where it listens.
+    pub listening: Option<Bound>,
+    /// Which publishers are served.
+    pub scope: Scope,
+    /// What is served.
+    pub served: Flushed,
+    /// Whether streams are refused because this session server is cut off and another is not.
+    pub fenced: bool,
+    /// How the data servers are followed, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feed: Option<Feed>,
+    /// Its encoded size in bytes.
+    pub bytes: usize,
+    /// What the registry said.
+    pub store: Counts,
+    /// What the rounds made of it.
+    pub publisher: Report,
+    /// Hash of the policy.
+    pub policy: String,
+    /// All streams in numbers.
+    pub totals: Totals,
+    /// Who is connected, and whether with the right parts; the first two hundred, those with something wrong before others.
+    pub clients: Vec<ClientState>,
+    /// How many more clients there are.
+    pub clients_left_out: usize,
+    /// Their streams, the oldest; `/mox/streams` has all.
+    pub streams: Vec<StreamState>,
+    /// How many more streams there are.
+    pub streams_left_out: usize,
+    /// Responses sent, without priming.
+    pub pushes: u64,
+    /// Their size in bytes.
+    pub pushed_bytes: u64,
+    /// Responses that a client did not accept.
+    pub nacks: u64,
+    /// Streams ended since their client read nothing for a minute.
+    pub slow_readers: u64,
+    /// Connections and streams refused, by whatever limit.
+    pub refused: u64,
+    /// What became of large admin pages.
+    pub pages: PageCounts,
+    /// How writing to the Kubernetes API goes, if it is switched on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesReport>,
+}
