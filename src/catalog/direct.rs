@@ -11,14 +11,13 @@ use std::{
     sync::Arc,
 };
 
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
     catalog::{
         changes::{RoundChanges, put, remove},
         notices::Notice,
-        report::Quarantine,
+        report::{DirectCounts, Quarantine},
     },
     config::Config,
     istio::{names::APPLICATION_ANNOTATION, rule::Invalid, validate},
@@ -34,22 +33,6 @@ use crate::{
 
 /// An application and its port: what there is an entry for.
 pub type Key = (Box<str>, u16);
-
-/// Counts for status.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DirectCounts {
-    /// Entries served.
-    pub entries: usize,
-    /// Addresses and ports that two applications claim; the newest has it.
-    pub contested: usize,
-    /// Endpoints of services that name no application, and so are in no entry.
-    pub unnamed: usize,
-    /// Entries of which some addresses only are to be called with mTLS, so that none is.
-    pub mixed_mtls: usize,
-    /// Addresses left out since their entry has too many.
-    pub left_out: usize,
-}
 
 /// The entries, kept up as services change.
 #[derive(Debug, Default)]

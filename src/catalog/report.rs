@@ -8,11 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    catalog::{breaker::Lost, direct::DirectCounts, unknown::UnknownReport},
-    istio::rule::Rule,
-    model::Millis,
-    snapshot::view::Held,
-    translate::payload::Reject,
+    catalog::breaker::Lost, istio::rule::Rule, model::Millis, snapshot::view::Held, translate::payload::Reject,
 };
 
 /// Status shows this many names of a kind.
@@ -32,6 +28,34 @@ impl Quarantine {
     pub fn by_panic() -> Self {
         Self { reason: "panic", detail: "a bug; the log says where".to_owned() }
     }
+}
+
+/// Entries for consumers that dial addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectCounts {
+    /// Entries served.
+    pub entries: usize,
+    /// Addresses and ports that two applications claim; the newest has it.
+    pub contested: usize,
+    /// Endpoints of services that name no application, and so are in no entry.
+    pub unnamed: usize,
+    /// Entries of which some addresses only are to be called with mTLS, so that none is.
+    pub mixed_mtls: usize,
+    /// Addresses left out since their entry has too many.
+    pub left_out: usize,
+}
+
+/// The unknown services, for the status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnknownReport {
+    /// Unknown services of which the last good form is served.
+    pub last_good: usize,
+    /// Unknown services that have no last good form and are missing in the mesh.
+    pub missing: usize,
+    /// Some of them by dataInfoId, first those that are missing.
+    pub sample: Vec<Arc<str>>,
 }
 
 /// The state after a round. Every service that is not served as the registry and the policy have it is named.

@@ -5,26 +5,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use serde::Serialize;
-
-use crate::catalog::notices::Notice;
+use crate::catalog::{notices::Notice, report::UnknownReport};
 
 /// How many services are named in the status.
 const NAMED: usize = 20;
 /// How long the names may be in the log, in characters.
 const LOGGED: usize = 300;
-
-/// The unknown services, for the status.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UnknownReport {
-    /// Unknown services of which the last good form is served.
-    pub last_good: usize,
-    /// Unknown services that have no last good form and are missing in the mesh.
-    pub missing: usize,
-    /// Some of them by dataInfoId, first those that are missing.
-    pub sample: Vec<Arc<str>>,
-}
 
 /// The services that are not known.
 #[derive(Debug, Default)]
