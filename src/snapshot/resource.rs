@@ -10,7 +10,7 @@ use prost::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    digest::{hex, prefix, prefix_of},
+    digest::{hex, prefix},
     proto::{
         envoy::service::discovery::v3::DiscoveryResponse,
         google::protobuf::{Any, Timestamp},
@@ -81,7 +81,7 @@ impl Resource {
     pub fn plain(any: &Any) -> Self {
         let mut framed = BytesMut::new();
         encoding::message::encode(RESOURCES_FIELD, any, &mut framed);
-        let digest = u128::from_be_bytes(prefix_of(any.encode_to_vec()));
+        let digest = u128::from_be_bytes(crate::digest::prefix_of(any.encode_to_vec()));
         Self { framed: framed.freeze(), digest, endpoints: 0 }
     }
 
@@ -169,7 +169,7 @@ mod tests {
     fn by_definition(metadata: Metadata, type_url: &str, body: Vec<u8>) -> (Vec<u8>, u128) {
         let body = Any { type_url: type_url.to_owned(), value: body.into() };
         let mut resource = McpResource { metadata: Some(metadata), body: Some(body) };
-        let digest: [u8; 16] = prefix_of(resource.encode_to_vec());
+        let digest: [u8; 16] = crate::digest::prefix_of(resource.encode_to_vec());
         resource.metadata.as_mut().unwrap().version = hex(&digest);
         let any = Any { type_url: RESOURCE_TYPE.to_owned(), value: resource.encode_to_vec().into() };
         let response = DiscoveryResponse { resources: vec![any], ..DiscoveryResponse::default() };
