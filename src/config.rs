@@ -308,6 +308,7 @@ impl Config {
     }
 
     /// Like [`Config::from_json`], for a program with defaults of its own, which hold no secrets.
+    #[cfg(any(test, feature = "testing"))]
     pub fn from_json_over(defaults: &Self, json: &[u8]) -> Result<Self> {
         let defaults = serde_json::to_value(defaults).map_err(|error| Error::Internal(error.to_string()))?;
         Self::from_tree(&spelling::over(defaults, tree(json)?))

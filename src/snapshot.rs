@@ -17,7 +17,6 @@ pub mod signals;
 mod tests;
 pub mod view;
 
-pub use changes::Changes;
 pub use page::Item;
-pub use resource::{Resource, version_of};
+pub use resource::{Changes, Resource, version_of};
 pub use set::{Set, Snapshot};

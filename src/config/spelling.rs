@@ -42,6 +42,7 @@ fn kebab(name: &str) -> String {
 }
 
 /// `given` with what it leaves out, however it spells its keys, taken from `defaults`.
+#[cfg(any(test, feature = "testing"))]
 pub(super) fn over(defaults: Value, given: Value) -> Value {
     match (defaults, given) {
         (Value::Object(defaults), Value::Object(mut given)) => {
