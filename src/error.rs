@@ -17,7 +17,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A value over its bound; nothing was applied.
-    #[error("{field} has {actual} bytes, allowed are at most {limit}")]
+    #[error("{field} has {actual} bytes, allowed are at most {limit}; shorten it, or send it in parts")]
     TooLarge {
         /// The field.
         field: &'static str,
@@ -48,6 +48,16 @@ pub enum Error {
         /// Its value.
         limit: usize,
     },
+    /// A call that waits for something gave up; nothing was taken back.
+    #[error(
+        "{what} took longer than {millis} ms (timeoutMillis); allow more time, or see in /mox/status what the engine does"
+    )]
+    Timeout {
+        /// The call.
+        what: &'static str,
+        /// How long it waited, in milliseconds.
+        millis: u64,
+    },
     /// A bug: a caught panic or a runtime that did not start.
     #[error("internal error: {0}")]
     Internal(String),
@@ -71,6 +81,7 @@ impl Error {
             Self::InvalidArgument(_) => 6,
             Self::Limit { .. } => 7,
             Self::Internal(_) => 8,
+            Self::Timeout { .. } => 9,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Raised when a native's name, signature or meaning changes; the jar refuses a library with another.
-const ABI_VERSION: jint = 2;
+const ABI_VERSION: jint = 3;
 
 #[unsafe(no_mangle)]
 extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_abiVersion(_: EnvUnowned<'_>, _: JClass<'_>) -> jint {
@@ -45,7 +45,7 @@ extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_open<'local>(
     outcome.resolve::<ThrowMoxException>()
 }
 
-/// Takes a packed frame: a sequence number, or a negated code of [`Error::code`]. Never throws.
+/// Takes a packed frame: a sequence number, or a negated code of [`Error::code`], whose text `lastError` has. Never throws.
 ///
 /// # Safety
 /// Called by the JVM, which hands in a valid environment and live references.
@@ -65,9 +65,23 @@ unsafe extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_apply(
     }));
     match applied {
         Ok(Ok(sequence)) => sequence as jlong,
-        Ok(Err(error)) => -jlong::from(error.code()),
-        Err(_) => -jlong::from(Error::Internal(String::new()).code()),
+        Ok(Err(error)) => -jlong::from(error::keep(error)),
+        Err(panic) => -jlong::from(error::keep(Error::Internal(error::panic_message(&*panic).to_owned()))),
     }
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_lastError<'local>(
+    mut env: EnvUnowned<'local>,
+    _: JClass<'local>,
+) -> JByteArray<'local> {
+    let outcome = env.with_env(|env| -> Result<JByteArray<'local>, NativeError> {
+        match error::take_kept() {
+            Some(text) => Ok(env.byte_array_from_slice(text.as_bytes())?),
+            None => Ok(JByteArray::null()),
+        }
+    });
+    outcome.resolve::<ThrowMoxException>()
 }
 
 #[unsafe(no_mangle)]
@@ -187,6 +201,6 @@ mod tests {
             .filter_map(|(_, rest)| rest.split(['(', '<']).next())
             .collect();
         assert_eq!(declared, exported);
-        assert_eq!(exported.len(), 9);
+        assert_eq!(exported.len(), 10);
     }
 }

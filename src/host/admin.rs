@@ -11,9 +11,10 @@ use serde_json::json;
 
 use crate::{
     config,
-    error::Error,
+    error::{Error, Result},
     host::{admin::large::Cursor, engine::Engine, metrics},
     kubernetes,
+    policy::PolicyConfig,
     snapshot::kubectl::{self, Dump, Format},
     xds::streams::{ClientState, StreamState, Totals},
 };
@@ -195,6 +196,13 @@ fn fresh(engine: &Engine) -> Page {
     }
 }
 
+/// Reads the text of a policy document.
+pub(super) fn read_policy(text: &[u8]) -> Result<PolicyConfig> {
+    let document = serde_json::from_slice(text)
+        .map_err(|error| Error::InvalidArgument(format!("policy: this is no JSON: {error}; give one JSON object")))?;
+    config::policy_from_json(document)
+}
+
 /// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
 /// `/mox/kubernetes/{purge,resume}`.
 pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
@@ -216,14 +224,10 @@ pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
         }
         // Asked of every session server, of which one may hold and another not.
         "/mox/release" => Page::json(&json!({ "released": engine.release().is_ok() })),
-        "/mox/policy" => {
-            let document = serde_json::from_slice(body)
-                .map_err(|error| Error::InvalidArgument(format!("this is no JSON: {error}")));
-            match document.and_then(config::policy_from_json).and_then(|policy| engine.set_policy(policy)) {
-                Ok(hash) => Page::json(&json!({ "hash": hash })),
-                Err(error) => Page::text(400, format!("{error}\n")),
-            }
-        }
+        "/mox/policy" => match read_policy(body).and_then(|policy| engine.set_policy(policy)) {
+            Ok(hash) => Page::json(&json!({ "hash": hash })),
+            Err(error) => Page::text(400, format!("{error}\n")),
+        },
         path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => {
             let Some(sink) = engine.kubernetes() else {
                 return Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned());

@@ -43,7 +43,7 @@ pub enum Command {
     Release {},
     /// Replace the policy.
     Policy {
-        /// The whole new document.
+        /// The whole new document: its text, or the value itself.
         policy: Value,
     },
     /// Wait until every earlier event is in the served snapshot.
@@ -158,12 +158,16 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             done
         }
         Command::Policy { policy } => {
-            let hash = engine.set_policy(config::policy_from_json(policy)?)?;
+            let policy = match policy {
+                Value::String(text) => admin::read_policy(text.as_bytes())?,
+                document => config::policy_from_json(document)?,
+            };
+            let hash = engine.set_policy(policy)?;
             Ok(json!({ "hash": hash }))
         }
         Command::Flush { timeout_millis } => {
             let flushed = engine.flush_within(Duration::from_millis(timeout_millis));
-            to_value(flushed.ok_or_else(|| Error::Internal(format!("no flush within {timeout_millis} ms")))?)
+            to_value(flushed.ok_or(Error::Timeout { what: "flush", millis: timeout_millis })?)
         }
         Command::Feed { feed } => {
             engine.feed(*feed);

@@ -1,6 +1,6 @@
 //! From Rust errors and panics to Java exceptions: the one policy of every native that may throw.
 
-use std::any::Any;
+use std::{any::Any, cell::RefCell};
 
 use jni::{
     Env,
@@ -77,7 +77,24 @@ fn throw<T: Default>(env: &mut Env<'_>, error: &Error) -> jni::errors::Result<T>
     }
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> &str {
+thread_local! {
+    /// Why the last call of `apply` on this thread was refused.
+    static LAST: RefCell<Option<Error>> = const { RefCell::new(None) };
+}
+
+/// Keeps an error of a native that only answers its code. Nothing is formatted before someone asks.
+pub(crate) fn keep(error: Error) -> i32 {
+    let code = error.code();
+    LAST.set(Some(error));
+    code
+}
+
+/// The text of the error that this thread kept last, once.
+pub(crate) fn take_kept() -> Option<String> {
+    LAST.take().map(|error| error.to_string())
+}
+
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }

@@ -46,6 +46,7 @@ public class JsonTest {
     @Test
     public void readsWhatItWrites() {
         String json = "{\"a\":[1,-2.5,true,false,null,\"\\u00e4\\n\\\"/\\/\",{},[]],\"b\":{\"c\":123456789012}}";
+        assertEquals(Arrays.asList(-9e17, 1e2, 999_999_999_999_999_999L, 0L), Json.read("[-900000000000000000,1e2,999999999999999999,0]"));
         Object value = Json.read(json);
         assertEquals(value, Json.read(Json.write(value)));
         assertEquals(123456789012L, ((Map<?, ?>) ((Map<?, ?>) value).get("b")).get("c"));
@@ -58,7 +59,7 @@ public class JsonTest {
         for (int i = 0; i < 100_000; i++) {
             deep.append('[');
         }
-        for (String wrong : new String[] {"", "{", "{\"a\"}", "[1,]", "{} x", "\"\\u12", "\"\\uxyzw\"", "tru", "-", "1e", deep.toString()}) {
+        for (String wrong : new String[] {"", "{", "{\"a\"}", "[1,]", "{} x", "\"\\u12", "\"\\uxyzw\"", "\"\\x\"", "\"\\\"", "-1-1", "--1", "tru", "-", "1e", deep.toString()}) {
             MoxException e = assertThrows(wrong, MoxException.class, () -> Json.read(wrong));
             assertEquals(Code.INVALID_ARGUMENT, e.code());
             assertTrue(e.getMessage(), e.getMessage().contains("expected") && e.getMessage().length() < 250);

@@ -115,7 +115,9 @@ public class RegistryMoxTest {
             Thread other = new Thread(() -> mox.replace(SOURCE, TestData.service(1), 4, later, java.util.Arrays.asList(large(7, 600_000), large(8, 600_000))));
             other.start();
             join(other);
-            assertEquals(Code.INVALID_ARGUMENT, assertThrows(MoxException.class, first::apply).code());
+            MoxException lost = assertThrows(MoxException.class, first::apply);
+            assertEquals(Code.INVALID_ARGUMENT, lost.code());
+            assertTrue(lost.getMessage(), lost.getMessage().startsWith("the engine refused an event: ") && lost.getMessage().contains("read"));
             assertEquals("1/2", TestData.served(mox));
             assertThrows("it stays so", MoxException.class, first::apply);
         }
@@ -224,6 +226,12 @@ public class RegistryMoxTest {
             assertFalse(hash.isEmpty());
             assertEquals(hash, mox.policy("{ \"exclude\" : [\"com.example.Secret*\"] }"));
             assertThrows(MoxException.class, () -> mox.policy("[]"));
+            assertThrows(MoxException.class, () -> mox.policy("\"{}\""));
+            MoxException noJson = assertThrows(MoxException.class, () -> mox.policy("{"));
+            assertEquals(Code.INVALID_ARGUMENT, noJson.code());
+            assertTrue(noJson.getMessage(), noJson.getMessage().startsWith("policy: this is no JSON: "));
+            assertEquals(hash, mox.status().get("policy"));
+            assertEquals("the same as a text", mox.status().keySet(), ((Map<?, ?>) Json.read(mox.statusText())).keySet());
             assertThrows(MoxException.class, () -> mox.policy("{\"exclud\":[]}"));
             mox.freeze();
             mox.publish(SOURCE, FIRST);

@@ -12,6 +12,9 @@ final class Json {
     /** The engine's answers are shallow; this only keeps a wrong one from ending in a StackOverflowError. */
     private static final int DEPTH = 64;
 
+    /** Of so many characters every whole number is a Long. */
+    private static final int LONG_CHARS = 18;
+
     private final String text;
     private int at;
 
@@ -155,40 +158,34 @@ final class Json {
 
     private char escaped() {
         char c = take();
-        switch (c) {
-            case 'b':
-                return '\b';
-            case 'f':
-                return '\f';
-            case 'n':
-                return '\n';
-            case 'r':
-                return '\r';
-            case 't':
-                return '\t';
-            case 'u':
-                if (at + 4 > text.length()) {
+        if (c == 'u') {
+            int unit = 0;
+            for (int i = 0; i < 4; i++) {
+                int digit = Character.digit(take(), 16);
+                if (digit < 0) {
                     throw wrong("four hex digits");
                 }
-                at += 4;
-                try {
-                    return (char) Integer.parseInt(text.substring(at - 4, at), 16);
-                } catch (NumberFormatException e) {
-                    throw wrong("four hex digits");
-                }
-            default:
-                return c;
+                unit = unit << 4 | digit;
+            }
+            return (char) unit;
         }
+        int known = "\"\\/bfnrt".indexOf(c);
+        if (known < 0) {
+            throw wrong("an escape");
+        }
+        return "\"\\/\b\f\n\r\t".charAt(known);
     }
 
+    /** Long where it is whole and fits, else Double. */
     private Object number() {
         int start = at;
-        while (at < text.length() && "+-.0123456789eE".indexOf(text.charAt(at)) >= 0) {
-            at++;
+        boolean whole = true;
+        for (; at < text.length() && "+-.0123456789eE".indexOf(text.charAt(at)) >= 0; at++) {
+            whole &= text.charAt(at) >= '0' && text.charAt(at) <= '9' || text.charAt(at) == '-' && at == start;
         }
         String digits = text.substring(start, at);
         try {
-            return digits.matches("-?[0-9]{1,18}") ? (Object) Long.valueOf(digits) : (Object) Double.valueOf(digits);
+            return whole && digits.length() <= LONG_CHARS ? (Object) Long.valueOf(digits) : (Object) Double.valueOf(digits);
         } catch (NumberFormatException e) {
             throw wrong("a value");
         }

@@ -22,8 +22,8 @@ public final class MoxException extends RuntimeException {
         LIMIT(7),
         /** A fault inside the engine; the process is not harmed. */
         INTERNAL(8),
-        /** The operation does not exist in this version. */
-        UNSUPPORTED(9),
+        /** What was waited for did not happen in time; it goes on, and the process is not harmed. */
+        TIMEOUT(9),
         /** The native library is not for this platform, or could not be unpacked or loaded. */
         NATIVE_UNAVAILABLE(20);
 

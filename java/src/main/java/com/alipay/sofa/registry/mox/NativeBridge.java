@@ -3,7 +3,7 @@ package com.alipay.sofa.registry.mox;
 /** The native methods. Nothing but {@link RegistryMox}, {@link EnginePage} and {@link LogPump} calls them, after {@link NativeLoader#load()}. */
 final class NativeBridge {
     /** What {@link #abiVersion()} must answer, so that a jar is never used with the library of another. */
-    static final int ABI = 2;
+    static final int ABI = 3;
 
     private NativeBridge() {}
 
@@ -14,6 +14,9 @@ final class NativeBridge {
 
     /** Above 0: a sequence number; below: minus a {@link MoxException.Code} number. Never throws, never blocks. */
     static native long apply(long handle, byte[] frame, int length);
+
+    /** Why {@link #apply} on this thread was refused last, as UTF-8; null if it was not, or was asked before. */
+    static native byte[] lastError();
 
     /** One JSON object in, one out. */
     static native byte[] command(long handle, byte[] requestJson);

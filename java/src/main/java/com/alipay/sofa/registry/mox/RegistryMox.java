@@ -2,6 +2,7 @@ package com.alipay.sofa.registry.mox;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
 import java.net.InetSocketAddress;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collections;
@@ -172,7 +173,9 @@ public final class RegistryMox implements AutoCloseable {
             // Nothing the caller did wrong; the engine counts it and says so in its status.
             return 0;
         }
-        throw new MoxException(code, "the engine refused an event: " + code);
+        byte[] why = NativeBridge.lastError();
+        String text = why == null ? "no reason is known" : new String(why, StandardCharsets.UTF_8);
+        throw new MoxException(code, "the engine refused an event: " + text);
     }
 
     /** Says that the first complete view is in: serving starts. With local scope it starts by itself after a hold. */
@@ -213,11 +216,7 @@ public final class RegistryMox implements AutoCloseable {
      * @return the hash of the document in its normal form, 64 hex digits, as the status shows it
      */
     public String policy(String json) {
-        Object policy = Json.read(Arguments.required("policy", json));
-        if (!(policy instanceof Map)) {
-            throw new MoxException(Code.INVALID_ARGUMENT, "policy " + Arguments.shown(json) + " is not a JSON object");
-        }
-        return (String) command("policy", "policy", policy).get("hash");
+        return (String) command("policy", "policy", Arguments.required("policy", json)).get("hash");
     }
 
     /**
@@ -227,6 +226,15 @@ public final class RegistryMox implements AutoCloseable {
      */
     public Map<String, Object> status() {
         return command("status");
+    }
+
+    /**
+     * The same as {@link #status()} for those who pass it on.
+     *
+     * @return a JSON object without line breaks
+     */
+    public String statusText() {
+        return new String(NativeBridge.command(handle, Json.write(Collections.singletonMap("op", "status"))), StandardCharsets.UTF_8);
     }
 
     /**
@@ -248,7 +256,8 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * Waits until what is served contains every earlier event; not for any client to have it. For tests and tools.
+     * Waits until what is served contains every earlier event; not for any client to have it. Where that takes too long, {@link
+     * Code#TIMEOUT}. For tests and tools.
      *
      * @param timeout how long at most, in whole milliseconds
      * @return {@code services} and {@code endpoints}, the counts of what is served as Longs; {@code version}, the {@code
