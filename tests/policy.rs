@@ -121,7 +121,10 @@ async fn what_is_not_served_is_not_read() {
 #[tokio::test]
 async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
     let mox = open("inline");
-    let post = |token: &str, body: &str| admin::change(&mox.engine, "/mox/policy", token, body.as_bytes());
+    let post = |token: &str, body: &str| {
+        let shown = admin::Credentials { token: token.to_owned(), ..Default::default() };
+        admin::change(&mox.engine, "/mox/policy", &shown, body.as_bytes())
+    };
     let hash = || mox.engine.status().policy;
     let first = hash();
     assert_eq!((post("guess", "{}").status, hash()), (403, first.clone()));

@@ -28,6 +28,7 @@ use crate::{
         admin::{
             self,
             large::{Cursor, Large, PageCounts},
+            signature::Signatures,
         },
         feed::{Feed, LastFeed},
     },
@@ -70,6 +71,7 @@ pub struct Engine {
     feed: Mutex<LastFeed>,
     kubernetes: Option<Sink>,
     large: Arc<Large>,
+    signatures: Signatures,
     running: Mutex<Option<Running>>,
     handle: Handle,
     listeners: Mutex<Listeners>,
@@ -203,6 +205,7 @@ impl Engine {
             feed: Mutex::default(),
             kubernetes,
             large: Arc::default(),
+            signatures: Signatures::new(model::now()),
             running: Mutex::new(Some(Running { runtime, publisher })),
             handle,
             listeners: Mutex::default(),
@@ -450,6 +453,11 @@ impl Engine {
     /// Counts a connection that is not served.
     pub(crate) fn count_refused(&self) {
         self.streams.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Those of requests that other session servers passed on.
+    pub fn signatures(&self) -> &Signatures {
+        &self.signatures
     }
 
     /// The place of the large page that is being read.

@@ -4,6 +4,8 @@ import com.alipay.sofa.registry.mox.MoxException;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.LockSupport;
 import java.util.function.BooleanSupplier;
@@ -36,6 +38,8 @@ final class SessionWatch implements Runnable, AutoCloseable {
     private boolean fenced;
     private int freshPeers = -1;
     private long askedAt = System.nanoTime() - ASK_NANOS;
+    /** What the other servers are asked and have not answered yet; null if nothing. */
+    private Future<Integer> question;
     private volatile boolean closed;
 
     SessionWatch(
@@ -80,7 +84,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
     }
 
     /** One look. */
-    void tick() throws Exception {
+    void tick() throws InterruptedException {
         lookAtPush();
         if (feed != null) {
             report(lookAtSilence());
@@ -106,25 +110,39 @@ final class SessionWatch implements Runnable, AutoCloseable {
         }
     }
 
-    /** Whether data are stale; then, whether another server should serve in place of this one. */
-    private boolean lookAtSilence() throws Exception {
+    /** Whether data are stale; then, whether another server should serve in place of this one. Waits for none of them. */
+    private boolean lookAtSilence() throws InterruptedException {
         boolean stale = feed.silentMillis() > maxSilentMillis;
         if (!stale) {
             freshPeers = -1;
+            question = null;
             if (fenced && feed.isReconciled()) {
                 fence(false);
             }
             return false;
         }
-        if (System.nanoTime() - askedAt >= ASK_NANOS) {
+        if (question == null && System.nanoTime() - askedAt >= ASK_NANOS) {
             askedAt = System.nanoTime();
-            freshPeers = sessions.fresh();
-            // Alone it is better to serve what is old than nothing.
-            if (fenced != freshPeers > 0) {
-                fence(freshPeers > 0);
-            }
+            question = sessions.fresh();
+        } else if (question != null && question.isDone()) {
+            Future<Integer> answered = question;
+            question = null;
+            answered(answered);
         }
         return true;
+    }
+
+    private void answered(Future<Integer> peers) throws InterruptedException {
+        try {
+            freshPeers = peers.get();
+        } catch (ExecutionException e) {
+            feed.failed("the other session servers cannot be asked: " + e.getCause());
+            return;
+        }
+        // Alone it is better to serve what is old than nothing.
+        if (fenced != freshPeers > 0) {
+            fence(freshPeers > 0);
+        }
     }
 
     private void fence(boolean on) {
