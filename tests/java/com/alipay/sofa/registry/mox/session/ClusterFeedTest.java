@@ -253,6 +253,38 @@ public class ClusterFeedTest {
         assertEquals("20/39", TestData.served(mox));
     }
 
+    /** Pushes are stopped for upgrades, in which a data server may stay down. */
+    @Test
+    public void aSlotThatCannotBeComparedFreezesTheOthersNoLongerThanDataMayBeStale() throws Exception {
+        fill(20);
+        start(200);
+        served("20/40");
+        AtomicBoolean can = new AtomicBoolean(false);
+        SessionWatch watch = new SessionWatch(mox, can::get, feed, new Sessions(Collections::emptyList, 1), 2_000, Collections::emptyMap, t -> {});
+        watch.tick();
+        assertTrue(held("frozen"));
+        int slot = tier.slotOf(id(1));
+        int other = 2;
+        while (tier.slotOf(id(other)) == slot) {
+            other++;
+        }
+        tier.down.add(slot);
+        tier.remove(id(1), "a");
+        tier.put(id(other), "c", 1, 1, "10.0.2.1:12200");
+        can.set(true);
+        watch.tick();
+        assertTrue("not at once", held("frozen"));
+        TestData.await("thawed", () -> {
+            tick(watch);
+            return !held("frozen");
+        });
+        assertFalse("the slot is not compared", feed.isReconciled());
+        served("20/41");
+        assertEquals(false, mox.status().get("fenced"));
+        tier.down.clear();
+        served("20/40");
+    }
+
     @Test
     public void cutOffItLeavesIstiodToAFreshServerAndServesOnAlone() throws Exception {
         fill(20);

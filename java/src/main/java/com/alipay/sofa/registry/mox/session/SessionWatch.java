@@ -35,6 +35,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
 
     private boolean stopped;
     private boolean reopening;
+    private long reopenedAt;
     private boolean fenced;
     private int freshPeers = -1;
     private long askedAt = System.nanoTime() - ASK_NANOS;
@@ -91,7 +92,11 @@ final class SessionWatch implements Runnable, AutoCloseable {
         }
     }
 
-    /** What changed while pushes were stopped is known before they go on. */
+    /**
+     * What changed while pushes were stopped is known before they go on. But data servers may be down for long, as they are in an
+     * upgrade, for which pushes are stopped: after so long as data may be stale the others' changes go on, through the breaker,
+     * and what could not be compared stays as it is.
+     */
     private void lookAtPush() {
         boolean can = canPush.getAsBoolean();
         if (!can) {
@@ -102,12 +107,17 @@ final class SessionWatch implements Runnable, AutoCloseable {
             }
         } else if (stopped && feed != null && !reopening) {
             reopening = true;
+            reopenedAt = System.nanoTime();
             feed.reconcile();
-        } else if (stopped && (feed == null || feed.isReconciled())) {
+        } else if (stopped && (feed == null || feed.isReconciled() || isReopeningOver())) {
             stopped = false;
             reopening = false;
             mox.host().command("stopped", "stopped", false);
         }
+    }
+
+    private boolean isReopeningOver() {
+        return System.nanoTime() - reopenedAt > TimeUnit.MILLISECONDS.toNanos(maxSilentMillis);
     }
 
     /** Whether data are stale; then, whether another server should serve in place of this one. Waits for none of them. */
