@@ -129,6 +129,11 @@ pub struct Admin {
 pub struct Secret(String);
 
 impl Secret {
+    /// The bytes, to sign with.
+    pub fn key(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// Whether `given` is the secret; takes as long whatever is wrong with it.
     pub fn is(&self, given: &str) -> bool {
         let (own, given) = (Sha256::digest(&self.0), Sha256::digest(given));

@@ -121,7 +121,10 @@ async fn what_is_not_served_is_not_read() {
 #[tokio::test]
 async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
     let mox = open("inline");
-    let post = |token: &str, body: &str| admin::change(&mox.engine, "/mox/policy", token, body.as_bytes());
+    let post = |token: &str, body: &str| {
+        let shown = admin::Credentials { token: token.to_owned(), ..Default::default() };
+        admin::change(&mox.engine, "/mox/policy", &shown, body.as_bytes())
+    };
     let hash = || mox.engine.status().policy;
     let first = hash();
     assert_eq!((post("guess", "{}").status, hash()), (403, first.clone()));
@@ -155,7 +158,8 @@ async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
             "{field}: \".\" is not possible in \"sofa-registry, .\", in namespace sofa-registry; exportTo is \"*\" or \"~\" \
              alone, or \".\" and namespaces, each once and the own one as \".\" or by name"
         );
-        let refused = admin::change(&mox.engine, "/mox/policy", "sesame", document.to_string().as_bytes());
+        let shown = admin::Credentials { token: "sesame".to_owned(), ..Default::default() };
+        let refused = admin::change(&mox.engine, "/mox/policy", &shown, document.to_string().as_bytes());
         assert_eq!((refused.status, refused.body.trim_end()), (400, &*says));
         let error = mox.engine.set_policy(serde_json::from_value(document).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), says);

@@ -11,6 +11,7 @@ use registry_mox::testing::{
     model::RegisterVersion,
     registry::frame::{self, Publisher},
 };
+use ring::{digest, hmac};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -100,6 +101,38 @@ async fn it_is_fresh_while_it_hears_of_the_data_servers() {
     assert_eq!(fresh(), 503);
 }
 
+/// What another session server passes on, as it comes over HTTP.
+#[tokio::test]
+async fn a_signed_change_is_made_once() {
+    let mox = Mox::open(json!({ "adminListen": "127.0.0.1:0", "admin": { "token": "sesame" } }));
+    mox.engine.loaded();
+    let admin = mox.engine.listen().unwrap().admin.unwrap();
+    let post = |path: &str, token: &str, millis_ago: i64| {
+        let time = registry_mox::testing::model::now() - millis_ago;
+        let mut message = format!("registry-mox request 1\nPOST\n/mox/freeze\n{time}\n").into_bytes();
+        message.extend_from_slice(digest::digest(&digest::SHA256, b"").as_ref());
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes()), &message);
+        let signature: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let headers = [format!("X-Mox-Time: {time}"), format!("X-Mox-Signature: {signature}")];
+        let path = path.to_owned();
+        move || http::ask(admin, SOON, "POST", &path, &[&headers[0], &headers[1]], "").unwrap()
+    };
+    for (wrong, why) in [
+        (post("/mox/freeze", "sesam", 0)(), "the signature does not fit"),
+        (post("/mox/thaw", "sesame", 0)(), "the signature does not fit"),
+        (post("/mox/freeze", "sesame", 310_000)(), "the request was signed 31"),
+    ] {
+        assert!(wrong.status == 403 && wrong.body.starts_with(why), "{wrong:?}");
+    }
+    assert_eq!(mox.engine.flush().await.held, None);
+    // A moment ahead: what was signed before the start might be a replay.
+    let good = post("/mox/freeze", "sesame", -1_000);
+    assert_eq!(good().status, 200);
+    assert!(mox.engine.flush().await.held.is_some());
+    let again = good();
+    assert!(again.status == 403 && again.body.starts_with("the request was taken before"), "{again:?}");
+}
+
 #[tokio::test]
 async fn changes_need_the_token() {
     let mox = Mox::open(json!({ "adminListen": "127.0.0.1:0", "admin": { "token": "sesame" } }));
@@ -121,6 +154,6 @@ async fn changes_need_the_token() {
     assert_eq!(post("/mox/policy", "sesame", "{\"exlude\": []}").status, 400);
     assert_eq!(post("/mox/else", "sesame", "").status, 404);
     let closed = Mox::closed(json!({}));
-    let refused = order(&closed, json!({ "op": "change", "path": "/mox/freeze", "token": "" }));
+    let refused = order(&closed, json!({ "op": "change", "path": "/mox/freeze" }));
     assert_eq!(refused["status"], 403, "no token is set");
 }

@@ -1,19 +1,24 @@
 //! Pages for operators, the same over HTTP and through the session server's own port. Requests that change something need
-//! `mox.admin.token` in the header `X-Mox-Token`.
+//! `mox.admin.token` in the header `X-Mox-Token`; those that another session server passes on have its [`signature`] in place.
 //!
 //! A page has a bounded size, whatever is served and whoever is connected; those that grow with that are [`large`].
 
 pub mod large;
 pub mod listener;
+pub mod signature;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
     config,
     error::{Error, Result},
-    host::{admin::large::Cursor, engine::Engine, metrics},
-    kubernetes,
+    host::{
+        admin::{large::Cursor, signature::Signed},
+        engine::Engine,
+        metrics,
+    },
+    kubernetes, model,
     policy::PolicyConfig,
     snapshot::kubectl::{self, Dump, Format},
     xds::streams::{ClientState, StreamState, Totals},
@@ -22,6 +27,20 @@ use crate::{
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 const TOKEN_HEADER: &str = "x-mox-token";
+const TIME_HEADER: &str = "x-mox-time";
+const SIGNATURE_HEADER: &str = "x-mox-signature";
+
+/// What a request shows to be let in: the token, or a signature and the time of it. Empty is what it does not have.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Credentials {
+    /// Header `X-Mox-Token`.
+    pub token: String,
+    /// Header `X-Mox-Time`, milliseconds since 1970.
+    pub time: String,
+    /// Header `X-Mox-Signature`, 64 hexadecimal digits.
+    pub signature: String,
+}
 
 /// What a request is answered.
 #[derive(Debug)]
@@ -203,15 +222,24 @@ pub(super) fn read_policy(text: &[u8], namespace: &str) -> Result<PolicyConfig> 
     config::policy_from_json(document, namespace)
 }
 
+/// Whether a request that changes something comes from who may.
+fn let_in(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Result<(), (u16, String)> {
+    let Some(own) = engine.config().admin.token.as_ref().filter(|own| !own.key().is_empty()) else {
+        return Err((403, "mox.admin.token is not set, so nothing can be changed here".to_owned()));
+    };
+    let Credentials { token, time, signature } = shown;
+    if !signature.is_empty() {
+        let request = Signed { method: "POST", path, time, signature, body };
+        return engine.signatures().check(own.key(), request, model::now());
+    }
+    own.is(token).then_some(()).ok_or_else(|| (403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token")))
+}
+
 /// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
 /// `/mox/kubernetes/{purge,resume}`.
-pub fn change(engine: &Engine, path: &str, token: &str, body: &[u8]) -> Page {
-    match &engine.config().admin.token {
-        None => return Page::text(403, "mox.admin.token is not set, so nothing can be changed here\n".to_owned()),
-        Some(own) if !own.is(token) => {
-            return Page::text(403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token\n"));
-        }
-        Some(_) => {}
+pub fn change(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Page {
+    if let Err((status, why)) = let_in(engine, path, shown, body) {
+        return Page::text(status, why + "\n");
     }
     match path.trim_end_matches('/') {
         "/mox/freeze" => {

@@ -10,7 +10,7 @@ use crate::{
     config::{self, Config},
     error::{Error, Result},
     host::{
-        admin::{self, Answer, Page, large::Cursor},
+        admin::{self, Answer, Credentials, Page, large::Cursor},
         engine::Engine,
         feed::Feed,
         metrics,
@@ -76,9 +76,9 @@ pub enum Command {
     Change {
         /// Path, `/mox` included.
         path: String,
-        /// What the client shows to be let in; empty: nothing.
+        /// What the client shows to be let in.
         #[serde(default)]
-        token: String,
+        shown: Credentials,
         /// The request's body.
         #[serde(default)]
         body: String,
@@ -191,7 +191,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
                 "maxStalenessMillis": millis(protect.max_staleness),
             }))
         }
-        Command::Change { path, token, body } => to_value(admin::change(engine, &path, &token, body.as_bytes())),
+        Command::Change { path, shown, body } => to_value(admin::change(engine, &path, &shown, body.as_bytes())),
         Command::Status {} => to_value(engine.status()),
         Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),
     }

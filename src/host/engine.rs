@@ -21,7 +21,10 @@ use crate::{
     config::{Config, Push},
     error::{Error, Result},
     host::{
-        admin::large::{Cursor, Large},
+        admin::{
+            large::{Cursor, Large},
+            signature::Signatures,
+        },
         feed::{Feed, LastFeed},
         status::{Bound, Flushed, Status},
     },
@@ -55,6 +58,7 @@ pub struct Engine {
     feed: Mutex<LastFeed>,
     kubernetes: Option<Sink>,
     large: Arc<Large>,
+    signatures: Signatures,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
     pub(super) listeners: Mutex<Listeners>,
@@ -104,6 +108,7 @@ impl Engine {
             feed: Mutex::default(),
             kubernetes,
             large: Arc::default(),
+            signatures: Signatures::new(model::now()),
             running: Mutex::new(Some(Running { runtime, rounds })),
             handle,
             listeners: Mutex::default(),
@@ -285,6 +290,11 @@ impl Engine {
     /// Counts a connection that is not served.
     pub(crate) fn count_refused(&self) {
         self.streams.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Those of requests that other session servers passed on.
+    pub fn signatures(&self) -> &Signatures {
+        &self.signatures
     }
 
     /// The place of the large page that is being read.

@@ -12,6 +12,7 @@ use std::{
 
 use harness::process::{Process, eventually};
 use http::Method;
+use registry_mox::testing::host::admin::{self, Credentials};
 use serde_json::json;
 
 use crate::{
@@ -345,7 +346,8 @@ fn a_purge_deletes_what_is_ours(server: &mut Server) {
     writer.loaded();
     writer.sync();
     let post = |path: &str, token: &str, body: &str| {
-        registry_mox::testing::host::admin::change(&writer.mox.engine, path, token, body.as_bytes())
+        let shown = Credentials { token: token.to_owned(), ..Credentials::default() };
+        admin::change(&writer.mox.engine, path, &shown, body.as_bytes())
     };
     assert_eq!(post("/mox/kubernetes/purge", "wrong", "default").status, 403);
     let refused = post("/mox/kubernetes/purge", "secret", "");

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Page, TOKEN_HEADER, change,
+    Answer, Credentials, Page, SIGNATURE_HEADER, TIME_HEADER, TOKEN_HEADER, change,
     large::{Cursor, Large},
     page,
 };
@@ -161,10 +161,16 @@ async fn answer(
             let Ok(body) = Limited::new(body, limits.body).collect().await else {
                 return text(Page::text(413, format!("a body has at most {} bytes\n", limits.body)));
             };
-            let token =
-                head.headers.get(TOKEN_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+            let header = |name: &str| {
+                head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+            };
+            let shown = Credentials {
+                token: header(TOKEN_HEADER),
+                time: header(TIME_HEADER),
+                signature: header(SIGNATURE_HEADER),
+            };
             spawn_blocking(move || {
-                engine.upgrade().map(|engine| Answer::Page(change(&engine, &path, &token, &body.to_bytes())))
+                engine.upgrade().map(|engine| Answer::Page(change(&engine, &path, &shown, &body.to_bytes())))
             })
         }
         _ => return text(Page::text(405, "there are GET and POST\n".to_owned())),

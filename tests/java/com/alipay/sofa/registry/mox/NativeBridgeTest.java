@@ -92,12 +92,11 @@ public class NativeBridgeTest {
     public void whyAFrameIsRefusedIsKeptForItsThread() throws Exception {
         NativeBridge.lastError(); // of what this thread did before
         assertNull(NativeBridge.lastError());
-        FrameEncoder encoder = frameOfTwo();
-        byte[] frame = encoder.frame().clone();
-        int dataInfoId = 4 + 1 + 2 + "test".length();
-        frame[dataInfoId] = (byte) 0xFF;
-        frame[dataInfoId + 1] = (byte) 0x7F;
-        assertEquals(-Code.TOO_LARGE.number(), NativeBridge.apply(handle, frame, encoder.length()));
+        // One event, a publish, of a source of 65 bytes.
+        byte[] frame = new byte[4 + 1 + 2 + 65];
+        System.arraycopy(new byte[] {1, 0, 1, 0, 1, 65, 0}, 0, frame, 0, 7);
+        Arrays.fill(frame, 7, frame.length, (byte) 'x');
+        assertEquals(-Code.TOO_LARGE.number(), NativeBridge.apply(handle, frame, frame.length));
         Thread other = new Thread(() -> assertNull(NativeBridge.lastError()));
         Throwable[] failure = new Throwable[1];
         other.setUncaughtExceptionHandler((thread, why) -> failure[0] = why);
@@ -105,9 +104,9 @@ public class NativeBridgeTest {
         other.join();
         assertNull(failure[0]);
         String why = new String(NativeBridge.lastError(), StandardCharsets.UTF_8);
-        assertEquals("dataInfoId has 32767 bytes, allowed are at most 4096; shorten it, or send it in parts", why);
+        assertEquals("source has 65 bytes, allowed are at most 64; shorten it, or send it in parts", why);
         assertNull(NativeBridge.lastError());
-        assertEquals(-Code.CLOSED.number(), NativeBridge.apply(0, frame, encoder.length()));
+        assertEquals(-Code.CLOSED.number(), NativeBridge.apply(0, frame, frame.length));
         assertEquals("the engine is closed", new String(NativeBridge.lastError(), StandardCharsets.UTF_8));
     }
 

@@ -10,6 +10,9 @@ import com.alipay.sofa.registry.mox.TestData;
 import com.sun.net.httpserver.HttpServer;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
+import java.nio.charset.StandardCharsets;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
@@ -250,6 +253,38 @@ public class ClusterFeedTest {
         assertEquals("20/39", TestData.served(mox));
     }
 
+    /** Pushes are stopped for upgrades, in which a data server may stay down. */
+    @Test
+    public void aSlotThatCannotBeComparedFreezesTheOthersNoLongerThanDataMayBeStale() throws Exception {
+        fill(20);
+        start(200);
+        served("20/40");
+        AtomicBoolean can = new AtomicBoolean(false);
+        SessionWatch watch = new SessionWatch(mox, can::get, feed, new Sessions(Collections::emptyList, 1), 2_000, Collections::emptyMap, t -> {});
+        watch.tick();
+        assertTrue(held("frozen"));
+        int slot = tier.slotOf(id(1));
+        int other = 2;
+        while (tier.slotOf(id(other)) == slot) {
+            other++;
+        }
+        tier.down.add(slot);
+        tier.remove(id(1), "a");
+        tier.put(id(other), "c", 1, 1, "10.0.2.1:12200");
+        can.set(true);
+        watch.tick();
+        assertTrue("not at once", held("frozen"));
+        TestData.await("thawed", () -> {
+            tick(watch);
+            return !held("frozen");
+        });
+        assertFalse("the slot is not compared", feed.isReconciled());
+        served("20/41");
+        assertEquals(false, mox.status().get("fenced"));
+        tier.down.clear();
+        served("20/40");
+    }
+
     @Test
     public void cutOffItLeavesIstiodToAFreshServerAndServesOnAlone() throws Exception {
         fill(20);
@@ -258,7 +293,9 @@ public class ClusterFeedTest {
         AtomicInteger status = new AtomicInteger(503);
         HttpServer peer = HttpServer.create(new InetSocketAddress(InetAddress.getByName("127.0.0.1"), 0), 0);
         peer.createContext("/mox/fresh", exchange -> {
-            exchange.sendResponseHeaders(status.get(), -1);
+            byte[] body = "fresh\n".getBytes(StandardCharsets.US_ASCII);
+            exchange.sendResponseHeaders(status.get(), body.length);
+            exchange.getResponseBody().write(body);
             exchange.close();
         });
         peer.start();
@@ -269,13 +306,20 @@ public class ClusterFeedTest {
             }
             TestData.await("silence", () -> feed.silentMillis() > 2_000);
             int port = peer.getAddress().getPort();
-            new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_000, Collections::emptyMap, t -> {}).tick();
+            SessionWatch alone = new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_000, Collections::emptyMap, t -> {});
+            alone.tick();
+            assertEquals("with an alarm before anybody has answered", true, ((Map<?, ?>) mox.status().get("feed")).get("stale"));
+            TestData.await("the other server has answered", () -> {
+                tick(alone);
+                return Long.valueOf(0).equals(((Map<?, ?>) mox.status().get("feed")).get("freshPeers"));
+            });
             assertEquals(false, mox.status().get("fenced"));
-            assertEquals("alone, with an alarm", true, ((Map<?, ?>) mox.status().get("feed")).get("stale"));
             status.set(200);
             SessionWatch watch = new SessionWatch(mox, () -> true, feed, new Sessions(() -> others, port), 1_500, Collections::emptyMap, t -> {});
-            watch.tick();
-            assertEquals(true, mox.status().get("fenced"));
+            TestData.await("another serves in its place", () -> {
+                tick(watch);
+                return mox.status().get("fenced").equals(true);
+            });
             tier.down.clear();
             TestData.await("back", () -> {
                 tick(watch);
@@ -284,6 +328,31 @@ public class ClusterFeedTest {
             assertEquals(false, ((Map<?, ?>) mox.status().get("feed")).get("stale"));
         } finally {
             peer.stop(0);
+        }
+    }
+
+    /** The watch goes on while the other servers say nothing. */
+    @Test
+    public void aSilentServerHoldsUpNoLook() throws Exception {
+        fill(20);
+        start(200);
+        served("20/40");
+        try (ServerSocket silent = new ServerSocket(0, 1, InetAddress.getByName("127.0.0.1"))) {
+            for (int slot = 0; slot < FakeDataTier.SLOTS; slot++) {
+                tier.down.add(slot);
+            }
+            TestData.await("silence", () -> feed.silentMillis() > 1_000);
+            AtomicBoolean can = new AtomicBoolean(true);
+            Sessions sessions = new Sessions(() -> {
+                can.set(false); // the registry stops its pushes while they are asked
+                return Collections.singletonList("127.0.0.1");
+            }, silent.getLocalPort());
+            SessionWatch watch = new SessionWatch(mox, can::get, feed, sessions, 1_000, Collections::emptyMap, t -> {});
+            watch.tick();
+            try (Socket asked = silent.accept()) {
+                watch.tick();
+                assertTrue("noticed while a question is open", held("frozen"));
+            }
         }
     }
 

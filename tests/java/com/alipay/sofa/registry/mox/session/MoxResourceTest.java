@@ -21,6 +21,11 @@ import java.net.Socket;
 import java.net.URI;
 import java.net.URL;
 import java.nio.charset.StandardCharsets;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.Map;
+import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
 import java.util.logging.Level;
 import javax.ws.rs.core.Response;
 import javax.ws.rs.core.StreamingOutput;
@@ -103,7 +108,7 @@ public class MoxResourceTest {
             UriInfo broken = uri(() -> {
                 throw new OutOfMemoryError("none left");
             });
-            for (Response response : new Response[] {resource.page(broken), resource.index(broken), resource.change(broken, "sesame", null)}) {
+            for (Response response : new Response[] {resource.page(broken), resource.index(broken), resource.change(broken, "sesame", null, null, null)}) {
                 assertEquals(503, response.getStatus());
                 assertEquals("this cannot be answered now: java.lang.OutOfMemoryError: none left", response.getEntity());
             }
@@ -113,6 +118,39 @@ public class MoxResourceTest {
             IOException cut = assertThrows(IOException.class, () -> ((StreamingOutput) page.getEntity()).write(new ByteArrayOutputStream()));
             assertTrue(cut.getMessage(), cut.getMessage().startsWith("the page ends here: "));
             assertEquals(503, resource.page(broken).getStatus());
+        }
+    }
+
+    /** What another session server passes on. */
+    @Test
+    public void aSignedChangeIsMadeOnceAndHere() throws Exception {
+        long now = System.currentTimeMillis();
+        assertEquals(403, post("/mox/freeze", "sesam", now, "/mox/freeze").status);
+        assertEquals(403, post("/mox/freeze", "sesame", now, "/mox/thaw").status);
+        Exchange.Answer old = post("/mox/freeze", "sesame", now - 360_500, "/mox/freeze");
+        assertEquals(403, old.status);
+        assertTrue(old.body, old.body.startsWith("the request was signed 36") && old.body.contains(" s before this server's time"));
+        assertNull(mox.flush(TestData.DEADLINE).get("held"));
+        Exchange.Answer good = post("/mox/freeze", "sesame", now, "/mox/freeze");
+        assertEquals(good.body, 200, good.status);
+        assertTrue("for no other server", good.body.contains("\"frozen\": true") && !good.body.contains("this"));
+        assertEquals("frozen", mox.flush(TestData.DEADLINE).get("held"));
+        Exchange.Answer again = post("/mox/freeze", "sesame", now, "/mox/freeze");
+        assertEquals("403 the request was taken before; send a new one\n", again.status + " " + again.body);
+        Map<String, Exchange.Answer> all = new Sessions(() -> Collections.singletonList("127.0.0.1"), port()).change("/mox/thaw", "sesame", "");
+        assertEquals(200, all.get("127.0.0.1").status);
+        assertNull(mox.flush(TestData.DEADLINE).get("held"));
+    }
+
+    private Exchange.Answer post(String path, String token, long time, String signed) throws Exception {
+        Map<String, String> headers = new HashMap<>();
+        headers.put(Sessions.TIME_HEADER, String.valueOf(time));
+        headers.put(Sessions.SIGNATURE_HEADER, Sessions.signature(token, "POST", signed, String.valueOf(time), ""));
+        ScheduledExecutorService cutter = Executors.newSingleThreadScheduledExecutor();
+        try {
+            return Exchange.with(cutter, TestData.DEADLINE.toMillis(), "127.0.0.1", port(), path, headers, "");
+        } finally {
+            cutter.shutdownNow();
         }
     }
 
@@ -140,7 +178,7 @@ public class MoxResourceTest {
             assertNull(connection.getHeaderField("Retry-After"));
         }
         try (InputStream in = status >= 400 ? connection.getErrorStream() : connection.getInputStream()) {
-            return Sessions.read(in, 64 << 20);
+            return MoxResource.read(in, 64 << 20);
         }
     }
 }

@@ -3,10 +3,12 @@ package com.alipay.sofa.registry.mox.session;
 import com.alipay.sofa.registry.mox.MoxException;
 import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.RegistryMox;
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
 import java.net.URI;
+import java.nio.charset.StandardCharsets;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
@@ -25,7 +27,8 @@ import org.slf4j.LoggerFactory;
 
 /**
  * The engine's admin pages on the session server's own HTTP port. What changes something needs {@code mox.admin.token}, and
- * reaches every session server that meta lists unless the query says {@code local=1}.
+ * reaches every session server that meta lists unless the query says {@code local=1}. The token stays here: to the others goes a
+ * request that is signed with it.
  */
 @Path("mox")
 public class MoxResource {
@@ -63,22 +66,33 @@ public class MoxResource {
      * Freezes, thaws, releases, or sets the policy.
      *
      * @param uri what is to be done
-     * @param token {@code mox.admin.token}
+     * @param token {@code mox.admin.token}; null in a request that another session server passes on
+     * @param time when that was signed, milliseconds since 1970; else null
+     * @param signature its signature by {@code mox.admin.token}, 64 hexadecimal digits; else null
      * @param body the policy
-     * @return what came of it, for each server
+     * @return what came of it: for each server, or for this one of what another passes on
      */
     @POST
     @Path("{page:.*}")
-    public Response change(@Context UriInfo uri, @HeaderParam(Sessions.TOKEN_HEADER) String token, InputStream body) {
+    public Response change(
+            @Context UriInfo uri,
+            @HeaderParam(Sessions.TOKEN_HEADER) String token,
+            @HeaderParam(Sessions.TIME_HEADER) String time,
+            @HeaderParam(Sessions.SIGNATURE_HEADER) String signature,
+            InputStream body) {
         Optional<RegistryMox> mox = RegistryMox.running();
         if (!mox.isPresent()) {
             return off();
         }
         try {
             String path = uri.getRequestUri().getRawPath();
-            String text = body == null ? "" : Sessions.read(body, MOST_BODY);
-            Map<String, Object> own = mox.get().host().command("change", "path", path, "token", token == null ? "" : token, "body", text);
-            boolean here = uri.getQueryParameters().containsKey("local");
+            String text = body == null ? "" : read(body, MOST_BODY);
+            Map<String, Object> shown = new LinkedHashMap<>();
+            shown.put("token", token == null ? "" : token);
+            shown.put("time", time == null ? "" : time);
+            shown.put("signature", signature == null ? "" : signature);
+            Map<String, Object> own = mox.get().host().command("change", "path", path, "shown", shown, "body", text);
+            boolean here = signature != null || uri.getQueryParameters().containsKey("local");
             if (here || (Long) own.get("status") != 200) {
                 return response(own); // also what others would refuse
             }
@@ -99,7 +113,7 @@ public class MoxResource {
         try {
             Sessions sessions = MoxBinding.sessions();
             if (sessions != null) {
-                for (Map.Entry<String, Sessions.Answer> other : sessions.change(path, token, body).entrySet()) {
+                for (Map.Entry<String, Exchange.Answer> other : sessions.change(path, token, body).entrySet()) {
                     all &= other.getValue().status == 200;
                     servers.put(other.getKey(), answer(other.getValue().status, other.getValue().body));
                 }
@@ -110,6 +124,19 @@ public class MoxResource {
         }
         String text = host.json(servers);
         return Response.status(all ? 200 : 502).type("application/json").entity(text + "\n").build();
+    }
+
+    /** The text, or an exception if it is longer. */
+    static String read(InputStream in, int most) throws IOException {
+        ByteArrayOutputStream out = new ByteArrayOutputStream();
+        byte[] buffer = new byte[8 << 10];
+        for (int n = in.read(buffer); n >= 0; n = in.read(buffer)) {
+            if (out.size() + n > most) {
+                throw new IOException("a body has at most " + most + " bytes");
+            }
+            out.write(buffer, 0, n);
+        }
+        return new String(out.toByteArray(), StandardCharsets.UTF_8);
     }
 
     private static Map<String, Object> answer(int status, String body) {

@@ -53,8 +53,13 @@ final class Publishers {
         } catch (NoSuchAlgorithmException e) {
             throw new IllegalStateException("every Java has SHA-256", e);
         }
-        StringBuilder out = new StringBuilder("sha256:");
-        for (byte b : hash) {
+        return "sha256:" + hex(hash);
+    }
+
+    /** Two digits a byte, in lower case. */
+    static String hex(byte[] bytes) {
+        StringBuilder out = new StringBuilder();
+        for (byte b : bytes) {
             out.append(HEX[b >> 4 & 0xF]).append(HEX[b & 0xF]);
         }
         return out.toString();

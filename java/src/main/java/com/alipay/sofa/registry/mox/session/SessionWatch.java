@@ -4,6 +4,8 @@ import com.alipay.sofa.registry.mox.MoxException;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.LockSupport;
 import java.util.function.BooleanSupplier;
@@ -33,9 +35,12 @@ final class SessionWatch implements Runnable, AutoCloseable {
 
     private boolean stopped;
     private boolean reopening;
+    private long reopenedAt;
     private boolean fenced;
     private int freshPeers = -1;
     private long askedAt = System.nanoTime() - ASK_NANOS;
+    /** What the other servers are asked and have not answered yet; null if nothing. */
+    private Future<Integer> question;
     private volatile boolean closed;
 
     SessionWatch(
@@ -80,14 +85,18 @@ final class SessionWatch implements Runnable, AutoCloseable {
     }
 
     /** One look. */
-    void tick() throws Exception {
+    void tick() throws InterruptedException {
         lookAtPush();
         if (feed != null) {
             report(lookAtSilence());
         }
     }
 
-    /** What changed while pushes were stopped is known before they go on. */
+    /**
+     * What changed while pushes were stopped is known before they go on. But data servers may be down for long, as they are in an
+     * upgrade, for which pushes are stopped: after so long as data may be stale the others' changes go on, through the breaker,
+     * and what could not be compared stays as it is.
+     */
     private void lookAtPush() {
         boolean can = canPush.getAsBoolean();
         if (!can) {
@@ -98,33 +107,52 @@ final class SessionWatch implements Runnable, AutoCloseable {
             }
         } else if (stopped && feed != null && !reopening) {
             reopening = true;
+            reopenedAt = System.nanoTime();
             feed.reconcile();
-        } else if (stopped && (feed == null || feed.isReconciled())) {
+        } else if (stopped && (feed == null || feed.isReconciled() || isReopeningOver())) {
             stopped = false;
             reopening = false;
             mox.host().command("stopped", "stopped", false);
         }
     }
 
-    /** Whether data are stale; then, whether another server should serve in place of this one. */
-    private boolean lookAtSilence() throws Exception {
+    private boolean isReopeningOver() {
+        return System.nanoTime() - reopenedAt > TimeUnit.MILLISECONDS.toNanos(maxSilentMillis);
+    }
+
+    /** Whether data are stale; then, whether another server should serve in place of this one. Waits for none of them. */
+    private boolean lookAtSilence() throws InterruptedException {
         boolean stale = feed.silentMillis() > maxSilentMillis;
         if (!stale) {
             freshPeers = -1;
+            question = null;
             if (fenced && feed.isReconciled()) {
                 fence(false);
             }
             return false;
         }
-        if (System.nanoTime() - askedAt >= ASK_NANOS) {
+        if (question == null && System.nanoTime() - askedAt >= ASK_NANOS) {
             askedAt = System.nanoTime();
-            freshPeers = sessions.fresh();
-            // Alone it is better to serve what is old than nothing.
-            if (fenced != freshPeers > 0) {
-                fence(freshPeers > 0);
-            }
+            question = sessions.fresh();
+        } else if (question != null && question.isDone()) {
+            Future<Integer> answered = question;
+            question = null;
+            answered(answered);
         }
         return true;
+    }
+
+    private void answered(Future<Integer> peers) throws InterruptedException {
+        try {
+            freshPeers = peers.get();
+        } catch (ExecutionException e) {
+            feed.failed("the other session servers cannot be asked: " + e.getCause());
+            return;
+        }
+        // Alone it is better to serve what is old than nothing.
+        if (fenced != freshPeers > 0) {
+            fence(freshPeers > 0);
+        }
     }
 
     private void fence(boolean on) {

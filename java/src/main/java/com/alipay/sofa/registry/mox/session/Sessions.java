@@ -1,28 +1,45 @@
 package com.alipay.sofa.registry.mox.session;
 
-import java.io.ByteArrayOutputStream;
-import java.io.IOException;
-import java.io.InputStream;
-import java.net.HttpURLConnection;
-import java.net.URL;
 import java.nio.charset.StandardCharsets;
+import java.security.GeneralSecurityException;
+import java.security.MessageDigest;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
+import java.util.concurrent.FutureTask;
+import java.util.concurrent.ScheduledExecutorService;
 import java.util.function.Supplier;
+import javax.crypto.Mac;
+import javax.crypto.spec.SecretKeySpec;
 
-/** The other session servers, over their HTTP port. */
+/**
+ * The other session servers, over their HTTP port, in the clear. Their addresses are what meta lists, and meta takes anybody's
+ * word for being a session server: so they are told nothing that they could use elsewhere, they are waited for no longer than
+ * a bound, and they are believed one thing, that they are fresh. A liar that meta lists can thereby make a server that is cut
+ * off from its data fence itself; one that is not cut off asks nobody.
+ */
 final class Sessions {
+    /** What an operator's request holds; it goes no further than the server that the operator asked. */
     static final String TOKEN_HEADER = "X-Mox-Token";
+    /** When a request to another server was signed, milliseconds since 1970. */
+    static final String TIME_HEADER = "X-Mox-Time";
+    /** HMAC-SHA256 by the token, in hex; in place of the token. */
+    static final String SIGNATURE_HEADER = "X-Mox-Signature";
+
     private static final int ASK_MILLIS = 1_000;
     private static final int CHANGE_MILLIS = 3_000;
-    private static final int MOST_ANSWER = 64 << 10;
-    private static final int AT_ONCE = 8;
+    private static final int AT_ONCE = 32;
+    /** As the engine makes the page of a fresh server. */
+    private static final String FRESH = "fresh\n";
+    /** The first line of what is signed, as in the engine: the token signs other things, too. */
+    private static final String PURPOSE = "registry-mox request 1";
 
     private final Supplier<List<String>> others;
     private final int port;
@@ -33,54 +50,64 @@ final class Sessions {
         this.port = port;
     }
 
-    /** An answer of another server. */
-    static final class Answer {
-        final int status;
-        final String body;
-
-        Answer(int status, String body) {
-            this.status = status;
-            this.body = body;
-        }
+    /** Asks how many of the others serve MoX from fresh data; on a thread of its own, so that the caller can do something else. */
+    Future<Integer> fresh() {
+        FutureTask<Integer> question =
+                new FutureTask<>(
+                        () -> {
+                            int fresh = 0;
+                            for (Exchange.Answer answer : all(ASK_MILLIS, "/mox/fresh", Collections.emptyMap(), null).values()) {
+                                fresh += answer.status == 200 && answer.body.equals(FRESH) ? 1 : 0;
+                            }
+                            return fresh;
+                        });
+        thread(question).start();
+        return question;
     }
 
-    /** How many of the others serve MoX from fresh data. */
-    int fresh() throws Exception {
-        int fresh = 0;
-        for (Answer answer : all(server -> send(server, "GET", "/mox/fresh", null, null, ASK_MILLIS)).values()) {
-            fresh += answer.status == 200 ? 1 : 0;
-        }
-        return fresh;
+    /** Sends a changing request to every other server, signed, so that those do not pass it on. */
+    Map<String, Exchange.Answer> change(String path, String token, String body) throws Exception {
+        String time = String.valueOf(System.currentTimeMillis());
+        Map<String, String> headers = new LinkedHashMap<>();
+        headers.put(TIME_HEADER, time);
+        headers.put(SIGNATURE_HEADER, signature(token, "POST", path, time, body));
+        return all(CHANGE_MILLIS, path, headers, body);
     }
 
-    /** Sends a changing request to every other server, which does not pass it on. */
-    Map<String, Answer> change(String path, String token, String body) throws Exception {
-        return all(server -> send(server, "POST", path + "?local=1", token, body, CHANGE_MILLIS));
+    /** As the engine verifies it. */
+    static String signature(String token, String method, String path, String time, String body) throws GeneralSecurityException {
+        Mac mac = Mac.getInstance("HmacSHA256");
+        mac.init(new SecretKeySpec(token.getBytes(StandardCharsets.UTF_8), "HmacSHA256"));
+        mac.update((PURPOSE + "\n" + method + "\n" + path + "\n" + time + "\n").getBytes(StandardCharsets.UTF_8));
+        mac.update(MessageDigest.getInstance("SHA-256").digest(body.getBytes(StandardCharsets.UTF_8)));
+        return Publishers.hex(mac.doFinal());
     }
 
-    private interface Call {
-        Answer to(String server) throws IOException;
-    }
-
-    private Map<String, Answer> all(Call call) throws Exception {
+    /** Each server's answer, within the time for each that is asked; 32 are asked at once. */
+    private Map<String, Exchange.Answer> all(long millis, String path, Map<String, String> headers, String body) throws Exception {
         List<String> servers = new ArrayList<>(others.get());
-        Map<String, Answer> answers = new LinkedHashMap<>();
+        Map<String, Exchange.Answer> answers = new LinkedHashMap<>();
         if (servers.isEmpty()) {
             return answers;
         }
         ExecutorService pool = Executors.newFixedThreadPool(Math.min(AT_ONCE, servers.size()), Sessions::thread);
+        ScheduledExecutorService cutter = Executors.newSingleThreadScheduledExecutor(Sessions::thread);
         try {
-            Map<String, Future<Answer>> calls = new LinkedHashMap<>();
-            servers.forEach(server -> calls.put(server, pool.submit(() -> call.to(server))));
-            for (Map.Entry<String, Future<Answer>> one : calls.entrySet()) {
+            Map<String, Future<Exchange.Answer>> calls = new LinkedHashMap<>();
+            for (String server : servers) {
+                Callable<Exchange.Answer> call = () -> Exchange.with(cutter, millis, server, port, path, headers, body);
+                calls.put(server, pool.submit(call));
+            }
+            for (Map.Entry<String, Future<Exchange.Answer>> one : calls.entrySet()) {
                 try {
                     answers.put(one.getKey(), one.getValue().get());
                 } catch (ExecutionException e) {
-                    answers.put(one.getKey(), new Answer(0, String.valueOf(e.getCause())));
+                    answers.put(one.getKey(), new Exchange.Answer(0, String.valueOf(e.getCause())));
                 }
             }
         } finally {
             pool.shutdownNow();
+            cutter.shutdownNow();
         }
         return answers;
     }
@@ -89,40 +116,5 @@ final class Sessions {
         Thread thread = new Thread(work, "mox-sessions");
         thread.setDaemon(true);
         return thread;
-    }
-
-    private Answer send(String server, String method, String path, String token, String body, int timeoutMillis) throws IOException {
-        String host = server.indexOf(':') >= 0 && !server.startsWith("[") ? "[" + server + "]" : server;
-        HttpURLConnection connection = (HttpURLConnection) new URL("http://" + host + ":" + port + path).openConnection();
-        try {
-            connection.setConnectTimeout(timeoutMillis);
-            connection.setReadTimeout(timeoutMillis);
-            connection.setRequestMethod(method);
-            connection.setInstanceFollowRedirects(false);
-            if (body != null) {
-                connection.setRequestProperty(TOKEN_HEADER, token);
-                connection.setRequestProperty("Content-Type", "application/json");
-                connection.setDoOutput(true);
-                connection.getOutputStream().write(body.getBytes(StandardCharsets.UTF_8));
-            }
-            int status = connection.getResponseCode();
-            InputStream in = status >= 400 ? connection.getErrorStream() : connection.getInputStream();
-            return new Answer(status, in == null ? "" : read(in, MOST_ANSWER));
-        } finally {
-            connection.disconnect();
-        }
-    }
-
-    /** The text, or an exception if it is longer. */
-    static String read(InputStream in, int most) throws IOException {
-        ByteArrayOutputStream out = new ByteArrayOutputStream();
-        byte[] buffer = new byte[8 << 10];
-        for (int n = in.read(buffer); n >= 0; n = in.read(buffer)) {
-            if (out.size() + n > most) {
-                throw new IOException("more than " + most + " bytes");
-            }
-            out.write(buffer, 0, n);
-        }
-        return new String(out.toByteArray(), StandardCharsets.UTF_8);
     }
 }

@@ -1,0 +1,221 @@
+package com.alipay.sofa.registry.mox.session;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertTrue;
+
+import com.alipay.sofa.registry.mox.TestData;
+import java.io.IOException;
+import java.io.InputStream;
+import java.net.InetAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.Future;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.junit.After;
+import org.junit.Test;
+
+/** Other session servers, of which some are none. */
+public class SessionsTest {
+    private static final List<String> HERE = Collections.singletonList("127.0.0.1");
+
+    /** Says something to everybody who connects. */
+    private interface Script {
+        void to(Socket client, String request) throws Exception;
+    }
+
+    private final List<ServerSocket> peers = new CopyOnWriteArrayList<>();
+    private final List<String> requests = new CopyOnWriteArrayList<>();
+    /** Connections whose other end is gone. */
+    private final AtomicInteger cut = new AtomicInteger();
+
+    @After
+    public void close() throws IOException {
+        for (ServerSocket peer : peers) {
+            peer.close();
+        }
+    }
+
+    private Sessions peer(Script script) throws IOException {
+        ServerSocket server = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"));
+        peers.add(server);
+        start(() -> {
+            while (true) {
+                Socket client = server.accept();
+                start(() -> {
+                    try (Socket closing = client) {
+                        String request = head(closing.getInputStream());
+                        requests.add(request);
+                        script.to(closing, request);
+                    } catch (IOException e) {
+                        cut.incrementAndGet();
+                    }
+                });
+            }
+        });
+        return new Sessions(() -> HERE, server.getLocalPort());
+    }
+
+    private interface Work {
+        void run() throws Exception;
+    }
+
+    private static void start(Work work) {
+        Thread thread = new Thread(() -> {
+            try {
+                work.run();
+            } catch (Exception e) {
+                // The test is over.
+            }
+        });
+        thread.setDaemon(true);
+        thread.start();
+    }
+
+    private static String head(InputStream in) throws IOException {
+        StringBuilder head = new StringBuilder();
+        while (head.indexOf("\r\n\r\n") < 0) {
+            int b = in.read();
+            if (b < 0) {
+                throw new IOException("no request");
+            }
+            head.append((char) b);
+        }
+        return head.toString();
+    }
+
+    private static Script answers(String answer) {
+        return (client, request) -> client.getOutputStream().write(answer.getBytes(StandardCharsets.UTF_8));
+    }
+
+    private static String ok(String body) {
+        return "HTTP/1.1 200 OK\r\nContent-Length: " + body.length() + "\r\n\r\n" + body;
+    }
+
+    /** As the engine has it: both languages sign alike. */
+    @Test
+    public void aSignatureIsThis() throws Exception {
+        assertEquals(
+                "8049318598811d8791b7eb72413e0ca63aec2695cdf9bd602774ed7ff52a3409",
+                Sessions.signature("open sesame", "POST", "/mox/policy", "1700000000000", "{\"exclude\":[\"a.*\"]}"));
+    }
+
+    @Test
+    public void onlyWhatAFreshServerSaysCountsAsFresh() throws Exception {
+        for (String fresh : new String[] {ok("fresh\n"), "HTTP/1.0 200 OK\r\n\r\nfresh\n", ok("fresh\n") + "and what follows"}) {
+            assertEquals(fresh, 1, (int) peer(answers(fresh)).fresh().get());
+        }
+        String[] none = {
+            ok("fresh"), ok("<html>fresh\n"), ok(""), "HTTP/1.1 503 No\r\n\r\nfresh\n", "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nfresh\n", "",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfresh\n\r\n0\r\n\r\n", "fresh\n", "HTTP/2 200\r\n\r\nfresh\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\nfresh\n", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nfresh\n"
+        };
+        for (String other : none) {
+            assertEquals(other, 0, (int) peer(answers(other)).fresh().get());
+        }
+        assertEquals(0, (int) new Sessions(Collections::emptyList, 1).fresh().get());
+    }
+
+    @Test
+    public void aRedirectionIsNotFollowed() throws Exception {
+        peer(answers(ok("fresh\n")));
+        String elsewhere = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:" + peers.get(0).getLocalPort() + "/mox/fresh\r\n\r\n";
+        Sessions sessions = peer(answers(elsewhere));
+        assertEquals(0, (int) sessions.fresh().get());
+        assertEquals(302, sessions.change("/mox/freeze", "sesame", "").get("127.0.0.1").status);
+        assertEquals("none elsewhere", 2, requests.size());
+    }
+
+    /** One byte after the other, each well before a read would give up. */
+    @Test
+    public void whoDribblesIsCut() throws Exception {
+        Sessions sessions = peer((client, request) -> {
+            client.getOutputStream().write("HTTP/1.1 200 OK\r\n\r\n".getBytes(StandardCharsets.US_ASCII));
+            while (true) {
+                client.getOutputStream().write('x');
+                Thread.sleep(20);
+            }
+        });
+        assertEquals(0, (int) sessions.fresh().get());
+        Exchange.Answer late = sessions.change("/mox/freeze", "sesame", "").get("127.0.0.1");
+        assertEquals(0, late.status);
+        assertTrue(late.body, late.body.endsWith("no whole answer within 3000 ms"));
+        TestData.await("both connections are ended", () -> cut.get() == 2);
+    }
+
+    @Test
+    public void whoReadsNothingIsCut() throws Exception {
+        CountDownLatch end = new CountDownLatch(1);
+        ServerSocket deaf = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"));
+        deaf.setReceiveBufferSize(4 << 10);
+        peers.add(deaf);
+        start(() -> {
+            try (Socket client = deaf.accept()) {
+                end.await();
+            }
+        });
+        char[] large = new char[16 << 20];
+        Arrays.fill(large, 'x');
+        Exchange.Answer late = new Sessions(() -> HERE, deaf.getLocalPort()).change("/mox/policy", "sesame", new String(large)).get("127.0.0.1");
+        assertTrue(late.body, late.body.endsWith("no whole answer within 3000 ms"));
+        end.countDown();
+    }
+
+    @Test
+    public void endlessAnswersAreCut() throws Exception {
+        byte[] much = new byte[8 << 10];
+        Sessions headers = peer((client, request) -> {
+            while (true) {
+                client.getOutputStream().write(much);
+            }
+        });
+        assertTrue(headers.change("/mox/freeze", "sesame", "").get("127.0.0.1").body.endsWith("more than 16384 bytes of headers"));
+        Sessions body = peer((client, request) -> {
+            client.getOutputStream().write("HTTP/1.1 200 OK\r\n\r\n".getBytes(StandardCharsets.US_ASCII));
+            while (true) {
+                client.getOutputStream().write(much);
+            }
+        });
+        assertTrue(body.change("/mox/freeze", "sesame", "").get("127.0.0.1").body.endsWith("more than 65536 bytes"));
+    }
+
+    @Test
+    public void theTokenStaysHere() throws Exception {
+        Sessions sessions = peer(answers(ok("done")));
+        Exchange.Answer done = sessions.change("/mox/policy", "open sesame", "{}").get("127.0.0.1");
+        assertEquals("200 done", done.status + " " + done.body);
+        String request = requests.get(0);
+        assertTrue(request, request.startsWith("POST /mox/policy HTTP/1.0\r\n") && request.contains("\r\nContent-Length: 2\r\n"));
+        assertFalse(request, request.contains("sesame") || request.contains(Sessions.TOKEN_HEADER));
+        String time = value(request, Sessions.TIME_HEADER);
+        assertEquals(Sessions.signature("open sesame", "POST", "/mox/policy", time, "{}"), value(request, Sessions.SIGNATURE_HEADER));
+    }
+
+    private static String value(String request, String header) {
+        int at = request.indexOf("\r\n" + header + ": ") + header.length() + 4;
+        return request.substring(at, request.indexOf("\r\n", at));
+    }
+
+    @Test
+    public void theOthersAreAskedWhileOneIsSilent() throws Exception {
+        CountDownLatch end = new CountDownLatch(1);
+        peer((client, request) -> end.await());
+        ServerSocket second = new ServerSocket(peers.get(0).getLocalPort(), 50, InetAddress.getByName("127.0.0.2"));
+        peers.add(second);
+        start(() -> {
+            try (Socket client = second.accept()) {
+                head(client.getInputStream());
+                client.getOutputStream().write(ok("fresh\n").getBytes(StandardCharsets.US_ASCII));
+            }
+        });
+        Future<Integer> fresh = new Sessions(() -> Arrays.asList("127.0.0.1", "127.0.0.2"), second.getLocalPort()).fresh();
+        assertEquals(1, (int) fresh.get());
+        end.countDown();
+    }
+}
