@@ -135,11 +135,12 @@ impl Rounds {
         };
         let is_new =
             next.versions() != current.versions() || (next.complete, next.shown) != (current.complete, current.shown);
+        // First the report, so that whoever sees the view finds it explained.
+        shared.report.lock().take(findings, is_new);
         if is_new {
             shared.view.send_replace(next.clone());
             shared.signals.tell(&current, &next);
         }
-        shared.report.lock().take(findings, is_new);
         notices.iter().for_each(log);
         shared.flushed.send_replace(orders.flushes);
     }

@@ -275,12 +275,13 @@ impl Round {
             work.outcome = Outcome::Refused(Quarantine { reason: "no-host", detail });
             return false;
         };
+        let may_lose = !turn.withhold && !self.is_unknown(id, &work.intent);
         let make = || self.services.make(id, &place, members, is_empty, &work.rules);
         let made = catch_unwind(AssertUnwindSafe(make));
         self.translations += u64::from(!matches!(made, Ok(Ok(None))));
         work.outcome = match made {
             Ok(Ok(None)) => Outcome::Same,
-            Ok(Ok(Some(build))) if turn.withhold && build.loses => Outcome::Stayed,
+            Ok(Ok(Some(build))) if build.loses && !may_lose => Outcome::Stayed,
             Ok(Ok(Some(build))) => Outcome::Built(build.into()),
             Ok(Err(invalid)) => {
                 Outcome::Refused(Quarantine { reason: invalid.rule.name(), detail: invalid.to_string() })
