@@ -1,13 +1,13 @@
 //! The packed frames in `tests/golden/frames`, which Java writes byte for byte, read as their README says.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use harness::DEMO;
 use registry_mox::testing::{
     model::RegisterVersion,
     registry::frame::{self, Body, Event, Part, Text},
     translate::serialized,
 };
 
-const DEMO: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const GREET: &str = "com.example.Grüße:1.0@tri#@#mandant-ä#@#SOFA";
 const R1: &str = "8f14e45f-ceea-467f-9d2b-1c0b8f1a0001";
 const R2: &str = "8f14e45f-ceea-467f-9d2b-1c0b8f1a0002";

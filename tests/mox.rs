@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use harness::{
-    Mox, SOON,
+    DEMO, Mox, SOON,
     client::{MoxClient, SERVICE_ENTRY, istiod_node, node},
     nth,
 };
@@ -15,7 +15,6 @@ use registry_mox::{
 use serde_json::json;
 use tonic::Code;
 
-const DEMO: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const DEMO_NAME: &str = "sofa-registry/com.example.demoservice";
 
 async fn loaded(config: serde_json::Value) -> Mox {

@@ -4,10 +4,9 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::{Duration, Instant},
 };
 
-use harness::Mox;
+use harness::{Mox, SOON, nth as id, process::eventually};
 use registry_mox::testing::{
     host::{
         admin::{self, Answer},
@@ -19,10 +18,6 @@ use registry_mox::testing::{
     },
 };
 use serde_json::{Value, json};
-
-fn id(n: usize) -> String {
-    format!("com.example.S{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
-}
 
 /// An engine with this many services of two endpoints.
 async fn serving(config: Value, services: usize) -> Mox {
@@ -75,14 +70,6 @@ fn body(answer: &str) -> (String, bool) {
         rest = more.get(size + 2..).unwrap_or_default();
     }
     (body, false)
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(2)); // the polling interval
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +150,7 @@ async fn a_reader_that_goes_away_or_a_stop_frees_the_place() {
     let gone = begin();
     assert!(!is_free(), "it is not read to its end");
     drop(gone);
-    eventually("the place is free", is_free);
+    eventually(SOON, "the place is free", || is_free().then_some(()));
     let cut = begin();
     let engine = std::sync::Arc::clone(&mox.engine);
     tokio::task::spawn_blocking(move || engine.close()).await.unwrap();
@@ -178,7 +165,8 @@ async fn connections_are_limited() {
     assert_eq!((get(&mox, "/mox/status"), refused()), (String::new(), 1), "the 65th");
     assert_eq!((get(&mox, "/mox/status"), refused()), (String::new(), 2), "and the next");
     drop(idle.pop());
-    eventually("one that ended makes room", || get(&mox, "/mox/status").starts_with("HTTP/1.1 200 "));
+    let is_served = || get(&mox, "/mox/status").starts_with("HTTP/1.1 200 ");
+    eventually(SOON, "one that ended makes room", || is_served().then_some(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use harness::{
-    id,
+    DEMO,
     serve::{Serve, program},
 };
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn terminate(mut serve: Serve) -> (i32, String) {
 }
 
 fn publish(n: u32, register_id: &str, version: i64, data: &[&str]) -> Value {
-    json!({ "id": n, "op": "publish", "dataInfoId": id("DemoService"), "registerId": register_id, "version": version,
+    json!({ "id": n, "op": "publish", "dataInfoId": DEMO, "registerId": register_id, "version": version,
             "registerTimestamp": 1, "data": data })
 }
 
@@ -37,17 +37,17 @@ fn it_speaks_the_documented_lines() {
     assert_eq!(serve.ask(&json!({ "id": 2, "op": "flush" }))["held"], "not-loaded");
     assert_eq!(serve.ask(&json!({ "id": 3, "op": "loaded" })), json!({ "id": 3, "ok": true }));
     let box_of_text = "rO0ABXQADjEwLjAuMC4yOjEyMjAw"; // a serialized "10.0.0.2:12200"
-    let boxed = json!({ "id": 4, "op": "publish", "dataInfoId": id("DemoService"), "registerId": "b", "version": 1,
+    let boxed = json!({ "id": 4, "op": "publish", "dataInfoId": DEMO, "registerId": "b", "version": 1,
                         "registerTimestamp": 1, "dataBase64": [box_of_text], "cell": "z", "appName": "app",
                         "attributes": { "k": "v" } });
     assert_eq!(serve.ask(&boxed), json!({ "id": 4, "ok": true }));
     let flushed = serve.ask(&json!({ "id": 5, "op": "flush" }));
     assert_eq!((&flushed["services"], &flushed["endpoints"]), (&json!(1), &json!(2)));
     assert!(flushed.get("held").is_none() && flushed["version"].as_str().unwrap().len() == 32);
-    let unpublish = json!({ "id": 6, "op": "unpublish", "dataInfoId": id("DemoService"), "registerId": "a", "version": 2,
+    let unpublish = json!({ "id": 6, "op": "unpublish", "dataInfoId": DEMO, "registerId": "a", "version": 2,
                             "registerTimestamp": 1 });
     assert_eq!(serve.ask(&unpublish), json!({ "id": 6, "ok": true }));
-    let replace = json!({ "id": 7, "op": "replace", "dataInfoId": id("DemoService"), "version": 1, "source": "extension",
+    let replace = json!({ "id": 7, "op": "replace", "dataInfoId": DEMO, "version": 1, "source": "extension",
         "publishers": [{ "registerId": "x", "version": 1, "registerTimestamp": 1, "data": ["10.0.0.3:1"] }] });
     assert_eq!(serve.ask(&replace), json!({ "id": 7, "ok": true }));
     assert_eq!(serve.ask(&json!({ "id": 8, "op": "flush" }))["endpoints"], 2);
@@ -82,12 +82,12 @@ fn a_bad_line_gets_its_error_and_changes_nothing() {
     for (line, says) in [
         (json!({ "id": 1, "op": "dance" }), "unknown variant `dance`"),
         (json!({ "id": 2 }), "missing field `op`"),
-        (json!({ "id": 3, "op": "publish", "dataInfoId": id("DemoService") }), "missing field `registerId`"),
-        (json!({ "id": 4, "op": "unpublish", "dataInfoId": id("DemoService"), "registerId": 5 }), "expected a string"),
+        (json!({ "id": 3, "op": "publish", "dataInfoId": DEMO }), "missing field `registerId`"),
+        (json!({ "id": 4, "op": "unpublish", "dataInfoId": DEMO, "registerId": 5 }), "expected a string"),
         (json!({ "id": 5, "op": "policy", "policy": { "includes": [] } }), "did you mean include?"),
         (json!({ "id": 6, "op": "flush", "extra": 1 }), "unknown field `extra`"),
         (
-            json!({ "id": 7, "op": "publish", "dataInfoId": id("DemoService"), "registerId": "a", "version": 1,
+            json!({ "id": 7, "op": "publish", "dataInfoId": DEMO, "registerId": "a", "version": 1,
                  "registerTimestamp": 1, "dta": [] }),
             "unknown field `dta`",
         ),

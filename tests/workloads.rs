@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use harness::{
-    Mox, SOON,
+    DEMO, Mox, SOON,
     client::{MoxClient, Resource, Response, SERVICE_ENTRY, WORKLOAD_ENTRY, node},
 };
 use serde_json::json;
 
-const DEMO: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const OTHER: &str = "com.example.Other:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 const SELECTOR: &str = "sofa.registry/service";
 

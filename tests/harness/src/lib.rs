@@ -22,6 +22,9 @@ pub use engine::Mox;
 /// Enough for whatever is awaited from something that runs, on a busy machine; what takes longer will not come.
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// The dataInfoId of a service with a name such as real ones have.
+pub const DEMO: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+
 /// The dataInfoId of an interface below `com.example`.
 pub fn id(interface: impl Display) -> String {
     format!("com.example.{interface}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA")
