@@ -38,7 +38,7 @@ use registry_mox::testing::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const USAGE: &str = "usage: serve [--config FILE.json]";
 
@@ -242,13 +242,24 @@ async fn read(engine: &Engine) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn told_to_end() {
-    let mut terminate = signal(SignalKind::terminate()).expect("signals are there on every unix");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("signals are there on every unix");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, from now on.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    /// Needs a runtime around it.
+    fn new() -> Self {
+        let on = |kind| signal(kind).expect("signals are there on every unix");
+        Self { terminate: on(SignalKind::terminate()), interrupt: on(SignalKind::interrupt()) }
+    }
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -279,6 +290,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let waits = runtime();
+    // Before the first line: who reads it may end the program at once.
+    let ends = {
+        let _in_runtime = waits.enter();
+        Ends::new()
+    };
     print(&json!({ "mox": bound.mox, "admin": bound.admin, "slices": bound.slices }));
     if std::io::stdin().is_terminal() {
         eprintln!("serve: type one JSON object a line, {{\"id\":1,\"op\":\"loaded\"}} first");
@@ -286,7 +303,7 @@ fn main() -> ExitCode {
     let reads = Arc::clone(&engine);
     // A read of standard input cannot be called off, and nobody waits for it.
     std::thread::spawn(move || runtime().block_on(read(&reads)));
-    runtime().block_on(told_to_end());
+    waits.block_on(ends.wait());
     engine.close();
     ExitCode::SUCCESS
 }

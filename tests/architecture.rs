@@ -100,7 +100,7 @@ fn a_forbidden_import_is_seen_in_every_form() {
     let source = "
         use crate::{a::B, c::{self, d::E as F}};
         use super::g;
-        fn h() { crate::i::j(); }
+        pub(super) fn h() { crate::i::j(); }
         #[cfg(test)] mod tests { use crate::tested; }
         pub mod k { use super::l; }
     ";
@@ -234,6 +234,9 @@ impl<'ast> Visit<'ast> for Imports {
             visit::visit_item(self, item);
         }
     }
+
+    /// `pub(super)` names who may see an item, and imports nothing.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         self.module.push(item.ident.to_string());
