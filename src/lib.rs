@@ -6,8 +6,8 @@
 //!                              policy, translate, istio     └──> kubernetes -> API server
 //! ```
 //!
-//! Events are written into the [`registry`]'s store on the caller's thread. The [`catalog`] makes the next [`snapshot`] from
-//! what changed, and every [`xds`] stream sends the newest one when its client is ready for it. Nothing calls back into
+//! Events are written into the `registry`'s store on the caller's thread. The `catalog` makes the next `snapshot` from
+//! what changed, and every `xds` stream sends the newest one when its client is ready for it. Nothing calls back into
 //! Java: status, log lines and pages are pulled.
 //!
 //! A module imports only modules that stand before it here; `tests/architecture.rs` holds the arrows and
