@@ -4,7 +4,7 @@
 //! only: it listens on `127.0.0.1:0` for MoX and for the admin pages, and waits for `loaded`.
 //!
 //! The first line of output says where it listens: `{"mox":"127.0.0.1:41873","admin":"127.0.0.1:41874","slices":{}}`,
-//! where `slices` has the addresses of each part by the number of parts: `{"64":["127.0.0.1:…", …]}`.
+//! where `slices` has the addresses of each partition by the number of partitions: `{"64":["127.0.0.1:…", …]}`.
 //! Then every line of input that carries an `id` is answered, `{"id":7,"ok":true}` or `{"id":7,"ok":false,"error":"…"}`;
 //! what is wrong with others goes to standard error. A bad line never ends the program. At the end of input it goes on
 //! serving; SIGTERM drains and ends it with 0.
@@ -296,7 +296,7 @@ fn main() -> ExitCode {
         let _in_runtime = waits.enter();
         Ends::new()
     };
-    print(&json!({ "mox": bound.mox, "admin": bound.admin, "slices": bound.slices }));
+    print(&json!({ "mox": bound.mox, "admin": bound.admin, "slices": bound.partitions }));
     if std::io::stdin().is_terminal() {
         eprintln!("serve: type one JSON object a line, {{\"id\":1,\"op\":\"loaded\"}} first");
     }

@@ -54,7 +54,7 @@ async fn a_mass_deletion_is_withheld_and_the_rest_goes_on() {
         let held = mox.engine.flush().await;
         assert_eq!((held.services, held.endpoints), (20, 40));
         assert_eq!((&held.version, &held.workload_version), (&before.version, &before.workload_version));
-        let status = serde_json::to_value(mox.engine.status().publisher).unwrap();
+        let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
         assert_eq!((&status["held"], &status["withheld"]["services"]), (&json!("mass-delete"), &json!(15)));
         // Additions and updates pass; what would go meanwhile stays, too.
         mox.publish(&id(99), "a", 1, &["10.9.0.1:1"]);
@@ -283,7 +283,7 @@ fn unknown(mox: &Mox, services: impl IntoIterator<Item = usize>) {
 }
 
 fn reported(mox: &Mox) -> Value {
-    let unknown = serde_json::to_value(mox.engine.status().publisher).unwrap()["unknown"].take();
+    let unknown = serde_json::to_value(mox.engine.status().rounds).unwrap()["unknown"].take();
     json!([unknown["lastGood"], unknown["missing"], unknown["sample"].as_array().map(Vec::len)])
 }
 

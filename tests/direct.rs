@@ -46,7 +46,7 @@ async fn an_application_has_an_entry_for_each_of_its_ports() {
     assert_eq!((entry.resolution(), entry.endpoints.len()), (Resolution::None, 0));
     assert_eq!((entry.ports[0].number, entry.ports[0].protocol.as_str()), (12200, "TCP"));
     assert_eq!(mox.engine.flush().await.endpoints, 6, "no endpoint is counted twice");
-    let counts = serde_json::to_value(mox.engine.status().publisher).unwrap()["direct"].clone();
+    let counts = serde_json::to_value(mox.engine.status().rounds).unwrap()["direct"].clone();
     assert_eq!(counts, json!({ "entries": 2, "contested": 0, "unnamed": 1, "mixedMtls": 0, "leftOut": 0 }));
 
     mox.policy(json!({ "direct": { "applications": ["orders"], "balance": "mesh" } }));
@@ -65,7 +65,7 @@ async fn an_entry_follows_its_endpoints_and_costs_what_changes() {
     let mox = open().await;
     mox.policy(json!({ "direct": { "applications": ["*"] } }));
     mox.engine.flush().await;
-    let encodes = || mox.engine.status().publisher.encodes;
+    let encodes = || mox.engine.status().rounds.encodes;
     let before = encodes();
     mox.unpublish(&id("Orders"), "a", 2);
     let (_, direct) = served(&mox).await;
@@ -85,11 +85,11 @@ async fn what_two_applications_claim_is_the_newests() {
     let (_, direct) = served(&mox).await;
     assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1"]);
     assert_eq!(direct["p12200.thief.app.sofa.mesh"].addresses, ["10.0.0.2"]);
-    assert_eq!(mox.engine.status().publisher.direct.unwrap().contested, 1);
+    assert_eq!(mox.engine.status().rounds.direct.unwrap().contested, 1);
     mox.unpublish(&id("Thief"), "t", 8);
     let (_, direct) = served(&mox).await;
     assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1", "10.0.0.2"]);
-    assert_eq!(mox.engine.status().publisher.direct.unwrap().contested, 0);
+    assert_eq!(mox.engine.status().rounds.direct.unwrap().contested, 0);
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn mtls_to_dialed_addresses_is_a_destination_rule() {
     let rule = "sofa-registry/p12200.orders.app".to_owned();
     assert_eq!(next(None).await, ("DestinationRule".into(), vec![rule]), "before the services");
     assert_eq!(next(None).await.0, "ServiceEntry");
-    assert_eq!(mox.engine.status().publisher.direct.unwrap().mixed_mtls, 0);
+    assert_eq!(mox.engine.status().rounds.direct.unwrap().mixed_mtls, 0);
     let dump = mox.page("/mox/dump", "type=DestinationRule").1;
     let dump: Value = serde_json::from_str(&dump).unwrap();
     assert_eq!(dump["items"][0]["kind"], "DestinationRule", "{dump:#}");
@@ -121,5 +121,5 @@ async fn mtls_to_dialed_addresses_is_a_destination_rule() {
     mox.policy(json!({ "direct": direct, "mtls": rules }));
     assert_eq!(next(None).await.0, "ServiceEntry");
     assert_eq!(next(None).await, ("DestinationRule".into(), vec![]));
-    assert_eq!(mox.engine.status().publisher.direct.unwrap().mixed_mtls, 1);
+    assert_eq!(mox.engine.status().rounds.direct.unwrap().mixed_mtls, 1);
 }

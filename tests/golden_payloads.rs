@@ -38,7 +38,7 @@ async fn translate(golden: &Golden, boxes: bool) -> (Entry, Value) {
     let before = entry.endpoints.len();
     entry.endpoints.retain(|endpoint| endpoint.address != "192.0.2.254");
     assert_eq!(entry.endpoints.len(), before - 1, "the companion is served");
-    (entry, serde_json::to_value(mox.engine.status().publisher).unwrap()["rejects"].clone())
+    (entry, serde_json::to_value(mox.engine.status().rounds).unwrap()["rejects"].clone())
 }
 
 /// A `java.lang.String` in Java serialization; the samples are ASCII and short.

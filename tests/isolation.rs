@@ -190,7 +190,7 @@ fn no_publisher_changes_what_is_served_of_another_service() {
                 assert!(["app", "zone"].contains(&&**key), "{key}, {when}");
             }
         }
-        let report = mox.engine.status().publisher;
+        let report = mox.engine.status().rounds;
         assert_eq!((report.vips_moved, report.quarantined.len()), (0, 0), "{when}");
     };
     let cases = (vec(hostile(&vips), 1..12), any::<bool>(), vec(any::<u8>(), 0..64));

@@ -231,10 +231,10 @@ async fn one_change_costs_one_translation() {
         mox.publish(&nth(n), "a", 1, &["10.0.0.1:1"]);
     }
     mox.engine.flush().await;
-    let before = mox.engine.status().publisher;
+    let before = mox.engine.status().rounds;
     mox.publish(&nth(7), "a", 2, &["10.0.0.2:1"]);
     mox.engine.flush().await;
-    let after = mox.engine.status().publisher;
+    let after = mox.engine.status().rounds;
     assert_eq!((after.translations - before.translations, after.encodes - before.encodes), (1, 1));
     assert_eq!(after.snapshots - before.snapshots, 1);
 }
@@ -246,11 +246,11 @@ async fn a_bad_payload_is_counted_and_harms_nothing_else() {
     mox.publish("com.example.Other:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA", "b", 1, &["???"]);
     let flushed = mox.engine.flush().await;
     assert_eq!((flushed.services, flushed.endpoints), (1, 1));
-    let report = serde_json::to_value(mox.engine.status().publisher).unwrap();
+    let report = serde_json::to_value(mox.engine.status().rounds).unwrap();
     assert_eq!(report["rejects"], json!({ "unknown-form": 2, "unusable-address": 1 }));
     mox.unpublish(DEMO, "a", 2);
     mox.engine.flush().await;
-    let report = serde_json::to_value(mox.engine.status().publisher).unwrap();
+    let report = serde_json::to_value(mox.engine.status().rounds).unwrap();
     assert_eq!(report["rejects"], json!({ "unknown-form": 1 }));
 }
 
@@ -270,7 +270,7 @@ async fn ids_that_differ_in_case_only_are_told_apart() {
     assert_eq!(id(other), lower);
     let vips: std::collections::BTreeSet<_> = client.state().values().map(|r| r.entry.addresses.clone()).collect();
     assert_eq!(vips.len(), 2);
-    assert_eq!(mox.engine.status().publisher.hosts_moved, 1);
+    assert_eq!(mox.engine.status().rounds.hosts_moved, 1);
     mox.policy(json!({ "exclude": [upper] }));
     client.wait_until(SOON, |state| state.len() == 1 && state.contains_key(DEMO_NAME)).await.unwrap();
     assert_eq!(client.state()[DEMO_NAME].annotations["sofa.registry/data-info-id"], lower);
@@ -302,13 +302,13 @@ async fn nothing_happens_while_frozen() {
     mox.engine.flush().await;
     mox.engine.freeze();
     let served = mox.engine.flush().await;
-    let before = mox.engine.status().publisher.rounds;
+    let before = mox.engine.status().rounds.rounds;
     // The grace that began before the freeze is over when one is that began later.
     let mut view = other.engine.watch();
     other.unpublish(DEMO, "a", 2);
     let gone = view.wait_for(|view| view.service_entries.resources() == 0);
     tokio::time::timeout(SOON, gone).await.unwrap().unwrap();
-    assert!(mox.engine.status().publisher.rounds <= before + 1, "nothing is done in vain");
+    assert!(mox.engine.status().rounds.rounds <= before + 1, "nothing is done in vain");
     assert_eq!(mox.engine.flush().await, served);
 }
 
@@ -341,7 +341,7 @@ async fn a_policy_translates_only_what_it_touches() {
         mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.1:1?zone={zone}")]);
     }
     let first = mox.engine.flush().await;
-    let mut translated = mox.engine.status().publisher.translations;
+    let mut translated = mox.engine.status().rounds.translations;
     for (policy, touched) in [
         (json!({ "overrides": { "com.example.S7:*": { "port": 80 } } }), 1),
         (json!({ "locality": { "RZ1": "cn/rz1" } }), 20),
@@ -352,7 +352,7 @@ async fn a_policy_translates_only_what_it_touches() {
     ] {
         mox.policy(policy.clone());
         mox.engine.flush().await;
-        let now = mox.engine.status().publisher.translations;
+        let now = mox.engine.status().rounds.translations;
         assert_eq!(now - translated, touched, "{policy}");
         translated = now;
     }

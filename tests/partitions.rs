@@ -28,7 +28,7 @@ async fn first(client: &mut MoxClient) -> Response {
 /// A client of every part of `count`.
 async fn all_parts(mox: &Mox, count: usize) -> Vec<MoxClient> {
     let mut clients = Vec::new();
-    for address in &mox.engine.listen().unwrap().slices[&count] {
+    for address in &mox.engine.listen().unwrap().partitions[&count] {
         let mut client = MoxClient::connect(&address.to_string(), plain_node("istiod")).await.unwrap();
         client.subscribe(SERVICE_ENTRY).unwrap();
         first(&mut client).await;
@@ -47,7 +47,7 @@ async fn the_parts_of_a_number_are_everything_each_once_and_in_the_same_bytes() 
         let mut all: State = BTreeMap::new();
         let mut bytes = Vec::new();
         let mut versions = std::collections::BTreeSet::new();
-        for address in &mox.engine.listen().unwrap().slices[&count] {
+        for address in &mox.engine.listen().unwrap().partitions[&count] {
             let mut client = MoxClient::connect(&address.to_string(), plain_node("part")).await.unwrap();
             client.subscribe(SERVICE_ENTRY).unwrap();
             let part = first(&mut client).await;
@@ -71,7 +71,7 @@ async fn a_change_wakes_and_pushes_its_part_only() {
     let at = clients.iter().position(|client| client.state().contains_key(&name(7))).unwrap();
     clients[at].wait_until(SOON, |state| state[&name(7)].endpoints() == ["10.0.0.2:1"]).await.unwrap();
     let after = mox.engine.status();
-    assert_eq!((after.pushes - before.pushes, after.publisher.encodes - before.publisher.encodes), (1, 1));
+    assert_eq!((after.pushes - before.pushes, after.rounds.encodes - before.rounds.encodes), (1, 1));
 }
 
 #[tokio::test]
@@ -90,13 +90,13 @@ async fn a_part_is_asked_for_by_name_on_the_one_port() {
     }
     assert_eq!(seen, 100);
     assert_eq!(first(&mut open("mox.example.com:9700", bound.mox).await).await.resources.len(), 100);
-    let same = open("p3-of-16.mox.example.com", bound.slices[&16][3]).await;
+    let same = open("p3-of-16.mox.example.com", bound.partitions[&16][3]).await;
     drop(same);
     for (wrong, address) in [
         ("p4-of-4.mox.example.com", bound.mox),
         ("p1-of-3.mox.example.com", bound.mox),
         ("p-of-4.mox.example.com", bound.mox),
-        ("p2-of-16.mox.example.com", bound.slices[&16][3]),
+        ("p2-of-16.mox.example.com", bound.partitions[&16][3]),
     ] {
         let refused = MoxClient::named(wrong, &address.to_string(), plain_node("named")).await;
         let code = match refused {
@@ -180,13 +180,13 @@ async fn ports_are_those_of_their_parts_and_all_bind_or_none() {
     drop(taken);
     let bound = engine.listen().unwrap();
     assert_eq!(bound.mox.port(), base);
-    let ports = |count: usize| bound.slices[&count].iter().map(|address| address.port() - base).collect::<Vec<_>>();
+    let ports = |count: usize| bound.partitions[&count].iter().map(|address| address.port() - base).collect::<Vec<_>>();
     assert_eq!((ports(2), ports(4)), (vec![2, 3], vec![4, 5, 6, 7]));
     tokio::task::spawn_blocking(move || engine.close()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_client_with_the_wrong_parts_is_shown() {
+async fn a_client_with_the_wrong_partitions_is_shown() {
     let mox = serving(json!({ "partitions": [4] }), 20).await;
     let mut clients = all_parts(&mox, 4).await;
     let wrong = || mox.engine.status().clients[0].wrong;
@@ -210,7 +210,7 @@ async fn the_configuration_to_paste_names_every_port() {
     let mox = serving(json!({ "partitions": [2] }), 0).await;
     let (_, page) = mox.page("/mox/istio-config", "host=10.1.2.3");
     let bound = mox.engine.listen().unwrap();
-    for address in bound.slices[&2].iter().chain([&bound.mox]) {
+    for address in bound.partitions[&2].iter().chain([&bound.mox]) {
         assert!(page.contains(&format!("xds://10.1.2.3:{}", address.port())), "{page}");
     }
     assert_eq!(page.matches("k8s://").count(), 2);
@@ -264,7 +264,7 @@ async fn ten_thousand_events_within_the_quiet_time_are_one_push() {
     let after = mox.engine.flush().await;
     let status = mox.engine.status();
     assert_eq!(status.pushes - before.pushes, 1);
-    assert_eq!(status.publisher.snapshots - before.publisher.snapshots, 1);
+    assert_eq!(status.rounds.snapshots - before.rounds.snapshots, 1);
     assert_eq!(after.services, 100);
 }
 

@@ -82,7 +82,7 @@ async fn a_change_costs_what_it_touches() {
     let direct = json!({ "applications": ["*"] });
     mox.policy(json!({ "direct": direct }));
     mox.engine.flush().await;
-    let mut before = mox.engine.status().publisher;
+    let mut before = mox.engine.status().rounds;
     assert_eq!(before.encodes, 2 * SERVICES as u64);
     // Services translated, and resources encoded for it.
     for (policy, translated, encoded) in [
@@ -99,7 +99,7 @@ async fn a_change_costs_what_it_touches() {
     ] {
         mox.policy(policy.clone());
         mox.engine.flush().await;
-        let now = mox.engine.status().publisher;
+        let now = mox.engine.status().rounds;
         let cost = (now.translations - before.translations, now.encodes - before.encodes);
         assert_eq!(cost, (translated, encoded), "{policy}");
         before = now;
@@ -110,7 +110,7 @@ async fn a_change_costs_what_it_touches() {
 async fn what_is_not_served_is_not_read() {
     let mox = open("inline");
     mox.engine.flush().await;
-    let rejects = || serde_json::to_value(mox.engine.status().publisher).unwrap()["rejects"].take();
+    let rejects = || serde_json::to_value(mox.engine.status().rounds).unwrap()["rejects"].take();
     assert_eq!(rejects(), json!({ "host-name": SERVICES }));
     mox.policy(json!({ "exclude": ["*"], "include": ["org.*"] }));
     mox.publish(&id(1), "b", 1, &["nonsense"]);
@@ -167,5 +167,5 @@ async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
     }
     mox.policy(json!({ "exportTo": ["sofa-registry", "istio-system"] }));
     assert_eq!(mox.engine.flush().await.services, SERVICES);
-    assert!(mox.engine.status().publisher.quarantined.is_empty());
+    assert!(mox.engine.status().rounds.quarantined.is_empty());
 }

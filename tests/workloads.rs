@@ -89,7 +89,7 @@ async fn an_endpoint_costs_one_encoding_and_leaves_the_service_alone() {
     mox.engine.flush().await;
     let after = mox.engine.status();
     // Two changes: the service each time, since it is checked again, and the one endpoint that came.
-    assert_eq!(after.publisher.encodes - before.publisher.encodes, 3);
+    assert_eq!(after.rounds.encodes - before.rounds.encodes, 3);
     assert_eq!(after.pushes - before.pushes, 2, "the service is not sent again");
     assert_eq!(after.served.endpoints, 99);
     assert_ne!(after.served.workload_version, before.served.workload_version);

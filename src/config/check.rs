@@ -11,7 +11,7 @@ use crate::{
     },
     error::Mistake,
     istio::grammar::{KUBERNETES_NAMES, is_kubernetes_label, is_kubernetes_name},
-    snapshot::partition::{MAX_PARTS, Part},
+    snapshot::partition::{MAX_PARTITIONS, Partition},
 };
 
 /// Most characters of the suffix, which leaves those of a host for the service.
@@ -71,13 +71,13 @@ impl Config {
 
 fn check_partitions(port: u16, partitions: &[usize], mistakes: &mut Mistakes) {
     for (index, count) in partitions.iter().enumerate() {
-        if *count < 2 || Part::new(0, *count).is_none() || partitions[..index].contains(count) {
-            let allowed = format!("allowed are powers of two from 2 to {MAX_PARTS}, each once");
+        if *count < 2 || Partition::new(0, *count).is_none() || partitions[..index].contains(count) {
+            let allowed = format!("allowed are powers of two from 2 to {MAX_PARTITIONS}, each once");
             mistakes.add("mox.partitions", format!("{count} is not possible; {allowed}"));
         }
     }
     // Partition k of N has the port + N + k, which is at most that of `listen` + 2 N - 1.
-    let most = partitions.iter().filter(|count| **count <= MAX_PARTS).max();
+    let most = partitions.iter().filter(|count| **count <= MAX_PARTITIONS).max();
     let highest = (1 << 16) - 2 * most.copied().unwrap_or_default();
     if port != 0 && usize::from(port) > highest {
         let text =

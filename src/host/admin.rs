@@ -194,10 +194,10 @@ fn istio_config(engine: &Engine, query: &str) -> String {
         format!("meshConfig:\n  configSources:\n{lines}  - address: k8s://\n")
     };
     let mut text = format!("# Everything from one source.\n{}", sources(&mut [port].into_iter()));
-    for (count, addresses) in bound.map(|bound| bound.slices).unwrap_or_default() {
+    for (count, addresses) in bound.map(|bound| bound.partitions).unwrap_or_default() {
         let list = sources(&mut addresses.iter().map(std::net::SocketAddr::port));
         text += &format!(
-            "\n# Or in {count} parts, so that a change costs istiod 1/{count}. All of them, and not the one above beside them.\n{list}"
+            "\n# Or in {count} partitions, so that a change costs istiod 1/{count}. All of them, and not the one above beside them.\n{list}"
         );
     }
     text

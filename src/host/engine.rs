@@ -245,7 +245,7 @@ impl Engine {
     /// What the engine is doing.
     pub fn status(&self) -> Status {
         // No lock is held while another is taken.
-        let (listening, publisher) = (self.listeners.lock().bound.clone(), self.shared.report.lock().summary());
+        let (listening, rounds) = (self.listeners.lock().bound.clone(), self.shared.report.lock().summary());
         let ((clients, totals), streams) = (self.clients(), self.streams(0));
         let View { service_entries, workload_entries, .. } = self.view();
         let bytes = service_entries.bytes() + workload_entries.bytes();
@@ -259,7 +259,7 @@ impl Engine {
             feed: self.feed.lock().feed().cloned(),
             bytes,
             store: self.shared.store.counts(),
-            publisher,
+            rounds,
             policy: self.shared.policy.load().hash().to_owned(),
             clients_left_out: totals.clients - clients.len(),
             // Streams come and go meanwhile.

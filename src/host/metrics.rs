@@ -55,7 +55,7 @@ pub fn text(engine: &Engine) -> String {
 
 /// All metrics that a status holds.
 pub fn of(status: &Status) -> Vec<Metric> {
-    let Status { served, store, publisher, totals, .. } = status;
+    let Status { served, store, rounds, totals, .. } = status;
     let mut all = vec![
         labelled("mox_info", "Version of the library, always 1.", "release", [(status.release.to_owned(), 1)]),
         labelled("mox_policy", "Hash of the policy, always 1.", "hash", [(status.policy.clone(), 1)]),
@@ -86,35 +86,35 @@ pub fn of(status: &Status) -> Vec<Metric> {
         counter("mox_events_dropped_total", "Events dropped at a limit.", store.dropped),
         gauge("mox_withheld_services", "Services withheld from a mass deletion.", lost(status).0),
         gauge("mox_withheld_endpoints", "Endpoints withheld from a mass deletion.", lost(status).1),
-        gauge("mox_grace_services", "Services that lost their last endpoint a while ago.", publisher.in_grace as u64),
+        gauge("mox_grace_services", "Services that lost their last endpoint a while ago.", rounds.in_grace as u64),
         labelled(
             "mox_rejected_payloads",
             "Payloads that are not served, by reason.",
             "reason",
-            publisher.rejects.iter().map(|(reason, count)| (name(reason), *count)),
+            rounds.rejects.iter().map(|(reason, count)| (name(reason), *count)),
         ),
         labelled(
             "mox_invalid_endpoints",
             "Endpoints left out since Istio would refuse them, by rule.",
             "rule",
-            publisher.invalid_endpoints.iter().map(|(rule, count)| (name(rule), *count)),
+            rounds.invalid_endpoints.iter().map(|(rule, count)| (name(rule), *count)),
         ),
         labelled(
             "mox_quarantined_services",
             "Services that keep their last good form, by reason.",
             "reason",
-            publisher.quarantined_by.iter().map(|(reason, count)| ((*reason).to_owned(), *count)),
+            rounds.quarantined_by.iter().map(|(reason, count)| ((*reason).to_owned(), *count)),
         ),
         labelled(
             "mox_services_unknown",
             "Services of the registry that could not be read, by what the mesh has of them.",
             "served",
-            [("last-good", publisher.unknown.last_good), ("nothing", publisher.unknown.missing)]
+            [("last-good", rounds.unknown.last_good), ("nothing", rounds.unknown.missing)]
                 .map(|(served, count)| (served.to_owned(), count as u64)),
         ),
-        counter("mox_rounds_total", "Rounds from what changed to a snapshot.", publisher.rounds),
-        counter("mox_translations_total", "Services translated.", publisher.translations),
-        counter("mox_snapshots_total", "Snapshots handed to streams and sinks.", publisher.snapshots),
+        counter("mox_rounds_total", "Rounds from what changed to a snapshot.", rounds.rounds),
+        counter("mox_translations_total", "Services translated.", rounds.translations),
+        counter("mox_snapshots_total", "Snapshots handed to streams and sinks.", rounds.snapshots),
         gauge("mox_streams", "Open streams.", totals.streams as u64),
         gauge(
             "mox_unacknowledged",
@@ -125,8 +125,8 @@ pub fn of(status: &Status) -> Vec<Metric> {
         counter("mox_pushed_bytes_total", "Bytes of those.", status.pushed_bytes),
         counter("mox_nacks_total", "Responses that a client did not accept.", status.nacks),
         gauge(
-            "mox_clients_with_wrong_parts",
-            "Clients that take some of the parts of a number, or parts beside everything; /mox/streams says which.",
+            "mox_clients_with_wrong_partitions",
+            "Clients that take some of the partitions of a number, or partitions beside everything; /mox/streams says which.",
             totals.wrong as u64,
         ),
         gauge(
@@ -243,7 +243,7 @@ fn of_feed(feed: &Feed) -> Vec<Metric> {
 }
 
 fn lost(status: &Status) -> (u64, u64) {
-    status.publisher.withheld.map_or((0, 0), |lost| (lost.services as u64, lost.endpoints as u64))
+    status.rounds.withheld.map_or((0, 0), |lost| (lost.services as u64, lost.endpoints as u64))
 }
 
 fn gauge(name: &'static str, help: &'static str, value: impl Into<u64>) -> Metric {

@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use crate::{
     error::{Error, Result},
     host::{admin, engine::Engine, status::Bound},
-    snapshot::partition::Part,
+    snapshot::partition::Partition,
     xds::{
         drain::Drain,
         limits::StreamLimits,
@@ -34,21 +34,21 @@ impl Engine {
         let config = &self.shared.config;
         let tls = Tls::open(&config.tls)?;
         let (mox, mox_address) = self.bind(config.listen)?;
-        let mut ports = vec![(mox, Part::WHOLE)];
-        let mut slices: BTreeMap<usize, Vec<SocketAddr>> = BTreeMap::new();
-        for part in config.partitions.iter().flat_map(|count| Part::all_of(*count)) {
+        let mut ports = vec![(mox, Partition::WHOLE)];
+        let mut partitions: BTreeMap<usize, Vec<SocketAddr>> = BTreeMap::new();
+        for partition in config.partitions.iter().flat_map(|count| Partition::all_of(*count)) {
             // With port 0 each takes a free one.
-            let offset = if config.listen.port() == 0 { 0 } else { part.number() as u16 };
-            let (slice, address) = self.bind(SocketAddr::new(config.listen.ip(), config.listen.port() + offset))?;
-            ports.push((slice, part));
-            slices.entry(part.count()).or_default().push(address);
+            let offset = if config.listen.port() == 0 { 0 } else { partition.number() as u16 };
+            let (port, address) = self.bind(SocketAddr::new(config.listen.ip(), config.listen.port() + offset))?;
+            ports.push((port, partition));
+            partitions.entry(partition.count()).or_default().push(address);
         }
         let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
-        let bound = Bound { mox: mox_address, slices, admin: admin.as_ref().map(|(_, address)| *address) };
+        let bound = Bound { mox: mox_address, partitions, admin: admin.as_ref().map(|(_, address)| *address) };
         let limits = StreamLimits::new(config);
         let ads = Ads {
             view: self.shared.view.subscribe(),
-            parts: Arc::clone(&self.shared.signals),
+            signals: Arc::clone(&self.shared.signals),
             drain: Drain::new(self.draining.subscribe(), self.fenced.subscribe()),
             streams: Arc::clone(&self.streams),
             prime: config.push.prime,
@@ -57,8 +57,8 @@ impl Engine {
         let (allow, streams) = (config.allow_cidrs.clone(), Arc::clone(&self.streams));
         let door = Arc::new(Door::new(allow, limits.streams, tls, streams));
         let (out, connections) = mpsc::channel(64);
-        for (port, part) in ports {
-            let accepting = listener::accept(port, part, Arc::clone(&door), out.clone());
+        for (port, partition) in ports {
+            let accepting = listener::accept(port, partition, Arc::clone(&door), out.clone());
             listeners.servers.push(self.handle.spawn(accepting));
         }
         listeners.servers.push(self.handle.spawn(async move {

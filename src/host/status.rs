@@ -19,8 +19,8 @@ use crate::{
 pub struct Bound {
     /// The MoX listener that serves everything.
     pub mox: SocketAddr,
-    /// Those that serve a part, by the number of parts and in order.
-    pub slices: BTreeMap<usize, Vec<SocketAddr>>,
+    /// Those that serve a partition, by the number of partitions and in order.
+    pub partitions: BTreeMap<usize, Vec<SocketAddr>>,
     /// The admin pages, if they have a listener of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
@@ -68,12 +68,13 @@ pub struct Status {
     /// What the registry said.
     pub store: Counts,
     /// What the rounds made of it.
-    pub publisher: Report,
+    #[serde(rename = "publisher")]
+    pub rounds: Report,
     /// Hash of the policy.
     pub policy: String,
     /// All streams in numbers.
     pub totals: Totals,
-    /// Who is connected, and whether with the right parts; the first two hundred, those with something wrong before others.
+    /// Who is connected, and whether with the right partitions; the first two hundred, those with something wrong before others.
     pub clients: Vec<ClientState>,
     /// How many more clients there are.
     pub clients_left_out: usize,

@@ -9,7 +9,7 @@ use super::{
     plan::{ManifestSource, Plan},
 };
 use crate::{
-    snapshot::partition::Part,
+    snapshot::partition::Partition,
     snapshot::view::View,
     snapshot::{Set, Snapshot},
 };
@@ -78,7 +78,7 @@ fn key(kind: ObjectKind, name: &str) -> ObjectKey {
 }
 
 fn set(view: &View, kind: ObjectKind) -> Set {
-    Set::new(Arc::clone(snapshot(view, kind)), Part::WHOLE)
+    Set::new(Arc::clone(snapshot(view, kind)), Partition::WHOLE)
 }
 
 fn snapshot(view: &View, kind: ObjectKind) -> &Arc<Snapshot> {

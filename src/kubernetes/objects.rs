@@ -385,7 +385,7 @@ mod tests {
     use super::*;
     use crate::{
         proto::istio::networking::v1alpha3::{ServiceEntry, WorkloadEntry},
-        snapshot::{Changes, Resource, Set, Snapshot, partition::Part},
+        snapshot::{Changes, Resource, Set, Snapshot, partition::Partition},
     };
 
     fn framed(endpoints: usize, label: &str) -> Bytes {
@@ -399,7 +399,7 @@ mod tests {
         let entry = ServiceEntry { hosts: vec!["a.sofa.mesh".into()], endpoints, ..ServiceEntry::default() };
         let resource = Resource::service_entry("ns/a".into(), BTreeMap::new(), BTreeMap::new(), &entry);
         let changes: Changes = [((1, "ns/a".into()), Some(resource))].into();
-        let set = Set::new(Arc::new(Snapshot::default().with(&changes)), Part::WHOLE);
+        let set = Set::new(Arc::new(Snapshot::default().with(&changes)), Partition::WHOLE);
         set.find("ns/a").unwrap().framed().clone()
     }
 

@@ -1,4 +1,4 @@
-//! A snapshot, and the part of it that one stream is sent.
+//! A snapshot, and the partition of it that one stream is sent.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use once_cell::sync::Lazy;
 
 use crate::snapshot::{
     page::{Difference, Item, Slice, Totals},
-    partition::{Part, SLICES},
+    partition::{Partition, SLICES},
     resource::{Changes, Resource, version_of},
 };
 
@@ -92,26 +92,26 @@ impl Snapshot {
     }
 }
 
-/// The resources of one part of a snapshot: what one stream may be sent.
+/// The resources of one partition of a snapshot: what one stream may be sent.
 #[derive(Debug, Clone)]
 pub struct Set {
     pub(super) snapshot: Arc<Snapshot>,
-    part: Part,
+    partition: Partition,
     sum: u128,
 }
 
 impl Set {
-    /// A part of a snapshot.
-    pub fn new(snapshot: Arc<Snapshot>, part: Part) -> Self {
-        let sum = match part {
-            Part::WHOLE => snapshot.totals.sum,
-            part => snapshot.slices[part.slices()].iter().map(|slice| slice.totals).sum::<Totals>().sum,
+    /// A partition of a snapshot.
+    pub fn new(snapshot: Arc<Snapshot>, partition: Partition) -> Self {
+        let sum = match partition {
+            Partition::WHOLE => snapshot.totals.sum,
+            partition => snapshot.slices[partition.slices()].iter().map(|slice| slice.totals).sum::<Totals>().sum,
         };
-        Self { snapshot, part, sum }
+        Self { snapshot, partition, sum }
     }
 
     fn slices(&self) -> &[Arc<Slice>] {
-        &self.snapshot.slices[self.part.slices()]
+        &self.snapshot.slices[self.partition.slices()]
     }
 
     /// Hash of the content: equal for equal content, whatever the history and whichever the session server.
@@ -144,7 +144,7 @@ impl Set {
         self.slices().iter().find_map(|slice| slice.find(name))
     }
 
-    /// What is different here from an older set of the same part. Costs the pages that are.
+    /// What is different here from an older set of the same partition. Costs the pages that are.
     pub fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
         let mut difference = Difference::default();
         for (new, old) in self.slices().iter().zip(older.slices()).filter(|(new, old)| !Arc::ptr_eq(new, old)) {
@@ -156,12 +156,12 @@ impl Set {
     /// This set with what only `older` has added: everything new is in it and nothing old is gone yet.
     pub fn with_all_of(&self, older: &Self) -> Self {
         let mut kept = Changes::new();
-        for (index, (new, old)) in self.part.slices().zip(self.slices().iter().zip(older.slices())) {
+        for (index, (new, old)) in self.partition.slices().zip(self.slices().iter().zip(older.slices())) {
             if !Arc::ptr_eq(new, old) {
                 let gone = old.items_apart(new).filter(|item| new.find(&item.name).is_none());
                 kept.extend(gone.map(|item| ((index, Arc::clone(&item.name)), Some(item.resource()))));
             }
         }
-        if kept.is_empty() { self.clone() } else { Self::new(Arc::new(self.snapshot.with(&kept)), self.part) }
+        if kept.is_empty() { self.clone() } else { Self::new(Arc::new(self.snapshot.with(&kept)), self.partition) }
     }
 }

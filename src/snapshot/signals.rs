@@ -1,31 +1,31 @@
-//! Wakes the streams whose part has changed, and no other streams.
+//! Wakes the streams whose partition has changed, and no other streams.
 
 use std::ops::Range;
 
 use tokio::sync::watch;
 
 use crate::snapshot::{
-    partition::{MAX_PARTS, Part, SLICES},
+    partition::{MAX_PARTITIONS, Partition, SLICES},
     view::Catalog,
 };
 
-/// A signal for each possible part.
+/// A signal for each possible partition.
 #[derive(Debug)]
 pub struct Signals(Vec<watch::Sender<()>>);
 
 impl Default for Signals {
     fn default() -> Self {
-        Self((0..2 * MAX_PARTS).map(|_| watch::Sender::new(())).collect())
+        Self((0..2 * MAX_PARTITIONS).map(|_| watch::Sender::new(())).collect())
     }
 }
 
 impl Signals {
-    /// Follows a part.
-    pub fn subscribe(&self, part: Part) -> watch::Receiver<()> {
-        self.0[part.number()].subscribe()
+    /// Follows a partition.
+    pub fn subscribe(&self, partition: Partition) -> watch::Receiver<()> {
+        self.0[partition.number()].subscribe()
     }
 
-    /// Wakes the streams of the parts in which `new` differs from `old`. To be called when streams can see `new`.
+    /// Wakes the streams of the partitions in which `new` differs from `old`. To be called when streams can see `new`.
     pub fn tell<C: Catalog>(&self, old: &C, new: &C) {
         let mut changed = [false; 2 * SLICES];
         for slice in 0..SLICES {
@@ -35,7 +35,7 @@ impl Signals {
                     (old, new) => old.is_some() != new.is_some(),
                 });
         }
-        // A part has changed if one of its halves has.
+        // A partition has changed if one of its halves has.
         for number in (1..SLICES).rev() {
             changed[number] = changed[2 * number] || changed[2 * number + 1];
         }
@@ -58,23 +58,25 @@ mod tests {
 
     #[test]
     fn those_are_woken_whose_part_changed() {
-        let parts = Signals::default();
-        let all = |count| Part::all_of(count).map(|part| (part, parts.subscribe(part))).collect::<Vec<_>>();
+        let signals = Signals::default();
+        let all = |count| {
+            Partition::all_of(count).map(|partition| (partition, signals.subscribe(partition))).collect::<Vec<_>>()
+        };
         let mut receivers: Vec<_> = [1, 2, 16, 128].into_iter().flat_map(all).collect();
-        let woken = |receivers: &mut Vec<(Part, watch::Receiver<()>)>| {
+        let woken = |receivers: &mut Vec<(Partition, watch::Receiver<()>)>| {
             let woken = receivers.iter_mut().filter(|(_, receiver)| receiver.has_changed().unwrap());
-            woken.map(|(part, receiver)| (receiver.mark_unchanged(), part.to_string()).1).collect::<Vec<_>>()
+            woken.map(|(partition, receiver)| (receiver.mark_unchanged(), partition.to_string()).1).collect::<Vec<_>>()
         };
         let hidden = View::default();
         let shown = View { shown: true, ..View::default() };
-        parts.tell(&hidden, &shown);
+        signals.tell(&hidden, &shown);
         assert_eq!(woken(&mut receivers).len(), 1 + 2 + 16 + 128);
         let entry = Resource::service_entry("a".into(), BTreeMap::new(), BTreeMap::new(), &ServiceEntry::default());
         let change: Changes = [((127, "a".into()), Some(entry))].into();
         let next = View { service_entries: Arc::new(shown.service_entries.with(&change)), ..shown.clone() };
-        parts.tell(&shown, &next);
+        signals.tell(&shown, &next);
         assert_eq!(woken(&mut receivers), ["all", "1/2", "15/16", "127/128"]);
-        parts.tell(&next, &next);
+        signals.tell(&next, &next);
         assert_eq!(woken(&mut receivers), [""; 0]);
     }
 }

@@ -5,7 +5,7 @@ use std::{
 
 use prost::Message;
 
-use super::{page::MAX_PAGE, partition::Part, *};
+use super::{page::MAX_PAGE, partition::Partition, *};
 use crate::proto::istio::{mcp::v1alpha1::Resource as McpResource, networking::v1alpha3::ServiceEntry};
 
 fn resource(name: &str, host: &str) -> Resource {
@@ -108,7 +108,7 @@ fn a_change_copies_one_page_of_a_large_slice() {
 }
 
 fn whole(snapshot: &Arc<Snapshot>) -> Set {
-    Set::new(Arc::clone(snapshot), Part::WHOLE)
+    Set::new(Arc::clone(snapshot), Partition::WHOLE)
 }
 
 #[test]
@@ -165,8 +165,8 @@ proptest::proptest! {
             next.entry(key.clone()).or_insert(None);
         }
         let new = Arc::new(old.with(&next));
-        for part in [Part::WHOLE, Part::new(0, 128).unwrap(), Part::new(1, 128).unwrap()] {
-            let (old, new) = (Set::new(Arc::clone(&old), part), Set::new(Arc::clone(&new), part));
+        for partition in [Partition::WHOLE, Partition::new(0, 128).unwrap(), Partition::new(1, 128).unwrap()] {
+            let (old, new) = (Set::new(Arc::clone(&old), partition), Set::new(Arc::clone(&new), partition));
             let content = |set: &Set| -> BTreeMap<Arc<str>, u128> {
                 set.items().map(|item| (Arc::clone(&item.name), item.digest())).collect()
             };

@@ -25,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::{
-    snapshot::partition::Part,
+    snapshot::partition::Partition,
     xds::{
         limits::{FIRST_REQUEST, HANDSHAKE, MaxStreams, cut},
         quiet::Quiet,
@@ -70,8 +70,8 @@ struct Refusal {
 pub struct Accepted {
     /// The client's address.
     pub peer: SocketAddr,
-    /// The part that is served on the port of the connection.
-    pub part: Part,
+    /// The partition that is served on the port of the connection.
+    pub partition: Partition,
     streamed: Arc<AtomicBool>,
     cut: Arc<Mutex<Option<oneshot::Sender<()>>>>,
 }
@@ -148,7 +148,7 @@ impl Door {
 }
 
 /// Accepts connections of one port until nobody takes them.
-pub async fn accept(listener: TcpListener, part: Part, door: Arc<Door>, out: mpsc::Sender<Connection>) {
+pub async fn accept(listener: TcpListener, partition: Partition, door: Arc<Door>, out: mpsc::Sender<Connection>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -185,7 +185,7 @@ pub async fn accept(listener: TcpListener, part: Part, door: Arc<Door>, out: mps
                     Err(_) => return refuse("tls_timeout", "no TLS handshake within 10 s".to_owned()),
                 },
             };
-            let _ = out.send(Connection::new(io, peer, part, place)).await;
+            let _ = out.send(Connection::new(io, peer, partition, place)).await;
         });
     }
 }
@@ -209,9 +209,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(io: Io, peer: SocketAddr, part: Part, place: Place) -> Self {
+    fn new(io: Io, peer: SocketAddr, partition: Partition, place: Place) -> Self {
         let (sender, cut) = oneshot::channel();
-        let accepted = Accepted { peer, part, streamed: Arc::default(), cut: Arc::new(Mutex::new(Some(sender))) };
+        let accepted = Accepted { peer, partition, streamed: Arc::default(), cut: Arc::new(Mutex::new(Some(sender))) };
         let no_stream = Some(Box::pin(tokio::time::sleep(FIRST_REQUEST)));
         Self { io, accepted, cut, no_stream, _place: place }
     }

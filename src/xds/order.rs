@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
-    snapshot::{Set, Snapshot, partition::Part, view::Catalog},
+    snapshot::{Set, Snapshot, partition::Partition, view::Catalog},
     xds::{
         limits::{REFUSED, TYPE_URL, UNANSWERED},
         subscription::{Exchange, Request, ResponseContent, Subscription},
@@ -40,7 +40,7 @@ pub(crate) const PRIME_NONCE: &str = "prime-";
 
 /// The types of one stream, what the client was told of them, and what goes out next.
 pub(crate) struct Order<C: Catalog, S> {
-    part: Part,
+    partition: Partition,
     bounds: Bounds,
     types: BTreeMap<Arc<str>, Subscribed<C::Kind, S>>,
     nonce: u64,
@@ -203,9 +203,9 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
 
 impl<C: Catalog, S: Subscription> Order<C, S> {
     /// The order of a stream without a request; `prime` if primers are to go out.
-    pub(crate) fn new(part: Part, bounds: Bounds, prime: bool) -> Self {
+    pub(crate) fn new(partition: Partition, bounds: Bounds, prime: bool) -> Self {
         Self {
-            part,
+            partition,
             bounds,
             types: BTreeMap::new(),
             nonce: 0,
@@ -270,7 +270,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         // Whether a kind above is wanted and a response of a kind beneath is unanswered, so that one may wait for the other.
         let (mut above, mut beneath) = (false, false);
         for subscribed in self.types.values_mut() {
-            let Some(set) = set_of(self.part, subscribed.kind, view) else { continue };
+            let Some(set) = set_of(self.partition, subscribed.kind, view) else { continue };
             let set = subscribed.sayable(set, unanswered);
             if subscribed.wants(&set) {
                 wants = true;
@@ -291,7 +291,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
             if !waits && !unanswered {
                 // The client has all that it wants of this view, so no removal of an older one is withheld any more.
                 for subscribed in self.types.values_mut().filter(|subscribed| subscribed.told.is_some()) {
-                    if let Some(newest) = set_of(self.part, subscribed.kind, view) {
+                    if let Some(newest) = set_of(self.partition, subscribed.kind, view) {
                         subscribed.told = Some(newest);
                     }
                 }
@@ -328,7 +328,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         let Some(subscribed) = self.types.get_mut(&type_url) else { return Next::Nothing };
         let all = !S::DELTA || subscribed.subscription.asked();
         if all && set.bytes() > self.bounds.response {
-            // A response with a part of the resources would delete the others, so the client keeps what it has.
+            // A response with some of the resources would delete the others, so the client keeps what it has.
             let first = subscribed.too_large.replace(set.sum()).is_none();
             return Next::TooLarge { type_url, bytes: set.bytes(), first };
         }
@@ -346,7 +346,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     /// Chooses what goes out next.
     fn choose(&mut self, view: &C, now: Instant) -> Choice<C> {
         // A type without resources is answered empty, once and at once: istiod waits for an answer to each type.
-        let none = Set::new(Snapshot::none(), self.part);
+        let none = Set::new(Snapshot::none(), self.partition);
         let other = of_kind(&mut self.types, None).find_map(|(url, other)| other.wants(&none).then(|| Arc::clone(url)));
         if let Some(type_url) = other {
             return Choice::Say { type_url, set: none, begun: self.begun.clone() };
@@ -359,7 +359,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         }
         let unanswered = self.unanswered();
         for kind in C::BENEATH {
-            let Some(newest) = set_of(self.part, Some(*kind), view) else { continue };
+            let Some(newest) = set_of(self.partition, Some(*kind), view) else { continue };
             for (type_url, beneath) in of_kind(&mut self.types, Some(*kind)) {
                 let set = beneath.sayable(newest.clone(), unanswered);
                 if beneath.wants(&set) {
@@ -373,9 +373,9 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     /// Chooses a type above, or one that goes before it; `None`: nothing above is wanted of this view, or not of the newest any
     /// more.
     fn choose_above(&mut self, view: &C, newest: &C, now: Instant) -> Option<Choice<C>> {
-        let Self { part, types, .. } = self;
+        let Self { partition, types, .. } = self;
         let (type_url, set) = C::ABOVE.iter().find_map(|kind| {
-            let (set, last) = (set_of(*part, Some(*kind), view)?, set_of(*part, Some(*kind), newest)?);
+            let (set, last) = (set_of(*partition, Some(*kind), view)?, set_of(*partition, Some(*kind), newest)?);
             let same = set.sum() == last.sum();
             let wants = |above: &mut Subscribed<_, S>| above.wants(&set) && (same || above.wants(&last));
             let found = of_kind(types, Some(*kind)).find_map(|(url, above)| wants(above).then(|| Arc::clone(url)));
@@ -383,7 +383,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         })?;
         let mut until: Option<Instant> = None;
         for kind in C::BENEATH {
-            let Some(of_view) = set_of(*part, Some(*kind), view) else { continue };
+            let Some(of_view) = set_of(*partition, Some(*kind), view) else { continue };
             for (type_url, beneath) in of_kind(types, Some(*kind)) {
                 if !beneath.subscription.lacks(&of_view) {
                     continue;
@@ -417,13 +417,13 @@ fn of_kind<K: Copy + Eq, S>(
     types.iter_mut().filter(move |(_, subscribed)| subscribed.kind == kind)
 }
 
-/// The resources of a type that a stream of this part may have; `None` while nothing may be said about them.
-fn set_of<C: Catalog>(part: Part, kind: Option<C::Kind>, view: &C) -> Option<Set> {
+/// The resources of a type that a stream of this partition may have; `None` while nothing may be said about them.
+fn set_of<C: Catalog>(partition: Partition, kind: Option<C::Kind>, view: &C) -> Option<Set> {
     let snapshot = match kind {
         Some(kind) => Arc::clone(view.resources(kind)?),
         None => Snapshot::none(),
     };
-    Some(Set::new(snapshot, part))
+    Some(Set::new(snapshot, partition))
 }
 
 #[cfg(test)]
@@ -459,7 +459,7 @@ mod tests {
     impl Probe {
         fn new(bounds: Bounds, prime: bool) -> Self {
             let view = View { shown: true, ..View::default() };
-            Self { order: Order::new(Part::WHOLE, bounds, prime), view, now: Instant::now() }
+            Self { order: Order::new(Partition::WHOLE, bounds, prime), view, now: Instant::now() }
         }
 
         /// A client that has asked for both types, and has what there is.

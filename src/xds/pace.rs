@@ -3,7 +3,7 @@
 //! istiod decodes and compares all of a source on every push, so a client that is pushed to as fast as it can take does
 //! nothing else. From a response to its ACK the client counts as busy; after that it rests so long that it is busy for
 //! `mox.push.duty` of the time at most, but no change waits for longer than `mox.push.max`. The streams of one client (one
-//! istiod may have many, each for a part) share its time, and the one with the oldest change is next.
+//! istiod may have many, each for a partition) share its time, and the one with the oldest change is next.
 //!
 //! A value without IO: the caller says what time it is.
 

@@ -1,4 +1,4 @@
-//! The gRPC service: finds the variant and the part that a client asks for, and starts a stream.
+//! The gRPC service: finds the variant and the partition that a client asks for, and starts a stream.
 
 use std::{
     convert::Infallible,
@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService, transport::Server};
 
 use crate::{
-    snapshot::{partition::Part, signals::Signals, view::Catalog},
+    snapshot::{partition::Partition, signals::Signals, view::Catalog},
     xds::{
         codec::{Flow, RequestDecoder, ResponseBody},
         drain::Drain,
@@ -32,8 +32,8 @@ use crate::{
 pub struct Ads<C> {
     /// The newest resources.
     pub view: watch::Receiver<C>,
-    /// Signals in which parts resources have changed.
-    pub parts: Arc<Signals>,
+    /// Signals in which partitions resources have changed.
+    pub signals: Arc<Signals>,
     /// Ends its streams.
     pub drain: Drain,
     /// The streams that are open.
@@ -60,14 +60,16 @@ impl<C: Catalog> Ads<C> {
             .await
     }
 
-    /// The part that a stream is of: the part of its port, or, on the port that serves everything, the part that the host name
+    /// The partition that a stream is of: the partition of its port, or, on the port that serves everything, the partition that the host name
     /// asks for.
-    fn part(port: Part, authority: &str) -> Result<Part, String> {
-        match (port, Part::named_in(authority)?) {
+    fn partition(port: Partition, authority: &str) -> Result<Partition, String> {
+        match (port, Partition::named_in(authority)?) {
             (port, None) => Ok(port),
-            (Part::WHOLE, Some(named)) => Ok(named),
+            (Partition::WHOLE, Some(named)) => Ok(named),
             (port, Some(named)) if port == named => Ok(port),
-            (port, Some(named)) => Err(format!("the name asks for part {named}, the port serves part {port}")),
+            (port, Some(named)) => {
+                Err(format!("the name asks for partition {named}, the port serves partition {port}"))
+            }
         }
     }
 
@@ -88,10 +90,10 @@ impl<C: Catalog> Ads<C> {
         accepted: Option<Accepted>,
     ) -> Result<HttpResponse<Body>, Status> {
         let authority = authority(&request)?;
-        let port = accepted.as_ref().map_or(Part::WHOLE, |accepted| accepted.part);
-        let part = Self::part(port, authority).map_err(Status::invalid_argument)?;
+        let port = accepted.as_ref().map_or(Partition::WHOLE, |accepted| accepted.partition);
+        let partition = Self::partition(port, authority).map_err(Status::invalid_argument)?;
         let peer: Option<SocketAddr> = accepted.as_ref().map(|accepted| accepted.peer);
-        let registered = self.streams.register(peer, part, S::DELTA, self.limits.streams);
+        let registered = self.streams.register(peer, partition, S::DELTA, self.limits.streams);
         let registered = registered.map_err(|limit| {
             self.streams.refused.fetch_add(1, Ordering::Relaxed);
             Status::resource_exhausted(limit)
@@ -103,8 +105,8 @@ impl<C: Catalog> Ads<C> {
         let flow = Arc::<Flow>::default();
         let stream = Stream {
             view: self.view.clone(),
-            changes: self.parts.subscribe(part),
-            part,
+            changes: self.signals.subscribe(partition),
+            partition,
             drain: self.drain.clone(),
             registered,
             streams: Arc::clone(&self.streams),
@@ -132,7 +134,7 @@ impl<C: Catalog> Ads<C> {
 }
 
 /// The host name that a client asks for: `:authority`, or `Host` from a client that leaves that out, as it may
-/// (RFC 9113, 8.3.1). A name that cannot be read is refused, so that nobody who asks for a part is served everything.
+/// (RFC 9113, 8.3.1). A name that cannot be read is refused, so that nobody who asks for a partition is served everything.
 fn authority(request: &HttpRequest<Body>) -> Result<&str, Status> {
     let host = || request.headers().get(http::header::HOST).map(|host| host.to_str());
     let authority = request.uri().authority().map(|authority| Ok(authority.as_str())).or_else(host);

@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     proto::{envoy::config::core::v3::Node, google::protobuf::value},
-    snapshot::{partition::Part, version_of, view::Catalog},
+    snapshot::{partition::Partition, version_of, view::Catalog},
     xds::{
         codec::{Flow, Outgoing, Response},
         drain::{Drain, DrainReason},
@@ -44,9 +44,9 @@ fn primers<S: Subscription>() -> Bytes {
 #[derive(Debug)]
 pub(crate) struct Stream<C: Catalog> {
     pub(crate) view: watch::Receiver<C>,
-    /// Signals that the view has changed in the stream's part.
+    /// Signals that the view has changed in the stream's partition.
     pub(crate) changes: watch::Receiver<()>,
-    pub(crate) part: Part,
+    pub(crate) partition: Partition,
     pub(crate) drain: Drain,
     pub(crate) registered: Registered,
     pub(crate) streams: Arc<Streams>,
@@ -121,7 +121,7 @@ impl<C: Catalog> Stream<C> {
             Err(status) => return StreamEnd::Refused(status),
         };
         let bounds = Bounds { types: self.limits.types, response: self.limits.response };
-        let (mut order, mut handed) = (Order::<C, S>::new(self.part, bounds, prime), Handed::new());
+        let (mut order, mut handed) = (Order::<C, S>::new(self.partition, bounds, prime), Handed::new());
         if let Err(status) = self.request(&mut order, &handed, &first) {
             return StreamEnd::Refused(status);
         }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
-    snapshot::partition::Part,
+    snapshot::partition::Partition,
     xds::{
         limits::MaxStreams,
         pace::{Pace, PaceRule, Ticket},
@@ -60,8 +60,8 @@ pub struct StreamState {
     pub peer: Option<SocketAddr>,
     /// The client's own name for itself; not unique.
     pub node: String,
-    /// `all`, or which part of how many.
-    pub part: Part,
+    /// `all`, or which partition of how many.
+    pub partition: Partition,
     /// Whether it is the incremental variant.
     pub delta: bool,
     /// The types that the client asked for, by type URL.
@@ -87,9 +87,9 @@ pub struct ClientState {
     pub node: String,
     /// How many streams the client has.
     pub streams: usize,
-    /// The parts that the streams are of.
-    pub parts: BTreeSet<Part>,
-    /// The mistake in the parts; `None`: they are everything, each once.
+    /// The partitions that the streams are of.
+    pub partitions: BTreeSet<Partition>,
+    /// The mistake in the partitions; `None`: they are everything, each once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrong: Option<&'static str>,
 }
@@ -110,13 +110,13 @@ pub struct Totals {
     pub too_large: usize,
 }
 
-/// The mistake in the parts that a client takes; `None`: they are everything, each once.
-fn wrong(parts: &BTreeSet<Part>) -> Option<&'static str> {
-    let counts: BTreeSet<usize> = parts.iter().map(|part| part.count()).collect();
+/// The mistake in the partitions that a client takes; `None`: they are everything, each once.
+fn wrong(partitions: &BTreeSet<Partition>) -> Option<&'static str> {
+    let counts: BTreeSet<usize> = partitions.iter().map(|partition| partition.count()).collect();
     match counts.first() {
-        Some(1) if counts.len() > 1 => Some("it takes everything and parts beside it"),
-        _ if counts.len() > 1 => Some("it takes parts of different numbers of parts"),
-        Some(count) if parts.len() < *count => Some("it does not take every part"),
+        Some(1) if counts.len() > 1 => Some("it takes everything and partitions beside it"),
+        _ if counts.len() > 1 => Some("it takes partitions of different numbers of partitions"),
+        Some(count) if partitions.len() < *count => Some("it does not take every partition"),
         _ => None,
     }
 }
@@ -177,7 +177,7 @@ impl Streams {
     pub fn register(
         self: &Arc<Self>,
         peer: Option<SocketAddr>,
-        part: Part,
+        partition: Partition,
         delta: bool,
         most: MaxStreams,
     ) -> Result<Registered, String> {
@@ -191,7 +191,7 @@ impl Streams {
             return Err(format!("more than {most} streams from one address (mox.limits.streams-per-address)"));
         }
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        let state = StreamState { peer, node: String::new(), part, delta, types: BTreeMap::new() };
+        let state = StreamState { peer, node: String::new(), partition, delta, types: BTreeMap::new() };
         let state = Arc::new(Mutex::new(state));
         open.insert(ticket, (address, Arc::clone(&state)));
         Ok(Registered { streams: Arc::clone(self), ticket, state, pace: None })
@@ -222,7 +222,7 @@ impl Streams {
 
     /// The clients at present, at most `most` of them and those with something wrong first; and everything in numbers.
     pub fn clients(&self, most: usize) -> (Vec<ClientState>, Totals) {
-        let mut clients: BTreeMap<Client, (usize, BTreeSet<Part>)> = BTreeMap::new();
+        let mut clients: BTreeMap<Client, (usize, BTreeSet<Partition>)> = BTreeMap::new();
         let mut totals = Totals::default();
         for state in self.states() {
             let stream = state.lock();
@@ -232,12 +232,12 @@ impl Streams {
             if !stream.types.is_empty() {
                 let client = clients.entry((stream.peer.map(|peer| peer.ip()), stream.node.clone())).or_default();
                 client.0 += 1;
-                client.1.insert(stream.part);
+                client.1.insert(stream.partition);
             }
         }
-        let client = |((address, node), (streams, parts)): (Client, (usize, BTreeSet<Part>))| {
-            let wrong = wrong(&parts);
-            ClientState { address, node, streams, parts, wrong }
+        let client = |((address, node), (streams, partitions)): (Client, (usize, BTreeSet<Partition>))| {
+            let wrong = wrong(&partitions);
+            ClientState { address, node, streams, partitions, wrong }
         };
         let mut clients: Vec<ClientState> = clients.into_iter().map(client).collect();
         totals.clients = clients.len();
@@ -297,12 +297,13 @@ mod tests {
 
     #[test]
     fn a_client_takes_everything_or_all_parts_of_one_number() {
-        let parts = |of: &[(usize, usize)]| of.iter().filter_map(|(i, n)| Part::new(*i, *n)).collect::<BTreeSet<_>>();
+        let partitions =
+            |of: &[(usize, usize)]| of.iter().filter_map(|(i, n)| Partition::new(*i, *n)).collect::<BTreeSet<_>>();
         for right in [&[(0, 1)][..], &[(0, 2), (1, 2)], &[(0, 4), (1, 4), (2, 4), (3, 4)]] {
-            assert_eq!(wrong(&parts(right)), None);
+            assert_eq!(wrong(&partitions(right)), None);
         }
         for false_ in [&[(0, 2)][..], &[(0, 1), (0, 2), (1, 2)], &[(0, 2), (1, 2), (0, 4)]] {
-            assert!(wrong(&parts(false_)).is_some());
+            assert!(wrong(&partitions(false_)).is_some());
         }
     }
 
@@ -310,7 +311,7 @@ mod tests {
     fn streams_are_limited_in_all_and_by_address() {
         let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let most = MaxStreams { in_all: 3, per_address: 2 };
-        let open = |address: &str| streams.register(address.parse().ok(), Part::WHOLE, false, most);
+        let open = |address: &str| streams.register(address.parse().ok(), Partition::WHOLE, false, most);
         let first = open("127.0.0.1:1").unwrap();
         let _second = open("127.0.0.1:2").unwrap();
         assert!(open("127.0.0.1:3").unwrap_err().contains("per-address"));
@@ -324,10 +325,10 @@ mod tests {
     fn what_is_shown_is_bounded_and_the_rest_is_counted() {
         let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let most = MaxStreams { in_all: 3_000, per_address: 3_000 };
-        let part = Part::new(0, 2).unwrap();
+        let partition = Partition::new(0, 2).unwrap();
         let open = |n: usize| {
-            let part = if n == 999 { part } else { Part::WHOLE };
-            let mut stream = streams.register("127.0.0.1:1".parse().ok(), part, false, most).unwrap();
+            let partition = if n == 999 { partition } else { Partition::WHOLE };
+            let mut stream = streams.register("127.0.0.1:1".parse().ok(), partition, false, most).unwrap();
             stream.identify(&format!("istiod-{n:04}"));
             let state = TypeState { error: Some("x".repeat(500)), sent: Some("1".into()), ..TypeState::default() };
             stream.state.lock().types = (0..16).map(|n| (format!("example.com/Type{n}"), state.clone())).collect();
@@ -357,7 +358,7 @@ mod tests {
         let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
         let most = MaxStreams { in_all: 9, per_address: 9 };
         let open = |address: &str, node: &str| {
-            let mut stream = streams.register(address.parse().ok(), Part::WHOLE, false, most).unwrap();
+            let mut stream = streams.register(address.parse().ok(), Partition::WHOLE, false, most).unwrap();
             stream.identify(node);
             stream
         };

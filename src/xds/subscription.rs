@@ -198,7 +198,7 @@ pub(crate) mod testing {
 
     use crate::{
         proto::istio::networking::v1alpha3::ServiceEntry,
-        snapshot::{Changes, Resource, Set, Snapshot, partition::Part},
+        snapshot::{Changes, Resource, Set, Snapshot, partition::Partition},
     };
 
     /// A set of resources with these names and hosts.
@@ -209,6 +209,6 @@ pub(crate) mod testing {
             ((name.len() % 128, (*name).into()), Some(made))
         };
         let all: Changes = of.iter().map(resource).collect();
-        Set::new(Arc::new(Snapshot::default().with(&all)), Part::WHOLE)
+        Set::new(Arc::new(Snapshot::default().with(&all)), Partition::WHOLE)
     }
 }

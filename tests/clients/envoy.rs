@@ -11,7 +11,7 @@ use std::{
 
 use harness::process::{Process, START, eventually, free_port, get, log_path, script};
 use registry_mox::testing::{
-    snapshot::{partition::Part, signals::Signals},
+    snapshot::{partition::Partition, signals::Signals},
     xds::{
         drain::Drain,
         limits::{MaxStreams, StreamLimits},
@@ -58,7 +58,7 @@ impl Server {
         let bound = eventually(START, "the port is free", || {
             runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))).ok()
         });
-        runtime.spawn(accept(bound, Part::WHOLE, door, out));
+        runtime.spawn(accept(bound, Partition::WHOLE, door, out));
         runtime.spawn(async move { ads.serve(connections).await.unwrap() });
         Self { runtime: Some(runtime), view, parts, streams, _ends: [draining, fenced] }
     }

@@ -376,7 +376,7 @@ struct Run<M: Mesh, S> {
 impl<M: Mesh, S: Variant> Run<M, S> {
     fn new(prime: bool, largest: usize) -> Self {
         Self {
-            order: Order::new(Part::WHOLE, Bounds { types: M::TYPES.len(), response: largest }, prime),
+            order: Order::new(Partition::WHOLE, Bounds { types: M::TYPES.len(), response: largest }, prime),
             view: M::default(),
             worlds: vec![World::new()],
             clients: BTreeMap::new(),

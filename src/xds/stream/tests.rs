@@ -48,7 +48,7 @@ impl http_body::Body for Says {
 struct Ends {
     streams: Arc<Streams>,
     view: watch::Sender<View>,
-    parts: Signals,
+    signals: Signals,
     says: mpsc::UnboundedSender<DiscoveryRequest>,
     hears: mpsc::Receiver<Result<Outgoing, Status>>,
     ended: JoinHandle<bool>,
@@ -64,15 +64,15 @@ fn paced(rule: PaceRule) -> Ends {
     let requests = Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
     let streams = Arc::new(Streams::new(rule));
     let most = MaxStreams { in_all: 1, per_address: 1 };
-    let (view, parts) = (watch::Sender::new(View { shown: true, ..View::default() }), Signals::default());
+    let (view, signals) = (watch::Sender::new(View { shown: true, ..View::default() }), Signals::default());
     let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
     let (out, hears) = mpsc::channel(1);
     let stream = Stream {
         view: view.subscribe(),
-        changes: parts.subscribe(Part::WHOLE),
-        part: Part::WHOLE,
+        changes: signals.subscribe(Partition::WHOLE),
+        partition: Partition::WHOLE,
         drain: Drain::new(draining.subscribe(), fenced.subscribe()),
-        registered: streams.register(None, Part::WHOLE, false, most).unwrap(),
+        registered: streams.register(None, Partition::WHOLE, false, most).unwrap(),
         streams: Arc::clone(&streams),
         prime: false,
         limits: StreamLimits { streams: most, types: 1, request: 1 << 20, response: 1 << 20 },
@@ -81,7 +81,7 @@ fn paced(rule: PaceRule) -> Ends {
         turn: Arc::default(),
     };
     let ended = tokio::spawn(stream.run::<Sotw>(requests));
-    Ends { streams, view, parts, says, hears, ended, _stops: [draining, fenced] }
+    Ends { streams, view, signals, says, hears, ended, _stops: [draining, fenced] }
 }
 
 impl Ends {
@@ -93,7 +93,7 @@ impl Ends {
         let changes = [((0, "a/b".into()), Some(entry))].into();
         let new = View { service_entries: Arc::new(old.service_entries.with(&changes)), ..old.clone() };
         self.view.send_replace(new.clone());
-        self.parts.tell(&old, &new);
+        self.signals.tell(&old, &new);
     }
 
     /// Asks for services, or answers a response.

@@ -3,9 +3,11 @@
 //!
 //! `cargo bench --bench load -- [SECTION]… [--server PART-OF-A-NAME]… [--rounds N] [--add]` measures and writes
 //! `tests/bench/results.json`, the figures in `tests/bench/README.md` and the chart. `cargo test --bench load [-- PART-OF-A-NAME]`
-//! runs every server there is on a small workload for a moment, so that all this keeps working. README.md says how it is measured.
+//! runs every server there is on a small workload for a moment, so that all this keeps working. `--before PROGRAM` compares
+//! another build of `examples/serve` with the present one in turn and writes nothing. README.md says how it is measured.
 #![allow(missing_docs)]
 
+mod before;
 mod client;
 mod naive;
 mod report;
@@ -15,7 +17,12 @@ mod server;
 mod walk;
 mod workload;
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
 
 use harness::trials::{self, Failed, Shared, trial_unless};
 use run::{Feed, Happening, Plan, run};
@@ -38,6 +45,18 @@ struct Arguments {
     rounds: Option<usize>,
     /// Adds to the rounds that are kept from before, where they would be replaced.
     add: bool,
+    /// Another build of `examples/serve`, to be compared with.
+    before: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn wants(&self, section: &Section) -> bool {
+        self.names.is_empty() || self.names.iter().any(|name| name.as_str() == section.name)
+    }
+
+    fn chooses(&self, kind: Kind) -> bool {
+        self.servers.is_empty() || self.servers.iter().any(|part| kind.name().contains(part.as_str()))
+    }
 }
 
 fn arguments() -> Result<Arguments> {
@@ -48,6 +67,7 @@ fn arguments() -> Result<Arguments> {
             MEASURE => {}
             "--add" => arguments.add = true,
             "--server" => arguments.servers.extend(given.next()),
+            "--before" => arguments.before = Some(given.next().ok_or("--before needs a program")?.into()),
             "--rounds" => arguments.rounds = Some(given.next().ok_or("--rounds needs a number")?.parse()?),
             option if option.starts_with('-') => return Err(format!("no option {option}").into()),
             name => arguments.names.push(name.to_owned()),
@@ -65,7 +85,12 @@ fn main() -> ExitCode {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let done = match &given[..] {
         [naive, file] if naive == "naive" => naive::main(Path::new(file)),
-        _ if given.iter().any(|argument| argument == MEASURE) => arguments().and_then(|arguments| measure(&arguments)),
+        _ if given.iter().any(|argument| argument == MEASURE) => {
+            arguments().and_then(|arguments| match &arguments.before {
+                Some(program) => before::compare(&arguments, program),
+                None => measure(&arguments),
+            })
+        }
         _ => return smoke(),
     };
     match done {
@@ -75,10 +100,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn chosen(arguments: &Arguments, kind: Kind) -> bool {
-    arguments.servers.is_empty() || arguments.servers.iter().any(|part| kind.name().contains(part.as_str()))
 }
 
 /// Every server and every happening for a moment.
@@ -96,7 +117,7 @@ fn smoke() -> ExitCode {
             };
             let (feed, plan) = (Arc::clone(&feed), Plan { workload: workload::SMOKE, clients, happening });
             trials.push(trial_unless(&format!("{}: {name}", kind.name()), left_out, move || {
-                feed.with(|feed| run(kind, plan, feed)).map(|_| ()).map_err(Failed::from)
+                feed.with(|feed| run(kind, plan, feed, None)).map(|_| ()).map_err(Failed::from)
             }));
         }
     }
@@ -105,16 +126,13 @@ fn smoke() -> ExitCode {
 
 /// Runs the sections: all servers in turn, as many rounds as the section says, and writes what was found.
 fn measure(arguments: &Arguments) -> Result<()> {
-    let wanted = |section: &&Section| {
-        arguments.names.is_empty() || arguments.names.iter().any(|name| name.as_str() == section.name)
-    };
     let mut kept: Option<Feed> = None;
-    for section in SECTIONS.iter().filter(wanted) {
+    for section in SECTIONS.iter().filter(|section| arguments.wants(section)) {
         let rounds = arguments.rounds.unwrap_or(section.rounds);
         if rounds == 0 {
             continue; // what is known is written anew
         }
-        let kinds: Vec<Kind> = section.servers().into_iter().filter(|kind| chosen(arguments, *kind)).collect();
+        let kinds: Vec<Kind> = section.servers().into_iter().filter(|kind| arguments.chooses(*kind)).collect();
         for kind in &kinds {
             kind.program()?;
         }
@@ -127,7 +145,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
             let mut rows = report::Rows::default();
             for kind in &kinds {
                 let begin = Instant::now();
-                let outcome = run(*kind, section.plan(*kind), &feed);
+                let outcome = run(*kind, section.plan(*kind), &feed, None);
                 let shown = match &outcome {
                     Ok(figures) => report::line(figures),
                     Err(error) => format!("FAILED: {error}"),

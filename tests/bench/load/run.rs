@@ -39,7 +39,7 @@ pub(crate) struct Plan {
 
 /// Changes before the measured ones, at the same rate.
 const WARM_UP: usize = 5;
-/// Changes after the measured ones, after which everything is compared: enough for each of 64 slices to have one.
+/// Changes after the measured ones, after which everything is compared: enough for each of 64 partitions to have one.
 const LAST: usize = 1;
 const LAST_OF_SLICES: usize = 1_000;
 /// A run that does not get on for so long has failed.
@@ -95,12 +95,12 @@ struct Run<'a> {
     changes: usize,
 }
 
-/// Runs a plan on one server.
-pub(crate) fn run(kind: Kind, plan: Plan, feed: &Feed) -> Result<Figures> {
+/// Runs a plan on one server; `program` in place of the built `examples/serve`.
+pub(crate) fn run(kind: Kind, plan: Plan, feed: &Feed, program: Option<&Path>) -> Result<Figures> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     let shared = Shared::new(plan.workload, kind.dialect());
-    let (server, input) = Server::start(kind, &plan.workload, &feed.base)?;
+    let (server, input) = Server::start(kind, &plan.workload, &feed.base, program)?;
     let (feeder, batches) = mpsc::channel();
     let issued = Arc::clone(&shared.issued);
     std::thread::spawn(move || hand_over(input, &batches, &issued));
@@ -187,7 +187,7 @@ impl Run<'_> {
         figures.insert("rss_peak", peak as f64);
         // Everything is looked at once more, in a last push of every stream.
         self.shared.capture.set(true);
-        self.change(if self.kind.is_sliced() { LAST_OF_SLICES } else { LAST }, f64::INFINITY, &clients).await?;
+        self.change(if self.kind.is_partitioned() { LAST_OF_SLICES } else { LAST }, f64::INFINITY, &clients).await?;
         self.verify(&clients)?;
         Ok(figures)
     }

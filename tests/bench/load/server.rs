@@ -44,22 +44,22 @@ pub(crate) enum Ours {
     /// One source, all in one.
     Whole,
     /// 64 sources of a 64th each.
-    Slices,
+    Partitions,
     /// Incremental.
     Delta,
     /// One source at the default `push.duty`; the others push as fast as clients acknowledge.
     Paced,
     /// The same with 64 sources.
-    PacedSlices,
+    PacedPartitions,
 }
 
 impl Kind {
     pub(crate) const ALL: [Self; 11] = [
         Self::Ours(Ours::Whole),
-        Self::Ours(Ours::Slices),
+        Self::Ours(Ours::Partitions),
         Self::Ours(Ours::Delta),
         Self::Ours(Ours::Paced),
-        Self::Ours(Ours::PacedSlices),
+        Self::Ours(Ours::PacedPartitions),
         Self::Pass,
         Self::Linear,
         Self::LinearDelta,
@@ -71,10 +71,10 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours(Ours::Whole) => "registry-mox",
-            Self::Ours(Ours::Slices) => "registry-mox, 64 slices",
+            Self::Ours(Ours::Partitions) => "registry-mox, 64 partitions",
             Self::Ours(Ours::Delta) => "registry-mox, delta",
             Self::Ours(Ours::Paced) => "registry-mox, paced",
-            Self::Ours(Ours::PacedSlices) => "registry-mox, 64 slices, paced",
+            Self::Ours(Ours::PacedPartitions) => "registry-mox, 64 partitions, paced",
             Self::Naive => "naive tonic",
             Self::Pass => "go-control-plane, pass-through",
             Self::Linear => "go-control-plane, LinearCache",
@@ -88,18 +88,18 @@ impl Kind {
         matches!(self, Self::Ours(Ours::Delta) | Self::LinearDelta)
     }
 
-    pub(crate) fn is_sliced(self) -> bool {
-        matches!(self, Self::Ours(Ours::Slices | Ours::PacedSlices))
+    pub(crate) fn is_partitioned(self) -> bool {
+        matches!(self, Self::Ours(Ours::Partitions | Ours::PacedPartitions))
     }
 
     /// Whether it keeps to the default `push.duty`.
     pub(crate) fn is_paced(self) -> bool {
-        matches!(self, Self::Ours(Ours::Paced | Ours::PacedSlices))
+        matches!(self, Self::Ours(Ours::Paced | Ours::PacedPartitions))
     }
 
     /// Whether a change costs it what changed, and not everything.
     pub(crate) fn is_incremental(self) -> bool {
-        self.is_delta() || self.is_sliced()
+        self.is_delta() || self.is_partitioned()
     }
 
     pub(crate) fn dialect(self) -> Dialect {
@@ -112,8 +112,8 @@ impl Kind {
         matches!(self, Self::Ours(_))
     }
 
-    fn command(self, base: &Path) -> Result<Command> {
-        let mut command = Command::new(self.program()?);
+    fn command(self, base: &Path, program: Option<&Path>) -> Result<Command> {
+        let mut command = Command::new(program.map_or_else(|| self.program(), |program| Ok(program.to_owned()))?);
         match self {
             Self::Ours(ours) => {
                 let config = base.with_extension("json");
@@ -153,10 +153,10 @@ impl Kind {
 impl Ours {
     fn config(self) -> Value {
         let mut config = json!({ "policy": workload::policy() });
-        if self != Self::Paced && self != Self::PacedSlices {
+        if self != Self::Paced && self != Self::PacedPartitions {
             config["push"] = json!({ "duty": 1.0 });
         }
-        if matches!(self, Self::Slices | Self::PacedSlices) {
+        if matches!(self, Self::Partitions | Self::PacedPartitions) {
             config["partitions"] = json!([64]);
         }
         config
@@ -178,8 +178,13 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server with `base` as its resources, or with the same content as events. Returns it with what it is fed through.
-    pub(crate) fn start(kind: Kind, workload: &Workload, base: &Path) -> Result<(Self, ChildStdin)> {
-        let mut driven = Driven::start(&mut kind.command(base)?);
+    pub(crate) fn start(
+        kind: Kind,
+        workload: &Workload,
+        base: &Path,
+        program: Option<&Path>,
+    ) -> Result<(Self, ChildStdin)> {
+        let mut driven = Driven::start(&mut kind.command(base, program)?);
         let mut input = driven.take_input().ok_or("no standard input")?;
         let mut answer = || -> Result<Value> {
             let line = driven.next_line().ok_or_else(|| format!("{} has ended", kind.name()))?;
@@ -187,8 +192,8 @@ impl Server {
         };
         let bound = answer()?;
         let address = |text: &Value| -> Result<SocketAddr> { Ok(text.as_str().ok_or("no address")?.parse()?) };
-        let addresses = if kind.is_sliced() {
-            let slices = bound["slices"]["64"].as_array().ok_or("no 64 slices in the first line")?;
+        let addresses = if kind.is_partitioned() {
+            let slices = bound["slices"]["64"].as_array().ok_or("no 64 partitions in the first line")?;
             slices.iter().map(address).collect::<Result<_>>()?
         } else {
             vec![address(&bound["mox"])?]

@@ -15,7 +15,7 @@ use registry_mox::testing::{
     host::engine::Engine,
     model::RegisterVersion,
     registry::frame::{Publisher, encode_publish, encode_replace},
-    snapshot::{Set, partition::Part},
+    snapshot::{Set, partition::Partition},
 };
 use serde_json::json;
 
@@ -170,7 +170,7 @@ impl Workload {
         let records = runtime.block_on(async {
             engine.flush().await;
             let name = |service: usize| format!("sofa-registry/com.example.bench.service{service:05}");
-            let served = || Set::new(Arc::clone(&engine.watch().borrow().service_entries), Part::WHOLE);
+            let served = || Set::new(Arc::clone(&engine.watch().borrow().service_entries), Partition::WHOLE);
             // In the order of the services.
             let all = served();
             let mut base = vec![Vec::new(); self.services];
