@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr};
 
-/// What can go wrong at the engine's surface. Every message names the field, the value and the remedy.
+/// Errors at the engine's surface. Every message names the field, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The handle is closed or was never valid.
@@ -13,7 +13,7 @@ pub enum Error {
     MalformedFrame {
         /// Offset of the first byte that could not be read.
         at: usize,
-        /// What was expected there.
+        /// The expected content.
         what: &'static str,
     },
     /// A value over its bound; nothing was applied.
@@ -21,7 +21,7 @@ pub enum Error {
     TooLarge {
         /// The field.
         field: &'static str,
-        /// Its size in bytes.
+        /// Size of the value in bytes.
         actual: usize,
         /// The bound in bytes.
         limit: usize,
@@ -45,7 +45,7 @@ pub enum Error {
     Limit {
         /// The key under `mox.limits`.
         field: &'static str,
-        /// Its value.
+        /// Value of the key.
         limit: usize,
     },
     /// A call that waits for something gave up; nothing was taken back.
@@ -68,7 +68,7 @@ pub enum Error {
 pub struct Mistake {
     /// The setting's key from the root on, as `mox.policy.overrides[com.example.*].port`.
     pub key: String,
-    /// Its value, why it cannot be and what can.
+    /// The key's value, why it cannot be and what can.
     pub text: String,
 }
 

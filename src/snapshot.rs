@@ -1,4 +1,4 @@
-//! What is served: an immutable set of resources, encoded once, in pages that every stream shares.
+//! The served resources: an immutable set of resources, encoded once, in pages that every stream shares.
 //!
 //! Resources are kept in 128 slices by the top 7 bits of their host's SHA-256, and there in pages sorted by name, each in
 //! one piece of memory. A change rewrites one page; the others are shared with the snapshot before. Where pages begin and

@@ -1,4 +1,4 @@
-//! What tests, benches, fuzz targets and examples use of the inside, by the rooms where it is. Not a promise: it changes with the
+//! The inside as tests, benches, fuzz targets and examples use it, by the rooms where it is. Not a promise: it changes with the
 //! inside. Built with the feature `testing` alone, so that the compiler sees in every other build what nothing uses.
 
 /// Who is served under which host.
@@ -19,7 +19,7 @@ pub mod digest {
     pub use crate::digest::{hex, prefix_of};
 }
 
-/// What can go wrong.
+/// Errors at the engine's surface.
 pub mod error {
     pub use crate::error::{Error, Result};
 }
@@ -29,12 +29,12 @@ pub mod host {
     pub use crate::host::{admin, command, engine, log, status};
 }
 
-/// What Istio accepts.
+/// Istio's grammar and rules.
 pub mod istio {
     pub use crate::istio::{names, rule, validate};
 }
 
-/// What the writer of Kubernetes objects needs, and what it tells.
+/// The writer of Kubernetes objects and its report.
 pub mod kubernetes {
     pub use crate::kubernetes::{rbac, report};
 }
@@ -49,12 +49,12 @@ pub mod policy {
     pub use crate::policy::{Policy, PolicyConfig, Rules};
 }
 
-/// What the registry says.
+/// The registry's view: frames and the store.
 pub mod registry {
     pub use crate::registry::{frame, store};
 }
 
-/// What is served.
+/// The served resources.
 pub mod snapshot {
     pub use crate::snapshot::{Changes, Resource, Set, Snapshot, kubectl, partition, signals, view};
 }

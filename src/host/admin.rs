@@ -30,7 +30,7 @@ const TOKEN_HEADER: &str = "x-mox-token";
 const TIME_HEADER: &str = "x-mox-time";
 const SIGNATURE_HEADER: &str = "x-mox-signature";
 
-/// What a request shows to be let in: the token, or a signature and the time of it. Empty is what it does not have.
+/// Credentials of a request: the token, or a signature and its time; a field that the request does not have is empty.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Credentials {
@@ -42,7 +42,7 @@ pub struct Credentials {
     pub signature: String,
 }
 
-/// What a request is answered.
+/// Answer to a request.
 #[derive(Debug)]
 pub enum Answer {
     /// A page, whole.
@@ -56,7 +56,7 @@ pub enum Answer {
     },
 }
 
-/// One page.
+/// A page.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Page {
@@ -110,7 +110,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     })
 }
 
-/// What the query says of a name.
+/// Value of a name in the query.
 fn asked<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
 }
@@ -180,7 +180,7 @@ fn streams(engine: &Engine, query: &str) -> Page {
     })
 }
 
-/// What to paste into Istio's mesh configuration, with the host that the query names.
+/// Text to paste into Istio's mesh configuration, with the host that the query names.
 fn istio_config(engine: &Engine, query: &str) -> String {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
     let host = asked(query, "host")

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// One order or question.
+/// An order or a question to the engine.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "op", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Command {
@@ -53,7 +53,7 @@ pub enum Command {
     },
     /// Take what the host says of how it follows the data servers.
     Feed {
-        /// What it says.
+        /// Body of the request.
         feed: Box<Feed>,
     },
     /// Refuse streams, or take them again.
@@ -68,7 +68,7 @@ pub enum Command {
     },
     /// The settings that the host acts on.
     Settings {},
-    /// What the engine is doing.
+    /// The engine's status.
     Status {},
     /// The same as metrics.
     Metrics {},
@@ -76,7 +76,7 @@ pub enum Command {
     Change {
         /// Path, `/mox` included.
         path: String,
-        /// What the client shows to be let in.
+        /// The client's credentials.
         #[serde(default)]
         shown: Credentials,
         /// The request's body.
@@ -95,7 +95,7 @@ struct Asked {
     query: String,
 }
 
-/// What stands before a page.
+/// The head of a page's answer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Head {

@@ -169,7 +169,11 @@ impl Engine {
     /// Ends the streams and refuses new ones, so that clients go to another session server; or ends that.
     pub fn fence(&self, fenced: bool) {
         if self.fenced.send_replace(fenced) != fenced {
-            tracing::warn!(fenced, "streams are refused while another session server has fresher data");
+            tracing::warn!(
+                event = "fenced",
+                fenced,
+                "streams are refused while another session server has fresher data"
+            );
         }
     }
 
@@ -242,7 +246,7 @@ impl Engine {
         }
     }
 
-    /// What the engine is doing.
+    /// The engine's status.
     pub fn status(&self) -> Status {
         // No lock is held while another is taken.
         let (listening, rounds) = (self.listeners.lock().bound.clone(), self.shared.report.lock().summary());
@@ -292,7 +296,7 @@ impl Engine {
         self.streams.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Those of requests that other session servers passed on.
+    /// Signatures of requests that other session servers passed on.
     pub fn signatures(&self) -> &Signatures {
         &self.signatures
     }
@@ -335,14 +339,14 @@ impl Engine {
         runtime.block_on(async {
             let all = async {
                 let sink = self.kubernetes.as_ref().and_then(Sink::take_task);
-                // One that panicked has stopped as well.
+                // A task that panicked has stopped as well.
                 for task in servers.into_iter().chain(sink) {
                     let _ = task.await;
                 }
                 let _ = rounds.await;
             };
             if tokio::time::timeout(DRAIN, all).await.is_err() {
-                tracing::warn!("some streams did not end in time and are cut");
+                tracing::warn!(event = "streams_cut", "some streams did not end in time and are cut");
             }
         });
         runtime.shutdown_timeout(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! What the host says of how it follows the registry's data servers.
+//! The feed: how the host follows the registry's data servers, as it reports it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,11 +21,11 @@ pub struct Feed {
     pub slots: u64,
     /// Services that the data servers have, as far as it is known.
     pub ids: u64,
-    /// Those that a comparison found different from what is known, and that were not read since.
+    /// Services that a comparison found different from what is known, and that were not read since.
     pub owed: u64,
-    /// Those that could not be read again and again while their data server answers, or not be taken in; they are tried on.
+    /// Services that could not be read again and again while their data server answers, or not be taken in; they are tried on.
     pub unreadable: u64,
-    /// Those that are to be read now.
+    /// Services that are to be read now.
     pub dirty: u64,
     /// Notices of changed services.
     pub notices: u64,
@@ -59,7 +59,7 @@ pub struct Feed {
     pub refused: Vec<Refused>,
     /// How often a client of this session server published what is not taken, or not whole; by the reason.
     pub refused_events: BTreeMap<String, u64>,
-    /// What failed last.
+    /// Text of the last failure.
     pub last_failure: Option<String>,
     /// This session server has been cut off from data for longer than `mox.protect.max-staleness`.
     pub stale: bool,
@@ -88,7 +88,7 @@ pub struct LastFeed {
 }
 
 impl LastFeed {
-    /// What the host said last; nothing where no data server is followed.
+    /// The host's last report; `None` where no data server is followed.
     pub fn feed(&self) -> Option<&Feed> {
         self.feed.as_ref()
     }
@@ -98,9 +98,10 @@ impl LastFeed {
         let before = self.feed.take().unwrap_or_default();
         match (before.stale, feed.stale) {
             (false, true) => tracing::error!(
+                event = "feed_stale",
                 "cut off from the registry's data servers for longer than mox.protect.max-staleness; what is served is old"
             ),
-            (true, false) => tracing::warn!("in contact with the registry's data servers again"),
+            (true, false) => tracing::warn!(event = "feed_fresh", "in contact with the registry's data servers again"),
             _ => {}
         }
         for (reason, count) in &feed.refused_publishers {

@@ -21,7 +21,7 @@ use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
 const CAPACITY: usize = 1_024;
 const MAX_MESSAGE: usize = 4_096;
 
-/// One line for the host's log.
+/// A line for the host's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
     /// ERROR, WARN, INFO or DEBUG.

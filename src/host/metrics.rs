@@ -11,17 +11,17 @@ use crate::{
     snapshot::view::Held,
 };
 
-/// What a metric is to Prometheus.
+/// Prometheus' type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// It goes up and down.
+    /// A value that goes up and down.
     Gauge,
-    /// It only grows.
+    /// A value that only grows.
     Counter,
 }
 
-/// One value of a metric.
+/// A value of a metric.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
     /// Name and value of its label, if it has one.
@@ -33,13 +33,13 @@ pub struct Sample {
 /// A metric.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metric {
-    /// Its name.
+    /// Name, with the prefix `mox_`.
     pub name: &'static str,
-    /// What it says.
+    /// Help text.
     pub help: &'static str,
-    /// What it is to Prometheus.
+    /// Prometheus' type.
     pub kind: Kind,
-    /// Its values.
+    /// Values, one for each set of labels.
     pub samples: Vec<Sample>,
 }
 

@@ -63,7 +63,7 @@ impl Engine {
         }
         listeners.servers.push(self.handle.spawn(async move {
             if let Err(error) = ads.serve(connections).await {
-                tracing::error!(%error, "the MoX listener failed");
+                tracing::error!(event = "listener_failed", %error, "the MoX listener failed");
             }
         }));
         if let Some((admin, _)) = admin {
@@ -74,7 +74,7 @@ impl Engine {
         listeners.bound = Some(bound.clone());
         let now = self.shared.clock.now();
         self.order(|orders| orders.listening_since = Some(now));
-        tracing::info!(mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
+        tracing::info!(event = "listening", mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
         Ok(bound)
     }
 

@@ -1,4 +1,4 @@
-//! What an engine tells of itself.
+//! The status of an engine.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -19,14 +19,14 @@ use crate::{
 pub struct Bound {
     /// The MoX listener that serves everything.
     pub mox: SocketAddr,
-    /// Those that serve a partition, by the number of partitions and in order.
+    /// Listeners of the partitions: by N, the addresses of partition 0 to N - 1.
     pub partitions: BTreeMap<usize, Vec<SocketAddr>>,
     /// The admin pages, if they have a listener of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
 }
 
-/// What a flush answers.
+/// Answer to a flush.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flushed {
@@ -56,18 +56,18 @@ pub struct Status {
     pub listening: Option<Bound>,
     /// Which publishers are served.
     pub scope: Scope,
-    /// What is served.
+    /// Counts and version of what is served.
     pub served: Flushed,
     /// Whether streams are refused because this session server is cut off and another is not.
     pub fenced: bool,
     /// How the data servers are followed, if they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feed: Option<Feed>,
-    /// Its encoded size in bytes.
+    /// Encoded size in bytes of what is served.
     pub bytes: usize,
-    /// What the registry said.
+    /// Counts of the store: the registry's view.
     pub store: Counts,
-    /// What the rounds made of it.
+    /// Report of the rounds; its key is older than its name.
     #[serde(rename = "publisher")]
     pub rounds: Report,
     /// Hash of the policy.
@@ -92,7 +92,7 @@ pub struct Status {
     pub slow_readers: u64,
     /// Connections and streams refused, by whatever limit.
     pub refused: u64,
-    /// What became of large admin pages.
+    /// Counts of large admin pages by their end.
     pub pages: PageCounts,
     /// How writing to the Kubernetes API goes, if it is switched on.
     #[serde(skip_serializing_if = "Option::is_none")]

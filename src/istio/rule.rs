@@ -1,10 +1,10 @@
-//! What a resource may break, and what is stricter here than in Istio.
+//! The rules that a resource may break, and where they are stricter here than in Istio.
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 
-/// One table of the rules: name, meaning, and what to do about it.
+/// The table of the rules: name, meaning and remedy.
 macro_rules! rules {
     ($($(#[$meaning:meta])+ $rule:ident: $remedy:literal,)+) => {
         /// A rule that a resource can break.
@@ -25,7 +25,7 @@ macro_rules! rules {
                 &NAMES.get_or_init(|| Self::ALL.iter().map(named).collect())[&self]
             }
 
-            /// What would not break it.
+            /// The remedy: what would not break the rule.
             pub fn remedy(self) -> &'static str {
                 match self {
                     $(Self::$rule => $remedy,)+
@@ -138,7 +138,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// What breaks a rule.
+/// A breach of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Invalid {
     /// The rule.

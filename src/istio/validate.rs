@@ -162,7 +162,7 @@ fn check_ports(ports: &[ServicePort]) -> Result {
     Ok(())
 }
 
-/// What depends on the resolution, the endpoints themselves aside.
+/// The rules that depend on the resolution, but for the rules of the endpoints themselves.
 fn check_resolution(entry: &ServiceEntry) -> Result {
     let resolution = Resolution::try_from(entry.resolution)
         .map_err(|_| Invalid::new(Rule::Resolution, "resolution", entry.resolution))?;

@@ -1,4 +1,4 @@
-//! One copy out of the Java heap, without the cost of a managed environment.
+//! A copy out of the Java heap, without the cost of a managed environment.
 
 use std::cell::RefCell;
 

@@ -11,7 +11,7 @@ use jni::{
 
 use crate::error::Error;
 
-/// What a native can fail with.
+/// Failure of a native.
 pub(crate) enum NativeError {
     Engine(Error),
     Jni(jni::errors::Error),
@@ -42,7 +42,7 @@ impl<T: Default> ErrorPolicy<T, NativeError> for ThrowMoxException {
     ) -> jni::errors::Result<T> {
         let error = match error {
             NativeError::Engine(error) => error,
-            // What Java itself threw goes on as it is.
+            // An exception that Java itself threw goes on as it is.
             NativeError::Jni(jni::errors::Error::JavaException) => return Ok(T::default()),
             NativeError::Jni(jni::errors::Error::NullPtr(what)) => {
                 Error::InvalidArgument(format!("{what}: an argument is null"))
@@ -101,5 +101,5 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
 
 /// Panics go to the host's log with their place, instead of to its standard error.
 pub(crate) fn log_panics() {
-    std::panic::set_hook(Box::new(|info| tracing::error!("{info}")));
+    std::panic::set_hook(Box::new(|info| tracing::error!(event = "panic", "{info}")));
 }

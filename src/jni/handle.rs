@@ -133,7 +133,7 @@ pub(crate) fn remove(handle: i64) {
         return;
     }
     drop(taken);
-    // Those who loaded the slot before it was emptied hold a count of it; new ones cannot come.
+    // Callers who loaded the slot before it was emptied hold a count of it; new callers cannot come.
     let deadline = Instant::now() + PATIENCE;
     while Arc::strong_count(&slot) > 1 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_micros(200));

@@ -203,7 +203,7 @@ mod tests {
             Remedy::Shelve,
             "another kind's"
         );
-        // Its status and Retry-After are a webhook's to choose, too.
+        // A webhook chooses the status and Retry-After of its answer, too.
         for code in [404, 429, 503] {
             let failure = Failure::refused(code, &webhook, Some(Duration::from_secs(3)));
             assert_eq!(failure.remedy(ObjectKind::ServiceEntry), Remedy::Shelve);

@@ -59,7 +59,7 @@ pub struct Dump {
     kind: &'static str,
     format: Format,
     pages: std::vec::IntoIter<Bytes>,
-    /// What is left of a page.
+    /// The rest of a page that is not written yet.
     page: Fields,
     at: At,
 }
@@ -182,7 +182,7 @@ fn without_endpoints(entry: &Bytes) -> Bytes {
     out.freeze()
 }
 
-/// What is left of an encoded message. It is shared, and only what is asked for is decoded.
+/// The rest of an encoded message: shared bytes, of which only the fields that are asked for are decoded.
 #[derive(Debug, Clone, Default)]
 struct Fields(Bytes);
 
@@ -253,7 +253,7 @@ fn endpoint(endpoint: &WorkloadEntry) -> Value {
     }))
 }
 
-/// What is unset is not printed.
+/// Unset fields are not printed.
 fn without_empty(value: Value) -> Value {
     let set = |value: &Value| match value {
         Value::Array(items) => !items.is_empty(),

@@ -32,7 +32,7 @@ impl Item {
         Resource { framed: self.framed.clone(), digest: self.digest, endpoints: self.endpoints }
     }
 
-    /// Its name, `namespace/name`.
+    /// Name of the resource, `namespace/name`.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -139,7 +139,7 @@ impl Page {
     }
 }
 
-/// What is different in one set of resources from an older one; each list in the order of slices and names.
+/// The difference of one set of resources from an older one; each list in the order of slices and names.
 #[derive(Debug, Default)]
 pub struct Difference<'a> {
     /// New, or with other content.
@@ -266,7 +266,7 @@ fn repage(pages: &mut Vec<Arc<Page>>, mut parts: Vec<(Arc<str>, Resource)>) {
             length += resource.framed.len();
             length <= each
         };
-        // One that is larger than a page has a page of its own.
+        // A resource that is larger than a page has a page of its own.
         let count = parts.iter().take_while(fits).count().max(1);
         let later = parts.split_off(count);
         pages.push(Arc::new(Page::new(&parts)));

@@ -17,7 +17,7 @@ pub fn slice_of(host_digest: &[u8; 32]) -> usize {
     usize::from(host_digest[0] >> 1)
 }
 
-/// One of N equal shares of all hosts.
+/// A partition: share k of N equal shares of all hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Partition {
     count: u16,
@@ -39,12 +39,12 @@ impl Partition {
         (0..count).filter_map(move |index| Self::new(index, count))
     }
 
-    /// How many partitions there are of its kind.
+    /// N: the number of partitions that together are everything.
     pub fn count(self) -> usize {
         usize::from(self.count)
     }
 
-    /// Which of them it is.
+    /// k, from 0.
     pub fn index(self) -> usize {
         usize::from(self.index)
     }
@@ -55,7 +55,7 @@ impl Partition {
         self.count() + self.index()
     }
 
-    /// Its slices of a snapshot.
+    /// The slices of a snapshot that the partition has.
     pub fn slices(self) -> Range<usize> {
         let each = SLICES / self.count();
         self.index() * each..(self.index() + 1) * each

@@ -35,7 +35,7 @@ const BODY_FIELD: u32 = 2;
 /// Field 2 of a `google.protobuf.Any`.
 const ANY_VALUE_FIELD: u32 = 2;
 
-/// One resource, encoded.
+/// A resource, encoded.
 #[derive(Debug, Clone)]
 pub struct Resource {
     /// The field of a DiscoveryResponse that carries it: tag, length, `Any`.
@@ -135,7 +135,7 @@ fn field_head(field: u32, start: Vec<u8>, length: usize) -> Vec<u8> {
     head
 }
 
-/// What a publish round changes, by slice and name; `None` removes.
+/// The changes of a round, by slice and name; `None` removes.
 pub type Changes = BTreeMap<(usize, Arc<str>), Option<Resource>>;
 
 /// A version as it is written.

@@ -1,4 +1,4 @@
-//! What streams see: a snapshot, and whether it may be shown.
+//! The view of the streams: a snapshot, and whether it may be shown.
 
 use std::{fmt::Debug, sync::Arc};
 

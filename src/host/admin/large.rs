@@ -39,13 +39,13 @@ impl Default for Patience {
     }
 }
 
-/// What became of large pages so far.
+/// Counts of large pages by their end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PageCounts {
-    /// Those refused, since another one was being read.
+    /// Pages refused, since another large page was being read.
     pub refused: u64,
-    /// Those ended, since their reader was too slow.
+    /// Pages ended, since their reader was too slow.
     pub ended: u64,
 }
 
@@ -149,7 +149,7 @@ impl Large {
         (reading.handed + chunk).min(reading.began + whole)
     }
 
-    /// What became of pages.
+    /// Counts of large pages by their end.
     pub fn counts(&self) -> PageCounts {
         PageCounts { refused: self.refused.load(Ordering::Relaxed), ended: self.ended.load(Ordering::Relaxed) }
     }

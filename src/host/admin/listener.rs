@@ -41,7 +41,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How much of an answer is kept for a slow client, beside a chunk.
 const BUFFER: usize = 64 << 10;
 
-/// What clients may ask of the listener.
+/// Bounds on the clients of the listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Connections at once.
@@ -98,7 +98,7 @@ pub async fn serve(listener: TcpListener, engine: Weak<Engine>, mut draining: wa
         }
     }
     let all = async { while connections.join_next().await.is_some() {} };
-    // Those that are left are cut.
+    // Connections that are left are cut.
     let _ = timeout(DRAIN, all).await;
 }
 
@@ -127,7 +127,7 @@ async fn connection(stream: TcpStream, engine: Weak<Engine>, limits: Limits) {
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // What is wrong with a client is no business of ours.
+        // A client's own faults end its connection and are not logged.
         _ = serving => {}
         () = deadline(read, limits) => {}
     }
@@ -270,7 +270,7 @@ mod tests {
         client
     }
 
-    /// What comes until the connection ends, in order or not.
+    /// The bytes that come until the connection ends, orderly or not.
     async fn rest(mut client: TcpStream) -> usize {
         let (mut bytes, mut buffer) = (0, vec![0; 64 << 10]);
         loop {

@@ -41,7 +41,7 @@ pub struct Signatures(Mutex<Taken>);
 struct Taken {
     /// With the time that each was made at.
     all: BTreeSet<(Millis, [u8; 32])>,
-    /// What was signed at this time or before cannot be told from what was taken already.
+    /// Requests signed at this time or before cannot be told from requests that were taken already.
     forgotten: Millis,
 }
 

@@ -299,7 +299,7 @@ final class FrameEncoder implements MoxHost.Publication {
         position = at + 2;
     }
 
-    /** One attribute or datum is written up to here. */
+    /** End of the bytes written for the present attribute or datum. */
     private void counted(String field, int next) {
         if (count == Arguments.COUNT) {
             throw new MoxException(Code.TOO_LARGE, field + ": more than the limit of " + Arguments.COUNT);

@@ -47,7 +47,7 @@ final class LogPump implements Runnable {
                 open = pump();
             } catch (Throwable t) {
                 failed("log records are lost", t);
-                // What cannot be pulled now can be later; the engine keeps the newest.
+                // Lines that cannot be pulled now can be later; the engine keeps the newest.
                 LockSupport.parkNanos(TimeUnit.SECONDS.toNanos(1));
             }
         }

@@ -1,6 +1,6 @@
 package com.alipay.sofa.registry.mox;
 
-/** What the engine refuses, with a stable code. Its message names the field or key, its value and what is allowed. */
+/** A refusal of the engine, with a stable code. The message names the field or key, its value and what is allowed. */
 public final class MoxException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
@@ -22,7 +22,7 @@ public final class MoxException extends RuntimeException {
         LIMIT(7),
         /** A fault inside the engine; the process is not harmed. */
         INTERNAL(8),
-        /** What was waited for did not happen in time; it goes on, and the process is not harmed. */
+        /** A wait ended before the event that was waited for; the work goes on, and the process is not harmed. */
         TIMEOUT(9),
         /** The native library is not for this platform, or could not be unpacked or loaded. */
         NATIVE_UNAVAILABLE(20);

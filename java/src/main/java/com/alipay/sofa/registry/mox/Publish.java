@@ -7,7 +7,7 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * One publisher of one service: who it is, how new it is and what it publishes. Immutable.
+ * A publisher of a service: who it is, how new it is and what it publishes. Immutable.
  *
  * <p>The newest {@code (version, registerTimestamp)} of a {@code (source, dataInfoId, registerId)} wins, so a later publish of
  * the same publisher needs a higher one.
@@ -54,7 +54,7 @@ public final class Publish {
         this.encoded = encoded;
     }
 
-    /** Its dataInfoId and its body, as they lie in a frame. */
+    /** The dataInfoId and the publisher's body, as they lie in a frame. */
     byte[] encoded() {
         byte[] bytes = encoded;
         if (bytes == null) {
@@ -170,7 +170,7 @@ public final class Publish {
         }
 
         /**
-         * One attribute of the publisher. It is kept but not served.
+         * Adds an attribute of the publisher, which is kept but not served.
          *
          * @param key its key, at most 65,535 bytes
          * @param value its value, at most 65,535 bytes
@@ -215,7 +215,7 @@ public final class Publish {
         }
 
         /**
-         * One endpoint URL in the bytes of a {@code ServerDataBox}, that is a Java-serialized String.
+         * Adds an endpoint URL in the bytes of a {@code ServerDataBox}, that is a Java-serialized String.
          *
          * @param box the bytes, at most 1 MiB; not copied, so they must not change until the publish call has returned
          * @return this builder

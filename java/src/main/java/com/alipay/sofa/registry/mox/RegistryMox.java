@@ -201,7 +201,7 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * What a program that embeds this engine uses beyond the methods here, as the registry's binding does.
+     * The methods that a program that embeds this engine uses beyond the methods here, as the registry's binding does.
      *
      * @return the same for each call; after {@link #close()} its methods do what those here do
      */
@@ -220,7 +220,7 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * What the engine holds, serves and counts: the page {@code /mox/status}.
+     * The engine's status, what it holds, serves and counts: the page {@code /mox/status}.
      *
      * @return nested maps and lists of texts, booleans and numbers, which are Long or Double
      */
@@ -238,7 +238,7 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * One admin page as a text. Pages that grow with what is served are for {@link MoxHost#page}: above 4 MiB they are
+     * An admin page as a text. Pages that grow with what is served are for {@link MoxHost#page}: above 4 MiB they are
      * refused here with {@link Code#TOO_LARGE}.
      *
      * @param path the path, {@code /mox} included, for example {@code /mox/status}
