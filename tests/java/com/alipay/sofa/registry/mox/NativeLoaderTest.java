@@ -28,6 +28,7 @@ public class NativeLoaderTest {
     private static final byte[] CONTENT = "a library".getBytes(StandardCharsets.UTF_8);
 
     @Rule public final TemporaryFolder temp = new TemporaryFolder();
+    @Rule public final TemporaryFolder elsewhere = new TemporaryFolder();
 
     private final Map<String, byte[]> jar = new HashMap<>();
 
@@ -42,7 +43,7 @@ public class NativeLoaderTest {
 
     @Test
     public void unpacksToAPrivateFolderAndLeavesNothing() throws Exception {
-        jar(NativeLoader.sha256(CONTENT) + "\n");
+        jar(sha256(CONTENT) + "\n");
         AtomicInteger loads = new AtomicInteger();
         unpack(
                 file -> {
@@ -56,14 +57,14 @@ public class NativeLoaderTest {
 
     @Test
     public void damagedLibraryIsNeverLoaded() throws Exception {
-        jar(NativeLoader.sha256("another library".getBytes(StandardCharsets.UTF_8)));
+        jar(sha256("another library".getBytes(StandardCharsets.UTF_8)));
         assertUnavailable("the jar is damaged", () -> unpack(file -> { throw new AssertionError("loaded"); }));
         assertNoLeftovers();
     }
 
     @Test
     public void failedLoadLeavesNothing() throws Exception {
-        jar(NativeLoader.sha256(CONTENT));
+        jar(sha256(CONTENT));
         MoxException failure = new MoxException(Code.NATIVE_UNAVAILABLE, "too old a glibc");
         assertEquals(failure, assertThrows(MoxException.class, () -> unpack(file -> { throw failure; })));
         assertNoLeftovers();
@@ -76,7 +77,7 @@ public class NativeLoaderTest {
 
     @Test
     public void unwritableFolderIsNamed() throws Exception {
-        jar(NativeLoader.sha256(CONTENT));
+        jar(sha256(CONTENT));
         Path file = temp.newFile().toPath();
         assertUnavailable(
                 "name a writable folder with -Djava.io.tmpdir=FOLDER",
@@ -106,13 +107,15 @@ public class NativeLoaderTest {
             Path target = classes.toPath().resolve(NAME);
             Files.createDirectories(target.getParent());
             Files.write(target, library);
-            Files.write(classes.toPath().resolve(NAME + ".sha256"), NativeLoader.sha256(library).getBytes(StandardCharsets.US_ASCII));
+            Files.write(classes.toPath().resolve(NAME + ".sha256"), sha256(library).getBytes(StandardCharsets.US_ASCII));
         }
         File empty = temp.newFolder("tmp");
         ChildJvm child =
                 new ChildJvm()
                         .without(NativeLoader.OVERRIDE)
                         .firstOnClassPath(classes.toString())
+                        // Less than a library with debug information has.
+                        .with("-Xmx48m")
                         .with("-Djava.io.tmpdir=" + empty)
                         .run(OpenAndReport.class);
         assertEquals(child.toString(), 1, child.count("opened"));
@@ -136,6 +139,12 @@ public class NativeLoaderTest {
                 }
             }
         }
+    }
+
+    private String sha256(byte[] content) throws IOException {
+        Path file = elsewhere.newFile().toPath();
+        Files.write(file, content);
+        return NativeLoader.sha256(file);
     }
 
     private void jar(String checksum) {

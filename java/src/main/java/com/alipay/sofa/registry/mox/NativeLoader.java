@@ -1,14 +1,14 @@
 package com.alipay.sofa.registry.mox;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
-import java.io.ByteArrayOutputStream;
+import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
-import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.FileAttribute;
 import java.nio.file.attribute.PosixFilePermission;
 import java.nio.file.attribute.PosixFilePermissions;
@@ -71,14 +71,13 @@ final class NativeLoader {
     /** Writes the library to a private folder, checks it there, hands it on and leaves no file behind. */
     static void unpack(Function<String, InputStream> resources, String platform, Path temp, Consumer<Path> load) {
         String name = "META-INF/native/" + platform + "/" + LIBRARY;
-        byte[] content = read(resources, name);
-        String expected = new String(read(resources, name + ".sha256"), StandardCharsets.US_ASCII).trim();
-        try {
+        try (InputStream library = open(resources, name)) {
+            String expected = line(resources, name + ".sha256");
             Path folder = Files.createTempDirectory(temp, "registry-mox-", PRIVATE);
             Path file = folder.resolve(LIBRARY);
             try {
-                Files.write(file, content, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-                String actual = sha256(Files.readAllBytes(file));
+                Files.copy(library, file);
+                String actual = sha256(file);
                 if (!actual.equals(expected)) {
                     throw new MoxException(
                             Code.NATIVE_UNAVAILABLE,
@@ -110,32 +109,40 @@ final class NativeLoader {
         }
     }
 
-    private static byte[] read(Function<String, InputStream> resources, String name) {
-        try (InputStream in = resources.apply(name)) {
-            if (in == null) {
-                throw new MoxException(
-                        Code.NATIVE_UNAVAILABLE, "no " + name + " on the class path; use the whole jar, or name a library with -D" + OVERRIDE + "=FILE");
-            }
-            ByteArrayOutputStream out = new ByteArrayOutputStream();
-            byte[] chunk = new byte[64 << 10];
-            for (int read = in.read(chunk); read >= 0; read = in.read(chunk)) {
-                out.write(chunk, 0, read);
-            }
-            return out.toByteArray();
-        } catch (IOException e) {
-            throw new MoxException(Code.NATIVE_UNAVAILABLE, name + " cannot be read from the jar: " + e, e);
+    private static InputStream open(Function<String, InputStream> resources, String name) {
+        InputStream in = resources.apply(name);
+        if (in == null) {
+            throw new MoxException(
+                    Code.NATIVE_UNAVAILABLE, "no " + name + " on the class path; use the whole jar, or name a library with -D" + OVERRIDE + "=FILE");
+        }
+        return in;
+    }
+
+    private static String line(Function<String, InputStream> resources, String name) throws IOException {
+        try (BufferedReader in = new BufferedReader(new InputStreamReader(open(resources, name), StandardCharsets.US_ASCII))) {
+            String line = in.readLine();
+            return line == null ? "" : line.trim();
         }
     }
 
-    static String sha256(byte[] content) {
+    /** The SHA-256 of a file, read in chunks: a library may be larger than what is free of the heap. */
+    static String sha256(Path file) throws IOException {
+        MessageDigest digest;
         try {
-            StringBuilder out = new StringBuilder(64);
-            for (byte b : MessageDigest.getInstance("SHA-256").digest(content)) {
-                out.append(Character.forDigit(b >> 4 & 15, 16)).append(Character.forDigit(b & 15, 16));
-            }
-            return out.toString();
+            digest = MessageDigest.getInstance("SHA-256");
         } catch (NoSuchAlgorithmException e) {
             throw new IllegalStateException("every Java platform has SHA-256", e);
         }
+        try (InputStream in = Files.newInputStream(file)) {
+            byte[] chunk = new byte[64 << 10];
+            for (int read = in.read(chunk); read >= 0; read = in.read(chunk)) {
+                digest.update(chunk, 0, read);
+            }
+        }
+        StringBuilder out = new StringBuilder(64);
+        for (byte b : digest.digest()) {
+            out.append(Character.forDigit(b >> 4 & 15, 16)).append(Character.forDigit(b & 15, 16));
+        }
+        return out.toString();
     }
 }
