@@ -292,7 +292,7 @@ mod tests {
 
     fn members(data: &[&str], version: i64) -> Vec<Member> {
         let policy = policy(serde_json::json!({}));
-        let endpoints = data.iter().map(|text| payload::parse(text, "", &policy.rules("a")).unwrap()).collect();
+        let endpoints = data.iter().map(|text| payload::parse(text, "", false, &policy.rules("a")).unwrap()).collect();
         let version = crate::model::RegisterVersion { version, timestamp: 0 };
         Member::all(&Arc::new(Parsed { endpoints, version, ..Parsed::default() })).collect()
     }

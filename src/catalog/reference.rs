@@ -65,7 +65,7 @@ impl Reference<'_> {
         if !self.policy.serves(id) {
             return Some(Vec::new());
         }
-        let merged = || service_entry::merge(&self.store.read(id), &self.policy.rules(id)).members;
+        let merged = || service_entry::merge(id, &self.store.read(id), &self.policy.rules(id)).members;
         catch_unwind(AssertUnwindSafe(merged)).ok()
     }
 

@@ -56,6 +56,10 @@ pub fn text(engine: &Engine) -> String {
 /// All metrics that a status holds.
 pub fn of(status: &Status) -> Vec<Metric> {
     let Status { served, store, rounds, totals, .. } = status;
+    let rejects = |decided: bool| {
+        let of = rounds.rejects.iter().filter(move |(reason, _)| reason.is_decision() == decided);
+        of.map(|(reason, count)| (name(reason), *count))
+    };
     let mut all = vec![
         labelled("mox_info", "Version of the library, always 1.", "release", [(status.release.to_owned(), 1)]),
         labelled("mox_policy", "Hash of the policy, always 1.", "hash", [(status.policy.clone(), 1)]),
@@ -89,9 +93,15 @@ pub fn of(status: &Status) -> Vec<Metric> {
         gauge("mox_grace_services", "Services that lost their last endpoint a while ago.", rounds.in_grace as u64),
         labelled(
             "mox_rejected_payloads",
-            "Payloads that are not served, by reason.",
+            "Payloads that are not served by mistake, by reason.",
             "reason",
-            rounds.rejects.iter().map(|(reason, count)| (name(reason), *count)),
+            rejects(false),
+        ),
+        labelled(
+            "mox_payloads_out_of_service",
+            "Payloads that are not served as their publishers want it, by reason.",
+            "reason",
+            rejects(true),
         ),
         labelled(
             "mox_invalid_endpoints",

@@ -23,6 +23,8 @@ pub struct Policy {
     exclude: Vec<WildMatch>,
     direct: Vec<WildMatch>,
     mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
+    /// Localities by prefixes of addresses, the longest first.
+    localities: Vec<(IpNet, String)>,
     /// The most specific first.
     overrides: Vec<(WildMatch, Override)>,
     vip_range: Option<IpNet>,
@@ -41,6 +43,9 @@ impl Policy {
     pub(crate) fn compile(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
         let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
         overrides.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count()));
+        let by_prefix = |(key, locality): (&String, &String)| Some((key.parse().ok()?, locality.clone()));
+        let mut localities: Vec<(IpNet, String)> = config.locality.iter().filter_map(by_prefix).collect();
+        localities.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
         let hash = digest(&config)?;
         let reads = |exception: &Override| (exception.dns, exception.labels.clone());
         let exceptions = config.overrides.iter().map(|(glob, it)| (glob, reads(it)));
@@ -52,6 +57,7 @@ impl Policy {
             exclude: config.exclude.iter().map(|glob| WildMatch::new(glob)).collect(),
             direct: config.direct.applications.iter().map(|glob| WildMatch::new(glob)).collect(),
             mtls: config.mtls.iter().map(MtlsRule::compiled).collect(),
+            localities,
             overrides: overrides.into_iter().map(|(glob, it)| (WildMatch::new(glob), it.clone())).collect(),
             vip_range,
             hash: hex(&hash),
@@ -145,9 +151,14 @@ impl Policy {
         }
     }
 
-    /// The locality of a zone or cell.
-    pub fn locality(&self, zone: &str) -> Option<&str> {
-        self.config.locality.get(zone).map(String::as_str)
+    /// The locality of an endpoint: that of its zone or cell, else that of the longest prefix that has its address, else `*`.
+    pub fn locality(&self, zone: Option<&str>, address: Option<IpAddr>) -> Option<&str> {
+        let known = &self.config.locality;
+        let by_zone = zone.and_then(|zone| known.get(zone));
+        let by_address =
+            || self.localities.iter().find(|(net, _)| address.is_some_and(|address| net.contains(&address)));
+        let found = by_zone.or_else(|| by_address().map(|(_, locality)| locality)).or_else(|| known.get("*"));
+        found.map(String::as_str)
     }
 
     /// The service port that replaces a protocol's usual one.

@@ -29,8 +29,8 @@ pub struct PolicyConfig {
     pub ports: BTreeMap<String, u16>,
     /// URL parameters of publishers that become endpoint labels, beside `app` and `zone`. Default: none.
     pub labels: Vec<String>,
-    /// Istio localities, `region`, `region/zone` or `region/zone/subzone`, by the zone or cell of a publisher. Default:
-    /// none.
+    /// Istio localities, `region`, `region/zone` or `region/zone/subzone`, by the zone or cell of a publisher; where that is not
+    /// named, by the prefix (CIDR) that its address is in, the longest first; else by `*`. Default: none.
     pub locality: BTreeMap<String, String>,
     /// Which addresses publishers may name.
     pub endpoints: EndpointPolicy,

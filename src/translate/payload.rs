@@ -1,26 +1,30 @@
 //! Endpoints from what publishers publish.
 //!
 //! A payload is free text. The forms of SOFARPC (`host:port?k=v`, `scheme://host:port/path?k=v`), Dubbo (full URL),
-//! Dubbo 3 (a JSON instance) and plain `host:port` are read; anything else is counted by its reason and left out.
+//! Dubbo 3 (a JSON instance) and plain `host:port` are read; anything else is counted by its reason and left out. So is a text
+//! that the registry's own clients would not call.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     istio::grammar::is_kubernetes_label,
-    model::RegisterVersion,
+    model::{DataInfoId, RegisterVersion},
     policy::{Refusal, Rules},
     registry::{frame::Body, publication::Publication},
-    translate::{labels::Labels, serialized},
+    translate::{
+        labels::Labels,
+        provider::{Fault, Instance, Provider},
+        serialized,
+    },
 };
 
 /// A weight that stands for "unset", as in SOFARPC and Dubbo.
 pub const DEFAULT_WEIGHT: u32 = 100;
 /// Above this a weight says nothing more, and 40,000 endpoints still sum up below Envoy's 32 bits.
 const MAX_WEIGHT: u32 = 100_000;
-/// The cell of a client that names none.
+/// The cell of a client that names none, which is no label: open-source SOFARPC registers everything in it.
 const DEFAULT_ZONE: &str = "DEFAULT_ZONE";
 const MAX_LABEL_VALUE: usize = 63;
-const APP_KEYS: [&str; 5] = ["app_name", "appName", "self_app_name", "application", "app"];
 
 /// Where an endpoint listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,21 +44,42 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// One address of one publisher.
+/// An address of a publisher.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
-    /// Where it listens.
+    /// Where the provider listens.
     pub address: Address,
-    /// Its port, never 0.
+    /// Port of the provider, never 0.
     pub port: u16,
     /// [`DEFAULT_WEIGHT`] if the publisher says nothing; 0: it takes no traffic, and no older word on its address counts.
     pub weight: u32,
-    /// Its labels.
+    /// Labels as they are served.
     pub labels: Labels,
+    /// The application's name as it was given, where the label `app` differs from it.
+    raw_application: Option<Box<str>>,
     /// `region/zone`, if the policy knows its zone.
     pub locality: Option<Box<str>>,
     /// Called with mTLS, as one of these identities (if there are any).
     pub mtls: Option<Arc<[String]>>,
+}
+
+impl Endpoint {
+    /// The name of the application as it was given.
+    pub fn application(&self) -> Option<&str> {
+        self.raw_application.as_deref().or_else(|| self.labels.get("app"))
+    }
+
+    /// An endpoint as a last good state has it, which knows the label of an application and not its name.
+    pub fn restored(
+        address: Address,
+        port: u16,
+        weight: u32,
+        labels: Labels,
+        locality: Option<Box<str>>,
+        mtls: Option<Arc<[String]>>,
+    ) -> Self {
+        Self { address, port, weight, labels, raw_application: None, locality, mtls }
+    }
 }
 
 /// Why a payload, or an endpoint in it, is not served.
@@ -77,8 +102,28 @@ pub enum Reject {
     VipRange,
     /// Left out by the policy's `endpoints.allow` or `endpoints.deny`.
     Denied,
-    /// A weight of zero or less: the publisher takes no traffic. Not an error.
+    /// A weight of zero or less: the publisher takes no traffic. A decision of the publisher's.
     ZeroWeight,
+    /// Disabled, so that no client would call it. A decision of the publisher's.
+    OutOfService,
+    /// An override, a route or another text that Dubbo's clients keep among providers. A decision of the publisher's.
+    NotAProvider,
+}
+
+impl Reject {
+    /// Whether the publisher wants it so; other rejects are errors.
+    pub fn is_decision(self) -> bool {
+        matches!(self, Self::ZeroWeight | Self::OutOfService | Self::NotAProvider)
+    }
+}
+
+impl From<Fault> for Reject {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Form => Self::UnknownForm,
+            Fault::Port => Self::BadPort,
+        }
+    }
 }
 
 impl std::fmt::Display for Reject {
@@ -112,12 +157,12 @@ pub struct Parsed {
 }
 
 /// The payloads of a publication, read again only if the policy reads otherwise than last time.
-pub fn parsed(publication: &Publication, rules: &Rules<'_>) -> Arc<Parsed> {
-    publication.memo.get(rules.policy.reading(), || parse_publisher(&publication.body(), rules))
+pub fn parsed(publication: &Publication, is_dubbo: bool, rules: &Rules<'_>) -> Arc<Parsed> {
+    publication.memo.get(rules.policy.reading(), || parse_publisher(&publication.body(), is_dubbo, rules))
 }
 
 /// Reads every payload of a publisher.
-pub fn parse_publisher(body: &Body<'_>, rules: &Rules<'_>) -> Parsed {
+pub fn parse_publisher(body: &Body<'_>, is_dubbo: bool, rules: &Rules<'_>) -> Parsed {
     let register_id = body.register_id.as_str().into();
     let mut parsed = Parsed { register_id, version: body.version, ..Parsed::default() };
     let Ok(details) = body.details() else { return parsed };
@@ -127,7 +172,7 @@ pub fn parse_publisher(body: &Body<'_>, rules: &Rules<'_>) -> Parsed {
         } else {
             std::str::from_utf8(payload).map(str::to_owned).map_err(|_| Reject::NotText)
         };
-        match text.as_deref().map_err(|reject| *reject).and_then(|text| parse(text, details.cell, rules)) {
+        match text.as_deref().map_err(|reject| *reject).and_then(|text| parse(text, details.cell, is_dubbo, rules)) {
             Ok(endpoint) => parsed.endpoints.push(endpoint),
             Err(reject) => {
                 let sample = || sample(text.as_deref().unwrap_or("(not text)"));
@@ -145,8 +190,8 @@ fn sample(text: &str) -> Box<str> {
     text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Reads one payload.
-pub fn parse(text: &str, cell: &str, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
+/// Reads a payload that was published under a dataInfoId.
+pub fn parse(text: &str, cell: &str, is_dubbo: bool, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
     let text = text.trim();
     if text.is_empty() {
         return Err(Reject::Empty);
@@ -155,75 +200,52 @@ pub fn parse(text: &str, cell: &str, rules: &Rules<'_>) -> Result<Endpoint, Reje
     #[cfg(test)]
     assert!(!text.starts_with("panic://"));
     if text.starts_with('{') {
-        let instance: Instance = serde_json::from_str(text).map_err(|_| Reject::UnknownForm)?;
-        let port = u16::try_from(instance.port).map_err(|_| Reject::BadPort)?;
-        let parameter = |key: &str| instance.metadata.get(key).and_then(|value| value.as_str());
-        return endpoint(&instance.host, port, cell, rules, parameter);
+        let instance = Instance::parse(text)?;
+        return endpoint(&Provider::of_instance(&instance)?, true, cell, rules);
     }
-    let rest = match text.split_once("://") {
-        Some((scheme, rest)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => rest,
-        Some((before, _)) if !before.contains('?') => return Err(Reject::UnknownForm),
-        _ => text,
-    };
-    let (authority, query) = match rest.find(['/', '?']) {
-        Some(end) => (&rest[..end], rest[end..].split_once('?').map_or("", |(_, query)| query)),
-        None => (rest, ""),
-    };
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
-    let (host, port) = authority.rsplit_once(':').ok_or(Reject::UnknownForm)?;
-    let port = port.parse().map_err(|_| Reject::BadPort)?;
-    let parameter = |key: &str| {
-        query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key).map(|(_, value)| value)
-    };
-    endpoint(host, port, cell, rules, parameter)
+    endpoint(&Provider::of_url(text)?, is_dubbo, cell, rules)
 }
 
-/// What Dubbo 3's service discovery publishes.
-#[derive(serde::Deserialize)]
-struct Instance {
-    host: String,
-    port: u32,
-    #[serde(default)]
-    metadata: BTreeMap<String, serde_json::Value>,
+/// Whether Dubbo's clients publish under a dataInfoId.
+pub fn is_dubbo(data_info_id: &str) -> bool {
+    let id = DataInfoId::parse(data_info_id);
+    id.is_some_and(|id| id.group == "dubbo" || id.protocol().is_some_and(|name| name.eq_ignore_ascii_case("dubbo")))
 }
 
-fn endpoint<'a>(
-    host: &str,
-    port: u16,
-    cell: &'a str,
-    rules: &Rules<'_>,
-    parameter: impl Fn(&str) -> Option<&'a str>,
-) -> Result<Endpoint, Reject> {
-    if port == 0 {
-        return Err(Reject::BadPort);
+fn endpoint(provider: &Provider<'_>, is_dubbo: bool, cell: &str, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
+    if !provider.is_provider(is_dubbo) {
+        return Err(Reject::NotAProvider);
     }
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let address = match bare.parse::<IpAddr>() {
+    if is_dubbo && !provider.is_in_service() {
+        return Err(Reject::OutOfService);
+    }
+    let (port, parameter) = (provider.port, |key: &str| provider.parameter(key));
+    let address = match provider.host.parse::<IpAddr>() {
         Ok(address) => {
             let address = address.to_canonical();
             rules.policy.check_address(address)?;
             Address::Ip(address)
         }
-        Err(_) => Address::Name(host_name(bare, rules.dns)?),
+        Err(_) => Address::Name(host_name(provider.host, rules.dns)?),
     };
     let weight = match parameter("weight").or_else(|| parameter("_WEIGHT")).map(str::parse::<f64>) {
         Some(Ok(weight)) if weight <= 0.0 => 0,
         Some(Ok(weight)) if weight.is_finite() => (weight.round() as u32).clamp(1, MAX_WEIGHT),
         _ => DEFAULT_WEIGHT,
     };
-    let zone = parameter("zone").unwrap_or(cell);
-    let zone = (zone != DEFAULT_ZONE).then_some(zone);
-    let app = APP_KEYS.iter().find_map(|key| parameter(key));
-    let named = [("app", app), ("zone", zone)].into_iter();
+    let zone = provider.zone().or_else(|| Some(cell).filter(|cell| !cell.trim().is_empty()));
+    let app = provider.application();
+    let named = [("app", app), ("zone", zone.filter(|zone| *zone != DEFAULT_ZONE))].into_iter();
     let allowed = rules.labels.iter().map(|key| (&**key, parameter(key)));
-    let labels = allowed.chain(named).filter_map(|(key, value)| Some((key, label_value(value?)?))).collect();
-    let locality = zone.and_then(|zone| rules.policy.locality(zone)).map(Into::into);
+    let labels: Labels = allowed.chain(named).filter_map(|(key, value)| Some((key, label_value(value?)?))).collect();
+    let raw_application = app.filter(|app| labels.get("app") != Some(*app)).map(Into::into);
     let ip = match &address {
         Address::Ip(address) => Some(*address),
         Address::Name(_) => None,
     };
+    let locality = rules.policy.locality(zone, ip).map(Into::into);
     let mtls = rules.policy.mtls(ip, app, zone);
-    Ok(Endpoint { address, port, weight, labels, locality, mtls })
+    Ok(Endpoint { address, port, weight, labels, raw_application, locality, mtls })
 }
 
 /// A host name that Envoy may resolve. Its last label starts with a letter, since resolvers read `127.1` or `0x7f.1` as
@@ -272,7 +294,7 @@ mod tests {
 
     fn read(text: &str) -> Result<(String, u32, Vec<(String, String)>), Reject> {
         let policy = policy(serde_json::json!({"labels": ["rpcVer"]}));
-        parse(text, "", &policy.rules("")).map(|e| {
+        parse(text, "", false, &policy.rules("")).map(|e| {
             let address = match e.address {
                 Address::Ip(address) => std::net::SocketAddr::new(address, e.port).to_string(),
                 Address::Name(name) => format!("{name}:{}", e.port),
@@ -351,17 +373,17 @@ mod tests {
     #[test]
     fn the_operator_decides_on_addresses() {
         let strict = policy(serde_json::json!({"endpoints": {"allow": ["10.0.0.0/8"], "deny": ["10.9.0.0/16"]}}));
-        assert!(parse("10.1.0.1:80", "", &strict.rules("")).is_ok());
-        assert_eq!(parse("10.9.0.1:80", "", &strict.rules("")), Err(Reject::Denied));
-        assert_eq!(parse("192.168.0.1:80", "", &strict.rules("")), Err(Reject::Denied));
+        assert!(parse("10.1.0.1:80", "", false, &strict.rules("")).is_ok());
+        assert_eq!(parse("10.9.0.1:80", "", false, &strict.rules("")), Err(Reject::Denied));
+        assert_eq!(parse("192.168.0.1:80", "", false, &strict.rules("")), Err(Reject::Denied));
         let demo = policy(serde_json::json!({"endpoints": {"allowLoopback": true}}));
-        assert!(parse("127.0.0.1:80", "", &demo.rules("")).is_ok());
+        assert!(parse("127.0.0.1:80", "", false, &demo.rules("")).is_ok());
     }
 
     #[test]
     fn host_names_are_served_only_where_the_operator_says_so() {
         let policy = policy(serde_json::json!({"overrides": {"*": {"dns": true}}}));
-        let read = |text: &str| parse(text, "", &policy.rules("")).map(|e| e.address.to_string());
+        let read = |text: &str| parse(text, "", false, &policy.rules("")).map(|e| e.address.to_string());
         assert_eq!(read("Provider-1.example.COM:12200"), Ok("provider-1.example.com".into()));
         assert_eq!(read("10.0.0.1:12200"), Ok("10.0.0.1".into()));
         assert_eq!(read("127.0.0.1:12200"), Err(Reject::UnusableAddress));
@@ -374,12 +396,61 @@ mod tests {
 
     #[test]
     fn a_zone_is_a_locality_only_through_the_policy() {
-        let policy = policy(serde_json::json!({"locality": {"GZ00A": "cn-gz/a", "DEFAULT_ZONE": "x/y"}}));
-        let locality = |text: &str, cell: &str| parse(text, cell, &policy.rules("")).unwrap().locality;
+        let policy = policy(serde_json::json!({
+            "locality": {"GZ00A": "cn-gz/a", "DEFAULT_ZONE": "x/y", "10.1.0.0/16": "cn-gz/b", "10.1.2.0/24": "cn-gz/c"},
+        }));
+        let locality = |text: &str, cell: &str| parse(text, cell, false, &policy.rules("")).unwrap().locality;
         assert_eq!(locality("10.0.0.1:80", "GZ00A"), Some("cn-gz/a".into()));
         assert_eq!(locality("10.0.0.1:80?zone=GZ00A", "other"), Some("cn-gz/a".into()));
         assert_eq!(locality("10.0.0.1:80?zone=GZ00B", "GZ00A"), None, "what the URL says is nearer");
-        assert_eq!(locality("10.0.0.1:80", "DEFAULT_ZONE"), None);
+        assert_eq!(locality("10.0.0.1:80?zone=", "GZ00A"), Some("cn-gz/a".into()), "a blank zone says nothing");
+        assert_eq!(locality("10.0.0.1:80", "DEFAULT_ZONE"), Some("x/y".into()));
+        assert_eq!(locality("10.1.0.1:80", "GZ00B"), Some("cn-gz/b".into()));
+        assert_eq!(locality("10.1.2.1:80", ""), Some("cn-gz/c".into()), "the longest prefix decides");
+        assert_eq!(locality("10.1.2.1:80", "GZ00A"), Some("cn-gz/a".into()), "a zone says more than an address");
+        let all = super::tests::policy(serde_json::json!({"locality": {"*": "cn-gz/z", "GZ00A": "cn-gz/a"}}));
+        let locality = |text: &str, cell: &str| parse(text, cell, false, &all.rules("")).unwrap().locality;
+        assert_eq!(locality("10.0.0.1:80", "GZ00B"), Some("cn-gz/z".into()));
+        assert_eq!(locality("10.0.0.1:80", "GZ00A"), Some("cn-gz/a".into()));
+    }
+
+    #[test]
+    fn what_no_client_would_call_is_left_out_by_the_publishers_decision() {
+        let rules = policy(serde_json::json!({}));
+        let read = |text: &str, is_dubbo| parse(text, "", is_dubbo, &rules.rules("")).map(|_| ());
+        assert_eq!(
+            read("override://10.0.0.1:80/x?category=configurators&disabled=true", true),
+            Err(Reject::NotAProvider)
+        );
+        assert_eq!(read("override://10.0.0.1:80/x", false), Err(Reject::NotAProvider));
+        assert_eq!(read("dubbo://10.0.0.1:80/x?disabled=true", true), Err(Reject::OutOfService));
+        assert_eq!(read("10.0.0.1:80?disabled=true&enabled=false&category=x", false), Ok(()), "words of SOFARPC's own");
+        for (reject, decision) in [
+            (Reject::NotAProvider, true),
+            (Reject::OutOfService, true),
+            (Reject::ZeroWeight, true),
+            (Reject::BadPort, false),
+        ] {
+            assert_eq!(reject.is_decision(), decision, "{reject}");
+        }
+        for (id, is) in [
+            ("com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", true),
+            ("app#@#DEFAULT_INSTANCE_ID#@#dubbo", true),
+            ("com.example.A:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA", false),
+        ] {
+            assert_eq!(is_dubbo(id), is, "{id}");
+        }
+    }
+
+    #[test]
+    fn an_application_keeps_its_name_beside_its_label() {
+        let rules = policy(serde_json::json!({}));
+        let read = |app: &str| parse(&format!("10.0.0.1:80?app_name={app}"), "", false, &rules.rules("")).unwrap();
+        for (app, label) in [("shop", Some("shop")), ("a b", Some("a-b")), ("支付", None)] {
+            let endpoint = read(app);
+            assert_eq!((endpoint.application(), endpoint.labels.get("app")), (Some(app), label));
+        }
+        assert_eq!(read("").application(), None);
     }
 
     #[test]
@@ -387,15 +458,15 @@ mod tests {
         assert_eq!(label_value("-a b/c_"), Some("a-b-c".into()));
         assert_eq!(label_value("---"), None);
         assert_eq!(label_value(&"x".repeat(100)).unwrap().len(), 63);
-        let zoned = parse("10.0.0.1:80", "RZ 1", &policy(serde_json::json!({})).rules("")).unwrap();
+        let zoned = parse("10.0.0.1:80", "RZ 1", false, &policy(serde_json::json!({})).rules("")).unwrap();
         assert_eq!(zoned.labels.get("zone"), Some("RZ-1"));
     }
 
     proptest::proptest! {
         #[test]
         fn never_panics(text in "\\PC*", cell in "\\PC*") {
-            let _ = parse(&text, &cell, &policy(serde_json::json!({})).rules(""));
-            let _ = parse(&format!("10.0.0.1:80?{text}"), &cell, &policy(serde_json::json!({})).rules(""));
+            let _ = parse(&text, &cell, false, &policy(serde_json::json!({})).rules(""));
+            let _ = parse(&format!("10.0.0.1:80?{text}"), &cell, false, &policy(serde_json::json!({})).rules(""));
         }
     }
 
@@ -414,7 +485,7 @@ mod tests {
         let [publication] = &store.read("a")[..] else { panic!("one was published") };
         let read = |policy: serde_json::Value| {
             let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
-            parsed(publication, &policy.rules("a"))
+            parsed(publication, false, &policy.rules("a"))
         };
         let mut before = read(serde_json::json!({}));
         for (policy, again) in [

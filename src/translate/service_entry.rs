@@ -119,13 +119,15 @@ pub struct Merged {
     pub rejects: BTreeMap<Reject, (u32, Box<str>)>,
 }
 
-/// Puts the publishers of one service together. Of two on one address and port the newest decides, then the smallest
-/// registerId, then (for two sources with the same) the endpoint itself.
-pub fn merge(publications: &[Arc<Publication>], rules: &Rules<'_>) -> Merged {
+/// Puts the publishers of a service together. Of two on one address and port the one that registered later decides, then the
+/// smallest registerId, then (for two sources with the same) the version and the endpoint itself. The version alone compares
+/// nothing: it counts the states of one client object (`AbstractInternalRegister.java:54`).
+pub fn merge(id: &str, publications: &[Arc<Publication>], rules: &Rules<'_>) -> Merged {
+    let is_dubbo = payload::is_dubbo(id);
     let mut merged = Merged::default();
     let mut best: BTreeMap<(Address, u16), (RegisterVersion, Member)> = BTreeMap::new();
     for publication in publications {
-        let parsed = payload::parsed(publication, rules);
+        let parsed = payload::parsed(publication, is_dubbo, rules);
         for member in Member::all(&parsed) {
             let Endpoint { address, port, .. } = member.endpoint();
             match best.entry((address.clone(), *port)) {
@@ -134,8 +136,9 @@ pub fn merge(publications: &[Arc<Publication>], rules: &Rules<'_>) -> Merged {
                 }
                 btree_map::Entry::Occupied(mut slot) => {
                     let (version, holder) = slot.get();
-                    let newer = publication.version.cmp(version);
+                    let newer = publication.version.timestamp.cmp(&version.timestamp);
                     let newer = newer.then_with(|| holder.register_id().cmp(member.register_id()));
+                    let newer = newer.then_with(|| publication.version.cmp(version));
                     let newer = newer.then_with(|| member.endpoint().cmp(holder.endpoint()));
                     if newer.is_gt() {
                         slot.insert((publication.version, member));
@@ -267,15 +270,12 @@ pub fn read_back(entry: WorkloadEntry, identities: &Arc<[String]>) -> Option<End
     let port = entry.ports.values().next().and_then(|port| u16::try_from(*port).ok())?;
     let mtls = entry.labels.get(TLS_LABEL.0).map(|_| Arc::clone(identities));
     let own = |(key, _): &(String, String)| ![SERVICE_LABEL, TLS_LABEL.0].contains(&key.as_str());
-    Some(Endpoint {
-        address: entry.address.parse().map_or_else(|_| Address::Name(entry.address.into()), Address::Ip),
-        port,
-        // A weight that all endpoints of a service share is left out; as long as they do, any number will do.
-        weight: if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight },
-        labels: entry.labels.into_iter().filter(own).collect(),
-        locality: (!entry.locality.is_empty()).then(|| entry.locality.into()),
-        mtls,
-    })
+    let address = entry.address.parse().map_or_else(|_| Address::Name(entry.address.into()), Address::Ip);
+    // A weight that all endpoints of a service share is left out; as long as they do, any number will do.
+    let weight = if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight };
+    let labels = entry.labels.into_iter().filter(own).collect();
+    let locality = (!entry.locality.is_empty()).then(|| entry.locality.into());
+    Some(Endpoint::restored(address, port, weight, labels, locality, mtls))
 }
 
 #[cfg(test)]
@@ -301,7 +301,7 @@ mod tests {
         for (register_id, version, data) in publishers {
             let publisher = Publisher {
                 register_id: (*register_id).into(),
-                version: RegisterVersion { version: *version, timestamp: 0 },
+                version: RegisterVersion { version: 1, timestamp: *version },
                 payloads: data.iter().map(|text| text.as_bytes().into()).collect(),
                 ..Publisher::default()
             };
@@ -311,7 +311,7 @@ mod tests {
                 store.apply(&event, 0).unwrap();
             }
         }
-        merge(&store.take_dirty().pop().unwrap().entries, &policy().rules(ID))
+        merge(ID, &store.take_dirty().pop().unwrap().entries, &policy().rules(ID))
     }
 
     const HOST: &str = "tri.com.example.demoservice.sofa.mesh";
@@ -421,7 +421,7 @@ mod tests {
         let identity = "spiffe://cluster.local/ns/orders/sa/orders";
         let config = serde_json::json!({"mtls": [{"applications": ["orders"], "identities": [identity]}]});
         let policy = Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap();
-        let endpoint = |text: &str| payload::parse(text, "", &policy.rules(ID)).unwrap();
+        let endpoint = |text: &str| payload::parse(text, "", false, &policy.rules(ID)).unwrap();
         let endpoints = vec![
             endpoint("10.0.0.1:80?app_name=orders"),
             endpoint("10.0.0.2:80?app_name=users&security.istio.io/tlsMode=istio&tlsMode=istio"),

@@ -20,10 +20,7 @@ use crate::{
     model::Millis,
     policy::{Policy, Rules},
     registry::{publication::Publication, store::Taken},
-    translate::{
-        payload::Reject,
-        service_entry::{self, Member, Merged},
-    },
+    translate::service_entry::{self, Member, Merged},
 };
 
 /// The aim of a round for one service.
@@ -131,12 +128,12 @@ impl Round {
             self.rejects.set(id, []);
             return Intent::Endpoints { members: Vec::new(), allowed: false };
         }
-        let merged = catch_unwind(AssertUnwindSafe(|| service_entry::merge(entries, rules)));
+        let merged = catch_unwind(AssertUnwindSafe(|| service_entry::merge(id, entries, rules)));
         let Ok(Merged { members, rejects }) = merged else { return Intent::Unreadable };
         let before = self.rejects.set(id, rejects.iter().map(|(reason, (count, _))| (*reason, *count)));
         for (reason, (count, sample)) in rejects {
             let grew = before.get(&reason).is_none_or(|before| *before < count);
-            if grew && reason != Reject::ZeroWeight {
+            if grew && !reason.is_decision() {
                 self.notices.give(now, Notice::PayloadNotServed { id: Arc::clone(id), reason, sample });
             }
         }

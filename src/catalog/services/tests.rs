@@ -15,7 +15,7 @@ fn policy(document: serde_json::Value) -> Policy {
 
 fn members(data: &[&str]) -> Vec<Member> {
     let policy = policy(json!({}));
-    let endpoints = data.iter().map(|text| payload::parse(text, "", &policy.rules(ID)).unwrap()).collect();
+    let endpoints = data.iter().map(|text| payload::parse(text, "", false, &policy.rules(ID)).unwrap()).collect();
     Member::all(&Arc::new(Parsed { endpoints, register_id: "r".into(), ..Parsed::default() })).collect()
 }
 
@@ -181,7 +181,7 @@ fn graces_are_kept_in_order_and_told_when_they_change() {
 fn a_build_tells_whether_it_leaves_out_what_is_served() {
     let (usual, dns) = (policy(json!({})), policy(json!({ "overrides": { "*": { "dns": true } } })));
     let with_name = |data: &[&str]| {
-        let endpoints = data.iter().map(|text| payload::parse(text, "", &dns.rules(ID)).unwrap()).collect();
+        let endpoints = data.iter().map(|text| payload::parse(text, "", false, &dns.rules(ID)).unwrap()).collect();
         let mut members: Vec<Member> = Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).collect();
         members.sort_by(|a, b| a.key().cmp(&b.key()));
         members

@@ -1,0 +1,289 @@
+//! A provider in the text of a payload, read as the registry's own clients read it: SOFARPC 5.13 (`SofaRegistryHelper`), Dubbo
+//! 2.7 and 3 (`URL.valueOf`, `RegistryDirectory`, `SofaRegistryServiceDiscovery`).
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// Schemes of Dubbo's registry that name no provider (`UrlUtils.isProvider`, `RegistryDirectory.notify`).
+const NO_PROVIDERS: [&str; 7] = ["override", "route", "condition", "script", "consumer", "empty", "provider"];
+/// The application of a provider, by the first of these that is not blank: SOFARPC's three in its order, then Dubbo's.
+const APPLICATION: [&str; 5] = ["appName", "app_name", "self_app_name", "application", "app"];
+
+/// A payload's text, taken apart.
+#[derive(Debug)]
+pub struct Provider<'a> {
+    /// The scheme, where the text has one.
+    pub scheme: Option<&'a str>,
+    /// The host as it is written, without brackets and zone id.
+    pub host: &'a str,
+    /// The port.
+    pub port: u16,
+    parameters: Parameters<'a>,
+}
+
+/// Why a text is no provider.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The text has none of the known forms.
+    Form,
+    /// The text has no port, or a port outside 1..65535.
+    Port,
+}
+
+/// Parameters, by name.
+#[derive(Debug)]
+enum Parameters<'a> {
+    /// Of a URL: `k=v&k=v`.
+    Query(&'a str),
+    /// Of a Dubbo 3 instance.
+    Instance(&'a Instance),
+}
+
+/// An instance of Dubbo 3's service discovery.
+#[derive(Debug, serde::Deserialize)]
+pub struct Instance {
+    host: String,
+    port: u32,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    metadata: Option<BTreeMap<String, Value>>,
+}
+
+/// An entry of an instance's `dubbo.endpoints`.
+#[derive(serde::Deserialize)]
+struct InstancePort {
+    port: u32,
+    protocol: String,
+}
+
+impl Instance {
+    /// An instance from a text that begins with `{`.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
+        serde_json::from_str(text).map_err(|_| Fault::Form)
+    }
+
+    fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.as_ref()?.get(key)?.as_str()
+    }
+
+    /// The port of protocol `dubbo`, or of the instance's one protocol (`ServiceInstancesChangedListener.java:416-422`); the
+    /// instance's own where `dubbo.endpoints` does not tell.
+    fn port(&self) -> Result<u16, Fault> {
+        let ports =
+            self.metadata("dubbo.endpoints").and_then(|text| serde_json::from_str::<Vec<InstancePort>>(text).ok());
+        let chosen = ports.as_deref().and_then(|ports| match ports {
+            [only] => Some(only.port),
+            ports => ports.iter().find(|port| port.protocol == "dubbo").map(|port| port.port),
+        });
+        port(u16::try_from(chosen.unwrap_or(self.port)).ok())
+    }
+}
+
+fn port(port: Option<u16>) -> Result<u16, Fault> {
+    port.filter(|port| *port != 0).ok_or(Fault::Port)
+}
+
+/// A host without the brackets of an IPv6 address and without its zone id, which means something on the provider's own machine
+/// only.
+fn bare(host: &str) -> &str {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match bare.split_once('%') {
+        Some((address, _)) if address.contains(':') => address,
+        _ => bare,
+    }
+}
+
+impl<'a> Provider<'a> {
+    /// The provider that an instance is.
+    pub fn of_instance(instance: &'a Instance) -> Result<Self, Fault> {
+        let (host, port) = (bare(&instance.host), instance.port()?);
+        Ok(Self { scheme: None, host, port, parameters: Parameters::Instance(instance) })
+    }
+
+    /// The provider in `[scheme://][user@]host:port[/path][?parameters]`.
+    pub fn of_url(text: &'a str) -> Result<Self, Fault> {
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
+                (Some(scheme), rest)
+            }
+            Some((before, _)) if !before.contains('?') => return Err(Fault::Form),
+            _ => (None, text),
+        };
+        let (authority, query) = match rest.find(['/', '?']) {
+            Some(end) => (&rest[..end], rest[end..].split_once('?').map_or("", |(_, query)| query)),
+            None => (rest, ""),
+        };
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+        let (host, number) = authority.rsplit_once(':').ok_or(Fault::Form)?;
+        let port = port(number.parse().ok())?;
+        Ok(Self { scheme, host: bare(host), port, parameters: Parameters::Query(query) })
+    }
+
+    /// The value of a parameter.
+    pub fn parameter(&self, key: &str) -> Option<&'a str> {
+        match self.parameters {
+            Parameters::Query(query) => in_query(query, key),
+            Parameters::Instance(instance) => instance.metadata(key),
+        }
+    }
+
+    /// The value of a parameter, unless it is blank.
+    fn text(&self, key: &str) -> Option<&'a str> {
+        self.parameter(key).filter(|value| !value.trim().is_empty())
+    }
+
+    /// The zone that the provider names.
+    pub fn zone(&self) -> Option<&'a str> {
+        self.text("zone")
+    }
+
+    /// The application's name as it was given.
+    pub fn application(&self) -> Option<&'a str> {
+        let name = match self.parameters {
+            Parameters::Query(_) => None,
+            // `SofaRegistryServiceDiscovery.java:101`, `InstanceAddressURL.java:195-196`.
+            Parameters::Instance(instance) => instance.name.as_deref().filter(|name| !name.trim().is_empty()),
+        };
+        name.or_else(|| APPLICATION.iter().find_map(|key| self.text(key)))
+    }
+
+    /// Whether Dubbo's consumers take it for a provider, and not for a configurator, a route or something else that stands
+    /// among providers (`RegistryDirectory.java:109-146, 484-499`).
+    pub fn is_provider(&self, is_dubbo: bool) -> bool {
+        let is_other = |scheme: &str| NO_PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(scheme));
+        let category = || self.parameter("category").is_none_or(|category| category == "providers");
+        let is_compatible = || self.parameter("compatible_config").is_none_or(str::is_empty);
+        !self.scheme.is_some_and(is_other) && (!is_dubbo || (category() && is_compatible()))
+    }
+
+    /// Whether Dubbo's consumers call it: `disabled` decides where it is given, else `enabled` (`RegistryDirectory.java:322-331`).
+    pub fn is_in_service(&self) -> bool {
+        match self.parameter("disabled") {
+            Some(disabled) if !disabled.is_empty() => disabled != "true",
+            _ => self.parameter("enabled") != Some("false"),
+        }
+    }
+}
+
+/// The value of a key in a query that clients read into a map from left to right: the last of two counts, pairs are trimmed, a
+/// key without `=` has itself as value, and `default.x` counts where there is no `x` (Dubbo's `URL.java:253-267`, SOFARPC's
+/// `SofaRegistryHelper.java:293-307`).
+fn in_query<'a>(query: &'a str, key: &str) -> Option<&'a str> {
+    let pair = |pair: &'a str| {
+        let pair = pair.trim();
+        pair.split_once('=').unwrap_or((pair, pair))
+    };
+    if let Some((_, value)) = query.rsplit('&').map(pair).find(|(name, _)| *name == key) {
+        return Some(value);
+    }
+    let is_default = |name: &str| name.strip_prefix("default.") == Some(key);
+    // Of two defaults Dubbo's map takes the first.
+    query.split('&').map(pair).find(|(name, _)| is_default(name)).map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_a_map_filled_from_left_to_right() {
+        for (query, value) in [
+            ("x=1", Some("1")),
+            ("x=1&x=2", Some("2")),
+            ("x=1&y=3&x=", Some("")),
+            ("a=1& x=2 ", Some("2")),
+            ("x", Some("x")),
+            ("x=1&x", Some("x")),
+            ("default.x=1", Some("1")),
+            ("default.x=1&default.x=2", Some("1")),
+            ("x=2&default.x=1", Some("2")),
+            ("default.x=1&x=2", Some("2")),
+            ("x=a=b", Some("a=b")),
+            ("xx=1&[x]=2", None),
+            ("", None),
+        ] {
+            assert_eq!(in_query(query, "x"), value, "{query}");
+        }
+    }
+
+    #[test]
+    fn the_application_is_the_first_that_is_named() {
+        let of =
+            |query: &str| Provider::of_url(&format!("10.0.0.1:1?{query}")).unwrap().application().map(str::to_owned);
+        assert_eq!(of("app_name=a&appName=b&self_app_name=c&application=d&app=e"), Some("b".into()));
+        assert_eq!(of("app=e&application=d&self_app_name=c&app_name=a&appName="), Some("a".into()));
+        assert_eq!(of("app_name=%20&application= "), Some("%20".into()));
+        assert_eq!(of("app_name= &application=支付"), Some("支付".into()));
+        assert_eq!(of("zone=a"), None);
+    }
+
+    #[test]
+    fn an_instance_names_its_application_and_its_port() {
+        let read = |json: &str| {
+            let instance = Instance::parse(json)?;
+            let provider = Provider::of_instance(&instance)?;
+            Ok((provider.host.to_owned(), provider.port, provider.application().map(str::to_owned)))
+        };
+        let read_as = |host: &str, port, app: Option<&str>| Ok((host.to_owned(), port, app.map(str::to_owned)));
+        let with = |endpoints: &str| {
+            let endpoints = serde_json::to_string(endpoints).unwrap();
+            format!(
+                r#"{{"host":"10.0.0.7","port":20880,"name":"demo","metadata":{{"dubbo.endpoints":{endpoints},"app":"x"}}}}"#
+            )
+        };
+        assert_eq!(read(&with("[]")), read_as("10.0.0.7", 20880, Some("demo")));
+        assert_eq!(read(&with(r#"[{"port":1,"protocol":"tri"}]"#)), read_as("10.0.0.7", 1, Some("demo")));
+        let two = with(r#"[{"port":1,"protocol":"tri"},{"port":2,"protocol":"dubbo"}]"#);
+        assert_eq!(read(&two), read_as("10.0.0.7", 2, Some("demo")));
+        assert_eq!(read(&with("{")), read_as("10.0.0.7", 20880, Some("demo")));
+        assert_eq!(read(&with(r#"[{"port":70000,"protocol":"tri"}]"#)), Err(Fault::Port));
+        assert_eq!(read(r#"{"host":"fe80::1%eth0","port":1,"metadata":null}"#), read_as("fe80::1", 1, None));
+        assert_eq!(
+            read(r#"{"host":"h","port":1,"name":" ","metadata":{"application":"a"}}"#),
+            read_as("h", 1, Some("a"))
+        );
+        assert_eq!(read(r#"{"host":"h"}"#), Err(Fault::Form));
+    }
+
+    #[test]
+    fn a_zone_id_is_cut_off() {
+        for (text, host) in [
+            ("dubbo://2001:db8:1:0:0:0:0:10%3:20880/x", "2001:db8:1:0:0:0:0:10"),
+            ("[fe80::1%eth0]:1", "fe80::1"),
+            ("[2001:db8::1]:1", "2001:db8::1"),
+            ("10.0.0.1%eth0:1", "10.0.0.1%eth0"),
+        ] {
+            assert_eq!(Provider::of_url(text).unwrap().host, host, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_a_provider_in_service_as_dubbo_sees_it() {
+        let look = |text: &str| {
+            let provider = Provider::of_url(text).unwrap();
+            (provider.is_provider(true), provider.is_in_service())
+        };
+        for scheme in NO_PROVIDERS {
+            assert!(!look(&format!("{scheme}://10.0.0.1:1/x")).0, "{scheme}");
+        }
+        for (query, is_provider, is_in_service) in [
+            ("", true, true),
+            ("category=providers", true, true),
+            ("category=configurators", false, true),
+            ("compatible_config=true", false, true),
+            ("compatible_config=", true, true),
+            ("disabled=true", true, false),
+            ("disabled=false&enabled=false", true, true),
+            ("disabled", true, true),
+            ("enabled=false", true, false),
+            ("enabled=true", true, true),
+            ("disabled=&enabled=false", true, false),
+        ] {
+            assert_eq!(look(&format!("dubbo://10.0.0.1:1/x?{query}")), (is_provider, is_in_service), "{query}");
+        }
+        let bolt = Provider::of_url("10.0.0.1:1?category=shoes").unwrap();
+        assert!(bolt.is_provider(false), "a word of SOFARPC's own");
+    }
+}
