@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    catalog::{breaker::Lost, report::Quarantine},
+    catalog::{assignment::claims::Contest, breaker::Lost, report::Quarantine},
     istio::rule::Invalid,
     model::Millis,
     translate::payload::Reject,
@@ -56,6 +56,22 @@ pub enum Notice {
         was: Box<str>,
         /// The host from now on.
         is: Box<str>,
+    },
+    /// A service is served under another virtual address than before, and the same host.
+    VipChanged {
+        /// The service.
+        id: Arc<str>,
+        /// The address before.
+        was: Option<IpAddr>,
+        /// The address from now on.
+        is: Option<IpAddr>,
+    },
+    /// Several services want one host or virtual address.
+    PlaceContested {
+        /// The host or address.
+        name: Arc<str>,
+        /// Who has it, and who would rather have it than what they have.
+        contest: Contest<Arc<str>>,
     },
     /// Two applications publish one address and port.
     AddressContested {
@@ -130,6 +146,8 @@ impl Notice {
             Self::Quarantined { .. } => "service_quarantined",
             Self::EndpointsLeftOut { .. } => "endpoints_left_out",
             Self::HostChanged { .. } => "host_changed",
+            Self::VipChanged { .. } => "vip_changed",
+            Self::PlaceContested { .. } => "place_contested",
             Self::AddressContested { .. } => "address_contested",
             Self::MtlsMixed { .. } => "mtls_mixed",
             Self::MassDeleteHeld(_) => "mass_delete_held",
@@ -150,6 +168,8 @@ impl Notice {
             Self::Quarantined { why, id, .. } => (why.reason.to_owned(), (**id).into()),
             Self::EndpointsLeftOut { invalid, id, .. } => (invalid.rule.to_string(), (**id).into()),
             Self::HostChanged { id, .. } => (String::new(), (**id).into()),
+            Self::VipChanged { id, .. } => (String::new(), (**id).into()),
+            Self::PlaceContested { name, .. } => (String::new(), (**name).into()),
             Self::AddressContested { address, port, .. } => (String::new(), format!("{address} {port}").into()),
             Self::MtlsMixed { application, port } => (String::new(), format!("{application} {port}").into()),
             _ => return None,

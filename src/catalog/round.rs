@@ -27,7 +27,7 @@ use crate::{
         last_good::LastGood,
         notices::{Notice, Notices},
         orders::Orders,
-        report::{Findings, Names, Tally},
+        report::{Findings, Moves, Names, Tally},
         services::Services,
         unknown::Unknown,
     },
@@ -114,6 +114,7 @@ pub struct Round {
     left_out: Tally<Rule>,
     notices: Notices,
     names: Names,
+    moves: Moves,
     rounds: u64,
     translations: u64,
     encodes: u64,
@@ -150,6 +151,7 @@ impl Round {
             left_out: Tally::default(),
             notices: Notices::default(),
             names: Names::default(),
+            moves: Moves::default(),
             rounds: 0,
             translations: 0,
             encodes: 0,
@@ -158,6 +160,7 @@ impl Round {
         };
         let ids: Vec<Arc<str>> = round.services.iter().map(|(id, _)| Arc::clone(id)).collect();
         ids.iter().for_each(|id| drop(round.keep_place(id)));
+        round.assignment.settle();
         round
     }
 
@@ -170,6 +173,7 @@ impl Round {
             complete: self.complete,
             shows_last_good: self.shows_last_good,
             last_good_until: self.last_good_until,
+            moves: self.moves,
             rounds: self.rounds,
             translations: self.translations,
             encodes: self.encodes,
@@ -284,6 +288,7 @@ impl Round {
             direct: self.direct.as_ref().map(Direct::counts),
             hosts_moved: self.assignment.hosts_moved(),
             vips_moved: self.assignment.vips_moved(),
+            moves: self.moves,
             names: Names { graces, ..std::mem::take(&mut self.names) },
         }
     }

@@ -120,7 +120,9 @@ mod tests {
         for usable in ["10.0.0.1", "100.100.100.201", "168.63.129.17", "8.8.8.8", "fd00:ec2::253", "2001:db8::1"] {
             assert_eq!(ask(usable, &open), Ok(()), "{usable}");
         }
-        for usable in ["64:ff9b:1:a00:0:100:a00:1", "64:ff9b::10.0.0.1", "::10.0.0.1", "::ffff:10.0.0.1", "2002:a00:1::5"] {
+        for usable in
+            ["64:ff9b:1:a00:0:100:a00:1", "64:ff9b::10.0.0.1", "::10.0.0.1", "::ffff:10.0.0.1", "2002:a00:1::5"]
+        {
             assert_eq!(ask(usable, &open), Ok(()), "{usable}");
         }
         for unusable in [

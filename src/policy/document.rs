@@ -49,7 +49,8 @@ pub struct PolicyConfig {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Override {
     /// The whole host: two or more DNS labels in lower case, no name that Kubernetes gives to Services. Of several
-    /// services with one host the bytewise smallest dataInfoId has it.
+    /// services with one host the one that is served under it and has endpoints keeps it, else the bytewise smallest
+    /// dataInfoId has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Number of the service port, 1 to 65535.
