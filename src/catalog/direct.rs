@@ -5,6 +5,7 @@
 //! interfaces share one, so there is an entry for each (application, port) that the policy names, beside the services'.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -34,18 +35,99 @@ use crate::{
 /// An application and its port: what there is an entry for.
 pub type Key = (Box<str>, u16);
 
+/// The endpoints of services at one address and port that name an application.
+#[derive(Debug, Default)]
+struct Claims {
+    /// The first has the address.
+    ranked: BTreeSet<Claim>,
+    /// How many endpoints each application has here.
+    applications: BTreeMap<Box<str>, usize>,
+}
+
+/// An endpoint of a service. The newest by the registry's clock comes first; at a tie the first by application, registerId and
+/// service.
+#[derive(Debug)]
+struct Claim {
+    member: Member,
+    id: Arc<str>,
+}
+
+impl Claims {
+    fn insert(&mut self, id: &Arc<str>, member: &Member) {
+        if let Some(application) = application(member)
+            && self.ranked.insert(Claim { member: member.clone(), id: Arc::clone(id) })
+        {
+            *self.applications.entry(application.into()).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, id: &Arc<str>, member: &Member) {
+        if let Some(application) = application(member)
+            && self.ranked.remove(&Claim { member: member.clone(), id: Arc::clone(id) })
+            && let Some(count) = self.applications.get_mut(application)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.applications.remove(application);
+            }
+        }
+    }
+
+    /// The endpoint that the address and port belong to.
+    fn winner(&self) -> Option<&Member> {
+        self.ranked.first().map(|claim| &claim.member)
+    }
+
+    fn is_contested(&self) -> bool {
+        self.applications.len() > 1
+    }
+}
+
+impl Ord for Claim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        #[cfg(test)]
+        COMPARED.set(COMPARED.get() + 1);
+        let age = |claim: &Self| (claim.member.version().timestamp, claim.member.version().version);
+        let newest = age(other).cmp(&age(self));
+        let newest = newest.then_with(|| application(&self.member).cmp(&application(&other.member)));
+        let newest = newest.then_with(|| self.member.register_id().cmp(other.member.register_id()));
+        newest.then_with(|| self.id.cmp(&other.id))
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many claims were compared with another.
+    static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+impl PartialOrd for Claim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Claim {}
+
 /// The entries, kept up as services change.
 #[derive(Debug, Default)]
 pub struct Direct {
-    /// For each address and port the endpoints that are published there, by service.
-    claims: HashMap<(IpAddr, u16), BTreeMap<Arc<str>, Member>>,
+    /// For each address and port the endpoints that are published there.
+    claims: HashMap<(IpAddr, u16), Claims>,
     /// For each application and port the endpoints that it has there.
     entries: BTreeMap<Key, BTreeMap<IpAddr, Member>>,
     /// Entries to look at, since their endpoints or the policy changed.
     touched: BTreeSet<Key>,
     /// Slices and names of the entries that are served.
     served: BTreeMap<Key, (usize, Arc<str>)>,
-    contested: BTreeSet<(IpAddr, u16)>,
+    /// How many addresses and ports more than one application has.
+    contested: usize,
     /// Entries of which some addresses only are to be called with mTLS.
     mixed: BTreeSet<Key>,
     /// How many addresses are left out of the entries that have too many.
@@ -76,44 +158,53 @@ impl Direct {
         Self { served, touched: BTreeSet::new(), notices: Vec::new(), ..direct }
     }
 
-    /// Notes that a service has other endpoints than before. Costs the endpoints that differ.
+    /// Notes that a service has other endpoints than before, both sorted by address and port. Beside a walk over them it costs
+    /// the endpoints that differ, each by the logarithm of the services that have one there.
     pub fn update(&mut self, id: &Arc<str>, before: &[Member], after: &[Member]) {
-        let keep: HashMap<_, &Member> = after.iter().map(|member| (member.key(), member)).collect();
-        let had: HashMap<_, &Member> = before.iter().map(|member| (member.key(), member)).collect();
-        for member in before.iter().filter(|member| !keep.contains_key(&member.key())) {
-            self.claim(id, member, None);
+        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(had), Some(has)) => had.key().cmp(&has.key()),
+            };
+            let had = if order.is_le() { before.next() } else { None };
+            let has = if order.is_ge() { after.next() } else { None };
+            // Of two applications on one address the newest has it, so the version counts as well.
+            let is_same = had.zip(has).is_some_and(|(had, has)| had == has && had.version() == has.version());
+            if !is_same {
+                self.change(id, had, has);
+            }
         }
-        // Of two applications on one address the newest has it, so the version counts as well.
-        let same = |member: &&Member, had: &&Member| had == member && had.version() == member.version();
-        for member in after.iter().filter(|member| !had.get(&member.key()).is_some_and(|had| same(member, had))) {
-            self.claim(id, member, Some(member));
-        }
-        let unnamed = |members: &[Member]| members.iter().filter(|member| application(member).is_none()).count();
-        self.unnamed = self.unnamed + unnamed(after) - unnamed(before);
     }
 
-    fn claim(&mut self, id: &Arc<str>, at: &Member, by: Option<&Member>) {
-        let Endpoint { address: Address::Ip(address), port, .. } = at.endpoint() else { return };
+    /// Notes that a service has another endpoint at an address and port than before, or none.
+    fn change(&mut self, id: &Arc<str>, had: Option<&Member>, has: Option<&Member>) {
+        let Some(Endpoint { address: Address::Ip(address), port, .. }) = has.or(had).map(Member::endpoint) else {
+            return;
+        };
         let place = (*address, *port);
+        let is_unnamed = |member: &Member| application(member).is_none();
+        self.unnamed =
+            self.unnamed + usize::from(has.is_some_and(is_unnamed)) - usize::from(had.is_some_and(is_unnamed));
         let claims = self.claims.entry(place).or_default();
-        let before = winner(claims).cloned();
-        match by {
-            Some(member) => claims.insert(Arc::clone(id), member.clone()),
-            None => claims.remove(id),
-        };
-        let after = winner(claims).cloned();
-        let applications: BTreeSet<Box<str>> = claims.values().filter_map(application).map(Into::into).collect();
-        let contested = applications.len() > 1;
-        if contested && !self.contested.contains(&place) {
-            let newest = after.as_ref().and_then(application).map(Into::into);
-            let (address, port) = place;
-            self.notices.push(Notice::AddressContested { address, port, newest, claimed_by: applications });
+        let before = claims.winner().cloned();
+        let was_contested = claims.is_contested();
+        had.into_iter().for_each(|member| claims.remove(id, member));
+        has.into_iter().for_each(|member| claims.insert(id, member));
+        let after = claims.winner().cloned();
+        match (was_contested, claims.is_contested()) {
+            (false, true) => {
+                let newest = after.as_ref().and_then(application).map(Into::into);
+                let claimed_by = claims.applications.keys().cloned().collect();
+                self.notices.push(Notice::AddressContested { address: *address, port: *port, newest, claimed_by });
+                self.contested += 1;
+            }
+            (true, false) => self.contested -= 1,
+            _ => {}
         }
-        match contested {
-            true => self.contested.insert(place),
-            false => self.contested.remove(&place),
-        };
-        if claims.is_empty() {
+        if claims.ranked.is_empty() {
             self.claims.remove(&place);
         }
         if before == after {
@@ -222,7 +313,7 @@ impl Direct {
     pub fn counts(&self) -> DirectCounts {
         DirectCounts {
             entries: self.served.len(),
-            contested: self.contested.len(),
+            contested: self.contested,
             unnamed: self.unnamed,
             mixed_mtls: self.mixed.len(),
             left_out: self.crowded.values().sum(),
@@ -266,17 +357,6 @@ fn application(member: &Member) -> Option<&str> {
     member.endpoint().labels.get("app")
 }
 
-/// The endpoint that an address and port belong to: the newest by the registry's clock; at a tie the first by application and
-/// registerId.
-fn winner(claims: &BTreeMap<Arc<str>, Member>) -> Option<&Member> {
-    let named = claims.values().filter(|member| application(member).is_some());
-    named.max_by(|a, b| {
-        let newer = (a.version().timestamp, a.version().version).cmp(&(b.version().timestamp, b.version().version));
-        let name = |member: &Member| (application(member).map(str::to_owned), member.register_id().to_owned());
-        newer.then_with(|| name(b).cmp(&name(a)))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,7 +374,10 @@ mod tests {
         let policy = policy(serde_json::json!({}));
         let endpoints = data.iter().map(|text| payload::parse(text, "", &policy.rules("a")).unwrap()).collect();
         let version = crate::model::RegisterVersion { version, timestamp: 0 };
-        Member::all(&Arc::new(Parsed { endpoints, version, ..Parsed::default() })).collect()
+        let mut members: Vec<Member> =
+            Member::all(&Arc::new(Parsed { endpoints, version, ..Parsed::default() })).collect();
+        members.sort_by(|a, b| a.key().cmp(&b.key()));
+        members
     }
 
     fn all() -> Policy {
@@ -378,5 +461,95 @@ mod tests {
         direct.update(&"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
         let changed = BTreeSet::from_iter(changes(&mut direct, &all(), false).0);
         assert_eq!(changed, BTreeSet::from(["-old/name".to_owned(), format!("+{ORDERS}")]));
+    }
+
+    /// The definition: all endpoints at an address and port are looked at.
+    #[derive(Default)]
+    struct Naive(BTreeMap<Arc<str>, Vec<Member>>);
+
+    impl Naive {
+        fn at(&self) -> BTreeMap<(IpAddr, u16), Vec<(&Arc<str>, &Member)>> {
+            let mut at: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for (id, member) in self.0.iter().flat_map(|(id, members)| members.iter().map(move |member| (id, member))) {
+                let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { continue };
+                if application(member).is_some() {
+                    at.entry((*address, *port)).or_default().push((id, member));
+                }
+            }
+            at
+        }
+
+        fn entries(&self) -> BTreeMap<Key, BTreeMap<IpAddr, Member>> {
+            let mut entries = BTreeMap::<Key, BTreeMap<IpAddr, Member>>::new();
+            for ((address, port), claims) in self.at() {
+                let rank = |(id, member): &(&Arc<str>, &Member)| {
+                    let newest = std::cmp::Reverse((member.version().timestamp, member.version().version));
+                    let name = (application(member).map(str::to_owned), member.register_id().to_owned());
+                    (newest, name, Arc::clone(id))
+                };
+                let (_, winner) = claims.into_iter().min_by_key(rank).unwrap();
+                let key = (application(winner).unwrap().into(), port);
+                entries.entry(key).or_default().insert(address, winner.clone());
+            }
+            entries
+        }
+
+        fn contested(&self) -> usize {
+            let several = |claims: &Vec<(&Arc<str>, &Member)>| {
+                let all: BTreeSet<&str> = claims.iter().filter_map(|(_, member)| application(member)).collect();
+                all.len() > 1
+            };
+            self.at().values().filter(|claims| several(claims)).count()
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_history_gives_the_entries_of_who_is_there(
+            history in proptest::collection::vec(
+                (0usize..4, 0i64..4, proptest::collection::btree_map((1u8..4, 80u16..82), 0usize..4, 0..4)), 0..40)
+        ) {
+            let (mut direct, mut naive) = (Direct::default(), Naive::default());
+            for (service, version, endpoints) in history {
+                let id: Arc<str> = format!("s{service}").into();
+                let apps = ["?app=a", "?app=b", "?app=a&weight=3", ""];
+                let data: Vec<String> =
+                    endpoints.iter().map(|((host, port), app)| format!("10.0.0.{host}:{port}{}", apps[*app])).collect();
+                let after = members(&data.iter().map(String::as_str).collect::<Vec<_>>(), version);
+                let before = naive.0.insert(Arc::clone(&id), after.clone()).unwrap_or_default();
+                let touched = direct.entries.clone();
+                direct.touched.clear();
+                direct.update(&id, &before, &after);
+                let entries = naive.entries();
+                for key in touched.keys().chain(entries.keys()).filter(|key| touched.get(*key) != entries.get(*key)) {
+                    proptest::prop_assert!(direct.touched.contains(key), "{:?} is other and not touched", key);
+                }
+                proptest::prop_assert_eq!(&direct.entries, &entries);
+                let unnamed = naive.0.values().flatten().filter(|member| application(member).is_none()).count();
+                proptest::prop_assert_eq!((direct.contested, direct.unnamed), (naive.contested(), unnamed));
+                proptest::prop_assert_eq!(direct.claims.len(), naive.at().len());
+            }
+        }
+    }
+
+    /// Compared claims for one more instance, where so many are, of so many interfaces.
+    fn compared(interfaces: usize, instances: usize) -> usize {
+        let mut direct = Direct::default();
+        let data: Vec<String> = (0..=instances).map(|n| format!("10.0.{}.{}:80?app=hot", n >> 8, n & 255)).collect();
+        let data: Vec<&str> = data.iter().map(String::as_str).collect();
+        let (before, after) = (members(&data[..instances], 1), members(&data, 1));
+        let ids: Vec<Arc<str>> = (0..interfaces).map(|n| format!("s{n}").into()).collect();
+        ids.iter().for_each(|id| direct.update(id, &[], &before));
+        COMPARED.set(0);
+        ids.iter().for_each(|id| direct.update(id, &before, &after));
+        COMPARED.get()
+    }
+
+    #[test]
+    fn a_claim_costs_the_logarithm_of_what_is_there() {
+        let (few, many) = (compared(100, 50), compared(1_000, 50));
+        assert!(few > 0 && many < 10 * few * 2, "{few} for 100 interfaces, {many} for 1000");
+        assert!(many < 1_000 * 30, "{many}");
+        assert_eq!(compared(100, 1), compared(100, 100), "other addresses cost nothing");
     }
 }
