@@ -61,6 +61,7 @@ impl Hostile {
             version: RegisterVersion { version: self.version, timestamp },
             cell: (&self.cell).into(),
             app_name: (&self.cell).into(),
+            source_address: (&self.cell).into(),
             attributes: self.attributes.iter().map(|(key, value)| (key.into(), value.into())).collect(),
             serialized: self.serialized,
             payloads: self.payloads.iter().map(|payload| payload.into()).collect(),

@@ -32,6 +32,9 @@ use crate::{
     },
 };
 
+/// Status names this many endpoints that are not their publishers' own.
+const SHOWN: usize = 20;
+
 /// An application and its port: what there is an entry for.
 pub type Key = (Box<str>, u16);
 
@@ -133,7 +136,11 @@ pub struct Direct {
     /// How many addresses are left out of the entries that have too many.
     crowded: BTreeMap<Key, usize>,
     unnamed: usize,
+    /// Endpoints that are in no entry since their address is not their publisher's own, with the application that they name.
+    not_own: BTreeMap<(IpAddr, u16, Arc<str>), Box<str>>,
     notices: Vec<Notice>,
+    /// The policy that says whose claims count; `None`: the entries are those of a last good state, and nobody claims yet.
+    policy: Option<Arc<Policy>>,
 }
 
 /// The result of a look at an entry.
@@ -148,14 +155,26 @@ pub struct Outcome {
 }
 
 impl Direct {
-    /// The entries of a last good state, and the endpoints of its services.
-    pub fn restored<'a>(
-        served: BTreeMap<Key, (usize, Arc<str>)>,
-        services: impl Iterator<Item = (&'a Arc<str>, &'a [Member])>,
-    ) -> Self {
-        let mut direct = Self::default();
-        services.for_each(|(id, members)| direct.update(id, &[], members));
-        Self { served, touched: BTreeSet::new(), notices: Vec::new(), ..direct }
+    /// The entries of a last good state.
+    pub fn restored(served: BTreeMap<Key, (usize, Arc<str>)>) -> Self {
+        Self { served, ..Self::default() }
+    }
+
+    /// Follows a policy. Where it makes entries otherwise than the one before, all services claim anew and every entry is
+    /// looked at; under the first policy after a last good state only those that change from then on.
+    pub fn follow<'a>(&mut self, policy: &Arc<Policy>, services: impl Iterator<Item = (&'a Arc<str>, &'a [Member])>) {
+        if self.policy.as_ref().is_some_and(|before| policy.makes_direct_as(before)) {
+            return;
+        }
+        let Self { served, mixed, crowded, policy: before, .. } = std::mem::take(self);
+        *self = Self { served, mixed, crowded, policy: Some(Arc::clone(policy)), ..Self::default() };
+        services.for_each(|(id, members)| self.update(id, &[], members));
+        if before.is_some() || self.served.is_empty() {
+            self.touch_all();
+        } else {
+            self.touched.clear();
+            self.notices.clear();
+        }
     }
 
     /// Notes that a service has other endpoints than before, both sorted by address and port. Beside a walk over them it costs
@@ -172,7 +191,8 @@ impl Direct {
             let had = if order.is_le() { before.next() } else { None };
             let has = if order.is_ge() { after.next() } else { None };
             // Of two applications on one address the newest has it, so the version counts as well.
-            let is_same = had.zip(has).is_some_and(|(had, has)| had == has && had.version() == has.version());
+            let claim = |member: &Member| (member.version(), member.is_own());
+            let is_same = had.zip(has).is_some_and(|(had, has)| had == has && claim(had) == claim(has));
             if !is_same {
                 self.change(id, had, has);
             }
@@ -191,8 +211,21 @@ impl Direct {
         let claims = self.claims.entry(place).or_default();
         let before = claims.winner().cloned();
         let was_contested = claims.is_contested();
+        let policy = self.policy.as_deref();
+        let is_vouched_for = policy.is_none_or(|policy| policy.is_vouched_for(*address));
         had.into_iter().for_each(|member| claims.remove(id, member));
-        has.into_iter().for_each(|member| claims.insert(id, member));
+        has.into_iter().filter(|has| is_vouched_for || has.is_own()).for_each(|member| claims.insert(id, member));
+        if !is_vouched_for {
+            let had_it = self.not_own.remove(&(*address, *port, Arc::clone(id)));
+            let is_direct = |application: &&str| policy.is_some_and(|policy| policy.is_direct(application));
+            if let Some(application) = has.filter(|has| !has.is_own()).and_then(application).filter(is_direct) {
+                self.not_own.insert((*address, *port, Arc::clone(id)), application.into());
+                if had_it.is_none() {
+                    let (id, application) = (Arc::clone(id), application.into());
+                    self.notices.push(Notice::AddressNotOwn { id, address: *address, port: *port, application });
+                }
+            }
+        }
         let after = claims.winner().cloned();
         match (was_contested, claims.is_contested()) {
             (false, true) => {
@@ -317,6 +350,13 @@ impl Direct {
             unnamed: self.unnamed,
             mixed_mtls: self.mixed.len(),
             left_out: self.crowded.values().sum(),
+            not_own: self.not_own.len(),
+            not_own_sample: self
+                .not_own
+                .iter()
+                .take(SHOWN)
+                .map(|(claim, application)| shown(claim, application))
+                .collect(),
         }
     }
 }
@@ -353,6 +393,11 @@ fn make(
     Ok(Build { place: (slice_of(&Sha256::digest(host).into()), name), entry, rule, mixed, left_out })
 }
 
+fn shown((address, port, id): &(IpAddr, u16, Arc<str>), application: &str) -> Box<str> {
+    let id: String = id.chars().take(100).collect();
+    format!("{address} {port} {application} {id}").into()
+}
+
 fn application(member: &Member) -> Option<&str> {
     member.endpoint().labels.get("app")
 }
@@ -371,17 +416,27 @@ mod tests {
     }
 
     fn members(data: &[&str], version: i64) -> Vec<Member> {
+        members_from(None, data, version)
+    }
+
+    fn members_from(source_address: Option<IpAddr>, data: &[&str], version: i64) -> Vec<Member> {
         let policy = policy(serde_json::json!({}));
         let endpoints = data.iter().map(|text| payload::parse(text, "", &policy.rules("a")).unwrap()).collect();
         let version = crate::model::RegisterVersion { version, timestamp: 0 };
         let mut members: Vec<Member> =
-            Member::all(&Arc::new(Parsed { endpoints, version, ..Parsed::default() })).collect();
+            Member::all(&Arc::new(Parsed { endpoints, version, source_address, ..Parsed::default() })).collect();
         members.sort_by(|a, b| a.key().cmp(&b.key()));
         members
     }
 
     fn all() -> Policy {
         policy(serde_json::json!({ "direct": { "applications": ["*"] } }))
+    }
+
+    fn mesh(addresses: &[&str]) -> Policy {
+        policy(
+            serde_json::json!({ "direct": { "applications": ["orders"], "balance": "mesh", "addresses": addresses } }),
+        )
     }
 
     /// A policy that Istio's validation refuses for every entry.
@@ -446,7 +501,8 @@ mod tests {
         let served = BTreeMap::from([((Box::from("orders"), 80), (3, Arc::from("old/name")))]);
         let id: Arc<str> = "a".into();
         let orders = members(&["10.0.0.1:80?app=orders"], 1);
-        let mut direct = Direct::restored(served, std::iter::once((&id, &orders[..])));
+        let mut direct = Direct::restored(served);
+        direct.follow(&Arc::new(all()), std::iter::once((&id, &orders[..])));
         assert!(changes(&mut direct, &all(), true).0.is_empty(), "nothing is touched");
         direct.update(&id, &orders, &[]);
         assert!(changes(&mut direct, &all(), true).0.is_empty());
@@ -457,22 +513,66 @@ mod tests {
     #[test]
     fn an_entry_that_gets_another_name_leaves_none_behind() {
         let served = BTreeMap::from([((Box::from("orders"), 80), (3, Arc::from("old/name")))]);
-        let mut direct = Direct::restored(served, std::iter::empty());
+        let mut direct = Direct::restored(served);
+        direct.follow(&Arc::new(all()), std::iter::empty());
         direct.update(&"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
         let changed = BTreeSet::from_iter(changes(&mut direct, &all(), false).0);
         assert_eq!(changed, BTreeSet::from(["-old/name".to_owned(), format!("+{ORDERS}")]));
     }
 
+    #[test]
+    fn where_the_proxy_chooses_an_address_is_its_publishers_own_or_vouched_for() {
+        let mut direct = Direct::default();
+        let ids: [Arc<str>; 3] = ["Orders", "X", "Y"].map(Into::into);
+        let own = "10.0.0.1".parse().ok();
+        let evil = "10.66.6.6".parse().ok();
+        let all = [
+            members_from(own, &["10.0.0.1:80?app=orders", "10.0.0.2:80?app=orders"], 1),
+            members_from(
+                evil,
+                &["10.0.0.1:80?app=orders&weight=5", "10.0.9.9:80?app=orders", "10.66.6.6:80?app=orders"],
+                9,
+            ),
+            members_from(None, &["10.0.9.10:3306?app=orders", "10.0.9.11:3306?app=users"], 9),
+        ];
+        let claimed = || ids.iter().zip(&all).map(|(id, members)| (id, &members[..]));
+        let addresses = |direct: &Direct| {
+            let all = direct.entries.iter().filter(|((application, _), _)| &**application == "orders");
+            all.flat_map(|((_, port), entry)| entry.keys().map(move |ip| format!("{ip}:{port}"))).collect::<Vec<_>>()
+        };
+        direct.follow(&Arc::new(mesh(&[])), std::iter::empty());
+        claimed().for_each(|(id, members)| direct.update(id, &[], members));
+        assert_eq!(addresses(&direct), ["10.0.0.1:80", "10.66.6.6:80"]);
+        let counts = direct.counts();
+        assert_eq!((counts.not_own, counts.contested, direct.notices().len()), (4, 0, 4));
+        let named =
+            ["10.0.0.1 80 orders X", "10.0.0.2 80 orders Orders", "10.0.9.9 80 orders X", "10.0.9.10 3306 orders Y"];
+        assert_eq!(counts.not_own_sample, named.map(Box::from));
+        // Another policy: all claim anew.
+        direct.follow(&Arc::new(mesh(&["10.0.0.0/24"])), claimed());
+        assert_eq!((addresses(&direct).len(), direct.counts().not_own), (3, 2));
+        let weight = direct.entries[&("orders".into(), 80)][&own.unwrap()].endpoint().weight;
+        assert_eq!(weight, 5, "anybody's, so the newest's");
+        direct.follow(&Arc::new(self::all()), claimed());
+        assert_eq!((addresses(&direct).len(), direct.counts().not_own, direct.counts().contested), (5, 0, 0));
+        direct.follow(&Arc::new(mesh(&[])), claimed());
+        ids.iter().zip(&all).for_each(|(id, members)| direct.update(id, members, &[]));
+        assert_eq!((direct.entries.len(), direct.claims.len(), direct.counts().not_own), (0, 0, 0));
+    }
+
     /// The definition: all endpoints at an address and port are looked at.
-    #[derive(Default)]
-    struct Naive(BTreeMap<Arc<str>, Vec<Member>>);
+    struct Naive {
+        services: BTreeMap<Arc<str>, Vec<Member>>,
+        policy: Arc<Policy>,
+    }
 
     impl Naive {
         fn at(&self) -> BTreeMap<(IpAddr, u16), Vec<(&Arc<str>, &Member)>> {
             let mut at: BTreeMap<_, Vec<_>> = BTreeMap::new();
-            for (id, member) in self.0.iter().flat_map(|(id, members)| members.iter().map(move |member| (id, member))) {
+            for (id, member) in self.services.iter().flat_map(|(id, members)| members.iter().map(move |m| (id, m))) {
                 let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { continue };
-                if application(member).is_some() {
+                let counts = member.is_own() || self.policy.is_vouched_for(*address);
+                if application(member).is_some() && counts {
                     at.entry((*address, *port)).or_default().push((id, member));
                 }
             }
@@ -507,16 +607,26 @@ mod tests {
         #[test]
         fn any_history_gives_the_entries_of_who_is_there(
             history in proptest::collection::vec(
-                (0usize..4, 0i64..4, proptest::collection::btree_map((1u8..4, 80u16..82), 0usize..4, 0..4)), 0..40)
+                (0usize..4, 0i64..4, 0u8..5, proptest::collection::btree_map((1u8..4, 80u16..82), 0usize..4, 0..4)), 0..40),
+            policies in proptest::collection::vec(0usize..3, 40),
         ) {
-            let (mut direct, mut naive) = (Direct::default(), Naive::default());
-            for (service, version, endpoints) in history {
+            let all = [all(), mesh(&[]), mesh(&["10.0.0.2/31"])].map(Arc::new);
+            let (mut direct, mut policy) = (Direct::default(), Arc::clone(&all[0]));
+            direct.follow(&policy, std::iter::empty());
+            let mut naive = Naive { services: BTreeMap::new(), policy: Arc::clone(&policy) };
+            for ((service, version, source, endpoints), other) in history.into_iter().zip(policies) {
                 let id: Arc<str> = format!("s{service}").into();
-                let apps = ["?app=a", "?app=b", "?app=a&weight=3", ""];
+                let apps = ["?app=orders", "?app=b", "?app=orders&weight=3", ""];
                 let data: Vec<String> =
                     endpoints.iter().map(|((host, port), app)| format!("10.0.0.{host}:{port}{}", apps[*app])).collect();
-                let after = members(&data.iter().map(String::as_str).collect::<Vec<_>>(), version);
-                let before = naive.0.insert(Arc::clone(&id), after.clone()).unwrap_or_default();
+                let data: Vec<&str> = data.iter().map(String::as_str).collect();
+                let after = members_from(format!("10.0.0.{source}").parse().ok(), &data, version);
+                if version == 0 {
+                    policy = Arc::clone(&all[other]);
+                    naive.policy = Arc::clone(&policy);
+                }
+                direct.follow(&policy, naive.services.iter().map(|(id, members)| (id, &members[..])));
+                let before = naive.services.insert(Arc::clone(&id), after.clone()).unwrap_or_default();
                 let touched = direct.entries.clone();
                 direct.touched.clear();
                 direct.update(&id, &before, &after);
@@ -525,9 +635,15 @@ mod tests {
                     proptest::prop_assert!(direct.touched.contains(key), "{:?} is other and not touched", key);
                 }
                 proptest::prop_assert_eq!(&direct.entries, &entries);
-                let unnamed = naive.0.values().flatten().filter(|member| application(member).is_none()).count();
+                let unnamed = naive.services.values().flatten().filter(|member| application(member).is_none()).count();
                 proptest::prop_assert_eq!((direct.contested, direct.unnamed), (naive.contested(), unnamed));
                 proptest::prop_assert_eq!(direct.claims.len(), naive.at().len());
+                let not_own = naive.services.values().flatten().filter(|member| {
+                    let Endpoint { address: Address::Ip(address), .. } = member.endpoint() else { return false };
+                    let is_direct = application(member).is_some_and(|application| policy.is_direct(application));
+                    is_direct && !member.is_own() && !policy.is_vouched_for(*address)
+                });
+                proptest::prop_assert_eq!(direct.not_own.len(), not_own.count());
             }
         }
     }

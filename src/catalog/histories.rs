@@ -72,6 +72,7 @@ fn policies() -> Vec<Value> {
         json!({ "overrides": { "com.d*": { "dns": true, "labels": ["rpcVer"], "port": 99, "protocol": "HTTP" } } }),
         json!({ "direct": direct }),
         json!({ "direct": { "applications": ["x"], "balance": "mesh" } }),
+        json!({ "direct": { "applications": ["x"], "balance": "mesh", "addresses": ["10.4.0.0/14", "10.9.9.9/32"] } }),
         json!({ "direct": direct, "mtls": [{ "applications": ["x"], "identities": ["spiffe://a/ns/b/sa/c"] }] }),
         // Refused.
         json!({ "exportTo": refused }),
@@ -99,6 +100,11 @@ const PAYLOADS: [&[&str]; 12] = [
     &["panic://10.0.0.1:80"],
     &["10.{s}.{p}.1:80?app=panic-when-made"],
 ];
+
+/// The address that the client of a publisher has: that of the first of its usual endpoints.
+fn source_address(service: usize, publisher: usize) -> String {
+    format!("10.{service}.{publisher}.1:50000")
+}
 
 /// Numbers that a seed makes again.
 struct Random(TestRng);
@@ -254,9 +260,11 @@ impl World {
         self.version += 1;
         self.unknown.remove(IDS[service]);
         let live = self.publishers.range((service, 0)..(service + 1, 0));
-        let all: Vec<_> = live.map(|((s, p), data)| self.publisher(*s, *p, *data, self.version)).collect();
-        let bodies = all.iter().map(|(register_id, version, data)| Publisher {
+        let all: Vec<_> =
+            live.map(|((s, p), data)| (source_address(*s, *p), self.publisher(*s, *p, *data, self.version))).collect();
+        let bodies = all.iter().map(|(source_address, (register_id, version, data))| Publisher {
             register_id: (&**register_id).into(),
+            source_address: source_address.into(),
             version: RegisterVersion { version: *version, timestamp: 0 },
             payloads: data.iter().map(|text| text.as_bytes().into()).collect(),
             ..Publisher::default()
@@ -280,7 +288,8 @@ impl World {
                 self.publishers.insert((*service, *publisher), *data);
                 let (register_id, version, data) = self.publisher(*service, *publisher, *data, self.version);
                 let data: Vec<&str> = data.iter().map(String::as_str).collect();
-                self.driver.publish(IDS[*service], &register_id, version, &data);
+                let from = source_address(*service, *publisher);
+                self.driver.publish_from(&from, IDS[*service], &register_id, version, &data);
             }
             Step::Unpublish(service, publisher) => self.unpublish(*service, *publisher),
             Step::Lost(service, publisher) => {
@@ -581,7 +590,9 @@ impl World {
                     return Err(format!("{id} has a publisher {register_id} that the registry does not name"));
                 };
                 let data: Vec<&str> = std::str::from_utf8(data).unwrap().split('\n').collect();
-                fresh.publish(id, &register_id, entry.version.version, &data);
+                let body = entry.body();
+                let from = body.details().unwrap().source_address;
+                fresh.publish_from(from, id, &register_id, entry.version.version, &data);
             }
         }
         fresh.round();

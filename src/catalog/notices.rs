@@ -84,6 +84,17 @@ pub enum Notice {
         /// All that publish it.
         claimed_by: BTreeSet<Box<str>>,
     },
+    /// With `direct.balance: mesh` a publisher names an address that is not its own.
+    AddressNotOwn {
+        /// The service.
+        id: Arc<str>,
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// The application that the publisher names.
+        application: Box<str>,
+    },
     /// `policy.mtls` names some addresses of an application's entry, but not all.
     MtlsMixed {
         /// The application.
@@ -149,6 +160,7 @@ impl Notice {
             Self::VipChanged { .. } => "vip_changed",
             Self::PlaceContested { .. } => "place_contested",
             Self::AddressContested { .. } => "address_contested",
+            Self::AddressNotOwn { .. } => "address_not_own",
             Self::MtlsMixed { .. } => "mtls_mixed",
             Self::MassDeleteHeld(_) => "mass_delete_held",
             Self::MassDeleteOver { .. } => "mass_delete_over",
@@ -171,6 +183,7 @@ impl Notice {
             Self::VipChanged { id, .. } => (String::new(), (**id).into()),
             Self::PlaceContested { name, .. } => (String::new(), (**name).into()),
             Self::AddressContested { address, port, .. } => (String::new(), format!("{address} {port}").into()),
+            Self::AddressNotOwn { address, port, .. } => (String::new(), format!("{address} {port}").into()),
             Self::MtlsMixed { application, port } => (String::new(), format!("{application} {port}").into()),
             _ => return None,
         })

@@ -35,7 +35,7 @@ impl Quarantine {
 }
 
 /// Entries for consumers that dial addresses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DirectCounts {
     /// Entries served.
@@ -48,6 +48,11 @@ pub struct DirectCounts {
     pub mixed_mtls: usize,
     /// Addresses left out since their entry has too many.
     pub left_out: usize,
+    /// Endpoints left out, with `direct.balance: mesh`, since their address is not their publisher's own and the policy does not
+    /// vouch for it.
+    pub not_own: usize,
+    /// Some of those: address, port, application and dataInfoId.
+    pub not_own_sample: Vec<Box<str>>,
 }
 
 /// How often something else became of a service's place since the start.
@@ -246,6 +251,7 @@ impl Report {
             quarantined_by: quarantined_by.clone(),
             quarantined_left_out: quarantined.len().saturating_sub(SHOWN),
             unknown: self.unknown.clone(),
+            direct: self.direct.clone(),
             quarantined: quarantined.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect(),
             withheld_services: withheld_services.iter().take(SHOWN).cloned().collect(),
             graces: graces.iter().take(SHOWN).map(pair).collect(),

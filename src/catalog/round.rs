@@ -131,8 +131,7 @@ impl Round {
         });
         let (services, entries) = last_good.map(|last| (last.services, last.entries)).unwrap_or_default();
         let services = Services::restored(Arc::clone(&config), services);
-        let restored = services.iter().map(|(id, served)| (id, &served.members[..]));
-        let direct = (!entries.is_empty()).then(|| Direct::restored(entries, restored));
+        let direct = (!entries.is_empty()).then(|| Direct::restored(entries));
         let mut round = Self {
             gate: Gate::new(config.scope, protect.startup_hold, publishers),
             stage: Stage::Gathering,

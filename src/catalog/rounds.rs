@@ -214,6 +214,17 @@ fn log(notice: &Notice) {
             let (newest, claimed_by) = (newest.as_deref(), claimed_by.iter().take(4).collect::<Vec<_>>());
             tracing::warn!(event, %address, port, newest, ?claimed_by, "two applications publish one address and port");
         }
+        Notice::AddressNotOwn { id, address, port, application } => {
+            let application = &**application;
+            tracing::warn!(
+                event,
+                data_info_id = short(id),
+                %address,
+                port,
+                application,
+                "an address is not its publisher's own; it is in no entry unless policy.direct.addresses names it"
+            );
+        }
         Notice::MtlsMixed { application, port } => {
             tracing::warn!(
                 event,

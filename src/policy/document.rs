@@ -106,6 +106,9 @@ pub struct DirectPolicy {
     pub applications: Vec<String>,
     /// Who chooses the provider. Default: `client`.
     pub balance: Balance,
+    /// Ranges of addresses that anybody may publish with `balance: mesh`; others only those who connect to the registry from
+    /// them. Default: none.
+    pub addresses: Vec<IpNet>,
 }
 
 /// Who chooses the provider of a call to an address.
@@ -148,7 +151,7 @@ impl PolicyConfig {
             locality,
             endpoints: EndpointPolicy { allow: _, deny: _, allow_loopback: _ },
             mtls,
-            direct: DirectPolicy { applications: _, balance: _ },
+            direct: DirectPolicy { applications: _, balance: _, addresses: _ },
             overrides,
         } = self;
         let mut checks = Checks { namespace, mistakes: Vec::new() };

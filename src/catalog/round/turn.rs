@@ -11,7 +11,7 @@ use crate::{
         assignment::{Move, Movers},
         breaker::Verdict,
         changes::RoundChanges,
-        direct::{self, Direct},
+        direct,
         notices::Notice,
         report::Quarantine,
         round::{Round, Stage},
@@ -111,20 +111,13 @@ impl Round {
 
     /// Keeps up with the policy for the entries of applications.
     fn follow(&mut self, policy: &Arc<Policy>) {
-        let before = match &self.policy {
-            Some(before) if Arc::ptr_eq(before, policy) => Some(Arc::clone(before)),
-            _ => self.policy.replace(Arc::clone(policy)),
-        };
-        let completed = self.stage == Stage::Completed;
-        match (&mut self.direct, &before) {
-            (Some(direct), _) if completed => direct.touch_all(),
-            (Some(direct), Some(before)) if !policy.makes_direct_as(before) => direct.touch_all(),
-            (None, _) if policy.has_direct() => {
-                let mut direct = Direct::default();
-                self.services.iter().for_each(|(id, service)| direct.update(id, &[], &service.members));
-                self.direct = Some(direct);
+        self.policy = Some(Arc::clone(policy));
+        if self.direct.is_some() || policy.has_direct() {
+            let direct = self.direct.get_or_insert_default();
+            direct.follow(policy, self.services.iter().map(|(id, service)| (id, &service.members[..])));
+            if self.stage == Stage::Completed {
+                direct.touch_all();
             }
-            _ => {}
         }
     }
 
