@@ -11,7 +11,7 @@
 //!
 //! | op | fields |
 //! | --- | --- |
-//! | `publish` | `dataInfoId`, `registerId`, `version`, `registerTimestamp` (ms), `data`: texts, or `dataBase64`: bytes of boxes; optional `source`, `cell`, `appName`, `attributes` |
+//! | `publish` | `dataInfoId`, `registerId`, `version`, `registerTimestamp` (ms), `data`: texts, or `dataBase64`: bytes of boxes; optional `source`, `cell`, `appName`, `sourceAddress` (of the client), `attributes` |
 //! | `unpublish` | `dataInfoId`, `registerId`, `version`, `registerTimestamp`; optional `source` |
 //! | `replace` | `dataInfoId`, `version`, `publishers`: bodies of publishes; optional `readStarted` (ms, now), `source` |
 //! | `unknown` | `dataInfoIds`: services that could not be read; before `loaded` |
@@ -98,6 +98,8 @@ struct Publisher {
     #[serde(default)]
     app_name: String,
     #[serde(default)]
+    source_address: String,
+    #[serde(default)]
     attributes: Map<String, Value>,
 }
 
@@ -125,6 +127,7 @@ impl Publisher {
             version: RegisterVersion { version: self.version, timestamp: self.register_timestamp },
             cell: self.cell.as_str().into(),
             app_name: self.app_name.as_str().into(),
+            source_address: self.source_address.as_str().into(),
             attributes: self.attributes.iter().map(attribute).collect::<Result<_>>()?,
             serialized,
             payloads,

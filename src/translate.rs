@@ -11,4 +11,4 @@ pub mod service_entry;
 pub use payload::Parsed;
 
 /// Raised by a release that would serve other bytes for the same data.
-pub const TRANSLATION: u32 = 1;
+pub const TRANSLATION: u32 = 2;

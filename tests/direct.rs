@@ -8,7 +8,10 @@ use harness::{
     client::{DESTINATION_RULE, SERVICE_ENTRY, State, node},
     id,
 };
-use registry_mox::proto::istio::networking::v1alpha3::{ServiceEntry, service_entry::Resolution};
+use registry_mox::{
+    proto::istio::networking::v1alpha3::{ServiceEntry, service_entry::Resolution},
+    testing::registry::frame::Publisher,
+};
 use serde_json::{Value, json};
 
 /// What a client holds, and of it the entries of applications by host.
@@ -47,9 +50,13 @@ async fn an_application_has_an_entry_for_each_of_its_ports() {
     assert_eq!((entry.ports[0].number, entry.ports[0].protocol.as_str()), (12200, "TCP"));
     assert_eq!(mox.engine.flush().await.endpoints, 6, "no endpoint is counted twice");
     let counts = serde_json::to_value(mox.engine.status().rounds).unwrap()["direct"].clone();
-    assert_eq!(counts, json!({ "entries": 2, "contested": 0, "unnamed": 1, "mixedMtls": 0, "leftOut": 0 }));
+    assert_eq!(
+        counts,
+        json!({ "entries": 2, "contested": 0, "unnamed": 1, "mixedMtls": 0, "leftOut": 0, "notOwn": 0, "notOwnSample": [] })
+    );
 
-    mox.policy(json!({ "direct": { "applications": ["orders"], "balance": "mesh" } }));
+    let vouched_for = json!(["10.0.0.0/24"]);
+    mox.policy(json!({ "direct": { "applications": ["orders"], "balance": "mesh", "addresses": vouched_for } }));
     let (_, direct) = served(&mox).await;
     let entry = &direct[hosts[0]];
     assert_eq!((entry.resolution(), entry.addresses.len()), (Resolution::Static, 2));
@@ -90,6 +97,37 @@ async fn what_two_applications_claim_is_the_newests() {
     let (_, direct) = served(&mox).await;
     assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(mox.engine.status().rounds.direct.unwrap().contested, 0);
+}
+
+#[tokio::test]
+async fn where_the_proxy_chooses_nobody_takes_anothers_address() {
+    let mox = Mox::open(json!({ "policy": { "direct": { "applications": ["orders"], "balance": "mesh" } } }));
+    mox.engine.loaded();
+    let publish = |service: &str, source: &str, data: &[&str]| {
+        let publisher = Publisher {
+            register_id: service.into(),
+            source_address: source.into(),
+            payloads: data.iter().map(|text| text.as_bytes().into()).collect(),
+            ..Publisher::default()
+        };
+        mox.put(&id(service), &publisher);
+    };
+    publish("Orders", "10.0.0.1:41234", &["10.0.0.1:12200?app_name=orders"]);
+    publish("Pay", "10.0.9.9:41234", &["10.0.9.9:12200?app_name=payments"]);
+    let before = served(&mox).await.1;
+    assert_eq!(before["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1"]);
+    // A client that says the application's name, and the addresses of a provider of another one and of a database.
+    publish("X", "10.66.6.6:41234", &["10.0.9.9:12200?app_name=orders", "10.0.9.10:3306?app_name=orders"]);
+    assert_eq!(served(&mox).await.1, before);
+    let counts = serde_json::to_value(mox.engine.status().rounds).unwrap()["direct"].clone();
+    let named = json!([format!("10.0.9.9 12200 orders {}", id("X")), format!("10.0.9.10 3306 orders {}", id("X"))]);
+    assert_eq!((&counts["notOwn"], &counts["notOwnSample"]), (&json!(2), &named));
+    // The operator vouches for the database.
+    let vouched_for = json!(["10.0.9.10/32"]);
+    mox.policy(json!({ "direct": { "applications": ["orders"], "balance": "mesh", "addresses": vouched_for } }));
+    let after = served(&mox).await.1;
+    assert_eq!(after["p3306.orders.app.sofa.mesh"].addresses, ["10.0.9.10"]);
+    assert_eq!(after["p12200.orders.app.sofa.mesh"], before["p12200.orders.app.sofa.mesh"]);
 }
 
 #[tokio::test]

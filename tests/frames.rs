@@ -71,6 +71,22 @@ fn a_publish_of_boxes_with_text_of_every_kind() {
 }
 
 #[test]
+fn publishes_with_the_addresses_of_their_clients() {
+    let frame = golden("publish-source");
+    let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
+    let [Event::Publish { body: first, .. }, Event::Publish { data_info_id, body: second, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((parts(first), first.details().unwrap().source_address), (demo_r1(), "10.0.0.1:41234"));
+    assert_eq!((data_info_id.as_str(), second.details().unwrap().source_address), (GREET, "2001:db8:0:0:0:0:0:2"));
+    let expected = (at(1, TS + 6), R3.into(), String::new(), String::new(), vec![], vec!["10.0.0.3:12200".into()]);
+    assert_eq!(parts(second), expected);
+    let without = golden("publish-text");
+    let Some(Event::Publish { body, .. }) = frame::decode(&without).unwrap().into_iter().next() else { panic!() };
+    assert_eq!(body.details().unwrap().source_address, "");
+}
+
+#[test]
 fn an_unpublish() {
     let frame = golden("unpublish");
     let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();

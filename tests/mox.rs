@@ -265,15 +265,24 @@ async fn ids_that_differ_in_case_only_are_told_apart() {
     mox.publish(upper, "b", 1, &["10.0.0.2:1"]);
     client.wait_until(SOON, |state| state.len() == 2).await.unwrap();
     let id = |name: &str| client.state()[name].annotations["sofa.registry/data-info-id"].clone();
-    assert_eq!(id(DEMO_NAME), upper, "the bytewise smallest has the plain host");
+    assert_eq!(id(DEMO_NAME), lower, "who is served under the plain host keeps it");
     let other = client.state().keys().find(|name| *name != DEMO_NAME).unwrap();
-    assert_eq!(id(other), lower);
+    assert_eq!(id(other), upper);
     let vips: std::collections::BTreeSet<_> = client.state().values().map(|r| r.entry.addresses.clone()).collect();
     assert_eq!(vips.len(), 2);
-    assert_eq!(mox.engine.status().rounds.hosts_moved, 1);
-    mox.policy(json!({ "exclude": [upper] }));
+    let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
+    assert_eq!((&status["hostsMoved"], &status["moves"]["hosts"]), (&json!(1), &json!(0)));
+    let contest = &status["contested"][format!("{DEMO_NAME}.sofa.mesh").strip_prefix("sofa-registry/").unwrap()];
+    assert_eq!(*contest, json!({ "holder": lower, "waiting": [upper], "count": 1 }));
+    let metrics = mox.page("/mox/metrics", "").1;
+    assert!(
+        metrics.contains("\nmox_hosts_contested 1\n") && metrics.contains("\nmox_hosts_moved_total 0\n"),
+        "{metrics}"
+    );
+    mox.policy(json!({ "exclude": [lower] }));
     client.wait_until(SOON, |state| state.len() == 1 && state.contains_key(DEMO_NAME)).await.unwrap();
-    assert_eq!(client.state()[DEMO_NAME].annotations["sofa.registry/data-info-id"], lower);
+    assert_eq!(client.state()[DEMO_NAME].annotations["sofa.registry/data-info-id"], upper);
+    assert_eq!(mox.engine.status().rounds.moves.hosts, 1);
 }
 
 #[tokio::test]

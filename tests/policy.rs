@@ -51,7 +51,7 @@ async fn a_policy_that_is_taken_back_leaves_no_trace() {
         json!({ "locality": { "RZ1": "cn/rz1" } }),
         json!({ "endpoints": { "deny": ["10.0.1.0/24"] } }),
         json!({ "direct": direct }),
-        json!({ "direct": { "applications": ["*"], "balance": "mesh" } }),
+        json!({ "direct": { "applications": ["*"], "balance": "mesh", "addresses": ["0.0.0.0/0"] } }),
         json!({ "mtls": mtls }),
         json!({ "mtls": mtls, "direct": direct }),
         json!({ "overrides": { "*.S3:*": { "host": "s3.example.com", "port": 80, "protocol": "HTTP",
@@ -93,7 +93,11 @@ async fn a_change_costs_what_it_touches() {
         (json!({ "direct": direct }), 1, 2),
         (json!({ "direct": direct, "locality": { "RZ1": "cn/rz1" } }), 4, 8),
         (json!({ "direct": direct, "locality": { "RZ1": "cn/rz1" }, "labels": ["nobody-has-this"] }), 0, 0),
-        (json!({ "direct": { "applications": ["*"], "balance": "mesh" } }), 4, 4 + SERVICES as u64),
+        (
+            json!({ "direct": { "applications": ["*"], "balance": "mesh", "addresses": ["0.0.0.0/0"] } }),
+            4,
+            4 + SERVICES as u64,
+        ),
         (json!({}), 0, 0),
         (json!({ "exportTo": ["."] }), SERVICES as u64, SERVICES as u64),
     ] {

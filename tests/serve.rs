@@ -65,7 +65,7 @@ fn it_speaks_the_documented_lines() {
     assert!(serve.ask(&json!({ "id": 12, "op": "flush" })).get("held").is_none(), "thawed");
     let release = serve.ask(&json!({ "id": 14, "op": "release" }));
     assert_eq!(release, json!({ "id": 14, "ok": false, "error": "no mass deletion is held" }));
-    assert!(serve.page("/mox/status").body.contains("\"translation\": 1"));
+    assert!(serve.page("/mox/status").body.contains("\"translation\": 2"));
     let metrics = serve.page("/mox/metrics").body;
     for line in
         ["# TYPE mox_services gauge\nmox_services 0\n", "\nmox_held{reason=\"frozen\"} 0\n", "\nmox_tombstones 1\n"]

@@ -21,6 +21,7 @@ fn publisher<'a>(body: &Body<'a>) -> Publisher<'a> {
         version: body.version,
         cell: details.cell.into(),
         app_name: details.app_name.into(),
+        source_address: details.source_address.into(),
         attributes: details.attributes.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
         serialized: details.serialized,
         payloads: details.payloads.iter().map(|payload| (*payload).into()).collect(),

@@ -1,8 +1,12 @@
 //! Which service has which host, and which host which virtual address.
 //!
-//! Both go by [`Claims`], so they depend on who claims and not on the order in which they came. A service whose newest form
-//! cannot be made keeps the host and the address that it is served under, before all that claim them: what is served
-//! stands in nobody's place.
+//! Both go by [`Claims`]. Of several services that want one host, or hosts that want one address, comes first:
+//!
+//! 1. who has to stay as it is served, since its newest form cannot be made: what is served stands in nobody's place;
+//! 2. who has endpoints, so that none that is empty is in the way of one that can be called;
+//! 3. who is served under it. So a newcomer takes nothing from anybody, whatever its dataInfoId: what is served is no pure
+//!    function of what the registry says in this one point, and the last good state remembers it over a restart;
+//! 4. the bytewise smallest dataInfoId, or host by its SHA-256.
 
 pub mod claims;
 
@@ -16,7 +20,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    catalog::assignment::claims::Claims,
+    catalog::assignment::claims::{Claims, Contest},
     digest::prefix,
     snapshot::partition::slice_of,
     translate::names::{self, is_application},
@@ -27,23 +31,30 @@ const VIP_CANDIDATES: u8 = 8;
 
 type HostDigest = [u8; 32];
 
-/// The rank of a claim; the first counts before the second.
+/// The right of a service to a host or address: of two the smaller counts before the other. Each field is false for who
+/// comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    /// The claim of a service that stays as it is served.
-    Kept,
-    /// The claim of any other service.
-    Claimed,
+struct Right {
+    /// The service does not have to stay as it is served.
+    may_move: bool,
+    /// It has no endpoints.
+    is_empty: bool,
+    // What the session servers agree on in a shared document has its place here, before what this process serves.
+    /// It is not served under the host or address.
+    is_new: bool,
 }
 
 /// The claim of a service.
-#[derive(Debug)]
-struct Claim {
-    rank: Rank,
-    /// The host that the policy sets.
-    set: Option<Box<str>>,
-    /// The SHA-256 of the host that a virtual address is claimed for.
-    digest: HostDigest,
+#[derive(Debug, PartialEq)]
+enum Claim {
+    /// To the place that it is served under.
+    Kept,
+    /// To the best place that it can have.
+    Best {
+        /// The host that the policy sets.
+        set: Option<Box<str>>,
+        is_empty: bool,
+    },
 }
 
 /// The place under which a service is served.
@@ -57,15 +68,31 @@ pub struct Place {
     pub vip: Option<IpAddr>,
 }
 
+/// A service that is served under another host or virtual address than before.
+#[derive(Debug)]
+pub struct Move {
+    /// The service.
+    pub id: Arc<str>,
+    /// Its place before.
+    pub was: Place,
+    /// Its place from now on.
+    pub is: Place,
+}
+
 /// Hosts of services and virtual addresses of hosts.
 #[derive(Debug)]
 pub struct Assignment {
     suffix: String,
     vip_range: Option<IpNet>,
-    claims: HashMap<Arc<str>, Claim>,
+    /// The claims of services, with the SHA-256 of the host that a virtual address is claimed for.
+    claims: HashMap<Arc<str>, (Claim, HostDigest)>,
     /// Whole hosts.
-    hosts: Claims<(Rank, Arc<str>), String>,
-    vips: Claims<(Rank, HostDigest, Arc<str>), IpAddr>,
+    hosts: Claims<Right, Arc<str>, String>,
+    vips: Claims<Right, (HostDigest, Arc<str>), IpAddr>,
+    /// Where services are served, as far as anybody was told.
+    served: HashMap<Arc<str>, Place>,
+    /// Services whose place may be another than the one in `served`.
+    unsettled: Movers,
 }
 
 /// Services whose host or virtual address may be another than before.
@@ -80,80 +107,144 @@ impl Assignment {
             claims: HashMap::new(),
             hosts: Claims::default(),
             vips: Claims::default(),
+            served: HashMap::new(),
+            unsettled: Movers::new(),
         }
     }
 
-    /// Claims a host for a service: the one that the policy sets, or else the best that is made of its dataInfoId. No effect
-    /// if it has claimed just that before.
-    pub fn claim(&mut self, id: &Arc<str>, set: Option<&str>) -> Movers {
+    /// Claims a host for a service with or without endpoints: the one that the policy sets, or else the best that is made of
+    /// its dataInfoId. No effect if it has claimed just that before.
+    pub fn claim(&mut self, id: &Arc<str>, set: Option<&str>, is_empty: bool) -> Movers {
         // The names of applications' entries are no service's.
         let set = set.filter(|host| !is_application(&names::resource_name(host, &self.suffix)));
-        if let Some(Claim { rank: Rank::Claimed, set: before, .. }) = self.claims.get(id)
-            && before.as_deref() == set
-        {
+        let claim = Claim::Best { set: set.map(Into::into), is_empty };
+        if self.claims.get(id).is_some_and(|(known, _)| *known == claim) {
             return Movers::new();
         }
-        let made = names::candidates(id, &self.suffix).map(|name| format!("{name}.{}", self.suffix));
-        let candidates: Vec<String> = set.map(str::to_owned).into_iter().chain(made).collect();
-        let mut movers = self.withdraw(id);
-        let claim = Claim { rank: Rank::Claimed, set: set.map(Into::into), digest: HostDigest::default() };
-        self.claims.insert(Arc::clone(id), claim);
-        let hosts = self.hosts.insert((Rank::Claimed, Arc::clone(id)), candidates);
-        self.follow(hosts, &mut movers);
-        movers
+        let digest = self.claims.get(id).map(|(_, digest)| *digest).unwrap_or_default();
+        self.claims.insert(Arc::clone(id), (claim, digest));
+        let movers = self.claim_best(id);
+        self.told(movers)
     }
 
     /// Keeps the host and the virtual address that a service is served under, whoever else claims them. No effect if it keeps
     /// just these already.
     pub fn keep(&mut self, id: &Arc<str>, host: &str, vip: Option<IpAddr>) -> Movers {
-        if self.claims.get(id).is_some_and(|claim| claim.rank == Rank::Kept)
+        if self.claims.get(id).is_some_and(|(claim, _)| *claim == Claim::Kept)
             && self.place(id).is_some_and(|place| (&*place.host, place.vip) == (host, vip))
         {
             return Movers::new();
         }
-        let mut movers = self.withdraw(id);
         let digest = Sha256::digest(host).into();
-        self.claims.insert(Arc::clone(id), Claim { rank: Rank::Kept, set: None, digest });
-        let hosts = self.hosts.insert((Rank::Kept, Arc::clone(id)), [host.to_owned()]);
-        let vips = self.vips.insert((Rank::Kept, digest, Arc::clone(id)), vip);
-        movers.extend(vips.into_iter().map(|(.., id)| id));
+        let mut movers = Movers::from([Arc::clone(id)]);
+        if let Some((_, before)) = self.claims.insert(Arc::clone(id), (Claim::Kept, digest))
+            && before != digest
+        {
+            movers.extend(ids(self.vips.remove(&(before, Arc::clone(id)))));
+        }
+        let right = self.right(id, |_| true);
+        movers.extend(ids(self.vips.set(&(digest, Arc::clone(id)), vip.map(|vip| (vip, right)))));
+        let hosts = self.hosts.set(id, [(host.to_owned(), right)]);
         self.follow(hosts, &mut movers);
-        movers
+        self.told(movers)
     }
 
     /// Gives up the claim of a service.
     pub fn withdraw(&mut self, id: &Arc<str>) -> Movers {
         let mut movers = Movers::new();
-        if let Some(Claim { rank, digest, .. }) = self.claims.remove(id) {
-            movers.extend(self.vips.remove(&(rank, digest, Arc::clone(id))).into_iter().map(|(.., id)| id));
-            let hosts = self.hosts.remove(&(rank, Arc::clone(id)));
+        if let Some((_, digest)) = self.claims.remove(id) {
+            movers.extend(ids(self.vips.remove(&(digest, Arc::clone(id)))));
+            let hosts = self.hosts.remove(id);
+            self.follow(hosts, &mut movers);
+        }
+        self.unsettled.insert(Arc::clone(id));
+        self.told(movers)
+    }
+
+    /// From now on services are served where they have their places, and whoever follows is told so: who has a place keeps
+    /// it. Returns who was served elsewhere before.
+    pub fn settle(&mut self) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for id in std::mem::take(&mut self.unsettled) {
+            let is = self.place(&id);
+            let was = match is.clone() {
+                Some(is) => self.served.insert(Arc::clone(&id), is),
+                None => self.served.remove(&id),
+            };
+            if was == is {
+                continue;
+            }
+            // Its rights are others, and since nobody has a better one to what it has, nobody moves.
+            self.claim_best(&id);
+            if let (Some(was), Some(is)) = (was, is) {
+                moves.push(Move { id, was, is });
+            }
+        }
+        moves
+    }
+
+    fn told(&mut self, movers: Movers) -> Movers {
+        self.unsettled.extend(movers.iter().cloned());
+        movers
+    }
+
+    /// The right of a service that claims to a candidate that it `is_served` under, or not.
+    fn right(&self, id: &Arc<str>, is_served: impl FnOnce(&Place) -> bool) -> Right {
+        let (may_move, is_empty) = match self.claims.get(id) {
+            Some((Claim::Best { is_empty, .. }, _)) => (true, *is_empty),
+            Some((Claim::Kept, _)) | None => (false, false),
+        };
+        Right { may_move, is_empty, is_new: may_move && !self.served.get(id).is_some_and(is_served) }
+    }
+
+    /// Claims a host, and a virtual address for it, for a service with a claim to the best.
+    fn claim_best(&mut self, id: &Arc<str>) -> Movers {
+        let mut movers = Movers::new();
+        if let Some((Claim::Best { set, .. }, _)) = self.claims.get(id) {
+            let made = names::candidates(id, &self.suffix).map(|name| format!("{name}.{}", self.suffix));
+            let candidates = set.iter().map(|host| host.to_string()).chain(made);
+            let right = |host: String| {
+                let right = self.right(id, |served| *served.host == *host);
+                (host, right)
+            };
+            let candidates: Vec<(String, Right)> = candidates.map(right).collect();
+            let mut hosts = self.hosts.set(id, candidates);
+            hosts.push(Arc::clone(id));
             self.follow(hosts, &mut movers);
         }
         movers
     }
 
-    /// Claims virtual addresses for the hosts of services that have another than before.
-    fn follow(&mut self, hosts: Vec<(Rank, Arc<str>)>, movers: &mut Movers) {
-        for key in hosts {
-            let (rank, id) = &key;
-            if let (Rank::Claimed, Some(claim)) = (rank, self.claims.get_mut(id)) {
-                let vip = |digest| (Rank::Claimed, digest, Arc::clone(id));
-                let mut vips = self.vips.remove(&vip(claim.digest));
-                let host = self.hosts.get(&key).map(String::as_str).unwrap_or_default();
-                claim.digest = Sha256::digest(host).into();
-                let candidates = self.vip_range.map(|range| vip_candidates(&claim.digest, range));
-                vips.extend(self.vips.insert(vip(claim.digest), candidates.unwrap_or_default()));
-                movers.extend(vips.into_iter().map(|(.., id)| id));
+    /// Claims virtual addresses for the hosts of services that may have another than before.
+    fn follow(&mut self, hosts: Vec<Arc<str>>, movers: &mut Movers) {
+        for id in hosts {
+            let Some((Claim::Best { .. }, digest)) = self.claims.get_mut(&id) else { continue };
+            let host = self.hosts.get(&id).map(|host| HostDigest::from(Sha256::digest(host)));
+            let before = std::mem::replace(digest, host.unwrap_or_default());
+            if before != *digest {
+                movers.extend(ids(self.vips.remove(&(before, Arc::clone(&id)))));
+                movers.insert(Arc::clone(&id));
             }
-            movers.insert(key.1);
+            if host.is_some() {
+                self.claim_vip(&id, movers);
+            }
         }
+    }
+
+    /// Claims a virtual address for the host of a service with a claim to the best.
+    fn claim_vip(&mut self, id: &Arc<str>, movers: &mut Movers) {
+        let (Some(range), Some((Claim::Best { .. }, digest))) = (self.vip_range, self.claims.get(id)) else { return };
+        let right = |vip| (vip, self.right(id, |served| served.vip == Some(vip)));
+        let candidates: Vec<(IpAddr, Right)> = vip_candidates(digest, range).into_iter().map(right).collect();
+        let vip = (*digest, Arc::clone(id));
+        movers.extend(ids(self.vips.set(&vip, candidates)));
     }
 
     /// The place of a service that claims; `None`: every host that it may have is another service's.
     pub fn place(&self, id: &Arc<str>) -> Option<Place> {
-        let Claim { rank, digest, .. } = self.claims.get(id)?;
-        let host = self.hosts.get(&(*rank, Arc::clone(id)))?;
-        let vip = self.vips.get(&(*rank, *digest, Arc::clone(id))).copied();
+        let (_, digest) = self.claims.get(id)?;
+        let host = self.hosts.get(id)?;
+        let vip = self.vips.get(&(*digest, Arc::clone(id))).copied();
         Some(Place { host: host.as_str().into(), slice: slice_of(digest), vip })
     }
 
@@ -166,6 +257,24 @@ impl Assignment {
     pub fn vips_moved(&self) -> usize {
         self.vips.moved()
     }
+
+    /// Hosts and virtual addresses for which other services contend than at the last call; `None`: nobody any more.
+    pub fn contests_changed(&mut self) -> Vec<(Arc<str>, Option<Contest<Arc<str>>>)> {
+        let hosts = self.hosts.contests_changed().into_iter().map(|(host, contest)| (host.into(), contest));
+        let vips = self.vips.contests_changed().into_iter().map(|(vip, contest)| {
+            let contest = contest.map(|Contest { holder: (_, holder), waiting, count }| Contest {
+                holder,
+                waiting: ids(waiting).collect(),
+                count,
+            });
+            (vip.to_string().into(), contest)
+        });
+        hosts.chain(vips).collect()
+    }
+}
+
+fn ids(vips: Vec<(HostDigest, Arc<str>)>) -> impl Iterator<Item = Arc<str>> {
+    vips.into_iter().map(|(_, id)| id)
 }
 
 /// Addresses in `range` by the host's hash, best first, without the network's own address.
@@ -211,49 +320,90 @@ mod tests {
         assignment.place(&id(name)).map(|place| place.host.into())
     }
 
+    const PLAIN: Option<&str> = Some("a.demo.sofa.mesh");
+
     #[test]
-    fn of_two_with_one_host_the_smaller_has_it_and_the_other_is_moved() {
+    fn of_two_that_come_at_once_the_smaller_has_the_host() {
+        for order in [["a.demo", "a.Demo"], ["a.Demo", "a.demo"]] {
+            let mut all = assignment("");
+            order.iter().for_each(|name| drop(all.claim(&id(name), None, false)));
+            assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
+            assert!(host(&all, "a.demo").is_some_and(|host| host.starts_with("a-")));
+            assert_eq!(all.hosts_moved(), 1);
+            assert_eq!(all.claim(&id("a.Demo"), None, false), Movers::new(), "it claims that already");
+            assert!(all.withdraw(&id("a.Demo")).contains(&id("a.demo")));
+            assert_eq!((host(&all, "a.demo").as_deref(), all.hosts_moved()), (PLAIN, 0));
+        }
+    }
+
+    #[test]
+    fn who_is_served_under_a_host_keeps_it_while_it_has_endpoints() {
         let mut all = assignment("");
-        assert_eq!(all.claim(&id("a.demo"), None), Movers::from([id("a.demo")]));
-        assert_eq!(host(&all, "a.demo").as_deref(), Some("a.demo.sofa.mesh"));
-        assert_eq!(all.claim(&id("a.Demo"), None), Movers::from([id("a.Demo"), id("a.demo")]));
-        assert_eq!(host(&all, "a.Demo").as_deref(), Some("a.demo.sofa.mesh"));
-        assert!(host(&all, "a.demo").is_some_and(|host| host.starts_with("a-")));
-        assert_eq!(all.hosts_moved(), 1);
-        assert_eq!(all.claim(&id("a.Demo"), None), Movers::new(), "it claims that already");
-        assert_eq!(all.withdraw(&id("a.Demo")), Movers::from([id("a.demo")]));
-        assert_eq!((host(&all, "a.demo").as_deref(), all.hosts_moved()), (Some("a.demo.sofa.mesh"), 0));
+        let (served, newcomer) = (id("a.demo"), id("a.Demo"));
+        all.claim(&served, None, false);
+        all.settle();
+        all.claim(&newcomer, None, false);
+        all.settle();
+        assert_eq!(host(&all, "a.demo").as_deref(), PLAIN);
+        let contests = all.contests_changed();
+        let [(name, Some(Contest { holder, waiting, count: 1 }))] = &contests[..] else { panic!("{contests:?}") };
+        assert_eq!((Some(&**name), holder, &waiting[..]), (PLAIN, &served, &[Arc::clone(&newcomer)][..]));
+        // Without endpoints it is in the way of nobody.
+        assert_eq!(all.claim(&served, None, true), Movers::from([&newcomer, &served].map(Arc::clone)));
+        assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
+        let moves: Vec<_> = all.settle().into_iter().map(|Move { id, was, is }| (id, was.host, is.host)).collect();
+        assert_eq!(moves.len(), 2);
+        assert!(moves.iter().any(|(id, _, is)| *id == newcomer && Some(&**is) == PLAIN));
+        // And now the other is served under it.
+        all.claim(&served, None, false);
+        assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
+        assert!(all.withdraw(&newcomer).contains(&served));
+        assert_eq!(host(&all, "a.demo").as_deref(), PLAIN);
+        all.settle();
+        let contests = all.contests_changed();
+        assert!(matches!(&contests[..], [(name, None)] if Some(&**name) == PLAIN), "{contests:?}");
+    }
+
+    #[test]
+    fn what_nobody_was_told_of_is_nobodys() {
+        let mut all = assignment("");
+        all.claim(&id("a.demo"), None, false);
+        all.claim(&id("a.Demo"), None, false);
+        assert!(all.settle().is_empty(), "none was served before");
+        assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
+        assert!(all.claim(&id("A.demo"), None, false).contains(&id("A.demo")));
+        assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN, "the third is smaller, but this one is served");
     }
 
     #[test]
     fn what_is_kept_is_nobody_elses() {
         let mut all = assignment("10.96.0.0/30");
-        all.claim(&id("a.demo"), None);
+        all.claim(&id("a.demo"), None, false);
         let served = all.place(&id("a.demo")).unwrap();
         assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Movers::from([id("a.demo")]));
         assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Movers::new(), "it keeps that already");
-        all.claim(&id("a.Demo"), None);
+        all.claim(&id("a.Demo"), None, false);
         assert_eq!(all.place(&id("a.demo")), Some(served.clone()));
         assert!(
             host(&all, "a.Demo").is_some_and(|host| host.starts_with("a-")),
             "smaller, but not before what is kept"
         );
         // Two hosts that the policy sets go around it as well, and there are two addresses.
-        all.claim(&id("other"), Some(&served.host));
+        all.claim(&id("other"), Some(&served.host), false);
         assert_ne!(all.place(&id("other")).unwrap().host, served.host);
         let vips: BTreeSet<_> = ["a.demo", "a.Demo", "other"].map(|name| all.place(&id(name)).unwrap().vip).into();
         assert_eq!(vips.len(), 3, "one has none: {vips:?}");
         assert!(vips.contains(&served.vip) && vips.contains(&None));
-        all.claim(&id("a.demo"), None);
-        assert_eq!(host(&all, "a.Demo").as_deref(), Some("a.demo.sofa.mesh"), "no longer kept");
+        all.claim(&id("a.demo"), None, false);
+        assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN, "no longer kept");
     }
 
     #[test]
     fn a_host_that_the_policy_sets_comes_first_unless_it_is_an_applications() {
         let mut all = assignment("");
-        all.claim(&id("a"), Some("b.example.com"));
+        all.claim(&id("a"), Some("b.example.com"), false);
         assert_eq!(host(&all, "a").as_deref(), Some("b.example.com"));
-        assert_eq!(all.claim(&id("a"), Some("p80.orders.app.sofa.mesh")), Movers::from([id("a")]));
+        assert_eq!(all.claim(&id("a"), Some("p80.orders.app.sofa.mesh"), false), Movers::from([id("a")]));
         assert_eq!(host(&all, "a").as_deref(), Some("a.sofa.mesh"));
     }
 
@@ -268,35 +418,134 @@ mod tests {
         }
     }
 
+    const NAMES: [&str; 6] = ["a.demo", "a.Demo", "A.demo", "b", "c.d", "x"];
+    const SETS: [Option<&str>; 4] = [None, Some("b.sofa.mesh"), Some("s.example.com"), Some("a.demo.sofa.mesh")];
+    const RANGE: &str = "10.96.0.0/29";
+
+    type Places = [Option<Place>; 6];
+
+    fn places(all: &Assignment) -> Places {
+        NAMES.map(|name| all.place(&id(name)))
+    }
+
+    /// The hosts that a service would have, best first.
+    fn wanted(n: usize, set: usize) -> Vec<String> {
+        let id = id(NAMES[n]);
+        let made = names::candidates(&id, SUFFIX).map(|name| format!("{name}.{SUFFIX}"));
+        SETS[set].map(str::to_owned).into_iter().chain(made).collect()
+    }
+
+    /// What services claim: the host that is set and whether they are empty; `None`: to stay as they are served.
+    type Model = BTreeMap<usize, Option<(usize, bool)>>;
+
+    /// Who else may have what a service would rather have than its own, and by which right.
+    fn check(now: &Places, served: &Places, model: &Model) -> Result<(), TestCaseError> {
+        let right = |n: usize, is_served: bool| match model[&n] {
+            None => (false, false, false),
+            Some((_, is_empty)) => (true, is_empty, !is_served),
+        };
+        let vips = |place: &Place| vip_candidates(&Sha256::digest(&*place.host).into(), RANGE.parse().unwrap());
+        for (n, claim) in model {
+            let mine = now[*n].as_ref();
+            let Some((set, _)) = claim else {
+                prop_assert!(mine == served[*n].as_ref(), "{} was to stay", NAMES[*n]);
+                continue;
+            };
+            for host in wanted(*n, *set).into_iter().take_while(|host| mine.is_none_or(|mine| *mine.host != **host)) {
+                let is_served = |n: usize| served[n].as_ref().is_some_and(|served| *served.host == *host);
+                let holder = model.keys().find(|m| now[**m].as_ref().is_some_and(|place| *place.host == *host));
+                prop_assert!(holder.is_some(), "{} may have {}", NAMES[*n], host);
+                let holder = *holder.unwrap();
+                let (theirs, ours) = (right(holder, is_served(holder)), right(*n, is_served(*n)));
+                prop_assert!(
+                    (theirs, id(NAMES[holder])) < (ours, id(NAMES[*n])),
+                    "{} has a right to {}",
+                    NAMES[*n],
+                    host
+                );
+            }
+            let Some(mine) = mine else { continue };
+            for vip in vips(mine).into_iter().take_while(|vip| mine.vip != Some(*vip)) {
+                let is_served = |n: usize| served[n].as_ref().is_some_and(|served| served.vip == Some(vip));
+                let holder = model.keys().find(|m| now[**m].as_ref().is_some_and(|place| place.vip == Some(vip)));
+                prop_assert!(holder.is_some(), "{} may have {}", NAMES[*n], vip);
+                let holder = *holder.unwrap();
+                let digest = |place: &Place| HostDigest::from(Sha256::digest(&*place.host));
+                let (theirs, ours) = (right(holder, is_served(holder)), right(*n, is_served(*n)));
+                let (theirs, ours) = ((theirs, digest(now[holder].as_ref().unwrap())), (ours, digest(mine)));
+                prop_assert!(theirs < ours, "{} has a right to {}", NAMES[*n], vip);
+            }
+        }
+        let taken = || now.iter().flatten();
+        prop_assert_eq!(taken().map(|place| &place.host).collect::<BTreeSet<_>>().len(), taken().count());
+        let vips: Vec<IpAddr> = taken().filter_map(|place| place.vip).collect();
+        prop_assert_eq!(vips.iter().collect::<BTreeSet<_>>().len(), vips.len());
+        prop_assert_eq!(taken().count(), model.len(), "everybody has a host");
+        Ok(())
+    }
+
     proptest! {
-        /// Whatever the history, places are those of a claim of all at once, nobody shares one, and who is moved is told.
+        /// Whatever the history, nobody has a host or address that another has a better right to, nobody who is served and has
+        /// endpoints loses its own, who is moved is told, and a restart moves nobody.
         #[test]
-        fn any_history_gives_the_places_of_who_is_there(
-            history in proptest::collection::vec((0usize..6, prop_oneof![2 => Just(None), 3 => (0usize..4).prop_map(Some)]), 0..40)
+        fn in_any_history_everybody_has_what_it_has_a_right_to(
+            history in proptest::collection::vec((0..NAMES.len(), 0u8..10, 0..SETS.len()), 0..60)
         ) {
-            let names = ["a.demo", "a.Demo", "A.demo", "b", "c.d", "x"];
-            let sets = [None, Some("b.sofa.mesh"), Some("s.example.com"), Some("a.demo.sofa.mesh")];
-            let mut all = assignment("10.96.0.0/29");
-            let mut claimed: BTreeMap<usize, usize> = BTreeMap::new();
-            for (name, claim) in history {
-                let places = |all: &Assignment| names.map(|name| all.place(&id(name)));
-                let before = places(&all);
-                let moved = match claim {
-                    Some(set) => { claimed.insert(name, set); all.claim(&id(names[name]), sets[set]) }
-                    None => { claimed.remove(&name); all.withdraw(&id(names[name])) }
+            let mut all = assignment(RANGE);
+            let (mut model, mut served) = (Model::new(), Places::default());
+            for (n, what, set) in history {
+                let (name, before) = (id(NAMES[n]), places(&all));
+                let moved = match (what, &served[n]) {
+                    (0..6, _) => {
+                        model.insert(n, Some((set, what < 2)));
+                        all.claim(&name, SETS[set], what < 2)
+                    }
+                    (6, Some(place)) => {
+                        model.insert(n, None);
+                        all.keep(&name, &place.host, place.vip)
+                    }
+                    (6 | 7, _) => {
+                        model.remove(&n);
+                        all.withdraw(&name)
+                    }
+                    _ => {
+                        for Move { id: moved, was, is } in all.settle() {
+                            let n = NAMES.iter().position(|name| id(name) == moved).unwrap();
+                            prop_assert_eq!((served[n].as_ref(), before[n].as_ref()), (Some(&was), Some(&is)));
+                            prop_assert!(was != is);
+                        }
+                        served = before.clone();
+                        prop_assert_eq!(&places(&all), &served, "nobody moves when it is told");
+                        Movers::new()
+                    }
                 };
                 let after = places(&all);
-                for (n, name) in names.iter().enumerate() {
-                    prop_assert!(before[n] == after[n] || after[n].is_none() || moved.contains(&id(name)), "{} moved unsaid", name);
+                check(&after, &served, &model)?;
+                for (n, name) in NAMES.iter().enumerate() {
+                    let is_told = before[n] == after[n] || after[n].is_none() || moved.contains(&id(name));
+                    prop_assert!(is_told, "{} moved unsaid", name);
                 }
-                let mut fresh = assignment("10.96.0.0/29");
-                claimed.iter().rev().for_each(|(name, set)| drop(fresh.claim(&id(names[*name]), sets[*set])));
-                prop_assert_eq!(&after, &places(&fresh));
-                prop_assert_eq!((all.hosts_moved(), all.vips_moved()), (fresh.hosts_moved(), fresh.vips_moved()));
-                let hosts: BTreeSet<_> = after.iter().flatten().map(|place| &place.host).collect();
-                let vips: BTreeSet<_> = after.iter().flatten().filter_map(|place| place.vip).collect();
-                prop_assert_eq!(hosts.len(), claimed.len());
-                prop_assert_eq!(vips.len(), after.iter().flatten().filter(|place| place.vip.is_some()).count());
+                // Whoever was served somewhere and has endpoints moves to what it would rather have, or because it wants another.
+                for (n, claim) in &model {
+                    if let (Some(Some((set, false))), Some(was), Some(is)) = (Some(claim), &served[*n], &after[*n])
+                        && was.host != is.host
+                    {
+                        let wanted = wanted(*n, *set);
+                        let at = |place: &Place| wanted.iter().position(|host| **host == *place.host);
+                        prop_assert!(at(was).is_none_or(|was| at(is).unwrap() < was), "{} lost its host", NAMES[*n]);
+                    }
+                }
+            }
+            all.settle();
+            let before = places(&all);
+            let mut restarted = assignment(RANGE);
+            for (name, place) in NAMES.iter().zip(&before) {
+                place.iter().for_each(|place| drop(restarted.keep(&id(name), &place.host, place.vip)));
+            }
+            restarted.settle();
+            for (n, claim) in &model {
+                claim.iter().for_each(|(set, is_empty)| drop(restarted.claim(&id(NAMES[*n]), SETS[*set], *is_empty)));
+                prop_assert_eq!(&places(&restarted), &before);
             }
         }
     }

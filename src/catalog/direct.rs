@@ -5,6 +5,7 @@
 //! interfaces share one, so there is an entry for each (application, port) that the policy names, beside the services'.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -31,27 +32,115 @@ use crate::{
     },
 };
 
+/// Status names this many endpoints that are not their publishers' own.
+const SHOWN: usize = 20;
+
 /// An application and its port: what there is an entry for.
 pub type Key = (Box<str>, u16);
+
+/// The endpoints of services at one address and port that name an application.
+#[derive(Debug, Default)]
+struct Claims {
+    /// The first has the address.
+    ranked: BTreeSet<Claim>,
+    /// How many endpoints each application has here.
+    applications: BTreeMap<Box<str>, usize>,
+}
+
+/// An endpoint of a service. The newest by the registry's clock comes first; at a tie the first by application, registerId and
+/// service.
+#[derive(Debug)]
+struct Claim {
+    member: Member,
+    id: Arc<str>,
+}
+
+impl Claims {
+    fn insert(&mut self, id: &Arc<str>, member: &Member) {
+        if let Some(application) = application(member)
+            && self.ranked.insert(Claim { member: member.clone(), id: Arc::clone(id) })
+        {
+            *self.applications.entry(application.into()).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, id: &Arc<str>, member: &Member) {
+        if let Some(application) = application(member)
+            && self.ranked.remove(&Claim { member: member.clone(), id: Arc::clone(id) })
+            && let Some(count) = self.applications.get_mut(application)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.applications.remove(application);
+            }
+        }
+    }
+
+    /// The endpoint that the address and port belong to.
+    fn winner(&self) -> Option<&Member> {
+        self.ranked.first().map(|claim| &claim.member)
+    }
+
+    fn is_contested(&self) -> bool {
+        self.applications.len() > 1
+    }
+}
+
+impl Ord for Claim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        #[cfg(test)]
+        COMPARED.set(COMPARED.get() + 1);
+        let age = |claim: &Self| (claim.member.version().timestamp, claim.member.version().version);
+        let newest = age(other).cmp(&age(self));
+        let newest = newest.then_with(|| application(&self.member).cmp(&application(&other.member)));
+        let newest = newest.then_with(|| self.member.register_id().cmp(other.member.register_id()));
+        newest.then_with(|| self.id.cmp(&other.id))
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many claims were compared with another.
+    static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+impl PartialOrd for Claim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Claim {}
 
 /// The entries, kept up as services change.
 #[derive(Debug, Default)]
 pub struct Direct {
-    /// For each address and port the endpoints that are published there, by service.
-    claims: HashMap<(IpAddr, u16), BTreeMap<Arc<str>, Member>>,
+    /// For each address and port the endpoints that are published there.
+    claims: HashMap<(IpAddr, u16), Claims>,
     /// For each application and port the endpoints that it has there.
     entries: BTreeMap<Key, BTreeMap<IpAddr, Member>>,
     /// Entries to look at, since their endpoints or the policy changed.
     touched: BTreeSet<Key>,
     /// Slices and names of the entries that are served.
     served: BTreeMap<Key, (usize, Arc<str>)>,
-    contested: BTreeSet<(IpAddr, u16)>,
+    /// How many addresses and ports more than one application has.
+    contested: usize,
     /// Entries of which some addresses only are to be called with mTLS.
     mixed: BTreeSet<Key>,
     /// How many addresses are left out of the entries that have too many.
     crowded: BTreeMap<Key, usize>,
     unnamed: usize,
+    /// Endpoints that are in no entry since their address is not their publisher's own, with the application that they name.
+    not_own: BTreeMap<(IpAddr, u16, Arc<str>), Box<str>>,
     notices: Vec<Notice>,
+    /// The policy that says whose claims count; `None`: the entries are those of a last good state, and nobody claims yet.
+    policy: Option<Arc<Policy>>,
 }
 
 /// The result of a look at an entry.
@@ -66,54 +155,89 @@ pub struct Outcome {
 }
 
 impl Direct {
-    /// The entries of a last good state, and the endpoints of its services.
-    pub fn restored<'a>(
-        served: BTreeMap<Key, (usize, Arc<str>)>,
-        services: impl Iterator<Item = (&'a Arc<str>, &'a [Member])>,
-    ) -> Self {
-        let mut direct = Self::default();
-        services.for_each(|(id, members)| direct.update(id, &[], members));
-        Self { served, touched: BTreeSet::new(), notices: Vec::new(), ..direct }
+    /// The entries of a last good state.
+    pub fn restored(served: BTreeMap<Key, (usize, Arc<str>)>) -> Self {
+        Self { served, ..Self::default() }
     }
 
-    /// Notes that a service has other endpoints than before. Costs the endpoints that differ.
+    /// Follows a policy. Where it makes entries otherwise than the one before, all services claim anew and every entry is
+    /// looked at; under the first policy after a last good state only those that change from then on.
+    pub fn follow<'a>(&mut self, policy: &Arc<Policy>, services: impl Iterator<Item = (&'a Arc<str>, &'a [Member])>) {
+        if self.policy.as_ref().is_some_and(|before| policy.makes_direct_as(before)) {
+            return;
+        }
+        let Self { served, mixed, crowded, policy: before, .. } = std::mem::take(self);
+        *self = Self { served, mixed, crowded, policy: Some(Arc::clone(policy)), ..Self::default() };
+        services.for_each(|(id, members)| self.update(id, &[], members));
+        if before.is_some() || self.served.is_empty() {
+            self.touch_all();
+        } else {
+            self.touched.clear();
+            self.notices.clear();
+        }
+    }
+
+    /// Notes that a service has other endpoints than before, both sorted by address and port. Beside a walk over them it costs
+    /// the endpoints that differ, each by the logarithm of the services that have one there.
     pub fn update(&mut self, id: &Arc<str>, before: &[Member], after: &[Member]) {
-        let keep: HashMap<_, &Member> = after.iter().map(|member| (member.key(), member)).collect();
-        let had: HashMap<_, &Member> = before.iter().map(|member| (member.key(), member)).collect();
-        for member in before.iter().filter(|member| !keep.contains_key(&member.key())) {
-            self.claim(id, member, None);
+        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(had), Some(has)) => had.key().cmp(&has.key()),
+            };
+            let had = if order.is_le() { before.next() } else { None };
+            let has = if order.is_ge() { after.next() } else { None };
+            // Of two applications on one address the newest has it, so the version counts as well.
+            let claim = |member: &Member| (member.version(), member.is_own());
+            let is_same = had.zip(has).is_some_and(|(had, has)| had == has && claim(had) == claim(has));
+            if !is_same {
+                self.change(id, had, has);
+            }
         }
-        // Of two applications on one address the newest has it, so the version counts as well.
-        let same = |member: &&Member, had: &&Member| had == member && had.version() == member.version();
-        for member in after.iter().filter(|member| !had.get(&member.key()).is_some_and(|had| same(member, had))) {
-            self.claim(id, member, Some(member));
-        }
-        let unnamed = |members: &[Member]| members.iter().filter(|member| application(member).is_none()).count();
-        self.unnamed = self.unnamed + unnamed(after) - unnamed(before);
     }
 
-    fn claim(&mut self, id: &Arc<str>, at: &Member, by: Option<&Member>) {
-        let Endpoint { address: Address::Ip(address), port, .. } = at.endpoint() else { return };
+    /// Notes that a service has another endpoint at an address and port than before, or none.
+    fn change(&mut self, id: &Arc<str>, had: Option<&Member>, has: Option<&Member>) {
+        let Some(Endpoint { address: Address::Ip(address), port, .. }) = has.or(had).map(Member::endpoint) else {
+            return;
+        };
         let place = (*address, *port);
+        let is_unnamed = |member: &Member| application(member).is_none();
+        self.unnamed =
+            self.unnamed + usize::from(has.is_some_and(is_unnamed)) - usize::from(had.is_some_and(is_unnamed));
         let claims = self.claims.entry(place).or_default();
-        let before = winner(claims).cloned();
-        match by {
-            Some(member) => claims.insert(Arc::clone(id), member.clone()),
-            None => claims.remove(id),
-        };
-        let after = winner(claims).cloned();
-        let applications: BTreeSet<Box<str>> = claims.values().filter_map(application).map(Into::into).collect();
-        let contested = applications.len() > 1;
-        if contested && !self.contested.contains(&place) {
-            let newest = after.as_ref().and_then(application).map(Into::into);
-            let (address, port) = place;
-            self.notices.push(Notice::AddressContested { address, port, newest, claimed_by: applications });
+        let before = claims.winner().cloned();
+        let was_contested = claims.is_contested();
+        let policy = self.policy.as_deref();
+        let is_vouched_for = policy.is_none_or(|policy| policy.is_vouched_for(*address));
+        had.into_iter().for_each(|member| claims.remove(id, member));
+        has.into_iter().filter(|has| is_vouched_for || has.is_own()).for_each(|member| claims.insert(id, member));
+        if !is_vouched_for {
+            let had_it = self.not_own.remove(&(*address, *port, Arc::clone(id)));
+            let is_direct = |application: &&str| policy.is_some_and(|policy| policy.is_direct(application));
+            if let Some(application) = has.filter(|has| !has.is_own()).and_then(application).filter(is_direct) {
+                self.not_own.insert((*address, *port, Arc::clone(id)), application.into());
+                if had_it.is_none() {
+                    let (id, application) = (Arc::clone(id), application.into());
+                    self.notices.push(Notice::AddressNotOwn { id, address: *address, port: *port, application });
+                }
+            }
         }
-        match contested {
-            true => self.contested.insert(place),
-            false => self.contested.remove(&place),
-        };
-        if claims.is_empty() {
+        let after = claims.winner().cloned();
+        match (was_contested, claims.is_contested()) {
+            (false, true) => {
+                let newest = after.as_ref().and_then(application).map(Into::into);
+                let claimed_by = claims.applications.keys().cloned().collect();
+                self.notices.push(Notice::AddressContested { address: *address, port: *port, newest, claimed_by });
+                self.contested += 1;
+            }
+            (true, false) => self.contested -= 1,
+            _ => {}
+        }
+        if claims.ranked.is_empty() {
             self.claims.remove(&place);
         }
         if before == after {
@@ -222,10 +346,17 @@ impl Direct {
     pub fn counts(&self) -> DirectCounts {
         DirectCounts {
             entries: self.served.len(),
-            contested: self.contested.len(),
+            contested: self.contested,
             unnamed: self.unnamed,
             mixed_mtls: self.mixed.len(),
             left_out: self.crowded.values().sum(),
+            not_own: self.not_own.len(),
+            not_own_sample: self
+                .not_own
+                .iter()
+                .take(SHOWN)
+                .map(|(claim, application)| shown(claim, application))
+                .collect(),
         }
     }
 }
@@ -262,19 +393,13 @@ fn make(
     Ok(Build { place: (slice_of(&Sha256::digest(host).into()), name), entry, rule, mixed, left_out })
 }
 
-fn application(member: &Member) -> Option<&str> {
-    member.endpoint().labels.get("app")
+fn shown((address, port, id): &(IpAddr, u16, Arc<str>), application: &str) -> Box<str> {
+    let id: String = id.chars().take(100).collect();
+    format!("{address} {port} {application} {id}").into()
 }
 
-/// The endpoint that an address and port belong to: the newest by the registry's clock; at a tie the first by application and
-/// registerId.
-fn winner(claims: &BTreeMap<Arc<str>, Member>) -> Option<&Member> {
-    let named = claims.values().filter(|member| application(member).is_some());
-    named.max_by(|a, b| {
-        let newer = (a.version().timestamp, a.version().version).cmp(&(b.version().timestamp, b.version().version));
-        let name = |member: &Member| (application(member).map(str::to_owned), member.register_id().to_owned());
-        newer.then_with(|| name(b).cmp(&name(a)))
-    })
+fn application(member: &Member) -> Option<&str> {
+    member.endpoint().application()
 }
 
 #[cfg(test)]
@@ -291,14 +416,27 @@ mod tests {
     }
 
     fn members(data: &[&str], version: i64) -> Vec<Member> {
+        members_from(None, data, version)
+    }
+
+    fn members_from(source_address: Option<IpAddr>, data: &[&str], version: i64) -> Vec<Member> {
         let policy = policy(serde_json::json!({}));
         let endpoints = data.iter().map(|text| payload::parse(text, "", false, &policy.rules("a")).unwrap()).collect();
         let version = crate::model::RegisterVersion { version, timestamp: 0 };
-        Member::all(&Arc::new(Parsed { endpoints, version, ..Parsed::default() })).collect()
+        let mut members: Vec<Member> =
+            Member::all(&Arc::new(Parsed { endpoints, version, source_address, ..Parsed::default() })).collect();
+        members.sort_by(|a, b| a.key().cmp(&b.key()));
+        members
     }
 
     fn all() -> Policy {
         policy(serde_json::json!({ "direct": { "applications": ["*"] } }))
+    }
+
+    fn mesh(addresses: &[&str]) -> Policy {
+        policy(
+            serde_json::json!({ "direct": { "applications": ["orders"], "balance": "mesh", "addresses": addresses } }),
+        )
     }
 
     /// A policy that Istio's validation refuses for every entry.
@@ -363,7 +501,8 @@ mod tests {
         let served = BTreeMap::from([((Box::from("orders"), 80), (3, Arc::from("old/name")))]);
         let id: Arc<str> = "a".into();
         let orders = members(&["10.0.0.1:80?app=orders"], 1);
-        let mut direct = Direct::restored(served, std::iter::once((&id, &orders[..])));
+        let mut direct = Direct::restored(served);
+        direct.follow(&Arc::new(all()), std::iter::once((&id, &orders[..])));
         assert!(changes(&mut direct, &all(), true).0.is_empty(), "nothing is touched");
         direct.update(&id, &orders, &[]);
         assert!(changes(&mut direct, &all(), true).0.is_empty());
@@ -374,9 +513,159 @@ mod tests {
     #[test]
     fn an_entry_that_gets_another_name_leaves_none_behind() {
         let served = BTreeMap::from([((Box::from("orders"), 80), (3, Arc::from("old/name")))]);
-        let mut direct = Direct::restored(served, std::iter::empty());
+        let mut direct = Direct::restored(served);
+        direct.follow(&Arc::new(all()), std::iter::empty());
         direct.update(&"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
         let changed = BTreeSet::from_iter(changes(&mut direct, &all(), false).0);
         assert_eq!(changed, BTreeSet::from(["-old/name".to_owned(), format!("+{ORDERS}")]));
+    }
+
+    #[test]
+    fn where_the_proxy_chooses_an_address_is_its_publishers_own_or_vouched_for() {
+        let mut direct = Direct::default();
+        let ids: [Arc<str>; 3] = ["Orders", "X", "Y"].map(Into::into);
+        let own = "10.0.0.1".parse().ok();
+        let evil = "10.66.6.6".parse().ok();
+        let all = [
+            members_from(own, &["10.0.0.1:80?app=orders", "10.0.0.2:80?app=orders"], 1),
+            members_from(
+                evil,
+                &["10.0.0.1:80?app=orders&weight=5", "10.0.9.9:80?app=orders", "10.66.6.6:80?app=orders"],
+                9,
+            ),
+            members_from(None, &["10.0.9.10:3306?app=orders", "10.0.9.11:3306?app=users"], 9),
+        ];
+        let claimed = || ids.iter().zip(&all).map(|(id, members)| (id, &members[..]));
+        let addresses = |direct: &Direct| {
+            let all = direct.entries.iter().filter(|((application, _), _)| &**application == "orders");
+            all.flat_map(|((_, port), entry)| entry.keys().map(move |ip| format!("{ip}:{port}"))).collect::<Vec<_>>()
+        };
+        direct.follow(&Arc::new(mesh(&[])), std::iter::empty());
+        claimed().for_each(|(id, members)| direct.update(id, &[], members));
+        assert_eq!(addresses(&direct), ["10.0.0.1:80", "10.66.6.6:80"]);
+        let counts = direct.counts();
+        assert_eq!((counts.not_own, counts.contested, direct.notices().len()), (4, 0, 4));
+        let named =
+            ["10.0.0.1 80 orders X", "10.0.0.2 80 orders Orders", "10.0.9.9 80 orders X", "10.0.9.10 3306 orders Y"];
+        assert_eq!(counts.not_own_sample, named.map(Box::from));
+        // Another policy: all claim anew.
+        direct.follow(&Arc::new(mesh(&["10.0.0.0/24"])), claimed());
+        assert_eq!((addresses(&direct).len(), direct.counts().not_own), (3, 2));
+        let weight = direct.entries[&("orders".into(), 80)][&own.unwrap()].endpoint().weight;
+        assert_eq!(weight, 5, "anybody's, so the newest's");
+        direct.follow(&Arc::new(self::all()), claimed());
+        assert_eq!((addresses(&direct).len(), direct.counts().not_own, direct.counts().contested), (5, 0, 0));
+        direct.follow(&Arc::new(mesh(&[])), claimed());
+        ids.iter().zip(&all).for_each(|(id, members)| direct.update(id, members, &[]));
+        assert_eq!((direct.entries.len(), direct.claims.len(), direct.counts().not_own), (0, 0, 0));
+    }
+
+    /// The definition: all endpoints at an address and port are looked at.
+    struct Naive {
+        services: BTreeMap<Arc<str>, Vec<Member>>,
+        policy: Arc<Policy>,
+    }
+
+    impl Naive {
+        fn at(&self) -> BTreeMap<(IpAddr, u16), Vec<(&Arc<str>, &Member)>> {
+            let mut at: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for (id, member) in self.services.iter().flat_map(|(id, members)| members.iter().map(move |m| (id, m))) {
+                let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { continue };
+                let counts = member.is_own() || self.policy.is_vouched_for(*address);
+                if application(member).is_some() && counts {
+                    at.entry((*address, *port)).or_default().push((id, member));
+                }
+            }
+            at
+        }
+
+        fn entries(&self) -> BTreeMap<Key, BTreeMap<IpAddr, Member>> {
+            let mut entries = BTreeMap::<Key, BTreeMap<IpAddr, Member>>::new();
+            for ((address, port), claims) in self.at() {
+                let rank = |(id, member): &(&Arc<str>, &Member)| {
+                    let newest = std::cmp::Reverse((member.version().timestamp, member.version().version));
+                    let name = (application(member).map(str::to_owned), member.register_id().to_owned());
+                    (newest, name, Arc::clone(id))
+                };
+                let (_, winner) = claims.into_iter().min_by_key(rank).unwrap();
+                let key = (application(winner).unwrap().into(), port);
+                entries.entry(key).or_default().insert(address, winner.clone());
+            }
+            entries
+        }
+
+        fn contested(&self) -> usize {
+            let several = |claims: &Vec<(&Arc<str>, &Member)>| {
+                let all: BTreeSet<&str> = claims.iter().filter_map(|(_, member)| application(member)).collect();
+                all.len() > 1
+            };
+            self.at().values().filter(|claims| several(claims)).count()
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_history_gives_the_entries_of_who_is_there(
+            history in proptest::collection::vec(
+                (0usize..4, 0i64..4, 0u8..5, proptest::collection::btree_map((1u8..4, 80u16..82), 0usize..4, 0..4)), 0..40),
+            policies in proptest::collection::vec(0usize..3, 40),
+        ) {
+            let all = [all(), mesh(&[]), mesh(&["10.0.0.2/31"])].map(Arc::new);
+            let (mut direct, mut policy) = (Direct::default(), Arc::clone(&all[0]));
+            direct.follow(&policy, std::iter::empty());
+            let mut naive = Naive { services: BTreeMap::new(), policy: Arc::clone(&policy) };
+            for ((service, version, source, endpoints), other) in history.into_iter().zip(policies) {
+                let id: Arc<str> = format!("s{service}").into();
+                let apps = ["?app=orders", "?app=b", "?app=orders&weight=3", ""];
+                let data: Vec<String> =
+                    endpoints.iter().map(|((host, port), app)| format!("10.0.0.{host}:{port}{}", apps[*app])).collect();
+                let data: Vec<&str> = data.iter().map(String::as_str).collect();
+                let after = members_from(format!("10.0.0.{source}").parse().ok(), &data, version);
+                if version == 0 {
+                    policy = Arc::clone(&all[other]);
+                    naive.policy = Arc::clone(&policy);
+                }
+                direct.follow(&policy, naive.services.iter().map(|(id, members)| (id, &members[..])));
+                let before = naive.services.insert(Arc::clone(&id), after.clone()).unwrap_or_default();
+                let touched = direct.entries.clone();
+                direct.touched.clear();
+                direct.update(&id, &before, &after);
+                let entries = naive.entries();
+                for key in touched.keys().chain(entries.keys()).filter(|key| touched.get(*key) != entries.get(*key)) {
+                    proptest::prop_assert!(direct.touched.contains(key), "{:?} is other and not touched", key);
+                }
+                proptest::prop_assert_eq!(&direct.entries, &entries);
+                let unnamed = naive.services.values().flatten().filter(|member| application(member).is_none()).count();
+                proptest::prop_assert_eq!((direct.contested, direct.unnamed), (naive.contested(), unnamed));
+                proptest::prop_assert_eq!(direct.claims.len(), naive.at().len());
+                let not_own = naive.services.values().flatten().filter(|member| {
+                    let Endpoint { address: Address::Ip(address), .. } = member.endpoint() else { return false };
+                    let is_direct = application(member).is_some_and(|application| policy.is_direct(application));
+                    is_direct && !member.is_own() && !policy.is_vouched_for(*address)
+                });
+                proptest::prop_assert_eq!(direct.not_own.len(), not_own.count());
+            }
+        }
+    }
+
+    /// Compared claims for one more instance, where so many are, of so many interfaces.
+    fn compared(interfaces: usize, instances: usize) -> usize {
+        let mut direct = Direct::default();
+        let data: Vec<String> = (0..=instances).map(|n| format!("10.0.{}.{}:80?app=hot", n >> 8, n & 255)).collect();
+        let data: Vec<&str> = data.iter().map(String::as_str).collect();
+        let (before, after) = (members(&data[..instances], 1), members(&data, 1));
+        let ids: Vec<Arc<str>> = (0..interfaces).map(|n| format!("s{n}").into()).collect();
+        ids.iter().for_each(|id| direct.update(id, &[], &before));
+        COMPARED.set(0);
+        ids.iter().for_each(|id| direct.update(id, &before, &after));
+        COMPARED.get()
+    }
+
+    #[test]
+    fn a_claim_costs_the_logarithm_of_what_is_there() {
+        let (few, many) = (compared(100, 50), compared(1_000, 50));
+        assert!(few > 0 && many < 10 * few * 2, "{few} for 100 interfaces, {many} for 1000");
+        assert!(many < 1_000 * 30, "{many}");
+        assert_eq!(compared(100, 1), compared(100, 100), "other addresses cost nothing");
     }
 }

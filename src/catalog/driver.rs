@@ -72,8 +72,14 @@ impl Driver {
     }
 
     pub(crate) fn publish(&self, id: &str, register_id: &str, version: i64, data: &[&str]) {
+        self.publish_from("", id, register_id, version, data);
+    }
+
+    /// A client with this address publishes.
+    pub(crate) fn publish_from(&self, source_address: &str, id: &str, register_id: &str, version: i64, data: &[&str]) {
         let publisher = Publisher {
             register_id: register_id.into(),
+            source_address: source_address.into(),
             version: RegisterVersion { version, timestamp: 0 },
             payloads: data.iter().map(|text| text.as_bytes().into()).collect(),
             ..Publisher::default()

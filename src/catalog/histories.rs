@@ -7,6 +7,7 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Once},
     time::Duration,
@@ -18,12 +19,14 @@ use proptest::{
 };
 use prost::Message;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     catalog::{
+        assignment::vip_candidates,
         driver::{Driver, START},
         last_good::file::over_a_restart,
-        reference::{Exceptions, Expected, Reference},
+        reference::{Exceptions, Expected, Places, Reference},
     },
     istio::names::ID_ANNOTATION,
     model::{Millis, RegisterVersion},
@@ -69,6 +72,7 @@ fn policies() -> Vec<Value> {
         json!({ "overrides": { "com.d*": { "dns": true, "labels": ["rpcVer"], "port": 99, "protocol": "HTTP" } } }),
         json!({ "direct": direct }),
         json!({ "direct": { "applications": ["x"], "balance": "mesh" } }),
+        json!({ "direct": { "applications": ["x"], "balance": "mesh", "addresses": ["10.4.0.0/14", "10.9.9.9/32"] } }),
         json!({ "direct": direct, "mtls": [{ "applications": ["x"], "identities": ["spiffe://a/ns/b/sa/c"] }] }),
         // Refused.
         json!({ "exportTo": refused }),
@@ -96,6 +100,11 @@ const PAYLOADS: [&[&str]; 12] = [
     &["panic://10.0.0.1:80"],
     &["10.{s}.{p}.1:80?app=panic-when-made"],
 ];
+
+/// The address that the client of a publisher has: that of the first of its usual endpoints.
+fn source_address(service: usize, publisher: usize) -> String {
+    format!("10.{service}.{publisher}.1:50000")
+}
 
 /// Numbers that a seed makes again.
 struct Random(TestRng);
@@ -179,7 +188,6 @@ fn steps(random: &mut Random) -> Vec<Step> {
 struct World {
     driver: Driver,
     policies: Vec<Value>,
-    config: Value,
     /// Live publishers of a service, with what they publish.
     publishers: BTreeMap<(usize, usize), usize>,
     version: i64,
@@ -190,6 +198,8 @@ struct World {
     unknown: BTreeSet<&'static str>,
     /// The state before the last round.
     before: Before,
+    /// Where services are served, as far as streams were told.
+    told: Places,
     rounds: usize,
     /// After every round everything is compared, not after some.
     thorough: bool,
@@ -208,6 +218,7 @@ type Served = BTreeMap<String, BTreeSet<String>>;
 #[derive(Default)]
 struct Before {
     served: Served,
+    places: Places,
     versions: [String; 3],
     held: Option<Held>,
 }
@@ -222,19 +233,19 @@ impl World {
             "vipCidr": range,
             "protect": { "massDeleteServices": 2, "massDeleteEndpoints": 4, "startupHold": "1s", "lastGoodMaxAge": "1h" },
         });
-        let mut driver = Driver::new(config.clone());
+        let mut driver = Driver::new(config);
         driver.orders.loaded = true;
         let before = Before { versions: versions(&driver.view), ..Before::default() };
         Self {
             driver,
             policies: policies(),
-            config,
             publishers: BTreeMap::new(),
             version: 0,
             kept: None,
             empty: BTreeMap::new(),
             unknown: BTreeSet::new(),
             before,
+            told: Places::new(),
             rounds: 0,
             thorough,
         }
@@ -249,9 +260,11 @@ impl World {
         self.version += 1;
         self.unknown.remove(IDS[service]);
         let live = self.publishers.range((service, 0)..(service + 1, 0));
-        let all: Vec<_> = live.map(|((s, p), data)| self.publisher(*s, *p, *data, self.version)).collect();
-        let bodies = all.iter().map(|(register_id, version, data)| Publisher {
+        let all: Vec<_> =
+            live.map(|((s, p), data)| (source_address(*s, *p), self.publisher(*s, *p, *data, self.version))).collect();
+        let bodies = all.iter().map(|(source_address, (register_id, version, data))| Publisher {
             register_id: (&**register_id).into(),
+            source_address: source_address.into(),
             version: RegisterVersion { version: *version, timestamp: 0 },
             payloads: data.iter().map(|text| text.as_bytes().into()).collect(),
             ..Publisher::default()
@@ -275,7 +288,8 @@ impl World {
                 self.publishers.insert((*service, *publisher), *data);
                 let (register_id, version, data) = self.publisher(*service, *publisher, *data, self.version);
                 let data: Vec<&str> = data.iter().map(String::as_str).collect();
-                self.driver.publish(IDS[*service], &register_id, version, &data);
+                let from = source_address(*service, *publisher);
+                self.driver.publish_from(&from, IDS[*service], &register_id, version, &data);
             }
             Step::Unpublish(service, publisher) => self.unpublish(*service, *publisher),
             Step::Lost(service, publisher) => {
@@ -309,6 +323,7 @@ impl World {
             Step::Round => return self.round(),
             Step::Break => {
                 self.driver.start_over();
+                self.told = places(&self.driver.view);
                 return self.round();
             }
             Step::Keep if self.driver.view.complete => {
@@ -339,7 +354,9 @@ impl World {
         self.driver.orders.frozen = orders.frozen;
         self.driver.orders.listening_since = Some(now);
         let before = self.kept.as_ref().filter(|_| had_last_good).map(|kept| kept.view.clone()).unwrap_or_default();
-        self.before = Before { served: served(&before), versions: versions(&before), held: None };
+        self.told = places(&before);
+        let (served, places) = (served(&before), self.told.clone());
+        self.before = Before { served, places, versions: versions(&before), held: None };
         // What came and went since is not known any more.
         let empty = self.kept.as_ref().filter(|_| had_last_good).map(|kept| &kept.empty).into_iter().flatten();
         self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
@@ -370,7 +387,8 @@ impl World {
         let versions = versions(view);
         let is_new = versions != self.before.versions;
         let served = if is_new { served(view) } else { self.before.served.clone() };
-        let after = Before { served, versions, held: report.held };
+        let places = if is_new { places(view) } else { self.before.places.clone() };
+        let after = Before { served, places, versions, held: report.held };
         let frozen = orders.is_frozen();
         if frozen {
             check(!is_new, || "something changes while frozen".into())?;
@@ -433,6 +451,20 @@ impl World {
                 format!("{missing:?} is held, and at most {most} services would be empty")
             })?;
         }
+        // A newcomer takes nothing from anybody who is served and has endpoints.
+        for (id, (host, vip)) in &self.told {
+            let has_some = after.served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
+            let Some((now, address)) = after.places.get(id).filter(|_| has_some) else { continue };
+            let wanted = self.reference().candidates(id);
+            let at = |host: &String| wanted.iter().position(|wanted| wanted == host);
+            check(at(host).is_none() || at(now) <= at(host), || format!("{id} was {host} and is {now}"))?;
+            let thief = after.places.iter().find(|(other, (_, theirs))| *other != id && *theirs == *vip);
+            if let (Some(thief), true) = (thief.filter(|_| vip.is_some()), host == now) {
+                let vips = vip_candidates(&Sha256::digest(host).into(), self.driver.config.vip_cidr.unwrap());
+                let at = |vip: &Option<IpAddr>| vips.iter().position(|wanted| Some(*wanted) == *vip);
+                check(at(address).is_some() && at(address) < at(vip), || format!("{thief:?} has what {id} had"))?;
+            }
+        }
         self.empty.retain(|id, _| after.served.contains_key(id));
         for (id, has) in &after.served {
             let is_empty = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
@@ -455,8 +487,15 @@ impl World {
             let (lost, of) = (lost.count(), count(&self.before.served));
             check(lost <= 2 || lost * 100 <= of * 30, || format!("{lost} of {of} services go, and nothing is held"))?;
         }
+        let shown = view.shown;
         self.before = after;
-        if !gathering && (self.thorough || self.rounds.is_multiple_of(4)) { self.compare() } else { Ok(()) }
+        if !gathering && (self.thorough || self.rounds.is_multiple_of(4)) {
+            self.compare()?;
+        }
+        if shown {
+            self.told = self.before.places.clone();
+        }
+        Ok(())
     }
 
     /// Everything is served as it is to be, but for exceptions.
@@ -485,7 +524,11 @@ impl World {
         check(report.withheld_services.is_empty() || report.held == Some(Held::MassDelete), || {
             format!("{:?} are withheld, and held is {:?}", report.withheld_services, report.held)
         })?;
-        let Expected { ids, refused, resources } = self.reference().expected(&IDS, &exceptions);
+        let places = &self.before.places;
+        let Expected { ids, refused, resources } = self.reference().expected(&IDS, &exceptions, places);
+        let is_empty = |id: &str| self.before.served[id].is_empty();
+        let wrong = self.reference().wrong(places, &self.told, &exceptions.kept, is_empty);
+        check(wrong.is_none(), || wrong.unwrap_or_default())?;
         let served: BTreeSet<String> = ours.iter().filter_map(|(id, ..)| id.clone()).collect();
         check(served == ids, || format!("served are {served:?}, to be served are {ids:?}"))?;
         let quarantined: BTreeSet<String> =
@@ -506,20 +549,28 @@ impl World {
         let workloads = workloads.into_iter().filter(|(id, ..)| !is_other(id));
         let workloads: BTreeMap<_, _> = workloads.map(|(_, name, version, _)| (name, version)).collect();
         check(workloads == expected[1], || format!("WorkloadEntries are {workloads:?}, not {:?}", expected[1]))?;
-        // Where there is no exception, everything is as it would be after a start from nothing, entries of applications included.
+        // Where there is no exception, everything is as it would be after a restart with the last good state; and where nobody
+        // contends for a place, after a start from nothing. Entries of applications included.
         if self.unknown.is_empty()
             && exceptions.kept.is_empty()
             && exceptions.withheld.is_empty()
             && report.quarantined.is_empty()
             && (self.thorough || self.rounds.is_multiple_of(16))
         {
-            self.compare_with_a_start(!exceptions.graces.is_empty())?;
+            let graces = !exceptions.graces.is_empty();
+            self.compare_with_a_start(graces, true)?;
+            if report.contested.is_empty() {
+                self.compare_with_a_start(graces, false)?;
+            }
         }
         Ok(())
     }
 
-    fn compare_with_a_start(&self, graces: bool) -> Result<(), String> {
-        let mut fresh = Driver::new(self.config.clone());
+    fn compare_with_a_start(&self, graces: bool, last_good: bool) -> Result<(), String> {
+        let Driver { config, now, view, round, .. } = &self.driver;
+        let last_good = last_good.then(|| over_a_restart(view.clone(), 0, round.empty(), Duration::ZERO));
+        let graces = graces && last_good.is_none();
+        let mut fresh = Driver::started(Arc::clone(config), *now, last_good);
         fresh.policy = Arc::clone(&self.driver.policy);
         fresh.orders.loaded = true;
         for id in IDS {
@@ -539,7 +590,9 @@ impl World {
                     return Err(format!("{id} has a publisher {register_id} that the registry does not name"));
                 };
                 let data: Vec<&str> = std::str::from_utf8(data).unwrap().split('\n').collect();
-                fresh.publish(id, &register_id, entry.version.version, &data);
+                let body = entry.body();
+                let from = body.details().unwrap().source_address;
+                fresh.publish_from(from, id, &register_id, entry.version.version, &data);
             }
         }
         fresh.round();
@@ -573,6 +626,13 @@ fn report_since(empty: &BTreeMap<String, Millis>, id: &str, had: &BTreeSet<Strin
 
 fn address(member: &crate::translate::service_entry::Member) -> String {
     format!("{}:{}", member.endpoint().address, member.endpoint().port)
+}
+
+/// Hosts and virtual addresses of services.
+fn places(view: &View) -> Places {
+    let entries = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
+    let place = |entry: ServiceEntry| (entry.hosts[0].clone(), entry.addresses.first().map(|vip| vip.parse().unwrap()));
+    entries.into_iter().filter_map(|(id, _, _, entry)| Some((id?, place(entry)))).collect()
 }
 
 fn versions(view: &View) -> [String; 3] {

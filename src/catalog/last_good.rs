@@ -3,7 +3,7 @@
 pub mod file;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -106,6 +106,8 @@ struct Reader {
     /// Services by the label that their WorkloadEntries have.
     selected: HashMap<String, Arc<str>>,
     entries: BTreeMap<direct::Key, (usize, Arc<str>)>,
+    /// The addresses of those.
+    addresses: HashMap<direct::Key, BTreeSet<IpAddr>>,
 }
 
 impl Reader {
@@ -136,7 +138,9 @@ impl Reader {
         let slice = slice(&host);
         if let Some(application) = annotation(resource, APPLICATION_ANNOTATION) {
             let port = entry.ports.first().and_then(|port| u16::try_from(port.number).ok());
-            let key = (application.into(), port.ok_or("the entry of an application has no port")?);
+            let key: direct::Key = (application.into(), port.ok_or("the entry of an application has no port")?);
+            let addresses = entry.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+            self.addresses.insert(key.clone(), addresses);
             self.entries.insert(key, (slice, Arc::clone(name)));
             return Ok((slice, 0));
         }
@@ -179,7 +183,7 @@ impl Reader {
     fn finish(self, view: View, empty: &BTreeMap<Arc<str>, Millis>, publishers: usize) -> LastGood {
         let services = self.services.into_iter().map(|(id, Reading { service, endpoints, .. })| {
             let empty_since = empty.get(&id).copied();
-            (id, LastService { members: members(endpoints), empty_since, ..service })
+            (id, LastService { members: members(endpoints, &self.addresses), empty_since, ..service })
         });
         LastGood { age: Duration::MAX, publishers, view, services: services.collect(), entries: self.entries }
     }
@@ -193,14 +197,22 @@ fn annotation<'a>(resource: &'a McpResource, key: &str) -> Option<&'a str> {
     resource.metadata.as_ref()?.annotations.get(key).map(String::as_str)
 }
 
-fn members(endpoints: Vec<(Box<str>, Endpoint)>) -> Vec<Member> {
+/// The endpoints of a service. What stands in the entry of its application is its publisher's own.
+fn members(endpoints: Vec<(Box<str>, Endpoint)>, addresses: &HashMap<direct::Key, BTreeSet<IpAddr>>) -> Vec<Member> {
     let mut members = Vec::with_capacity(endpoints.len());
-    let mut by_publisher: BTreeMap<Box<str>, Vec<Endpoint>> = BTreeMap::new();
+    let mut by_publisher: BTreeMap<(Box<str>, Option<IpAddr>), Vec<Endpoint>> = BTreeMap::new();
     for (register_id, endpoint) in endpoints {
-        by_publisher.entry(register_id).or_default().push(endpoint);
+        let own = match (&endpoint.address, endpoint.labels.get("app")) {
+            (Address::Ip(address), Some(application)) if !addresses.is_empty() => {
+                let entry = addresses.get(&(application.into(), endpoint.port));
+                entry.is_some_and(|entry| entry.contains(address)).then_some(*address)
+            }
+            _ => None,
+        };
+        by_publisher.entry((register_id, own)).or_default().push(endpoint);
     }
-    for (register_id, endpoints) in by_publisher {
-        members.extend(Member::all(&Arc::new(Parsed { register_id, endpoints, ..Parsed::default() })));
+    for ((register_id, source_address), endpoints) in by_publisher {
+        members.extend(Member::all(&Arc::new(Parsed { register_id, source_address, endpoints, ..Parsed::default() })));
     }
     members.sort_by(|a, b| a.key().cmp(&b.key()));
     members

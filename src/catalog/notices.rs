@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    catalog::{breaker::Lost, report::Quarantine},
+    catalog::{assignment::claims::Contest, breaker::Lost, report::Quarantine},
     istio::rule::Invalid,
     model::Millis,
     translate::payload::Reject,
@@ -57,6 +57,22 @@ pub enum Notice {
         /// The host from now on.
         is: Box<str>,
     },
+    /// A service is served under another virtual address than before, and the same host.
+    VipChanged {
+        /// The service.
+        id: Arc<str>,
+        /// The address before.
+        was: Option<IpAddr>,
+        /// The address from now on.
+        is: Option<IpAddr>,
+    },
+    /// Several services want one host or virtual address.
+    PlaceContested {
+        /// The host or address.
+        name: Arc<str>,
+        /// Who has it, and who would rather have it than what they have.
+        contest: Contest<Arc<str>>,
+    },
     /// Two applications publish one address and port.
     AddressContested {
         /// The address.
@@ -67,6 +83,17 @@ pub enum Notice {
         newest: Option<Box<str>>,
         /// All that publish it.
         claimed_by: BTreeSet<Box<str>>,
+    },
+    /// With `direct.balance: mesh` a publisher names an address that is not its own.
+    AddressNotOwn {
+        /// The service.
+        id: Arc<str>,
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// The application that the publisher names.
+        application: Box<str>,
     },
     /// `policy.mtls` names some addresses of an application's entry, but not all.
     MtlsMixed {
@@ -130,7 +157,10 @@ impl Notice {
             Self::Quarantined { .. } => "service_quarantined",
             Self::EndpointsLeftOut { .. } => "endpoints_left_out",
             Self::HostChanged { .. } => "host_changed",
+            Self::VipChanged { .. } => "vip_changed",
+            Self::PlaceContested { .. } => "place_contested",
             Self::AddressContested { .. } => "address_contested",
+            Self::AddressNotOwn { .. } => "address_not_own",
             Self::MtlsMixed { .. } => "mtls_mixed",
             Self::MassDeleteHeld(_) => "mass_delete_held",
             Self::MassDeleteOver { .. } => "mass_delete_over",
@@ -150,7 +180,10 @@ impl Notice {
             Self::Quarantined { why, id, .. } => (why.reason.to_owned(), (**id).into()),
             Self::EndpointsLeftOut { invalid, id, .. } => (invalid.rule.to_string(), (**id).into()),
             Self::HostChanged { id, .. } => (String::new(), (**id).into()),
+            Self::VipChanged { id, .. } => (String::new(), (**id).into()),
+            Self::PlaceContested { name, .. } => (String::new(), (**name).into()),
             Self::AddressContested { address, port, .. } => (String::new(), format!("{address} {port}").into()),
+            Self::AddressNotOwn { address, port, .. } => (String::new(), format!("{address} {port}").into()),
             Self::MtlsMixed { application, port } => (String::new(), format!("{application} {port}").into()),
             _ => return None,
         })

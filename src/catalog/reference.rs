@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Exceptions {
     /// Served in an old form, with the host and the address of it.
-    pub(crate) kept: BTreeMap<String, (String, Option<IpAddr>)>,
+    pub(crate) kept: Places,
     /// Those of them that are kept since their newest form cannot be made.
     pub(crate) quarantined: BTreeSet<String>,
     /// Served without endpoints for a while.
@@ -40,6 +40,9 @@ pub(crate) struct Exceptions {
     /// Served with more endpoints than are wanted.
     pub(crate) withheld: BTreeSet<String>,
 }
+
+/// Hosts and virtual addresses under which services are served.
+pub(crate) type Places = BTreeMap<String, (String, Option<IpAddr>)>;
 
 /// Everything that is to be served, without the entries of applications.
 #[derive(Debug, Default)]
@@ -69,8 +72,8 @@ impl Reference<'_> {
         catch_unwind(AssertUnwindSafe(merged)).ok()
     }
 
-    /// Everything that is to be served.
-    pub(crate) fn expected(&self, ids: &[&str], exceptions: &Exceptions) -> Expected {
+    /// Everything that is to be served, by services at these places.
+    pub(crate) fn expected(&self, ids: &[&str], exceptions: &Exceptions, places: &Places) -> Expected {
         let Exceptions { kept, quarantined, graces, withheld } = exceptions;
         let wanted: BTreeMap<&str, Option<Vec<Member>>> = ids.iter().map(|id| (*id, self.wanted(id))).collect();
         let mut expected = Expected::default();
@@ -90,11 +93,11 @@ impl Reference<'_> {
             };
             let claimants: Vec<&str> = ids.iter().copied().filter(|id| claims(id)).collect();
             let mut unreadable = ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id));
-            let places = self.places(&claimants, kept);
             let mut resources = [Changes::new(), Changes::new()];
             let made = claimants.iter().filter(|id| !withheld.contains(**id)).map(|id| {
-                let (host, vip) = &places[id];
-                let built = self.build(id, host, *vip, wanted[id].as_deref().unwrap_or_default());
+                let first = || (self.candidates(id).remove(0), None);
+                let (host, vip) = places.get(*id).cloned().unwrap_or_else(first);
+                let built = self.build(id, &host, vip, wanted[id].as_deref().unwrap_or_default());
                 (id, built)
             });
             let mut refused = None;
@@ -115,7 +118,8 @@ impl Reference<'_> {
         }
     }
 
-    fn candidates(&self, id: &str) -> Vec<String> {
+    /// The hosts that a service would have, best first.
+    pub(crate) fn candidates(&self, id: &str) -> Vec<String> {
         let suffix = &self.config.host_suffix;
         let rules = self.policy.rules(id);
         let set = rules.host.filter(|host| !names::is_application(&names::resource_name(host, suffix)));
@@ -123,26 +127,39 @@ impl Reference<'_> {
         set.map(str::to_owned).into_iter().chain(made).collect()
     }
 
-    /// By rank, each takes its first candidate that nobody before it took.
-    fn places<'i>(
+    /// Why a service has a right to another place than its own in `places`, where they were served in `before` and `empty`
+    /// ones have no endpoints.
+    pub(crate) fn wrong(
         &self,
-        claimants: &[&'i str],
-        kept: &BTreeMap<String, (String, Option<IpAddr>)>,
-    ) -> BTreeMap<&'i str, (String, Option<IpAddr>)> {
-        let mut hosts: BTreeSet<String> = kept.values().map(|(host, _)| host.clone()).collect();
-        let mut by_digest: BTreeMap<([u8; 32], &str), String> = BTreeMap::new();
-        let mut sorted = claimants.to_vec();
-        sorted.sort_unstable();
-        for id in sorted {
-            let host = self.candidates(id).into_iter().find(|host| hosts.insert(host.clone())).unwrap();
-            by_digest.insert((Sha256::digest(&host).into(), id), host);
-        }
-        let mut vips: BTreeSet<IpAddr> = kept.values().filter_map(|(_, vip)| *vip).collect();
-        let place = |((digest, id), host): (([u8; 32], &'i str), String)| {
-            let candidates = self.config.vip_cidr.map(|range| vip_candidates(&digest, range)).unwrap_or_default();
-            (id, (host, candidates.into_iter().find(|vip| vips.insert(*vip))))
+        places: &Places,
+        before: &Places,
+        kept: &Places,
+        empty: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        type Has<'a> = &'a dyn Fn(&Places, &str) -> bool;
+        let right = |id: &str, has: Has<'_>| {
+            if kept.contains_key(id) { (false, false, false) } else { (true, empty(id), !has(before, id)) }
         };
-        by_digest.into_iter().map(place).collect()
+        let digest = |id: &str| -> [u8; 32] { Sha256::digest(&*places[id].0).into() };
+        for (id, (host, vip)) in places.iter().filter(|(id, _)| !kept.contains_key(*id)) {
+            for better in self.candidates(id).into_iter().take_while(|better| better != host) {
+                let has = |places: &Places, id: &str| places.get(id).is_some_and(|(host, _)| *host == better);
+                let holder = places.keys().find(|holder| has(places, holder));
+                if holder.is_none_or(|holder| (right(holder, &has), holder) > (right(id, &has), id)) {
+                    return Some(format!("{id} is served as {host} and has a right to {better}, which {holder:?} has"));
+                }
+            }
+            let vips = self.config.vip_cidr.map(|range| vip_candidates(&digest(id), range)).unwrap_or_default();
+            for better in vips.into_iter().take_while(|better| Some(*better) != *vip) {
+                let has = |places: &Places, id: &str| places.get(id).is_some_and(|(_, vip)| *vip == Some(better));
+                let holder = places.keys().find(|holder| has(places, holder));
+                let after_me = |holder: &String| (right(holder, &has), digest(holder)) > (right(id, &has), digest(id));
+                if holder.is_none_or(after_me) {
+                    return Some(format!("{id} has the address {vip:?} and a right to {better}, which {holder:?} has"));
+                }
+            }
+        }
+        None
     }
 
     /// The resources of a service; `None`: they cannot be made.

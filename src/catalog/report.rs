@@ -8,7 +8,11 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    catalog::breaker::Lost, istio::rule::Rule, model::Millis, snapshot::view::Held, translate::payload::Reject,
+    catalog::{assignment::claims::Contest, breaker::Lost},
+    istio::rule::Rule,
+    model::Millis,
+    snapshot::view::Held,
+    translate::payload::Reject,
 };
 
 /// Status shows this many names of a kind.
@@ -31,7 +35,7 @@ impl Quarantine {
 }
 
 /// Entries for consumers that dial addresses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DirectCounts {
     /// Entries served.
@@ -44,6 +48,21 @@ pub struct DirectCounts {
     pub mixed_mtls: usize,
     /// Addresses left out since their entry has too many.
     pub left_out: usize,
+    /// Endpoints left out, with `direct.balance: mesh`, since their address is not their publisher's own and the policy does not
+    /// vouch for it.
+    pub not_own: usize,
+    /// Some of those: address, port, application and dataInfoId.
+    pub not_own_sample: Vec<Box<str>>,
+}
+
+/// How often something else became of a service's place since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moves {
+    /// Services that were served got another host.
+    pub hosts: u64,
+    /// Services that were served got another virtual address for the same host.
+    pub vips: u64,
 }
 
 /// The unknown services, for the status.
@@ -101,6 +120,10 @@ pub struct Report {
     pub hosts_moved: usize,
     /// Hosts that do not have their first VIP, since another has it.
     pub vips_moved: usize,
+    /// Hosts and VIPs that several services want.
+    pub contested: BTreeMap<Arc<str>, Contest<Arc<str>>>,
+    /// Changes of hosts and VIPs so far.
+    pub moves: Moves,
 }
 
 /// The findings of one round: all counts, and the names that changed.
@@ -130,6 +153,8 @@ pub struct Findings {
     pub hosts_moved: usize,
     /// See [`Report::vips_moved`].
     pub vips_moved: usize,
+    /// See [`Report::moves`].
+    pub moves: Moves,
     /// The names that changed.
     pub names: Names,
 }
@@ -143,6 +168,8 @@ pub struct Names {
     pub withheld: Vec<(Arc<str>, bool)>,
     /// See [`Report::graces`].
     pub graces: Vec<(Arc<str>, Option<Millis>)>,
+    /// See [`Report::contested`].
+    pub contested: Vec<(Arc<str>, Option<Contest<Arc<str>>>)>,
 }
 
 impl Report {
@@ -154,7 +181,7 @@ impl Report {
     /// Takes what a round found; `handed_on`: its snapshot was new. Costs what changed.
     pub fn take(&mut self, findings: Findings, handed_on: bool) {
         let Findings { held, rounds, translations, encodes, rejects, invalid_endpoints, quarantined_by, .. } = findings;
-        let Findings { unknown, withheld, direct, hosts_moved, vips_moved, names, .. } = findings;
+        let Findings { unknown, withheld, direct, hosts_moved, vips_moved, moves, names, .. } = findings;
         for (id, why) in names.quarantined {
             match why {
                 Some(why) => drop(self.quarantined.insert(id, why)),
@@ -173,6 +200,12 @@ impl Report {
                 Some(since) => self.graces.insert(id, since),
                 None => self.graces.remove(&id),
             };
+        }
+        for (name, contest) in names.contested {
+            match contest {
+                Some(contest) => drop(self.contested.insert(name, contest)),
+                None => drop(self.contested.remove(&name)),
+            }
         }
         *self = Self {
             held,
@@ -193,6 +226,8 @@ impl Report {
             graces: std::mem::take(&mut self.graces),
             hosts_moved,
             vips_moved,
+            contested: std::mem::take(&mut self.contested),
+            moves,
         };
     }
 
@@ -201,12 +236,14 @@ impl Report {
         self.quarantined.clear();
         self.withheld_services.clear();
         self.graces.clear();
+        self.contested.clear();
         self.unknown = UnknownReport::default();
     }
 
     /// The report with the first hundred names of each kind.
     pub fn summary(&self) -> Self {
         let Self { quarantined, withheld_services, graces, rejects, invalid_endpoints, quarantined_by, .. } = self;
+        let contest = |(name, contest): (&Arc<str>, &Contest<Arc<str>>)| (Arc::clone(name), contest.clone());
         let pair = |(id, since): (&Arc<str>, &Millis)| (Arc::clone(id), *since);
         Self {
             rejects: rejects.clone(),
@@ -214,9 +251,11 @@ impl Report {
             quarantined_by: quarantined_by.clone(),
             quarantined_left_out: quarantined.len().saturating_sub(SHOWN),
             unknown: self.unknown.clone(),
+            direct: self.direct.clone(),
             quarantined: quarantined.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect(),
             withheld_services: withheld_services.iter().take(SHOWN).cloned().collect(),
             graces: graces.iter().take(SHOWN).map(pair).collect(),
+            contested: self.contested.iter().take(SHOWN).map(contest).collect(),
             ..*self
         }
     }
@@ -267,10 +306,12 @@ mod tests {
     fn a_report_is_the_sum_of_its_changes() {
         let mut report = Report::new();
         let why = || Quarantine { reason: "export-to", detail: "exportTo \".\"".to_owned() };
+        let contest = || Contest { holder: "g".into(), waiting: vec!["G".into()], count: 1 };
         let names = Names {
             quarantined: vec![("a".into(), Some(why())), ("b".into(), Some(why())), ("a".into(), None)],
             withheld: vec![("c".into(), true)],
             graces: vec![("d".into(), Some(7))],
+            contested: vec![("e.sofa.mesh".into(), Some(contest())), ("f.sofa.mesh".into(), Some(contest()))],
         };
         report.take(Findings { names, encodes: 3, ..Findings::default() }, true);
         assert_eq!((report.quarantined.len(), report.quarantined.contains_key("b")), (1, true));
@@ -279,10 +320,12 @@ mod tests {
             quarantined: vec![("b".into(), None)],
             withheld: vec![("c".into(), false)],
             graces: vec![("d".into(), None)],
+            contested: vec![("e.sofa.mesh".into(), None)],
         };
         report.take(Findings { names, encodes: 4, ..Findings::default() }, false);
         assert!(report.quarantined.is_empty() && report.withheld_services.is_empty() && report.graces.is_empty());
         assert_eq!((report.encodes, report.snapshots, report.in_grace), (4, 1, 0));
+        assert_eq!(report.contested.keys().map(|name| &**name).collect::<Vec<_>>(), ["f.sofa.mesh"]);
     }
 
     #[test]

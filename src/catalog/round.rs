@@ -27,7 +27,7 @@ use crate::{
         last_good::LastGood,
         notices::{Notice, Notices},
         orders::Orders,
-        report::{Findings, Names, Tally},
+        report::{Findings, Moves, Names, Tally},
         services::Services,
         unknown::Unknown,
     },
@@ -114,6 +114,7 @@ pub struct Round {
     left_out: Tally<Rule>,
     notices: Notices,
     names: Names,
+    moves: Moves,
     rounds: u64,
     translations: u64,
     encodes: u64,
@@ -130,8 +131,7 @@ impl Round {
         });
         let (services, entries) = last_good.map(|last| (last.services, last.entries)).unwrap_or_default();
         let services = Services::restored(Arc::clone(&config), services);
-        let restored = services.iter().map(|(id, served)| (id, &served.members[..]));
-        let direct = (!entries.is_empty()).then(|| Direct::restored(entries, restored));
+        let direct = (!entries.is_empty()).then(|| Direct::restored(entries));
         let mut round = Self {
             gate: Gate::new(config.scope, protect.startup_hold, publishers),
             stage: Stage::Gathering,
@@ -150,6 +150,7 @@ impl Round {
             left_out: Tally::default(),
             notices: Notices::default(),
             names: Names::default(),
+            moves: Moves::default(),
             rounds: 0,
             translations: 0,
             encodes: 0,
@@ -158,6 +159,7 @@ impl Round {
         };
         let ids: Vec<Arc<str>> = round.services.iter().map(|(id, _)| Arc::clone(id)).collect();
         ids.iter().for_each(|id| drop(round.keep_place(id)));
+        round.assignment.settle();
         round
     }
 
@@ -170,6 +172,7 @@ impl Round {
             complete: self.complete,
             shows_last_good: self.shows_last_good,
             last_good_until: self.last_good_until,
+            moves: self.moves,
             rounds: self.rounds,
             translations: self.translations,
             encodes: self.encodes,
@@ -284,6 +287,7 @@ impl Round {
             direct: self.direct.as_ref().map(Direct::counts),
             hosts_moved: self.assignment.hosts_moved(),
             vips_moved: self.assignment.vips_moved(),
+            moves: self.moves,
             names: Names { graces, ..std::mem::take(&mut self.names) },
         }
     }

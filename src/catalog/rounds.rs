@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     catalog::{
+        assignment::claims::Contest,
         last_good::{LastGood, file::LastGoodFile},
         notices::Notice,
         orders::Orders,
@@ -194,9 +195,35 @@ fn log(notice: &Notice) {
         Notice::HostChanged { id, was, is } => {
             tracing::warn!(event, data_info_id = short(id), was = &**was, is = &**is, "a service has another host now");
         }
+        Notice::VipChanged { id, was, is } => {
+            tracing::warn!(event, data_info_id = short(id), ?was, ?is, "a service has another virtual address now");
+        }
+        Notice::PlaceContested { name, contest: Contest { holder, waiting, count } } => {
+            let waiting = waiting.first().map(|id| id.chars().take(LOGGED / 2).collect::<String>());
+            let holder = holder.chars().take(LOGGED / 2).collect::<String>();
+            tracing::warn!(
+                event,
+                name = &**name,
+                holder,
+                waiting,
+                count,
+                "several services want one host or virtual address; the holder keeps it, the others take their next"
+            );
+        }
         Notice::AddressContested { address, port, newest, claimed_by } => {
             let (newest, claimed_by) = (newest.as_deref(), claimed_by.iter().take(4).collect::<Vec<_>>());
             tracing::warn!(event, %address, port, newest, ?claimed_by, "two applications publish one address and port");
+        }
+        Notice::AddressNotOwn { id, address, port, application } => {
+            let application = &**application;
+            tracing::warn!(
+                event,
+                data_info_id = short(id),
+                %address,
+                port,
+                application,
+                "an address is not its publisher's own; it is in no entry unless policy.direct.addresses names it"
+            );
         }
         Notice::MtlsMixed { application, port } => {
             tracing::warn!(

@@ -115,6 +115,22 @@ pub fn of(status: &Status) -> Vec<Metric> {
             "reason",
             rounds.quarantined_by.iter().map(|(reason, count)| ((*reason).to_owned(), *count)),
         ),
+        gauge(
+            "mox_hosts_contested",
+            "Services that do not have their first host, since another service has it.",
+            rounds.hosts_moved as u64,
+        ),
+        gauge(
+            "mox_vips_contested",
+            "Hosts that do not have their first virtual address, since another host has it.",
+            rounds.vips_moved as u64,
+        ),
+        counter("mox_hosts_moved_total", "Services that were served and got another host.", rounds.moves.hosts),
+        counter(
+            "mox_vips_moved_total",
+            "Services that were served and got another virtual address for the same host.",
+            rounds.moves.vips,
+        ),
         labelled(
             "mox_services_unknown",
             "Services of the registry that could not be read, by what the mesh has of them.",

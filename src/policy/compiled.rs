@@ -126,6 +126,12 @@ impl Policy {
         self.config.direct.balance
     }
 
+    /// Whether an endpoint at an address that is not its publisher's own may be an application's. Where the consumer chooses it
+    /// may: its calls go where it dials to. Where the proxy does, all that is dialed to the address goes to any of the entry.
+    pub fn is_vouched_for(&self, address: IpAddr) -> bool {
+        self.balance() == Balance::Client || self.config.direct.addresses.iter().any(|range| range.contains(&address))
+    }
+
     /// `exportTo` of what belongs to no single service.
     pub fn export_to(&self) -> &[String] {
         &self.config.export_to

@@ -49,7 +49,8 @@ pub struct PolicyConfig {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Override {
     /// The whole host: two or more DNS labels in lower case, no name that Kubernetes gives to Services. Of several
-    /// services with one host the bytewise smallest dataInfoId has it.
+    /// services with one host the one that is served under it and has endpoints keeps it, else the bytewise smallest
+    /// dataInfoId has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Number of the service port, 1 to 65535.
@@ -105,6 +106,9 @@ pub struct DirectPolicy {
     pub applications: Vec<String>,
     /// Who chooses the provider. Default: `client`.
     pub balance: Balance,
+    /// Ranges of addresses that anybody may publish with `balance: mesh`; others only those who connect to the registry from
+    /// them. Default: none.
+    pub addresses: Vec<IpNet>,
 }
 
 /// Who chooses the provider of a call to an address.
@@ -147,7 +151,7 @@ impl PolicyConfig {
             locality,
             endpoints: EndpointPolicy { allow: _, deny: _, allow_loopback: _ },
             mtls,
-            direct: DirectPolicy { applications: _, balance: _ },
+            direct: DirectPolicy { applications: _, balance: _, addresses: _ },
             overrides,
         } = self;
         let mut checks = Checks { namespace, mistakes: Vec::new() };

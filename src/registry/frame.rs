@@ -12,7 +12,7 @@
 //! append    := u8 6, the rest as begin
 //! commit    := u8 7, the rest as begin
 //! body      := u8 flags | i64 version | i64 registerTimestamp | str16 registerId | str16 cell | str16 appName
-//!            | u16 attributeCount | (str16 key, str16 value)… | u16 payloadCount | (u32 length, bytes)…
+//!            | str16 sourceAddress, where the flags say so | u16 attributeCount | (str16 key, str16 value)… | u16 payloadCount | (u32 length, bytes)…
 //! ```
 //!
 //! A replace that is too large for one frame, or for what its sender keeps, comes in pieces: a begin, any number of appends
@@ -56,6 +56,8 @@ const OP_COMMIT: u8 = 7;
 
 /// Set when payloads are Java-serialized strings, as a session server holds them; else they are UTF-8 text.
 const FLAG_SERIALIZED: u8 = 1;
+/// Set when it is known which address the publisher's client has.
+const FLAG_SOURCE_ADDRESS: u8 = 2;
 
 /// A text as it lies in a frame: UTF-8, but as bytes, since ids are hashed and compared far more often than read. ASCII,
 /// the usual case, is checked several times faster than it becomes a `str`.
@@ -202,16 +204,18 @@ impl<'a> Body<'a> {
     /// Everything in it.
     pub fn details(&self) -> Result<Details<'a>> {
         let mut reader = Reader { bytes: self.raw, at: 0 };
-        let serialized = reader.u8()? & FLAG_SERIALIZED != 0;
+        let flags = reader.u8()?;
         reader.take(16, "version")?;
         reader.text("registerId")?;
         let cell = reader.text("cell")?.as_str();
         let app_name = reader.text("appName")?.as_str();
+        let source_address = reader.source_address(flags)?.map_or("", Text::as_str);
         let attributes = (0..reader.u16()?)
             .map(|_| Ok((reader.text("attribute key")?.as_str(), reader.text("attribute value")?.as_str())))
             .collect::<Result<Vec<_>>>()?;
         let payloads = (0..reader.u16()?).map(|_| reader.payload()).collect::<Read<Vec<_>>>()?;
-        Ok(Details { serialized, cell, app_name, attributes, payloads })
+        let serialized = flags & FLAG_SERIALIZED != 0;
+        Ok(Details { serialized, cell, app_name, source_address, attributes, payloads })
     }
 }
 
@@ -224,6 +228,8 @@ pub struct Details<'a> {
     pub cell: &'a str,
     /// The application that the client named, empty if none.
     pub app_name: &'a str,
+    /// The address of the client's connection, with or without a port; empty if it is not known.
+    pub source_address: &'a str,
     /// The publisher's attributes.
     pub attributes: Vec<(&'a str, &'a str)>,
     /// The publisher's data, an element per box.
@@ -347,6 +353,11 @@ impl<'a> Reader<'a> {
         self.take(length, "payload")
     }
 
+    #[inline(always)]
+    fn source_address(&mut self, flags: u8) -> Read<Option<Text<'a>>> {
+        if flags & FLAG_SOURCE_ADDRESS == 0 { Ok(None) } else { self.text("sourceAddress").map(Some) }
+    }
+
     fn version(&mut self) -> Read<RegisterVersion> {
         Ok(RegisterVersion { version: self.i64()?, timestamp: self.i64()? })
     }
@@ -389,13 +400,15 @@ impl<'a> Reader<'a> {
 
     fn body(&mut self) -> Read<Body<'a>> {
         let start = self.at;
-        if self.u8()? & !FLAG_SERIALIZED != 0 {
+        let flags = self.u8()?;
+        if flags & !(FLAG_SERIALIZED | FLAG_SOURCE_ADDRESS) != 0 {
             return Err(malformed(start, "known flags"));
         }
         let version = self.version()?;
         let register_id = self.name("registerId", MAX_REGISTER_ID)?;
         self.text("cell")?;
         self.text("appName")?;
+        self.source_address(flags)?;
         for _ in 0..self.u16()? {
             self.text("attribute key")?;
             self.text("attribute value")?;
@@ -421,6 +434,7 @@ mod tests {
             version: RegisterVersion { version: 3, timestamp: 1_700_000_000_000 },
             cell: "RZ1".into(),
             app_name: "shop".into(),
+            source_address: "10.0.0.1:54321".into(),
             attributes: vec![("k".into(), "v".into())],
             serialized: false,
             payloads: vec![b"10.0.0.1:12200".as_slice().into(), b"".as_slice().into()],
@@ -436,7 +450,7 @@ mod tests {
         assert_eq!(body.register_id.as_str(), "reg-1");
         assert_eq!(Body::parse(body.raw()).unwrap(), *body);
         let details = body.details().unwrap();
-        assert_eq!((details.cell, details.app_name), ("RZ1", "shop"));
+        assert_eq!((details.cell, details.app_name, details.source_address), ("RZ1", "shop", "10.0.0.1:54321"));
         assert_eq!(details.attributes, [("k", "v")]);
         assert_eq!(details.payloads, [b"10.0.0.1:12200".as_slice(), b""]);
     }

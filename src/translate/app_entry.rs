@@ -29,8 +29,8 @@ pub fn host(application: &str, port: u16, suffix: &str) -> String {
         Some(label) if label == application && label.len() <= 63 && !names::carries_hash(&label) => label,
         label => {
             let label = label.unwrap_or_else(|| "application".to_owned());
-            let digest = hex(&prefix_of::<4>(application));
-            format!("{}-{digest}", label[..label.len().min(54)].trim_end_matches('-'))
+            let digest = hex(&prefix_of::<{ names::HASH_BYTES }>(application));
+            format!("{}-{digest}", label[..label.len().min(63 - 1 - digest.len())].trim_end_matches('-'))
         }
     };
     format!("p{port}.{label}.{}.{suffix}", names::APPLICATIONS)
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn hosts_tell_applications_apart() {
         assert_eq!(host("orders", 12200, "sofa.mesh"), "p12200.orders.app.sofa.mesh");
-        let odd = ["Orders", "or.ders", "or_ders", "orders-0123abcd", "x".repeat(70).leak() as &str, "\u{738b}"];
+        let odd = ["Orders", "or.ders", "or_ders", "orders-0123456789ab", "x".repeat(70).leak() as &str, "\u{738b}"];
         let hosts: BTreeSet<String> = odd.iter().map(|application| host(application, 1, "sofa.mesh")).collect();
         assert_eq!(hosts.len(), odd.len());
         for host in hosts {

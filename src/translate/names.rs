@@ -1,9 +1,9 @@
 //! Hosts from dataInfoIds, and their documented reading.
 //!
 //! `[protocol.][uniqueId.][v<version>.]<interface>[.<group>][.<instanceId>].<suffix>`, lower case, usual values left
-//! out. [`read`] gives the id back from such a host. An id that it does not give back carries the first 8 hex digits
+//! out. [`read`] gives the id back from such a host. An id that it does not give back carries the first 12 hex digits
 //! of the SHA-256 of its dataInfoId on its first label. That is decided from the id alone, so one service never
-//! renames another.
+//! renames another; and nobody finds an id with the digits of a given other one in less than thousands of core years.
 
 use crate::{
     digest::{hex, prefix_of},
@@ -20,6 +20,10 @@ const VERSION: &str = "1.0";
 pub(crate) const APPLICATIONS: &str = "app";
 const MAX_LABEL: usize = 63;
 const MAX_HOST: usize = 255;
+/// Hex digits of the hash in a label; those of the second are for ids that the first does not tell apart.
+const HASH_DIGITS: [usize; 2] = [12, 32];
+/// Bytes of the hash of a name that is told apart by it.
+pub(crate) const HASH_BYTES: usize = HASH_DIGITS[0] / 2;
 
 /// Protocols that a first label is read as; any other protocol in an id makes it a hashed one.
 const PROTOCOLS: [&str; 9] = ["dubbo", "grpc", "h2c", "http", "rest", "tr", "tri", "triple", "xfire"];
@@ -37,7 +41,7 @@ pub fn candidates(id: &str, suffix: &str) -> impl Iterator<Item = String> {
         && read(&plain).as_deref() == Some(&*id.to_ascii_lowercase());
     let hashed = move |digits: usize| hash_first_label(&labels, &digest[..digits], room);
     let plain = faithful.then_some(plain);
-    plain.into_iter().chain([8, 32].into_iter().map(hashed))
+    plain.into_iter().chain(HASH_DIGITS.into_iter().map(hashed))
 }
 
 /// The name of the resource with this host: the host without the suffix. A host of the operator's outside it has a hash
@@ -140,7 +144,7 @@ fn is_version(label: &str) -> bool {
 }
 
 pub(crate) fn carries_hash(label: &str) -> bool {
-    let digits = |d: &str| matches!(d.len(), 8 | 32) && d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let digits = |d: &str| HASH_DIGITS.contains(&d.len()) && d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     label.rsplit_once('-').is_some_and(|(_, tail)| digits(tail))
 }
 
@@ -176,7 +180,7 @@ mod tests {
     }
 
     fn hashed(id: &str, expected: &str) {
-        let digest = &hex(&prefix_of::<4>(id));
+        let digest = &hex(&prefix_of::<6>(id));
         assert_eq!(name(id), expected.replace('#', digest), "{id}");
     }
 
@@ -209,7 +213,8 @@ mod tests {
         hashed("", "service-#");
         hashed(&id("p80.orders.App:1.0@DEFAULT"), "p80-#.orders.app");
         hashed(&id("tri.Service:1.0@DEFAULT"), "tri-#.service");
-        hashed(&id("x-0123abcd.Service:1.0@DEFAULT"), "x-0123abcd-#.service");
+        hashed(&id("x-0123456789ab.Service:1.0@DEFAULT"), "x-0123456789ab-#.service");
+        assert_eq!(name(&id("x-0123abcd.Service:1.0@DEFAULT")), "x-0123abcd.service", "no hash of ours");
     }
 
     #[test]

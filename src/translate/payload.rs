@@ -150,6 +150,8 @@ pub struct Parsed {
     pub register_id: Box<str>,
     /// In which version.
     pub version: RegisterVersion,
+    /// The address that their client connects from, if it is known.
+    pub source_address: Option<IpAddr>,
     /// What can be served.
     pub endpoints: Vec<Endpoint>,
     /// What cannot, counted by reason, with a sample of each.
@@ -166,6 +168,7 @@ pub fn parse_publisher(body: &Body<'_>, is_dubbo: bool, rules: &Rules<'_>) -> Pa
     let register_id = body.register_id.as_str().into();
     let mut parsed = Parsed { register_id, version: body.version, ..Parsed::default() };
     let Ok(details) = body.details() else { return parsed };
+    parsed.source_address = source_address(details.source_address);
     for payload in &details.payloads {
         let text = if details.serialized {
             serialized::decode(payload).map(Option::unwrap_or_default).map_err(|_| Reject::NotText)
@@ -183,6 +186,17 @@ pub fn parse_publisher(body: &Body<'_>, is_dubbo: bool, rules: &Rules<'_>) -> Pa
     // Most publishers have one, and a list that grows begins with room for four.
     parsed.endpoints.shrink_to_fit();
     parsed
+}
+
+/// The address in what the registry writes for a connection: an address, or an address, `:` and a port. An IPv6 address stands
+/// there without brackets, and in full where a port follows, as Java writes it.
+fn source_address(text: &str) -> Option<IpAddr> {
+    let without_port = || text.rsplit_once(':').map_or(text, |(address, _)| address);
+    let bare = |text: &str| {
+        let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        text.split('%').next().and_then(|text| text.parse::<IpAddr>().ok())
+    };
+    bare(text).or_else(|| bare(without_port())).map(|address| address.to_canonical())
 }
 
 /// The start of a publisher's text, fit for a log line.
@@ -335,6 +349,24 @@ mod tests {
         assert_eq!(read("[2001:db8::1]:12200?x=y").unwrap().0, "[2001:db8::1]:12200");
         assert_eq!(read("2001:db8::1:12200").unwrap().0, "[2001:db8::1]:12200");
         assert_eq!(read("[::ffff:10.0.0.1]:80").unwrap().0, "10.0.0.1:80");
+    }
+
+    #[test]
+    fn a_source_address_is_read_with_and_without_a_port() {
+        for (text, address) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.0.0.1:54321", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:db8:0:0:0:0:0:1", "2001:db8::1"),
+            ("2001:db8:0:0:0:0:0:1:54321", "2001:db8::1"),
+            ("[2001:db8::1]:54321", "2001:db8::1"),
+            ("fe80:0:0:0:0:0:0:1%eth0:54321", "fe80::1"),
+        ] {
+            assert_eq!(source_address(text), address.parse().ok(), "{text}");
+        }
+        for text in ["", ":", "host", "host:1", "10.0.0:1", "10.0.0.1:1:2", "1.2.3.4.5"] {
+            assert_eq!(source_address(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl Member {
         self.parsed.version
     }
 
+    /// Whether it is at the address that its publisher's client connects from.
+    pub fn is_own(&self) -> bool {
+        matches!(&self.endpoint().address, Address::Ip(address) if self.parsed.source_address == Some(*address))
+    }
+
     /// A service has one endpoint at most with this, and they are served in this order.
     pub fn key(&self) -> (&Address, u16) {
         (&self.endpoint().address, self.endpoint().port)

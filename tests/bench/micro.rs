@@ -98,7 +98,7 @@ fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
         let frame = encode_publish("registry", &id, &publisher).expect("a frame within its bounds");
         let events: Vec<_> = decode(&frame).expect("a whole frame").into_iter().collect();
         let [frame::Event::Publish { body, .. }] = &events[..] else { panic!("one publish, not {events:?}") };
-        Arc::new(payload::parse_publisher(body, &rules))
+        Arc::new(payload::parse_publisher(body, false, &rules))
     });
     parsed.flat_map(|parsed| Member::all(&parsed).collect::<Vec<_>>()).collect()
 }

@@ -134,7 +134,7 @@ fn config(round: usize) -> Value {
             "mtls": [{"cidrs": ["10.0.0.0/8"], "identities": ["spiffe://td/ns/a/sa/b"]}],
         }}),
         11 => json!({"policy": {
-            "direct": {"applications": ["*"], "balance": "mesh"},
+            "direct": {"applications": ["*"], "balance": "mesh", "addresses": ["0.0.0.0/0", "::/0"]},
             "mtls": [{"applications": ["a*"]}, {"cidrs": ["::/0"]}],
         }}),
         _ => json!({"policy": {"endpoints": {"deny": ["10.0.0.0/9", "2001:db8::/33"]}}, "hostSuffix": "1.a0"}),
@@ -155,6 +155,7 @@ fn publish(random: &mut Random, id: &str, publisher: usize) -> Result<Vec<u8>, r
         version: RegisterVersion { version: 1, timestamp: random.below(9) as i64 },
         cell: word(random).into(),
         app_name: word(random).into(),
+        source_address: word(random).into(),
         attributes: vec![(word(random).into(), word(random).into())],
         serialized,
         payloads: payloads.iter().map(|text| bytes(text).into()).collect(),

@@ -303,7 +303,7 @@ mod tests {
             let service = &last_good.services["a.Full"];
             assert_eq!(
                 (&*service.host, &*service.name),
-                ("a-7da7447a.full.sofa.mesh", "sofa-registry/a-7da7447a.full")
+                ("a-7da7447a0e1d.full.sofa.mesh", "sofa-registry/a-7da7447a0e1d.full")
             );
             assert!(service.vip.is_some());
             let shown: Vec<_> =

@@ -3,7 +3,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    catalog::{driver::Driver, report::Quarantine},
+    catalog::{
+        driver::Driver,
+        report::{Moves, Quarantine},
+    },
     model::Millis,
     snapshot::view::Held,
 };
@@ -110,7 +113,7 @@ fn nobody_is_moved_for_a_service_that_cannot_be_made() {
     driver.publish(&lower, "a", 1, &["10.0.0.1:80"]);
     driver.round();
     let before = form(&driver, &lower);
-    // The smaller id would have the plain host.
+    // Another one wants the plain host.
     driver.policy(&json!({ "overrides": { "COM*": { "exportTo": ["~", "."] } } }));
     driver.publish(&upper, "a", 1, &["10.0.0.2:80"]);
     driver.round();
@@ -119,12 +122,10 @@ fn nobody_is_moved_for_a_service_that_cannot_be_made() {
     driver.policy(&json!({}));
     driver.round();
     let plain = before.unwrap().1;
-    assert_eq!(form(&driver, &upper).unwrap().1, plain);
-    // And the other way round: who cannot be made under another host keeps its own, and the one who comes has to wait.
-    driver.policy(&json!({ "exclude": ["COM*"] }));
-    driver.round();
-    assert_eq!(form(&driver, &lower).unwrap().1, plain);
+    assert_ne!(form(&driver, &upper).unwrap().1, plain);
+    // And the other way round: who cannot be made under another host keeps its own though it is empty, and the other has to wait.
     driver.policy(&json!({ "overrides": { "com*": { "exportTo": ["~", "."] } } }));
+    driver.unpublish(&lower, "a", 2);
     driver.round();
     assert_eq!(form(&driver, &lower).unwrap().1, plain);
     assert_ne!(form(&driver, &upper).unwrap().1, plain);
@@ -133,6 +134,59 @@ fn nobody_is_moved_for_a_service_that_cannot_be_made() {
     driver.round();
     assert_eq!(form(&driver, &upper).unwrap().1, plain);
     assert!(driver.report.quarantined.is_empty());
+}
+
+#[test]
+fn who_is_served_under_a_host_keeps_it_against_whoever_comes() {
+    for order in [["com", "COM"], ["COM", "com"]] {
+        let [served, newcomer] = order.map(|start| id(0).replace("com", start));
+        let mut driver = Driver::new(json!({}));
+        driver.publish(&served, "a", 1, &["10.0.0.1:80"]);
+        driver.orders.loaded = true;
+        driver.round();
+        let before = form(&driver, &served).unwrap();
+        // It comes, leaves at once and comes back, and there is a restart.
+        driver.publish(&newcomer, "e", 1, &["10.66.6.6:80"]);
+        driver.round();
+        assert_eq!(driver.events(), ["place_contested"]);
+        let contest = &driver.report.contested[&*before.1];
+        assert_eq!((&*contest.holder, &*contest.waiting[0], contest.count), (&*served, &*newcomer, 1));
+        driver.unpublish(&newcomer, "e", 2);
+        driver.round();
+        assert_eq!(form(&driver, &served).unwrap(), before);
+        driver.publish(&newcomer, "e", 3, &["10.66.6.6:80"]);
+        driver.round();
+        let mut driver = driver.restarted(Duration::from_secs(1));
+        driver.publish(&newcomer, "e", 3, &["10.66.6.6:80"]);
+        driver.round();
+        driver.publish(&served, "a", 1, &["10.0.0.1:80"]);
+        driver.orders.loaded = true;
+        driver.round();
+        assert_eq!(form(&driver, &served).unwrap(), before);
+        assert_eq!((driver.report.hosts_moved, driver.report.moves), (1, Moves::default()));
+        // Who has lost its last publisher is in the way of nobody, and takes nothing back.
+        driver.unpublish(&served, "a", 2);
+        driver.round();
+        assert_eq!(form(&driver, &newcomer).unwrap().1, before.1);
+        assert_eq!(driver.report.moves.hosts, 2);
+        driver.publish(&served, "a", 3, &["10.0.0.1:80"]);
+        driver.round();
+        assert_eq!(form(&driver, &newcomer).unwrap().1, before.1);
+    }
+}
+
+#[test]
+fn who_comes_while_the_view_is_gathered_has_no_host_by_that() {
+    let (first, smaller) = (id(0), id(0).replace("com", "COM"));
+    let mut driver = Driver::new(json!({}));
+    driver.publish(&first, "a", 1, &["10.0.0.1:80"]);
+    driver.round();
+    driver.publish(&smaller, "a", 1, &["10.0.0.2:80"]);
+    driver.round();
+    driver.orders.loaded = true;
+    driver.round();
+    assert_eq!(form(&driver, &smaller).unwrap().1, "com.example.s0.sofa.mesh");
+    assert_eq!(driver.report.moves, Moves::default(), "nobody was told of another");
 }
 
 #[test]

@@ -8,10 +8,10 @@ use std::{
 
 use crate::{
     catalog::{
-        assignment::Movers,
+        assignment::{Move, Movers},
         breaker::Verdict,
         changes::RoundChanges,
-        direct::{self, Direct},
+        direct,
         notices::Notice,
         report::Quarantine,
         round::{Round, Stage},
@@ -98,6 +98,9 @@ impl Round {
         self.settle(&mut turn, all);
         self.judge(&mut turn);
         let mut changes = self.serve(turn);
+        if self.stage != Stage::Gathering || self.shows_last_good {
+            self.settle_places(now);
+        }
         self.serve_direct(now, policy, &mut changes);
         self.encodes += changes.encodes;
         changes
@@ -105,20 +108,13 @@ impl Round {
 
     /// Keeps up with the policy for the entries of applications.
     fn follow(&mut self, policy: &Arc<Policy>) {
-        let before = match &self.policy {
-            Some(before) if Arc::ptr_eq(before, policy) => Some(Arc::clone(before)),
-            _ => self.policy.replace(Arc::clone(policy)),
-        };
-        let completed = self.stage == Stage::Completed;
-        match (&mut self.direct, &before) {
-            (Some(direct), _) if completed => direct.touch_all(),
-            (Some(direct), Some(before)) if !policy.makes_direct_as(before) => direct.touch_all(),
-            (None, _) if policy.has_direct() => {
-                let mut direct = Direct::default();
-                self.services.iter().for_each(|(id, service)| direct.update(id, &[], &service.members));
-                self.direct = Some(direct);
+        self.policy = Some(Arc::clone(policy));
+        if self.direct.is_some() || policy.has_direct() {
+            let direct = self.direct.get_or_insert_default();
+            direct.follow(policy, self.services.iter().map(|(id, service)| (id, &service.members[..])));
+            if self.stage == Stage::Completed {
+                direct.touch_all();
             }
-            _ => {}
         }
     }
 
@@ -208,25 +204,30 @@ impl Round {
     /// Finds the outcome of services, and of those whose host or virtual address that changes.
     fn settle(&mut self, turn: &mut Turn<'_>, mut todo: BTreeSet<Arc<str>>) {
         while !todo.is_empty() {
-            self.look_again(turn, todo.iter().cloned().collect());
-            // First places for all, so that few are built for a place that they do not keep.
-            let mut movers = Movers::new();
-            for id in &todo {
-                let Work { rules, target, outcome, .. } = &turn.work[id];
-                movers.extend(match (target, outcome) {
-                    (Target::Gone, _) => self.assignment.withdraw(id),
-                    (Target::Stay, _) | (_, Outcome::Stayed | Outcome::Refused(_)) => self.keep_place(id),
-                    (Target::Serve { .. }, _) => self.assignment.claim(id, rules.host),
-                });
+            // First places for all, so that few are built for a place that they do not keep. Those who are drawn in may claim
+            // otherwise than before.
+            let mut claiming = todo.clone();
+            while !claiming.is_empty() {
+                self.look_again(turn, claiming.iter().cloned().collect());
+                let movers: Movers = claiming.iter().flat_map(|id| self.claim_place(&turn.work[id], id)).collect();
+                claiming = movers.iter().filter(|id| !turn.work.contains_key(*id)).cloned().collect();
+                todo.extend(movers);
             }
-            self.look_again(turn, movers.iter().cloned().collect());
-            todo.extend(movers);
             // Then builds. A service that cannot be built keeps its old place, which may move others.
             for id in std::mem::take(&mut todo) {
                 if !self.build(turn, &id) {
                     todo.extend(self.keep_place(&id));
                 }
             }
+        }
+    }
+
+    /// Claims a place for a service, or gives it up, as its aim is.
+    fn claim_place(&mut self, Work { rules, target, outcome, .. }: &Work<'_>, id: &Arc<str>) -> Movers {
+        match (target, outcome) {
+            (Target::Gone, _) => self.assignment.withdraw(id),
+            (Target::Stay, _) | (_, Outcome::Stayed | Outcome::Refused(_)) => self.keep_place(id),
+            (Target::Serve { empty_since, .. }, _) => self.assignment.claim(id, rules.host, empty_since.is_some()),
         }
     }
 
@@ -414,16 +415,29 @@ impl Round {
                 self.notices.give(now, Notice::EndpointsLeftOut { id: Arc::clone(id), count, invalid });
             }
         }
-        if let Some(was) = self.services.get(id).map(|service| &service.host)
-            && *was != build.place.host
-        {
-            let (was, is) = (was.clone(), build.place.host.clone());
-            self.notices.give(now, Notice::HostChanged { id: Arc::clone(id), was, is });
-        }
         let changes = std::mem::take(&mut build.changes);
         let before = self.services.put(id, build, members, empty_since, intent);
         self.update_direct(id, &before);
         changes
+    }
+
+    /// What is served now is told: who has a host or virtual address keeps it, and who has another than before is named.
+    fn settle_places(&mut self, now: Millis) {
+        for Move { id, was, is } in self.assignment.settle() {
+            if was.host != is.host {
+                self.moves.hosts += 1;
+                self.notices.give(now, Notice::HostChanged { id, was: was.host, is: is.host });
+            } else if was.vip != is.vip {
+                self.moves.vips += 1;
+                self.notices.give(now, Notice::VipChanged { id, was: was.vip, is: is.vip });
+            }
+        }
+        for (name, contest) in self.assignment.contests_changed() {
+            if let Some(contest) = contest.clone() {
+                self.notices.give(now, Notice::PlaceContested { name: Arc::clone(&name), contest });
+            }
+            self.names.contested.push((name, contest));
+        }
     }
 
     /// The endpoints that a service was built of, and the intent that remains beside them.

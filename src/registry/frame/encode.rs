@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::{
-    FLAG_SERIALIZED, FORMAT, MAX_PAYLOAD, OP_APPEND, OP_BEGIN, OP_COMMIT, OP_LOST, OP_PUBLISH, OP_REPLACE,
-    OP_UNPUBLISH, Part, check_size,
+    FLAG_SERIALIZED, FLAG_SOURCE_ADDRESS, FORMAT, MAX_PAYLOAD, OP_APPEND, OP_BEGIN, OP_COMMIT, OP_LOST, OP_PUBLISH,
+    OP_REPLACE, OP_UNPUBLISH, Part, check_size,
 };
 use crate::{error::Result, model::RegisterVersion};
 
@@ -22,6 +22,8 @@ pub struct Publisher<'a> {
     pub cell: Cow<'a, str>,
     /// The application that the client named, empty if none.
     pub app_name: Cow<'a, str>,
+    /// The address of the client's connection, with or without a port; empty if it is not known.
+    pub source_address: Cow<'a, str>,
     /// The publisher's attributes.
     pub attributes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     /// Whether payloads are Java-serialized strings.
@@ -131,11 +133,16 @@ impl Writer {
     }
 
     fn body(&mut self, publisher: &Publisher<'_>) -> Result<()> {
-        self.0.push(if publisher.serialized { FLAG_SERIALIZED } else { 0 });
+        let has_source = !publisher.source_address.is_empty();
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        self.0.push(flag(publisher.serialized, FLAG_SERIALIZED) | flag(has_source, FLAG_SOURCE_ADDRESS));
         self.i64s([publisher.version.version, publisher.version.timestamp]);
         self.str16("registerId", &publisher.register_id)?;
         self.str16("cell", &publisher.cell)?;
         self.str16("appName", &publisher.app_name)?;
+        if has_source {
+            self.str16("sourceAddress", &publisher.source_address)?;
+        }
         self.count16("attributes", publisher.attributes.len())?;
         for (key, value) in &publisher.attributes {
             self.str16("attribute key", key)?;

@@ -110,8 +110,9 @@ fn triple_by_host(mesh: &mut Mesh) {
     assert_eq!(row.past(), 0);
 }
 
+/// All providers but the strict one connect to the registry from one address.
 fn direct(balance: &str) -> Value {
-    json!({ "applications": ["orders", "dubbo-orders"], "balance": balance })
+    json!({ "applications": ["orders", "dubbo-orders"], "balance": balance, "addresses": ["10.50.0.0/24"] })
 }
 
 fn direct_client(mesh: &mut Mesh) {

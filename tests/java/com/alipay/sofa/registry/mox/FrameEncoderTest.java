@@ -54,7 +54,7 @@ public class FrameEncoderTest {
 
     @Test
     public void publisherWrittenPartByPart() throws Exception {
-        FrameEncoder parts = FrameEncoder.publishing("registry", GREET, R2, -7, TS + 1, "zürich-1", "größe-日本-😀\uD83D");
+        FrameEncoder parts = FrameEncoder.publishing("registry", GREET, R2, -7, TS + 1, "zürich-1", "größe-日本-😀\uD83D", null);
         parts.attribute("region", "東京");
         refused("attribute value 'aaa", () -> parts.attribute("left out", repeat('a', 65_536)), Code.TOO_LARGE);
         parts.attribute("empty", "");
@@ -69,13 +69,34 @@ public class FrameEncoderTest {
     }
 
     @Test
+    public void publishersWithSourceAddresses() throws Exception {
+        String source = "2001:db8:0:0:0:0:0:2";
+        Publish first = Publish.of(DEMO, R1).cell("DEFAULT_ZONE").appName("demo").sourceAddress("10.0.0.1:41234").data(BOLT).build();
+        Publish second = Publish.of(GREET, R3).version(1, TS + 6).sourceAddress(source).serialized(TestData.box("10.0.0.3:12200")).build();
+        encoder.publish("registry", first.version(1, TS));
+        encoder.publish("registry", second);
+        assertGolden("publish-source");
+
+        encoder.begin();
+        encoder.publish("registry", second);
+        FrameEncoder parts = FrameEncoder.publishing("registry", GREET, R3, 1, TS + 6, null, null, source);
+        parts.data(TestData.box("10.0.0.3:12200"));
+        parts.published();
+        assertArrayEquals(Arrays.copyOf(encoder.frame(), encoder.length()), Arrays.copyOf(parts.frame(), parts.length()));
+        refused(
+                "sourceAddress 'aaa",
+                () -> FrameEncoder.publishing("registry", DEMO, R1, 1, TS, null, null, repeat('a', 129)),
+                Code.TOO_LARGE);
+    }
+
+    @Test
     public void publisherIsLostToAnotherOnTheSameThread() {
-        FrameEncoder parts = FrameEncoder.publishing("registry", DEMO, R1, 1, TS, null, null);
+        FrameEncoder parts = FrameEncoder.publishing("registry", DEMO, R1, 1, TS, null, null, null);
         FrameEncoder.local().publish("registry", FIRST);
         refused("no publisher is open", parts::published, Code.INVALID_ARGUMENT);
 
-        FrameEncoder.publishing("registry", DEMO, R1, 1, TS, null, null);
-        refused("dataInfoId is null", () -> FrameEncoder.publishing("registry", null, R2, 1, TS, null, null), Code.INVALID_ARGUMENT);
+        FrameEncoder.publishing("registry", DEMO, R1, 1, TS, null, null, null);
+        refused("dataInfoId is null", () -> FrameEncoder.publishing("registry", null, R2, 1, TS, null, null, null), Code.INVALID_ARGUMENT);
         refused("no publisher is open", parts::published, Code.INVALID_ARGUMENT);
     }
 
@@ -105,7 +126,7 @@ public class FrameEncoderTest {
     @Test
     public void replaceInPieces() throws Exception {
         encoder.openReplace("consul", DEMO, 41, TS + 3);
-        encoder.openPublisher(R1, 3, TS + 4, null);
+        encoder.openPublisher(R1, 3, TS + 4, null, null);
         encoder.data(TestData.box("10.0.0.1:12200"));
         encoder.closePublisher();
         encoder.closePiece(true, false, 77);
@@ -115,7 +136,7 @@ public class FrameEncoderTest {
         encoder.openReplace("consul", DEMO, 41, TS + 3);
         encoder.body(SECOND);
         int written = encoder.written();
-        encoder.openPublisher(R2, 9, TS, "dropped");
+        encoder.openPublisher(R2, 9, TS, "dropped", null);
         encoder.data(new byte[9]);
         encoder.dropTo(written);
         encoder.closePiece(false, false, 77);

@@ -95,17 +95,17 @@ public class RegistryMoxTest {
             }
             assertEquals("1/1", TestData.served(mox));
             MoxHost.Read whole = mox.host().read(SOURCE, TestData.service(1), 2, later);
-            whole.publisher("a", 1, 1, null).data(TestData.box("10.0.0.1:1"));
-            whole.publisher("b", 1, 1, "zone").data(TestData.box("10.0.0.2:1"));
+            whole.publisher("a", 1, 1, null, null).data(TestData.box("10.0.0.1:1"));
+            whole.publisher("b", 1, 1, "zone", "10.0.0.2:50000").data(TestData.box("10.0.0.2:1"));
             whole.leaveOut();
             whole.leaveOut();
-            whole.publisher("c", 1, 1, null).data(TestData.box("10.0.0.3:1"));
+            whole.publisher("c", 1, 1, null, null).data(TestData.box("10.0.0.3:1"));
             MoxException taken = assertThrows(MoxException.class, given::apply);
             assertTrue(taken.getMessage(), taken.getMessage().contains("its thread has given the engine something else"));
             assertTrue(whole.apply() > 0);
             assertEquals("1/2", TestData.served(mox));
             assertThrows(MoxException.class, whole::apply);
-            assertThrows(MoxException.class, () -> whole.publisher("d", 1, 1, null));
+            assertThrows(MoxException.class, () -> whole.publisher("d", 1, 1, null, null));
 
             // Two reads of a service at once: the second takes the place of the first, whose rest finds no beginning.
             EngineRead first = (EngineRead) mox.host().read(SOURCE, TestData.service(1), 3, later);
@@ -334,8 +334,8 @@ public class RegistryMoxTest {
             misuse("publisher 'r1' is of 'com.example.Service1", () -> mox.replace(SOURCE, "d", 0, 0, Collections.singletonList(FIRST)));
             misuse("data of 'd': text and serialized", () -> Publish.of("d", "r").data("x").serialized(new byte[1]));
             misuse("dataInfoId is null", () -> mox.host().read(SOURCE, null, 0, 0));
-            misuse("registerId is empty", () -> mox.host().read(SOURCE, "d", 0, 0).publisher("", 1, 1, null));
-            misuse("the publisher is one of a read", () -> mox.host().publish(mox.host().read(SOURCE, "d", 0, 0).publisher("r", 1, 1, null)));
+            misuse("registerId is empty", () -> mox.host().read(SOURCE, "d", 0, 0).publisher("", 1, 1, null, null));
+            misuse("the publisher is one of a read", () -> mox.host().publish(mox.host().read(SOURCE, "d", 0, 0).publisher("r", 1, 1, null, null)));
             misuse("publication is null", () -> mox.host().publish(null));
             misuse("publication is of another's making", () -> mox.host().publish(foreign()));
             misuse("timeout is null", () -> mox.flush(null));
@@ -494,7 +494,7 @@ public class RegistryMoxTest {
             MoxHost host = mox.host();
             TestData.assertAllocatesNothing(
                     () -> {
-                        MoxHost.Publication to = host.publication(SOURCE, service, "r1", 1, 1, "zürich", "demo");
+                        MoxHost.Publication to = host.publication(SOURCE, service, "r1", 1, 1, "zürich", "demo", null);
                         to.attribute("region", "東京");
                         to.data(box);
                         host.publish(to);

@@ -4,6 +4,8 @@ import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertTrue;
 
+import com.alipay.sofa.registry.common.model.store.Publisher;
+import com.alipay.sofa.registry.common.model.store.URL;
 import com.alipay.sofa.registry.mox.MoxConfig;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
@@ -154,6 +156,31 @@ public class ClusterFeedTest {
         tier.broken.clear();
         served("20/40");
         assertEquals(0, feed.report().get("unreadable"));
+    }
+
+    /** Heard of here or read, an endpoint is its application's where the proxy chooses only if it is at its client's address. */
+    @Test
+    public void theAddressOfAClientComesWithWhatItPublishes() {
+        String app = ":12200?app_name=demo";
+        tier.put(id(1), FakeDataTier.publisher("a", "10.0.0.1:40000", "10.0.0.1" + app, "10.0.9.1" + app));
+        tier.put(id(1), FakeDataTier.publisher("b", "2001:db8:0:0:0:0:0:1:40000", "[2001:db8::1]" + app));
+        tier.put(id(1), FakeDataTier.publisher("c", String.join("", Collections.nCopies(999, "x")), "10.0.9.2" + app));
+        tier.put(id(1), FakeDataTier.publisher("d", null, "10.0.9.3" + app));
+        start(3_600_000);
+        served("1/5");
+        Publisher here = SessionServer.publisher(2, "e", 1, "10.0.0.2" + app, "10.0.9.4" + app);
+        here.setSourceAddress(new URL("10.0.0.2", 40_000));
+        SessionEvents.record(mox, SessionServer.publish(here), s -> {});
+        served("2/7");
+        mox.policy("{\"direct\":{\"applications\":[\"demo\"],\"balance\":\"mesh\"}}");
+        mox.flush(TestData.DEADLINE);
+        Map<?, ?> direct = (Map<?, ?>) ((Map<?, ?>) mox.status().get("publisher")).get("direct");
+        assertEquals(direct.toString(), 1L, direct.get("entries"));
+        StringBuilder others = new StringBuilder();
+        for (Object other : (List<?>) direct.get("notOwnSample")) {
+            others.append(other.toString().split(" ")[0]).append(' ');
+        }
+        assertEquals("10.0.9.1 10.0.9.2 10.0.9.3 10.0.9.4 ", others.toString());
     }
 
     /** A client has moved to another session server and published there what it had: there is no notice of that. */

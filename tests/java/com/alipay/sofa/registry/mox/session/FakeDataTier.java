@@ -46,6 +46,14 @@ final class FakeDataTier implements DataTier {
         return new SubPublisher(registerId, cell, boxes, "c", version, "a", timestamp, PublishSource.CLIENT);
     }
 
+    static SubPublisher publisher(String registerId, String sourceAddress, String... urls) {
+        List<ServerDataBox> boxes = new ArrayList<>();
+        for (String url : urls) {
+            boxes.add(new ServerDataBox(TestData.box(url)));
+        }
+        return new SubPublisher(registerId, "DEFAULT_ZONE", boxes, "c", 1, sourceAddress, 1_001, PublishSource.CLIENT);
+    }
+
     void put(String id, String registerId, long registerVersion, long timestamp, String... urls) {
         List<ServerDataBox> boxes = new ArrayList<>();
         for (String url : urls) {

@@ -9,6 +9,7 @@ import static org.junit.Assert.assertTrue;
 import com.alipay.sofa.registry.common.model.PublishType;
 import com.alipay.sofa.registry.common.model.ServerDataBox;
 import com.alipay.sofa.registry.common.model.store.Publisher;
+import com.alipay.sofa.registry.common.model.store.URL;
 import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
@@ -122,6 +123,7 @@ public class MoxBindingTest {
     public void writesAllocateNothing() {
         Publisher publisher = SessionServer.publisher(1, "a", 1, "10.0.0.1:12200?app_name=demo&p=1", "10.0.0.1:12201?app_name=größe");
         publisher.setCell("zürich");
+        publisher.setSourceAddress(new URL("10.0.0.1", 41_234));
         WriteDataRequest<?> publish = SessionServer.publish(publisher);
         WriteDataRequest<?> unpublish = SessionServer.unpublish(publisher);
         try (RegistryMox mox = TestData.engine()) {

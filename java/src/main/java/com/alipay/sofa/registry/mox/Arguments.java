@@ -10,6 +10,8 @@ final class Arguments {
     /** Every other text of an event has a 16-bit length on the wire. */
     static final int TEXT_BYTES = 65_535;
     static final int COUNT = 65_535;
+    /** An IPv6 address in full, with a zone and a port. */
+    static final int ADDRESS_BYTES = 128;
     static final int FRAME_BYTES = 64 << 20;
 
     private static final int SHOWN_CHARS = 64;

@@ -22,8 +22,15 @@ final class EngineHost implements MoxHost {
 
     @Override
     public Publication publication(
-            String source, String dataInfoId, String registerId, long version, long registerTimestamp, String cell, String appName) {
-        return FrameEncoder.publishing(source, dataInfoId, registerId, version, registerTimestamp, cell, appName);
+            String source,
+            String dataInfoId,
+            String registerId,
+            long version,
+            long registerTimestamp,
+            String cell,
+            String appName,
+            String sourceAddress) {
+        return FrameEncoder.publishing(source, dataInfoId, registerId, version, registerTimestamp, cell, appName, sourceAddress);
     }
 
     @Override

@@ -43,10 +43,10 @@ final class EngineRead implements MoxHost.Read {
     }
 
     @Override
-    public MoxHost.Publication publisher(String registerId, long version, long registerTimestamp, String cell) {
+    public MoxHost.Publication publisher(String registerId, long version, long registerTimestamp, String cell, String sourceAddress) {
         close();
         openedAt = encoder.written();
-        encoder.openPublisher(registerId, version, registerTimestamp, cell);
+        encoder.openPublisher(registerId, version, registerTimestamp, cell, sourceAddress);
         open = true;
         return encoder;
     }

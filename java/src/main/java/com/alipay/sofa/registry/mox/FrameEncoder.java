@@ -26,6 +26,7 @@ final class FrameEncoder implements MoxHost.Publication {
     private static final byte APPEND = 6;
     private static final byte COMMIT = 7;
     private static final byte BOXES = 1;
+    private static final byte SOURCE_ADDRESS = 2;
 
     private static final ThreadLocal<FrameEncoder> LOCAL = ThreadLocal.withInitial(FrameEncoder::new);
 
@@ -96,10 +97,17 @@ final class FrameEncoder implements MoxHost.Publication {
 
     /** Begins a publisher in the calling thread's frame, whose data are the bytes of {@code ServerDataBox}es. */
     static FrameEncoder publishing(
-            String source, String dataInfoId, String registerId, long version, long registerTimestamp, String cell, String appName) {
+            String source,
+            String dataInfoId,
+            String registerId,
+            long version,
+            long registerTimestamp,
+            String cell,
+            String appName,
+            String sourceAddress) {
         FrameEncoder encoder = local();
         encoder.startPublish(source, dataInfoId);
-        encoder.openBody(BOXES, registerId, version, registerTimestamp, cell == null ? "" : cell, appName == null ? "" : appName);
+        encoder.openBody(BOXES, registerId, version, registerTimestamp, cell, appName, sourceAddress);
         return encoder;
     }
 
@@ -171,8 +179,8 @@ final class FrameEncoder implements MoxHost.Publication {
     }
 
     /** Begins a publisher of the open replace, whose data are the bytes of {@code ServerDataBox}es. */
-    void openPublisher(String registerId, long version, long registerTimestamp, String cell) {
-        openBody(BOXES, registerId, version, registerTimestamp, cell == null ? "" : cell, "");
+    void openPublisher(String registerId, long version, long registerTimestamp, String cell, String sourceAddress) {
+        openBody(BOXES, registerId, version, registerTimestamp, cell, null, sourceAddress);
     }
 
     /** Ends it. */
@@ -251,7 +259,8 @@ final class FrameEncoder implements MoxHost.Publication {
         FrameEncoder encoder = new FrameEncoder();
         int from = encoder.end;
         encoder.position = encoder.text("dataInfoId", publish.dataInfoId, 1, Arguments.DATA_INFO_ID_BYTES, from);
-        encoder.openBody(publish.boxes ? BOXES : 0, publish.registerId, 0, 0, publish.cell, publish.appName);
+        encoder.openBody(
+                publish.boxes ? BOXES : 0, publish.registerId, 0, 0, publish.cell, publish.appName, publish.sourceAddress);
         String[] attributes = publish.attributes;
         for (int i = 0; i < attributes.length; i += 2) {
             encoder.attribute(attributes[i], attributes[i + 1]);
@@ -263,15 +272,21 @@ final class FrameEncoder implements MoxHost.Publication {
         return Arrays.copyOfRange(encoder.buffer, from, encoder.position);
     }
 
-    private void openBody(int flags, String registerId, long version, long registerTimestamp, String cell, String appName) {
+    /** Of the last three null or empty is none. */
+    private void openBody(
+            int flags, String registerId, long version, long registerTimestamp, String cell, String appName, String sourceAddress) {
+        boolean hasSource = sourceAddress != null && !sourceAddress.isEmpty();
         int at = position;
         byte[] out = room(at, 17);
-        out[at] = (byte) flags;
+        out[at] = (byte) (hasSource ? flags | SOURCE_ADDRESS : flags);
         u64(out, at + 1, version);
         u64(out, at + 9, registerTimestamp);
         at = text("registerId", registerId, 1, Arguments.REGISTER_ID_BYTES, at + 17);
-        at = text("cell", cell, 0, Arguments.TEXT_BYTES, at);
-        at = text("appName", appName, 0, Arguments.TEXT_BYTES, at);
+        at = text("cell", cell == null ? "" : cell, 0, Arguments.TEXT_BYTES, at);
+        at = text("appName", appName == null ? "" : appName, 0, Arguments.TEXT_BYTES, at);
+        if (hasSource) {
+            at = text("sourceAddress", sourceAddress, 1, Arguments.ADDRESS_BYTES, at);
+        }
         openCount(at, false);
     }
 

@@ -16,6 +16,8 @@ public interface MoxHost {
     int MAX_REGISTER_ID_BYTES = Arguments.REGISTER_ID_BYTES;
     /** The longest cell, application name, attribute key or attribute value, in bytes of UTF-8. */
     int MAX_TEXT_BYTES = Arguments.TEXT_BYTES;
+    /** The longest source address, in bytes; longer ones are refused with {@link MoxException.Code#TOO_LARGE}. */
+    int MAX_ADDRESS_BYTES = Arguments.ADDRESS_BYTES;
     /** The longest data of one endpoint, in bytes. */
     int MAX_DATA_BYTES = FrameEncoder.MAX_DATA_BYTES;
     /** The most data of one publisher, each an endpoint. */
@@ -42,10 +44,19 @@ public interface MoxHost {
      * @param registerTimestamp milliseconds since 1970, decides between equal versions
      * @param cell the zone, at most {@link #MAX_TEXT_BYTES} bytes; null is none
      * @param appName the application, at most {@link #MAX_TEXT_BYTES} bytes; null is none
+     * @param sourceAddress the IP address that the publisher's client connects from, with or without a port, at most {@link
+     *     #MAX_ADDRESS_BYTES} bytes; null is none
      * @return takes the publisher's attributes and data
      */
     Publication publication(
-            String source, String dataInfoId, String registerId, long version, long registerTimestamp, String cell, String appName);
+            String source,
+            String dataInfoId,
+            String registerId,
+            long version,
+            long registerTimestamp,
+            String cell,
+            String appName,
+            String sourceAddress);
 
     /**
      * Adds or updates the publisher that {@link #publication} began on this thread.
@@ -117,9 +128,10 @@ public interface MoxHost {
          * @param version raised by the publisher with every change
          * @param registerTimestamp milliseconds since 1970, decides between equal versions
          * @param cell the zone, at most {@link #MAX_TEXT_BYTES} bytes; null is none
+         * @param sourceAddress as in {@link MoxHost#publication}
          * @return takes the publisher's attributes and data
          */
-        Publication publisher(String registerId, long version, long registerTimestamp, String cell);
+        Publication publisher(String registerId, long version, long registerTimestamp, String cell, String sourceAddress);
 
         /** Takes back the publisher that was begun last. Nothing happens where none was, or where it was taken back already. */
         void leaveOut();

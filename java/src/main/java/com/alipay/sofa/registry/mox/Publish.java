@@ -22,6 +22,8 @@ public final class Publish {
     final long registerTimestamp;
     final String cell;
     final String appName;
+    /** Empty if it is not known. */
+    final String sourceAddress;
     /** Key, value, key, value: arrays are walked without an iterator, so encoding allocates nothing. */
     final String[] attributes;
     /** Whether the data are bytes of {@code ServerDataBox}es, not UTF-8 text. */
@@ -38,6 +40,7 @@ public final class Publish {
             long registerTimestamp,
             String cell,
             String appName,
+            String sourceAddress,
             String[] attributes,
             boolean boxes,
             byte[][] data,
@@ -48,6 +51,7 @@ public final class Publish {
         this.registerTimestamp = registerTimestamp;
         this.cell = cell;
         this.appName = appName;
+        this.sourceAddress = sourceAddress;
         this.attributes = attributes;
         this.boxes = boxes;
         this.data = data;
@@ -90,7 +94,8 @@ public final class Publish {
      * @return the publisher in that version
      */
     public Publish version(long version, long registerTimestamp) {
-        return new Publish(dataInfoId, registerId, version, registerTimestamp, cell, appName, attributes, boxes, data, encoded);
+        return new Publish(
+                dataInfoId, registerId, version, registerTimestamp, cell, appName, sourceAddress, attributes, boxes, data, encoded);
     }
 
     /**
@@ -124,6 +129,7 @@ public final class Publish {
         private long registerTimestamp;
         private String cell = "";
         private String appName = "";
+        private String sourceAddress = "";
         private List<String> attributes;
         private boolean boxes;
         private List<byte[]> data;
@@ -166,6 +172,18 @@ public final class Publish {
          */
         public Builder appName(String appName) {
             this.appName = appName == null ? "" : appName;
+            return this;
+        }
+
+        /**
+         * The address that the publisher has. With {@code policy.direct.balance: mesh} an endpoint counts as its application's only
+         * at this address, or where {@code policy.direct.addresses} names it.
+         *
+         * @param address an IP address, with or without a port, at most 128 bytes; null is none
+         * @return this builder
+         */
+        public Builder sourceAddress(String address) {
+            this.sourceAddress = address == null ? "" : address;
             return this;
         }
 
@@ -238,6 +256,7 @@ public final class Publish {
                     registerTimestamp,
                     cell,
                     appName,
+                    sourceAddress,
                     attributes == null ? NO_ATTRIBUTES : attributes.toArray(NO_ATTRIBUTES),
                     boxes,
                     data == null ? NO_DATA : data.toArray(NO_DATA),

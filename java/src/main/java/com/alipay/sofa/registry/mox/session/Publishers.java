@@ -70,6 +70,11 @@ final class Publishers {
         return text == null || fits(text, MoxHost.MAX_TEXT_BYTES);
     }
 
+    /** The address of a client's connection; null if the registry does not name one. */
+    static String sourceAddress(String address) {
+        return address == null || !fits(address, MoxHost.MAX_ADDRESS_BYTES) ? null : address;
+    }
+
     /** Counts only where a character may be more than a byte. */
     private static boolean fits(String text, int bytes) {
         int chars = text.length();

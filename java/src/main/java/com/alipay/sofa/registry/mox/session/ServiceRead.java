@@ -57,7 +57,12 @@ final class ServiceRead {
         }
         String cell = from.getCell();
         boolean hasCell = Publishers.isText(cell);
-        MoxHost.Publication data = to.publisher(registerId, from.getVersion(), from.getRegisterTimestamp(), hasCell ? cell : null);
+        MoxHost.Publication data = to.publisher(
+                registerId,
+                from.getVersion(),
+                from.getRegisterTimestamp(),
+                hasCell ? cell : null,
+                Publishers.sourceAddress(from.getSrcAddressString()));
         try {
             return Refusal.first(hasCell ? null : Refusal.CELL, Publishers.data(data, from.getDataList()));
         } catch (RuntimeException e) {

@@ -3,6 +3,7 @@ package com.alipay.sofa.registry.mox.session;
 import com.alipay.sofa.registry.common.model.ClientOffPublishers;
 import com.alipay.sofa.registry.common.model.PublishType;
 import com.alipay.sofa.registry.common.model.store.Publisher;
+import com.alipay.sofa.registry.common.model.store.URL;
 import com.alipay.sofa.registry.mox.Batch;
 import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.RegistryMox;
@@ -100,6 +101,7 @@ final class SessionEvents {
     static MoxHost.Publication begin(MoxHost host, Publisher from) {
         String cell = from.getCell();
         String appName = from.getAppName();
+        URL source = from.getSourceAddress();
         return host.publication(
                 SOURCE,
                 from.getDataInfoId(),
@@ -107,7 +109,8 @@ final class SessionEvents {
                 from.getVersion(),
                 from.getRegisterTimestamp(),
                 Publishers.isText(cell) ? cell : null,
-                Publishers.isText(appName) ? appName : null);
+                Publishers.isText(appName) ? appName : null,
+                source == null ? null : Publishers.sourceAddress(source.getIpAddress()));
     }
 
     /** Why not all of it is there; null if it is. */
