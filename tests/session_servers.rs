@@ -48,7 +48,7 @@ async fn the_same_bytes_are_served_however_they_were_learned() {
         heard.engine.flush().await;
         for (mox, ids) in [(&heard, (0..50).collect::<Vec<_>>()), (&read, (0..50).rev().collect())] {
             for n in ids {
-                let frame = frame::encode_replace("registry", &id(n), 7, i64::MAX, &[b(n), a(n)]).unwrap();
+                let frame = frame::encode_replace("registry", &id(n), 7, i64::MIN, &[b(n), a(n)]).unwrap();
                 mox.engine.apply(&frame).unwrap();
             }
         }

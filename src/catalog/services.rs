@@ -80,6 +80,8 @@ struct Inputs {
     dns: bool,
     /// Whether the entry is labelled as one without endpoints.
     empty: bool,
+    /// What weights are divided by, where endpoints have resources of their own.
+    divisor: u32,
 }
 
 /// The WorkloadEntries of a service: their names, and the endpoints that they were made of. There are none where endpoints
@@ -230,7 +232,11 @@ impl Services {
         rules: &Rules<'_>,
     ) -> Result<Option<Build>, Invalid> {
         let port = service_entry::port(id, rules);
-        let inputs = Inputs { port, export_to: rules.export_to.into(), dns: rules.dns, empty };
+        let divisor = match self.config.endpoint_mode {
+            EndpointMode::Inline => 1,
+            EndpointMode::WorkloadEntry => service_entry::weight_divisor(members),
+        };
+        let inputs = Inputs { port, export_to: rules.export_to.into(), dns: rules.dns, empty, divisor };
         let before = self.services.get(id);
         let is_same = |service: &Service| {
             (&service.host, service.vip) == (&place.host, place.vip)
@@ -273,7 +279,9 @@ impl Services {
     fn make_workloads(&self, id: &Arc<str>, members: &[Member], entry: &ServiceEntry, build: &mut Build) {
         let (host, slice) = (&build.place.host, build.place.slice);
         let port_name = &*entry.ports[0].name;
-        let is_alike = |inputs: &Inputs| inputs.port.name == port_name && inputs.dns == build.inputs.dns;
+        let (dns, divisor) = (build.inputs.dns, build.inputs.divisor);
+        let is_alike =
+            |inputs: &Inputs| inputs.port.name == port_name && (inputs.dns, inputs.divisor) == (dns, divisor);
         let served = self.services.get(id).filter(|service| service.host == *host);
         let served = served.filter(|service| service.inputs.as_ref().is_some_and(is_alike));
         for member in members {
@@ -284,7 +292,7 @@ impl Services {
                 continue;
             }
             let name: Arc<str> = self.full_name(&service_entry::workload_name(host, member)).into();
-            let workload = service_entry::workload_entry(host, member, port_name);
+            let workload = service_entry::workload_entry(host, member, port_name, divisor);
             let valid = validate::endpoint(&workload, entry).and_then(|()| validate::workload_entry(&workload));
             if let Err(invalid) = valid {
                 build.left_out.entry(invalid.rule).or_insert((0, invalid)).0 += 1;

@@ -259,6 +259,7 @@ impl Engine {
             feed: self.feed.lock().feed().cloned(),
             bytes,
             store: self.shared.store.counts(),
+            dropped: self.shared.store.dropped(),
             rounds,
             policy: self.shared.policy.load().hash().to_owned(),
             clients_left_out: totals.clients - clients.len(),

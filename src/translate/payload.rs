@@ -79,6 +79,17 @@ pub enum Reject {
     Denied,
     /// A weight of zero or less: the publisher takes no traffic. Not an error.
     ZeroWeight,
+    /// Above `mox.limits.endpointsPerPublisher`.
+    PublisherLimit,
+    /// Above `mox.limits.endpointsPerService`.
+    ServiceLimit,
+}
+
+impl Reject {
+    /// Whether it could be served, if there were not so many.
+    pub fn is_limit(self) -> bool {
+        matches!(self, Self::PublisherLimit | Self::ServiceLimit)
+    }
 }
 
 impl std::fmt::Display for Reject {
@@ -111,13 +122,14 @@ pub struct Parsed {
     pub rejects: BTreeMap<Reject, (u32, Box<str>)>,
 }
 
-/// The payloads of a publication, read again only if the policy reads otherwise than last time.
-pub fn parsed(publication: &Publication, rules: &Rules<'_>) -> Arc<Parsed> {
-    publication.memo.get(rules.policy.reading(), || parse_publisher(&publication.body(), rules))
+/// The payloads of a publication, of which at most so many endpoints are served; read again only if the policy reads otherwise
+/// than last time.
+pub fn parsed(publication: &Publication, rules: &Rules<'_>, limit: usize) -> Arc<Parsed> {
+    publication.memo.get(rules.policy.reading(), || parse_publisher(&publication.body(), rules, limit))
 }
 
-/// Reads every payload of a publisher.
-pub fn parse_publisher(body: &Body<'_>, rules: &Rules<'_>) -> Parsed {
+/// Reads every payload of a publisher; what is kept of them does not grow with their number.
+pub fn parse_publisher(body: &Body<'_>, rules: &Rules<'_>, limit: usize) -> Parsed {
     let register_id = body.register_id.as_str().into();
     let mut parsed = Parsed { register_id, version: body.version, ..Parsed::default() };
     let Ok(details) = body.details() else { return parsed };
@@ -129,15 +141,36 @@ pub fn parse_publisher(body: &Body<'_>, rules: &Rules<'_>) -> Parsed {
         };
         match text.as_deref().map_err(|reject| *reject).and_then(|text| parse(text, details.cell, rules)) {
             Ok(endpoint) => parsed.endpoints.push(endpoint),
-            Err(reject) => {
-                let sample = || sample(text.as_deref().unwrap_or("(not text)"));
-                parsed.rejects.entry(reject).or_insert_with(|| (0, sample())).0 += 1;
-            }
+            Err(reject) => parsed.reject(reject, 1, || sample(text.as_deref().unwrap_or("(not text)"))),
         }
+        if parsed.endpoints.len() / 2 >= limit {
+            parsed.keep_smallest(limit);
+        }
+    }
+    if parsed.endpoints.len() > limit {
+        parsed.keep_smallest(limit);
     }
     // Most publishers have one, and a list that grows begins with room for four.
     parsed.endpoints.shrink_to_fit();
     parsed
+}
+
+impl Parsed {
+    fn reject(&mut self, reject: Reject, count: u32, sample: impl FnOnce() -> Box<str>) {
+        self.rejects.entry(reject).or_insert_with(|| (0, sample())).0 += count;
+    }
+
+    /// Leaves out what is above a limit: the largest addresses. Of several endpoints on one address and port one stays, as
+    /// where services are put together.
+    fn keep_smallest(&mut self, limit: usize) {
+        self.endpoints.sort_unstable_by(|a, b| (&a.address, a.port).cmp(&(&b.address, b.port)).then_with(|| b.cmp(a)));
+        self.endpoints.dedup_by(|b, a| (&a.address, a.port) == (&b.address, b.port));
+        if let Some(Endpoint { address, port, .. }) = self.endpoints.get(limit) {
+            let (count, sample) = (self.endpoints.len() - limit, format!("{address}:{port}"));
+            self.reject(Reject::PublisherLimit, count as u32, || sample.into());
+            self.endpoints.truncate(limit);
+        }
+    }
 }
 
 /// The start of a publisher's text, fit for a log line.
@@ -406,7 +439,7 @@ mod tests {
             payloads: vec![b"10.0.0.1:80".as_slice().into()],
             ..frame::Publisher::default()
         };
-        let store = Store::new(Limits { services: 1, publishers: 1, sources: 1 });
+        let store = Store::new(Limits::NONE);
         let frame = frame::encode_publish("registry", "a", &publisher).unwrap();
         frame::decode(&frame).unwrap().into_iter().for_each(|event| {
             store.apply(&event, 0).unwrap();
@@ -414,7 +447,7 @@ mod tests {
         let [publication] = &store.read("a")[..] else { panic!("one was published") };
         let read = |policy: serde_json::Value| {
             let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
-            parsed(publication, &policy.rules("a"))
+            parsed(publication, &policy.rules("a"), usize::MAX)
         };
         let mut before = read(serde_json::json!({}));
         for (policy, again) in [
