@@ -108,7 +108,7 @@ async fn a_signed_change_is_made_once() {
     mox.engine.loaded();
     let admin = mox.engine.listen().unwrap().admin.unwrap();
     let post = |path: &str, token: &str, millis_ago: i64| {
-        let time = registry_mox::testing::model::now() - millis_ago;
+        let time = registry_mox::testing::model::date() - millis_ago;
         let mut message = format!("registry-mox request 1\nPOST\n/mox/freeze\n{time}\n").into_bytes();
         message.extend_from_slice(digest::digest(&digest::SHA256, b"").as_ref());
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes()), &message);

@@ -65,7 +65,8 @@ impl Reference<'_> {
         if !self.policy.serves(id) {
             return Some(Vec::new());
         }
-        let merged = || service_entry::merge(&self.store.read(id), &self.policy.rules(id), self.config.limits.bounds()).members;
+        let merged =
+            || service_entry::merge(&self.store.read(id), &self.policy.rules(id), self.config.limits.bounds()).members;
         catch_unwind(AssertUnwindSafe(merged)).ok()
     }
 

@@ -451,9 +451,7 @@ mod tests {
     fn replace_and_unpublish_survive_the_round_trip() {
         let frame = encode_replace("ext", "id", 7, 42, &[publisher(), publisher()]).unwrap();
         let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
-        assert!(
-            matches!(&events[..], [Event::Replace { version: 7, read_age: 42, bodies, .. }] if bodies.len() == 2)
-        );
+        assert!(matches!(&events[..], [Event::Replace { version: 7, read_age: 42, bodies, .. }] if bodies.len() == 2));
         for part in [Part::Begin, Part::Append, Part::Commit] {
             let frame = encode_piece((part, -9), "ext", "id", 7, 42, &[publisher()]).unwrap();
             let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();

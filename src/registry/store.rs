@@ -434,7 +434,8 @@ impl Store {
 
     /// How many there are of what.
     pub fn counts(&self) -> Counts {
-        let Budget { records, publishers, bytes, endpoints, removals, removal_bytes, evicted, dropped, .. } = &self.budget;
+        let Budget { records, publishers, bytes, endpoints, removals, removal_bytes, evicted, dropped, .. } =
+            &self.budget;
         Counts {
             services: records.load(Ordering::Relaxed),
             publishers: publishers.load(Ordering::Relaxed),

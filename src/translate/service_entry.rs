@@ -159,7 +159,9 @@ pub fn merge(publications: &[Arc<Publication>], rules: &Rules<'_>, bounds: Bound
 /// side by side as numbers.
 fn sorted(members: &[Member]) -> Vec<Member> {
     let number = |(index, member): (usize, &Member)| match member.endpoint() {
-        Endpoint { address: Address::Ip(IpAddr::V4(address)), port, .. } => (0, u128::from(address.to_bits()), *port, index),
+        Endpoint { address: Address::Ip(IpAddr::V4(address)), port, .. } => {
+            (0, u128::from(address.to_bits()), *port, index)
+        }
         Endpoint { address: Address::Ip(IpAddr::V6(address)), port, .. } => (1, address.to_bits(), *port, index),
         Endpoint { address: Address::Name(_), .. } => (2, 0, 0, index),
     };
@@ -170,7 +172,10 @@ fn sorted(members: &[Member]) -> Vec<Member> {
     let mut numbers: Vec<(u8, u128, u16, usize)> = members.iter().enumerate().map(number).collect();
     numbers.sort_unstable_by(|a, b| {
         let (one, other) = (&members[a.3], &members[b.3]);
-        (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)).then_with(|| one.key().cmp(&other.key())).then_with(|| decides(one, other))
+        (a.0, a.1, a.2)
+            .cmp(&(b.0, b.1, b.2))
+            .then_with(|| one.key().cmp(&other.key()))
+            .then_with(|| decides(one, other))
     });
     numbers.into_iter().map(|(.., index)| members[index].clone()).collect()
 }
@@ -323,12 +328,12 @@ pub fn read_back(entry: WorkloadEntry, identities: &Arc<[String]>) -> Option<End
 mod tests {
     use super::*;
     use crate::{
+        istio::validate,
         policy::{Policy, PolicyConfig},
         registry::{
             frame::{self, Event, Publisher},
             store::{Limits, Store},
         },
-        istio::validate,
         translate::payload,
     };
 
@@ -412,9 +417,13 @@ mod tests {
     #[test]
     fn above_a_bound_the_smallest_addresses_are_served_whoever_came_first() {
         let bounds = Bounds { per_publisher: 2, per_service: 3 };
-        let (a, b, c) = (&["10.0.0.9:80", "10.0.0.1:80"][..], &["10.0.0.2:80"][..], &["10.0.0.3:80", "10.0.0.0:80"][..]);
+        let (a, b, c) =
+            (&["10.0.0.9:80", "10.0.0.1:80"][..], &["10.0.0.2:80"][..], &["10.0.0.3:80", "10.0.0.0:80"][..]);
         let many = &["10.1.0.5:80", "10.1.0.2:80", "10.1.0.2:80?zone=z", "10.1.0.4:80", "10.1.0.3:80", "nonsense"][..];
-        for publishers in [[("a", 1, a), ("b", 1, b), ("c", 1, c), ("m", 1, many)], [("m", 1, many), ("c", 1, c), ("b", 1, b), ("a", 1, a)]] {
+        for publishers in [
+            [("a", 1, a), ("b", 1, b), ("c", 1, c), ("m", 1, many)],
+            [("m", 1, many), ("c", 1, c), ("b", 1, b), ("a", 1, a)],
+        ] {
             let merged = within(bounds, &publishers);
             assert_eq!(addresses(&merged), ["10.0.0.0:80", "10.0.0.1:80", "10.0.0.2:80"]);
             assert_eq!(merged.rejects[&Reject::ServiceLimit], (4, "10.0.0.3:80".into()));

@@ -131,7 +131,8 @@ impl Round {
             self.set_rejects(id, &BTreeMap::new());
             return Intent::Endpoints { members: Vec::new(), allowed: false };
         }
-        let merged = catch_unwind(AssertUnwindSafe(|| service_entry::merge(entries, rules, self.config.limits.bounds())));
+        let merged =
+            catch_unwind(AssertUnwindSafe(|| service_entry::merge(entries, rules, self.config.limits.bounds())));
         let Ok(Merged { members, rejects }) = merged else { return Intent::Unreadable };
         let before = self.set_rejects(id, &rejects);
         for (reason, (count, sample)) in rejects {

@@ -304,7 +304,9 @@ impl<'a> Read<'a> {
                 new.version > *version || self.lag(*set_at) >= READ_MARGIN_MILLIS
             }
         };
-        if take && let Err(error) = to.put(new.register_id(), Slot::Live { entry: Arc::clone(new), learned: Learned::Read }) {
+        if take
+            && let Err(error) = to.put(new.register_id(), Slot::Live { entry: Arc::clone(new), learned: Learned::Read })
+        {
             self.refused.get_or_insert(error);
         }
     }

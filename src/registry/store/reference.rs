@@ -94,7 +94,8 @@ impl Model {
 
     /// Whether there is something to remember of a service, or to tell.
     fn has(&self, service: usize) -> bool {
-        let some = self.keys.keys().any(|((_, of), _)| *of == service) || self.reads.keys().any(|(_, of)| *of == service);
+        let some =
+            self.keys.keys().any(|((_, of), _)| *of == service) || self.reads.keys().any(|(_, of)| *of == service);
         some || self.unknown.contains(&service) || self.seen.contains(&service)
     }
 
@@ -472,7 +473,8 @@ fn contents(entries: &[Arc<Publication>]) -> Vec<(String, RegisterVersion, u32)>
 
 /// Counts are what is there, and every grave is one of a tombstone or of the read of an empty source.
 pub(super) fn audit(store: &Store) {
-    let (mut live, mut buried, mut records, mut graves, mut services, mut bytes, mut grave_bytes) = (0, 0, 0, 0, 0, 0, 0);
+    let (mut live, mut buried, mut records, mut graves, mut services, mut bytes, mut grave_bytes) =
+        (0, 0, 0, 0, 0, 0, 0);
     for shard in &store.shards {
         let state = shard.state.lock();
         graves += state.graves.len();
