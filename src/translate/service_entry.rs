@@ -91,6 +91,11 @@ impl Member {
         self.parsed.version
     }
 
+    /// Whether the other is the very same, of one reading of one publication.
+    pub fn is_shared(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.parsed, &other.parsed) && self.index == other.index
+    }
+
     /// A service has one endpoint at most with this, and they are served in this order.
     pub fn key(&self) -> (&Address, u16) {
         (&self.endpoint().address, self.endpoint().port)
@@ -99,8 +104,7 @@ impl Member {
 
 impl PartialEq for Member {
     fn eq(&self, other: &Self) -> bool {
-        let same = Arc::ptr_eq(&self.parsed, &other.parsed) && self.index == other.index;
-        same || (self.endpoint() == other.endpoint() && self.register_id() == other.register_id())
+        self.is_shared(other) || (self.endpoint() == other.endpoint() && self.register_id() == other.register_id())
     }
 }
 
@@ -224,20 +228,44 @@ pub fn port(id: &str, rules: &Rules<'_>) -> ServicePort {
     }
 }
 
+/// How the weights of a service's endpoints are written in its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weights {
+    /// All are equal, and left out.
+    uniform: bool,
+    divisor: u32,
+}
+
+impl Weights {
+    /// Those of a service with these endpoints.
+    pub fn of(members: &[Member]) -> Self {
+        let uniform = members.windows(2).all(|pair| pair[0].endpoint().weight == pair[1].endpoint().weight);
+        Self { uniform, divisor: if uniform { 1 } else { weight_divisor(members) } }
+    }
+}
+
+/// An endpoint as it stands in its service's entry.
+pub fn inline_endpoint(member: &Member, port_name: &str, weights: Weights) -> WorkloadEntry {
+    let weight = if weights.uniform { 0 } else { scaled(member.endpoint().weight, weights.divisor) };
+    WorkloadEntry { weight, ..workload(member.endpoint(), port_name) }
+}
+
 /// The ServiceEntry of a service.
 pub fn build(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
+    let mut entry = build_without_endpoints(shape, rules);
+    if shape.mode == EndpointMode::Inline {
+        let (port_name, weights) = (&entry.ports[0].name, Weights::of(shape.members));
+        entry.endpoints = shape.members.iter().map(|member| inline_endpoint(member, port_name, weights)).collect();
+    }
+    entry
+}
+
+/// The ServiceEntry of a service, before the endpoints that stand in it are added.
+pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
     let port = port(shape.id, rules);
-    let uniform = shape.members.windows(2).all(|pair| pair[0].endpoint().weight == pair[1].endpoint().weight);
-    let divisor = if uniform { 1 } else { weight_divisor(shape.members) };
-    let (endpoints, workload_selector) = match shape.mode {
-        EndpointMode::Inline => {
-            let endpoints = shape.members.iter().map(|member| {
-                let weight = if uniform { 0 } else { scaled(member.endpoint().weight, divisor) };
-                WorkloadEntry { weight, ..workload(member.endpoint(), &port.name) }
-            });
-            (endpoints.collect(), None)
-        }
-        EndpointMode::WorkloadEntry => (Vec::new(), Some(WorkloadSelector { labels: selector(shape.host) })),
+    let workload_selector = match shape.mode {
+        EndpointMode::Inline => None,
+        EndpointMode::WorkloadEntry => Some(WorkloadSelector { labels: selector(shape.host) }),
     };
     ServiceEntry {
         hosts: vec![shape.host.to_owned()],
@@ -245,7 +273,7 @@ pub fn build(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
         ports: vec![port],
         location: Location::MeshInternal.into(),
         resolution: if rules.dns { Resolution::Dns } else { Resolution::Static }.into(),
-        endpoints,
+        endpoints: Vec::new(),
         export_to: rules.export_to.to_vec(),
         subject_alt_names: identities(shape.members),
         workload_selector,
