@@ -66,7 +66,7 @@ enum Line {
         source: String,
         data_info_id: String,
         version: i64,
-        #[serde(default = "model::now")]
+        #[serde(default = "model::date")]
         read_started: i64,
         publishers: Vec<Publisher>,
     },
@@ -154,7 +154,8 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
         }
         Line::Replace { source, data_info_id, version, read_started, publishers } => {
             let packed = publishers.iter().map(Publisher::packed).collect::<Result<Vec<_>>>()?;
-            engine.apply(&frame::encode_replace(&source, &data_info_id, version, read_started, &packed)?)?;
+            let age = model::date().saturating_sub(read_started);
+            engine.apply(&frame::encode_replace(&source, &data_info_id, version, age, &packed)?)?;
         }
         Line::Unknown { data_info_ids } => engine.unknown(&data_info_ids),
         Line::Loaded {} => engine.loaded(),

@@ -21,7 +21,7 @@ use crate::{
     error::{Error, Mistake, Result},
     policy::PolicyConfig,
     registry::store,
-    translate::service_entry::EndpointMode,
+    translate::{Bounds, service_entry::EndpointMode},
 };
 
 pub use kubernetes::Kubernetes;
@@ -206,10 +206,19 @@ pub struct Protect {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Most services, 1 to 10,000,000. Default: 200,000.
+    /// Most services that have publishers, 1 to 10,000,000. Default: 200,000.
     pub services: usize,
-    /// Most publishers, remembered removals included, 1 to 100,000,000. Default: 5,000,000.
+    /// Most publishers, 1 to 100,000,000. Default: 5,000,000.
     pub publishers: usize,
+    /// Most bytes that publishers brought, with 128 for keeping each and its registerId twice; 1 MiB to 1 TiB. Removals are
+    /// remembered in an eighth of it beside. Default: 2 GiB.
+    pub bytes: usize,
+    /// Most endpoints in all, 1 to 1,000,000,000. Default: 2,000,000.
+    pub endpoints: usize,
+    /// Most endpoints of a publisher that are served, those with the smallest addresses; 1 to 65,535. Default: 64.
+    pub endpoints_per_publisher: usize,
+    /// Most endpoints of a service that are served, those with the smallest addresses; 1 to 1,000,000. Default: 50,000.
+    pub endpoints_per_service: usize,
     /// Most sources (`registry`, and one for each extension), 1 to 1,024. Default: 64.
     pub sources: usize,
     /// Most streams at once, 1 to 100,000; there may be twice as many connections. Default: 4,096.
@@ -289,6 +298,10 @@ impl Default for Limits {
         Self {
             services: 200_000,
             publishers: 5_000_000,
+            bytes: 2 << 30,
+            endpoints: 2_000_000,
+            endpoints_per_publisher: 64,
+            endpoints_per_service: 50_000,
             sources: 64,
             streams: 4_096,
             streams_per_address: 1_024,
@@ -302,7 +315,13 @@ impl Default for Limits {
 impl Limits {
     /// The part that the store keeps.
     pub fn store(&self) -> store::Limits {
-        store::Limits { services: self.services, publishers: self.publishers, sources: self.sources }
+        let Self { services, publishers, sources, bytes, endpoints, endpoints_per_publisher, .. } = *self;
+        store::Limits { services, publishers, sources, bytes, endpoints, endpoints_per_publisher, removals: bytes / 8 }
+    }
+
+    /// The part that translation keeps.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { per_publisher: self.endpoints_per_publisher, per_service: self.endpoints_per_service }
     }
 }
 

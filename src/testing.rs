@@ -41,7 +41,7 @@ pub mod kubernetes {
 
 /// Terms of the registry.
 pub mod model {
-    pub use crate::model::{RegisterVersion, now};
+    pub use crate::model::{RegisterVersion, date};
 }
 
 /// The operator's policy.

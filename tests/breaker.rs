@@ -273,7 +273,7 @@ fn read(mox: &Mox, n: usize, version: i64, data: &[&str]) {
         ..Publisher::default()
     };
     let bodies: Vec<_> = data.iter().map(publisher).collect();
-    mox.engine.apply(&frame::encode_replace("registry", &id(n), version, i64::MAX, &bodies).unwrap()).unwrap();
+    mox.engine.apply(&frame::encode_replace("registry", &id(n), version, i64::MIN, &bodies).unwrap()).unwrap();
 }
 
 fn unknown(mox: &Mox, services: impl IntoIterator<Item = usize>) {

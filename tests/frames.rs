@@ -99,11 +99,11 @@ fn an_unpublish() {
 fn a_replace() {
     let frame = golden("replace");
     let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
-    let [Event::Replace { source, data_info_id, version: 41, read_started, bodies }] = &events[..] else {
+    let [Event::Replace { source, data_info_id, version: 41, read_age, bodies }] = &events[..] else {
         panic!("{events:?}")
     };
     assert_eq!([source.as_str(), data_info_id.as_str()], ["consul", DEMO]);
-    assert_eq!(*read_started, TS + 3);
+    assert_eq!(*read_age, TS + 3);
     let first = (at(3, TS + 4), R1.into(), String::new(), String::new(), vec![], vec![BOLT.into()]);
     assert_eq!(bodies.iter().map(parts).collect::<Vec<_>>(), [first, second_of_replace()]);
 }
@@ -123,11 +123,10 @@ fn a_replace_in_pieces() {
     ] {
         let frame = golden(name);
         let events: Vec<_> = frame::decode(&frame).unwrap().into_iter().collect();
-        let [Event::Piece { part, read: 77, source, data_info_id, version: 41, read_started, bodies }] = &events[..]
-        else {
+        let [Event::Piece { part, read: 77, source, data_info_id, version: 41, read_age, bodies }] = &events[..] else {
             panic!("{events:?}")
         };
-        assert_eq!((*part, *read_started), (wanted, TS + 3));
+        assert_eq!((*part, *read_age), (wanted, TS + 3));
         assert_eq!([source.as_str(), data_info_id.as_str()], ["consul", DEMO]);
         assert_eq!(bodies.iter().map(parts).collect::<Vec<_>>(), named);
     }

@@ -48,7 +48,7 @@ async fn the_same_bytes_are_served_however_they_were_learned() {
         heard.engine.flush().await;
         for (mox, ids) in [(&heard, (0..50).collect::<Vec<_>>()), (&read, (0..50).rev().collect())] {
             for n in ids {
-                let frame = frame::encode_replace("registry", &id(n), 7, i64::MAX, &[b(n), a(n)]).unwrap();
+                let frame = frame::encode_replace("registry", &id(n), 7, i64::MIN, &[b(n), a(n)]).unwrap();
                 mox.engine.apply(&frame).unwrap();
             }
         }
@@ -108,7 +108,7 @@ async fn a_signed_change_is_made_once() {
     mox.engine.loaded();
     let admin = mox.engine.listen().unwrap().admin.unwrap();
     let post = |path: &str, token: &str, millis_ago: i64| {
-        let time = registry_mox::testing::model::now() - millis_ago;
+        let time = registry_mox::testing::model::date() - millis_ago;
         let mut message = format!("registry-mox request 1\nPOST\n/mox/freeze\n{time}\n").into_bytes();
         message.extend_from_slice(digest::digest(&digest::SHA256, b"").as_ref());
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes()), &message);

@@ -9,7 +9,7 @@ use registry_mox::testing::registry::{
     store::{Limits, Store, TOMBSTONE_MILLIS},
 };
 
-const LIMITS: Limits = Limits { services: 3, publishers: 6, sources: 2 };
+const LIMITS: Limits = Limits { services: 3, publishers: 6, sources: 2, ..Limits::NONE };
 /// Format, zero, count.
 const HEADER: usize = 4;
 
@@ -39,14 +39,14 @@ fn encode(event: &Event<'_>) -> Vec<u8> {
         Event::Lost { source, data_info_id, register_id, version } => {
             frame::encode_lost(source.as_str(), data_info_id.as_str(), register_id.as_str(), *version)
         }
-        Event::Replace { source, data_info_id, version, read_started, bodies } => {
+        Event::Replace { source, data_info_id, version, read_age, bodies } => {
             let publishers: Vec<_> = bodies.iter().map(publisher).collect();
-            frame::encode_replace(source.as_str(), data_info_id.as_str(), *version, *read_started, &publishers)
+            frame::encode_replace(source.as_str(), data_info_id.as_str(), *version, *read_age, &publishers)
         }
-        Event::Piece { part, read, source, data_info_id, version, read_started, bodies } => {
+        Event::Piece { part, read, source, data_info_id, version, read_age, bodies } => {
             let publishers: Vec<_> = bodies.iter().map(publisher).collect();
             let (source, id) = (source.as_str(), data_info_id.as_str());
-            frame::encode_piece((*part, *read), source, id, *version, *read_started, &publishers)
+            frame::encode_piece((*part, *read), source, id, *version, *read_age, &publishers)
         }
     };
     encoded.expect("what was decoded is within its bounds")
@@ -72,7 +72,8 @@ fn apply(events: &[Event<'_>]) {
         refused += u64::from(store.apply(event, now).is_err());
         let counts = store.counts();
         assert_eq!((counts.publishers, counts.dropped), (live().iter().sum(), refused));
-        assert!(counts.services <= LIMITS.services && counts.publishers <= LIMITS.publishers);
+        let services = live().iter().filter(|live| **live > 0).count();
+        assert!(services <= LIMITS.services && counts.publishers <= LIMITS.publishers);
         now += 10_000;
         store.expire(now);
     }

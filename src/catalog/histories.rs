@@ -271,8 +271,8 @@ impl World {
         });
         let bodies: Vec<Publisher<'_>> = bodies.collect();
         // Begun when nothing of what came before can still be on its way.
-        let begun = self.driver.now + 20_000;
-        self.driver.apply(frame::encode_replace("registry", IDS[service], self.version, begun, &bodies).unwrap());
+        let age = -20_000;
+        self.driver.apply(frame::encode_replace("registry", IDS[service], self.version, age, &bodies).unwrap());
     }
 
     fn unpublish(&mut self, service: usize, publisher: usize) {

@@ -68,7 +68,9 @@ impl Reference<'_> {
         if !self.policy.serves(id) {
             return Some(Vec::new());
         }
-        let merged = || service_entry::merge(id, &self.store.read(id), &self.policy.rules(id)).members;
+        let merged = || {
+            service_entry::merge(id, &self.store.read(id), &self.policy.rules(id), self.config.limits.bounds()).members
+        };
         catch_unwind(AssertUnwindSafe(merged)).ok()
     }
 
@@ -178,11 +180,12 @@ impl Reference<'_> {
         let name = full(names::resource_name(host, &self.config.host_suffix));
         let resource = Resource::service_entry(name.clone(), labels, annotations.clone(), &entry);
         let services = Changes::from([((slice, name.into()), Some(resource))]);
+        let divisor = service_entry::weight_divisor(members);
         let workloads = members.iter().filter(|_| mode == EndpointMode::WorkloadEntry).map(|member| {
             let name = full(service_entry::workload_name(host, member));
             let mut annotations = annotations.clone();
             annotations.insert(REGISTER_ID_ANNOTATION.to_owned(), member.register_id().to_owned());
-            let entry = service_entry::workload_entry(host, member, &entry.ports[0].name);
+            let entry = service_entry::workload_entry(host, member, &entry.ports[0].name, divisor);
             ((slice, Arc::from(&*name)), Some(Resource::workload_entry(name, annotations, &entry)))
         });
         Some([services, workloads.collect()])

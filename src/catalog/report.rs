@@ -93,6 +93,11 @@ pub struct Report {
     pub snapshots: u64,
     /// Payloads that are not served, by reason.
     pub rejects: BTreeMap<Reject, u64>,
+    /// Services of which endpoints are left out, since they or their publishers have more than `mox.limits` lets them, and how
+    /// many.
+    pub cut: BTreeMap<Arc<str>, u32>,
+    /// How many of those services a summary leaves out.
+    pub cut_left_out: usize,
     /// Endpoints left out since Istio would refuse their service with them, by the rule that they break.
     pub invalid_endpoints: BTreeMap<Rule, u64>,
     /// How many are quarantined, by reason.
@@ -164,6 +169,8 @@ pub struct Findings {
 pub struct Names {
     /// See [`Report::quarantined`].
     pub quarantined: Vec<(Arc<str>, Option<Quarantine>)>,
+    /// See [`Report::cut`]; 0: no longer.
+    pub cut: Vec<(Arc<str>, u32)>,
     /// See [`Report::withheld_services`].
     pub withheld: Vec<(Arc<str>, bool)>,
     /// See [`Report::graces`].
@@ -187,6 +194,12 @@ impl Report {
                 Some(why) => drop(self.quarantined.insert(id, why)),
                 None => drop(self.quarantined.remove(&id)),
             }
+        }
+        for (id, endpoints) in names.cut {
+            match endpoints {
+                0 => self.cut.remove(&id),
+                _ => self.cut.insert(id, endpoints),
+            };
         }
         for (id, is_withheld) in names.withheld {
             if is_withheld {
@@ -214,6 +227,8 @@ impl Report {
             encodes,
             snapshots: self.snapshots + u64::from(handed_on),
             rejects,
+            cut: std::mem::take(&mut self.cut),
+            cut_left_out: 0,
             invalid_endpoints,
             quarantined_by,
             quarantined: std::mem::take(&mut self.quarantined),
@@ -234,6 +249,7 @@ impl Report {
     /// Forgets who is named; the next round names everybody again.
     pub fn forget_names(&mut self) {
         self.quarantined.clear();
+        self.cut.clear();
         self.withheld_services.clear();
         self.graces.clear();
         self.contested.clear();
@@ -242,7 +258,8 @@ impl Report {
 
     /// The report with the first hundred names of each kind.
     pub fn summary(&self) -> Self {
-        let Self { quarantined, withheld_services, graces, rejects, invalid_endpoints, quarantined_by, .. } = self;
+        let Self { quarantined, cut, withheld_services, graces, .. } = self;
+        let Self { rejects, invalid_endpoints, quarantined_by, .. } = self;
         let contest = |(name, contest): (&Arc<str>, &Contest<Arc<str>>)| (Arc::clone(name), contest.clone());
         let pair = |(id, since): (&Arc<str>, &Millis)| (Arc::clone(id), *since);
         Self {
@@ -250,6 +267,8 @@ impl Report {
             invalid_endpoints: invalid_endpoints.clone(),
             quarantined_by: quarantined_by.clone(),
             quarantined_left_out: quarantined.len().saturating_sub(SHOWN),
+            cut: cut.iter().take(SHOWN).map(|(id, endpoints)| (Arc::clone(id), *endpoints)).collect(),
+            cut_left_out: cut.len().saturating_sub(SHOWN),
             unknown: self.unknown.clone(),
             direct: self.direct.clone(),
             quarantined: quarantined.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect(),
@@ -309,15 +328,18 @@ mod tests {
         let contest = || Contest { holder: "g".into(), waiting: vec!["G".into()], count: 1 };
         let names = Names {
             quarantined: vec![("a".into(), Some(why())), ("b".into(), Some(why())), ("a".into(), None)],
+            cut: vec![("b".into(), 3), ("a".into(), 4)],
             withheld: vec![("c".into(), true)],
             graces: vec![("d".into(), Some(7))],
             contested: vec![("e.sofa.mesh".into(), Some(contest())), ("f.sofa.mesh".into(), Some(contest()))],
         };
         report.take(Findings { names, encodes: 3, ..Findings::default() }, true);
         assert_eq!((report.quarantined.len(), report.quarantined.contains_key("b")), (1, true));
+        assert_eq!((report.cut["a"], report.cut["b"]), (4, 3));
         assert_eq!((report.withheld_services.len(), report.graces["d"], report.in_grace), (1, 7, 1));
         let names = Names {
             quarantined: vec![("b".into(), None)],
+            cut: vec![("a".into(), 0), ("b".into(), 2)],
             withheld: vec![("c".into(), false)],
             graces: vec![("d".into(), None)],
             contested: vec![("e.sofa.mesh".into(), None)],
@@ -326,6 +348,7 @@ mod tests {
         assert!(report.quarantined.is_empty() && report.withheld_services.is_empty() && report.graces.is_empty());
         assert_eq!((report.encodes, report.snapshots, report.in_grace), (4, 1, 0));
         assert_eq!(report.contested.keys().map(|name| &**name).collect::<Vec<_>>(), ["f.sofa.mesh"]);
+        assert_eq!(report.cut, BTreeMap::from([("b".into(), 2)]));
     }
 
     #[test]
@@ -334,6 +357,7 @@ mod tests {
         let why = || Quarantine { reason: "host", detail: "long".to_owned() };
         let names = Names {
             quarantined: (0..250).map(|n| (format!("{n:03}").into(), Some(why()))).collect(),
+            cut: (0..250).map(|n| (format!("{n:03}").into(), 1)).collect(),
             graces: (0..250).map(|n| (format!("{n:03}").into(), Some(n))).collect(),
             ..Names::default()
         };
@@ -341,6 +365,7 @@ mod tests {
         let summary = report.summary();
         assert_eq!((summary.quarantined.len(), summary.quarantined_left_out, summary.rounds), (100, 150, 7));
         assert_eq!((summary.graces.len(), summary.in_grace), (100, 250));
+        assert_eq!((summary.cut.len(), summary.cut_left_out), (100, 150));
         assert_eq!(summary.graces.keys().next_back().map(|id| &**id), Some("099"));
         assert_eq!((report.quarantined.len(), report.quarantined_left_out, report.graces.len()), (250, 0, 250));
     }

@@ -129,7 +129,11 @@ impl Round {
             let age = Millis::try_from(last.age.as_millis()).unwrap_or(Millis::MAX);
             now.saturating_add(protect.last_good_max_age.as_millis() as Millis).saturating_sub(age)
         });
-        let (services, entries) = last_good.map(|last| (last.services, last.entries)).unwrap_or_default();
+        let (mut services, entries) = last_good.map(|last| (last.services, last.entries)).unwrap_or_default();
+        for service in services.values_mut() {
+            // The machine's clock may have been set back since.
+            service.empty_since = service.empty_since.map(|since| since.min(now));
+        }
         let services = Services::restored(Arc::clone(&config), services);
         let direct = (!entries.is_empty()).then(|| Direct::restored(entries));
         let mut round = Self {

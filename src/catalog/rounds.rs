@@ -16,7 +16,6 @@ use crate::{
         round::{Input, Output, Round},
         shared::Shared,
     },
-    model,
     snapshot::{Changes, Snapshot, view::View},
 };
 
@@ -120,7 +119,7 @@ impl Rounds {
     fn try_round(&mut self) {
         let shared = Arc::clone(&self.shared);
         let orders: Orders = shared.orders.lock().take();
-        shared.store.expire(model::now());
+        shared.store.expire(shared.clock.now());
         let policy = shared.policy.load_full();
         let dirty = if orders.is_frozen() { Vec::new() } else { self.round.take(&shared.store, &policy) };
         let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);

@@ -1,5 +1,7 @@
 //! The services that are served, and how a service's resources are made.
 
+mod large;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -12,6 +14,7 @@ use crate::{
         breaker::Totals,
         changes::{RoundChanges, put, remove},
         last_good::LastService,
+        services::large::Encoded,
     },
     config::Config,
     istio::{
@@ -70,6 +73,8 @@ pub struct Service {
     /// `None`: the service is of the last good state, which does not say what it was made from.
     inputs: Option<Inputs>,
     workloads: Workloads,
+    /// The entry, where the service is large and its endpoints stand in it.
+    encoded: Option<Encoded>,
 }
 
 /// Everything that a service's resources are made from, but for its id, host, virtual address and endpoints.
@@ -80,6 +85,8 @@ struct Inputs {
     dns: bool,
     /// Whether the entry is labelled as one without endpoints.
     empty: bool,
+    /// What weights are divided by, where endpoints have resources of their own.
+    divisor: u32,
 }
 
 /// The WorkloadEntries of a service: their names, and the endpoints that they were made of. There are none where endpoints
@@ -102,6 +109,7 @@ pub struct Build {
     name: Arc<str>,
     inputs: Inputs,
     workloads: Workloads,
+    encoded: Option<Encoded>,
 }
 
 impl Service {
@@ -113,7 +121,8 @@ impl Service {
             Some((key, (name, member.clone())))
         });
         let (workloads, endpoints, intent) = (workloads.collect(), members.len(), Intent::Unheard);
-        Self { host, slice, name, vip, members, endpoints, empty_since, intent, inputs: None, workloads }
+        let (inputs, encoded) = (None, None);
+        Self { host, slice, name, vip, members, endpoints, empty_since, intent, inputs, workloads, encoded }
     }
 
     /// The wanted endpoints, together with those that are served and not wanted. `None` if no endpoint is missing among the
@@ -230,7 +239,11 @@ impl Services {
         rules: &Rules<'_>,
     ) -> Result<Option<Build>, Invalid> {
         let port = service_entry::port(id, rules);
-        let inputs = Inputs { port, export_to: rules.export_to.into(), dns: rules.dns, empty };
+        let divisor = match self.config.endpoint_mode {
+            EndpointMode::Inline => 1,
+            EndpointMode::WorkloadEntry => service_entry::weight_divisor(members),
+        };
+        let inputs = Inputs { port, export_to: rules.export_to.into(), dns: rules.dns, empty, divisor };
         let before = self.services.get(id);
         let is_same = |service: &Service| {
             (&service.host, service.vip) == (&place.host, place.vip)
@@ -244,20 +257,33 @@ impl Services {
         #[cfg(test)]
         assert!(!members.iter().any(|member| member.endpoint().labels.get("app") == Some("panic-when-made")));
         let (Place { host, slice, vip }, mode) = (place, self.config.endpoint_mode);
-        let mut entry = service_entry::build(&Shape { host, vip: *vip, id, members, mode }, rules);
-        let left_out = validate::keep_valid_endpoints(&mut entry);
+        let shape = Shape { host, vip: *vip, id, members, mode };
         let labels = empty.then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
         let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
         let name = self.name(host);
         validate::metadata(&name, &labels, &annotations)?;
-        validate::service_entry(&entry, &self.config.namespace)?;
+        let encoded = self.encode(&shape, rules, before)?;
+        let (resource, entry, left_out) = match &encoded {
+            Some((entry, encoded)) => {
+                let resource =
+                    Resource::encoded_service_entry(name.clone(), labels, annotations, &encoded.body, members.len());
+                (resource, entry.clone(), BTreeMap::new())
+            }
+            None => {
+                let mut entry = service_entry::build(&shape, rules);
+                let left_out = validate::keep_valid_endpoints(&mut entry);
+                validate::service_entry(&entry, &self.config.namespace)?;
+                (Resource::service_entry(name.clone(), labels, annotations, &entry), entry, left_out)
+            }
+        };
+        let endpoints = if encoded.is_some() { members.len() } else { entry.endpoints.len() };
         let mut changes = RoundChanges::default();
-        let resource = Resource::service_entry(name.clone(), labels, annotations, &entry);
         let name: Arc<str> = name.into();
         changes.encodes += 1;
         put(&mut changes.service_entries, (*slice, Arc::clone(&name)), resource);
-        let (place, endpoints, workloads) = (place.clone(), entry.endpoints.len(), Workloads::default());
-        let mut build = Build { place, endpoints, left_out, loses: false, changes, name, inputs, workloads };
+        let (place, workloads) = (place.clone(), Workloads::default());
+        let encoded = encoded.map(|(_, encoded)| encoded);
+        let mut build = Build { place, endpoints, left_out, loses: false, changes, name, inputs, workloads, encoded };
         if mode == EndpointMode::WorkloadEntry {
             self.make_workloads(id, members, &entry, &mut build);
             build.endpoints = build.workloads.len();
@@ -269,11 +295,35 @@ impl Services {
         Ok(Some(build))
     }
 
+    /// The entry of a large service with endpoints in it, checked: without these, and encoded with them. `None` if the service is
+    /// none, or an endpoint has to be left out. An error is the rule of Istio's that the entry would break.
+    fn encode(
+        &self,
+        shape: &Shape<'_>,
+        rules: &Rules<'_>,
+        before: Option<&Service>,
+    ) -> Result<Option<(ServiceEntry, Encoded)>, Invalid> {
+        let (Some(first), true) = (shape.members.first(), shape.members.len() >= large::LARGE) else { return Ok(None) };
+        if shape.mode != EndpointMode::Inline {
+            return Ok(None);
+        }
+        let entry = service_entry::build_without_endpoints(shape, rules);
+        let known = before.and_then(|service| Some((service.encoded.as_ref()?, &service.members[..])));
+        let Some(encoded) = large::encode(&entry, shape.members, rules.dns, known) else { return Ok(None) };
+        // That the sum of all weights fits is what they are divided for; the others are checked as they are encoded.
+        let first =
+            service_entry::inline_endpoint(first, &entry.ports[0].name, service_entry::Weights::of(shape.members));
+        validate::service_entry(&ServiceEntry { endpoints: vec![first], ..entry.clone() }, &self.config.namespace)?;
+        Ok(Some((entry, encoded)))
+    }
+
     /// Encodes the WorkloadEntries that differ from those that are served.
     fn make_workloads(&self, id: &Arc<str>, members: &[Member], entry: &ServiceEntry, build: &mut Build) {
         let (host, slice) = (&build.place.host, build.place.slice);
         let port_name = &*entry.ports[0].name;
-        let is_alike = |inputs: &Inputs| inputs.port.name == port_name && inputs.dns == build.inputs.dns;
+        let (dns, divisor) = (build.inputs.dns, build.inputs.divisor);
+        let is_alike =
+            |inputs: &Inputs| inputs.port.name == port_name && (inputs.dns, inputs.divisor) == (dns, divisor);
         let served = self.services.get(id).filter(|service| service.host == *host);
         let served = served.filter(|service| service.inputs.as_ref().is_some_and(is_alike));
         for member in members {
@@ -284,7 +334,7 @@ impl Services {
                 continue;
             }
             let name: Arc<str> = self.full_name(&service_entry::workload_name(host, member)).into();
-            let workload = service_entry::workload_entry(host, member, port_name);
+            let workload = service_entry::workload_entry(host, member, port_name, divisor);
             let valid = validate::endpoint(&workload, entry).and_then(|()| validate::workload_entry(&workload));
             if let Err(invalid) = valid {
                 build.left_out.entry(invalid.rule).or_insert((0, invalid)).0 += 1;
@@ -308,7 +358,7 @@ impl Services {
         empty_since: Option<Millis>,
         intent: Intent,
     ) -> Vec<Member> {
-        let Build { place: Place { host, slice, vip }, endpoints, name, inputs, workloads, .. } = build;
+        let Build { place: Place { host, slice, vip }, endpoints, name, inputs, workloads, encoded, .. } = build;
         let service = Service {
             host,
             slice,
@@ -320,6 +370,7 @@ impl Services {
             intent: Intent::AsServed,
             inputs: Some(inputs),
             workloads,
+            encoded,
         };
         let before = self.services.insert(Arc::clone(id), service);
         count(&mut self.totals, before.as_ref().map_or(0, |before| before.endpoints), endpoints);

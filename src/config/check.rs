@@ -168,9 +168,26 @@ impl Protect {
 
 impl Limits {
     fn check(&self, mistakes: &mut Mistakes) {
-        let Self { services, publishers, sources, streams, streams_per_address, types, request, response } = self;
+        let Self {
+            services,
+            publishers,
+            bytes,
+            endpoints,
+            endpoints_per_publisher,
+            endpoints_per_service,
+            sources,
+            streams,
+            streams_per_address,
+            types,
+            request,
+            response,
+        } = self;
         mistakes.number("mox.limits.services", *services, 1..=10_000_000);
         mistakes.number("mox.limits.publishers", *publishers, 1..=100_000_000);
+        mistakes.number("mox.limits.bytes", *bytes, 1 << 20..=1 << 40);
+        mistakes.number("mox.limits.endpoints", *endpoints, 1..=1_000_000_000);
+        mistakes.number("mox.limits.endpointsPerPublisher", *endpoints_per_publisher, 1..=65_535);
+        mistakes.number("mox.limits.endpointsPerService", *endpoints_per_service, 1..=1_000_000);
         mistakes.number("mox.limits.sources", *sources, 1..=1_024);
         mistakes.number("mox.limits.streams", *streams, 1..=100_000);
         mistakes.number("mox.limits.streamsPerAddress", *streams_per_address, 1..=100_000);

@@ -295,6 +295,16 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
         ),
         (r#"{"limits": {"services": 0}}"#, "mox.limits.services: 0 is out of bounds; allowed are 1 to 10000000"),
         (r#"{"limits": {"publishers": 0}}"#, "mox.limits.publishers: 0 is out of bounds; allowed are 1 to 100000000"),
+        (r#"{"limits": {"bytes": 9}}"#, "mox.limits.bytes: 9 is out of bounds; allowed are 1048576 to 1099511627776"),
+        (r#"{"limits": {"endpoints": 0}}"#, "mox.limits.endpoints: 0 is out of bounds; allowed are 1 to 1000000000"),
+        (
+            r#"{"limits": {"endpoints-per-publisher": 65536}}"#,
+            "mox.limits.endpoints-per-publisher: 65536 is out of bounds; allowed are 1 to 65535",
+        ),
+        (
+            r#"{"limits": {"endpointsPerService": 0}}"#,
+            "mox.limits.endpointsPerService: 0 is out of bounds; allowed are 1 to 1000000",
+        ),
         (r#"{"limits": {"sources": 0}}"#, "mox.limits.sources: 0 is out of bounds; allowed are 1 to 1024"),
         (r#"{"limits": {"streams": 0}}"#, "mox.limits.streams: 0 is out of bounds; allowed are 1 to 100000"),
         (

@@ -230,7 +230,7 @@ fn let_in(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Resu
     let Credentials { token, time, signature } = shown;
     if !signature.is_empty() {
         let request = Signed { method: "POST", path, time, signature, body };
-        return engine.signatures().check(own.key(), request, model::now());
+        return engine.signatures().check(own.key(), request, model::date());
     }
     own.is(token).then_some(()).ok_or_else(|| (403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token")))
 }

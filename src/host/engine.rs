@@ -31,7 +31,7 @@ use crate::{
     kubernetes::{Followed, Sink},
     model,
     policy::{Policy, PolicyConfig},
-    registry::frame,
+    registry::frame::{self, Event},
     snapshot::view::View,
     translate::TRANSLATION,
     xds::{
@@ -108,7 +108,7 @@ impl Engine {
             feed: Mutex::default(),
             kubernetes,
             large: Arc::default(),
-            signatures: Signatures::new(model::now()),
+            signatures: Signatures::new(model::date()),
             running: Mutex::new(Some(Running { runtime, rounds })),
             handle,
             listeners: Mutex::default(),
@@ -120,9 +120,14 @@ impl Engine {
     /// event that meets a limit is dropped and the others are applied.
     pub fn apply(&self, frame: &[u8]) -> Result<u64> {
         let events = frame::decode(frame)?;
-        let now = model::now();
+        let clock = &self.shared.clock;
         let (mut sequence, mut refused) = (0, None);
         for event in events {
+            let now = match event {
+                // Whether a read began before another one ended is a question of less than a tick.
+                Event::Replace { .. } | Event::Piece { .. } => clock.now(),
+                Event::Publish { .. } | Event::Unpublish { .. } | Event::Lost { .. } => clock.tick(),
+            };
             match self.shared.store.apply(&event, now) {
                 Ok(applied) => sequence = applied,
                 Err(error) => refused = Some(error),
@@ -185,7 +190,7 @@ impl Engine {
 
     /// Services of the registry whose events no read has borne out in time.
     pub fn unconfirmed(&self, limit: usize) -> Vec<Arc<str>> {
-        self.shared.store.unconfirmed(model::now(), limit)
+        self.shared.store.unconfirmed(self.shared.clock.tick(), limit)
     }
 
     /// The settings.
@@ -263,6 +268,7 @@ impl Engine {
             feed: self.feed.lock().feed().cloned(),
             bytes,
             store: self.shared.store.counts(),
+            dropped: self.shared.store.dropped(),
             rounds,
             policy: self.shared.policy.load().hash().to_owned(),
             clients_left_out: totals.clients - clients.len(),

@@ -86,8 +86,32 @@ pub fn of(status: &Status) -> Vec<Metric> {
             store.services as u64,
         ),
         gauge("mox_publishers", "Publishers.", store.publishers as u64),
+        gauge("mox_publisher_bytes", "Bytes that publishers brought, of at most mox.limits.bytes.", store.bytes as u64),
+        gauge(
+            "mox_publisher_endpoints",
+            "Endpoints that publishers brought, of at most mox.limits.endpoints.",
+            store.endpoints as u64,
+        ),
         gauge("mox_tombstones", "Remembered removals.", store.tombstones as u64),
-        counter("mox_events_dropped_total", "Events dropped at a limit.", store.dropped),
+        counter(
+            "mox_tombstones_evicted_total",
+            "Removals forgotten before their time, since there were too many.",
+            store.tombstones_evicted,
+        ),
+        Metric {
+            kind: Kind::Counter,
+            ..labelled(
+                "mox_events_dropped_total",
+                "Events dropped at a limit, by the limit.",
+                "limit",
+                status.dropped.iter().map(|(limit, dropped)| ((*limit).to_owned(), dropped.events)),
+            )
+        },
+        gauge(
+            "mox_cut_services",
+            "Services with more endpoints, or with a publisher of more, than mox.limits lets them have.",
+            (rounds.cut.len() + rounds.cut_left_out) as u64,
+        ),
         gauge("mox_withheld_services", "Services withheld from a mass deletion.", lost(status).0),
         gauge("mox_withheld_endpoints", "Endpoints withheld from a mass deletion.", lost(status).1),
         gauge("mox_grace_services", "Services that lost their last endpoint a while ago.", rounds.in_grace as u64),

@@ -9,7 +9,7 @@ use crate::{
     config::Scope,
     host::{admin::large::PageCounts, feed::Feed},
     kubernetes::report::KubernetesReport,
-    registry::store::Counts,
+    registry::store::{Counts, Dropped},
     snapshot::view::Held,
     xds::streams::{ClientState, StreamState, Totals},
 };
@@ -67,6 +67,8 @@ pub struct Status {
     pub bytes: usize,
     /// Counts of the store: the registry's view.
     pub store: Counts,
+    /// Events dropped at a limit, by the limit.
+    pub dropped: BTreeMap<&'static str, Dropped>,
     /// Report of the rounds; its key is older than its name.
     #[serde(rename = "publisher")]
     pub rounds: Report,

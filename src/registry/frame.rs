@@ -7,13 +7,16 @@
 //! publish   := u8 1 | str16 source | str16 dataInfoId | body
 //! unpublish := u8 2 | i64 version | i64 registerTimestamp | str16 source | str16 dataInfoId | str16 registerId
 //! lost      := u8 4, the rest as unpublish
-//! replace   := u8 3 | i64 version | i64 readStartedMillis | str16 source | str16 dataInfoId | u32 bodyCount | body…
+//! replace   := u8 3 | i64 version | i64 readAgeMillis | str16 source | str16 dataInfoId | u32 bodyCount | body…
 //! begin     := u8 5, the rest as replace | i64 read
 //! append    := u8 6, the rest as begin
 //! commit    := u8 7, the rest as begin
 //! body      := u8 flags | i64 version | i64 registerTimestamp | str16 registerId | str16 cell | str16 appName
 //!            | str16 sourceAddress, where the flags say so | u16 attributeCount | (str16 key, str16 value)… | u16 payloadCount | (u32 length, bytes)…
 //! ```
+//!
+//! A read's age is how long before the frame was handed over it started: what a sender's and the engine's clock show is never
+//! compared.
 //!
 //! A replace that is too large for one frame, or for what its sender keeps, comes in pieces: a begin, any number of appends
 //! and a commit, with the same fields and a number of the sender's that no other read has. It is applied when the commit
@@ -30,7 +33,7 @@ pub use encode::{Publisher, encode_lost, encode_piece, encode_publish, encode_re
 
 use crate::{
     error::{Error, Result},
-    model::RegisterVersion,
+    model::{Millis, RegisterVersion},
 };
 
 /// The format this release reads.
@@ -134,8 +137,8 @@ pub enum Event<'a> {
         data_info_id: Text<'a>,
         /// The datum's version.
         version: i64,
-        /// When the read started, milliseconds since the epoch.
-        read_started: i64,
+        /// How long ago the read started, in milliseconds.
+        read_age: Millis,
         /// Every publisher that the read named.
         bodies: Vec<Body<'a>>,
     },
@@ -151,8 +154,8 @@ pub enum Event<'a> {
         data_info_id: Text<'a>,
         /// The datum's version.
         version: i64,
-        /// When the read started, milliseconds since the epoch.
-        read_started: i64,
+        /// How long ago the read started, in milliseconds.
+        read_age: Millis,
         /// The publishers of this piece.
         bodies: Vec<Body<'a>>,
     },
@@ -176,6 +179,8 @@ pub struct Body<'a> {
     pub register_id: Text<'a>,
     /// Orders the publisher's states.
     pub version: RegisterVersion,
+    /// How many payloads it has.
+    pub boxes: u16,
     raw: &'a [u8],
 }
 
@@ -379,16 +384,16 @@ impl<'a> Reader<'a> {
                 })
             }
             op @ (OP_REPLACE | OP_BEGIN | OP_APPEND | OP_COMMIT) => {
-                let (version, read_started) = (self.i64()?, self.i64()?);
+                let (version, read_age) = (self.i64()?, self.i64()?);
                 let (source, data_info_id) = self.address()?;
                 let bodies = (0..self.u32()?).map(|_| self.body()).collect::<Read<Vec<_>>>()?;
                 let part = match op {
                     OP_BEGIN => Part::Begin,
                     OP_APPEND => Part::Append,
                     OP_COMMIT => Part::Commit,
-                    _ => return Ok(Event::Replace { source, data_info_id, version, read_started, bodies }),
+                    _ => return Ok(Event::Replace { source, data_info_id, version, read_age, bodies }),
                 };
-                Ok(Event::Piece { part, read: self.i64()?, source, data_info_id, version, read_started, bodies })
+                Ok(Event::Piece { part, read: self.i64()?, source, data_info_id, version, read_age, bodies })
             }
             _ => Err(malformed(at, "an op from 1 (publish) to 7 (commit)")),
         }
@@ -413,10 +418,11 @@ impl<'a> Reader<'a> {
             self.text("attribute key")?;
             self.text("attribute value")?;
         }
-        for _ in 0..self.u16()? {
+        let boxes = self.u16()?;
+        for _ in 0..boxes {
             self.payload()?;
         }
-        Ok(Body { register_id, version, raw: &self.bytes[start..self.at] })
+        Ok(Body { register_id, version, boxes, raw: &self.bytes[start..self.at] })
     }
 
     fn end(&self) -> Read<()> {
@@ -459,13 +465,11 @@ mod tests {
     fn replace_and_unpublish_survive_the_round_trip() {
         let frame = encode_replace("ext", "id", 7, 42, &[publisher(), publisher()]).unwrap();
         let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
-        assert!(
-            matches!(&events[..], [Event::Replace { version: 7, read_started: 42, bodies, .. }] if bodies.len() == 2)
-        );
+        assert!(matches!(&events[..], [Event::Replace { version: 7, read_age: 42, bodies, .. }] if bodies.len() == 2));
         for part in [Part::Begin, Part::Append, Part::Commit] {
             let frame = encode_piece((part, -9), "ext", "id", 7, 42, &[publisher()]).unwrap();
             let events: Vec<_> = decode(&frame).unwrap().into_iter().collect();
-            let [Event::Piece { part: found, read: -9, version: 7, read_started: 42, bodies, .. }] = &events[..] else {
+            let [Event::Piece { part: found, read: -9, version: 7, read_age: 42, bodies, .. }] = &events[..] else {
                 panic!("{events:?}")
             };
             assert_eq!((*found, bodies.len()), (part, 1));

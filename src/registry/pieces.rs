@@ -14,8 +14,6 @@ use crate::{
 
 /// How much all unfinished reads may hold. Four readers have one each, of at most 256 MiB.
 const MOST_BYTES: usize = 1 << 30;
-/// What an entry costs beside its body.
-const ENTRY_BYTES: usize = 128;
 /// After this long without a piece a sender has given its read up.
 const STALE_MILLIS: Millis = 60_000;
 
@@ -75,7 +73,7 @@ impl Pieces {
         entries: Vec<Arc<Publication>>,
         now: Millis,
     ) -> Result<Option<Vec<Arc<Publication>>>> {
-        let bytes: usize = entries.iter().map(|entry| entry.body.len() + ENTRY_BYTES).sum();
+        let bytes: usize = entries.iter().map(|entry| entry.size().bytes).sum();
         // Freed when the lock is free again.
         let mut forgotten = Vec::new();
         let mut reads = self.reads.lock();

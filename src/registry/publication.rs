@@ -6,25 +6,55 @@ use parking_lot::Mutex;
 
 use crate::{model::RegisterVersion, registry::frame::Body};
 
+/// What a publication takes beside its bytes and the key that it lies under.
+const ENTRY_BYTES: usize = 128;
+
+/// What a publisher takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) bytes: usize,
+    /// One for each of its payloads, whatever that is.
+    pub(super) endpoints: usize,
+}
+
+impl Size {
+    fn new(body: usize, register_id: usize, boxes: u16) -> Self {
+        Self { bytes: body + register_id + ENTRY_BYTES, endpoints: usize::from(boxes) }
+    }
+
+    /// Of the publication that a body becomes.
+    pub(super) fn of(body: &Body<'_>) -> Self {
+        Self::new(body.raw().len(), body.register_id.as_bytes().len(), body.boxes)
+    }
+}
+
 /// A publisher in one of its versions.
 #[derive(Debug)]
 pub struct Publication {
     /// Which of the publisher's states this is.
     pub version: RegisterVersion,
     pub(super) body: Box<[u8]>,
+    boxes: u16,
     /// What readers made of it.
     pub memo: Memo,
 }
 
 impl Publication {
     pub(super) fn new(body: &Body<'_>) -> Arc<Self> {
-        Arc::new(Self { version: body.version, body: body.raw().into(), memo: Memo::default() })
+        let (raw, boxes) = (body.raw().into(), body.boxes);
+        Arc::new(Self { version: body.version, body: raw, boxes, memo: Memo::default() })
+    }
+
+    /// What it takes to keep it.
+    pub(super) fn size(&self) -> Size {
+        Size::new(self.body.len(), self.register_id().len(), self.boxes)
     }
 
     /// Takes a newer state in the place of this one, where nobody else looks at it.
     pub(super) fn renew(this: &mut Arc<Self>, body: &Body<'_>) -> bool {
         let Some(publication) = Arc::get_mut(this) else { return false };
         publication.version = body.version;
+        publication.boxes = body.boxes;
         publication.memo = Memo::default();
         if publication.body.len() == body.raw().len() {
             publication.body.copy_from_slice(body.raw());

@@ -55,6 +55,17 @@ impl Resource {
         Self::new(name, labels, annotations, SERVICE_ENTRY_TYPE, &entry.encode_to_vec(), entry.endpoints.len() as u32)
     }
 
+    /// A ServiceEntry with so many endpoints that is encoded already.
+    pub fn encoded_service_entry(
+        name: String,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+        body: &[u8],
+        endpoints: usize,
+    ) -> Self {
+        Self::new(name, labels, annotations, SERVICE_ENTRY_TYPE, body, endpoints as u32)
+    }
+
     /// Encodes a ServiceEntry that repeats the endpoints of others, so they are not counted again.
     pub fn beside(name: String, annotations: BTreeMap<String, String>, entry: &ServiceEntry) -> Self {
         Self { endpoints: 0, ..Self::service_entry(name, BTreeMap::new(), annotations, entry) }

@@ -56,7 +56,7 @@ pub struct Endpoint {
     /// Labels as they are served.
     pub labels: Labels,
     /// The application's name as it was given, where the label `app` differs from it.
-    raw_application: Option<Box<str>>,
+    pub raw_application: Option<Box<str>>,
     /// `region/zone`, if the policy knows its zone.
     pub locality: Option<Box<str>>,
     /// Called with mTLS, as one of these identities (if there are any).
@@ -67,18 +67,6 @@ impl Endpoint {
     /// The name of the application as it was given.
     pub fn application(&self) -> Option<&str> {
         self.raw_application.as_deref().or_else(|| self.labels.get("app"))
-    }
-
-    /// An endpoint as a last good state has it, which knows the label of an application and not its name.
-    pub fn restored(
-        address: Address,
-        port: u16,
-        weight: u32,
-        labels: Labels,
-        locality: Option<Box<str>>,
-        mtls: Option<Arc<[String]>>,
-    ) -> Self {
-        Self { address, port, weight, labels, raw_application: None, locality, mtls }
     }
 }
 
@@ -108,9 +96,18 @@ pub enum Reject {
     OutOfService,
     /// An override, a route or another text that Dubbo's clients keep among providers. A decision of the publisher's.
     NotAProvider,
+    /// Above `mox.limits.endpointsPerPublisher`.
+    PublisherLimit,
+    /// Above `mox.limits.endpointsPerService`.
+    ServiceLimit,
 }
 
 impl Reject {
+    /// Whether it could be served, if there were not so many.
+    pub fn is_limit(self) -> bool {
+        matches!(self, Self::PublisherLimit | Self::ServiceLimit)
+    }
+
     /// Whether the publisher wants it so; other rejects are errors.
     pub fn is_decision(self) -> bool {
         matches!(self, Self::ZeroWeight | Self::OutOfService | Self::NotAProvider)
@@ -158,13 +155,14 @@ pub struct Parsed {
     pub rejects: BTreeMap<Reject, (u32, Box<str>)>,
 }
 
-/// The payloads of a publication, read again only if the policy reads otherwise than last time.
-pub fn parsed(publication: &Publication, is_dubbo: bool, rules: &Rules<'_>) -> Arc<Parsed> {
-    publication.memo.get(rules.policy.reading(), || parse_publisher(&publication.body(), is_dubbo, rules))
+/// The payloads of a publication, of which at most so many endpoints are served; read again only if the policy reads otherwise
+/// than last time.
+pub fn parsed(publication: &Publication, is_dubbo: bool, rules: &Rules<'_>, limit: usize) -> Arc<Parsed> {
+    publication.memo.get(rules.policy.reading(), || parse_publisher(&publication.body(), is_dubbo, rules, limit))
 }
 
-/// Reads every payload of a publisher.
-pub fn parse_publisher(body: &Body<'_>, is_dubbo: bool, rules: &Rules<'_>) -> Parsed {
+/// Reads every payload of a publisher; what is kept of them does not grow with their number.
+pub fn parse_publisher(body: &Body<'_>, is_dubbo: bool, rules: &Rules<'_>, limit: usize) -> Parsed {
     let register_id = body.register_id.as_str().into();
     let mut parsed = Parsed { register_id, version: body.version, ..Parsed::default() };
     let Ok(details) = body.details() else { return parsed };
@@ -177,15 +175,36 @@ pub fn parse_publisher(body: &Body<'_>, is_dubbo: bool, rules: &Rules<'_>) -> Pa
         };
         match text.as_deref().map_err(|reject| *reject).and_then(|text| parse(text, details.cell, is_dubbo, rules)) {
             Ok(endpoint) => parsed.endpoints.push(endpoint),
-            Err(reject) => {
-                let sample = || sample(text.as_deref().unwrap_or("(not text)"));
-                parsed.rejects.entry(reject).or_insert_with(|| (0, sample())).0 += 1;
-            }
+            Err(reject) => parsed.reject(reject, 1, || sample(text.as_deref().unwrap_or("(not text)"))),
         }
+        if parsed.endpoints.len() / 2 >= limit {
+            parsed.keep_smallest(limit);
+        }
+    }
+    if parsed.endpoints.len() > limit {
+        parsed.keep_smallest(limit);
     }
     // Most publishers have one, and a list that grows begins with room for four.
     parsed.endpoints.shrink_to_fit();
     parsed
+}
+
+impl Parsed {
+    fn reject(&mut self, reject: Reject, count: u32, sample: impl FnOnce() -> Box<str>) {
+        self.rejects.entry(reject).or_insert_with(|| (0, sample())).0 += count;
+    }
+
+    /// Leaves out what is above a limit: the largest addresses. Of several endpoints on one address and port one stays, as
+    /// where services are put together.
+    fn keep_smallest(&mut self, limit: usize) {
+        self.endpoints.sort_unstable_by(|a, b| (&a.address, a.port).cmp(&(&b.address, b.port)).then_with(|| b.cmp(a)));
+        self.endpoints.dedup_by(|b, a| (&a.address, a.port) == (&b.address, b.port));
+        if let Some(Endpoint { address, port, .. }) = self.endpoints.get(limit) {
+            let (count, sample) = (self.endpoints.len() - limit, format!("{address}:{port}"));
+            self.reject(Reject::PublisherLimit, count as u32, || sample.into());
+            self.endpoints.truncate(limit);
+        }
+    }
 }
 
 /// The address in what the registry writes for a connection: an address, or an address, `:` and a port. An IPv6 address stands
@@ -509,7 +528,7 @@ mod tests {
             payloads: vec![b"10.0.0.1:80".as_slice().into()],
             ..frame::Publisher::default()
         };
-        let store = Store::new(Limits { services: 1, publishers: 1, sources: 1 });
+        let store = Store::new(Limits::NONE);
         let frame = frame::encode_publish("registry", "a", &publisher).unwrap();
         frame::decode(&frame).unwrap().into_iter().for_each(|event| {
             store.apply(&event, 0).unwrap();
@@ -517,7 +536,7 @@ mod tests {
         let [publication] = &store.read("a")[..] else { panic!("one was published") };
         let read = |policy: serde_json::Value| {
             let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
-            parsed(publication, false, &policy.rules("a"))
+            parsed(publication, false, &policy.rules("a"), usize::MAX)
         };
         let mut before = read(serde_json::json!({}));
         for (policy, again) in [

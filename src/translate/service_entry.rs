@@ -1,7 +1,7 @@
 //! One ServiceEntry from one service, and its WorkloadEntries where endpoints have resources of their own.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -19,7 +19,7 @@ use crate::{
     },
     registry::publication::Publication,
     translate::{
-        Parsed, names,
+        Bounds, Parsed, names,
         payload::{self, Address, DEFAULT_WEIGHT, Endpoint, Reject},
     },
 };
@@ -96,6 +96,11 @@ impl Member {
         matches!(&self.endpoint().address, Address::Ip(address) if self.parsed.source_address == Some(*address))
     }
 
+    /// Whether the other is the very same, of one reading of one publication.
+    pub fn is_shared(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.parsed, &other.parsed) && self.index == other.index
+    }
+
     /// A service has one endpoint at most with this, and they are served in this order.
     pub fn key(&self) -> (&Address, u16) {
         (&self.endpoint().address, self.endpoint().port)
@@ -104,8 +109,7 @@ impl Member {
 
 impl PartialEq for Member {
     fn eq(&self, other: &Self) -> bool {
-        let same = Arc::ptr_eq(&self.parsed, &other.parsed) && self.index == other.index;
-        same || (self.endpoint() == other.endpoint() && self.register_id() == other.register_id())
+        self.is_shared(other) || (self.endpoint() == other.endpoint() && self.register_id() == other.register_id())
     }
 }
 
@@ -127,44 +131,87 @@ pub struct Merged {
 /// Puts the publishers of a service together. Of two on one address and port the one that registered later decides, then the
 /// smallest registerId, then (for two sources with the same) the version and the endpoint itself. The version alone compares
 /// nothing: it counts the states of one client object (`AbstractInternalRegister.java:54`).
-pub fn merge(id: &str, publications: &[Arc<Publication>], rules: &Rules<'_>) -> Merged {
+pub fn merge(id: &str, publications: &[Arc<Publication>], rules: &Rules<'_>, bounds: Bounds) -> Merged {
     let is_dubbo = payload::is_dubbo(id);
-    let mut merged = Merged::default();
-    let mut best: BTreeMap<(Address, u16), (RegisterVersion, Member)> = BTreeMap::new();
+    let mut rejects: BTreeMap<Reject, (u32, Box<str>)> = BTreeMap::new();
+    let mut reject = |reject, count: u32, sample: &dyn Fn() -> Box<str>| {
+        rejects.entry(reject).or_insert_with(|| (0, sample())).0 += count;
+    };
+    let mut all: Vec<Member> = Vec::with_capacity(publications.len());
     for publication in publications {
-        let parsed = payload::parsed(publication, is_dubbo, rules);
-        for member in Member::all(&parsed) {
-            let Endpoint { address, port, .. } = member.endpoint();
-            match best.entry((address.clone(), *port)) {
-                btree_map::Entry::Vacant(slot) => {
-                    slot.insert((publication.version, member));
-                }
-                btree_map::Entry::Occupied(mut slot) => {
-                    let (version, holder) = slot.get();
-                    let newer = publication.version.timestamp.cmp(&version.timestamp);
-                    let newer = newer.then_with(|| holder.register_id().cmp(member.register_id()));
-                    let newer = newer.then_with(|| publication.version.cmp(version));
-                    let newer = newer.then_with(|| member.endpoint().cmp(holder.endpoint()));
-                    if newer.is_gt() {
-                        slot.insert((publication.version, member));
-                    }
-                }
+        let parsed = payload::parsed(publication, is_dubbo, rules, bounds.per_publisher);
+        all.extend(Member::all(&parsed));
+        for (why, (count, sample)) in &parsed.rejects {
+            reject(*why, *count, &|| sample.clone());
+        }
+    }
+    let mut members = sorted(&all);
+    members.dedup_by(|later, first| later.key() == first.key());
+    // Clients go round a service whose weights are all zero as if they were equal.
+    if members.iter().any(|member| member.endpoint().weight > 0) {
+        members.retain(|member| {
+            let Endpoint { address, port, weight, .. } = member.endpoint();
+            if *weight == 0 {
+                reject(Reject::ZeroWeight, 1, &|| format!("{address}:{port}").into());
             }
-        }
-        for (reject, (count, sample)) in &parsed.rejects {
-            merged.rejects.entry(*reject).or_insert_with(|| (0, sample.clone())).0 += count;
-        }
+            *weight > 0
+        });
     }
-    for (_, member) in best.into_values() {
-        let Endpoint { address, port, weight, .. } = member.endpoint();
-        if *weight == 0 {
-            let sample = || (0, format!("{address}:{port}").into());
-            merged.rejects.entry(Reject::ZeroWeight).or_insert_with(sample).0 += 1;
-        } else {
-            merged.members.push(member);
-        }
+    if let Some(first) = members.get(bounds.per_service) {
+        let Endpoint { address, port, .. } = first.endpoint();
+        let count = members.len() - bounds.per_service;
+        reject(Reject::ServiceLimit, count as u32, &|| format!("{address}:{port}").into());
+        members.truncate(bounds.per_service);
     }
-    merged
+    Merged { members, rejects }
+}
+
+/// By address and port; of those on one the one first that decides. Addresses lie all over the memory, so they are compared
+/// side by side as numbers.
+fn sorted(members: &[Member]) -> Vec<Member> {
+    let number = |(index, member): (usize, &Member)| match member.endpoint() {
+        Endpoint { address: Address::Ip(IpAddr::V4(address)), port, .. } => {
+            (0, u128::from(address.to_bits()), *port, index)
+        }
+        Endpoint { address: Address::Ip(IpAddr::V6(address)), port, .. } => (1, address.to_bits(), *port, index),
+        Endpoint { address: Address::Name(_), .. } => (2, 0, 0, index),
+    };
+    let decides = |a: &Member, b: &Member| {
+        let later = b.version().timestamp.cmp(&a.version().timestamp);
+        let later = later.then_with(|| a.register_id().cmp(b.register_id()));
+        later.then_with(|| b.version().cmp(&a.version())).then_with(|| b.endpoint().cmp(a.endpoint()))
+    };
+    let mut numbers: Vec<(u8, u128, u16, usize)> = members.iter().enumerate().map(number).collect();
+    numbers.sort_unstable_by(|a, b| {
+        let (one, other) = (&members[a.3], &members[b.3]);
+        (a.0, a.1, a.2)
+            .cmp(&(b.0, b.1, b.2))
+            .then_with(|| one.key().cmp(&other.key()))
+            .then_with(|| decides(one, other))
+    });
+    numbers.into_iter().map(|(.., index)| members[index].clone()).collect()
+}
+
+/// By how much all weights of a service are divided, so that their sum stays within the 32 bits that Envoy has for it: the
+/// smallest whole number that helps.
+pub fn weight_divisor(members: &[Member]) -> u32 {
+    let fits = |divisor: u32| {
+        let sum: u64 = members.iter().map(|member| u64::from(scaled(member.endpoint().weight, divisor))).sum();
+        sum <= u64::from(u32::MAX)
+    };
+    if fits(1) {
+        return 1;
+    }
+    let (mut too_small, mut enough) = (1, u32::MAX);
+    while enough - too_small > 1 {
+        let middle = too_small + (enough - too_small) / 2;
+        if fits(middle) { enough = middle } else { too_small = middle }
+    }
+    enough
+}
+
+fn scaled(weight: u32, divisor: u32) -> u32 {
+    (weight / divisor).max(1)
 }
 
 /// The one port of a service.
@@ -189,19 +236,44 @@ pub fn port(id: &str, rules: &Rules<'_>) -> ServicePort {
     }
 }
 
+/// How the weights of a service's endpoints are written in its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weights {
+    /// All are equal, and left out.
+    uniform: bool,
+    divisor: u32,
+}
+
+impl Weights {
+    /// Those of a service with these endpoints.
+    pub fn of(members: &[Member]) -> Self {
+        let uniform = members.windows(2).all(|pair| pair[0].endpoint().weight == pair[1].endpoint().weight);
+        Self { uniform, divisor: if uniform { 1 } else { weight_divisor(members) } }
+    }
+}
+
+/// An endpoint as it stands in its service's entry.
+pub fn inline_endpoint(member: &Member, port_name: &str, weights: Weights) -> WorkloadEntry {
+    let weight = if weights.uniform { 0 } else { scaled(member.endpoint().weight, weights.divisor) };
+    WorkloadEntry { weight, ..workload(member.endpoint(), port_name) }
+}
+
 /// The ServiceEntry of a service.
 pub fn build(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
+    let mut entry = build_without_endpoints(shape, rules);
+    if shape.mode == EndpointMode::Inline {
+        let (port_name, weights) = (&entry.ports[0].name, Weights::of(shape.members));
+        entry.endpoints = shape.members.iter().map(|member| inline_endpoint(member, port_name, weights)).collect();
+    }
+    entry
+}
+
+/// The ServiceEntry of a service, before the endpoints that stand in it are added.
+pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
     let port = port(shape.id, rules);
-    let uniform = shape.members.windows(2).all(|pair| pair[0].endpoint().weight == pair[1].endpoint().weight);
-    let (endpoints, workload_selector) = match shape.mode {
-        EndpointMode::Inline => {
-            let endpoints = shape.members.iter().map(|member| {
-                let weight = if uniform { 0 } else { member.endpoint().weight };
-                WorkloadEntry { weight, ..workload(member.endpoint(), &port.name) }
-            });
-            (endpoints.collect(), None)
-        }
-        EndpointMode::WorkloadEntry => (Vec::new(), Some(WorkloadSelector { labels: selector(shape.host) })),
+    let workload_selector = match shape.mode {
+        EndpointMode::Inline => None,
+        EndpointMode::WorkloadEntry => Some(WorkloadSelector { labels: selector(shape.host) }),
     };
     ServiceEntry {
         hosts: vec![shape.host.to_owned()],
@@ -209,7 +281,7 @@ pub fn build(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
         ports: vec![port],
         location: Location::MeshInternal.into(),
         resolution: if rules.dns { Resolution::Dns } else { Resolution::Static }.into(),
-        endpoints,
+        endpoints: Vec::new(),
         export_to: rules.export_to.to_vec(),
         subject_alt_names: identities(shape.members),
         workload_selector,
@@ -233,9 +305,11 @@ pub fn labels(endpoint: &Endpoint) -> BTreeMap<String, String> {
 }
 
 /// The WorkloadEntry of one endpoint of the service with this host. It always has a weight, so that it does not depend on
-/// the other endpoints.
-pub fn workload_entry(host: &str, member: &Member, port_name: &str) -> WorkloadEntry {
+/// the other endpoints but for their [`weight_divisor`].
+pub fn workload_entry(host: &str, member: &Member, port_name: &str, divisor: u32) -> WorkloadEntry {
     let mut entry = workload(member.endpoint(), port_name);
+    // Zero is what all of the service have, if it is served.
+    entry.weight = if entry.weight == 0 { DEFAULT_WEIGHT } else { scaled(entry.weight, divisor) };
     entry.labels.extend(selector(host));
     entry
 }
@@ -280,13 +354,15 @@ pub fn read_back(entry: WorkloadEntry, identities: &Arc<[String]>) -> Option<End
     let weight = if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight };
     let labels = entry.labels.into_iter().filter(own).collect();
     let locality = (!entry.locality.is_empty()).then(|| entry.locality.into());
-    Some(Endpoint::restored(address, port, weight, labels, locality, mtls))
+    // The entry has the label of an application and not its name.
+    Some(Endpoint { address, port, weight, labels, raw_application: None, locality, mtls })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
+        istio::validate,
         policy::{Policy, PolicyConfig},
         registry::{
             frame::{self, Event, Publisher},
@@ -302,7 +378,11 @@ mod tests {
     }
 
     fn merged(publishers: &[(&str, i64, &[&str])]) -> Merged {
-        let store = Store::new(Limits { services: 9, publishers: 99, sources: 9 });
+        within(Bounds::NONE, publishers)
+    }
+
+    fn within(bounds: Bounds, publishers: &[(&str, i64, &[&str])]) -> Merged {
+        let store = Store::new(Limits::NONE);
         for (register_id, version, data) in publishers {
             let publisher = Publisher {
                 register_id: (*register_id).into(),
@@ -316,7 +396,7 @@ mod tests {
                 store.apply(&event, 0).unwrap();
             }
         }
-        merge(ID, &store.take_dirty().pop().unwrap().entries, &policy().rules(ID))
+        merge(ID, &store.take_dirty().pop().unwrap().entries, &policy().rules(ID), bounds)
     }
 
     const HOST: &str = "tri.com.example.demoservice.sofa.mesh";
@@ -329,15 +409,73 @@ mod tests {
         build(&Shape { host: HOST, vip: "248.1.2.3".parse().ok(), id: ID, members, mode }, &policy.rules(ID))
     }
 
+    fn addresses(merged: &Merged) -> Vec<String> {
+        merged.members.iter().map(|m| format!("{}:{}", m.endpoint().address, m.endpoint().port)).collect()
+    }
+
+    #[test]
+    fn weights_that_are_all_zero_are_equal() {
+        let all = merged(&[("a", 1, &["10.0.0.1:80?weight=0"]), ("b", 1, &["10.0.0.2:80?weight=-1"])]);
+        assert_eq!((addresses(&all).len(), all.rejects.len()), (2, 0));
+        assert!(entry(&all.members).endpoints.iter().all(|endpoint| endpoint.weight == 0));
+        assert!(all.members.iter().all(|member| workload_entry(HOST, member, "p", 1).weight == DEFAULT_WEIGHT));
+        assert_eq!(addresses(&merged(&[("a", 1, &["10.0.0.1:80?weight=0", "10.0.0.2:80?weight=3"])])), ["10.0.0.2:80"]);
+    }
+
+    #[test]
+    fn weights_are_divided_until_their_sum_fits() {
+        let of = |weights: &[u32]| {
+            let endpoint = |(n, weight): (usize, &u32)| {
+                let text = format!("10.{}.{}.{}:80", n >> 16, n >> 8 & 255, n & 255);
+                Endpoint { weight: *weight, ..payload::parse(&text, "", false, &policy().rules(ID)).unwrap() }
+            };
+            let endpoints = weights.iter().enumerate().map(endpoint).collect();
+            Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).collect::<Vec<Member>>()
+        };
+        let fits = of(&[u32::MAX - 1, 1]);
+        assert_eq!(weight_divisor(&fits), 1);
+        let halves = of(&[u32::MAX, 7, 1]);
+        assert_eq!(weight_divisor(&halves), 2);
+        let weights = |members: &[Member]| entry(members).endpoints.iter().map(|e| e.weight).collect::<Vec<_>>();
+        assert_eq!(weights(&halves), [u32::MAX / 2, 3, 1]);
+        assert_eq!(workload_entry(HOST, &halves[1], "p", 2).weight, 3);
+        // The sum of so many at the highest weight is above 32 bits; it is served, and the small ones stay.
+        let mut many = vec![100_000; 43_000];
+        many.extend([100, 1]);
+        let many = of(&many);
+        let (divisor, weights) = (weight_divisor(&many), weights(&many));
+        assert_eq!((divisor, &weights[42_999..]), (2, &[50_000, 50, 1][..]));
+        assert!(validate::service_entry(&entry(&many), "ns").is_ok());
+    }
+
+    #[test]
+    fn above_a_bound_the_smallest_addresses_are_served_whoever_came_first() {
+        let bounds = Bounds { per_publisher: 2, per_service: 3 };
+        let (a, b, c) =
+            (&["10.0.0.9:80", "10.0.0.1:80"][..], &["10.0.0.2:80"][..], &["10.0.0.3:80", "10.0.0.0:80"][..]);
+        let many = &["10.1.0.5:80", "10.1.0.2:80", "10.1.0.2:80?zone=z", "10.1.0.4:80", "10.1.0.3:80", "nonsense"][..];
+        for publishers in [
+            [("a", 1, a), ("b", 1, b), ("c", 1, c), ("m", 1, many)],
+            [("m", 1, many), ("c", 1, c), ("b", 1, b), ("a", 1, a)],
+        ] {
+            let merged = within(bounds, &publishers);
+            assert_eq!(addresses(&merged), ["10.0.0.0:80", "10.0.0.1:80", "10.0.0.2:80"]);
+            assert_eq!(merged.rejects[&Reject::ServiceLimit], (4, "10.0.0.3:80".into()));
+            assert_eq!(merged.rejects[&Reject::PublisherLimit].0, 2);
+            assert_eq!(merged.rejects[&Reject::UnknownForm].0, 1);
+        }
+        let merged = within(Bounds { per_service: 9, ..bounds }, &[("m", 1, many)]);
+        assert_eq!(addresses(&merged), ["10.1.0.2:80", "10.1.0.3:80"]);
+        assert_eq!(merged.members[0].endpoint().labels.get("zone"), Some("z"), "as where two publishers say so");
+    }
+
     #[test]
     fn endpoints_are_sorted_and_counted_once() {
         let merged = merged(&[
             ("b", 1, &["10.0.0.2:80?zone=b", "10.0.0.10:80", "nonsense", "10.0.0.9:80?weight=0"]),
             ("a", 2, &["10.0.0.2:80?zone=a", "10.0.0.1:81", "10.0.0.1:80"]),
         ]);
-        let addresses: Vec<_> =
-            merged.members.iter().map(|m| format!("{}:{}", m.endpoint().address, m.endpoint().port)).collect();
-        assert_eq!(addresses, ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80", "10.0.0.10:80"]);
+        assert_eq!(addresses(&merged), ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80", "10.0.0.10:80"]);
         assert_eq!(merged.members[2].endpoint().labels.get("zone"), Some("a"), "the newer publisher decides");
         assert_eq!(merged.rejects[&Reject::UnknownForm], (1, "nonsense".into()));
         assert_eq!(merged.rejects[&Reject::ZeroWeight].0, 1);
@@ -345,8 +483,8 @@ mod tests {
 
     #[test]
     fn a_weight_of_zero_silences_an_older_publisher_of_the_address() {
-        let merged = merged(&[("a", 1, &["10.0.0.1:80"]), ("b", 2, &["10.0.0.1:80?weight=0"])]);
-        assert!(merged.members.is_empty());
+        let merged = merged(&[("a", 1, &["10.0.0.1:80", "10.0.0.2:80"]), ("b", 2, &["10.0.0.1:80?weight=0"])]);
+        assert_eq!(addresses(&merged), ["10.0.0.2:80"]);
         assert_eq!(merged.rejects[&Reject::ZeroWeight], (1, "10.0.0.1:80".into()));
     }
 
@@ -411,7 +549,7 @@ mod tests {
         assert!(entry.endpoints.is_empty() && selected.len() == 1);
         let made = |host: &str, index: usize| {
             let member = &merged.members[index];
-            (workload_name(host, member), workload_entry(host, member, "grpc-tri"))
+            (workload_name(host, member), workload_entry(host, member, "grpc-tri", 1))
         };
         let (name, first) = made(HOST, 0);
         assert!(selected.iter().all(|(key, value)| first.labels[key] == *value));

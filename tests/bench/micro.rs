@@ -61,7 +61,7 @@ fn publish(service: usize, version: i64) -> Vec<u8> {
 fn ingest(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ingest");
     for services in [16, 1_024] {
-        let store = Store::new(Limits { services: 1 << 20, publishers: 1 << 20, sources: 64 });
+        let store = Store::new(Limits::NONE);
         // Versions rise, so that each frame is stored.
         let mut version: i64 = 0;
         let mut frames: Vec<Vec<u8>> = (0..services).map(|service| publish(service, 0)).collect();
@@ -98,7 +98,7 @@ fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
         let frame = encode_publish("registry", &id, &publisher).expect("a frame within its bounds");
         let events: Vec<_> = decode(&frame).expect("a whole frame").into_iter().collect();
         let [frame::Event::Publish { body, .. }] = &events[..] else { panic!("one publish, not {events:?}") };
-        Arc::new(payload::parse_publisher(body, false, &rules))
+        Arc::new(payload::parse_publisher(body, false, &rules, 64))
     });
     parsed.flat_map(|parsed| Member::all(&parsed).collect::<Vec<_>>()).collect()
 }

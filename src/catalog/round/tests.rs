@@ -1,10 +1,11 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::{
     catalog::{
         driver::Driver,
+        last_good::file::over_a_restart,
         report::{Moves, Quarantine},
     },
     model::Millis,
@@ -297,6 +298,23 @@ fn the_last_good_state_stays_as_it_was_until_the_view_is_complete() {
         assert_eq!((after.report.held, served(&after), after.report.graces.len()), (None, 2 + 1 + 2, 6), "{mode}");
         assert_eq!((reasons(&after), after.report.withheld_services.len()), (vec![(&*id(4), "panic")], 0));
     }
+}
+
+/// Dates are compared where they are read from disk alone; the machine's clock may have been set back since.
+#[test]
+fn a_grace_that_is_said_to_begin_later_begins_with_the_start() {
+    let mut before = full(json!({}), 3);
+    before.unpublish(&id(0), "a", 2);
+    before.round();
+    let last_good = over_a_restart(before.view.clone(), 2, before.round.empty(), Duration::ZERO);
+    let mut after = Driver::started(Arc::clone(&before.config), before.now - 3_600_000, Some(last_good));
+    [1, 2].into_iter().for_each(|n| publish(&after, n, 1));
+    after.orders.loaded = true;
+    after.round();
+    assert_eq!(after.served().len(), 3);
+    after.now += GRACE;
+    after.round();
+    assert_eq!(after.served().len(), 2);
 }
 
 #[test]

@@ -20,7 +20,10 @@ use crate::{
     model::Millis,
     policy::{Policy, Rules},
     registry::{publication::Publication, store::Taken},
-    translate::service_entry::{self, Member, Merged},
+    translate::{
+        payload::Reject,
+        service_entry::{self, Member, Merged},
+    },
 };
 
 /// The aim of a round for one service.
@@ -121,12 +124,13 @@ impl Round {
     /// The intent of the registry and the policy for a service, read from its publishers.
     fn read(&mut self, now: Millis, id: &Arc<str>, entries: &[Arc<Publication>], rules: &Rules<'_>) -> Intent {
         if !rules.policy.serves(id) {
-            self.rejects.set(id, []);
+            self.set_rejects(id, &BTreeMap::new());
             return Intent::Endpoints { members: Vec::new(), allowed: false };
         }
-        let merged = catch_unwind(AssertUnwindSafe(|| service_entry::merge(id, entries, rules)));
+        let merged =
+            catch_unwind(AssertUnwindSafe(|| service_entry::merge(id, entries, rules, self.config.limits.bounds())));
         let Ok(Merged { members, rejects }) = merged else { return Intent::Unreadable };
-        let before = self.rejects.set(id, rejects.iter().map(|(reason, (count, _))| (*reason, *count)));
+        let before = self.set_rejects(id, &rejects);
         for (reason, (count, sample)) in rejects {
             let grew = before.get(&reason).is_none_or(|before| *before < count);
             if grew && !reason.is_decision() {
@@ -134,6 +138,21 @@ impl Round {
             }
         }
         Intent::Endpoints { members, allowed: true }
+    }
+
+    /// Counts what is not served of a service, and names the service where that is since there is too much; returns the counts
+    /// of before.
+    fn set_rejects(&mut self, id: &Arc<str>, rejects: &BTreeMap<Reject, (u32, Box<str>)>) -> BTreeMap<Reject, u32> {
+        let counts: BTreeMap<Reject, u32> = rejects.iter().map(|(reason, (count, _))| (*reason, *count)).collect();
+        let cut = |counts: &BTreeMap<Reject, u32>| {
+            counts.iter().filter(|(reason, _)| reason.is_limit()).map(|(_, count)| count).sum::<u32>()
+        };
+        let now = cut(&counts);
+        let before = self.rejects.set(id, counts);
+        if cut(&before) != now {
+            self.names.cut.push((Arc::clone(id), now));
+        }
+        before
     }
 
     fn insert<'p>(&self, turn: &mut Turn<'p>, id: Arc<str>, intent: Intent, rules: Rules<'p>) {

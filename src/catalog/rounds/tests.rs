@@ -102,7 +102,7 @@ fn what_is_unknown_is_unknown_when_everything_is_made_anew() {
     rounds.broken = true;
     assert!(rounds.round());
     assert_eq!(found(), (1, 1));
-    let read = frame::encode_replace("registry", "com.example.S0", 1, i64::MAX, &[]).unwrap();
+    let read = frame::encode_replace("registry", "com.example.S0", 1, i64::MIN, &[]).unwrap();
     for event in frame::decode(&read).unwrap() {
         shared.store.apply(&event, 3).unwrap();
     }

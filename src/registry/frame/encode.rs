@@ -6,7 +6,10 @@ use super::{
     FLAG_SERIALIZED, FLAG_SOURCE_ADDRESS, FORMAT, MAX_PAYLOAD, OP_APPEND, OP_BEGIN, OP_COMMIT, OP_LOST, OP_PUBLISH,
     OP_REPLACE, OP_UNPUBLISH, Part, check_size,
 };
-use crate::{error::Result, model::RegisterVersion};
+use crate::{
+    error::Result,
+    model::{Millis, RegisterVersion},
+};
 
 /// Bytes before the first event.
 const HEADER: usize = 4;
@@ -68,10 +71,10 @@ pub fn encode_replace(
     source: &str,
     data_info_id: &str,
     version: i64,
-    read_started: i64,
+    read_age: Millis,
     publishers: &[Publisher<'_>],
 ) -> Result<Vec<u8>> {
-    encode_read(OP_REPLACE, source, data_info_id, [version, read_started], publishers).map(|writer| writer.0)
+    encode_read(OP_REPLACE, source, data_info_id, [version, read_age], publishers).map(|writer| writer.0)
 }
 
 /// Encodes one piece of the sender's read of that number.
@@ -80,7 +83,7 @@ pub fn encode_piece(
     source: &str,
     data_info_id: &str,
     version: i64,
-    read_started: i64,
+    read_age: Millis,
     publishers: &[Publisher<'_>],
 ) -> Result<Vec<u8>> {
     let op = match part {
@@ -88,7 +91,7 @@ pub fn encode_piece(
         Part::Append => OP_APPEND,
         Part::Commit => OP_COMMIT,
     };
-    let mut writer = encode_read(op, source, data_info_id, [version, read_started], publishers)?;
+    let mut writer = encode_read(op, source, data_info_id, [version, read_age], publishers)?;
     writer.i64s([read]);
     Ok(writer.0)
 }

@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::registry::frame::{self, Publisher};
+use crate::{
+    model::RegisterVersion,
+    registry::frame::{self, Publisher},
+};
 
 const ID: &str = "id";
 const OURS: usize = 0;
@@ -134,9 +137,8 @@ struct World {
 
 impl World {
     fn new(ahead: [Millis; 2]) -> Self {
-        let limits = Limits { services: 9, publishers: 99, sources: 1 };
         Self {
-            store: Store::new(limits),
+            store: Store::new(Limits::NONE),
             data: DataServer::default(),
             clients: vec![Client::default(); CLIENTS],
             queues: Default::default(),
@@ -242,7 +244,7 @@ impl World {
     fn take(&mut self, n: usize) {
         if let Some((begun, Some((version, live)))) = self.reads.remove(n) {
             let named: Vec<_> = live.into_iter().map(|(client, version)| Self::publisher(client, version)).collect();
-            self.apply(frame::encode_replace(REGISTRY, ID, version, begun, &named).unwrap());
+            self.apply(frame::encode_replace(REGISTRY, ID, version, self.now - begun, &named).unwrap());
         }
     }
 

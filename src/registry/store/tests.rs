@@ -1,10 +1,13 @@
 use super::*;
-use crate::registry::frame::{self, Publisher};
+use crate::{
+    model::RegisterVersion,
+    registry::frame::{self, Publisher},
+};
 
 const ID: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
 fn store() -> Store {
-    Store::new(Limits { services: 100, publishers: 1_000, sources: 2 })
+    Store::new(Limits { sources: 2, ..Limits::NONE })
 }
 
 fn at(version: i64, timestamp: i64) -> RegisterVersion {
@@ -33,7 +36,7 @@ fn unpublish(store: &Store, register_id: &str, version: RegisterVersion, now: Mi
 }
 
 fn replace(store: &Store, source: &str, version: i64, started: Millis, publishers: &[Publisher<'_>]) {
-    apply(store, frame::encode_replace(source, ID, version, started, publishers).unwrap(), started).unwrap();
+    apply(store, frame::encode_replace(source, ID, version, 0, publishers).unwrap(), started).unwrap();
 }
 
 /// The live registerIds and versions of the one service, or `None` if nothing is dirty.
@@ -93,7 +96,7 @@ fn tombstones_expire_and_empty_services_go() {
     store.expire(1_000 + TOMBSTONE_MILLIS - 1);
     assert_eq!((taken(&store), store.counts().tombstones), (None, 1));
     store.expire(1_000 + TOMBSTONE_MILLIS);
-    assert_eq!(taken(&store), live(&[]), "an expiring tombstone marks its service dirty");
+    assert_eq!(taken(&store), None, "whoever takes services knows that it has no publishers");
     assert_eq!((store.counts().services, store.counts().tombstones), (0, 0));
 }
 
@@ -132,7 +135,7 @@ fn an_older_read_does_not_fill_a_service_that_a_newer_one_emptied() {
     replace(&store, "registry", 5, 1_500, &[publisher("a", at(1, 1))]);
     assert_eq!(taken(&store), None);
     store.expire(2_000 + TOMBSTONE_MILLIS);
-    assert_eq!(taken(&store), live(&[]));
+    assert_eq!(taken(&store), None);
     assert_eq!((store.counts().services, store.counts().tombstones), (0, 0));
 }
 
@@ -149,10 +152,10 @@ fn a_service_that_was_read_goes_when_its_last_tombstone_went() {
 
 #[test]
 fn a_read_that_meets_a_limit_removes_all_the_same_and_may_come_again() {
-    let store = Store::new(Limits { services: 1, publishers: 2, sources: 1 });
+    let store = Store::new(Limits { services: 1, publishers: 2, sources: 1, ..Limits::NONE });
     replace(&store, "registry", 1, 0, &[publisher("a", at(1, 1)), publisher("b", at(1, 1))]);
     let bodies = [publisher("b", at(1, 1)), publisher("c", at(1, 1)), publisher("d", at(1, 1))];
-    let frame = frame::encode_replace("registry", ID, 2, i64::MIN, &bodies).unwrap();
+    let frame = frame::encode_replace("registry", ID, 2, i64::MAX, &bodies).unwrap();
     assert!(matches!(apply(&store, frame.clone(), 0), Err(Error::Limit { field: "publishers", limit: 2 })));
     assert_eq!(taken(&store), live(&[("b", 1), ("c", 1)]));
     unpublish(&store, "b", at(2, 1), 0);
@@ -237,7 +240,7 @@ fn sources_do_not_touch_each_other() {
 
 #[test]
 fn limits_drop_and_count_new_keys_only() {
-    let store = Store::new(Limits { services: 1, publishers: 1, sources: 1 });
+    let store = Store::new(Limits { services: 1, publishers: 1, sources: 1, ..Limits::NONE });
     publish(&store, "a", at(1, 1), 0);
     let other = frame::encode_publish("registry", "other", &publisher("a", at(1, 1))).unwrap();
     assert!(matches!(apply(&store, other, 0), Err(Error::Limit { field: "services", limit: 1 })));
@@ -330,4 +333,155 @@ fn of_publishers_that_a_read_names_twice_the_newest_counts() {
         replace(&store, "registry", 2, 1, &order.map(|version| publisher("a", at(version, 0))));
         assert_eq!(taken(&store), None, "the same again changes nothing");
     }
+}
+
+/// A publisher with so many payloads of so many bytes each.
+fn large(register_id: &str, version: i64, boxes: usize, bytes: usize) -> Publisher<'_> {
+    let payloads = vec![vec![b'x'; bytes].into(); boxes];
+    Publisher { payloads, ..publisher(register_id, at(version, 0)) }
+}
+
+fn try_publish(store: &Store, id: &str, publisher: &Publisher<'_>) -> Option<&'static str> {
+    match apply(store, frame::encode_publish("registry", id, publisher).unwrap(), 0) {
+        Ok(_) => None,
+        Err(Error::Limit { field, .. }) => Some(field),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_publishers_bring_is_bounded_in_bytes_and_endpoints() {
+    let limits = Limits { bytes: 10_000, endpoints: 6, endpoints_per_publisher: 4, ..Limits::NONE };
+    let store = Store::new(limits);
+    assert_eq!(try_publish(&store, ID, &large("a", 1, 1, 4_000)), None);
+    assert_eq!(try_publish(&store, "b", &large("b", 1, 1, 5_000)), None);
+    let before = store.counts();
+    assert_eq!(try_publish(&store, "c", &large("c", 1, 1, 4_000)), Some("bytes"));
+    assert_eq!(try_publish(&store, ID, &large("a", 2, 1, 5_000)), Some("bytes"), "nor may who is there grow");
+    assert_eq!(store.counts().bytes, before.bytes);
+    assert_eq!(try_publish(&store, ID, &large("a", 3, 1, 4_000)), None, "what is no larger always passes");
+    assert_eq!(try_publish(&store, "b", &large("b", 2, 1, 10)), None);
+    assert_eq!(try_publish(&store, "c", &large("c", 1, 100, 0)), None, "of a publisher four count");
+    assert_eq!(store.counts().endpoints, 6);
+    assert_eq!(try_publish(&store, "d", &large("d", 1, 1, 0)), Some("endpoints"));
+    assert_eq!(try_publish(&store, "c", &large("c", 2, 90, 0)), None);
+    assert_eq!(try_publish(&store, "d", &large("d", 1, 0, 0)), None, "without an endpoint there is room");
+    unpublish(&store, "a", at(9, 9), 0);
+    assert_eq!(try_publish(&store, "d", &large("d", 2, 1, 0)), None);
+    let dropped = store.dropped();
+    assert_eq!((dropped["bytes"].events, &*dropped["bytes"].last), (2, ID));
+    assert_eq!((dropped["endpoints"].events, &*dropped["endpoints"].last), (1, "d"));
+    assert_eq!((dropped["services"].events, store.counts().dropped), (0, 3));
+    reference::audit(&store);
+}
+
+/// Whatever the order of a read's publishers and of reads that fill the rest: of those that a limit refuses the last by their
+/// registerIds.
+#[test]
+fn of_a_read_that_meets_a_limit_the_same_publishers_are_taken_everywhere() {
+    for order in [["c", "a", "d", "b"], ["d", "c", "b", "a"]] {
+        let store = Store::new(Limits { publishers: 3, ..Limits::NONE });
+        let bodies = order.map(|id| publisher(id, at(1, 1)));
+        assert!(apply(&store, frame::encode_replace("registry", ID, 1, 0, &bodies).unwrap(), 0).is_err());
+        assert_eq!(taken(&store), live(&[("a", 1), ("b", 1), ("c", 1)]));
+    }
+}
+
+#[test]
+fn removals_of_what_never_was_refuse_nobody() {
+    let store = Store::new(Limits { services: 3, publishers: 3, removals: 10_000, ..Limits::NONE });
+    for n in 0..10_000 {
+        let (id, register_id) = (format!("s{n}"), format!("r{n}"));
+        let unpublish = frame::encode_unpublish("registry", &id, &register_id, at(1, 1)).unwrap();
+        apply(&store, unpublish, n / 100).unwrap();
+        let lost = frame::encode_lost("registry", &format!("lost{n}"), &register_id, at(1, 1)).unwrap();
+        apply(&store, lost, n / 100).unwrap();
+    }
+    let counts = store.counts();
+    assert!((9_000..=10_000).contains(&counts.tombstone_bytes), "{counts:?}");
+    assert_eq!(counts.tombstones_evicted as usize + counts.tombstones, 10_000);
+    assert_eq!(counts.services, counts.tombstones, "a service is there for its removal alone");
+    // The newest are remembered.
+    let late = publisher("r9999", at(1, 1));
+    assert_eq!(try_publish(&store, "s9999", &late), None);
+    assert!(store.read("s9999").is_empty());
+    for id in ["a", "b", "c"] {
+        assert_eq!(try_publish(&store, id, &publisher("a", at(1, 1))), None);
+    }
+    assert_eq!(try_publish(&store, "d", &publisher("a", at(1, 1))), Some("services"));
+    reference::audit(&store);
+}
+
+#[test]
+fn services_are_forgotten_though_nobody_takes_them() {
+    let store = Store::new(Limits { services: 10, ..Limits::NONE });
+    assert_eq!(try_publish(&store, "seen", &publisher("a", at(1, 1))), None);
+    assert_eq!(store.take_dirty().len(), 1);
+    for round in 0..50 {
+        for n in 0..9 {
+            let (id, now) = (format!("s{round}-{n}"), round * TOMBSTONE_MILLIS);
+            let publish = frame::encode_publish("registry", &id, &publisher("a", at(1, 1))).unwrap();
+            apply(&store, publish, now).unwrap();
+            apply(&store, frame::encode_unpublish("registry", &id, "a", at(2, 2)).unwrap(), now).unwrap();
+        }
+        let gone = frame::encode_unpublish("registry", "seen", "a", at(2, 2)).unwrap();
+        apply(&store, gone, round * TOMBSTONE_MILLIS).unwrap();
+        store.expire((round + 1) * TOMBSTONE_MILLIS);
+        assert_eq!((store.counts().services, store.counts().tombstones), (1, 0));
+    }
+    let taken = store.take_dirty();
+    let ids: Vec<_> = taken.iter().map(|taken| (&*taken.data_info_id, taken.entries.len())).collect();
+    assert_eq!(ids, [("seen", 0)], "whoever took it hears that it is gone");
+    assert_eq!(store.counts().services, 0);
+    reference::audit(&store);
+}
+
+/// A read is seen as a whole, however many steps it takes and whoever changes the service meanwhile.
+#[test]
+fn a_read_in_steps_is_taken_as_a_whole_and_holds_nobody_up() {
+    const PUBLISHERS: usize = 3_000;
+    let store = store();
+    let ids: Vec<String> = (0..PUBLISHERS).map(|n| format!("r{n:04}")).collect();
+    let all = |version: i64| ids.iter().map(|id| publisher(id, at(version, 0))).collect::<Vec<_>>();
+    replace(&store, "registry", 1, 0, &all(1));
+    let done = AtomicBool::new(false);
+    let calls = std::thread::scope(|scope| {
+        let (store, done) = (&store, &done);
+        let publishes = scope.spawn(move || {
+            let mut calls = 0;
+            while !done.load(Ordering::SeqCst) || calls < 100 {
+                calls += 1;
+                publish(store, "own", at(calls, 0), 0);
+                if calls % 3 == 0 {
+                    unpublish(store, "own", at(calls, 0), 0);
+                }
+            }
+            publish(store, "own", at(calls + 1, 0), 0);
+            calls
+        });
+        let takes = scope.spawn(move || {
+            let mut seen = 0;
+            while !done.load(Ordering::SeqCst) {
+                for taken in store.take_dirty() {
+                    let of_reads = taken.entries.iter().filter(|entry| entry.register_id() != b"own");
+                    let versions: BTreeSet<i64> = of_reads.clone().map(|entry| entry.version.version).collect();
+                    assert_eq!((of_reads.count(), versions.len()), (PUBLISHERS, 1), "{versions:?}");
+                    let now = versions.first().copied().unwrap();
+                    assert!(now >= seen);
+                    seen = now;
+                }
+            }
+        });
+        for version in 2..40 {
+            replace(store, "registry", version, 0, &all(version));
+        }
+        done.store(true, Ordering::SeqCst);
+        takes.join().unwrap();
+        publishes.join().unwrap()
+    });
+    store.mark_dirty(|_| true);
+    let taken = store.take_dirty();
+    assert_eq!(taken[0].entries.len(), PUBLISHERS + 1);
+    assert!(taken[0].entries.iter().any(|entry| entry.register_id() == b"own" && entry.version.version == calls + 1));
+    reference::audit(&store);
 }

@@ -116,35 +116,35 @@ public class FrameEncoderTest {
 
     @Test
     public void replace() throws Exception {
-        encoder.openReplace("consul", DEMO, 41, TS + 3);
+        encoder.openReplace("consul", DEMO, 41);
         encoder.body(Publish.of(DEMO, R1).version(3, TS + 4).data(BOLT).build());
         encoder.body(SECOND);
-        encoder.closeReplace();
+        encoder.closeReplace(TS + 3);
         assertGolden("replace");
     }
 
     @Test
     public void replaceInPieces() throws Exception {
-        encoder.openReplace("consul", DEMO, 41, TS + 3);
+        encoder.openReplace("consul", DEMO, 41);
         encoder.openPublisher(R1, 3, TS + 4, null, null);
         encoder.data(TestData.box("10.0.0.1:12200"));
         encoder.closePublisher();
-        encoder.closePiece(true, false, 77);
+        encoder.closePiece(true, false, 77, TS + 3);
         assertGolden("replace-begin");
 
         encoder.begin();
-        encoder.openReplace("consul", DEMO, 41, TS + 3);
+        encoder.openReplace("consul", DEMO, 41);
         encoder.body(SECOND);
         int written = encoder.written();
         encoder.openPublisher(R2, 9, TS, "dropped", null);
         encoder.data(new byte[9]);
         encoder.dropTo(written);
-        encoder.closePiece(false, false, 77);
+        encoder.closePiece(false, false, 77, TS + 3);
         assertGolden("replace-append");
 
         encoder.begin();
-        encoder.openReplace("consul", DEMO, 41, TS + 3);
-        encoder.closePiece(false, true, 77);
+        encoder.openReplace("consul", DEMO, 41);
+        encoder.closePiece(false, true, 77, TS + 3);
         assertGolden("replace-commit");
     }
 

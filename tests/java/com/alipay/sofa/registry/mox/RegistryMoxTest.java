@@ -59,6 +59,20 @@ public class RegistryMoxTest {
         }
     }
 
+    /** The date of a read is one of this machine's clock, as it is when the read is handed in; whatever it is, nothing overflows. */
+    @Test
+    public void aReadOfAnyDateIsTaken() {
+        try (RegistryMox mox = TestData.engine()) {
+            mox.publish(SOURCE, FIRST);
+            for (long readStarted : new long[] {Long.MIN_VALUE, 0, System.currentTimeMillis() - 1_000}) {
+                assertTrue(mox.replace(SOURCE, TestData.service(1), 1, readStarted, TestData.none()) > 0);
+                assertEquals("it began before the publish", "1/1", TestData.served(mox));
+            }
+            assertTrue(mox.replace(SOURCE, TestData.service(1), 2, Long.MAX_VALUE, TestData.none()) > 0);
+            assertEquals("1/0", TestData.served(mox));
+        }
+    }
+
     private static Publish large(int number, int bytes) {
         StringBuilder url = new StringBuilder("10.1." + number / 250 + "." + number % 250 + ":12200?x=");
         while (url.length() < bytes) {
@@ -89,12 +103,13 @@ public class RegistryMoxTest {
         try (RegistryMox mox = TestData.engine()) {
             mox.publish(SOURCE, FIRST);
             long later = System.currentTimeMillis() + 60_000;
-            EngineRead given = (EngineRead) mox.host().read(SOURCE, TestData.service(1), 1, later);
+            long laterNanos = System.nanoTime() + TimeUnit.MINUTES.toNanos(1);
+            EngineRead given = (EngineRead) mox.host().read(SOURCE, TestData.service(1), 1, laterNanos);
             for (int i = 0; i < 3; i++) {
                 given.add(large(i, 600_000));
             }
             assertEquals("1/1", TestData.served(mox));
-            MoxHost.Read whole = mox.host().read(SOURCE, TestData.service(1), 2, later);
+            MoxHost.Read whole = mox.host().read(SOURCE, TestData.service(1), 2, laterNanos);
             whole.publisher("a", 1, 1, null, null).data(TestData.box("10.0.0.1:1"));
             whole.publisher("b", 1, 1, "zone", "10.0.0.2:50000").data(TestData.box("10.0.0.2:1"));
             whole.leaveOut();
@@ -108,7 +123,7 @@ public class RegistryMoxTest {
             assertThrows(MoxException.class, () -> whole.publisher("d", 1, 1, null, null));
 
             // Two reads of a service at once: the second takes the place of the first, whose rest finds no beginning.
-            EngineRead first = (EngineRead) mox.host().read(SOURCE, TestData.service(1), 3, later);
+            EngineRead first = (EngineRead) mox.host().read(SOURCE, TestData.service(1), 3, laterNanos);
             for (int i = 0; i < 2; i++) {
                 first.add(large(i, 600_000));
             }

@@ -530,7 +530,7 @@ public class OddPublishersTest {
         long least = Long.MAX_VALUE;
         for (int round = 0; round < 8; round++) {
             long before = threads.getThreadAllocatedBytes(thread);
-            reader.apply(VICTIM, 0, datum, System.currentTimeMillis());
+            reader.apply(VICTIM, 0, datum, System.nanoTime());
             least = Math.min(least, threads.getThreadAllocatedBytes(thread) - before);
         }
         mox.loaded();

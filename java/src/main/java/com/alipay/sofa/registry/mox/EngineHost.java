@@ -44,8 +44,8 @@ final class EngineHost implements MoxHost {
     }
 
     @Override
-    public EngineRead read(String source, String dataInfoId, long version, long readStarted) {
-        return new EngineRead(mox, source, dataInfoId, version, readStarted);
+    public EngineRead read(String source, String dataInfoId, long version, long startedNanos) {
+        return new EngineRead(mox, source, dataInfoId, version, startedNanos);
     }
 
     @Override

@@ -1,6 +1,7 @@
 package com.alipay.sofa.registry.mox;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 
 /** A read of a service, written publisher by publisher into the frame of the thread that makes it. */
@@ -8,6 +9,7 @@ final class EngineRead implements MoxHost.Read {
     /** A piece is sent at this size. Below what an encoder keeps, so that only a larger publisher makes its buffer grow. */
     static final int PIECE_BYTES = FrameEncoder.KEPT_BYTES / 2;
 
+    private static final long NANOS_A_MILLI = TimeUnit.MILLISECONDS.toNanos(1);
     private static final AtomicLong NUMBERS = new AtomicLong();
 
     private final RegistryMox mox;
@@ -15,7 +17,7 @@ final class EngineRead implements MoxHost.Read {
     private final String source;
     private final String dataInfoId;
     private final long version;
-    private final long readStarted;
+    private final long startedNanos;
     private final long number = NUMBERS.incrementAndGet();
     private int frame;
     private boolean begun;
@@ -28,17 +30,17 @@ final class EngineRead implements MoxHost.Read {
     /** Where the open publisher begins in the frame. */
     private int openedAt;
 
-    EngineRead(RegistryMox mox, String source, String dataInfoId, long version, long readStarted) {
+    EngineRead(RegistryMox mox, String source, String dataInfoId, long version, long startedNanos) {
         this.mox = mox;
         this.source = source;
         this.dataInfoId = dataInfoId;
         this.version = version;
-        this.readStarted = readStarted;
+        this.startedNanos = startedNanos;
         start();
     }
 
     private void start() {
-        encoder.openReplace(source, dataInfoId, version, readStarted);
+        encoder.openReplace(source, dataInfoId, version);
         frame = encoder.frames();
     }
 
@@ -86,9 +88,9 @@ final class EngineRead implements MoxHost.Read {
 
     private long send(boolean last) {
         if (begun || !last) {
-            encoder.closePiece(!begun, last, number);
+            encoder.closePiece(!begun, last, number, age());
         } else {
-            encoder.closeReplace();
+            encoder.closeReplace(age());
         }
         begun = true;
         applied = last;
@@ -101,6 +103,12 @@ final class EngineRead implements MoxHost.Read {
             failure = e;
             throw e;
         }
+    }
+
+    /** How long ago the read began, in milliseconds, rather too little: it began after whatever was applied before it. */
+    private long age() {
+        long millis = Math.floorDiv(System.nanoTime() - startedNanos, NANOS_A_MILLI);
+        return millis > 0 ? millis - 1 : millis;
     }
 
     private void check() {

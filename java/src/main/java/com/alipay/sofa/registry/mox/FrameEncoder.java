@@ -168,10 +168,9 @@ final class FrameEncoder implements MoxHost.Publication {
     }
 
     /** Begins a replace; bodies follow, and one of the two ends. */
-    void openReplace(String source, String dataInfoId, long version, long readStarted) {
+    void openReplace(String source, String dataInfoId, long version) {
         int at = start(REPLACE, 16);
         u64(buffer, at, version);
-        u64(buffer, at + 8, readStarted);
         bodiesAt = entry(source, dataInfoId, at + 16);
         room(bodiesAt, 4);
         position = bodiesAt + 4;
@@ -206,17 +205,19 @@ final class FrameEncoder implements MoxHost.Publication {
         bodies++;
     }
 
-    void closeReplace() {
+    /** Ends the open replace of a read that began so many milliseconds ago. */
+    void closeReplace(long age) {
+        u64(buffer, end + 9, age);
         u32(buffer, bodiesAt, bodies);
         commit();
     }
 
     /** Ends the open replace as a piece of a larger one, which is the sender's so many-th. */
-    void closePiece(boolean first, boolean last, long read) {
+    void closePiece(boolean first, boolean last, long read, long age) {
         buffer[end] = first ? BEGIN : last ? COMMIT : APPEND;
         u64(room(position, 8), position, read);
         position += 8;
-        closeReplace();
+        closeReplace(age);
     }
 
     /** Returns where the event goes on, with room for so many bytes. Drops what is not committed. */

@@ -73,10 +73,10 @@ public interface MoxHost {
      * @param dataInfoId the service, 1 to {@link #MAX_DATA_INFO_ID_BYTES} bytes
      * @param version the version of what was read; where it is not newer than the last and the read began earlier, the read is
      *     ignored
-     * @param readStarted when the read began, milliseconds since 1970: what was published while it ran is kept
+     * @param startedNanos when the read began, by {@link System#nanoTime}: what was published while it ran is kept
      * @return takes the publishers that were read
      */
-    Read read(String source, String dataInfoId, long version, long readStarted);
+    Read read(String source, String dataInfoId, long version, long startedNanos);
 
     /**
      * Opens an admin page. A page that grows with what is served is made as it is written, in chunks of about 64 KiB; the engine

@@ -10,6 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicReference;
@@ -27,6 +28,8 @@ import java.util.concurrent.atomic.AtomicReference;
 public final class RegistryMox implements AutoCloseable {
     /** Bytes of a page that is read as a text. */
     private static final int MOST_PAGE = 4 << 20;
+    /** A read that is said to begin later than this begins then; nanoseconds can say it. */
+    private static final long MOST_AHEAD_MILLIS = TimeUnit.DAYS.toMillis(36_500);
 
     private static final AtomicReference<RegistryMox> RUNNING = new AtomicReference<>();
 
@@ -126,7 +129,8 @@ public final class RegistryMox implements AutoCloseable {
      * @param dataInfoId the service, 1 to 4,096 bytes
      * @param version the version of what was read; where it is not newer than the last and the read began earlier, the read is
      *     ignored
-     * @param readStarted when the read began, milliseconds since 1970: what was published while it ran is kept
+     * @param readStarted when the read began, milliseconds since 1970 by this machine's clock: what was published while it ran is
+     *     kept
      * @param publishers all publishers of the service, each with this {@code dataInfoId}
      * @return as {@link #publish}
      */
@@ -143,7 +147,10 @@ public final class RegistryMox implements AutoCloseable {
                                 + ", but the replaced service is " + Arguments.shown(dataInfoId));
             }
         }
-        EngineRead read = host.read(source, dataInfoId, version, readStarted);
+        // From here on it is an age: the machine's clock may be set.
+        long age = Math.max(-MOST_AHEAD_MILLIS, System.currentTimeMillis() - Math.max(0, readStarted));
+        long startedNanos = System.nanoTime() - TimeUnit.MILLISECONDS.toNanos(age);
+        EngineRead read = host.read(source, dataInfoId, version, startedNanos);
         all.forEach(read::add);
         return read.apply();
     }

@@ -35,12 +35,12 @@ final class ServiceRead {
     }
 
     /** Hands it in as a whole; whether there was room for it. Of an id that no event can have nothing is to be handed in. */
-    boolean apply(RegistryMox mox, long version, long started) {
+    boolean apply(RegistryMox mox, long version, long startedNanos) {
         if (!Publishers.isDataInfoId(id)) {
             publishers.forEach(publisher -> found.add(Refusal.DATA_INFO_ID, publisher == null ? null : publisher.getRegisterId()));
             return true;
         }
-        MoxHost.Read to = mox.host().read(SessionEvents.SOURCE, id, version, started);
+        MoxHost.Read to = mox.host().read(SessionEvents.SOURCE, id, version, startedNanos);
         for (SubPublisher from : withinBytes()) {
             found.add(write(to, from), from == null ? null : from.getRegisterId());
         }

@@ -66,8 +66,6 @@ final class ServiceReader implements Runnable {
     /** The one that counts for each service; others in the queue do not. */
     private final Map<String, Retry> retryOf = new HashMap<>();
     private final Map<String, Failures> failures = new HashMap<>();
-    /** When the last read was applied: no later one began before, also if the clock is set back. */
-    private long applied;
 
     private volatile Thread thread;
     private volatile int waiting;
@@ -154,7 +152,6 @@ final class ServiceReader implements Runnable {
         }
         pace.await();
         long begun = System.nanoTime();
-        long started = Math.max(System.currentTimeMillis(), applied);
         try {
             SubDatum datum = tier.fetch(id);
             backoffs.succeeded(slot);
@@ -163,7 +160,7 @@ final class ServiceReader implements Runnable {
                 again(id, IDLE_NANOS / 5);
                 return;
             }
-            take(id, slot, datum, started);
+            take(id, slot, datum, begun);
         } catch (LinkageError e) {
             throw e;
         } catch (Throwable t) {
@@ -171,10 +168,9 @@ final class ServiceReader implements Runnable {
         }
     }
 
-    private void take(String id, int slot, SubDatum datum, long started) {
+    private void take(String id, int slot, SubDatum datum, long startedNanos) {
         try {
-            apply(id, slot, datum, started);
-            applied = Math.max(applied, System.currentTimeMillis());
+            apply(id, slot, datum, startedNanos);
             failures.remove(id);
             retryOf.remove(id);
             waiting = retryOf.size();
@@ -189,11 +185,11 @@ final class ServiceReader implements Runnable {
     }
 
     /** Hands a successful read in; {@code null} if there is no such service. */
-    void apply(String id, int slot, SubDatum datum, long started) {
+    void apply(String id, int slot, SubDatum datum, long startedNanos) {
         state.heard(slot);
         state.count(Counter.READS);
         ServiceRead read = new ServiceRead(id, datum, serviceBytes);
-        boolean taken = read.apply(mox, datum == null ? 0 : datum.getVersion(), started);
+        boolean taken = read.apply(mox, datum == null ? 0 : datum.getVersion(), startedNanos);
         state.count(Counter.READ_BYTES, read.bytes());
         state.applied(id, slot, datum == null || !taken ? null : digest(id, read.publishers()), taken, read.found());
     }
