@@ -228,7 +228,10 @@ impl World {
         let mode = ["inline", "workload-entry"][seed % 2];
         // The first range is so small that hosts contest its addresses.
         let range = ["248.0.0.0/29", "248.0.0.0/6"][seed / 2 % 2];
+        // Bounds that are met, or not.
+        let (of_publisher, of_service) = ([64, 1][seed / 4 % 2], [50_000, 2][seed / 8 % 2]);
         let config = json!({
+            "limits": { "endpointsPerPublisher": of_publisher, "endpointsPerService": of_service },
             "endpointMode": mode,
             "vipCidr": range,
             "protect": { "massDeleteServices": 2, "massDeleteEndpoints": 4, "startupHold": "1s", "lastGoodMaxAge": "1h" },

@@ -9,6 +9,7 @@
 //! these. Times are those of one clock that is never set.
 
 mod budget;
+mod keyed;
 mod mutator;
 mod service;
 
@@ -22,10 +23,10 @@ use std::{
 };
 
 use hashbrown::{
-    DefaultHashBuilder, HashTable,
+    HashTable,
     hash_table::{Entry as TableEntry, OccupiedEntry},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     error::{Error, Result},
@@ -36,6 +37,7 @@ use crate::{
         publication::Publication,
         store::{
             budget::Budget,
+            keyed::Keyed,
             mutator::{Mutator, Read},
             service::{Grave, REGISTRY_ID, Service, SourceId},
         },
@@ -131,7 +133,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Store {
     shards: Box<[Shard]>,
-    hasher: DefaultHashBuilder,
+    hasher: Keyed,
     budget: Budget,
     /// Names in the order they came; filled from the front, never emptied, so that they are read without a lock.
     sources: Box<[OnceLock<Box<[u8]>>]>,
@@ -145,7 +147,7 @@ impl Store {
     pub fn new(limits: Limits) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            hasher: DefaultHashBuilder::default(),
+            hasher: Keyed::default(),
             sources: std::iter::once(OnceLock::from(Box::<[u8]>::from(REGISTRY.as_bytes())))
                 .chain((1..limits.sources).map(|_| OnceLock::new()))
                 .collect(),
@@ -254,6 +256,7 @@ impl Store {
             if source == service.sources.len() {
                 return Some(entries);
             }
+            MutexGuard::unlock_fair(shard);
         }
     }
 
@@ -532,7 +535,11 @@ impl Store {
         if had_graves || !graves.is_empty() {
             shard.note_oldest(graves);
         }
-        drop(state);
+        match outcome {
+            // Who waits for the shard comes before the next steps.
+            Ok(false) => MutexGuard::unlock_fair(state),
+            _ => drop(state),
+        }
         if wakes {
             self.wake_publisher();
         }

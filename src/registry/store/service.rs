@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use hashbrown::DefaultHashBuilder;
 use indexmap::IndexMap;
 
 use crate::{
     model::{Millis, RegisterVersion},
-    registry::publication::Publication,
+    registry::{publication::Publication, store::keyed::Keyed},
 };
 
 /// How an entry became known, which decides what a later read may say about it.
@@ -44,7 +43,7 @@ impl Slot {
 
 /// By registerId, in places by which they are walked through in steps: from the last one on down, since a removal puts the
 /// last one, which was looked at, in the place that is free, and what comes meanwhile goes to the end.
-pub(super) type Slots = IndexMap<Box<[u8]>, Slot, DefaultHashBuilder>;
+pub(super) type Slots = IndexMap<Box<[u8]>, Slot, Keyed>;
 
 /// The entries of one service in one source.
 #[derive(Debug, Default)]
