@@ -6,6 +6,7 @@ use bytes::Bytes;
 use once_cell::sync::Lazy;
 
 use crate::snapshot::{
+    index::Index,
     page::{Difference, Item, Slice, Totals},
     partition::{Partition, SLICES},
     resource::{Changes, Resource, version_of},
@@ -16,12 +17,14 @@ use crate::snapshot::{
 pub struct Snapshot {
     pub(super) slices: Vec<Arc<Slice>>,
     pub(super) totals: Totals,
+    /// In which slice a name is.
+    index: Index,
     version: Arc<str>,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self::of(vec![Arc::<Slice>::default(); SLICES])
+        Self::of(vec![Arc::<Slice>::default(); SLICES], Index::default())
     }
 }
 
@@ -32,25 +35,30 @@ impl Snapshot {
         Arc::clone(&NONE)
     }
 
-    fn of(slices: Vec<Arc<Slice>>) -> Self {
+    fn of(slices: Vec<Arc<Slice>>, index: Index) -> Self {
         let totals: Totals = slices.iter().map(|slice| slice.totals).sum();
-        Self { slices, totals, version: version_of(totals.sum) }
+        Self { slices, totals, index, version: version_of(totals.sum) }
     }
 
     /// This snapshot with changes. Costs the pages that change.
     pub fn with(&self, changes: &Changes) -> Self {
         let mut slices = self.slices.clone();
         let mut by_slice: BTreeMap<usize, Vec<(&Arc<str>, &Option<Resource>)>> = BTreeMap::new();
+        let mut names: Vec<(&str, usize, bool)> = Vec::new();
         for ((slice, name), resource) in changes {
+            let known = self.slices[*slice].digest_of(name);
             // What is there already, or gone already, rewrites no page.
-            if self.slices[*slice].digest_of(name) != resource.as_ref().map(|resource| resource.digest) {
+            if known != resource.as_ref().map(|resource| resource.digest) {
                 by_slice.entry(*slice).or_default().push((name, resource));
+                if known.is_some() != resource.is_some() {
+                    names.push((name, *slice, resource.is_some()));
+                }
             }
         }
         for (index, changes) in by_slice {
             slices[index] = Arc::new(self.slices[index].with(&changes));
         }
-        Self::of(slices)
+        Self::of(slices, self.index.with(names.into_iter()))
     }
 
     /// `version_info` of this set: equal for equal content, whatever the history and whichever the session server.
@@ -139,9 +147,10 @@ impl Set {
         self.slices().iter().flat_map(|slice| slice.items())
     }
 
-    /// The resource with a name. A name does not say its slice, so each is asked.
+    /// The resource with a name.
     pub fn find(&self, name: &str) -> Option<&Item> {
-        self.slices().iter().find_map(|slice| slice.find(name))
+        let mut slices = self.snapshot.index.slices(name).filter(|slice| self.partition.slices().contains(slice));
+        slices.find_map(|slice| self.snapshot.slices[slice].find(name))
     }
 
     /// What is different here from an older set of the same partition. Costs the pages that are.
