@@ -168,7 +168,18 @@ impl Protect {
 
 impl Limits {
     fn check(&self, mistakes: &mut Mistakes) {
-        let Self { services, publishers, sources, streams, streams_per_address, types, request, response } = self;
+        let Self {
+            services,
+            publishers,
+            sources,
+            streams,
+            streams_per_address,
+            types,
+            request,
+            stream_bytes,
+            streams_bytes,
+            response,
+        } = self;
         mistakes.number("mox.limits.services", *services, 1..=10_000_000);
         mistakes.number("mox.limits.publishers", *publishers, 1..=100_000_000);
         mistakes.number("mox.limits.sources", *sources, 1..=1_024);
@@ -176,6 +187,8 @@ impl Limits {
         mistakes.number("mox.limits.streamsPerAddress", *streams_per_address, 1..=100_000);
         mistakes.number("mox.limits.types", *types, 16..=1_024);
         mistakes.number("mox.limits.request", *request, 1 << 10..=256 << 20);
+        mistakes.number("mox.limits.streamBytes", *stream_bytes, 64 << 10..=4 << 30);
+        mistakes.number("mox.limits.streamsBytes", *streams_bytes, 1 << 20..=64 << 30);
         mistakes.number("mox.limits.response", *response, 1 << 10..=MAX_RESPONSE);
     }
 }

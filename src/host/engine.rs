@@ -35,6 +35,7 @@ use crate::{
     snapshot::view::View,
     translate::TRANSLATION,
     xds::{
+        limits::MaxBytes,
         pace::PaceRule,
         streams::{ClientState, StreamState, Streams, Totals},
     },
@@ -94,6 +95,7 @@ impl Engine {
             .build()
             .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
         let Push { duty, max, .. } = config.push;
+        let streams = Arc::new(Streams::new(PaceRule { duty, max }, MaxBytes::from(&config.limits)));
         let handle = runtime.handle().clone();
         let rounds = spawn_rounds(Rounds::new(Arc::clone(&shared)), handle.clone(), rounds_logs)?;
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -102,7 +104,7 @@ impl Engine {
         let kubernetes = Sink::start(&shared.config, &handle, followed);
         Ok(Self {
             shared,
-            streams: Arc::new(Streams::new(PaceRule { duty, max })),
+            streams,
             draining,
             fenced,
             feed: Mutex::default(),
@@ -272,6 +274,8 @@ impl Engine {
             nacks: self.streams.nacks.load(Ordering::Relaxed),
             slow_readers: self.streams.slow.load(Ordering::Relaxed),
             refused: self.streams.refused.load(Ordering::Relaxed),
+            stream_bytes: self.streams.budget.held(),
+            over_budget: self.streams.budget.refused(),
             pages: self.large.counts(),
             kubernetes: self.kubernetes.as_ref().map(Sink::report),
         }

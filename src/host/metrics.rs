@@ -135,6 +135,16 @@ pub fn of(status: &Status) -> Vec<Metric> {
             totals.too_large as u64,
         ),
         counter("mox_slow_readers_total", "Streams ended since their client read nothing.", status.slow_readers),
+        gauge(
+            "mox_stream_bytes",
+            "Bytes that streams make us keep: what they ask for, and requests that come in.",
+            status.stream_bytes as u64,
+        ),
+        counter(
+            "mox_streams_over_budget_total",
+            "Streams ended since they wanted more bytes than mox.limits.stream-bytes or streams-bytes.",
+            status.over_budget,
+        ),
         counter("mox_refused_total", "Connections and streams refused, by whatever limit.", status.refused),
         counter(
             "mox_pages_refused_total",

@@ -92,6 +92,10 @@ pub struct Status {
     pub slow_readers: u64,
     /// Connections and streams refused, by whatever limit.
     pub refused: u64,
+    /// Bytes that streams make us keep: what they ask for, and requests that come in.
+    pub stream_bytes: usize,
+    /// How often a stream was ended since it wanted more bytes than `mox.limits.stream-bytes` or `streams-bytes`.
+    pub over_budget: u64,
     /// What became of large admin pages.
     pub pages: PageCounts,
     /// How writing to the Kubernetes API goes, if it is switched on.

@@ -1,25 +1,21 @@
-//! Requests in, responses out. A response's resources are encoded already; they go to the transport as they are, shared
-//! with every other stream.
+//! Responses as they go out. Their resources are encoded already; they go to the transport as they are, shared with every other
+//! stream.
 
 use std::{
     collections::VecDeque,
-    marker::PhantomData,
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
 use parking_lot::Mutex;
-use prost::{Message, encoding};
+use prost::encoding;
 use tokio::{sync::mpsc, time::Instant};
-use tonic::{
-    Status,
-    codec::{DecodeBuf, Decoder},
-};
+use tonic::Status;
 
 use crate::{proto::envoy::config::core::v3::ControlPlane, xds::subscription::ResponseContent};
 
@@ -195,28 +191,10 @@ impl http_body::Body for ResponseBody {
     }
 }
 
-/// Reads requests of one variant.
-#[derive(Debug)]
-pub struct RequestDecoder<R>(PhantomData<fn() -> R>);
-
-impl<R> Default for RequestDecoder<R> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<R: Message + Default + 'static> Decoder for RequestDecoder<R> {
-    type Item = R;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<R>, Status> {
-        let bytes = buffer.copy_to_bytes(buffer.remaining());
-        R::decode(bytes).map(Some).map_err(|error| Status::invalid_argument(format!("this is no request: {error}")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
     use crate::proto::{
         envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},

@@ -298,11 +298,11 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xds::pace::PaceRule;
+    use crate::xds::{limits::MaxBytes, pace::PaceRule};
 
     #[test]
     fn who_may_not_come_in_is_told_a_stable_word_and_who_leaves_makes_place() {
-        let streams = Arc::new(Streams::new(PaceRule { duty: 1.0, max: Duration::ZERO }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 1.0, max: Duration::ZERO }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 2, per_address: 1 };
         let allow = vec!["10.0.0.0/8".parse().unwrap()];
         let door = Arc::new(Door::new(allow, most, None, streams));

@@ -12,15 +12,16 @@ use std::{
 use http::{Request as HttpRequest, Response as HttpResponse};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService, transport::Server};
+use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService, transport::Server};
 
 use crate::{
     snapshot::{partition::Partition, signals::Signals, view::Catalog},
     xds::{
-        codec::{Flow, RequestDecoder, ResponseBody},
+        codec::{Flow, ResponseBody},
         drain::Drain,
         limits::StreamLimits,
         listener::{Accepted, Connection},
+        requests::Requests,
         stream::Stream,
         streams::Streams,
         subscription::{Subscription, delta::Delta, sotw::Sotw},
@@ -98,8 +99,8 @@ impl<C: Catalog> Ads<C> {
             self.streams.refused.fetch_add(1, Ordering::Relaxed);
             Status::resource_exhausted(limit)
         })?;
-        let requests: Streaming<S::Request> =
-            Streaming::new_request(RequestDecoder::default(), request.into_body(), None, Some(self.limits.request));
+        let account = self.streams.budget.open();
+        let requests = Requests::new(request.into_body(), self.limits.request, Arc::clone(&account));
         // One response waits for the transport, no more: the next is made when that is gone, from a newer view.
         let (out, responses) = mpsc::channel(1);
         let flow = Arc::<Flow>::default();
@@ -112,6 +113,7 @@ impl<C: Catalog> Ads<C> {
             streams: Arc::clone(&self.streams),
             prime: self.prime,
             limits: self.limits,
+            kept: account.hold(),
             flow: Arc::clone(&flow),
             out,
             turn: Arc::<Notify>::default(),

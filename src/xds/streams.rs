@@ -11,12 +11,16 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use crate::{
     snapshot::partition::Partition,
     xds::{
-        limits::MaxStreams,
+        budget::Budget,
+        limits::{MaxBytes, MaxStreams},
         pace::{Pace, PaceRule, Ticket},
         quiet::Quiet,
     },
@@ -133,6 +137,10 @@ pub struct Streams {
     next: AtomicU64,
     /// Which lines were logged, by event, client and what they are about.
     quiet: Mutex<Quiet<(&'static str, Client, String)>>,
+    /// Bytes that streams make us keep.
+    pub budget: Arc<Budget>,
+    /// Held by the stream that does work that takes long.
+    long: Semaphore,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
     /// Bytes of the responses sent.
@@ -157,14 +165,16 @@ pub struct Registered {
 }
 
 impl Streams {
-    /// No streams yet; `rule` says how much of a client's time pushes may take.
-    pub fn new(rule: PaceRule) -> Self {
+    /// No streams yet; `rule` says how much of a client's time pushes may take, `most` how many bytes all may make us keep.
+    pub fn new(rule: PaceRule, most: MaxBytes) -> Self {
         Self {
             open: Mutex::default(),
             paces: Mutex::default(),
             rule,
             next: AtomicU64::new(0),
             quiet: Mutex::default(),
+            budget: Arc::new(Budget::new(most)),
+            long: Semaphore::const_new(1),
             pushes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             nacks: AtomicU64::new(0),
@@ -195,6 +205,12 @@ impl Streams {
         let state = Arc::new(Mutex::new(state));
         open.insert(ticket, (address, Arc::clone(&state)));
         Ok(Registered { streams: Arc::clone(self), ticket, state, pace: None })
+    }
+
+    /// Waits until no other stream does work that takes long, which is so until what this returns is dropped.
+    pub async fn alone(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.long.acquire().await.ok()
     }
 
     fn states(&self) -> Vec<Arc<Mutex<StreamState>>> {
@@ -309,7 +325,7 @@ mod tests {
 
     #[test]
     fn streams_are_limited_in_all_and_by_address() {
-        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 3, per_address: 2 };
         let open = |address: &str| streams.register(address.parse().ok(), Partition::WHOLE, false, most);
         let first = open("127.0.0.1:1").unwrap();
@@ -323,7 +339,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_bounded_and_the_rest_is_counted() {
-        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 3_000, per_address: 3_000 };
         let partition = Partition::new(0, 2).unwrap();
         let open = |n: usize| {
@@ -355,7 +371,7 @@ mod tests {
 
     #[test]
     fn streams_of_one_client_share_its_time() {
-        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 9, per_address: 9 };
         let open = |address: &str, node: &str| {
             let mut stream = streams.register(address.parse().ok(), Partition::WHOLE, false, most).unwrap();

@@ -15,13 +15,15 @@ use prost::{Message, bytes::BytesMut};
 use registry_mox::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::Any},
     testing::xds::{
-        codec::{Outgoing, RequestDecoder, Response, ResponseBody},
+        budget::Budget,
+        codec::{Outgoing, Response, ResponseBody},
+        limits::MaxBytes,
+        requests::Requests,
         subscription::ResponseContent,
     },
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 use tonic::{
-    Streaming,
     body::Body,
     server::NamedService,
     transport::{Server, server::TcpIncoming},
@@ -118,12 +120,13 @@ impl Service<http::Request<Body>> for Secrets {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let mut requests =
-            Streaming::new_request(RequestDecoder::<DiscoveryRequest>::default(), request.into_body(), None, None);
+        let account = Arc::new(Budget::new(MaxBytes::ANY)).open();
+        let mut requests = Requests::<DiscoveryRequest>::new(request.into_body(), 1 << 20, account);
         let (out, responses) = mpsc::channel(1);
         let secrets = self.clone();
         tokio::spawn(async move {
-            while let Ok(Some(request)) = requests.message().await {
+            while let Ok(Some(request)) = requests.next().await {
+                let Ok((request, _held)) = request.decode() else { return };
                 if !request.response_nonce.is_empty() {
                     continue; // an acknowledgement
                 }

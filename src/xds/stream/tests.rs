@@ -21,8 +21,7 @@ use crate::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::rpc, istio::networking::v1alpha3::ServiceEntry},
     snapshot::{Resource, signals::Signals, view::View},
     xds::{
-        codec::RequestDecoder,
-        limits::{MaxStreams, NACK_TEXT, REFUSED},
+        limits::{MaxBytes, MaxStreams, NACK_TEXT, REFUSED},
         pace::PaceRule,
     },
 };
@@ -60,9 +59,14 @@ fn stream() -> Ends {
 }
 
 fn paced(rule: PaceRule) -> Ends {
+    bounded(rule, MaxBytes::ANY)
+}
+
+fn bounded(rule: PaceRule, bytes: MaxBytes) -> Ends {
     let (says, said) = mpsc::unbounded_channel();
-    let requests = Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
-    let streams = Arc::new(Streams::new(rule));
+    let streams = Arc::new(Streams::new(rule, bytes));
+    let account = streams.budget.open();
+    let requests = Requests::new(tonic::body::Body::new(Says(said)), 16 << 20, Arc::clone(&account));
     let most = MaxStreams { in_all: 1, per_address: 1 };
     let (view, signals) = (watch::Sender::new(View { shown: true, ..View::default() }), Signals::default());
     let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -76,6 +80,7 @@ fn paced(rule: PaceRule) -> Ends {
         streams: Arc::clone(&streams),
         prime: false,
         limits: StreamLimits { streams: most, types: 1, request: 1 << 20, response: 1 << 20 },
+        kept: account.hold(),
         flow: Arc::default(),
         out,
         turn: Arc::default(),
@@ -225,4 +230,34 @@ async fn a_client_that_says_nothing_is_let_go() {
 async fn a_client_that_reads_nothing_is_cut() {
     let (cut, status, after) = end(Some(asks("x"))).await;
     assert_eq!((cut, status, after.as_secs()), (true, None, SLOW.as_secs()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_for_more_than_its_share_is_ended_and_gives_all_back() {
+    let most = MaxBytes { stream: 1 << 20, ..MaxBytes::ANY };
+    let mut stream = bounded(PaceRule { duty: 1.0, max: SLOW }, most);
+    let names = |from: usize| (from..from + 1_000).map(|n| format!("ns/{n:060}")).collect();
+    let ask =
+        |nonce: &str, from| DiscoveryRequest { response_nonce: nonce.into(), resource_names: names(from), ..asks("x") };
+    stream.says.send(ask("", 0)).unwrap();
+    let (nonce, _) = stream.heard().await;
+    assert!((100_000..400_000).contains(&stream.streams.budget.held()), "{}", stream.streams.budget.held());
+    // More names, as many as it had: the old ones are given back.
+    stream.says.send(ask(&nonce, 1_000)).unwrap();
+    let (nonce, _) = stream.heard().await;
+    assert!((100_000..400_000).contains(&stream.streams.budget.held()), "{}", stream.streams.budget.held());
+    let too_many =
+        DiscoveryRequest { resource_names: (0..10).flat_map(|n| names(n * 1_000)).collect(), ..ask(&nonce, 0) };
+    stream.says.send(too_many).unwrap();
+    let status = loop {
+        match stream.hears.recv().await {
+            Some(Err(status)) => break status,
+            Some(Ok(_)) => {}
+            None => panic!("the stream ends without a status"),
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("mox.limits.stream-bytes"), "{status:?}");
+    assert!(!stream.ended.await.unwrap(), "its connection stays");
+    assert_eq!((stream.streams.budget.held(), stream.streams.budget.refused()), (0, 1));
 }
