@@ -9,6 +9,7 @@
 
 mod index;
 pub mod kubectl;
+mod memory;
 pub mod page;
 pub mod partition;
 pub mod resource;

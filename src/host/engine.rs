@@ -32,7 +32,7 @@ use crate::{
     model,
     policy::{Policy, PolicyConfig},
     registry::frame,
-    snapshot::view::View,
+    snapshot::view::{Catalog, View},
     translate::TRANSLATION,
     xds::{
         limits::MaxBytes,
@@ -275,6 +275,9 @@ impl Engine {
             slow_readers: self.streams.slow.load(Ordering::Relaxed),
             refused: self.streams.refused.load(Ordering::Relaxed),
             stream_bytes: self.streams.budget.held(),
+            pinned_bytes: self.view().pinned(),
+            relieved: self.streams.relieved.load(Ordering::Relaxed),
+            floods: self.streams.floods.load(Ordering::Relaxed),
             over_budget: self.streams.budget.refused(),
             pages: self.large.counts(),
             kubernetes: self.kubernetes.as_ref().map(Sink::report),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Limits};
 
-/// How long a client may take from its connection to its first stream, and from there to its first request.
+/// How long a connection may be without a stream, and a stream without its first request.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a TLS handshake may take.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -51,17 +51,19 @@ pub struct MaxBytes {
     pub stream: usize,
     /// The same of all streams together.
     pub streams: usize,
+    /// Of pages that only streams hold, since there are newer ones.
+    pub pinned: usize,
 }
 
 impl MaxBytes {
     /// No bounds.
     #[cfg(any(test, feature = "testing"))]
-    pub const ANY: Self = Self { stream: usize::MAX, streams: usize::MAX };
+    pub const ANY: Self = Self { stream: usize::MAX, streams: usize::MAX, pinned: usize::MAX };
 }
 
 impl From<&Limits> for MaxBytes {
     fn from(limits: &Limits) -> Self {
-        Self { stream: limits.stream_bytes, streams: limits.streams_bytes }
+        Self { stream: limits.stream_bytes, streams: limits.streams_bytes, pinned: limits.pinned_bytes }
     }
 }
 

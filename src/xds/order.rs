@@ -276,6 +276,12 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         self.types.iter().map(of_type).sum()
     }
 
+    /// Since when the client has not answered its oldest response, of which there is something to keep until then.
+    pub(crate) fn unanswered_since(&self) -> Option<Instant> {
+        let unanswered = self.types.values().filter(|subscribed| subscribed.subscription.exchange().in_flight());
+        unanswered.filter_map(|subscribed| subscribed.sent_at).min()
+    }
+
     /// How many names must be looked up at most to say when a response can go out, and to make it.
     pub(crate) fn lookups(&self) -> usize {
         self.types.values().map(|subscribed| subscribed.subscription.lookups()).sum()
@@ -313,7 +319,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
                 // The client has all that it wants of this view, so no removal of an older one is withheld any more.
                 for subscribed in self.types.values_mut().filter(|subscribed| subscribed.told.is_some()) {
                     if let Some(newest) = set_of(self.partition, subscribed.kind, view) {
-                        subscribed.told = Some(newest);
+                        subscribed.told = Some(newest.apart());
                     }
                 }
             }
@@ -358,7 +364,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         let content = subscribed.subscription.respond(&set, self.nonce);
         let version = subscribed.subscription.exchange().sent().unwrap_or_default();
         subscribed.sent_at = Some(now);
-        subscribed.told = Some(set).filter(|_| subscribed.is_of(C::BENEATH));
+        subscribed.told = subscribed.is_of(C::BENEATH).then(|| set.apart());
         // A change that is left is newer than the view of this response.
         self.pending = None;
         Next::Response(NextResponse { type_url, version, nonce: self.nonce, content })

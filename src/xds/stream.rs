@@ -13,7 +13,7 @@ use bytes::Bytes;
 use once_cell::sync::Lazy;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, watch},
     time::Instant,
 };
 use tonic::{Code, Status};
@@ -23,7 +23,7 @@ use crate::{
     snapshot::{partition::Partition, version_of, view::Catalog},
     xds::{
         budget::Held,
-        codec::{Flow, Outgoing, Response},
+        codec::{Outbox, Outgoing, Response},
         drain::{Drain, DrainReason},
         limits::{FIRST_REQUEST, SLOW, StreamLimits, TYPE_URL, cut},
         order::{Answer, BadRequest, Bounds, Due, Next, NextResponse, Order, PRIME_NONCE, PRIME_TYPE},
@@ -70,8 +70,7 @@ pub(crate) struct Stream<C: Catalog> {
     pub(crate) limits: StreamLimits,
     /// Bytes that are kept of what the client asked for and said.
     pub(crate) kept: Held,
-    pub(crate) flow: Arc<Flow>,
-    pub(crate) out: mpsc::Sender<Result<Outgoing, Status>>,
+    pub(crate) outbox: Outbox,
     /// Notified when it may be the stream's turn to push.
     pub(crate) turn: Arc<Notify>,
 }
@@ -80,10 +79,32 @@ pub(crate) struct Stream<C: Catalog> {
 pub(crate) enum StreamEnd {
     /// The client is gone.
     Gone,
-    /// The client reads nothing, so that no status reaches it.
+    /// The client reads too slowly, so that no status reaches it.
     Slow,
+    /// The stream holds the oldest of too many pages.
+    Pins,
     /// The server ends the stream, with a status for the client.
     Refused(Status),
+}
+
+/// What is left of a stream that was reset, until the transport takes notice of that. The transport asks for more only when the
+/// client opens its window, so it may take notice late, and never if the client does not; and what it has in hand, of one page or
+/// two, stays until then.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    registered: Registered,
+    outbox: Outbox,
+}
+
+impl Remains {
+    /// Waits until the transport has ended the stream (`true`), or until there are so many pages that this stream's must go.
+    pub(crate) async fn gone(&self) -> bool {
+        self.registered.holds_since(Some(Instant::now()));
+        tokio::select! {
+            () = self.outbox.gone() => true,
+            () = self.registered.cut() => false,
+        }
+    }
 }
 
 /// When the last response of each type was handed to the transport.
@@ -99,24 +120,42 @@ enum Turn {
 }
 
 impl<C: Catalog> Stream<C> {
-    /// Serves the stream until either side ends it; whether the connection is to be cut.
-    pub(crate) async fn run<S: Subscription>(mut self, mut requests: Requests<S::Request>) -> bool {
+    /// Serves the stream until either side ends it. If the transport does not take the end, the stream is reset, and what is left
+    /// of it until the transport notices is returned.
+    pub(crate) async fn run<S: Subscription>(mut self, mut requests: Requests<S::Request>) -> Option<Remains> {
         match self.serve::<S>(&mut requests).await {
-            StreamEnd::Gone => false,
+            StreamEnd::Gone => return None,
             StreamEnd::Slow => {
                 self.streams.slow.fetch_add(1, Ordering::Relaxed);
-                if self.registered.may_log("client_reads_nothing", "") {
-                    let (peer, seconds) = (self.registered.state.lock().peer, SLOW.as_secs());
-                    tracing::warn!(event = "client_reads_nothing", ?peer, seconds, "a client is cut off");
-                }
-                true
+                self.log_cut("client_reads_too_slowly");
+            }
+            StreamEnd::Pins => {
+                self.streams.relieved.fetch_add(1, Ordering::Relaxed);
+                self.log_cut("client_pins_pages");
             }
             StreamEnd::Refused(status) => {
                 self.log_end(&status);
-                self.flow.begin();
-                let told = self.out.send(Err(status));
-                tokio::time::timeout(SLOW, told).await.is_err()
+                self.outbox.send(Err(status));
+                let told = tokio::time::timeout(SLOW, self.outbox.has_room());
+                tokio::select! {
+                    told = told => if told.is_ok() {
+                        return None;
+                    },
+                    () = self.registered.cut() => {}
+                }
             }
+        }
+        self.outbox.reset();
+        let Self { registered, outbox, .. } = self;
+        Some(Remains { registered, outbox })
+    }
+
+    /// Logs that a client does not keep up, once a minute for each client.
+    fn log_cut(&self, event: &'static str) {
+        if self.registered.may_log(event, "") {
+            let state = self.registered.state.lock();
+            let (peer, node) = (state.peer, cut(&state.node, 80));
+            tracing::warn!(event, ?peer, node, "a stream is ended, since its client does not keep up");
         }
     }
 
@@ -163,6 +202,7 @@ impl<C: Catalog> Stream<C> {
         }
         let (turn, streams) = (Arc::clone(&self.turn), Arc::clone(&self.streams));
         loop {
+            self.registered.holds_since(order.unanswered_since().into_iter().chain(self.outbox.sending_since()).min());
             let long = order.lookups() > LONG;
             let due = {
                 let _alone = if long { streams.alone().await } else { None };
@@ -184,8 +224,10 @@ impl<C: Catalog> Stream<C> {
                         return StreamEnd::Refused(drained(DrainReason::Stopping));
                     }
                 }
-                permit = self.out.clone().reserve_owned(), if matches!(due, Turn::Now) => {
-                    let Ok(permit) = permit else { return StreamEnd::Gone };
+                has_room = self.outbox.has_room(), if matches!(due, Turn::Now) => {
+                    if !has_room {
+                        return StreamEnd::Gone;
+                    }
                     let long = order.lookups() > LONG;
                     let said = {
                         let _alone = if long { streams.alone().await } else { None };
@@ -195,17 +237,17 @@ impl<C: Catalog> Stream<C> {
                         return StreamEnd::Refused(status);
                     }
                     if let Some(said) = said {
-                        self.flow.begin();
-                        permit.send(Ok(said));
+                        self.outbox.send(Ok(said));
                     }
                 }
                 () = sleep_until(due.at()) => {}
                 () = turn.notified(), if due.at().is_some() => {}
-                () = sleep_until(self.flow.stalls_at(SLOW)) => {
-                    if self.flow.stalls_at(SLOW).is_some_and(|at| at <= Instant::now()) {
+                () = sleep_until(self.outbox.late_at()) => {
+                    if self.outbox.late_at().is_some_and(|at| at <= Instant::now()) {
                         return StreamEnd::Slow;
                     }
                 }
+                () = self.registered.cut() => return StreamEnd::Pins,
                 reason = self.drain.begun() => return StreamEnd::Refused(drained(reason)),
             }
         }
@@ -377,7 +419,7 @@ impl Turn {
 }
 
 fn response<S: Subscription>(type_url: &str, version: u128, nonce: String, content: ResponseContent) -> Response {
-    let (type_url, version, content) = (type_url.to_owned(), version_of(version), Arc::new(content));
+    let (type_url, version) = (type_url.to_owned(), version_of(version));
     Response { type_url, version, nonce, content, delta: S::DELTA, handed_at: Arc::default() }
 }
 

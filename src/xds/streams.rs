@@ -7,17 +7,18 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{Notify, Semaphore, SemaphorePermit, watch},
     time::Instant,
 };
 
 use crate::{
-    snapshot::partition::Partition,
+    snapshot::{partition::Partition, view::Catalog},
     xds::{
         budget::Budget,
         limits::{MaxBytes, MaxStreams},
@@ -125,13 +126,34 @@ fn wrong(partitions: &BTreeSet<Partition>) -> Option<&'static str> {
     }
 }
 
+/// How long a stream may take to end before the next one is ended.
+const RELIEF: Duration = Duration::from_millis(100);
+
 /// A client: its address and its own name for itself.
 type Client = (Option<IpAddr>, String);
+
+/// An open stream as the others see it.
+#[derive(Debug)]
+struct Open {
+    address: Option<IpAddr>,
+    state: Arc<Mutex<StreamState>>,
+    holds: Arc<Holds>,
+}
+
+/// Whether a stream holds pages that may be old.
+#[derive(Debug, Default)]
+struct Holds {
+    since: Mutex<Option<Instant>>,
+    /// Tells the stream that it is to end.
+    cut: Notify,
+    /// Tells that the stream is gone.
+    gone: Notify,
+}
 
 /// All streams of a server.
 #[derive(Debug)]
 pub struct Streams {
-    open: Mutex<BTreeMap<Ticket, (Option<IpAddr>, Arc<Mutex<StreamState>>)>>,
+    open: Mutex<BTreeMap<Ticket, Open>>,
     paces: Mutex<HashMap<Client, Weak<Mutex<Pace>>>>,
     rule: PaceRule,
     next: AtomicU64,
@@ -141,14 +163,19 @@ pub struct Streams {
     pub budget: Arc<Budget>,
     /// Held by the stream that does work that takes long.
     long: Semaphore,
+    most: MaxBytes,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
     /// Bytes of the responses sent.
     pub bytes: AtomicU64,
     /// Responses that a client did not accept.
     pub nacks: AtomicU64,
-    /// Streams ended since their client read nothing of what was sent.
+    /// Streams ended since their client read too slowly.
     pub slow: AtomicU64,
+    /// Streams ended since they held the oldest of too many pages.
+    pub relieved: AtomicU64,
+    /// Connections ended since their client sent too many frames.
+    pub floods: AtomicU64,
     /// Connections and streams that were refused, by whatever limit.
     pub refused: AtomicU64,
 }
@@ -161,6 +188,7 @@ pub struct Registered {
     pub ticket: Ticket,
     /// The stream as status shows it.
     pub state: Arc<Mutex<StreamState>>,
+    holds: Arc<Holds>,
     pace: Option<Arc<Mutex<Pace>>>,
 }
 
@@ -175,10 +203,13 @@ impl Streams {
             quiet: Mutex::default(),
             budget: Arc::new(Budget::new(most)),
             long: Semaphore::const_new(1),
+            most,
             pushes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             nacks: AtomicU64::new(0),
             slow: AtomicU64::new(0),
+            relieved: AtomicU64::new(0),
+            floods: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
     }
@@ -196,15 +227,15 @@ impl Streams {
             return Err(format!("more than {} streams (mox.limits.streams)", most.in_all));
         }
         let address = peer.map(|peer| peer.ip());
-        if open.values().filter(|(other, _)| *other == address).count() >= most.per_address {
+        if open.values().filter(|other| other.address == address).count() >= most.per_address {
             let most = most.per_address;
             return Err(format!("more than {most} streams from one address (mox.limits.streams-per-address)"));
         }
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let state = StreamState { peer, node: String::new(), partition, delta, types: BTreeMap::new() };
-        let state = Arc::new(Mutex::new(state));
-        open.insert(ticket, (address, Arc::clone(&state)));
-        Ok(Registered { streams: Arc::clone(self), ticket, state, pace: None })
+        let (state, holds) = (Arc::new(Mutex::new(state)), Arc::<Holds>::default());
+        open.insert(ticket, Open { address, state: Arc::clone(&state), holds: Arc::clone(&holds) });
+        Ok(Registered { streams: Arc::clone(self), ticket, state, holds, pace: None })
     }
 
     /// Waits until no other stream does work that takes long, which is so until what this returns is dropped.
@@ -213,8 +244,28 @@ impl Streams {
         self.long.acquire().await.ok()
     }
 
+    /// Ends streams, those first that hold pages for longest, until no more bytes of old pages are held than may be. Follows the
+    /// views until there are no more.
+    pub async fn relieve<C: Catalog>(&self, mut view: watch::Receiver<C>) {
+        while view.changed().await.is_ok() {
+            while view.borrow_and_update().pinned() > self.most.pinned {
+                let oldest = {
+                    let open = self.open.lock();
+                    let holds =
+                        open.values().filter_map(|open| Some((*open.holds.since.lock())?).zip(Some(&open.holds)));
+                    holds.min_by_key(|(since, _)| *since).map(|(_, holds)| Arc::clone(holds))
+                };
+                // Others hold them: whoever writes them to a file or to Kubernetes, and that is soon over.
+                let Some(oldest) = oldest else { break };
+                *oldest.since.lock() = None;
+                oldest.cut.notify_one();
+                let _ = tokio::time::timeout(RELIEF, oldest.gone.notified()).await;
+            }
+        }
+    }
+
     fn states(&self) -> Vec<Arc<Mutex<StreamState>>> {
-        self.open.lock().values().map(|(_, state)| Arc::clone(state)).collect()
+        self.open.lock().values().map(|open| Arc::clone(&open.state)).collect()
     }
 
     /// The streams at present, oldest first: from the one at `from` on, one at least and no more than take `most` bytes to
@@ -290,6 +341,16 @@ impl Registered {
         self.streams.quiet.lock().may_log((event, client, about.to_owned()), Instant::now())
     }
 
+    /// Notes since when the stream holds pages that may be old; `None`: it holds none.
+    pub fn holds_since(&self, since: Option<Instant>) {
+        *self.holds.since.lock() = since;
+    }
+
+    /// Waits until the stream is to end, since it holds the oldest of too many pages.
+    pub async fn cut(&self) {
+        self.holds.cut.notified().await;
+    }
+
     /// The pace that the client's streams share; `None` before the client said who it is.
     pub fn pace(&self) -> Option<&Mutex<Pace>> {
         self.pace.as_deref()
@@ -299,6 +360,7 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.streams.open.lock().remove(&self.ticket);
+        self.holds.gone.notify_one();
         if let Some(pace) = &self.pace {
             pace.lock().close(self.ticket);
         }
@@ -307,9 +369,11 @@ impl Drop for Registered {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::{
+        proto::google::protobuf::Any,
+        snapshot::{Resource, view::View},
+    };
 
     #[test]
     fn a_client_takes_everything_or_all_parts_of_one_number() {
@@ -384,5 +448,46 @@ mod tests {
         assert!(same(&a, &b) && !same(&a, &c) && !same(&a, &d));
         assert!(a.may_log("event", "type") && !b.may_log("event", "type"), "and its line in the log");
         assert!(c.may_log("event", "type") && d.may_log("event", "type") && a.may_log("event", "other"));
+    }
+
+    #[tokio::test]
+    async fn those_go_who_hold_pages_for_longest_and_no_more_than_must() {
+        let most = MaxBytes { pinned: 25_000, ..MaxBytes::ANY };
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, most));
+        let view = watch::Sender::new(View { shown: true, ..View::default() });
+        let relieving = tokio::spawn({
+            let (streams, view) = (Arc::clone(&streams), view.subscribe());
+            async move { streams.relieve(view).await }
+        });
+        let change = |n: usize| {
+            let any = Any { type_url: "a".into(), value: vec![n as u8; 10_000].into() };
+            let changes = [((0, "a".into()), Some(Resource::plain(&any)))].into();
+            view.send_modify(|view| view.service_entries = Arc::new(view.service_entries.with(&changes)));
+        };
+        let begin = Instant::now();
+        let places = MaxStreams { in_all: 9, per_address: 9 };
+        let (gone, mut goes) = tokio::sync::mpsc::unbounded_channel();
+        // Each holds another page; those that came later hold theirs for longer.
+        for n in 0..5 {
+            change(n);
+            let registered = streams.register(None, Partition::WHOLE, false, places).unwrap();
+            registered.holds_since((n != 4).then(|| begin - Duration::from_secs(n as u64)));
+            let (page, gone) = (view.borrow().service_entries.pages().next().cloned(), gone.clone());
+            tokio::spawn(async move {
+                registered.cut().await;
+                drop((page, registered));
+                gone.send(n).unwrap();
+            });
+        }
+        change(5);
+        let order = [goes.recv().await, goes.recv().await, goes.recv().await];
+        assert_eq!(order, [Some(3), Some(2), Some(1)], "five pages are old and two may stay");
+        assert_eq!(view.borrow().pinned() / 10_000, 2);
+        let _held = view.borrow().service_entries.pages().next().cloned();
+        change(6);
+        assert_eq!(goes.recv().await, Some(0), "and nobody who says that it holds nothing");
+        drop(view);
+        relieving.await.unwrap();
+        assert!(goes.try_recv().is_err());
     }
 }

@@ -16,13 +16,13 @@ use registry_mox::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::Any},
     testing::xds::{
         budget::Budget,
-        codec::{Outgoing, Response, ResponseBody},
+        codec::{self, Outgoing, Response},
         limits::MaxBytes,
         requests::Requests,
         subscription::ResponseContent,
     },
 };
-use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+use tokio::{net::TcpListener, runtime::Runtime};
 use tonic::{
     body::Body,
     server::NamedService,
@@ -122,7 +122,7 @@ impl Service<http::Request<Body>> for Secrets {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let account = Arc::new(Budget::new(MaxBytes::ANY)).open();
         let mut requests = Requests::<DiscoveryRequest>::new(request.into_body(), 1 << 20, account);
-        let (out, responses) = mpsc::channel(1);
+        let (outbox, responses) = codec::exit();
         let secrets = self.clone();
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.next().await {
@@ -139,16 +139,17 @@ impl Service<http::Request<Body>> for Secrets {
                     type_url: TYPE.to_owned(),
                     version: "1".into(),
                     nonce: "1".to_owned(),
-                    content: Arc::new(ResponseContent { pages: vec![page.freeze()], removed: Vec::new() }),
+                    content: ResponseContent { pages: vec![page.freeze()], removed: Vec::new() },
                     delta: false,
                     handed_at: Arc::default(),
                 };
-                if out.send(Ok(Outgoing::Response(response))).await.is_err() {
+                if !outbox.has_room().await {
                     return;
                 }
+                outbox.send(Ok(Outgoing::Response(response)));
             }
         });
         let response = http::Response::builder().header(http::header::CONTENT_TYPE, "application/grpc");
-        Box::pin(async { Ok(response.body(Body::new(ResponseBody::new(responses, Arc::default()))).unwrap()) })
+        Box::pin(async { Ok(response.body(Body::new(responses)).unwrap()) })
     }
 }

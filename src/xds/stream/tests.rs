@@ -10,7 +10,7 @@ use bytes::{BufMut, BytesMut};
 use http_body::Frame;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tracing_subscriber::{
     Layer,
     layer::{self, SubscriberExt},
@@ -21,6 +21,7 @@ use crate::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::rpc, istio::networking::v1alpha3::ServiceEntry},
     snapshot::{Resource, signals::Signals, view::View},
     xds::{
+        codec::{self, ResponseBody},
         limits::{MaxBytes, MaxStreams, NACK_TEXT, REFUSED},
         pace::PaceRule,
     },
@@ -49,8 +50,8 @@ struct Ends {
     view: watch::Sender<View>,
     signals: Signals,
     says: mpsc::UnboundedSender<DiscoveryRequest>,
-    hears: mpsc::Receiver<Result<Outgoing, Status>>,
-    ended: JoinHandle<bool>,
+    hears: ResponseBody,
+    ended: JoinHandle<Option<Remains>>,
     _stops: [watch::Sender<bool>; 2],
 }
 
@@ -70,7 +71,7 @@ fn bounded(rule: PaceRule, bytes: MaxBytes) -> Ends {
     let most = MaxStreams { in_all: 1, per_address: 1 };
     let (view, signals) = (watch::Sender::new(View { shown: true, ..View::default() }), Signals::default());
     let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
-    let (out, hears) = mpsc::channel(1);
+    let (outbox, hears) = codec::exit();
     let stream = Stream {
         view: view.subscribe(),
         changes: signals.subscribe(Partition::WHOLE),
@@ -81,8 +82,7 @@ fn bounded(rule: PaceRule, bytes: MaxBytes) -> Ends {
         prime: false,
         limits: StreamLimits { streams: most, types: 1, request: 1 << 20, response: 1 << 20 },
         kept: account.hold(),
-        flow: Arc::default(),
-        out,
+        outbox,
         turn: Arc::default(),
     };
     let ended = tokio::spawn(stream.run::<Sotw>(requests));
@@ -108,10 +108,15 @@ impl Ends {
         self.says.send(DiscoveryRequest { response_nonce: nonce.into(), error_detail, ..request }).unwrap();
     }
 
+    /// The next message, or the end.
+    async fn hear(&mut self) -> Option<Result<Outgoing, Status>> {
+        std::future::poll_fn(|context| self.hears.poll_next(context)).await
+    }
+
     /// The nonce of the next response, and what has passed until it came.
     async fn heard(&mut self) -> (String, Duration) {
         let begin = Instant::now();
-        match self.hears.recv().await {
+        match self.hear().await {
             Some(Ok(Outgoing::Response(response))) => {
                 response.handed_at.set(Instant::now()).unwrap(); // as the transport does
                 (response.nonce, begin.elapsed())
@@ -126,15 +131,27 @@ fn asks(type_url: &str) -> DiscoveryRequest {
     DiscoveryRequest { node, type_url: type_url.into(), ..Default::default() }
 }
 
-/// How the stream of a client ends that says this, and whether its connection is cut.
-async fn end(says: Option<DiscoveryRequest>) -> (bool, Option<tonic::Code>, Duration) {
+/// How the stream of a client ends that says this, and whether something is left of it.
+async fn end(says: Option<DiscoveryRequest>, reads: bool) -> (bool, Option<tonic::Code>, Duration) {
     let begin = Instant::now();
     let mut stream = stream();
     says.into_iter().for_each(|request| stream.says.send(request).unwrap());
-    let cut = (&mut stream.ended).await.unwrap();
-    let status = stream.hears.recv().await.and_then(Result::err).map(|status| status.code());
+    let (remains, status) = match reads {
+        true => {
+            let status = stream.hear().await.and_then(Result::err).map(|status| status.code());
+            ((&mut stream.ended).await.unwrap(), status)
+        }
+        false => ((&mut stream.ended).await.unwrap(), None),
+    };
+    let after = begin.elapsed();
+    assert_eq!(stream.streams.list(0, usize::MAX).len(), usize::from(remains.is_some()));
+    let is_left = remains.is_some();
+    drop(stream.hears);
+    if let Some(remains) = remains {
+        assert!(remains.gone().await, "the transport has noticed");
+    }
     assert!(stream.streams.list(0, usize::MAX).is_empty());
-    (cut, status, begin.elapsed())
+    (is_left, status, after)
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,13 +239,13 @@ async fn a_client_that_refuses_on_and_on_is_logged_once_and_in_short() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_says_nothing_is_let_go() {
-    let (cut, status, after) = end(None).await;
+    let (cut, status, after) = end(None, true).await;
     assert_eq!((cut, status, after.as_secs()), (false, Some(tonic::Code::DeadlineExceeded), FIRST_REQUEST.as_secs()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_nothing_is_cut() {
-    let (cut, status, after) = end(Some(asks("x"))).await;
+async fn a_client_that_reads_nothing_is_ended() {
+    let (cut, status, after) = end(Some(asks("x")), false).await;
     assert_eq!((cut, status, after.as_secs()), (true, None, SLOW.as_secs()));
 }
 
@@ -250,7 +267,7 @@ async fn a_client_that_asks_for_more_than_its_share_is_ended_and_gives_all_back(
         DiscoveryRequest { resource_names: (0..10).flat_map(|n| names(n * 1_000)).collect(), ..ask(&nonce, 0) };
     stream.says.send(too_many).unwrap();
     let status = loop {
-        match stream.hears.recv().await {
+        match stream.hear().await {
             Some(Err(status)) => break status,
             Some(Ok(_)) => {}
             None => panic!("the stream ends without a status"),
@@ -258,6 +275,6 @@ async fn a_client_that_asks_for_more_than_its_share_is_ended_and_gives_all_back(
     };
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert!(status.message().contains("mox.limits.stream-bytes"), "{status:?}");
-    assert!(!stream.ended.await.unwrap(), "its connection stays");
+    assert!(stream.ended.await.unwrap().is_none(), "its client has read why");
     assert_eq!((stream.streams.budget.held(), stream.streams.budget.refused()), (0, 1));
 }

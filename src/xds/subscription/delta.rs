@@ -118,7 +118,7 @@ impl Delta {
     fn settle(&mut self, set: &Set) {
         self.owes_all = false;
         (self.owed, self.initial, self.initial_bytes) = Default::default();
-        self.base = Some(set.clone());
+        self.base = Some(set.apart());
     }
 }
 
@@ -192,7 +192,7 @@ impl Subscription for Delta {
         } else {
             let mut bytes = BytesMut::new();
             news.changed.iter().for_each(|item| item.put_delta(&mut bytes));
-            content.pages.push(bytes.freeze());
+            content.pages.push(set.copy(bytes));
         }
         self.settle(set);
         self.exchange.respond(nonce, set.sum());

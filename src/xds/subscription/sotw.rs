@@ -76,7 +76,7 @@ impl Wanted {
                 different
             }
         };
-        !seen.insert((set.clone(), different)).1.is_empty()
+        !seen.insert((set.apart(), different)).1.is_empty()
     }
 }
 
