@@ -154,7 +154,8 @@ struct Holds {
 #[derive(Debug)]
 pub struct Streams {
     open: Mutex<BTreeMap<Ticket, Open>>,
-    paces: Mutex<HashMap<Client, Weak<Mutex<Pace>>>>,
+    /// What the streams of a client share; several where its streams make no sense together.
+    paces: Mutex<HashMap<Client, Vec<Weak<Mutex<Pace>>>>>,
     rule: PaceRule,
     next: AtomicU64,
     /// Which lines were logged, by event, client and what they are about.
@@ -319,16 +320,28 @@ impl Registered {
     /// Notes whose stream this is; at most 256 characters of the name are kept.
     pub fn identify(&mut self, node: &str) {
         let shown: String = node.chars().filter(|c| !c.is_control()).take(256).collect();
-        let peer = {
+        let (peer, partition, delta) = {
             let mut state = self.state.lock();
             state.node.clone_from(&shown);
-            state.peer
+            (state.peer, state.partition, state.delta)
         };
+        if delta {
+            return;
+        }
         let mut paces = self.streams.paces.lock();
-        paces.retain(|_, pace| pace.strong_count() > 0);
-        let slot = paces.entry((peer.map(|peer| peer.ip()), shown)).or_default();
-        let pace = slot.upgrade().unwrap_or_else(|| Arc::new(Mutex::new(Pace::new(self.streams.rule))));
-        *slot = Arc::downgrade(&pace);
+        paces.retain(|_, paces| {
+            paces.retain(|pace| pace.strong_count() > 0);
+            !paces.is_empty()
+        });
+        let paces = paces.entry((peer.map(|peer| peer.ip()), shown)).or_default();
+        let joins = |pace: &Arc<Mutex<Pace>>| pace.lock().join(self.ticket, partition);
+        let pace = paces.iter().filter_map(Weak::upgrade).find(joins).unwrap_or_else(|| {
+            let mut pace = Pace::new(self.streams.rule);
+            pace.join(self.ticket, partition);
+            let pace = Arc::new(Mutex::new(pace));
+            paces.push(Arc::downgrade(&pace));
+            pace
+        });
         self.pace = Some(pace);
     }
 
@@ -351,7 +364,7 @@ impl Registered {
         self.holds.cut.notified().await;
     }
 
-    /// The pace that the client's streams share; `None` before the client said who it is.
+    /// The pace that the client's streams share; `None` before the client said who it is, and in the incremental variant.
     pub fn pace(&self) -> Option<&Mutex<Pace>> {
         self.pace.as_deref()
     }
@@ -362,7 +375,7 @@ impl Drop for Registered {
         self.streams.open.lock().remove(&self.ticket);
         self.holds.gone.notify_one();
         if let Some(pace) = &self.pace {
-            pace.lock().close(self.ticket);
+            pace.lock().part(self.ticket);
         }
     }
 }
@@ -437,15 +450,19 @@ mod tests {
     fn streams_of_one_client_share_its_time() {
         let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 9, per_address: 9 };
-        let open = |address: &str, node: &str| {
-            let mut stream = streams.register(address.parse().ok(), Partition::WHOLE, false, most).unwrap();
+        let open = |address: &str, node: &str, index| {
+            let partition = Partition::new(index, 2).unwrap();
+            let mut stream = streams.register(address.parse().ok(), partition, false, most).unwrap();
             stream.identify(node);
             stream
         };
-        let (a, b) = (open("127.0.0.1:1", "istiod-0"), open("127.0.0.1:2", "istiod-0"));
-        let (c, d) = (open("127.0.0.1:3", "istiod-1"), open("127.0.0.2:4", "istiod-0"));
+        let (a, b) = (open("127.0.0.1:1", "istiod-0", 0), open("127.0.0.1:2", "istiod-0", 1));
+        let (c, d) = (open("127.0.0.1:3", "istiod-1", 1), open("127.0.0.2:4", "istiod-0", 1));
         let same = |a: &Registered, b: &Registered| std::ptr::eq(a.pace().unwrap(), b.pace().unwrap());
         assert!(same(&a, &b) && !same(&a, &c) && !same(&a, &d));
+        // Of one partition there is one stream; others by the same name share among themselves.
+        let (e, f) = (open("127.0.0.1:5", "istiod-0", 1), open("127.0.0.1:6", "istiod-0", 0));
+        assert!(!same(&a, &e) && same(&e, &f));
         assert!(a.may_log("event", "type") && !b.may_log("event", "type"), "and its line in the log");
         assert!(c.may_log("event", "type") && d.may_log("event", "type") && a.may_log("event", "other"));
     }
