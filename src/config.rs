@@ -230,6 +230,14 @@ pub struct Limits {
     /// Largest request in bytes, 1 KiB to 256 MiB. The first one of a delta client that comes back lists what it has, about
     /// 107 bytes a resource. Default: 16 MiB.
     pub request: usize,
+    /// Most bytes that one stream may make us keep: names that it asks for, about 150 bytes each, and its request while that
+    /// comes in; 64 KiB to 4 GiB. A delta client that comes back with 50,000 names takes 50 MB for a moment. Default: 64 MiB.
+    pub stream_bytes: usize,
+    /// Most bytes that all streams together may make us keep, but for the first 64 KiB of each; 1 MiB to 64 GiB. Default: 512 MiB.
+    pub streams_bytes: usize,
+    /// Most bytes of pages that only streams hold, since what is served has changed meanwhile; above, the stream ends that holds
+    /// some for longest; 1 MiB to 64 GiB. Default: 1 GiB.
+    pub pinned_bytes: usize,
     /// Largest response in bytes, 1 KiB to 1 MiB below 2 GiB, since istiod takes less than 2 GiB; what is larger is not
     /// sent, and the last one stays. Default: the most.
     pub response: usize,
@@ -307,6 +315,9 @@ impl Default for Limits {
             streams_per_address: 1_024,
             types: 64,
             request: 16 << 20,
+            stream_bytes: 64 << 20,
+            streams_bytes: 512 << 20,
+            pinned_bytes: 1 << 30,
             response: MAX_RESPONSE,
         }
     }

@@ -7,7 +7,9 @@
 //! Takes [`Changes`] of encoded resources; gives [`Snapshot`]s in a [`View`](view::View), and [`signals`] to those who wait
 //! for another. Knows the wire format of resources, and neither the registry nor who is sent what.
 
+mod index;
 pub mod kubectl;
+mod memory;
 pub mod page;
 pub mod partition;
 pub mod resource;

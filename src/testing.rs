@@ -66,5 +66,5 @@ pub mod translate {
 
 /// The streams.
 pub mod xds {
-    pub use crate::xds::{codec, drain, limits, listener, pace, server, streams, subscription};
+    pub use crate::xds::{budget, codec, drain, limits, listener, pace, requests, server, streams, subscription};
 }

@@ -32,9 +32,10 @@ use crate::{
     model,
     policy::{Policy, PolicyConfig},
     registry::frame::{self, Event},
-    snapshot::view::View,
+    snapshot::view::{Catalog, View},
     translate::TRANSLATION,
     xds::{
+        limits::MaxBytes,
         pace::PaceRule,
         streams::{ClientState, StreamState, Streams, Totals},
     },
@@ -94,6 +95,7 @@ impl Engine {
             .build()
             .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
         let Push { duty, max, .. } = config.push;
+        let streams = Arc::new(Streams::new(PaceRule { duty, max }, MaxBytes::from(&config.limits)));
         let handle = runtime.handle().clone();
         let rounds = spawn_rounds(Rounds::new(Arc::clone(&shared)), handle.clone(), rounds_logs)?;
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -102,7 +104,7 @@ impl Engine {
         let kubernetes = Sink::start(&shared.config, &handle, followed);
         Ok(Self {
             shared,
-            streams: Arc::new(Streams::new(PaceRule { duty, max })),
+            streams,
             draining,
             fenced,
             feed: Mutex::default(),
@@ -282,6 +284,11 @@ impl Engine {
             nacks: self.streams.nacks.load(Ordering::Relaxed),
             slow_readers: self.streams.slow.load(Ordering::Relaxed),
             refused: self.streams.refused.load(Ordering::Relaxed),
+            stream_bytes: self.streams.budget.held(),
+            pinned_bytes: self.view().pinned(),
+            relieved: self.streams.relieved.load(Ordering::Relaxed),
+            floods: self.streams.floods.load(Ordering::Relaxed),
+            over_budget: self.streams.budget.refused(),
             pages: self.large.counts(),
             kubernetes: self.kubernetes.as_ref().map(Sink::report),
         }

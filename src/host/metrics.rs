@@ -184,7 +184,32 @@ pub fn of(status: &Status) -> Vec<Metric> {
             "Types on streams that keep their last response, since the newest set is too large for one.",
             totals.too_large as u64,
         ),
-        counter("mox_slow_readers_total", "Streams ended since their client read nothing.", status.slow_readers),
+        counter("mox_slow_readers_total", "Streams ended since their client read too slowly.", status.slow_readers),
+        gauge(
+            "mox_pinned_bytes",
+            "Bytes of pages that were served before and that somebody still holds, mostly slow clients.",
+            status.pinned_bytes as u64,
+        ),
+        counter(
+            "mox_streams_relieved_total",
+            "Streams ended since they held the oldest of more such bytes than mox.limits.pinned-bytes.",
+            status.relieved,
+        ),
+        gauge(
+            "mox_stream_bytes",
+            "Bytes that streams make us keep: what they ask for, and requests that come in.",
+            status.stream_bytes as u64,
+        ),
+        counter(
+            "mox_streams_over_budget_total",
+            "Streams ended since they wanted more bytes than mox.limits.stream-bytes or streams-bytes.",
+            status.over_budget,
+        ),
+        counter(
+            "mox_connections_flooded_total",
+            "Connections ended since their client sent too many frames of HTTP/2.",
+            status.floods,
+        ),
         counter("mox_refused_total", "Connections and streams refused, by whatever limit.", status.refused),
         counter(
             "mox_pages_refused_total",

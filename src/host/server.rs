@@ -56,6 +56,16 @@ impl Engine {
         };
         let (allow, streams) = (config.allow_cidrs.clone(), Arc::clone(&self.streams));
         let door = Arc::new(Door::new(allow, limits.streams, tls, streams));
+        let (connections, wanted) = (door.most_connections(), 2 * limits.streams.in_all);
+        if connections < wanted {
+            let event = "connections_bounded";
+            tracing::info!(
+                event,
+                connections,
+                wanted,
+                "half of the files that the process may open (ulimit -n) are for istiods"
+            );
+        }
         let (out, connections) = mpsc::channel(64);
         for (port, partition) in ports {
             let accepting = listener::accept(port, partition, Arc::clone(&door), out.clone());

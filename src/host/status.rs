@@ -90,10 +90,20 @@ pub struct Status {
     pub pushed_bytes: u64,
     /// Responses that a client did not accept.
     pub nacks: u64,
-    /// Streams ended since their client read nothing for a minute.
+    /// Streams ended since their client read nothing for a minute, or a response at less than 256 KiB a second.
     pub slow_readers: u64,
     /// Connections and streams refused, by whatever limit.
     pub refused: u64,
+    /// Bytes that streams make us keep: what they ask for, and requests that come in.
+    pub stream_bytes: usize,
+    /// Bytes of pages that were served before and that somebody still holds, mostly slow clients.
+    pub pinned_bytes: usize,
+    /// Streams ended since they held the oldest of more such bytes than `mox.limits.pinned-bytes`.
+    pub relieved: u64,
+    /// Connections ended since their client sent too many frames of HTTP/2.
+    pub floods: u64,
+    /// How often a stream was ended since it wanted more bytes than `mox.limits.stream-bytes` or `streams-bytes`.
+    pub over_budget: u64,
     /// Counts of large admin pages by their end.
     pub pages: PageCounts,
     /// How writing to the Kubernetes API goes, if it is switched on.

@@ -6,7 +6,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use once_cell::sync::OnceCell;
 use prost::encoding;
 
-use crate::snapshot::resource::{RESOURCES_FIELD, Resource, version_of};
+use crate::snapshot::{
+    memory::Memory,
+    resource::{RESOURCES_FIELD, Resource, version_of},
+};
 
 /// Pages are split above this; it is what a change of one resource copies.
 pub(super) const MAX_PAGE: usize = 256 << 10;
@@ -95,14 +98,15 @@ pub(super) struct Page {
     pub(super) bytes: Bytes,
     /// The same as delta responses have it; made when the first delta client wants it.
     delta: OnceCell<Bytes>,
+    memory: Memory,
     totals: Totals,
 }
 
 impl Page {
-    fn new(parts: &[(Arc<str>, Resource)]) -> Self {
+    fn new(parts: &[(Arc<str>, Resource)], memory: &Memory) -> Self {
         let mut bytes = BytesMut::with_capacity(parts.iter().map(|(_, resource)| resource.framed.len()).sum());
         parts.iter().for_each(|(_, resource)| bytes.put_slice(&resource.framed));
-        let bytes = bytes.freeze();
+        let bytes = memory.page(bytes);
         let mut start = 0;
         let items = parts.iter().map(|(name, Resource { framed, digest, endpoints })| {
             let end = start + framed.len();
@@ -118,15 +122,20 @@ impl Page {
             sum: item.digest,
         };
         let totals = items.iter().map(item).sum();
-        Self { items, bytes, delta: OnceCell::new(), totals }
+        Self { items, bytes, delta: OnceCell::new(), memory: memory.clone(), totals }
     }
 
     pub(super) fn delta(&self) -> &Bytes {
         self.delta.get_or_init(|| {
             let mut bytes = BytesMut::with_capacity(self.bytes.len() + 128 * self.items.len());
             self.items.iter().for_each(|item| item.put_delta(&mut bytes));
-            bytes.freeze()
+            self.memory.copy(bytes)
         })
+    }
+
+    /// Bytes of what was encoded of this page and is kept with it.
+    pub(super) fn copied(&self) -> usize {
+        self.delta.get().map_or(0, Bytes::len)
     }
 
     fn parts(&self) -> impl Iterator<Item = (Arc<str>, Resource)> + '_ {
@@ -199,7 +208,7 @@ impl Slice {
     }
 
     /// This slice with changes, which are sorted by name. Pages that they do not touch are shared.
-    pub(super) fn with(&self, changes: &[(&Arc<str>, &Option<Resource>)]) -> Self {
+    pub(super) fn with(&self, changes: &[(&Arc<str>, &Option<Resource>)], memory: &Memory) -> Self {
         let mut pages: Vec<Arc<Page>> = Vec::with_capacity(self.pages.len() + 1);
         let mut rest = changes;
         for (index, page) in self.pages.iter().enumerate() {
@@ -213,11 +222,11 @@ impl Slice {
             if own.is_empty() {
                 pages.push(Arc::clone(page));
             } else {
-                repage(&mut pages, merge(page.parts(), own));
+                repage(&mut pages, merge(page.parts(), own), memory);
             }
         }
         if !rest.is_empty() {
-            repage(&mut pages, merge(std::iter::empty(), rest));
+            repage(&mut pages, merge(std::iter::empty(), rest), memory);
         }
         let totals = pages.iter().map(|page| page.totals).sum();
         Self { pages, totals }
@@ -250,7 +259,7 @@ fn merge(
 }
 
 /// Adds the parts to the pages: in as many as keep within [`MAX_PAGE`], together with the page before if both are small.
-fn repage(pages: &mut Vec<Arc<Page>>, mut parts: Vec<(Arc<str>, Resource)>) {
+fn repage(pages: &mut Vec<Arc<Page>>, mut parts: Vec<(Arc<str>, Resource)>, memory: &Memory) {
     let size = |parts: &[(Arc<str>, Resource)]| parts.iter().map(|(_, resource)| resource.framed.len()).sum::<usize>();
     let total = size(&parts);
     if total < MIN_PAGE
@@ -269,7 +278,7 @@ fn repage(pages: &mut Vec<Arc<Page>>, mut parts: Vec<(Arc<str>, Resource)>) {
         // A resource that is larger than a page has a page of its own.
         let count = parts.iter().take_while(fits).count().max(1);
         let later = parts.split_off(count);
-        pages.push(Arc::new(Page::new(&parts)));
+        pages.push(Arc::new(Page::new(&parts, memory)));
         parts = later;
     }
 }

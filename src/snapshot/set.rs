@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use once_cell::sync::Lazy;
 
 use crate::snapshot::{
+    index::Index,
+    memory::Memory,
     page::{Difference, Item, Slice, Totals},
     partition::{Partition, SLICES},
     resource::{Changes, Resource, version_of},
@@ -16,12 +18,15 @@ use crate::snapshot::{
 pub struct Snapshot {
     pub(super) slices: Vec<Arc<Slice>>,
     pub(super) totals: Totals,
+    /// In which slice a name is.
+    index: Index,
+    memory: Memory,
     version: Arc<str>,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self::of(vec![Arc::<Slice>::default(); SLICES])
+        Self::of(vec![Arc::<Slice>::default(); SLICES], Index::default(), Memory::default())
     }
 }
 
@@ -32,25 +37,30 @@ impl Snapshot {
         Arc::clone(&NONE)
     }
 
-    fn of(slices: Vec<Arc<Slice>>) -> Self {
+    fn of(slices: Vec<Arc<Slice>>, index: Index, memory: Memory) -> Self {
         let totals: Totals = slices.iter().map(|slice| slice.totals).sum();
-        Self { slices, totals, version: version_of(totals.sum) }
+        Self { slices, totals, index, memory, version: version_of(totals.sum) }
     }
 
     /// This snapshot with changes. Costs the pages that change.
     pub fn with(&self, changes: &Changes) -> Self {
         let mut slices = self.slices.clone();
         let mut by_slice: BTreeMap<usize, Vec<(&Arc<str>, &Option<Resource>)>> = BTreeMap::new();
+        let mut names: Vec<(&str, usize, bool)> = Vec::new();
         for ((slice, name), resource) in changes {
+            let known = self.slices[*slice].digest_of(name);
             // What is there already, or gone already, rewrites no page.
-            if self.slices[*slice].digest_of(name) != resource.as_ref().map(|resource| resource.digest) {
+            if known != resource.as_ref().map(|resource| resource.digest) {
                 by_slice.entry(*slice).or_default().push((name, resource));
+                if known.is_some() != resource.is_some() {
+                    names.push((name, *slice, resource.is_some()));
+                }
             }
         }
         for (index, changes) in by_slice {
-            slices[index] = Arc::new(self.slices[index].with(&changes));
+            slices[index] = Arc::new(self.slices[index].with(&changes, &self.memory));
         }
-        Self::of(slices)
+        Self::of(slices, self.index.with(names.into_iter()), self.memory.clone())
     }
 
     /// `version_info` of this set: equal for equal content, whatever the history and whichever the session server.
@@ -76,6 +86,18 @@ impl Snapshot {
     /// Whether a slice is the very same in `other`.
     pub fn shares(&self, slice: usize, other: &Self) -> bool {
         Arc::ptr_eq(&self.slices[slice], &other.slices[slice])
+    }
+
+    /// Bytes of pages of older snapshots, and of what was encoded for single streams, that somebody still holds. Of the snapshots
+    /// that were made of one another this is to be the newest.
+    pub fn pinned(&self) -> usize {
+        let (pages, copies) = self.memory.alive();
+        let own: usize = match copies {
+            0 => 0,
+            _ => self.slices.iter().flat_map(|slice| &slice.pages).map(|page| page.copied()).sum(),
+        };
+        // They come and go meanwhile.
+        pages.saturating_sub(self.totals.bytes) + copies.saturating_sub(own)
     }
 
     /// Every resource, encoded as fields of a DiscoveryResponse; shared, not copied.
@@ -134,14 +156,34 @@ impl Set {
         self.slices().iter().flat_map(|slice| &slice.pages).map(|page| page.delta())
     }
 
+    /// Encoded resources of this set, for one stream.
+    pub fn copy(&self, bytes: BytesMut) -> Bytes {
+        self.snapshot.memory.copy(bytes)
+    }
+
+    /// The same without the resources of other partitions, so that whoever keeps it keeps no pages of them.
+    pub fn apart(&self) -> Self {
+        if self.partition == Partition::WHOLE {
+            return self.clone();
+        }
+        static NOTHING: Lazy<Arc<Slice>> = Lazy::new(Arc::default);
+        let own = self.partition.slices();
+        let slice =
+            |(index, slice): (usize, &Arc<Slice>)| Arc::clone(if own.contains(&index) { slice } else { &NOTHING });
+        let Snapshot { slices, index, memory, .. } = &*self.snapshot;
+        let slices = slices.iter().enumerate().map(slice).collect();
+        Self { snapshot: Arc::new(Snapshot::of(slices, index.clone(), memory.clone())), ..*self }
+    }
+
     /// Every resource.
     pub fn items(&self) -> impl Iterator<Item = &Item> {
         self.slices().iter().flat_map(|slice| slice.items())
     }
 
-    /// The resource with a name. A name does not say its slice, so each is asked.
+    /// The resource with a name.
     pub fn find(&self, name: &str) -> Option<&Item> {
-        self.slices().iter().find_map(|slice| slice.find(name))
+        let mut slices = self.snapshot.index.slices(name).filter(|slice| self.partition.slices().contains(slice));
+        slices.find_map(|slice| self.snapshot.slices[slice].find(name))
     }
 
     /// What is different here from an older set of the same partition. Costs the pages that are.

@@ -184,3 +184,27 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn pages_of_old_snapshots_are_counted_while_somebody_holds_them() {
+    let host = |n: usize| "x".repeat(n);
+    let old =
+        Arc::new(Snapshot::default().with(&changes(&[(5, "a", Some(&host(1_000))), (9, "b", Some(&host(5_000)))])));
+    assert_eq!(old.pinned(), 0);
+    let new = Arc::new(old.with(&changes(&[(5, "a", Some("other"))])));
+    assert!((1_000..1_300).contains(&new.pinned()), "the page that was rewritten: {}", new.pinned());
+    let page = old.pages().next().unwrap().slice(10..20);
+    let part = Set::new(Arc::clone(&old), Partition::new(1, 2).unwrap()).apart();
+    drop(old);
+    assert!((1_000..1_300).contains(&new.pinned()), "and a piece of it holds all of it");
+    drop(page);
+    assert_eq!(new.pinned(), 0, "the other partition's set does not hold it");
+    let other = Set::new(Arc::clone(&new), Partition::new(0, 2).unwrap()).apart();
+    assert_eq!((part.find("a").is_none(), other.find("a").is_some()), (true, true));
+    let all = Set::new(Arc::clone(&new), Partition::WHOLE);
+    let delta = all.delta_pages().cloned().collect::<Vec<_>>();
+    let copied = all.copy(bytes::BytesMut::from(&[7; 300][..]));
+    assert_eq!(new.pinned(), 300, "what every stream shares is none's");
+    drop((copied, delta));
+    assert_eq!(new.pinned(), 0);
+}

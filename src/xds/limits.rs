@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 
-/// How long a client may take from its connection to its first stream, and from there to its first request.
+/// How long a connection may be without a stream, and a stream without its first request.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a TLS handshake may take.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -16,6 +16,14 @@ pub(crate) const REFUSED: Duration = Duration::from_secs(1);
 /// How long a kind that depends on another waits for the answer to a response of that, where the response lacks something that
 /// is new. A client that never answers one type is told of the other types all the same.
 pub(crate) const UNANSWERED: Duration = Duration::from_secs(10);
+
+/// Bytes a second at which a client must take in a response, and send a request.
+const SLOWEST: usize = 256 << 10;
+
+/// How long a message of so many bytes may take.
+pub(crate) fn transfer(bytes: usize) -> Duration {
+    SLOW + Duration::from_millis((bytes as u64 * 1_000) / SLOWEST as u64)
+}
 
 /// Bytes of a type URL; Istio's and Envoy's have less than 100.
 pub(crate) const TYPE_URL: usize = 256;
@@ -34,6 +42,36 @@ pub struct MaxStreams {
     pub in_all: usize,
     /// Streams from one address.
     pub per_address: usize,
+}
+
+/// Bytes that streams may make the server keep.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxBytes {
+    /// Of what one stream asks for: names, texts, the request that comes in.
+    pub stream: usize,
+    /// The same of all streams together.
+    pub streams: usize,
+    /// Of pages that only streams hold, since there are newer ones.
+    pub pinned: usize,
+}
+
+impl MaxBytes {
+    /// No bounds.
+    #[cfg(any(test, feature = "testing"))]
+    pub const ANY: Self = Self { stream: usize::MAX, streams: usize::MAX, pinned: usize::MAX };
+}
+
+impl From<&Limits> for MaxBytes {
+    fn from(limits: &Limits) -> Self {
+        Self { stream: limits.stream_bytes, streams: limits.streams_bytes, pinned: limits.pinned_bytes }
+    }
+}
+
+#[cfg(test)]
+impl Default for MaxBytes {
+    fn default() -> Self {
+        Self::from(&Limits::default())
+    }
 }
 
 /// Bounds of the streams of a server.

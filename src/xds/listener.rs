@@ -5,21 +5,19 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
-    time::{Instant, Sleep},
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -27,6 +25,7 @@ use tonic::transport::server::Connected;
 use crate::{
     snapshot::partition::Partition,
     xds::{
+        frames::Frames,
         limits::{FIRST_REQUEST, HANDSHAKE, MaxStreams, cut},
         quiet::Quiet,
         streams::Streams,
@@ -46,6 +45,8 @@ pub struct Door {
     allow: Vec<IpNet>,
     /// Streams at once. There may be twice as many connections, so that the client of a stream too many is told why.
     most: MaxStreams,
+    /// Connections at once.
+    most_connections: usize,
     /// `None`: plaintext.
     tls: Option<Arc<Tls>>,
     /// Where refusals are counted.
@@ -72,19 +73,46 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// The partition that is served on the port of the connection.
     pub partition: Partition,
-    streamed: Arc<AtomicBool>,
-    cut: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+    /// How many streams are open on it.
+    streams: Arc<watch::Sender<usize>>,
+    cut: Arc<Mutex<Option<oneshot::Sender<&'static str>>>>,
 }
 
+/// An open stream of a connection, until it is dropped.
+#[derive(Debug)]
+pub struct OpenStream(Arc<watch::Sender<usize>>);
+
 impl Accepted {
-    /// Notes that a stream was opened on the connection.
-    pub fn streamed(&self) {
-        self.streamed.store(true, Ordering::Relaxed);
+    /// Notes that a stream is opened on the connection.
+    pub fn open(&self) -> OpenStream {
+        self.streams.send_modify(|streams| *streams += 1);
+        OpenStream(Arc::clone(&self.streams))
     }
 
     /// Ends the connection, whatever its client does.
-    pub fn cut(&self) {
-        drop(self.cut.lock().take());
+    pub fn cut(&self, reason: &'static str) {
+        if let Some(cut) = self.cut.lock().take() {
+            // A connection that is gone needs no end.
+            let _ = cut.send(reason);
+        }
+    }
+
+    /// Waits until the connection has been without a stream for too long.
+    async fn idle(&self) {
+        let mut streams = self.streams.subscribe();
+        loop {
+            let none = streams.wait_for(|streams| *streams == 0).await.is_ok();
+            let some = tokio::time::timeout(FIRST_REQUEST, streams.wait_for(|streams| *streams > 0)).await;
+            if none && some.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.send_modify(|streams| *streams -= 1);
     }
 }
 
@@ -110,7 +138,13 @@ impl Drop for Place {
 impl Door {
     /// A door for clients of these addresses (none: everybody), through which nobody has come yet.
     pub fn new(allow: Vec<IpNet>, most: MaxStreams, tls: Option<Arc<Tls>>, streams: Arc<Streams>) -> Self {
-        Self { allow, most, tls, streams, open: Mutex::default(), quiet: Mutex::default() }
+        let most_connections = most_connections(most, getrlimit(Resource::Nofile).current);
+        Self { allow, most, most_connections, tls, streams, open: Mutex::default(), quiet: Mutex::default() }
+    }
+
+    /// How many connections there may be at once.
+    pub fn most_connections(&self) -> usize {
+        self.most_connections
     }
 
     fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
@@ -120,9 +154,13 @@ impl Door {
         }
         let mut open = self.open.lock();
         let MaxStreams { in_all, per_address } = self.most;
-        if open.values().sum::<usize>() >= 2 * in_all {
-            let detail = format!("there are {} connections, twice mox.limits.streams", 2 * in_all);
-            return refusal("too_many_connections", detail);
+        if open.values().sum::<usize>() >= self.most_connections {
+            let most = self.most_connections;
+            let why = match most < 2 * in_all {
+                true => "half of the files that the process may open (ulimit -n)",
+                false => "twice mox.limits.streams",
+            };
+            return refusal("too_many_connections", format!("there are {most} connections, {why}"));
         }
         let count = open.entry(address).or_default();
         if *count >= 2 * per_address {
@@ -142,9 +180,23 @@ impl Door {
         }
     }
 
+    /// Counts a connection that is ended since its client sends too many frames, and logs it once a minute for each address.
+    fn flooded(&self, peer: SocketAddr) {
+        self.streams.floods.fetch_add(1, Ordering::Relaxed);
+        if self.may_log("too_many_frames", Some(peer.ip())) {
+            tracing::warn!(event = "connection_flooded", %peer, "a connection is ended, since its client sends too many frames");
+        }
+    }
+
     fn may_log(&self, reason: &'static str, address: Option<IpAddr>) -> bool {
         self.quiet.lock().may_log((reason, address), Instant::now())
     }
+}
+
+/// Connections at once: twice the streams, but half of the files that the process may open at most, since it opens others, too.
+fn most_connections(most: MaxStreams, files: Option<u64>) -> usize {
+    let half = files.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX));
+    (2 * most.in_all).min(half.max(1))
 }
 
 /// Accepts connections of one port until nobody takes them.
@@ -185,7 +237,14 @@ pub async fn accept(listener: TcpListener, partition: Partition, door: Arc<Door>
                     Err(_) => return refuse("tls_timeout", "no TLS handshake within 10 s".to_owned()),
                 },
             };
-            let _ = out.send(Connection::new(io, peer, partition, place)).await;
+            let (connection, accepted, ended) = Connection::new(io, peer, partition, place);
+            if out.send(connection).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                _ = ended => {}
+                () = accepted.idle() => accepted.cut("it has no stream"),
+            }
         });
     }
 }
@@ -201,32 +260,43 @@ enum Io {
 pub struct Connection {
     io: Io,
     accepted: Accepted,
-    /// Ends with its sender, which [`Accepted::cut`] drops.
-    cut: oneshot::Receiver<()>,
-    /// Ends when the connection must have had a stream; `None`: it had one.
-    no_stream: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    /// Ready with the reason when the connection is to end.
+    cut: oneshot::Receiver<&'static str>,
+    /// The reason, once it is to end.
+    over: Option<&'static str>,
+    frames: Frames,
+    place: Place,
+    /// Dropped with the connection.
+    _open: oneshot::Sender<()>,
 }
 
 impl Connection {
-    fn new(io: Io, peer: SocketAddr, partition: Partition, place: Place) -> Self {
-        let (sender, cut) = oneshot::channel();
-        let accepted = Accepted { peer, partition, streamed: Arc::default(), cut: Arc::new(Mutex::new(Some(sender))) };
-        let no_stream = Some(Box::pin(tokio::time::sleep(FIRST_REQUEST)));
-        Self { io, accepted, cut, no_stream, _place: place }
+    /// A connection, what its streams know of it, and what ends with it.
+    fn new(io: Io, peer: SocketAddr, partition: Partition, place: Place) -> (Self, Accepted, oneshot::Receiver<()>) {
+        let ((sender, cut), (open, ended)) = (oneshot::channel(), oneshot::channel());
+        let cut_by = Arc::new(Mutex::new(Some(sender)));
+        let accepted = Accepted { peer, partition, streams: Arc::default(), cut: cut_by };
+        let frames = Frames::new(Instant::now());
+        let connection = Self { io, accepted: accepted.clone(), cut, over: None, frames, place, _open: open };
+        (connection, accepted, ended)
     }
 
     /// Ready with the reason when the connection is to end.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        if Pin::new(&mut self.cut).poll(context).is_ready() {
-            return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "its client reads nothing"));
+        if self.over.is_none() {
+            self.over = Some(ready!(Pin::new(&mut self.cut).poll(context)).unwrap_or("it is over"));
         }
-        if self.accepted.streamed.load(Ordering::Relaxed) {
-            self.no_stream = None;
+        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, self.over.unwrap_or_default()))
+    }
+
+    /// Notes what was read; an error if the client sends more frames than it may.
+    fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.frames.read(bytes, Instant::now()) {
+            return Ok(());
         }
-        let Some(no_stream) = &mut self.no_stream else { return Poll::Pending };
-        ready!(no_stream.as_mut().poll(context));
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "it opened no stream"))
+        self.over = Some("its client sends too many frames");
+        self.place.door.flooded(self.accepted.peer);
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its client sends too many frames"))
     }
 }
 
@@ -247,19 +317,23 @@ impl AsyncRead for Connection {
         if let Poll::Ready(error) = self.poll_end(context) {
             return Poll::Ready(Err(error));
         }
-        match &mut self.io {
+        let before = buffer.filled().len();
+        ready!(match &mut self.io {
             Io::Plain(io) => Pin::new(io).poll_read(context, buffer),
             Io::Tls(io) => Pin::new(io).poll_read(context, buffer),
-        }
+        })?;
+        Poll::Ready(self.count(&buffer.filled()[before..]))
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        let sent = ready!(match &mut self.io {
             Io::Plain(io) => Pin::new(io).poll_write(context, bytes),
             Io::Tls(io) => Pin::new(io).poll_write(context, bytes),
-        }
+        })?;
+        self.frames.sent(sent);
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_write_vectored(
@@ -267,10 +341,12 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        let sent = ready!(match &mut self.io {
             Io::Plain(io) => Pin::new(io).poll_write_vectored(context, slices),
             Io::Tls(io) => Pin::new(io).poll_write_vectored(context, slices),
-        }
+        })?;
+        self.frames.sent(sent);
+        Poll::Ready(Ok(sent))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -298,11 +374,11 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xds::pace::PaceRule;
+    use crate::xds::{limits::MaxBytes, pace::PaceRule};
 
     #[test]
     fn who_may_not_come_in_is_told_a_stable_word_and_who_leaves_makes_place() {
-        let streams = Arc::new(Streams::new(PaceRule { duty: 1.0, max: Duration::ZERO }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 1.0, max: Duration::ZERO }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 2, per_address: 1 };
         let allow = vec!["10.0.0.0/8".parse().unwrap()];
         let door = Arc::new(Door::new(allow, most, None, streams));
@@ -315,5 +391,40 @@ mod tests {
         assert_eq!(refused("10.0.0.3"), "too_many_connections");
         places.pop();
         assert!(enter("10.0.0.3").is_ok());
+    }
+
+    #[test]
+    fn connections_leave_half_of_the_files_to_others() {
+        let most = MaxStreams { in_all: 4_096, per_address: 1_024 };
+        let of = |files| most_connections(most, files);
+        assert_eq!(
+            [of(None), of(Some(u64::MAX)), of(Some(65_536)), of(Some(1_024)), of(Some(0))],
+            [8_192, 8_192, 8_192, 512, 1]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_while_it_has_no_stream_whether_it_had_one_or_not() {
+        let accepted = || Accepted {
+            peer: ([127, 0, 0, 1], 1).into(),
+            partition: Partition::WHOLE,
+            streams: Arc::default(),
+            cut: Arc::default(),
+        };
+        let begin = Instant::now();
+        accepted().idle().await;
+        assert_eq!(begin.elapsed(), FIRST_REQUEST);
+        let (accepted, begin) = (accepted(), Instant::now());
+        let streams = accepted.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FIRST_REQUEST / 2).await;
+            let (one, two) = (streams.open(), streams.open());
+            tokio::time::sleep(FIRST_REQUEST * 5).await;
+            drop(one);
+            tokio::time::sleep(FIRST_REQUEST * 5).await;
+            drop(two);
+        });
+        accepted.idle().await;
+        assert_eq!(begin.elapsed(), FIRST_REQUEST * 23 / 2);
     }
 }

@@ -38,6 +38,9 @@ pub(crate) const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
 /// The beginning of the nonces of primers.
 pub(crate) const PRIME_NONCE: &str = "prime-";
 
+/// Bytes that a type takes, beyond its URL and what the client asks for.
+const TYPE: usize = 1 << 10;
+
 /// The types of one stream, what the client was told of them, and what goes out next.
 pub(crate) struct Order<C: Catalog, S> {
     partition: Partition,
@@ -202,22 +205,27 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
 }
 
 impl<C: Catalog, S: Subscription> Order<C, S> {
-    /// The order of a stream without a request; `prime` if primers are to go out.
-    pub(crate) fn new(partition: Partition, bounds: Bounds, prime: bool) -> Self {
+    /// The order of a stream without a request.
+    pub(crate) fn new(partition: Partition, bounds: Bounds) -> Self {
         Self {
             partition,
             bounds,
             types: BTreeMap::new(),
             nonce: 0,
-            priming: if prime { Priming::Ready } else { Priming::Off },
+            priming: Priming::Off,
             begun: None,
             pending: None,
             refused_until: None,
         }
     }
 
+    /// Says, before the first request, whether primers are to go out.
+    pub(crate) fn prime(&mut self, prime: bool) {
+        self.priming = if prime { Priming::Ready } else { Priming::Off };
+    }
+
     /// Takes a request in; `None`: the request is never answered and changes nothing.
-    pub(crate) fn request(&mut self, request: &S::Request, now: Instant) -> Result<Option<Received>, BadRequest> {
+    pub(crate) fn request(&mut self, request: S::Request, now: Instant) -> Result<Option<Received>, BadRequest> {
         let type_url = request.type_url();
         if type_url.is_empty() {
             return Err(BadRequest::NoType);
@@ -239,10 +247,11 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
                 .insert(type_url.into(), Subscribed { kind, subscription, sent_at: None, told: None, too_large: None });
         }
         let Some(subscribed) = self.types.get_mut(type_url) else { return Ok(None) };
-        let answer = match (subscribed.subscription.request(request), request.error()) {
+        let refuses = request.error().is_some();
+        let answer = match (subscribed.subscription.request(request), refuses) {
             (false, _) => None,
-            (true, None) => Some(Answer::Ack),
-            (true, Some(_)) => Some(Answer::Nack),
+            (true, false) => Some(Answer::Ack),
+            (true, true) => Some(Answer::Nack),
         };
         let (served, above) = (subscribed.kind.is_some(), subscribed.is_of(C::ABOVE));
         if answer == Some(Answer::Nack) {
@@ -258,6 +267,24 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     pub(crate) fn exchange(&self, type_url: &str) -> Option<(&Exchange, bool)> {
         let subscribed = self.types.get(type_url)?;
         Some((subscribed.subscription.exchange(), subscribed.too_large.is_some()))
+    }
+
+    /// About how many bytes are kept of what the client asked for and said.
+    pub(crate) fn kept(&self) -> usize {
+        let of_type =
+            |(url, subscribed): (&Arc<str>, &Subscribed<_, S>)| TYPE + url.len() + subscribed.subscription.kept();
+        self.types.iter().map(of_type).sum()
+    }
+
+    /// Since when the client has not answered its oldest response, of which there is something to keep until then.
+    pub(crate) fn unanswered_since(&self) -> Option<Instant> {
+        let unanswered = self.types.values().filter(|subscribed| subscribed.subscription.exchange().in_flight());
+        unanswered.filter_map(|subscribed| subscribed.sent_at).min()
+    }
+
+    /// How many names must be looked up at most to say when a response can go out, and to make it.
+    pub(crate) fn lookups(&self) -> usize {
+        self.types.values().map(|subscribed| subscribed.subscription.lookups()).sum()
     }
 
     /// When a response can go out.
@@ -292,7 +319,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
                 // The client has all that it wants of this view, so no removal of an older one is withheld any more.
                 for subscribed in self.types.values_mut().filter(|subscribed| subscribed.told.is_some()) {
                     if let Some(newest) = set_of(self.partition, subscribed.kind, view) {
-                        subscribed.told = Some(newest);
+                        subscribed.told = Some(newest.apart());
                     }
                 }
             }
@@ -337,7 +364,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         let content = subscribed.subscription.respond(&set, self.nonce);
         let version = subscribed.subscription.exchange().sent().unwrap_or_default();
         subscribed.sent_at = Some(now);
-        subscribed.told = Some(set).filter(|_| subscribed.is_of(C::BENEATH));
+        subscribed.told = subscribed.is_of(C::BENEATH).then(|| set.apart());
         // A change that is left is newer than the view of this response.
         self.pending = None;
         Next::Response(NextResponse { type_url, version, nonce: self.nonce, content })
@@ -459,7 +486,9 @@ mod tests {
     impl Probe {
         fn new(bounds: Bounds, prime: bool) -> Self {
             let view = View { shown: true, ..View::default() };
-            Self { order: Order::new(Partition::WHOLE, bounds, prime), view, now: Instant::now() }
+            let mut order = Order::new(Partition::WHOLE, bounds);
+            order.prime(prime);
+            Self { order, view, now: Instant::now() }
         }
 
         /// A client that has asked for both types, and has what there is.
@@ -474,14 +503,14 @@ mod tests {
 
         fn ask(&mut self, type_url: &str, nonce: &str) -> Result<Option<Received>, BadRequest> {
             let (type_url, response_nonce) = (type_url.to_owned(), nonce.to_owned());
-            self.order.request(&DiscoveryRequest { type_url, response_nonce, ..DiscoveryRequest::default() }, self.now)
+            self.order.request(DiscoveryRequest { type_url, response_nonce, ..DiscoveryRequest::default() }, self.now)
         }
 
         fn answer(&mut self, type_url: &str, error: Option<rpc::Status>) -> Option<Answer> {
             let (type_url, error_detail) = (type_url.to_owned(), error);
             let response_nonce = self.order.types[&*type_url].subscription.exchange().nonce().unwrap().to_string();
             let request = DiscoveryRequest { type_url, response_nonce, error_detail, ..DiscoveryRequest::default() };
-            self.order.request(&request, self.now).unwrap().unwrap().answer
+            self.order.request(request, self.now).unwrap().unwrap().answer
         }
 
         fn ack(&mut self, type_url: &str) {

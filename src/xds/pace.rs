@@ -5,11 +5,22 @@
 //! `mox.push.duty` of the time at most, but no change waits for longer than `mox.push.max`. The streams of one client (one
 //! istiod may have many, each for a partition) share its time, and the one with the oldest change is next.
 //!
+//! Who a client is, is its own word, so a stream may be another's. Streams share a client's time only if they make sense together,
+//! each for another partition of one number; and one that answers much more slowly than the others pays for itself: the others wait
+//! for it no longer than they would for one of them.
+//!
 //! A value without IO: the caller says what time it is.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
+
+use crate::snapshot::partition::Partition;
+
+/// How many times as long as the fastest of a client's other streams one may take to answer.
+const SLOWER: u32 = 4;
+/// An answer within this time is never slow.
+const FAST: Duration = Duration::from_millis(10);
 
 /// How much of a client's time pushes may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,12 +46,47 @@ pub struct Pace {
     turn: Option<(Ticket, Instant)>,
     /// The streams that wait, the oldest change first.
     queue: BTreeMap<(Instant, Ticket), Arc<Notify>>,
+    streams: BTreeMap<Ticket, Member>,
+}
+
+/// A stream of those that share a client's time.
+#[derive(Debug)]
+struct Member {
+    partition: Partition,
+    /// How long the client took for its last answer.
+    took: Option<Duration>,
+    /// For a stream that answers much more slowly than others, until when it rests; the others do not for it.
+    apart: Option<Instant>,
 }
 
 impl Pace {
     /// The pace of a client that was sent nothing yet.
     pub fn new(rule: PaceRule) -> Self {
-        Self { rule, rests_until: None, counted_until: None, turn: None, queue: BTreeMap::new() }
+        Self {
+            rule,
+            rests_until: None,
+            counted_until: None,
+            turn: None,
+            queue: BTreeMap::new(),
+            streams: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a stream, if it makes sense together with those that are there.
+    pub fn join(&mut self, ticket: Ticket, partition: Partition) -> bool {
+        let fits = |other: &Member| other.partition.count() == partition.count() && other.partition != partition;
+        let fits = self.streams.values().all(fits);
+        if fits {
+            self.streams.insert(ticket, Member { partition, took: None, apart: None });
+        }
+        fits
+    }
+
+    /// How long the others wait for an answer on a stream.
+    fn patience(&self, ticket: Ticket) -> Duration {
+        let others = self.streams.iter().filter(|(other, _)| **other != ticket);
+        let fastest = others.filter_map(|(_, member)| member.took).min();
+        fastest.map_or(self.rule.max, |fastest| (fastest * SLOWER).max(FAST).min(self.rule.max))
     }
 
     /// Asks to push a change that is there since `since`. `None`: now, and it is the stream's turn. Otherwise: when to ask
@@ -48,6 +94,10 @@ impl Pace {
     pub fn ask(&mut self, ticket: Ticket, since: Instant, now: Instant, wake: &Arc<Notify>) -> Option<Instant> {
         self.leave(ticket);
         let latest = since + self.rule.max;
+        if let Some(rests_until) = self.streams.get(&ticket).and_then(|member| member.apart) {
+            let at = rests_until.min(latest);
+            return (at > now).then_some(at);
+        }
         let at = match self.turn {
             _ if now >= latest => now,
             Some((other, until)) if other != ticket && now < until => latest.min(until),
@@ -59,7 +109,7 @@ impl Pace {
             return Some(at);
         }
         if self.rule.duty < 1.0 {
-            self.turn = Some((ticket, now + self.rule.max));
+            self.turn = Some((ticket, now + self.patience(ticket)));
         }
         None
     }
@@ -68,10 +118,18 @@ impl Pace {
     pub fn answered(&mut self, ticket: Ticket, handed: Instant, now: Instant) {
         // Where responses overlap, they took the client's time once.
         let busy = now.saturating_duration_since(self.counted_until.map_or(handed, |until| until.max(handed)));
-        self.counted_until = Some(now);
-        let rest = busy.mul_f64(1.0 / self.rule.duty - 1.0).min(self.rule.max);
-        self.rests_until = Some(self.rests_until.map_or(now, |until| until.max(now)) + rest);
+        let rest = |busy: Duration| busy.mul_f64(1.0 / self.rule.duty - 1.0).min(self.rule.max);
+        let (took, slow) = (now.saturating_duration_since(handed), busy > self.patience(ticket));
+        let (alone, rest) = (now + rest(took), rest(busy));
+        if let Some(member) = self.streams.get_mut(&ticket) {
+            (member.took, member.apart) = (Some(took), slow.then_some(alone));
+        }
         self.end_turn(ticket);
+        if slow {
+            return;
+        }
+        self.counted_until = Some(now);
+        self.rests_until = Some(self.rests_until.map_or(now, |until| until.max(now)) + rest);
     }
 
     /// Notes that the stream waits no more: the client asked it for something, or it may not push for a while.
@@ -88,11 +146,17 @@ impl Pace {
         self.queue.len() < waiting
     }
 
-    /// Notes that the stream is gone, or has nothing to push any more.
+    /// Notes that the stream has nothing to push any more.
     pub fn close(&mut self, ticket: Ticket) {
         self.leave(ticket);
         self.end_turn(ticket);
         self.wake();
+    }
+
+    /// Notes that the stream is gone.
+    pub fn part(&mut self, ticket: Ticket) {
+        self.streams.remove(&ticket);
+        self.close(ticket);
     }
 
     fn end_turn(&mut self, ticket: Ticket) {
@@ -120,6 +184,7 @@ mod tests {
     fn simulate(duty: f64, ack: Duration, streams: u64, pushes: usize) -> (f64, Vec<usize>, Duration) {
         let wake = Arc::default();
         let mut pace = Pace::new(PaceRule { duty, max: MAX });
+        (0..streams).for_each(|s| assert!(pace.join(s, Partition::new(s as usize, streams as usize).unwrap())));
         let start = Instant::now();
         let mut now = start;
         let mut since = vec![start; streams as usize];
@@ -220,5 +285,91 @@ mod tests {
         let mut notified = Box::pin(second.notified());
         assert!(notified.as_mut().enable());
         assert_eq!(pace.ask(2, later, later, &second), Some(now + MAX), "when the client has rested");
+    }
+
+    #[test]
+    fn streams_that_make_no_sense_together_share_nothing() {
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
+        let partition = |index, count| Partition::new(index, count).unwrap();
+        assert!(pace.join(1, partition(0, 4)) && pace.join(2, partition(3, 4)));
+        assert!(!pace.join(3, partition(3, 4)) && !pace.join(3, partition(0, 2)) && !pace.join(3, Partition::WHOLE));
+        pace.part(2);
+        assert!(pace.join(3, partition(3, 4)));
+    }
+
+    /// A client of several streams, one of them answered at once and with a change all the time; the others are not its own and
+    /// are answered late, or never and then opened anew. How long its change waits at most, once it is known how fast it is.
+    fn beside(late: Option<Duration>, others: u64) -> Duration {
+        let wake = Arc::default();
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
+        let partition = |index: u64| Partition::new(index as usize, 16).unwrap();
+        (0..=others).for_each(|ticket| assert!(pace.join(ticket, partition(ticket))));
+        let ack = Duration::from_millis(2);
+        let step = Duration::from_millis(1);
+        let start = Instant::now();
+        let mut since = vec![start; 1 + others as usize];
+        // Tickets of the others, and when each was pushed to.
+        let mut open: Vec<(Ticket, Option<Instant>)> = (1..=others).map(|ticket| (ticket, None)).collect();
+        let (mut own, mut longest, mut next) = (None::<Instant>, Duration::ZERO, 100);
+        for millis in 0..60_000 {
+            let now = start + step * millis;
+            match own {
+                Some(pushed) if now >= pushed + ack => {
+                    pace.answered(0, pushed, now);
+                    (own, since[0]) = (None, now);
+                }
+                Some(_) => {}
+                None if pace.ask(0, since[0], now, &wake).is_none() => {
+                    if millis > 10_000 {
+                        longest = longest.max(now - since[0]);
+                    }
+                    own = Some(now);
+                }
+                None => {}
+            }
+            for (n, (ticket, pushed)) in open.iter_mut().enumerate() {
+                match (*pushed, late) {
+                    (Some(at), Some(late)) if now >= at + late => {
+                        pace.answered(*ticket, at, now);
+                        (*pushed, since[n + 1]) = (None, now);
+                    }
+                    // It is never answered; the stream is opened anew each second.
+                    (Some(at), None) if now >= at + Duration::from_secs(1) => {
+                        pace.part(*ticket);
+                        (*ticket, *pushed, since[n + 1], next) = (next, None, now, next + 1);
+                        assert!(pace.join(*ticket, partition(n as u64 + 1)));
+                    }
+                    (None, _) if pace.ask(*ticket, since[n + 1], now, &wake).is_none() => *pushed = Some(now),
+                    _ => {}
+                }
+            }
+        }
+        longest
+    }
+
+    #[test]
+    fn a_stream_that_answers_much_more_slowly_than_the_others_pays_for_itself() {
+        for late in [Some(Duration::from_secs(4)), Some(Duration::from_millis(200)), None] {
+            let waits = beside(late, 3);
+            assert!(waits <= Duration::from_millis(100), "{late:?}: {waits:?}");
+        }
+        // It pays, but for itself: it is pushed to for its share of the time, as if it were alone.
+        let wake = Arc::default();
+        let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
+        let partition = |index| Partition::new(index, 2).unwrap();
+        assert!(pace.join(1, partition(0)) && pace.join(2, partition(1)));
+        let start = Instant::now();
+        let (fast, slow) = (Duration::from_millis(1), Duration::from_secs(1));
+        pace.answered(1, start, start + fast);
+        pace.answered(2, start, start + slow);
+        let now = start + slow;
+        assert_eq!(pace.ask(2, now, now, &wake), Some(now + slow));
+        assert_eq!(pace.ask(1, now, now, &wake), None);
+        // When it keeps up again it is one of them again.
+        pace.answered(1, now, now + fast);
+        let later = now + slow;
+        assert_eq!(pace.ask(2, now, later, &wake), None);
+        pace.answered(2, later, later + fast);
+        assert_eq!(pace.ask(1, later + fast, later + fast, &wake), Some(later + 2 * fast));
     }
 }

@@ -12,20 +12,26 @@ use std::{
 use http::{Request as HttpRequest, Response as HttpResponse};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService, transport::Server};
+use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::NamedService, transport::Server};
 
 use crate::{
     snapshot::{partition::Partition, signals::Signals, view::Catalog},
     xds::{
-        codec::{Flow, RequestDecoder, ResponseBody},
+        codec,
         drain::Drain,
         limits::StreamLimits,
         listener::{Accepted, Connection},
+        requests::Requests,
         stream::Stream,
         streams::Streams,
         subscription::{Subscription, delta::Delta, sotw::Sotw},
     },
 };
+
+/// Streams at once on a connection: one for each partition, and as many again.
+const MAX_CONNECTION_STREAMS: u32 = 256;
+/// Bytes of requests that the transport takes before their stream does, of a stream and of a connection.
+const RECEIVE_WINDOW: u32 = 256 << 10;
 
 /// A server of a catalog, as tonic knows it.
 #[derive(Debug, Clone)]
@@ -48,16 +54,25 @@ impl<C: Catalog> Ads<C> {
     /// Serves connections until it is draining and all are closed.
     pub async fn serve(self, connections: mpsc::Receiver<Connection>) -> Result<(), tonic::transport::Error> {
         let mut drain = self.drain.clone();
+        let relieving = tokio::spawn({
+            let (streams, view) = (Arc::clone(&self.streams), self.view.clone());
+            async move { streams.relieve(view).await }
+        });
         let connections = ReceiverStream::new(connections);
-        Server::builder()
+        let served = Server::builder()
             // Half-open connections go after 40 s; a quiet stream answers PINGs and stays.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .max_concurrent_streams(Some(MAX_CONNECTION_STREAMS))
+            .initial_stream_window_size(Some(RECEIVE_WINDOW))
+            .initial_connection_window_size(Some(RECEIVE_WINDOW))
             .add_service(self)
             .serve_with_incoming_shutdown(tokio_stream::StreamExt::map(connections, Ok::<_, Infallible>), async move {
                 drain.stopping().await;
             })
-            .await
+            .await;
+        relieving.abort();
+        served
     }
 
     /// The partition that a stream is of: the partition of its port, or, on the port that serves everything, the partition that the host name
@@ -98,11 +113,10 @@ impl<C: Catalog> Ads<C> {
             self.streams.refused.fetch_add(1, Ordering::Relaxed);
             Status::resource_exhausted(limit)
         })?;
-        let requests: Streaming<S::Request> =
-            Streaming::new_request(RequestDecoder::default(), request.into_body(), None, Some(self.limits.request));
+        let account = self.streams.budget.open();
+        let requests = Requests::new(request.into_body(), self.limits.request, Arc::clone(&account));
         // One response waits for the transport, no more: the next is made when that is gone, from a newer view.
-        let (out, responses) = mpsc::channel(1);
-        let flow = Arc::<Flow>::default();
+        let (outbox, responses) = codec::exit();
         let stream = Stream {
             view: self.view.clone(),
             changes: self.signals.subscribe(partition),
@@ -112,23 +126,23 @@ impl<C: Catalog> Ads<C> {
             streams: Arc::clone(&self.streams),
             prime: self.prime,
             limits: self.limits,
-            flow: Arc::clone(&flow),
-            out,
+            kept: account.hold(),
+            outbox,
             turn: Arc::<Notify>::default(),
         };
-        if let Some(accepted) = &accepted {
-            accepted.streamed();
-        }
+        let open = accepted.as_ref().map(Accepted::open);
         tokio::spawn(async move {
-            // The transport cannot be told to give up a stream whose client reads nothing, so its connection is ended.
-            if stream.run::<S>(requests).await
+            let Some(remains) = stream.run::<S>(requests).await else { return };
+            // Beside other streams it may take its time to go; its connection does not stay for it.
+            drop(open);
+            if !remains.gone().await
                 && let Some(accepted) = accepted
             {
-                accepted.cut();
+                accepted.cut("a stream of its client keeps too much");
             }
         });
         let response = HttpResponse::builder().header(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-        let response = response.body(Body::new(ResponseBody::new(responses, flow)));
+        let response = response.body(Body::new(responses));
         response.map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -12,19 +12,22 @@ use std::{
 use bytes::Bytes;
 use once_cell::sync::Lazy;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    runtime::{Handle, RuntimeFlavor},
+    sync::{Notify, watch},
     time::Instant,
 };
-use tonic::{Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::{
     proto::{envoy::config::core::v3::Node, google::protobuf::value},
     snapshot::{partition::Partition, version_of, view::Catalog},
     xds::{
-        codec::{Flow, Outgoing, Response},
+        budget::Held,
+        codec::{Outbox, Outgoing, Response},
         drain::{Drain, DrainReason},
         limits::{FIRST_REQUEST, SLOW, StreamLimits, TYPE_URL, cut},
         order::{Answer, BadRequest, Bounds, Due, Next, NextResponse, Order, PRIME_NONCE, PRIME_TYPE},
+        requests::{Encoded, Requests},
         streams::{Registered, Streams},
         subscription::{Request, ResponseContent, Subscription, delta::Delta, sotw::Sotw},
     },
@@ -40,6 +43,19 @@ fn primers<S: Subscription>() -> Bytes {
     (0..100).flat_map(|n| primer(n).framed()).flatten().collect()
 }
 
+/// How many names of a stream are looked up, or taken in, on the thread that serves other streams as well.
+const LONG: usize = 4_096;
+/// Bytes that a name takes, about.
+const NAME: usize = 200;
+
+/// Does work that may take long: then apart from the threads that serve other streams.
+fn apart<T>(long: bool, work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread if long => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 /// A stream, with what it needs from its server.
 #[derive(Debug)]
 pub(crate) struct Stream<C: Catalog> {
@@ -52,8 +68,9 @@ pub(crate) struct Stream<C: Catalog> {
     pub(crate) streams: Arc<Streams>,
     pub(crate) prime: bool,
     pub(crate) limits: StreamLimits,
-    pub(crate) flow: Arc<Flow>,
-    pub(crate) out: mpsc::Sender<Result<Outgoing, Status>>,
+    /// Bytes that are kept of what the client asked for and said.
+    pub(crate) kept: Held,
+    pub(crate) outbox: Outbox,
     /// Notified when it may be the stream's turn to push.
     pub(crate) turn: Arc<Notify>,
 }
@@ -62,10 +79,32 @@ pub(crate) struct Stream<C: Catalog> {
 pub(crate) enum StreamEnd {
     /// The client is gone.
     Gone,
-    /// The client reads nothing, so that no status reaches it.
+    /// The client reads too slowly, so that no status reaches it.
     Slow,
+    /// The stream holds the oldest of too many pages.
+    Pins,
     /// The server ends the stream, with a status for the client.
     Refused(Status),
+}
+
+/// What is left of a stream that was reset, until the transport takes notice of that. The transport asks for more only when the
+/// client opens its window, so it may take notice late, and never if the client does not; and what it has in hand, of one page or
+/// two, stays until then.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    registered: Registered,
+    outbox: Outbox,
+}
+
+impl Remains {
+    /// Waits until the transport has ended the stream (`true`), or until there are so many pages that this stream's must go.
+    pub(crate) async fn gone(&self) -> bool {
+        self.registered.holds_since(Some(Instant::now()));
+        tokio::select! {
+            () = self.outbox.gone() => true,
+            () = self.registered.cut() => false,
+        }
+    }
 }
 
 /// When the last response of each type was handed to the transport.
@@ -81,33 +120,73 @@ enum Turn {
 }
 
 impl<C: Catalog> Stream<C> {
-    /// Serves the stream until either side ends it; whether the connection is to be cut.
-    pub(crate) async fn run<S: Subscription>(mut self, mut requests: Streaming<S::Request>) -> bool {
+    /// Serves the stream until either side ends it. If the transport does not take the end, the stream is reset, and what is left
+    /// of it until the transport notices is returned.
+    pub(crate) async fn run<S: Subscription>(mut self, mut requests: Requests<S::Request>) -> Option<Remains> {
         match self.serve::<S>(&mut requests).await {
-            StreamEnd::Gone => false,
+            StreamEnd::Gone => return None,
             StreamEnd::Slow => {
                 self.streams.slow.fetch_add(1, Ordering::Relaxed);
-                if self.registered.may_log("client_reads_nothing", "") {
-                    let (peer, seconds) = (self.registered.state.lock().peer, SLOW.as_secs());
-                    tracing::warn!(event = "client_reads_nothing", ?peer, seconds, "a client is cut off");
-                }
-                true
+                self.log_cut("client_reads_too_slowly");
+            }
+            StreamEnd::Pins => {
+                self.streams.relieved.fetch_add(1, Ordering::Relaxed);
+                self.log_cut("client_pins_pages");
             }
             StreamEnd::Refused(status) => {
-                let (code, message) = (status.code(), cut(status.message(), 300));
-                if self.registered.may_log("stream_ended", code.description()) {
-                    tracing::debug!(event = "stream_ended", ?code, message, "a stream ends");
+                self.log_end(&status);
+                self.outbox.send(Err(status));
+                let told = tokio::time::timeout(SLOW, self.outbox.has_room());
+                tokio::select! {
+                    told = told => if told.is_ok() {
+                        return None;
+                    },
+                    () = self.registered.cut() => {}
                 }
-                self.flow.begin();
-                let told = self.out.send(Err(status));
-                tokio::time::timeout(SLOW, told).await.is_err()
             }
+        }
+        self.outbox.reset();
+        let Self { registered, outbox, .. } = self;
+        Some(Remains { registered, outbox })
+    }
+
+    /// Logs that a client does not keep up, once a minute for each client.
+    fn log_cut(&self, event: &'static str) {
+        if self.registered.may_log(event, "") {
+            let state = self.registered.state.lock();
+            let (peer, node) = (state.peer, cut(&state.node, 80));
+            tracing::warn!(event, ?peer, node, "a stream is ended, since its client does not keep up");
         }
     }
 
-    async fn serve<S: Subscription>(&mut self, requests: &mut Streaming<S::Request>) -> StreamEnd {
+    /// Logs that the server ends the stream, once a minute for each client and reason.
+    fn log_end(&self, status: &Status) {
+        let (code, message) = (status.code(), cut(status.message(), 300));
+        if !self.registered.may_log("stream_ended", code.description()) {
+            return;
+        }
+        let (peer, node) = {
+            let state = self.registered.state.lock();
+            (state.peer, cut(&state.node, 80).to_owned())
+        };
+        match code {
+            Code::ResourceExhausted => {
+                tracing::warn!(
+                    event = "stream_ended",
+                    ?peer,
+                    node,
+                    ?code,
+                    message,
+                    "a stream that wants too much ends"
+                );
+            }
+            _ => tracing::debug!(event = "stream_ended", ?peer, node, ?code, message, "a stream ends"),
+        }
+    }
+
+    async fn serve<S: Subscription>(&mut self, requests: &mut Requests<S::Request>) -> StreamEnd {
         let first = tokio::select! {
-            first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
+            first = tokio::time::timeout(FIRST_REQUEST, requests.next()) => first,
             reason = self.drain.begun() => return StreamEnd::Refused(drained(reason)),
         };
         let first = match first {
@@ -116,23 +195,23 @@ impl<C: Catalog> Stream<C> {
             Ok(Ok(None)) => return StreamEnd::Gone,
             Ok(Err(status)) => return StreamEnd::Refused(status),
         };
-        let prime = match self.identify(first.node()) {
-            Ok(keeps) => keeps && self.prime,
-            Err(status) => return StreamEnd::Refused(status),
-        };
         let bounds = Bounds { types: self.limits.types, response: self.limits.response };
-        let (mut order, mut handed) = (Order::<C, S>::new(self.partition, bounds, prime), Handed::new());
-        if let Err(status) = self.request(&mut order, &handed, &first) {
+        let (mut order, mut handed) = (Order::<C, S>::new(self.partition, bounds), Handed::new());
+        if let Err(status) = self.take(&mut order, &handed, first, true).await {
             return StreamEnd::Refused(status);
         }
-        drop(first);
-        let turn = Arc::clone(&self.turn);
+        let (turn, streams) = (Arc::clone(&self.turn), Arc::clone(&self.streams));
         loop {
-            let due = self.turn(&mut order);
+            self.registered.holds_since(order.unanswered_since().into_iter().chain(self.outbox.sending_since()).min());
+            let long = order.lookups() > LONG;
+            let due = {
+                let _alone = if long { streams.alone().await } else { None };
+                apart(long, || self.turn(&mut order))
+            };
             tokio::select! {
-                request = requests.message() => match request {
+                request = requests.next() => match request {
                     Ok(Some(request)) => {
-                        if let Err(status) = self.request(&mut order, &handed, &request) {
+                        if let Err(status) = self.take(&mut order, &handed, request, false).await {
                             return StreamEnd::Refused(status);
                         }
                     }
@@ -145,20 +224,30 @@ impl<C: Catalog> Stream<C> {
                         return StreamEnd::Refused(drained(DrainReason::Stopping));
                     }
                 }
-                permit = self.out.clone().reserve_owned(), if matches!(due, Turn::Now) => {
-                    let Ok(permit) = permit else { return StreamEnd::Gone };
-                    if let Some(said) = self.say(&mut order, &mut handed) {
-                        self.flow.begin();
-                        permit.send(Ok(said));
+                has_room = self.outbox.has_room(), if matches!(due, Turn::Now) => {
+                    if !has_room {
+                        return StreamEnd::Gone;
+                    }
+                    let long = order.lookups() > LONG;
+                    let said = {
+                        let _alone = if long { streams.alone().await } else { None };
+                        apart(long, || self.say(&mut order, &mut handed))
+                    };
+                    if let Err(status) = self.kept.resize(order.kept()) {
+                        return StreamEnd::Refused(status);
+                    }
+                    if let Some(said) = said {
+                        self.outbox.send(Ok(said));
                     }
                 }
                 () = sleep_until(due.at()) => {}
                 () = turn.notified(), if due.at().is_some() => {}
-                () = sleep_until(self.flow.stalls_at(SLOW)) => {
-                    if self.flow.stalls_at(SLOW).is_some_and(|at| at <= Instant::now()) {
+                () = sleep_until(self.outbox.late_at()) => {
+                    if self.outbox.late_at().is_some_and(|at| at <= Instant::now()) {
                         return StreamEnd::Slow;
                     }
                 }
+                () = self.registered.cut() => return StreamEnd::Pins,
                 reason = self.drain.begun() => return StreamEnd::Refused(drained(reason)),
             }
         }
@@ -176,14 +265,34 @@ impl<C: Catalog> Stream<C> {
         Ok(matches!(generator, Some(value::Kind::StringValue(text)) if text == "api"))
     }
 
-    /// Takes a request in.
+    /// Takes a request in, which may be the first of the stream. Of a large one it takes long.
+    async fn take<S: Subscription>(
+        &mut self,
+        order: &mut Order<C, S>,
+        handed: &Handed,
+        request: Encoded<S::Request>,
+        first: bool,
+    ) -> Result<(), Status> {
+        let (long, streams) = (request.cost() > LONG * NAME, Arc::clone(&self.streams));
+        let _alone = if long { streams.alone().await } else { None };
+        apart(long, || {
+            let (request, _held) = request.decode()?;
+            if first {
+                let keeps = self.identify(request.node())?;
+                order.prime(keeps && self.prime);
+            }
+            self.request(order, handed, request)?;
+            self.kept.resize(order.kept())
+        })
+    }
+
     fn request<S: Subscription>(
         &mut self,
         order: &mut Order<C, S>,
         handed: &Handed,
-        request: &S::Request,
+        request: S::Request,
     ) -> Result<(), Status> {
-        let (type_url, now) = (request.type_url(), Instant::now());
+        let (type_url, now) = (&*cut(request.type_url(), TYPE_URL + 1).to_owned(), Instant::now());
         let received = order.request(request, now).map_err(|bad| match bad {
             BadRequest::NoType => Status::invalid_argument("type_url is missing"),
             BadRequest::LongType(bytes) => {
@@ -310,7 +419,7 @@ impl Turn {
 }
 
 fn response<S: Subscription>(type_url: &str, version: u128, nonce: String, content: ResponseContent) -> Response {
-    let (type_url, version, content) = (type_url.to_owned(), version_of(version), Arc::new(content));
+    let (type_url, version) = (type_url.to_owned(), version_of(version));
     Response { type_url, version, nonce, content, delta: S::DELTA, handed_at: Arc::default() }
 }
 

@@ -7,16 +7,21 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit, watch},
+    time::Instant,
+};
 
 use crate::{
-    snapshot::partition::Partition,
+    snapshot::{partition::Partition, view::Catalog},
     xds::{
-        limits::MaxStreams,
+        budget::Budget,
+        limits::{MaxBytes, MaxStreams},
         pace::{Pace, PaceRule, Ticket},
         quiet::Quiet,
     },
@@ -121,26 +126,57 @@ fn wrong(partitions: &BTreeSet<Partition>) -> Option<&'static str> {
     }
 }
 
+/// How long a stream may take to end before the next one is ended.
+const RELIEF: Duration = Duration::from_millis(100);
+
 /// A client: its address and its own name for itself.
 type Client = (Option<IpAddr>, String);
+
+/// An open stream as the others see it.
+#[derive(Debug)]
+struct Open {
+    address: Option<IpAddr>,
+    state: Arc<Mutex<StreamState>>,
+    holds: Arc<Holds>,
+}
+
+/// Whether a stream holds pages that may be old.
+#[derive(Debug, Default)]
+struct Holds {
+    since: Mutex<Option<Instant>>,
+    /// Tells the stream that it is to end.
+    cut: Notify,
+    /// Tells that the stream is gone.
+    gone: Notify,
+}
 
 /// All streams of a server.
 #[derive(Debug)]
 pub struct Streams {
-    open: Mutex<BTreeMap<Ticket, (Option<IpAddr>, Arc<Mutex<StreamState>>)>>,
-    paces: Mutex<HashMap<Client, Weak<Mutex<Pace>>>>,
+    open: Mutex<BTreeMap<Ticket, Open>>,
+    /// What the streams of a client share; several where its streams make no sense together.
+    paces: Mutex<HashMap<Client, Vec<Weak<Mutex<Pace>>>>>,
     rule: PaceRule,
     next: AtomicU64,
     /// Which lines were logged, by event, client and what they are about.
     quiet: Mutex<Quiet<(&'static str, Client, String)>>,
+    /// Bytes that streams make us keep.
+    pub budget: Arc<Budget>,
+    /// Held by the stream that does work that takes long.
+    long: Semaphore,
+    most: MaxBytes,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
     /// Bytes of the responses sent.
     pub bytes: AtomicU64,
     /// Responses that a client did not accept.
     pub nacks: AtomicU64,
-    /// Streams ended since their client read nothing of what was sent.
+    /// Streams ended since their client read too slowly.
     pub slow: AtomicU64,
+    /// Streams ended since they held the oldest of too many pages.
+    pub relieved: AtomicU64,
+    /// Connections ended since their client sent too many frames.
+    pub floods: AtomicU64,
     /// Connections and streams that were refused, by whatever limit.
     pub refused: AtomicU64,
 }
@@ -153,22 +189,28 @@ pub struct Registered {
     pub ticket: Ticket,
     /// The stream as status shows it.
     pub state: Arc<Mutex<StreamState>>,
+    holds: Arc<Holds>,
     pace: Option<Arc<Mutex<Pace>>>,
 }
 
 impl Streams {
-    /// No streams yet; `rule` says how much of a client's time pushes may take.
-    pub fn new(rule: PaceRule) -> Self {
+    /// No streams yet; `rule` says how much of a client's time pushes may take, `most` how many bytes all may make us keep.
+    pub fn new(rule: PaceRule, most: MaxBytes) -> Self {
         Self {
             open: Mutex::default(),
             paces: Mutex::default(),
             rule,
             next: AtomicU64::new(0),
             quiet: Mutex::default(),
+            budget: Arc::new(Budget::new(most)),
+            long: Semaphore::const_new(1),
+            most,
             pushes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             nacks: AtomicU64::new(0),
             slow: AtomicU64::new(0),
+            relieved: AtomicU64::new(0),
+            floods: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
     }
@@ -186,19 +228,45 @@ impl Streams {
             return Err(format!("more than {} streams (mox.limits.streams)", most.in_all));
         }
         let address = peer.map(|peer| peer.ip());
-        if open.values().filter(|(other, _)| *other == address).count() >= most.per_address {
+        if open.values().filter(|other| other.address == address).count() >= most.per_address {
             let most = most.per_address;
             return Err(format!("more than {most} streams from one address (mox.limits.streams-per-address)"));
         }
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         let state = StreamState { peer, node: String::new(), partition, delta, types: BTreeMap::new() };
-        let state = Arc::new(Mutex::new(state));
-        open.insert(ticket, (address, Arc::clone(&state)));
-        Ok(Registered { streams: Arc::clone(self), ticket, state, pace: None })
+        let (state, holds) = (Arc::new(Mutex::new(state)), Arc::<Holds>::default());
+        open.insert(ticket, Open { address, state: Arc::clone(&state), holds: Arc::clone(&holds) });
+        Ok(Registered { streams: Arc::clone(self), ticket, state, holds, pace: None })
+    }
+
+    /// Waits until no other stream does work that takes long, which is so until what this returns is dropped.
+    pub async fn alone(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.long.acquire().await.ok()
+    }
+
+    /// Ends streams, those first that hold pages for longest, until no more bytes of old pages are held than may be. Follows the
+    /// views until there are no more.
+    pub async fn relieve<C: Catalog>(&self, mut view: watch::Receiver<C>) {
+        while view.changed().await.is_ok() {
+            while view.borrow_and_update().pinned() > self.most.pinned {
+                let oldest = {
+                    let open = self.open.lock();
+                    let holds =
+                        open.values().filter_map(|open| Some((*open.holds.since.lock())?).zip(Some(&open.holds)));
+                    holds.min_by_key(|(since, _)| *since).map(|(_, holds)| Arc::clone(holds))
+                };
+                // Others hold them: whoever writes them to a file or to Kubernetes, and that is soon over.
+                let Some(oldest) = oldest else { break };
+                *oldest.since.lock() = None;
+                oldest.cut.notify_one();
+                let _ = tokio::time::timeout(RELIEF, oldest.gone.notified()).await;
+            }
+        }
     }
 
     fn states(&self) -> Vec<Arc<Mutex<StreamState>>> {
-        self.open.lock().values().map(|(_, state)| Arc::clone(state)).collect()
+        self.open.lock().values().map(|open| Arc::clone(&open.state)).collect()
     }
 
     /// The streams at present, oldest first: from the one at `from` on, one at least and no more than take `most` bytes to
@@ -252,16 +320,28 @@ impl Registered {
     /// Notes whose stream this is; at most 256 characters of the name are kept.
     pub fn identify(&mut self, node: &str) {
         let shown: String = node.chars().filter(|c| !c.is_control()).take(256).collect();
-        let peer = {
+        let (peer, partition, delta) = {
             let mut state = self.state.lock();
             state.node.clone_from(&shown);
-            state.peer
+            (state.peer, state.partition, state.delta)
         };
+        if delta {
+            return;
+        }
         let mut paces = self.streams.paces.lock();
-        paces.retain(|_, pace| pace.strong_count() > 0);
-        let slot = paces.entry((peer.map(|peer| peer.ip()), shown)).or_default();
-        let pace = slot.upgrade().unwrap_or_else(|| Arc::new(Mutex::new(Pace::new(self.streams.rule))));
-        *slot = Arc::downgrade(&pace);
+        paces.retain(|_, paces| {
+            paces.retain(|pace| pace.strong_count() > 0);
+            !paces.is_empty()
+        });
+        let paces = paces.entry((peer.map(|peer| peer.ip()), shown)).or_default();
+        let joins = |pace: &Arc<Mutex<Pace>>| pace.lock().join(self.ticket, partition);
+        let pace = paces.iter().filter_map(Weak::upgrade).find(joins).unwrap_or_else(|| {
+            let mut pace = Pace::new(self.streams.rule);
+            pace.join(self.ticket, partition);
+            let pace = Arc::new(Mutex::new(pace));
+            paces.push(Arc::downgrade(&pace));
+            pace
+        });
         self.pace = Some(pace);
     }
 
@@ -274,7 +354,17 @@ impl Registered {
         self.streams.quiet.lock().may_log((event, client, about.to_owned()), Instant::now())
     }
 
-    /// The pace that the client's streams share; `None` before the client said who it is.
+    /// Notes since when the stream holds pages that may be old; `None`: it holds none.
+    pub fn holds_since(&self, since: Option<Instant>) {
+        *self.holds.since.lock() = since;
+    }
+
+    /// Waits until the stream is to end, since it holds the oldest of too many pages.
+    pub async fn cut(&self) {
+        self.holds.cut.notified().await;
+    }
+
+    /// The pace that the client's streams share; `None` before the client said who it is, and in the incremental variant.
     pub fn pace(&self) -> Option<&Mutex<Pace>> {
         self.pace.as_deref()
     }
@@ -283,17 +373,20 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.streams.open.lock().remove(&self.ticket);
+        self.holds.gone.notify_one();
         if let Some(pace) = &self.pace {
-            pace.lock().close(self.ticket);
+            pace.lock().part(self.ticket);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::{
+        proto::google::protobuf::Any,
+        snapshot::{Resource, view::View},
+    };
 
     #[test]
     fn a_client_takes_everything_or_all_parts_of_one_number() {
@@ -309,7 +402,7 @@ mod tests {
 
     #[test]
     fn streams_are_limited_in_all_and_by_address() {
-        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 3, per_address: 2 };
         let open = |address: &str| streams.register(address.parse().ok(), Partition::WHOLE, false, most);
         let first = open("127.0.0.1:1").unwrap();
@@ -323,7 +416,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_bounded_and_the_rest_is_counted() {
-        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 3_000, per_address: 3_000 };
         let partition = Partition::new(0, 2).unwrap();
         let open = |n: usize| {
@@ -355,18 +448,63 @@ mod tests {
 
     #[test]
     fn streams_of_one_client_share_its_time() {
-        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, MaxBytes::ANY));
         let most = MaxStreams { in_all: 9, per_address: 9 };
-        let open = |address: &str, node: &str| {
-            let mut stream = streams.register(address.parse().ok(), Partition::WHOLE, false, most).unwrap();
+        let open = |address: &str, node: &str, index| {
+            let partition = Partition::new(index, 2).unwrap();
+            let mut stream = streams.register(address.parse().ok(), partition, false, most).unwrap();
             stream.identify(node);
             stream
         };
-        let (a, b) = (open("127.0.0.1:1", "istiod-0"), open("127.0.0.1:2", "istiod-0"));
-        let (c, d) = (open("127.0.0.1:3", "istiod-1"), open("127.0.0.2:4", "istiod-0"));
+        let (a, b) = (open("127.0.0.1:1", "istiod-0", 0), open("127.0.0.1:2", "istiod-0", 1));
+        let (c, d) = (open("127.0.0.1:3", "istiod-1", 1), open("127.0.0.2:4", "istiod-0", 1));
         let same = |a: &Registered, b: &Registered| std::ptr::eq(a.pace().unwrap(), b.pace().unwrap());
         assert!(same(&a, &b) && !same(&a, &c) && !same(&a, &d));
+        // Of one partition there is one stream; others by the same name share among themselves.
+        let (e, f) = (open("127.0.0.1:5", "istiod-0", 1), open("127.0.0.1:6", "istiod-0", 0));
+        assert!(!same(&a, &e) && same(&e, &f));
         assert!(a.may_log("event", "type") && !b.may_log("event", "type"), "and its line in the log");
         assert!(c.may_log("event", "type") && d.may_log("event", "type") && a.may_log("event", "other"));
+    }
+
+    #[tokio::test]
+    async fn those_go_who_hold_pages_for_longest_and_no_more_than_must() {
+        let most = MaxBytes { pinned: 25_000, ..MaxBytes::ANY };
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, most));
+        let view = watch::Sender::new(View { shown: true, ..View::default() });
+        let relieving = tokio::spawn({
+            let (streams, view) = (Arc::clone(&streams), view.subscribe());
+            async move { streams.relieve(view).await }
+        });
+        let change = |n: usize| {
+            let any = Any { type_url: "a".into(), value: vec![n as u8; 10_000].into() };
+            let changes = [((0, "a".into()), Some(Resource::plain(&any)))].into();
+            view.send_modify(|view| view.service_entries = Arc::new(view.service_entries.with(&changes)));
+        };
+        let begin = Instant::now();
+        let places = MaxStreams { in_all: 9, per_address: 9 };
+        let (gone, mut goes) = tokio::sync::mpsc::unbounded_channel();
+        // Each holds another page; those that came later hold theirs for longer.
+        for n in 0..5 {
+            change(n);
+            let registered = streams.register(None, Partition::WHOLE, false, places).unwrap();
+            registered.holds_since((n != 4).then(|| begin - Duration::from_secs(n as u64)));
+            let (page, gone) = (view.borrow().service_entries.pages().next().cloned(), gone.clone());
+            tokio::spawn(async move {
+                registered.cut().await;
+                drop((page, registered));
+                gone.send(n).unwrap();
+            });
+        }
+        change(5);
+        let order = [goes.recv().await, goes.recv().await, goes.recv().await];
+        assert_eq!(order, [Some(3), Some(2), Some(1)], "five pages are old and two may stay");
+        assert_eq!(view.borrow().pinned() / 10_000, 2);
+        let _held = view.borrow().service_entries.pages().next().cloned();
+        change(6);
+        assert_eq!(goes.recv().await, Some(0), "and nobody who says that it holds nothing");
+        drop(view);
+        relieving.await.unwrap();
+        assert!(goes.try_recv().is_err());
     }
 }

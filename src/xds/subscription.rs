@@ -7,6 +7,8 @@
 pub mod delta;
 pub mod sotw;
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use bytes::Bytes;
 
 use crate::{
@@ -22,7 +24,12 @@ use crate::{
 };
 
 /// Fields that the requests of both variants have.
-pub trait Request: prost::Message + Default {
+pub trait Request: prost::Message + Default + 'static {
+    /// Numbers of the fields that are names of resources.
+    const NAMES: &'static [u32];
+    /// Number of the field that has names and versions of resources.
+    const VERSIONS: Option<u32>;
+
     /// The client; in the first request of a stream.
     fn node(&self) -> Option<&Node>;
     /// The type asked for.
@@ -36,6 +43,9 @@ pub trait Request: prost::Message + Default {
 }
 
 impl Request for DiscoveryRequest {
+    const NAMES: &'static [u32] = &[3];
+    const VERSIONS: Option<u32> = None;
+
     fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
@@ -51,6 +61,9 @@ impl Request for DiscoveryRequest {
 }
 
 impl Request for DeltaDiscoveryRequest {
+    const NAMES: &'static [u32] = &[3, 4];
+    const VERSIONS: Option<u32> = Some(5);
+
     fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
@@ -84,7 +97,7 @@ pub trait Subscription: Default + Send + 'static {
     const DELTA: bool;
 
     /// Takes a request in; whether it is the answer to the last response.
-    fn request(&mut self, request: &Self::Request) -> bool;
+    fn request(&mut self, request: Self::Request) -> bool;
 
     /// Whether the client lacks something of this set, or asked for it once more.
     fn lacks(&mut self, set: &Set) -> bool;
@@ -97,6 +110,12 @@ pub trait Subscription: Default + Send + 'static {
 
     /// Whether the client asked for the next response, so that it is no push.
     fn asked(&self) -> bool;
+
+    /// About how many bytes are kept of what the client asked for and said.
+    fn kept(&self) -> usize;
+
+    /// How many names must be looked up at most before it is known whether a response is due, and to make that.
+    fn lookups(&self) -> usize;
 
     /// Makes a response of the newest set and notes that it goes out.
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent;
@@ -178,6 +197,11 @@ impl Exchange {
         self.acked
     }
 
+    /// About how many bytes are kept of what the client said.
+    fn kept(&self) -> usize {
+        self.error.as_ref().map_or(0, String::len)
+    }
+
     /// The client's words on the last response, if it did not accept it.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
@@ -185,8 +209,52 @@ impl Exchange {
 }
 
 /// The names of a request, with those of its locators, whose dynamic parameters play no role.
-fn names<'a>(names: &'a [String], locators: &'a [ResourceLocator]) -> impl Iterator<Item = &'a String> {
-    names.iter().chain(locators.iter().map(|locator| &locator.name))
+fn names(names: Vec<String>, locators: Vec<ResourceLocator>) -> impl Iterator<Item = String> {
+    names.into_iter().chain(locators.into_iter().map(|locator| locator.name))
+}
+
+/// Bytes that a name takes in a set or map, beyond its own.
+const NAME: usize = 96;
+
+/// Names, and how many bytes they take.
+#[derive(Debug, Default)]
+struct Names {
+    names: BTreeSet<Arc<str>>,
+    bytes: usize,
+}
+
+impl Names {
+    fn insert(&mut self, name: Arc<str>) {
+        let bytes = name.len();
+        self.bytes += if self.names.insert(name) { NAME + bytes } else { 0 };
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        let removed = self.names.remove(name);
+        self.bytes -= if removed { NAME + name.len() } else { 0 };
+        removed
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    fn retain(&mut self, stays: impl Fn(&str) -> bool) {
+        self.names.retain(|name| stays(name));
+        self.bytes = self.names.iter().map(|name| NAME + name.len()).sum();
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter()
+    }
+
+    fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
 }
 
 /// The name that stands for every resource.

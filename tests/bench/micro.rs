@@ -21,11 +21,10 @@ use registry_mox::testing::{
         service_entry::{self, EndpointMode, Member, Shape},
     },
     xds::{
-        codec::{Outgoing, Response, ResponseBody},
+        codec::{self, Outgoing, Response},
         subscription::ResponseContent,
     },
 };
-use tokio::sync::mpsc;
 
 const SERVICE: &str = "com.example.bench.Service";
 /// `startTime`, so that a resource can differ from the one before.
@@ -169,22 +168,21 @@ fn framing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("framing");
     for (name, services, endpoints) in SIZES {
         let pages: Vec<Bytes> = snapshot_of(services, endpoints, &policy).pages().cloned().collect();
-        let content = Arc::new(ResponseContent { pages, removed: Vec::new() });
-        group.throughput(Throughput::Bytes(content.pages.iter().map(Bytes::len).sum::<usize>() as u64));
+        group.throughput(Throughput::Bytes(pages.iter().map(Bytes::len).sum::<usize>() as u64));
         group.bench_function(BenchmarkId::new("a response", name), |bencher| {
             bencher.iter_batched(
                 || {
-                    let (out, responses) = mpsc::channel(1);
+                    let (outbox, responses) = codec::exit();
                     let response = Response {
                         type_url: "networking.istio.io/v1/ServiceEntry".to_owned(),
                         version: "7".into(),
                         nonce: "1".to_owned(),
-                        content: Arc::clone(&content),
+                        content: ResponseContent { pages: pages.clone(), removed: Vec::new() },
                         delta: false,
                         handed_at: Arc::default(),
                     };
-                    out.try_send(Ok(Outgoing::Response(response))).expect("room for one");
-                    ResponseBody::new(responses, Arc::default())
+                    outbox.send(Ok(Outgoing::Response(response)));
+                    responses
                 },
                 |mut body| {
                     let mut context = Context::from_waker(std::task::Waker::noop());

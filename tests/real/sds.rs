@@ -15,13 +15,15 @@ use prost::{Message, bytes::BytesMut};
 use registry_mox::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::protobuf::Any},
     testing::xds::{
-        codec::{Outgoing, RequestDecoder, Response, ResponseBody},
+        budget::Budget,
+        codec::{self, Outgoing, Response},
+        limits::MaxBytes,
+        requests::Requests,
         subscription::ResponseContent,
     },
 };
-use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+use tokio::{net::TcpListener, runtime::Runtime};
 use tonic::{
-    Streaming,
     body::Body,
     server::NamedService,
     transport::{Server, server::TcpIncoming},
@@ -118,12 +120,13 @@ impl Service<http::Request<Body>> for Secrets {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let mut requests =
-            Streaming::new_request(RequestDecoder::<DiscoveryRequest>::default(), request.into_body(), None, None);
-        let (out, responses) = mpsc::channel(1);
+        let account = Arc::new(Budget::new(MaxBytes::ANY)).open();
+        let mut requests = Requests::<DiscoveryRequest>::new(request.into_body(), 1 << 20, account);
+        let (outbox, responses) = codec::exit();
         let secrets = self.clone();
         tokio::spawn(async move {
-            while let Ok(Some(request)) = requests.message().await {
+            while let Ok(Some(request)) = requests.next().await {
+                let Ok((request, _held)) = request.decode() else { return };
                 if !request.response_nonce.is_empty() {
                     continue; // an acknowledgement
                 }
@@ -136,16 +139,17 @@ impl Service<http::Request<Body>> for Secrets {
                     type_url: TYPE.to_owned(),
                     version: "1".into(),
                     nonce: "1".to_owned(),
-                    content: Arc::new(ResponseContent { pages: vec![page.freeze()], removed: Vec::new() }),
+                    content: ResponseContent { pages: vec![page.freeze()], removed: Vec::new() },
                     delta: false,
                     handed_at: Arc::default(),
                 };
-                if out.send(Ok(Outgoing::Response(response))).await.is_err() {
+                if !outbox.has_room().await {
                     return;
                 }
+                outbox.send(Ok(Outgoing::Response(response)));
             }
         });
         let response = http::Response::builder().header(http::header::CONTENT_TYPE, "application/grpc");
-        Box::pin(async { Ok(response.body(Body::new(ResponseBody::new(responses, Arc::default()))).unwrap()) })
+        Box::pin(async { Ok(response.body(Body::new(responses)).unwrap()) })
     }
 }

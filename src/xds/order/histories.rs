@@ -375,8 +375,10 @@ struct Run<M: Mesh, S> {
 
 impl<M: Mesh, S: Variant> Run<M, S> {
     fn new(prime: bool, largest: usize) -> Self {
+        let mut order = Order::new(Partition::WHOLE, Bounds { types: M::TYPES.len(), response: largest });
+        order.prime(prime);
         Self {
-            order: Order::new(Partition::WHOLE, Bounds { types: M::TYPES.len(), response: largest }, prime),
+            order,
             view: M::default(),
             worlds: vec![World::new()],
             clients: BTreeMap::new(),
@@ -449,7 +451,7 @@ impl<M: Mesh, S: Variant> Run<M, S> {
         let Some((type_url, _)) = M::TYPES.get(of) else { return Ok(()) };
         let leave = if S::DELTA { leave } else { NONE };
         let request = S::ask(type_url, nonce, add.listed(), leave.listed(), nack);
-        let received = self.order.request(&request, self.now).unwrap().unwrap();
+        let received = self.order.request(request, self.now).unwrap().unwrap();
         let known = self.clients.contains_key(&of);
         let client = self.clients.entry(of).or_insert_with(|| Client {
             wish: Wish::default(),
@@ -487,6 +489,9 @@ impl<M: Mesh, S: Variant> Run<M, S> {
 
     /// Whether something can be said now, as the stream asks after each step.
     fn due(&mut self) -> Result<Due, TestCaseError> {
+        let (names, text) = (usize::from(NAMES) * 3 * 200, "no".len());
+        let most: usize = self.clients.keys().map(|of| TYPE + M::TYPES[*of].0.len() + names + text).sum();
+        prop_assert!(self.order.kept() <= most, "{} bytes for {} types", self.order.kept(), self.clients.len());
         let due = self.order.due(&self.view, self.now);
         match due {
             Due::Changed(since) => {
@@ -615,6 +620,13 @@ impl<M: Mesh, S: Variant> Run<M, S> {
                 .map(|kind| client.wish.of(self.world(), kind))
                 .unwrap_or_default();
             prop_assert!(client.told == all || client.too_large, "{type_url}: {:?} of {all:?} was told", client.told);
+        }
+        if self.view.is_shown() {
+            prop_assert_eq!(
+                self.order.lookups(),
+                0,
+                "a client that was told all costs nothing until something changes"
+            );
         }
         // Types are told of the view that was begun with, of the newest, and of removals.
         let most = 5 * self.clients.len() as u64;

@@ -10,7 +10,7 @@ use bytes::{BufMut, BytesMut};
 use http_body::Frame;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tracing_subscriber::{
     Layer,
     layer::{self, SubscriberExt},
@@ -21,8 +21,8 @@ use crate::{
     proto::{envoy::service::discovery::v3::DiscoveryRequest, google::rpc, istio::networking::v1alpha3::ServiceEntry},
     snapshot::{Resource, signals::Signals, view::View},
     xds::{
-        codec::RequestDecoder,
-        limits::{MaxStreams, NACK_TEXT, REFUSED},
+        codec::{self, ResponseBody},
+        limits::{MaxBytes, MaxStreams, NACK_TEXT, REFUSED},
         pace::PaceRule,
     },
 };
@@ -50,8 +50,8 @@ struct Ends {
     view: watch::Sender<View>,
     signals: Signals,
     says: mpsc::UnboundedSender<DiscoveryRequest>,
-    hears: mpsc::Receiver<Result<Outgoing, Status>>,
-    ended: JoinHandle<bool>,
+    hears: ResponseBody,
+    ended: JoinHandle<Option<Remains>>,
     _stops: [watch::Sender<bool>; 2],
 }
 
@@ -60,13 +60,18 @@ fn stream() -> Ends {
 }
 
 fn paced(rule: PaceRule) -> Ends {
+    bounded(rule, MaxBytes::ANY)
+}
+
+fn bounded(rule: PaceRule, bytes: MaxBytes) -> Ends {
     let (says, said) = mpsc::unbounded_channel();
-    let requests = Streaming::new_request(RequestDecoder::default(), tonic::body::Body::new(Says(said)), None, None);
-    let streams = Arc::new(Streams::new(rule));
+    let streams = Arc::new(Streams::new(rule, bytes));
+    let account = streams.budget.open();
+    let requests = Requests::new(tonic::body::Body::new(Says(said)), 16 << 20, Arc::clone(&account));
     let most = MaxStreams { in_all: 1, per_address: 1 };
     let (view, signals) = (watch::Sender::new(View { shown: true, ..View::default() }), Signals::default());
     let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
-    let (out, hears) = mpsc::channel(1);
+    let (outbox, hears) = codec::exit();
     let stream = Stream {
         view: view.subscribe(),
         changes: signals.subscribe(Partition::WHOLE),
@@ -76,8 +81,8 @@ fn paced(rule: PaceRule) -> Ends {
         streams: Arc::clone(&streams),
         prime: false,
         limits: StreamLimits { streams: most, types: 1, request: 1 << 20, response: 1 << 20 },
-        flow: Arc::default(),
-        out,
+        kept: account.hold(),
+        outbox,
         turn: Arc::default(),
     };
     let ended = tokio::spawn(stream.run::<Sotw>(requests));
@@ -103,10 +108,15 @@ impl Ends {
         self.says.send(DiscoveryRequest { response_nonce: nonce.into(), error_detail, ..request }).unwrap();
     }
 
+    /// The next message, or the end.
+    async fn hear(&mut self) -> Option<Result<Outgoing, Status>> {
+        std::future::poll_fn(|context| self.hears.poll_next(context)).await
+    }
+
     /// The nonce of the next response, and what has passed until it came.
     async fn heard(&mut self) -> (String, Duration) {
         let begin = Instant::now();
-        match self.hears.recv().await {
+        match self.hear().await {
             Some(Ok(Outgoing::Response(response))) => {
                 response.handed_at.set(Instant::now()).unwrap(); // as the transport does
                 (response.nonce, begin.elapsed())
@@ -121,15 +131,27 @@ fn asks(type_url: &str) -> DiscoveryRequest {
     DiscoveryRequest { node, type_url: type_url.into(), ..Default::default() }
 }
 
-/// How the stream of a client ends that says this, and whether its connection is cut.
-async fn end(says: Option<DiscoveryRequest>) -> (bool, Option<tonic::Code>, Duration) {
+/// How the stream of a client ends that says this, and whether something is left of it.
+async fn end(says: Option<DiscoveryRequest>, reads: bool) -> (bool, Option<tonic::Code>, Duration) {
     let begin = Instant::now();
     let mut stream = stream();
     says.into_iter().for_each(|request| stream.says.send(request).unwrap());
-    let cut = (&mut stream.ended).await.unwrap();
-    let status = stream.hears.recv().await.and_then(Result::err).map(|status| status.code());
+    let (remains, status) = match reads {
+        true => {
+            let status = stream.hear().await.and_then(Result::err).map(|status| status.code());
+            ((&mut stream.ended).await.unwrap(), status)
+        }
+        false => ((&mut stream.ended).await.unwrap(), None),
+    };
+    let after = begin.elapsed();
+    assert_eq!(stream.streams.list(0, usize::MAX).len(), usize::from(remains.is_some()));
+    let is_left = remains.is_some();
+    drop(stream.hears);
+    if let Some(remains) = remains {
+        assert!(remains.gone().await, "the transport has noticed");
+    }
     assert!(stream.streams.list(0, usize::MAX).is_empty());
-    (cut, status, begin.elapsed())
+    (is_left, status, after)
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,12 +239,42 @@ async fn a_client_that_refuses_on_and_on_is_logged_once_and_in_short() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_says_nothing_is_let_go() {
-    let (cut, status, after) = end(None).await;
+    let (cut, status, after) = end(None, true).await;
     assert_eq!((cut, status, after.as_secs()), (false, Some(tonic::Code::DeadlineExceeded), FIRST_REQUEST.as_secs()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_nothing_is_cut() {
-    let (cut, status, after) = end(Some(asks("x"))).await;
+async fn a_client_that_reads_nothing_is_ended() {
+    let (cut, status, after) = end(Some(asks("x")), false).await;
     assert_eq!((cut, status, after.as_secs()), (true, None, SLOW.as_secs()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_for_more_than_its_share_is_ended_and_gives_all_back() {
+    let most = MaxBytes { stream: 1 << 20, ..MaxBytes::ANY };
+    let mut stream = bounded(PaceRule { duty: 1.0, max: SLOW }, most);
+    let names = |from: usize| (from..from + 1_000).map(|n| format!("ns/{n:060}")).collect();
+    let ask =
+        |nonce: &str, from| DiscoveryRequest { response_nonce: nonce.into(), resource_names: names(from), ..asks("x") };
+    stream.says.send(ask("", 0)).unwrap();
+    let (nonce, _) = stream.heard().await;
+    assert!((100_000..400_000).contains(&stream.streams.budget.held()), "{}", stream.streams.budget.held());
+    // More names, as many as it had: the old ones are given back.
+    stream.says.send(ask(&nonce, 1_000)).unwrap();
+    let (nonce, _) = stream.heard().await;
+    assert!((100_000..400_000).contains(&stream.streams.budget.held()), "{}", stream.streams.budget.held());
+    let too_many =
+        DiscoveryRequest { resource_names: (0..10).flat_map(|n| names(n * 1_000)).collect(), ..ask(&nonce, 0) };
+    stream.says.send(too_many).unwrap();
+    let status = loop {
+        match stream.hear().await {
+            Some(Err(status)) => break status,
+            Some(Ok(_)) => {}
+            None => panic!("the stream ends without a status"),
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("mox.limits.stream-bytes"), "{status:?}");
+    assert!(stream.ended.await.unwrap().is_none(), "its client has read why");
+    assert_eq!((stream.streams.budget.held(), stream.streams.budget.refused()), (0, 1));
 }

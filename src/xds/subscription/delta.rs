@@ -1,15 +1,21 @@
 //! The incremental variant: a response has what is different from what the client has.
 //! <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds>
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::BytesMut;
 
 use crate::{
     proto::envoy::service::discovery::v3::DeltaDiscoveryRequest,
-    snapshot::{Item, Set},
-    xds::subscription::{EVERYTHING, Exchange, Nonce, ResponseContent, Subscription, names},
+    snapshot::{Item, Set, version_of},
+    xds::subscription::{EVERYTHING, Exchange, NAME, Names, Nonce, ResponseContent, Subscription, names},
 };
+
+/// Bytes of a version as it is kept.
+const VERSION: usize = size_of::<Option<u128>>();
 
 /// One type on one stream in the incremental variant.
 #[derive(Debug, Default)]
@@ -17,13 +23,16 @@ pub struct Delta {
     /// Whether everything is wanted.
     wildcard: bool,
     /// Names that are wanted, beside everything or alone.
-    names: BTreeSet<String>,
+    names: Names,
     /// Names of which the client is to be told what there is, whether it changed or not.
-    owed: BTreeSet<String>,
+    owed: Names,
     /// Whether the client is to be told everything that there is.
     owes_all: bool,
-    /// Versions of the resources that the client has from before this stream, by name; empty after the first response.
-    initial: BTreeMap<String, String>,
+    /// Hashes of the resources that the client has from before this stream, by name; empty after the first response. `None`: a
+    /// version that was never given out here.
+    initial: BTreeMap<Arc<str>, Option<u128>>,
+    /// Bytes of that.
+    initial_bytes: usize,
     /// The set that the client has, as far as it wants what is in it; `None` before the first response.
     base: Option<Set>,
     /// Whether a request was taken in.
@@ -45,7 +54,7 @@ impl News<'_> {
 }
 
 impl Delta {
-    fn subscribe(&mut self, name: &str) {
+    fn subscribe(&mut self, name: String) {
         if name == EVERYTHING {
             self.owes_all |= !self.wildcard;
             self.wildcard = true;
@@ -53,42 +62,39 @@ impl Delta {
             // "The server must still provide those resources […] the client may have 'forgotten' those resources despite
             // apparently remaining subscribed."
             // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#xds-protocol-delta-subscribe
-            self.names.insert(name.to_owned());
-            self.owed.insert(name.to_owned());
+            let name = Arc::<str>::from(name);
+            self.names.insert(Arc::clone(&name));
+            self.owed.insert(name);
         }
     }
 
-    fn unsubscribe(&mut self, name: &str) {
+    fn unsubscribe(&mut self, name: String) {
         if name == EVERYTHING {
             self.wildcard = false;
             self.owes_all = false;
             // A name that was owed as one of everything is not wanted any more.
             let names = &self.names;
             self.owed.retain(|name| names.contains(name));
-        } else if self.names.remove(name) {
+        } else if self.names.remove(&name) {
             // While everything is wanted, "the server must send a response that includes the specific resource", or says that
             // there is none. https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#xds-protocol-unsubscribe
             match self.wildcard {
-                true => self.owed.insert(name.to_owned()),
-                false => self.owed.remove(name),
-            };
+                true => self.owed.insert(name.into()),
+                false => _ = self.owed.remove(&name),
+            }
         }
     }
 
     fn news<'a>(&'a self, set: &'a Set) -> News<'a> {
         let mut news = News::default();
-        let has = |item: &Item| {
-            self.initial
-                .get(&**item.name())
-                .is_some_and(|version| *version == *crate::snapshot::version_of(item.digest()))
-        };
+        let has = |item: &Item| self.initial.get(item.name()).is_some_and(|digest| *digest == Some(item.digest()));
         if self.owes_all {
             news.changed.extend(set.items().filter(|item| !has(item)));
-            news.removed.extend(self.owed.iter().map(String::as_str).filter(|name| set.find(name).is_none()));
+            news.removed.extend(self.owed.iter().map(|name| &**name).filter(|name| set.find(name).is_none()));
             let gone = self.base.as_ref().map(|base| set.since(base).removed).unwrap_or_default();
-            news.removed.extend(gone.into_iter().map(|name| &**name).filter(|name| self.names.contains(*name)));
+            news.removed.extend(gone.into_iter().map(|name| &**name).filter(|name| self.names.contains(name)));
         } else {
-            for name in &self.owed {
+            for name in self.owed.iter() {
                 match set.find(name) {
                     Some(item) if has(item) => {}
                     Some(item) => news.changed.push(item),
@@ -103,10 +109,23 @@ impl Delta {
             }
         }
         // Resources that the client has from before this stream and that are gone.
-        let stale = self.initial.keys().map(String::as_str).filter(|name| self.wildcard || self.names.contains(*name));
+        let stale = self.initial.keys().map(|name| &**name).filter(|name| self.wildcard || self.names.contains(name));
         news.removed.extend(stale.filter(|name| set.find(name).is_none()));
         news
     }
+
+    /// Nothing is owed any more to a client that has this set.
+    fn settle(&mut self, set: &Set) {
+        self.owes_all = false;
+        (self.owed, self.initial, self.initial_bytes) = Default::default();
+        self.base = Some(set.apart());
+    }
+}
+
+/// The hash that is written as this version.
+fn digest_of(version: &str) -> Option<u128> {
+    let digest = u128::from_str_radix(version, 16).ok()?;
+    (*version_of(digest) == *version).then_some(digest)
 }
 
 impl Subscription for Delta {
@@ -114,18 +133,20 @@ impl Subscription for Delta {
     const METHOD: &'static str = "DeltaAggregatedResources";
     const DELTA: bool = true;
 
-    fn request(&mut self, request: &DeltaDiscoveryRequest) -> bool {
+    fn request(&mut self, request: DeltaDiscoveryRequest) -> bool {
         // A stale nonce is no answer, but "the server must honor changes to the subscription state even if the nonce is stale".
         // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds
         let nonce = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
-        let mut asked = names(&request.resource_names_subscribe, &request.resource_locators_subscribe).peekable();
-        let mut left = names(&request.resource_names_unsubscribe, &request.resource_locators_unsubscribe).peekable();
+        let mut asked = names(request.resource_names_subscribe, request.resource_locators_subscribe).peekable();
+        let mut left = names(request.resource_names_unsubscribe, request.resource_locators_unsubscribe).peekable();
         if !std::mem::replace(&mut self.known, true) {
             // Versions count "on reconnect", so in the first request only. A first request that names nothing wants everything.
             // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds
-            self.initial = request.initial_resource_versions.clone();
+            let initial = request.initial_resource_versions.into_iter();
+            self.initial = initial.map(|(name, version)| (name.into(), digest_of(&version))).collect();
+            self.initial_bytes = self.initial.keys().map(|name| NAME + VERSION + name.len()).sum();
             if asked.peek().is_none() && left.peek().is_none() {
-                self.subscribe(EVERYTHING);
+                self.subscribe(EVERYTHING.to_owned());
             }
         }
         asked.for_each(|name| self.subscribe(name));
@@ -145,15 +166,21 @@ impl Subscription for Delta {
         let lacks = !self.news(set).is_empty();
         if !lacks {
             // Changes of what is not wanted are not compared again, and their pages not kept.
-            self.owed.clear();
-            self.initial.clear();
-            self.base = Some(set.clone());
+            self.settle(set);
         }
         lacks
     }
 
     fn asked(&self) -> bool {
         self.owes_all || !self.owed.is_empty()
+    }
+
+    fn kept(&self) -> usize {
+        self.names.bytes + self.owed.bytes + self.initial_bytes + self.exchange.kept()
+    }
+
+    fn lookups(&self) -> usize {
+        self.owed.len() + self.initial.len()
     }
 
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
@@ -165,12 +192,9 @@ impl Subscription for Delta {
         } else {
             let mut bytes = BytesMut::new();
             news.changed.iter().for_each(|item| item.put_delta(&mut bytes));
-            content.pages.push(bytes.freeze());
+            content.pages.push(set.copy(bytes));
         }
-        self.owes_all = false;
-        self.owed.clear();
-        self.initial.clear();
-        self.base = Some(set.clone());
+        self.settle(set);
         self.exchange.respond(nonce, set.sum());
         content
     }
@@ -205,7 +229,7 @@ mod tests {
 
         fn first(&mut self, nonce: &str, subscribe: &[&str], unsubscribe: &[&str], has: &[(&str, &str)]) {
             let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            self.subscription.request(&DeltaDiscoveryRequest {
+            self.subscription.request(DeltaDiscoveryRequest {
                 response_nonce: nonce.into(),
                 resource_names_subscribe: owned(subscribe),
                 resource_names_unsubscribe: owned(unsubscribe),
@@ -309,5 +333,22 @@ mod tests {
         assert_eq!(client.next(&set(&[])), None, "nothing is wanted");
         client.ask("", &[], &[]);
         assert_eq!(client.next(&now), None, "an empty request later on does not mean everything");
+    }
+
+    #[test]
+    fn what_is_kept_is_counted_and_goes_with_the_names() {
+        let mut client = Client::default();
+        let names: Vec<String> = (0..1_000).map(|n| format!("ns/{n:060}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        client.first("", &names, &[], &[(names[0], "1"), (names[1], "1")]);
+        let (asked, lookups) = (client.subscription.kept(), client.subscription.lookups());
+        assert!(asked > 2 * 1_000 * 63 && lookups == 1_002, "{asked} {lookups}");
+        client.next(&set(&[])).unwrap();
+        let told = client.subscription.kept();
+        assert!(told <= asked / 2 && client.subscription.lookups() == 0, "{told}");
+        client.ask("", &names, &[]);
+        assert_eq!(client.subscription.kept(), 2 * told, "they are owed once more, and are names as before");
+        client.ask("", &[], &names);
+        assert_eq!((client.subscription.kept(), client.subscription.lookups()), (0, 0));
     }
 }

@@ -4,26 +4,80 @@
 //! Beside the specification, two things that istiod needs: its first request of a type carries a made-up nonce, and it never
 //! sends an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     proto::envoy::service::discovery::v3::DiscoveryRequest,
     snapshot::Set,
-    xds::subscription::{EVERYTHING, Exchange, Nonce, ResponseContent, Subscription, names},
+    xds::subscription::{EVERYTHING, Exchange, NAME, Nonce, ResponseContent, Subscription, names},
 };
+
+/// Bytes of what is kept with a name.
+const SENT: usize = size_of::<Option<u128>>();
 
 /// One type on one stream in state of the world.
 #[derive(Debug, Default)]
 pub struct Sotw {
-    /// Names that are wanted, each with the hash of the resource that was sent; `None`: everything is wanted.
-    names: Option<BTreeMap<String, Option<u128>>>,
+    /// Names that are wanted, `None`: everything is wanted.
+    names: Option<Wanted>,
     /// Whether a response is due even if nothing has changed.
     due: bool,
     exchange: Exchange,
 }
 
+/// Names that are wanted.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// Each with the hash of the resource that was sent.
+    sent: BTreeMap<Arc<str>, Option<u128>>,
+    /// Bytes of that.
+    bytes: usize,
+    /// The last set that was looked at, and the names of which it has something else than what was sent. So that another set costs
+    /// what is different in it, not all names. `None`: none was since the last request or response.
+    seen: Option<(Set, BTreeSet<Arc<str>>)>,
+}
+
 fn digest(set: &Set, name: &str) -> Option<u128> {
     set.find(name).map(|item| item.digest())
+}
+
+impl Wanted {
+    fn of(asked: BTreeSet<Arc<str>>, known: Option<&Self>) -> Self {
+        let known = |name: &str| known.and_then(|known| known.sent.get(name).copied().flatten());
+        let bytes = asked.iter().map(|name| NAME + SENT + name.len()).sum();
+        Self {
+            sent: asked.into_iter().map(|name| (known(&name), name)).map(|(sent, name)| (name, sent)).collect(),
+            bytes,
+            seen: None,
+        }
+    }
+
+    /// Whether this set has something else than what was sent.
+    fn differs(&mut self, set: &Set) -> bool {
+        let Self { sent, seen, .. } = self;
+        let different = match seen.take() {
+            None => {
+                let different = sent.iter().filter(|(name, sent)| digest(set, name) != **sent);
+                different.map(|(name, _)| Arc::clone(name)).collect()
+            }
+            Some((last, mut different)) => {
+                let news = set.since(&last);
+                let changed = news.changed.into_iter().map(|item| (item.name(), Some(item.digest())));
+                for (name, digest) in changed.chain(news.removed.into_iter().map(|name| (name, None))) {
+                    match sent.get_key_value(name) {
+                        Some((_, sent)) if *sent == digest => _ = different.remove(name),
+                        Some((name, _)) => _ = different.insert(Arc::clone(name)),
+                        None => {}
+                    }
+                }
+                different
+            }
+        };
+        !seen.insert((set.apart(), different)).1.is_empty()
+    }
 }
 
 impl Sotw {
@@ -31,18 +85,18 @@ impl Sotw {
     /// that resource type have had an empty resource_names field"; an empty list after names "is interpreted as an
     /// unsubscription".
     /// <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return>
-    fn want(&mut self, asked: BTreeSet<String>, first: bool) {
+    fn want(&mut self, asked: BTreeSet<Arc<str>>, first: bool) {
         let everything = asked.contains(EVERYTHING) || (asked.is_empty() && (first || self.names.is_none()));
-        let names: Option<BTreeMap<_, _>> = (!everything).then(|| {
-            let known = |name: &String| self.names.as_ref().and_then(|names| names.get(name).copied().flatten());
-            asked.into_iter().map(|name| (known(&name), name)).map(|(sent, name)| (name, sent)).collect()
-        });
+        if !first && !everything && self.names.as_ref().is_some_and(|names| names.sent.keys().eq(&asked)) {
+            return;
+        }
+        let names = (!everything).then(|| Wanted::of(asked, self.names.as_ref()));
         // "The server must resend any newly requested resources, even if it previously sent those resources"; fewer names are
         // no reason for a response.
         self.due = first
             || match (&self.names, &names) {
                 (None, None) => self.due,
-                (Some(old), Some(new)) => self.due || new.keys().any(|name| !old.contains_key(name)),
+                (Some(old), Some(new)) => self.due || new.sent.keys().any(|name| !old.sent.contains_key(name)),
                 _ => true,
             };
         self.names = names;
@@ -54,8 +108,8 @@ impl Subscription for Sotw {
     const METHOD: &'static str = "StreamAggregatedResources";
     const DELTA: bool = false;
 
-    fn request(&mut self, request: &DiscoveryRequest) -> bool {
-        let asked = names(&request.resource_names, &request.resource_locators).cloned().collect();
+    fn request(&mut self, request: DiscoveryRequest) -> bool {
+        let asked = names(request.resource_names, request.resource_locators).map(Arc::from).collect();
         // The first request of a type is initial whatever nonce it carries: "the nonce is valid only in the context of an
         // individual xDS stream", and istiod sends one of its own making. A later request without a nonce starts afresh.
         // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol-overview
@@ -68,7 +122,7 @@ impl Subscription for Sotw {
         // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-updates
         let nonce = self.exchange.answer(&request.response_nonce, request.error_detail.as_ref());
         if nonce != Nonce::Stale {
-            let same = |names: &BTreeMap<String, _>| names.keys().eq(&asked);
+            let same = |names: &Wanted| names.sent.keys().eq(&asked);
             // "Warming of Cluster is completed only when a ClusterLoadAssignment response is supplied": for a cluster that has
             // changed Envoy asks again for what it has, by a second request with the nonce and names of its ACK.
             // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming
@@ -80,16 +134,24 @@ impl Subscription for Sotw {
     }
 
     fn lacks(&mut self, set: &Set) -> bool {
-        let changed = || match &self.names {
-            None => self.exchange.sent != Some(set.sum()),
-            Some(names) => names.iter().any(|(name, sent)| digest(set, name) != *sent),
-        };
-        let nothing = self.names.as_ref().is_some_and(BTreeMap::is_empty);
-        !nothing && (self.due || changed())
+        match &mut self.names {
+            None => self.due || self.exchange.sent != Some(set.sum()),
+            Some(names) if names.sent.is_empty() => false,
+            Some(names) => self.due || names.differs(set),
+        }
     }
 
     fn asked(&self) -> bool {
         self.due
+    }
+
+    fn kept(&self) -> usize {
+        self.names.as_ref().map_or(0, |names| names.bytes) + self.exchange.kept()
+    }
+
+    fn lookups(&self) -> usize {
+        let looked_at = |names: &Wanted| names.seen.as_ref().is_some_and(|(_, different)| different.is_empty());
+        self.names.as_ref().filter(|names| self.due || !looked_at(names)).map_or(0, |names| names.sent.len())
     }
 
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
@@ -97,9 +159,17 @@ impl Subscription for Sotw {
         let (content, pages) = match &mut self.names {
             None => (set.sum(), set.pages().cloned().collect()),
             Some(names) => {
-                names.iter_mut().for_each(|(name, sent)| *sent = digest(set, name));
-                let found = names.keys().filter_map(|name| set.find(name)).map(|item| item.framed().clone());
-                (names.values().flatten().fold(0u128, |sum, digest| sum.wrapping_add(*digest)), found.collect())
+                // Nothing of this set is kept while the client takes its time.
+                names.seen = None;
+                let mut pages = Vec::new();
+                let mut sum = 0u128;
+                for (name, sent) in &mut names.sent {
+                    let item = set.find(name);
+                    *sent = item.map(|item| item.digest());
+                    sum = sum.wrapping_add(sent.unwrap_or_default());
+                    pages.extend(item.map(|item| item.framed().clone()));
+                }
+                (sum, pages)
             }
         };
         self.exchange.respond(nonce, content);
@@ -118,7 +188,7 @@ mod tests {
 
     fn ask(subscription: &mut Sotw, nonce: &str, names: &[&str]) {
         let resource_names = names.iter().map(|name| (*name).to_owned()).collect();
-        subscription.request(&DiscoveryRequest {
+        subscription.request(DiscoveryRequest {
             response_nonce: nonce.into(),
             resource_names,
             ..DiscoveryRequest::default()
@@ -156,7 +226,7 @@ mod tests {
     fn a_nack_is_kept_and_only_new_content_follows() {
         let mut subscription = subscribed();
         let error_detail = Some(rpc::Status { message: "bad".into(), ..rpc::Status::default() });
-        subscription.request(&DiscoveryRequest {
+        subscription.request(DiscoveryRequest {
             response_nonce: "1".into(),
             error_detail,
             ..DiscoveryRequest::default()

@@ -1,0 +1,194 @@
+//! Clients that mean harm, or are only slow: what they may cost is bounded, and it is they who pay.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{future::poll_fn, time::Duration};
+
+use bytes::{Buf, Bytes};
+use harness::{
+    Mox, SOON,
+    client::{SERVICE, SERVICE_ENTRY, framed, node},
+    id,
+};
+use prost::Message;
+use registry_mox::{
+    proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
+    testing::host::status::Status,
+};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const METHOD: &str = "StreamAggregatedResources";
+
+async fn until(mox: &Mox, wanted: impl Fn(&Status) -> bool) -> Status {
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let status = mox.engine.status();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await; // the polling interval
+    }
+}
+
+/// Every service is another from now on, so that no page stays as it is.
+async fn change_all(mox: &Mox, services: usize, version: i64) {
+    for n in 0..services {
+        mox.publish(&id(n), "a", version, &[&format!("10.{version}.{}.{}:12200", n / 250, n % 250 + 1)]);
+    }
+    mox.engine.flush().await;
+}
+
+/// A stream of a connection of h2, which says when it has read something.
+struct Stream {
+    out: h2::SendStream<Bytes>,
+    body: h2::RecvStream,
+    read: Vec<u8>,
+}
+
+impl Stream {
+    async fn open(client: &h2::client::SendRequest<Bytes>, address: &str, node_id: &str) -> Self {
+        let request = http::Request::post(format!("http://{address}{SERVICE}{METHOD}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let mut client = client.clone().ready().await.unwrap();
+        let (answer, mut out) = client.send_request(request.body(()).unwrap(), false).unwrap();
+        let ask = DiscoveryRequest { node: Some(node(node_id)), type_url: SERVICE_ENTRY.into(), ..Default::default() };
+        out.send_data(framed(&ask.encode_to_vec()), false).unwrap();
+        Self { out, body: answer.await.unwrap().into_body(), read: Vec::new() }
+    }
+
+    /// The next response, accepted.
+    async fn next(&mut self) -> DiscoveryResponse {
+        loop {
+            if let Some((mut prefix, rest)) = self.read.split_at_checked(5) {
+                prefix.advance(1);
+                let length = prefix.get_u32() as usize;
+                if rest.len() >= length {
+                    let response = DiscoveryResponse::decode(&rest[..length]).unwrap();
+                    self.read.drain(..5 + length);
+                    let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
+                    let ack = DiscoveryRequest { type_url, response_nonce, ..DiscoveryRequest::default() };
+                    self.out.send_data(framed(&ack.encode_to_vec()), false).unwrap();
+                    return response;
+                }
+            }
+            let data = tokio::time::timeout(SOON, self.body.data()).await.expect("data in time").unwrap().unwrap();
+            self.body.flow_control().release_capacity(data.len()).unwrap();
+            self.read.extend_from_slice(&data);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_holds_old_pages_goes_and_those_beside_it_on_its_connection_stay() {
+    const SERVICES: usize = 3_000;
+    let mox = Mox::open(json!({ "limits": { "pinnedBytes": 1_048_576 }, "push": { "duty": 1.0, "prime": false } }));
+    change_all(&mox, SERVICES, 1).await;
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    let address = mox.address();
+    let (client, connection) = h2::client::Builder::new()
+        .initial_connection_window_size(64 << 20)
+        .handshake::<_, Bytes>(TcpStream::connect(&address).await.unwrap())
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let mut slow = Stream::open(&client, &address, "slow").await;
+    let mut good = Stream::open(&client, &address, "good").await;
+    assert_eq!(client.current_max_send_streams(), 256);
+    assert_eq!(good.next().await.resources.len(), SERVICES);
+    assert_eq!(mox.engine.status().pinned_bytes, 0);
+    change_all(&mox, SERVICES, 2).await;
+    // What was served before is more than may be held, so the one who holds it is ended.
+    let status = until(&mox, |status| status.relieved == 1 && status.pinned_bytes < 1 << 20).await;
+    assert!(status.bytes > 1 << 20, "{}", status.bytes);
+    // The other one of the connection goes on as ever.
+    let last = mox.engine.flush().await.version;
+    while good.next().await.version_info != last {}
+    change_all(&mox, 1, 3).await;
+    let last = mox.engine.flush().await.version;
+    while good.next().await.version_info != last {}
+    assert!(!connection.is_finished());
+    // When the slow one reads on, it hears that it is over, and nothing is left of it.
+    let end = loop {
+        match tokio::time::timeout(SOON, slow.body.data()).await.expect("an end in time") {
+            Some(Ok(data)) => slow.body.flow_control().release_capacity(data.len()).unwrap(),
+            end => break end,
+        }
+    };
+    assert!(end.unwrap().unwrap_err().is_reset());
+    until(&mox, |status| status.totals.streams == 1).await;
+    assert_eq!(mox.engine.status().relieved, 1);
+}
+
+fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, 0]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+#[tokio::test]
+async fn a_connection_of_too_many_frames_ends_and_no_other() {
+    let mox = Mox::open(json!({}));
+    mox.engine.loaded();
+    let mut good = mox.client(node("good")).await;
+    good.subscribe(SERVICE_ENTRY).unwrap();
+    good.next_of(SERVICE_ENTRY).await;
+    let floods = [frame(2, 1, &[0, 0, 0, 0, 16]), frame(8, 0, &[0, 0, 0, 1]), frame(6, 0, &[7; 8]), frame(4, 0, &[])];
+    for (n, flood) in floods.into_iter().enumerate() {
+        let mut socket = TcpStream::connect(mox.address()).await.unwrap();
+        socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        socket.write_all(&frame(4, 0, &[])).await.unwrap();
+        let (mut reads, mut writes) = socket.into_split();
+        let written = tokio::spawn(async move {
+            for _ in 0..1_000 {
+                if writes.write_all(&flood.repeat(100)).await.is_err() {
+                    break;
+                }
+            }
+            writes // not closed, so that the end is the server's
+        });
+        let mut said = Vec::new();
+        let _ = tokio::time::timeout(SOON, reads.read_to_end(&mut said)).await.expect("an end in time");
+        assert_eq!(mox.engine.status().floods, n as u64 + 1);
+        drop(written.await.unwrap());
+    }
+    mox.publish(&id(1), "a", 1, &["10.0.0.1:12200"]);
+    good.wait_until(SOON, |state| state.len() == 1).await.unwrap();
+}
+
+/// Names that are not there, by the thousand: they are refused, and what they took is given back.
+#[tokio::test]
+async fn a_stream_of_too_many_names_ends_and_gives_back_what_it_took() {
+    let mox = Mox::open(json!({ "limits": { "streamBytes": 1_048_576 } }));
+    mox.engine.loaded();
+    let address = mox.address();
+    let socket = TcpStream::connect(&address).await.unwrap();
+    let (client, connection) = h2::client::handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    let mut greedy = Stream::open(&client, &address, "greedy").await;
+    greedy.next().await;
+    let names = (0..100_000).map(|n: u32| format!("{n:x}")).collect();
+    let ask = DiscoveryRequest { type_url: SERVICE_ENTRY.into(), resource_names: names, ..DiscoveryRequest::default() };
+    let mut rest = framed(&ask.encode_to_vec());
+    while !rest.is_empty() {
+        greedy.out.reserve_capacity(rest.len().min(16 << 10));
+        // It ends before all of it is said.
+        let Some(Ok(room)) = poll_fn(|context| greedy.out.poll_capacity(context)).await else { break };
+        if greedy.out.send_data(rest.split_to(room.min(rest.len())), false).is_err() {
+            break;
+        }
+    }
+    let status = until(&mox, |status| status.over_budget == 1 && status.totals.streams == 0).await;
+    assert_eq!(status.stream_bytes, 0);
+    while greedy.body.data().await.is_some_and(|data| data.is_ok()) {}
+    let trailers = greedy.body.trailers().await.unwrap().unwrap();
+    let message = trailers["grpc-message"].to_str().unwrap();
+    assert!(trailers["grpc-status"] == "8" && message.contains("stream-bytes"), "{trailers:?}");
+}
