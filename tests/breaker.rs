@@ -62,7 +62,7 @@ async fn a_mass_deletion_is_withheld_and_the_rest_goes_on() {
         assert_eq!(flush(&mox).await, (21, 42, json!("mass-delete")));
         mox.engine.release().unwrap();
         assert_eq!(flush(&mox).await, (21, 11, Value::Null), "the empty services are in grace");
-        assert!(mox.engine.release().unwrap_err().to_string().contains("no mass deletion is held"));
+        assert!(mox.engine.release().unwrap_err().to_string().contains("no mass deletion or addition is held"));
     }
 }
 
@@ -82,6 +82,28 @@ async fn a_hold_ends_when_enough_is_back() {
 }
 
 #[tokio::test]
+async fn what_a_tenant_takes_back_holds_up_nobody_who_was_there() {
+    let mox = full(json!({})).await;
+    publish(&mox, 100..150, 1);
+    assert_eq!(flush(&mox).await, (70, 140, Value::Null));
+    unpublish(&mox, 100..150, 2);
+    assert_eq!(flush(&mox).await, (70, 140, json!("mass-delete")));
+    // Of another tenant, and of those that were there: each is a change as ever.
+    unpublish(&mox, [7], 2);
+    mox.publish(&id(8), "a", 2, &["10.0.8.1:12200"]);
+    assert_eq!(flush(&mox).await, (70, 137, json!("mass-delete")));
+    let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
+    let withheld: Vec<&str> = status["withheldServices"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
+    assert!(withheld.len() == 50 && !withheld.contains(&&*id(7)), "{withheld:?}");
+    // What comes and goes meanwhile is not added to it.
+    publish(&mox, 160..250, 1);
+    assert_eq!(flush(&mox).await.0, 160);
+    unpublish(&mox, 160..250, 2);
+    let (_, endpoints, held) = flush(&mox).await;
+    assert_eq!((endpoints, held), (137, json!("mass-delete")));
+}
+
+#[tokio::test]
 async fn a_hold_ends_by_itself() {
     let mox = full(json!({ "protect": { "massDeleteHold": "300ms" } })).await;
     unpublish(&mox, 0..20, 2);
@@ -90,6 +112,49 @@ async fn a_hold_ends_by_itself() {
     let gone = view.wait_for(|view| view.service_entries.endpoints() == 0);
     tokio::time::timeout(SOON, gone).await.unwrap().unwrap();
     assert_eq!(flush(&mox).await, (20, 0, Value::Null));
+}
+
+#[tokio::test]
+async fn a_flood_of_new_services_waits_and_everybody_else_goes_on() {
+    for mode in ["inline", "workload-entry"] {
+        let protect = json!({ "massAddServices": 10, "massAddSettle": "0s" });
+        let mox = full(json!({ "endpointMode": mode, "protect": protect })).await;
+        let before = mox.engine.flush().await;
+        let of = |tenant: &str, n: usize| id(n).replace("DEFAULT_INSTANCE_ID", tenant);
+        let flood = |n: usize| mox.publish(&of("evil", n), "a", 1, &["10.66.6.6:1"]);
+        (0..200).for_each(flood);
+        let held = mox.engine.flush().await;
+        assert_eq!((held.services, &held.version), (20, &before.version), "none of them is served");
+        assert_eq!(serde_json::to_value(held.held).unwrap(), json!("mass-add"));
+        let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
+        assert_eq!((&status["waiting"], status["waitingServices"].as_array().unwrap().len()), (&json!(200), 100));
+        // Others' new services, changes and removals go on; the tenant's own services that are there would, too.
+        publish(&mox, [100], 1);
+        mox.publish(&id(19), "a", 2, &["10.0.19.1:12200?weight=8", "10.0.19.3:12200", "10.0.19.4:12200"]);
+        unpublish(&mox, [3], 2);
+        (200..210).for_each(flood);
+        mox.unpublish(&of("evil", 7), "a", 2);
+        assert_eq!(flush(&mox).await, (21, 41, json!("mass-add")));
+        assert_eq!(mox.engine.status().rounds.waiting, Some(209));
+        mox.engine.release().unwrap();
+        assert_eq!(flush(&mox).await, (230, 250, Value::Null));
+        assert!(mox.engine.release().unwrap_err().to_string().contains("no mass deletion or addition is held"));
+    }
+}
+
+#[tokio::test]
+async fn a_flood_that_leaves_again_was_never_there() {
+    let mox = full(json!({ "protect": { "massAddServices": 10, "massAddSettle": "0s" } })).await;
+    let before = mox.engine.flush().await;
+    publish(&mox, 100..200, 1);
+    assert_eq!(flush(&mox).await, (20, 40, json!("mass-add")));
+    unpublish(&mox, 100..190, 2);
+    assert_eq!(flush(&mox).await, (30, 60, Value::Null), "ten of them are none too many");
+    assert_eq!(mox.engine.status().rounds.waiting, None);
+    unpublish(&mox, 190..200, 2);
+    flush(&mox).await;
+    assert_eq!(mox.engine.status().rounds.in_grace, 10, "of those that never came none is remembered");
+    assert_ne!(mox.engine.flush().await.version, before.version);
 }
 
 #[tokio::test]

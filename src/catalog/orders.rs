@@ -13,7 +13,7 @@ pub struct Orders {
     pub frozen: bool,
     /// The registry's stop-push switch.
     pub stopped: bool,
-    /// Let a held mass deletion through; counts for one round.
+    /// Let a held mass deletion or addition through; counts for one round.
     pub release: bool,
     /// Flushes asked for so far.
     pub flushes: u64,

@@ -90,6 +90,11 @@ pub struct Report {
     pub withheld: Option<Lost>,
     /// Services that something is withheld of: while a mass deletion is held, and before the view is complete.
     pub withheld_services: BTreeSet<Arc<str>>,
+    /// How many new services wait, while too many came at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<usize>,
+    /// Services that wait.
+    pub waiting_services: BTreeSet<Arc<str>>,
     /// Entries for consumers that dial addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<DirectCounts>,
@@ -124,6 +129,8 @@ pub struct Findings {
     pub unknown: Option<UnknownReport>,
     /// See [`Report::withheld`].
     pub withheld: Option<Lost>,
+    /// See [`Report::waiting`].
+    pub waiting: Option<usize>,
     /// See [`Report::direct`].
     pub direct: Option<DirectCounts>,
     /// See [`Report::hosts_moved`].
@@ -141,6 +148,8 @@ pub struct Names {
     pub quarantined: Vec<(Arc<str>, Option<Quarantine>)>,
     /// See [`Report::withheld_services`].
     pub withheld: Vec<(Arc<str>, bool)>,
+    /// See [`Report::waiting_services`].
+    pub waiting: Vec<(Arc<str>, bool)>,
     /// See [`Report::graces`].
     pub graces: Vec<(Arc<str>, Option<Millis>)>,
 }
@@ -154,19 +163,22 @@ impl Report {
     /// Takes what a round found; `handed_on`: its snapshot was new. Costs what changed.
     pub fn take(&mut self, findings: Findings, handed_on: bool) {
         let Findings { held, rounds, translations, encodes, rejects, invalid_endpoints, quarantined_by, .. } = findings;
-        let Findings { unknown, withheld, direct, hosts_moved, vips_moved, names, .. } = findings;
+        let Findings { unknown, withheld, waiting, direct, hosts_moved, vips_moved, names, .. } = findings;
         for (id, why) in names.quarantined {
             match why {
                 Some(why) => drop(self.quarantined.insert(id, why)),
                 None => drop(self.quarantined.remove(&id)),
             }
         }
-        for (id, is_withheld) in names.withheld {
-            if is_withheld {
-                self.withheld_services.insert(id)
-            } else {
-                self.withheld_services.remove(&id)
-            };
+        let named = [(&mut self.withheld_services, names.withheld), (&mut self.waiting_services, names.waiting)];
+        for (all, changes) in named {
+            for (id, is_named) in changes {
+                if is_named {
+                    all.insert(id)
+                } else {
+                    all.remove(&id)
+                };
+            }
         }
         for (id, since) in names.graces {
             match since {
@@ -188,6 +200,8 @@ impl Report {
             unknown: unknown.unwrap_or_else(|| std::mem::take(&mut self.unknown)),
             withheld,
             withheld_services: std::mem::take(&mut self.withheld_services),
+            waiting,
+            waiting_services: std::mem::take(&mut self.waiting_services),
             direct,
             in_grace: self.graces.len(),
             graces: std::mem::take(&mut self.graces),
@@ -200,13 +214,23 @@ impl Report {
     pub fn forget_names(&mut self) {
         self.quarantined.clear();
         self.withheld_services.clear();
+        self.waiting_services.clear();
         self.graces.clear();
         self.unknown = UnknownReport::default();
     }
 
     /// The report with the first hundred names of each kind.
     pub fn summary(&self) -> Self {
-        let Self { quarantined, withheld_services, graces, rejects, invalid_endpoints, quarantined_by, .. } = self;
+        let Self {
+            quarantined,
+            withheld_services,
+            waiting_services,
+            graces,
+            rejects,
+            invalid_endpoints,
+            quarantined_by,
+            ..
+        } = self;
         let pair = |(id, since): (&Arc<str>, &Millis)| (Arc::clone(id), *since);
         Self {
             rejects: rejects.clone(),
@@ -216,6 +240,7 @@ impl Report {
             unknown: self.unknown.clone(),
             quarantined: quarantined.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect(),
             withheld_services: withheld_services.iter().take(SHOWN).cloned().collect(),
+            waiting_services: waiting_services.iter().take(SHOWN).cloned().collect(),
             graces: graces.iter().take(SHOWN).map(pair).collect(),
             ..*self
         }
@@ -270,17 +295,21 @@ mod tests {
         let names = Names {
             quarantined: vec![("a".into(), Some(why())), ("b".into(), Some(why())), ("a".into(), None)],
             withheld: vec![("c".into(), true)],
+            waiting: vec![("e".into(), true), ("f".into(), true), ("f".into(), false)],
             graces: vec![("d".into(), Some(7))],
         };
         report.take(Findings { names, encodes: 3, ..Findings::default() }, true);
         assert_eq!((report.quarantined.len(), report.quarantined.contains_key("b")), (1, true));
+        assert!(report.waiting_services.iter().eq(&["e".into()]));
         assert_eq!((report.withheld_services.len(), report.graces["d"], report.in_grace), (1, 7, 1));
         let names = Names {
             quarantined: vec![("b".into(), None)],
             withheld: vec![("c".into(), false)],
+            waiting: vec![("e".into(), false)],
             graces: vec![("d".into(), None)],
         };
         report.take(Findings { names, encodes: 4, ..Findings::default() }, false);
+        assert!(report.waiting_services.is_empty());
         assert!(report.quarantined.is_empty() && report.withheld_services.is_empty() && report.graces.is_empty());
         assert_eq!((report.encodes, report.snapshots, report.in_grace), (4, 1, 0));
     }

@@ -7,18 +7,20 @@
 //! 1. the intent of registry and policy for the services that are looked at, read from their publishers;
 //! 2. the host and virtual address of each ([`Assignment`]), and the resources that follow from them. A service whose
 //!    resources cannot be made stays as it is served, host and address included, and the others go around it;
-//! 3. the breaker's judgement. If it withholds removals, step 2 comes again with the missing endpoints kept;
+//! 3. the breakers' judgements. If new services are to wait, step 2 comes again without them; if removals are withheld, with
+//!    the missing endpoints kept;
 //! 4. the changes of what is served.
 
 mod turn;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use crate::{
     catalog::{
+        additions::Additions,
         assignment::Assignment,
         breaker::Breaker,
         changes::RoundChanges,
@@ -28,7 +30,7 @@ use crate::{
         notices::{Notice, Notices},
         orders::Orders,
         report::{Findings, Names, Tally},
-        services::Services,
+        services::{Intent, Services},
         unknown::Unknown,
     },
     config::Config,
@@ -98,6 +100,9 @@ pub struct Round {
     services: Services,
     assignment: Assignment,
     breaker: Breaker,
+    additions: Additions,
+    /// New services that wait, with what is wanted of them.
+    waiting: HashMap<Arc<str>, Intent>,
     /// Services that something is withheld of.
     withheld: BTreeSet<Arc<str>>,
     /// Services that could not be read yet: nothing goes from them until they are.
@@ -140,7 +145,9 @@ impl Round {
             last_good_until,
             baseline: services.iter().map(|(id, served)| (Arc::clone(id), served.endpoints)).collect(),
             assignment: Assignment::new(&config.host_suffix, config.vip_cidr),
-            breaker: Breaker::new(protect.clone()),
+            breaker: Breaker::new(protect.clone(), config.limits.services),
+            additions: Additions::new(protect.clone()),
+            waiting: HashMap::new(),
             withheld: BTreeSet::new(),
             unknown: Unknown::default(),
             direct,
@@ -170,6 +177,7 @@ impl Round {
             complete: self.complete,
             shows_last_good: self.shows_last_good,
             last_good_until: self.last_good_until,
+            additions: self.additions.clone(),
             rounds: self.rounds,
             translations: self.translations,
             encodes: self.encodes,
@@ -204,7 +212,7 @@ impl Round {
         let grace = grace.map(|since| since + self.empty_grace());
         let waits = !self.complete && (self.gate.opens_by_itself() || self.last_good_until.is_some());
         let gate = self.gate.hold_ends(orders.listening_since).filter(|_| waits);
-        [grace, gate, self.breaker.deadline()].into_iter().flatten().min()
+        [grace, gate, self.breaker.deadline(), self.additions.deadline()].into_iter().flatten().min()
     }
 
     /// Whether removals are withheld.
@@ -228,6 +236,7 @@ impl Round {
         self.rounds += 1;
         if orders.release {
             self.breaker.release();
+            self.additions.release();
         }
         let mut changes = RoundChanges::default();
         if !orders.is_frozen() {
@@ -241,6 +250,7 @@ impl Round {
             if self.stage == Stage::Completed {
                 self.stage = Stage::Live;
                 if !std::mem::replace(&mut self.complete, true) {
+                    self.additions.complete(now);
                     let (services, endpoints) = (self.services.iter().count(), self.services.totals().endpoints);
                     self.notices.give(now, Notice::ViewComplete { services, endpoints });
                 }
@@ -250,7 +260,8 @@ impl Round {
         let held = match (orders.is_frozen(), self.complete) {
             (true, _) => Some(Held::Frozen),
             (false, false) => Some(if shown { Held::LastGood } else { Held::NotLoaded }),
-            (false, true) => self.breaker.held().map(|_| Held::MassDelete),
+            (false, true) if self.is_holding() => Some(Held::MassDelete),
+            (false, true) => self.additions.is_holding().then_some(Held::MassAdd),
         };
         let (complete, findings) = (self.complete, self.findings(now, held));
         Output { changes, complete, shown, findings, notices: self.notices.take() }
@@ -281,6 +292,7 @@ impl Round {
             quarantined_by: self.quarantined.sums().clone(),
             unknown,
             withheld: self.breaker.held(),
+            waiting: self.additions.is_holding().then_some(self.waiting.len()),
             direct: self.direct.as_ref().map(Direct::counts),
             hosts_moved: self.assignment.hosts_moved(),
             vips_moved: self.assignment.vips_moved(),

@@ -215,8 +215,28 @@ fn log(notice: &Notice) {
                  mox.protect.mass-delete-hold is over"
             );
         }
+        Notice::MassDeleteNotHeld(lost) => {
+            tracing::error!(
+                event,
+                services = lost.services,
+                endpoints = lost.endpoints,
+                "mass deletion: it goes through, since as many services are withheld as mox.limits.services allows"
+            );
+        }
         Notice::MassDeleteOver { why, services } => {
             tracing::warn!(event, why, services, "removals are no longer withheld");
+        }
+        Notice::MassAddHeld { services, tenant } => {
+            tracing::error!(
+                event,
+                services,
+                tenant = tenant.as_deref().map(short),
+                "mass addition: new services wait until they are released, most of them have left, or \
+                 mox.protect.mass-add-hold is over"
+            );
+        }
+        Notice::MassAddOver { why, services } => {
+            tracing::warn!(event, why, services, "new services no longer wait");
         }
         Notice::ServicesUnknown { kept, missing, names } => {
             tracing::error!(

@@ -39,7 +39,7 @@ pub enum Command {
         /// Which of the two.
         stopped: bool,
     },
-    /// Let a held mass deletion through, once.
+    /// Let a held mass deletion or addition through, once.
     Release {},
     /// Replace the policy.
     Policy {

@@ -189,14 +189,18 @@ impl Engine {
         &self.shared.config
     }
 
-    /// Lets a held mass deletion through, once; an error where none is held.
+    /// Lets a held mass deletion or addition through, once; an error where none is held.
     pub fn release(&self) -> Result<()> {
         let in_kubernetes = self.kubernetes.as_ref().is_some_and(Sink::release);
-        if self.shared.report.lock().withheld.is_none() {
+        let is_held = {
+            let report = self.shared.report.lock();
+            report.withheld.is_some() || report.waiting.is_some()
+        };
+        if !is_held {
             if in_kubernetes {
                 return Ok(());
             }
-            return Err(Error::InvalidArgument("no mass deletion is held".to_owned()));
+            return Err(Error::InvalidArgument("no mass deletion or addition is held".to_owned()));
         }
         self.order(|orders| orders.release = true);
         Ok(())
