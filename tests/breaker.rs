@@ -329,6 +329,86 @@ async fn with_cluster_scope_the_last_good_state_is_served_while_there_is_no_comp
     close(other).await;
 }
 
+fn baseline(mox: &Mox, services: usize, endpoints: usize) {
+    let order = json!({ "op": "baseline", "services": services, "endpoints": endpoints });
+    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
+}
+
+fn no_baseline(mox: &Mox) -> Value {
+    serde_json::to_value(mox.engine.status().rounds).unwrap()["noBaseline"].take()
+}
+
+#[tokio::test]
+async fn a_first_view_waits_where_another_session_server_has_much_more() {
+    let mox = Mox::open(json!({ "scope": "cluster" }));
+    let mut client = mox.client(istiod_node()).await;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    publish(&mox, 0..5, 1);
+    baseline(&mox, SERVICES, 40);
+    mox.engine.loaded();
+    // What is known is counted, and nothing is said.
+    assert_eq!(flush(&mox).await, (5, 10, json!("mass-delete")));
+    let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
+    assert_eq!(status["withheld"], json!({ "services": 15, "endpoints": 30 }));
+    assert!(!mox.engine.watch().borrow().shown);
+    publish(&mox, 5..9, 1);
+    unpublish(&mox, [0], 2);
+    mox.publish(&id(1), "a", 2, &["10.0.1.1:12200"]);
+    assert_eq!(flush(&mox).await.2, json!("mass-delete"));
+    publish(&mox, 9..16, 1);
+    let (services, endpoints, held) = flush(&mox).await;
+    assert_eq!((services, endpoints, held), (16, 29, Value::Null), "as everything is now");
+    client.wait_until(SOON, |state| state.len() == 16).await.unwrap();
+    assert_eq!(no_baseline(&mox), json!(false));
+    close(mox).await;
+}
+
+#[tokio::test]
+async fn a_liar_holds_a_first_view_back_until_it_is_released_or_for_a_while() {
+    let mox = Mox::closed(json!({ "scope": "cluster" }));
+    publish(&mox, 0..5, 1);
+    baseline(&mox, 1_000_000_000, usize::MAX);
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (5, 10, json!("mass-delete")));
+    mox.engine.release().unwrap();
+    assert_eq!(flush(&mox).await, (5, 10, Value::Null));
+    unpublish(&mox, 0..5, 2);
+    assert_eq!(flush(&mox).await, (5, 10, json!("mass-delete")), "what comes then is judged as ever");
+    close(mox).await;
+
+    let mox = Mox::closed(json!({ "protect": { "massDeleteHold": "300ms" } }));
+    publish(&mox, 0..5, 1);
+    baseline(&mox, 1_000, 1_000);
+    mox.engine.loaded();
+    let mut view = mox.engine.watch();
+    let complete = view.wait_for(|view| view.complete && view.service_entries.resources() == 5);
+    tokio::time::timeout(SOON, complete).await.unwrap().unwrap();
+    close(mox).await;
+}
+
+#[tokio::test]
+async fn a_first_view_without_anything_to_judge_it_by_is_said_to_be_so() {
+    let dir = StateDir::new("baseline");
+    let mox = full(dir.config()).await;
+    assert_eq!(no_baseline(&mox), json!(true));
+    dir.keep(mox).await;
+    // A last good state knows more than another's numbers.
+    let mox = Mox::closed(dir.config());
+    baseline(&mox, 1_000, 1_000);
+    publish(&mox, 0..20, 1);
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (20, 40, Value::Null));
+    assert_eq!(no_baseline(&mox), json!(false));
+    close(mox).await;
+    // Less than nothing is missing of nothing.
+    let mox = Mox::closed(json!({}));
+    baseline(&mox, 0, 0);
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (0, 0, Value::Null));
+    assert_eq!(no_baseline(&mox), json!(false));
+    close(mox).await;
+}
+
 /// A read of a service that found these data, each of a publisher of its own.
 fn read(mox: &Mox, n: usize, version: i64, data: &[&str]) {
     let publisher = |data: &&str| Publisher {

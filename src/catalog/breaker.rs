@@ -25,7 +25,7 @@ use crate::{
 const WINDOW: Millis = 60_000;
 
 /// How much is served.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Services with an endpoint or more.
     pub services: usize,
@@ -52,6 +52,17 @@ pub struct Judgement {
     pub over: Option<&'static str>,
     /// More would have been withheld than may be.
     pub too_many: Option<Lost>,
+}
+
+/// Services and endpoints that are missing of what was served, if they are more than a registry in its right mind takes
+/// away.
+pub fn missing(protect: &Protect, before: Totals, now: Totals) -> Option<Lost> {
+    let lost = Lost {
+        services: before.services.saturating_sub(now.services),
+        endpoints: before.endpoints.saturating_sub(now.endpoints),
+    };
+    let nothing = now.services == 0 && before.services >= 2 && protect.mass_delete_share < 100;
+    (nothing || Account { totals: before, lost }.trips(protect)).then_some(lost)
 }
 
 /// The tenant of a service.
@@ -424,8 +435,9 @@ impl Account {
     /// Whether more is lost than a registry in its right mind takes away.
     fn trips(&self, protect: &Protect) -> bool {
         let Self { totals, lost } = self;
-        let exceeds =
-            |lost: usize, of: usize, least: usize| lost > least && lost * 100 > of * protect.mass_delete_share;
+        let exceeds = |lost: usize, of: usize, least: usize| {
+            lost > least && lost as u128 * 100 > of as u128 * protect.mass_delete_share as u128
+        };
         exceeds(lost.services, totals.services, protect.mass_delete_services)
             || exceeds(lost.endpoints, totals.endpoints, protect.mass_delete_endpoints)
     }
@@ -708,6 +720,20 @@ mod tests {
         ids.iter().for_each(|id| breaker.note(id, 0, if id.len() == 1 { 5 } else { 0 }, none));
         assert_eq!(breaker.judge(0, std::iter::empty()), held(90, 450));
         assert_eq!(breaker.held(), Some(Lost { services: 90, endpoints: 450 }));
+    }
+
+    #[test]
+    fn what_is_missing_of_what_another_serves_is_judged_by_the_same_rule() {
+        let of = |services, endpoints| Totals { services, endpoints };
+        let judged = |before, now| missing(&Protect::default(), before, now);
+        assert_eq!(judged(of(1_000, 1_000), of(700, 700)), None);
+        assert_eq!(judged(of(1_000, 1_000), of(150, 150)), Some(Lost { services: 850, endpoints: 850 }));
+        assert_eq!(judged(of(10, 1_000), of(10, 600)), Some(Lost { services: 0, endpoints: 400 }));
+        assert_eq!(judged(of(5, 5), of(1, 1)), None, "few are no mass");
+        assert_eq!(judged(of(5, 5), of(0, 0)), Some(Lost { services: 5, endpoints: 5 }));
+        assert_eq!(judged(of(1, 1), of(0, 0)), None);
+        assert_eq!(judged(of(0, 0), of(9, 9)), None, "more is none too few");
+        assert!(judged(of(usize::MAX, usize::MAX), of(9, 9)).is_some(), "whatever a liar says");
     }
 
     proptest::proptest! {

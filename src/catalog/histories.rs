@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{
     catalog::{
+        breaker::Totals,
         driver::{Driver, START},
         last_good::file::over_a_restart,
         reference::{Exceptions, Expected, Reference},
@@ -137,6 +138,8 @@ enum Step {
         read: Vec<usize>,
         shown: bool,
         unknown: Vec<usize>,
+        /// How many services another session server says that it serves, of three endpoints each.
+        baseline: Option<usize>,
     },
 }
 
@@ -165,7 +168,8 @@ fn steps(random: &mut Random) -> Vec<Step> {
                 let read = (0..IDS.len()).filter(|_| random.below(2) == 0).collect();
                 let some = random.below(3) == 0;
                 let unknown = (0..IDS.len()).filter(|_| some && random.below(4) == 0).collect();
-                Step::Restart { last_good: random.below(4) > 0, read, shown: random.below(2) == 0, unknown }
+                let baseline = Some(random.below(2 * IDS.len())).filter(|_| random.below(2) == 0);
+                Step::Restart { last_good: random.below(4) > 0, read, shown: random.below(2) == 0, unknown, baseline }
             }
         });
         if random.below(3) == 0 {
@@ -197,6 +201,8 @@ struct World {
     settled_at: Option<Millis>,
     /// The next round begins again, and judges no new services.
     begins_again: bool,
+    /// The next complete view is the first, and there is no last good state to judge what goes.
+    is_first: bool,
     /// After every round everything is compared, not after some.
     thorough: bool,
 }
@@ -250,6 +256,7 @@ impl World {
             rounds: 0,
             settled_at: None,
             begins_again: false,
+            is_first: true,
             thorough,
         }
     }
@@ -332,14 +339,21 @@ impl World {
                 self.kept = Some(Kept { view, publishers, empty, at: self.driver.now });
             }
             Step::Keep => {}
-            Step::Restart { last_good, read, shown, unknown } => {
-                return self.restart(*last_good, read, *shown, unknown);
+            Step::Restart { last_good, read, shown, unknown, baseline } => {
+                return self.restart(*last_good, read, *shown, unknown, *baseline);
             }
         }
         Ok(())
     }
 
-    fn restart(&mut self, last_good: bool, read: &[usize], shown: bool, unknown: &[usize]) -> Result<(), String> {
+    fn restart(
+        &mut self,
+        last_good: bool,
+        read: &[usize],
+        shown: bool,
+        unknown: &[usize],
+        baseline: Option<usize>,
+    ) -> Result<(), String> {
         let now = self.driver.now + 1_000;
         let kept = self.kept.as_ref().filter(|_| last_good);
         let last_good = kept.map(|Kept { view, publishers, empty, at }| {
@@ -361,6 +375,7 @@ impl World {
         self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
         self.unknown = unknown.iter().map(|service| IDS[*service]).collect();
         (self.settled_at, self.begins_again) = (None, false);
+        self.is_first = self.before.served.is_empty();
         read.iter().filter(|service| !unknown.contains(service)).for_each(|service| self.replace(*service));
         self.round()?;
         if shown {
@@ -371,8 +386,15 @@ impl World {
         self.driver.store.set_unknown(&unknown);
         let known: Vec<usize> = (0..IDS.len()).filter(|service| !self.unknown.contains(IDS[*service])).collect();
         known.into_iter().for_each(|service| self.replace(service));
+        let totals = baseline.map(|services| Totals { services, endpoints: 3 * services });
+        self.driver.orders.baseline = totals;
         self.driver.orders.loaded = true;
-        self.round()
+        self.round()?;
+        let Driver { view, orders, report, .. } = &self.driver;
+        let had = had_last_good && !before.service_entries.decode().is_empty();
+        check(orders.is_frozen() || view.complete || (totals.is_some() && !had && report.withheld.is_some()), || {
+            format!("{totals:?} holds the first view back, {had}, {:?}", report.withheld)
+        })
     }
 
     fn reference(&self) -> Reference<'_> {
@@ -398,7 +420,7 @@ impl World {
         }
         // Nothing goes before the view is complete, and no endpoint of a service whose removals are withheld.
         let gathering = !view.complete;
-        let held = report.held == Some(Held::MassDelete);
+        let held = report.held == Some(Held::MassDelete) && !gathering;
         let wanted: BTreeMap<&str, Option<BTreeSet<String>>> = IDS
             .iter()
             .map(|id| (*id, self.reference().wanted(id).map(|all| all.iter().map(address).collect())))
@@ -464,7 +486,9 @@ impl World {
             }
         }
         if !gathering {
-            self.check_lost(&after)?;
+            if !std::mem::take(&mut self.is_first) {
+                self.check_lost(&after)?;
+            }
             if !std::mem::take(&mut self.begins_again) {
                 self.check_new(&after)?;
             }
@@ -490,6 +514,10 @@ impl World {
             let is_old = self.driver.now - at >= 60_000;
             old += usize::from(is_old);
             all += usize::from(is_old || !during);
+        }
+        // Of the services in a hold that ends in this round nothing is judged, withheld before or not.
+        if !self.before.withheld.is_subset(&after.withheld) {
+            return Ok(());
         }
         let is_few = |count: usize| count <= 2 || count * 100 <= had.len() * 30;
         check(is_few(old) && is_few(all.div_ceil(2)), || {

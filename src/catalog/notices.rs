@@ -75,6 +75,10 @@ pub enum Notice {
         /// The port of the entry.
         port: u16,
     },
+    /// The first complete view is held back, since so much less is in it than another session server serves.
+    FirstViewHeld(Lost),
+    /// The first complete view counts, and there is nothing to judge it against.
+    NoBaseline,
     /// Removals are withheld from now on; this is missing.
     MassDeleteHeld(Lost),
     /// This goes though it is too much, since more is withheld already than may be.
@@ -148,6 +152,8 @@ impl Notice {
             Self::HostChanged { .. } => "host_changed",
             Self::AddressContested { .. } => "address_contested",
             Self::MtlsMixed { .. } => "mtls_mixed",
+            Self::FirstViewHeld(_) => "first_view_held",
+            Self::NoBaseline => "no_baseline",
             Self::MassDeleteHeld(_) => "mass_delete_held",
             Self::MassDeleteNotHeld(_) => "mass_delete_not_held",
             Self::MassDeleteOver { .. } => "mass_delete_over",

@@ -1,12 +1,14 @@
 //! Orders of the host, the operator and the registry.
 
-use crate::model::Millis;
+use crate::{catalog::breaker::Totals, model::Millis};
 
 /// Latches and requests, set from outside; every round looks at them.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Orders {
     /// The first complete view is in.
     pub loaded: bool,
+    /// How much another session server serves; what the first complete view is judged against where no last good state is.
+    pub baseline: Option<Totals>,
     /// When the engine began to listen, by its own clock.
     pub listening_since: Option<Millis>,
     /// The operator's latch.

@@ -8,7 +8,11 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    catalog::breaker::Lost, istio::rule::Rule, model::Millis, snapshot::view::Held, translate::payload::Reject,
+    catalog::breaker::{Lost, Totals},
+    istio::rule::Rule,
+    model::Millis,
+    snapshot::view::Held,
+    translate::payload::Reject,
 };
 
 /// Status shows this many names of a kind.
@@ -95,6 +99,10 @@ pub struct Report {
     pub waiting: Option<usize>,
     /// Services that wait.
     pub waiting_services: BTreeSet<Arc<str>>,
+    /// What is served of services with endpoints; another session server's first view is judged by it.
+    pub serving: Totals,
+    /// The first complete view was judged against nothing.
+    pub no_baseline: bool,
     /// Entries for consumers that dial addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<DirectCounts>,
@@ -131,6 +139,10 @@ pub struct Findings {
     pub withheld: Option<Lost>,
     /// See [`Report::waiting`].
     pub waiting: Option<usize>,
+    /// See [`Report::serving`].
+    pub serving: Totals,
+    /// See [`Report::no_baseline`].
+    pub no_baseline: bool,
     /// See [`Report::direct`].
     pub direct: Option<DirectCounts>,
     /// See [`Report::hosts_moved`].
@@ -163,7 +175,9 @@ impl Report {
     /// Takes what a round found; `handed_on`: its snapshot was new. Costs what changed.
     pub fn take(&mut self, findings: Findings, handed_on: bool) {
         let Findings { held, rounds, translations, encodes, rejects, invalid_endpoints, quarantined_by, .. } = findings;
-        let Findings { unknown, withheld, waiting, direct, hosts_moved, vips_moved, names, .. } = findings;
+        let Findings {
+            unknown, withheld, waiting, serving, no_baseline, direct, hosts_moved, vips_moved, names, ..
+        } = findings;
         for (id, why) in names.quarantined {
             match why {
                 Some(why) => drop(self.quarantined.insert(id, why)),
@@ -202,6 +216,8 @@ impl Report {
             withheld_services: std::mem::take(&mut self.withheld_services),
             waiting,
             waiting_services: std::mem::take(&mut self.waiting_services),
+            serving,
+            no_baseline,
             direct,
             in_grace: self.graces.len(),
             graces: std::mem::take(&mut self.graces),

@@ -25,7 +25,7 @@ use crate::{
         breaker::Breaker,
         changes::RoundChanges,
         direct::Direct,
-        gate::Gate,
+        gate::{FirstView, Gate},
         last_good::LastGood,
         notices::{Notice, Notices},
         orders::Orders,
@@ -88,6 +88,9 @@ enum Stage {
 pub struct Round {
     config: Arc<Config>,
     gate: Gate,
+    first_view: FirstView,
+    /// The first complete view was judged against nothing.
+    no_baseline: bool,
     stage: Stage,
     /// A complete view was in once.
     complete: bool,
@@ -139,6 +142,8 @@ impl Round {
         let direct = (!entries.is_empty()).then(|| Direct::restored(entries, restored));
         let mut round = Self {
             gate: Gate::new(config.scope, protect.startup_hold, publishers),
+            first_view: FirstView::new(protect.clone()),
+            no_baseline: false,
             stage: Stage::Gathering,
             complete: false,
             shows_last_good: false,
@@ -173,6 +178,7 @@ impl Round {
     pub fn again(&self, now: Millis, served: LastGood) -> Self {
         Self {
             gate: self.gate,
+            no_baseline: self.no_baseline,
             stage: if self.complete { Stage::Completed } else { Stage::Gathering },
             complete: self.complete,
             shows_last_good: self.shows_last_good,
@@ -212,7 +218,10 @@ impl Round {
         let grace = grace.map(|since| since + self.empty_grace());
         let waits = !self.complete && (self.gate.opens_by_itself() || self.last_good_until.is_some());
         let gate = self.gate.hold_ends(orders.listening_since).filter(|_| waits);
-        [grace, gate, self.breaker.deadline(), self.additions.deadline()].into_iter().flatten().min()
+        [grace, gate, self.breaker.deadline(), self.additions.deadline(), self.first_view.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether removals are withheld.
@@ -237,20 +246,36 @@ impl Round {
         if orders.release {
             self.breaker.release();
             self.additions.release();
+            self.first_view.release();
         }
         let mut changes = RoundChanges::default();
         if !orders.is_frozen() {
+            let (mut dirty, had_baseline) = (dirty, !self.baseline.is_empty());
             if self.stage == Stage::Gathering && self.gate.is_open(now, loaded, listening_since, publishers) {
-                self.stage = Stage::Completed;
+                if let Some(baseline) = orders.baseline.filter(|_| !self.complete && self.baseline.is_empty()) {
+                    // Judged is all that is known now.
+                    changes = self.turn(now, std::mem::take(&mut dirty), &policy);
+                    let judged = self.first_view.judge(now, baseline, self.services.totals());
+                    judged.began.into_iter().for_each(|lost| self.notices.give(now, Notice::FirstViewHeld(lost)));
+                    if judged.passes {
+                        self.stage = Stage::Completed;
+                    }
+                } else {
+                    self.stage = Stage::Completed;
+                }
             }
             if self.stage == Stage::Gathering && self.gate.is_over(now, listening_since) {
                 self.show_last_good(now);
             }
-            changes = self.turn(now, dirty, &policy);
+            changes.then(self.turn(now, dirty, &policy));
             if self.stage == Stage::Completed {
                 self.stage = Stage::Live;
                 if !std::mem::replace(&mut self.complete, true) {
                     self.additions.complete(now);
+                    self.no_baseline = !had_baseline && orders.baseline.is_none();
+                    if self.no_baseline {
+                        self.notices.give(now, Notice::NoBaseline);
+                    }
                     let (services, endpoints) = (self.services.iter().count(), self.services.totals().endpoints);
                     self.notices.give(now, Notice::ViewComplete { services, endpoints });
                 }
@@ -259,6 +284,7 @@ impl Round {
         let shown = self.complete || self.shows_last_good;
         let held = match (orders.is_frozen(), self.complete) {
             (true, _) => Some(Held::Frozen),
+            (false, false) if self.first_view.held().is_some() => Some(Held::MassDelete),
             (false, false) => Some(if shown { Held::LastGood } else { Held::NotLoaded }),
             (false, true) if self.is_holding() => Some(Held::MassDelete),
             (false, true) => self.additions.is_holding().then_some(Held::MassAdd),
@@ -291,8 +317,10 @@ impl Round {
             invalid_endpoints: self.left_out.sums().clone(),
             quarantined_by: self.quarantined.sums().clone(),
             unknown,
-            withheld: self.breaker.held(),
+            withheld: self.breaker.held().or(self.first_view.held()),
             waiting: self.additions.is_holding().then_some(self.waiting.len()),
+            serving: self.services.totals(),
+            no_baseline: self.no_baseline,
             direct: self.direct.as_ref().map(Direct::counts),
             hosts_moved: self.assignment.hosts_moved(),
             vips_moved: self.assignment.vips_moved(),

@@ -17,7 +17,7 @@ use tokio::{
 use tracing::{Dispatch, dispatcher};
 
 use crate::{
-    catalog::{orders::Orders, rounds::Rounds, shared::Shared},
+    catalog::{breaker, orders::Orders, rounds::Rounds, shared::Shared},
     config::{Config, Push},
     error::{Error, Result},
     host::{
@@ -134,6 +134,12 @@ impl Engine {
     /// Says that the first complete view is in: serving starts.
     pub fn loaded(&self) {
         self.order(|orders| orders.loaded = true);
+    }
+
+    /// Says before [`Engine::loaded`] how much another session server serves: where no last good state is kept, a first view
+    /// that has much less is held back for a while.
+    pub fn baseline(&self, services: usize, endpoints: usize) {
+        self.order(|orders| orders.baseline = Some(breaker::Totals { services, endpoints }));
     }
 
     /// Keeps what is served as it is until [`Engine::thaw`].

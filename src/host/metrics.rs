@@ -87,6 +87,11 @@ pub fn of(status: &Status) -> Vec<Metric> {
         gauge("mox_withheld_services", "Services withheld from a mass deletion.", lost(status).0),
         gauge("mox_withheld_endpoints", "Endpoints withheld from a mass deletion.", lost(status).1),
         gauge(
+            "mox_no_baseline",
+            "1 where the first view after the start was judged against nothing.",
+            rounds.no_baseline,
+        ),
+        gauge(
             "mox_waiting_services",
             "New services that wait since too many came at once.",
             rounds.waiting.unwrap_or_default() as u64,
