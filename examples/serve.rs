@@ -18,7 +18,7 @@
 //! | `loaded` | the first complete view is in: serving starts |
 //! | `policy` | `policy`: the new policy document, whole; answers its `hash` |
 //! | `freeze`, `thaw` | the operator's latch |
-//! | `release` | lets a held mass deletion through, once; an error while none is held |
+//! | `release` | lets a held mass deletion or addition through, once; an error while none is held |
 //! | `flush` | answers when the snapshot has every earlier line: `services`, `endpoints`, `version`, and `held` if something holds it back |
 
 use std::{

@@ -7,6 +7,7 @@
 //! Imports the ground, `registry`, `policy`, `translate`, `istio` and `snapshot`. Only `host`, which steers and shows it,
 //! imports this room; `kubernetes` has the breaker from here.
 
+pub mod additions;
 pub mod assignment;
 pub mod breaker;
 pub mod changes;

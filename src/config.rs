@@ -192,6 +192,16 @@ pub struct Protect {
     /// How long removals are withheld at most, 0 to 365 days. Default: 10 min.
     #[serde(with = "duration")]
     pub mass_delete_hold: Duration,
+    /// Number of new services up to which none waits within a minute. Default: 1,000.
+    pub mass_add_services: usize,
+    /// Part of the served services up to which no new one waits within a minute, 0 to 10; 0.5 is half of them. Default: 0.5.
+    pub mass_add_share: f64,
+    /// How long after the first complete view new services never wait, 0 to 365 days. Default: 10 min.
+    #[serde(with = "duration")]
+    pub mass_add_settle: Duration,
+    /// How long new services wait at most where too many come, 0 to 365 days; 0: never. Default: 10 min.
+    #[serde(with = "duration")]
+    pub mass_add_hold: Duration,
     /// With cluster scope: age up to which the last good state is served while the first complete view is not in, 0 to
     /// 365 days. Default: 10 min.
     #[serde(with = "duration")]
@@ -295,6 +305,10 @@ impl Default for Protect {
             mass_delete_services: 10,
             mass_delete_endpoints: 50,
             mass_delete_hold: Duration::from_secs(600),
+            mass_add_services: 1_000,
+            mass_add_share: 0.5,
+            mass_add_settle: Duration::from_secs(600),
+            mass_add_hold: Duration::from_secs(600),
             last_good_max_age: Duration::from_secs(600),
             max_staleness: Duration::from_secs(120),
         }

@@ -62,7 +62,7 @@ async fn a_mass_deletion_is_withheld_and_the_rest_goes_on() {
         assert_eq!(flush(&mox).await, (21, 42, json!("mass-delete")));
         mox.engine.release().unwrap();
         assert_eq!(flush(&mox).await, (21, 11, Value::Null), "the empty services are in grace");
-        assert!(mox.engine.release().unwrap_err().to_string().contains("no mass deletion is held"));
+        assert!(mox.engine.release().unwrap_err().to_string().contains("no mass deletion or addition is held"));
     }
 }
 
@@ -82,6 +82,28 @@ async fn a_hold_ends_when_enough_is_back() {
 }
 
 #[tokio::test]
+async fn what_a_tenant_takes_back_holds_up_nobody_who_was_there() {
+    let mox = full(json!({})).await;
+    publish(&mox, 100..150, 1);
+    assert_eq!(flush(&mox).await, (70, 140, Value::Null));
+    unpublish(&mox, 100..150, 2);
+    assert_eq!(flush(&mox).await, (70, 140, json!("mass-delete")));
+    // Of another tenant, and of those that were there: each is a change as ever.
+    unpublish(&mox, [7], 2);
+    mox.publish(&id(8), "a", 2, &["10.0.8.1:12200"]);
+    assert_eq!(flush(&mox).await, (70, 137, json!("mass-delete")));
+    let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
+    let withheld: Vec<&str> = status["withheldServices"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
+    assert!(withheld.len() == 50 && !withheld.contains(&&*id(7)), "{withheld:?}");
+    // What comes and goes meanwhile is not added to it.
+    publish(&mox, 160..250, 1);
+    assert_eq!(flush(&mox).await.0, 160);
+    unpublish(&mox, 160..250, 2);
+    let (_, endpoints, held) = flush(&mox).await;
+    assert_eq!((endpoints, held), (137, json!("mass-delete")));
+}
+
+#[tokio::test]
 async fn a_hold_ends_by_itself() {
     let mox = full(json!({ "protect": { "massDeleteHold": "300ms" } })).await;
     unpublish(&mox, 0..20, 2);
@@ -90,6 +112,49 @@ async fn a_hold_ends_by_itself() {
     let gone = view.wait_for(|view| view.service_entries.endpoints() == 0);
     tokio::time::timeout(SOON, gone).await.unwrap().unwrap();
     assert_eq!(flush(&mox).await, (20, 0, Value::Null));
+}
+
+#[tokio::test]
+async fn a_flood_of_new_services_waits_and_everybody_else_goes_on() {
+    for mode in ["inline", "workload-entry"] {
+        let protect = json!({ "massAddServices": 10, "massAddSettle": "0s" });
+        let mox = full(json!({ "endpointMode": mode, "protect": protect })).await;
+        let before = mox.engine.flush().await;
+        let of = |tenant: &str, n: usize| id(n).replace("DEFAULT_INSTANCE_ID", tenant);
+        let flood = |n: usize| mox.publish(&of("evil", n), "a", 1, &["10.66.6.6:1"]);
+        (0..200).for_each(flood);
+        let held = mox.engine.flush().await;
+        assert_eq!((held.services, &held.version), (20, &before.version), "none of them is served");
+        assert_eq!(serde_json::to_value(held.held).unwrap(), json!("mass-add"));
+        let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
+        assert_eq!((&status["waiting"], status["waitingServices"].as_array().unwrap().len()), (&json!(200), 100));
+        // Others' new services, changes and removals go on; the tenant's own services that are there would, too.
+        publish(&mox, [100], 1);
+        mox.publish(&id(19), "a", 2, &["10.0.19.1:12200?weight=8", "10.0.19.3:12200", "10.0.19.4:12200"]);
+        unpublish(&mox, [3], 2);
+        (200..210).for_each(flood);
+        mox.unpublish(&of("evil", 7), "a", 2);
+        assert_eq!(flush(&mox).await, (21, 41, json!("mass-add")));
+        assert_eq!(mox.engine.status().rounds.waiting, Some(209));
+        mox.engine.release().unwrap();
+        assert_eq!(flush(&mox).await, (230, 250, Value::Null));
+        assert!(mox.engine.release().unwrap_err().to_string().contains("no mass deletion or addition is held"));
+    }
+}
+
+#[tokio::test]
+async fn a_flood_that_leaves_again_was_never_there() {
+    let mox = full(json!({ "protect": { "massAddServices": 10, "massAddSettle": "0s" } })).await;
+    let before = mox.engine.flush().await;
+    publish(&mox, 100..200, 1);
+    assert_eq!(flush(&mox).await, (20, 40, json!("mass-add")));
+    unpublish(&mox, 100..190, 2);
+    assert_eq!(flush(&mox).await, (30, 60, Value::Null), "ten of them are none too many");
+    assert_eq!(mox.engine.status().rounds.waiting, None);
+    unpublish(&mox, 190..200, 2);
+    flush(&mox).await;
+    assert_eq!(mox.engine.status().rounds.in_grace, 10, "of those that never came none is remembered");
+    assert_ne!(mox.engine.flush().await.version, before.version);
 }
 
 #[tokio::test]
@@ -262,6 +327,86 @@ async fn with_cluster_scope_the_last_good_state_is_served_while_there_is_no_comp
     assert!(!mox.engine.watch().borrow().shown);
     close(mox).await;
     close(other).await;
+}
+
+fn baseline(mox: &Mox, services: usize, endpoints: usize) {
+    let order = json!({ "op": "baseline", "services": services, "endpoints": endpoints });
+    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
+}
+
+fn no_baseline(mox: &Mox) -> Value {
+    serde_json::to_value(mox.engine.status().rounds).unwrap()["noBaseline"].take()
+}
+
+#[tokio::test]
+async fn a_first_view_waits_where_another_session_server_has_much_more() {
+    let mox = Mox::open(json!({ "scope": "cluster" }));
+    let mut client = mox.client(istiod_node()).await;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    publish(&mox, 0..5, 1);
+    baseline(&mox, SERVICES, 40);
+    mox.engine.loaded();
+    // What is known is counted, and nothing is said.
+    assert_eq!(flush(&mox).await, (5, 10, json!("mass-delete")));
+    let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
+    assert_eq!(status["withheld"], json!({ "services": 15, "endpoints": 30 }));
+    assert!(!mox.engine.watch().borrow().shown);
+    publish(&mox, 5..9, 1);
+    unpublish(&mox, [0], 2);
+    mox.publish(&id(1), "a", 2, &["10.0.1.1:12200"]);
+    assert_eq!(flush(&mox).await.2, json!("mass-delete"));
+    publish(&mox, 9..16, 1);
+    let (services, endpoints, held) = flush(&mox).await;
+    assert_eq!((services, endpoints, held), (16, 29, Value::Null), "as everything is now");
+    client.wait_until(SOON, |state| state.len() == 16).await.unwrap();
+    assert_eq!(no_baseline(&mox), json!(false));
+    close(mox).await;
+}
+
+#[tokio::test]
+async fn a_liar_holds_a_first_view_back_until_it_is_released_or_for_a_while() {
+    let mox = Mox::closed(json!({ "scope": "cluster" }));
+    publish(&mox, 0..5, 1);
+    baseline(&mox, 1_000_000_000, usize::MAX);
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (5, 10, json!("mass-delete")));
+    mox.engine.release().unwrap();
+    assert_eq!(flush(&mox).await, (5, 10, Value::Null));
+    unpublish(&mox, 0..5, 2);
+    assert_eq!(flush(&mox).await, (5, 10, json!("mass-delete")), "what comes then is judged as ever");
+    close(mox).await;
+
+    let mox = Mox::closed(json!({ "protect": { "massDeleteHold": "300ms" } }));
+    publish(&mox, 0..5, 1);
+    baseline(&mox, 1_000, 1_000);
+    mox.engine.loaded();
+    let mut view = mox.engine.watch();
+    let complete = view.wait_for(|view| view.complete && view.service_entries.resources() == 5);
+    tokio::time::timeout(SOON, complete).await.unwrap().unwrap();
+    close(mox).await;
+}
+
+#[tokio::test]
+async fn a_first_view_without_anything_to_judge_it_by_is_said_to_be_so() {
+    let dir = StateDir::new("baseline");
+    let mox = full(dir.config()).await;
+    assert_eq!(no_baseline(&mox), json!(true));
+    dir.keep(mox).await;
+    // A last good state knows more than another's numbers.
+    let mox = Mox::closed(dir.config());
+    baseline(&mox, 1_000, 1_000);
+    publish(&mox, 0..20, 1);
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (20, 40, Value::Null));
+    assert_eq!(no_baseline(&mox), json!(false));
+    close(mox).await;
+    // Less than nothing is missing of nothing.
+    let mox = Mox::closed(json!({}));
+    baseline(&mox, 0, 0);
+    mox.engine.loaded();
+    assert_eq!(flush(&mox).await, (0, 0, Value::Null));
+    assert_eq!(no_baseline(&mox), json!(false));
+    close(mox).await;
 }
 
 /// A read of a service that found these data, each of a publisher of its own.

@@ -64,7 +64,7 @@ fn it_speaks_the_documented_lines() {
     assert_eq!(serve.ask(&json!({ "id": 13, "op": "thaw" }))["ok"], true);
     assert!(serve.ask(&json!({ "id": 12, "op": "flush" })).get("held").is_none(), "thawed");
     let release = serve.ask(&json!({ "id": 14, "op": "release" }));
-    assert_eq!(release, json!({ "id": 14, "ok": false, "error": "no mass deletion is held" }));
+    assert_eq!(release, json!({ "id": 14, "ok": false, "error": "no mass deletion or addition is held" }));
     assert!(serve.page("/mox/status").body.contains("\"translation\": 2"));
     let metrics = serve.page("/mox/metrics").body;
     for line in

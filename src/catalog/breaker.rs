@@ -3,19 +3,29 @@
 //! A registry that lost its clients, its data servers or its mind says that services are gone, and says it convincingly. So
 //! what would be served after each round is judged against the state at the start of a window of 60 s: if more than a share
 //! of the services lost all their endpoints, or more than a share of the endpoints went, removals are withheld. Endpoints
-//! that a service gains make up for those that it loses. The hold ends when what is missing has come back, when an operator
-//! releases it, or after a while.
+//! that a service gains make up for those that it loses. Where nothing at all would be left, two services are enough.
+//!
+//! Anybody may publish, so nobody's coming and going is to hold back the removals of others: what was there when the window
+//! began and what came since are judged apart, and so is each tenant. Only the accounts that tripped are withheld, with the
+//! services that they had when they tripped; all of what was there, or of what came since, where the whole trips and no
+//! tenant explains it alone. A hold ends when what is missing has come back, when an operator releases it, or after a while.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
-use crate::{config::Protect, model::Millis};
+use crate::{
+    config::Protect,
+    model::{DataInfoId, Millis},
+};
 
 const WINDOW: Millis = 60_000;
 
 /// How much is served.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Services with an endpoint or more.
     pub services: usize,
@@ -33,21 +43,38 @@ pub struct Lost {
     pub endpoints: usize,
 }
 
-/// The judgement on a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Remove what went.
-    Pass,
-    /// Remove nothing.
-    Hold,
-    /// Remove what went, and what was withheld before; the text says why.
-    Over(&'static str),
+/// The judgement on a round. Of the services that [`Breaker::withholds`] nothing is to be removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Removals of more services are withheld from now on; this is missing of them.
+    pub held: Option<Lost>,
+    /// Removals that were withheld are to go on; the text says why.
+    pub over: Option<&'static str>,
+    /// More would have been withheld than may be.
+    pub too_many: Option<Lost>,
+}
+
+/// Services and endpoints that are missing of what was served, if they are more than a registry in its right mind takes
+/// away.
+pub fn missing(protect: &Protect, before: Totals, now: Totals) -> Option<Lost> {
+    let lost = Lost {
+        services: before.services.saturating_sub(now.services),
+        endpoints: before.endpoints.saturating_sub(now.endpoints),
+    };
+    let nothing = now.services == 0 && before.services >= 2 && protect.mass_delete_share < 100;
+    (nothing || Account { totals: before, lost }.trips(protect)).then_some(lost)
+}
+
+/// The tenant of a service.
+pub fn tenant(id: &str) -> &str {
+    DataInfoId::parse(id).map_or("", |id| id.instance_id)
 }
 
 /// Endpoints of a service whose endpoints changed in a window.
 #[derive(Debug, Clone, Copy)]
 struct Change {
-    /// Endpoints at the start of the window; for a service that is new in the window, the most that it has had.
+    /// Endpoints at the start of the window; for a service that is new in the window, the most that it has had, or none if
+    /// it came during a hold.
     before: usize,
     now: usize,
     /// The service had no endpoints at the start of the window.
@@ -61,128 +88,378 @@ struct Account {
     lost: Lost,
 }
 
+/// Which of the services in [`Accounts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Those that were there when the window began.
+    Old,
+    /// Those that came since.
+    New,
+}
+
+/// Everything, or what is of one tenant.
+#[derive(Debug, Clone, Copy, Default)]
+struct Accounts {
+    old: Account,
+    new: Account,
+}
+
 #[derive(Debug)]
 struct Window {
     since: Millis,
     changes: HashMap<Arc<str>, Change>,
-    /// The services that were there when the window began.
-    old: Account,
-    /// These and the services that came since.
-    all: Account,
+    whole: Accounts,
+    /// The tenants of [`Window::changes`].
+    tenants: HashMap<Box<str>, Accounts>,
+    /// Tenants of which an account lost too much.
+    tripped: BTreeSet<Box<str>>,
 }
 
-impl Window {
-    fn new(since: Millis, totals: Totals) -> Self {
-        let account = Account { totals, lost: Lost::default() };
-        Self { since, changes: HashMap::new(), old: account, all: account }
-    }
+/// Services of which nothing is removed for now.
+#[derive(Debug)]
+struct Hold {
+    since: Millis,
+    account: Account,
+    /// It began since nothing at all would have been left.
+    of_everything: bool,
+}
+
+/// Whose removals are to be withheld.
+enum Scope {
+    Everybody,
+    Tenants(BTreeSet<Box<str>>),
 }
 
 /// The state of the breaker.
 #[derive(Debug)]
 pub struct Breaker {
     protect: Protect,
+    /// How many services may be held.
+    most: usize,
     window: Option<Window>,
-    holding_since: Option<Millis>,
+    /// By their numbers; a later one has a higher number.
+    holds: BTreeMap<u64, Hold>,
+    next_number: u64,
+    /// Every service in a hold, with its number.
+    held: HashMap<Arc<str>, (u64, Change)>,
     released: bool,
 }
 
 impl Breaker {
-    /// A breaker that has seen nothing.
-    pub fn new(protect: Protect) -> Self {
-        Self { protect, window: None, holding_since: None, released: false }
+    /// A breaker that has seen nothing, and holds no more than `most` services beside a first hold.
+    pub fn new(protect: Protect, most: usize) -> Self {
+        let (holds, held) = (BTreeMap::new(), HashMap::new());
+        Self { protect, most, window: None, holds, next_number: 0, held, released: false }
     }
 
     /// Begins a window over the last good state, so that the first live view is judged against it.
     pub fn begin_with(&mut self, now: Millis, last_good: impl Iterator<Item = (Arc<str>, usize)>) {
-        let (mut totals, mut changes) = (Totals::default(), HashMap::new());
+        let mut window = Window::new(now, Totals::default());
         for (id, before) in last_good.filter(|(_, before)| *before > 0) {
-            totals.services += 1;
-            totals.endpoints += before;
-            changes.insert(id, Change { before, now: before, new: false });
+            let tenant = window.tenants.entry(tenant(&id).into()).or_default();
+            for totals in [&mut window.whole.old.totals, &mut tenant.old.totals] {
+                totals.services += 1;
+                totals.endpoints += before;
+            }
+            window.changes.insert(id, Change { before, now: before, new: false });
         }
-        self.window = Some(Window { changes, ..Window::new(now, totals) });
+        self.window = Some(window);
     }
 
     /// Begins a window over what is served, unless one runs.
     pub fn begin(&mut self, now: Millis, served: Totals) {
         let over = |window: &Window| now - window.since >= WINDOW || now < window.since;
-        if self.holding_since.is_none() && self.window.as_ref().is_none_or(over) {
+        if self.window.as_ref().is_none_or(over) {
             self.window = Some(Window::new(now, served));
         }
     }
 
-    /// Takes note of how many endpoints a service is served with, and how many it would be served with next.
-    pub fn note(&mut self, id: &Arc<str>, served: usize, next: usize) {
-        let Some(window) = &mut self.window else { return };
-        let change = match window.changes.get_mut(&**id) {
-            Some(change) => change,
-            None => {
-                let first = Change { before: served, now: served, new: served == 0 };
-                window.changes.entry(Arc::clone(id)).or_insert(first)
+    /// Takes note of how many endpoints a service is served with, and how many it would be served with next; `of_tenant` says
+    /// how much is served of its tenant.
+    pub fn note(&mut self, id: &Arc<str>, served: usize, next: usize, of_tenant: impl FnOnce(&str) -> Totals) {
+        let share = self.protect.mass_delete_share;
+        if let Some((number, change)) = self.held.get_mut(id) {
+            if let Some(hold) = self.holds.get_mut(number) {
+                hold.account.change(change, next);
             }
+            return;
+        }
+        let Some(window) = self.window.as_mut().filter(|_| share < 100) else { return };
+        let known = window.changes.get(id).copied();
+        let mut change = known.unwrap_or(Change { before: served, now: served, new: served == 0 });
+        if change.new && change.before == 0 && (next == 0 || !self.holds.is_empty()) {
+            // A service that comes during a hold does not make good what is missing, and is not withheld when it goes.
+            if next == 0 {
+                window.changes.remove(id);
+            } else {
+                window.changes.insert(Arc::clone(id), Change { now: next, ..change });
+            }
+            return;
+        }
+        let tenant = tenant(id);
+        let accounts = match window.tenants.get_mut(tenant) {
+            Some(accounts) => accounts,
+            None => window.tenants.entry(tenant.into()).or_insert(Accounts::over(of_tenant(tenant))),
         };
-        let before = *change;
-        // Services that come during a hold do not make good what is missing.
-        if change.new && next > change.before && self.holding_since.is_none() {
-            window.all.totals.services += usize::from(change.before == 0);
-            window.all.totals.endpoints += next - change.before;
-            change.before = next;
+        let part = if change.new { Part::New } else { Part::Old };
+        let pair = [accounts.part(part), window.whole.part(part)];
+        let grown = if self.holds.is_empty() { next.saturating_sub(change.before) } else { 0 };
+        for account in pair {
+            let mut change = change;
+            if part == Part::New && grown > 0 {
+                account.totals.services += usize::from(change.before == 0);
+                account.totals.endpoints += grown;
+                account.lost = account.lost.without(change);
+                change.before = next;
+                account.lost = account.lost.with(change);
+            }
+            account.change(&mut change, next);
+        }
+        if part == Part::New {
+            change.before += grown;
         }
         change.now = next;
-        let old = Some(&mut window.old).filter(|_| !change.new);
-        for account in old.into_iter().chain([&mut window.all]) {
-            account.lost = account.lost.without(before).with(*change);
+        let trips = [accounts.old, accounts.new].iter().any(|account| account.trips(&self.protect));
+        if !trips {
+            window.tripped.remove(tenant);
+        } else if !window.tripped.contains(tenant) {
+            window.tripped.insert(tenant.into());
         }
+        window.changes.insert(Arc::clone(id), change);
     }
 
-    /// Judges what was noted.
-    pub fn judge(&mut self, now: Millis) -> Verdict {
-        let released = std::mem::take(&mut self.released);
-        let Some(window) = &self.window else { return Verdict::Pass };
-        let exceeds =
-            |lost: usize, of: usize, least: usize| lost > least && lost * 100 > of * self.protect.mass_delete_share;
-        let tripped = [window.old, window.all].iter().any(|Account { totals, lost }| {
-            exceeds(lost.services, totals.services, self.protect.mass_delete_services)
-                || exceeds(lost.endpoints, totals.endpoints, self.protect.mass_delete_endpoints)
-        });
-        match (self.holding_since, tripped) {
-            (None, false) => Verdict::Pass,
-            (None, true) => {
-                self.holding_since = Some(now);
-                Verdict::Hold
+    /// Judges what was noted; `served`: every service that is served, with its endpoints.
+    pub fn judge<'a>(&mut self, now: Millis, served: impl Iterator<Item = (&'a Arc<str>, usize)>) -> Judgement {
+        let over = self.end(now);
+        let Some((scopes, of_everything)) = self.window.as_ref().map(|window| window.judge(&self.protect)) else {
+            return Judgement { over, ..Judgement::default() };
+        };
+        if scopes.iter().all(|(_, scope)| matches!(scope, Scope::Tenants(tenants) if tenants.is_empty())) {
+            return Judgement { over, ..Judgement::default() };
+        }
+        let (account, ids) = self.services_of(&scopes, served);
+        if !self.holds.is_empty() && self.held.len() + ids.len() > self.most {
+            self.window = None;
+            return Judgement { over, too_many: Some(account.lost), held: None };
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.holds.insert(number, Hold { since: now, account, of_everything });
+        if let Some(window) = &mut self.window {
+            scopes.into_iter().for_each(|(part, scope)| window.leave_out(part, scope));
+            for (id, _) in &ids {
+                window.changes.remove(id);
             }
-            (Some(_), false) => self.end("what was missing is back"),
-            (Some(_), true) if released => self.end("released by the operator"),
-            (Some(since), true) if now >= since + self.hold() => self.end("mox.protect.mass-delete-hold is over"),
-            (Some(_), true) => Verdict::Hold,
         }
+        self.held.extend(ids.into_iter().map(|(id, change)| (id, (number, change))));
+        Judgement { over, held: Some(account.lost), too_many: None }
     }
 
-    fn end(&mut self, why: &'static str) -> Verdict {
-        self.holding_since = None;
-        // What goes out now is not to be judged again.
-        self.window = None;
-        Verdict::Over(why)
+    /// The services of scopes that are in no hold.
+    fn services_of<'a>(
+        &self,
+        scopes: &[(Part, Scope); 2],
+        served: impl Iterator<Item = (&'a Arc<str>, usize)>,
+    ) -> (Account, Vec<(Arc<str>, Change)>) {
+        let is_in = |part: Part, id: &str| {
+            scopes.iter().any(|(of, scope)| *of == part && scope.has(id)) && !self.held.contains_key(id)
+        };
+        let changes = self.window.as_ref().map(|window| &window.changes);
+        let changed = changes.into_iter().flatten().map(|(id, change)| (id, *change));
+        let is_unchanged = |id: &str| changes.is_none_or(|changes| !changes.contains_key(id));
+        let unchanged = served.filter(|(id, count)| *count > 0 && is_unchanged(id));
+        let unchanged = unchanged.map(|(id, count)| (id, Change { before: count, now: count, new: false }));
+        let (mut account, mut ids) = (Account::default(), Vec::new());
+        for (id, change) in changed.chain(unchanged) {
+            let part = if change.new { Part::New } else { Part::Old };
+            if change.before > 0 && is_in(part, id) {
+                account.totals.services += 1;
+                account.totals.endpoints += change.before;
+                account.lost = account.lost.with(change);
+                ids.push((Arc::clone(id), change));
+            }
+        }
+        (account, ids)
+    }
+
+    /// Ends the holds that are to end; says why.
+    fn end(&mut self, now: Millis) -> Option<&'static str> {
+        let (released, until) = (std::mem::take(&mut self.released), self.hold());
+        let why = |hold: &Hold| match hold {
+            hold if !hold.trips(&self.protect) => Some("what was missing is back"),
+            _ if released => Some("released by the operator"),
+            hold if now >= hold.since + until => Some("mox.protect.mass-delete-hold is over"),
+            _ => None,
+        };
+        let ended: BTreeMap<u64, &'static str> =
+            self.holds.iter().filter_map(|(number, hold)| Some((*number, why(hold)?))).collect();
+        let first = ended.values().next().copied()?;
+        self.holds.retain(|number, _| !ended.contains_key(number));
+        for (id, (_, change)) in self.held.extract_if(|_, (number, _)| ended.contains_key(number)) {
+            // What goes out now is not to be judged again, nor to be counted as there.
+            if let Some(window) = &mut self.window {
+                let gone = Lost::default().with(change);
+                let tenant = window.tenants.get_mut(tenant(&id)).map(|accounts| &mut accounts.old.totals);
+                for totals in tenant.into_iter().chain([&mut window.whole.old.totals]) {
+                    totals.services = totals.services.saturating_sub(gone.services);
+                    totals.endpoints = totals.endpoints.saturating_sub(gone.endpoints);
+                }
+            }
+        }
+        Some(first)
     }
 
     fn hold(&self) -> Millis {
         self.protect.mass_delete_hold.as_millis() as Millis
     }
 
-    /// When a hold ends by itself.
+    /// When the first hold ends by itself.
     pub fn deadline(&self) -> Option<Millis> {
-        self.holding_since.map(|since| since + self.hold())
+        self.holds.values().next().map(|hold| hold.since + self.hold())
     }
 
-    /// Ends a hold at the next judgement; once.
+    /// Ends all holds at the next judgement; once.
     pub fn release(&mut self) {
-        self.released = self.holding_since.is_some();
+        self.released = !self.holds.is_empty();
+    }
+
+    /// Whether a service's removal, and that of its endpoints, is withheld.
+    pub fn withholds(&self, id: &str) -> bool {
+        self.held.contains_key(id)
     }
 
     /// Services and endpoints that are missing, while removals are withheld.
     pub fn held(&self) -> Option<Lost> {
-        self.holding_since.and(self.window.as_ref()).map(|window| window.all.lost)
+        let lost = self.holds.values().map(|hold| hold.account.lost);
+        lost.reduce(|a, b| Lost { services: a.services + b.services, endpoints: a.endpoints + b.endpoints })
+    }
+}
+
+impl Window {
+    fn new(since: Millis, totals: Totals) -> Self {
+        let whole = Accounts::over(totals);
+        Self { since, changes: HashMap::new(), whole, tenants: HashMap::new(), tripped: BTreeSet::new() }
+    }
+
+    /// Whose removals are too many, and whether nothing would be left.
+    fn judge(&self, protect: &Protect) -> ([(Part, Scope); 2], bool) {
+        let (totals, lost) = (
+            self.whole.old.totals.services + self.whole.new.totals.services,
+            self.whole.old.lost.services + self.whole.new.lost.services,
+        );
+        if lost >= 2 && lost == totals && protect.mass_delete_share < 100 {
+            return ([Part::Old, Part::New].map(|part| (part, Scope::Everybody)), true);
+        }
+        let scope = |part| {
+            let whole = self.whole.of(part);
+            let account = |tenant: &str| self.tenants.get(tenant).map(|accounts| accounts.of(part));
+            let tripped = self.tripped.iter().filter(|tenant| account(tenant).is_some_and(|it| it.trips(protect)));
+            let explains = |tenant: &str| account(tenant).is_some_and(|account| !whole.without(account).trips(protect));
+            match whole.trips(protect) && !tripped.clone().any(|tenant| explains(tenant)) {
+                true => Scope::Everybody,
+                false => Scope::Tenants(tripped.cloned().collect()),
+            }
+        };
+        ([Part::Old, Part::New].map(|part| (part, scope(part))), false)
+    }
+
+    /// From now on the services in a scope count as there, whatever becomes of them.
+    fn leave_out(&mut self, part: Part, scope: Scope) {
+        let tenants: Vec<&mut Accounts> = match scope {
+            Scope::Everybody => {
+                self.whole.leave_out(part);
+                self.tenants.values_mut().collect()
+            }
+            Scope::Tenants(tenants) => {
+                let whole = &mut self.whole;
+                let of = self.tenants.iter_mut().filter(|(tenant, _)| tenants.contains(*tenant));
+                let of = of.map(|(_, accounts)| {
+                    let account = accounts.of(part);
+                    *whole.part(part) = whole.of(part).without(account);
+                    whole.old.totals.services += account.totals.services;
+                    whole.old.totals.endpoints += account.totals.endpoints;
+                    accounts
+                });
+                of.collect()
+            }
+        };
+        tenants.into_iter().for_each(|accounts| accounts.leave_out(part));
+        self.tripped.clear();
+    }
+}
+
+impl Scope {
+    fn has(&self, id: &str) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Tenants(tenants) => !tenants.is_empty() && tenants.contains(tenant(id)),
+        }
+    }
+}
+
+impl Hold {
+    fn trips(&self, protect: &Protect) -> bool {
+        let Account { totals, lost } = self.account;
+        self.account.trips(protect) || (self.of_everything && lost.services == totals.services)
+    }
+}
+
+impl Accounts {
+    fn over(totals: Totals) -> Self {
+        Self { old: Account { totals, lost: Lost::default() }, new: Account::default() }
+    }
+
+    fn of(&self, part: Part) -> Account {
+        match part {
+            Part::Old => self.old,
+            Part::New => self.new,
+        }
+    }
+
+    fn part(&mut self, part: Part) -> &mut Account {
+        match part {
+            Part::Old => &mut self.old,
+            Part::New => &mut self.new,
+        }
+    }
+
+    /// Counts everything in a part as there, and as there from the start.
+    fn leave_out(&mut self, part: Part) {
+        let totals = std::mem::take(self.part(part)).totals;
+        self.old.totals.services += totals.services;
+        self.old.totals.endpoints += totals.endpoints;
+    }
+}
+
+impl Account {
+    /// Whether more is lost than a registry in its right mind takes away.
+    fn trips(&self, protect: &Protect) -> bool {
+        let Self { totals, lost } = self;
+        let exceeds = |lost: usize, of: usize, least: usize| {
+            lost > least && lost as u128 * 100 > of as u128 * protect.mass_delete_share as u128
+        };
+        exceeds(lost.services, totals.services, protect.mass_delete_services)
+            || exceeds(lost.endpoints, totals.endpoints, protect.mass_delete_endpoints)
+    }
+
+    /// A service of the account has other endpoints.
+    fn change(&mut self, change: &mut Change, now: usize) {
+        self.lost = self.lost.without(*change);
+        change.now = now;
+        self.lost = self.lost.with(*change);
+    }
+
+    /// The account without that of some of its services.
+    fn without(self, Self { totals, lost }: Self) -> Self {
+        let totals = Totals {
+            services: self.totals.services.saturating_sub(totals.services),
+            endpoints: self.totals.endpoints.saturating_sub(totals.endpoints),
+        };
+        let lost = Lost {
+            services: self.lost.services.saturating_sub(lost.services),
+            endpoints: self.lost.endpoints.saturating_sub(lost.endpoints),
+        };
+        Self { totals, lost }
     }
 }
 
@@ -208,122 +485,271 @@ impl Lost {
 mod tests {
     use super::*;
 
-    /// A breaker over `services` of `endpoints` each, and what it says after some have other counts at the given time.
+    const PASS: Judgement = Judgement { held: None, over: None, too_many: None };
+
+    fn held(services: usize, endpoints: usize) -> Judgement {
+        Judgement { held: Some(Lost { services, endpoints }), ..PASS }
+    }
+
+    fn over(why: &'static str) -> Judgement {
+        Judgement { over: Some(why), ..PASS }
+    }
+
+    fn totals(counts: &HashMap<Arc<str>, usize>, of: impl Fn(&str) -> bool) -> Totals {
+        let live = counts.iter().filter(|(id, count)| **count > 0 && of(id)).map(|(_, count)| count);
+        Totals { services: live.clone().count(), endpoints: live.sum() }
+    }
+
+    /// What is served, and a breaker over it.
     struct Mesh {
         breaker: Breaker,
         counts: HashMap<Arc<str>, usize>,
+        /// The tenant of the services that are named by a number only.
+        tenant: &'static str,
     }
 
     impl Mesh {
         fn new(services: usize, endpoints: usize) -> Self {
-            let counts = (0..services).map(|n| (n.to_string().into(), endpoints)).collect();
-            Self { breaker: Breaker::new(Protect::default()), counts }
+            let mut mesh =
+                Self { breaker: Breaker::new(Protect::default(), 10_000), counts: HashMap::new(), tenant: "a" };
+            mesh.counts = (0..services).map(|n| (mesh.id(n), endpoints)).collect();
+            mesh
         }
 
-        fn change(&mut self, now: Millis, services: std::ops::Range<usize>, endpoints: usize) -> Verdict {
-            let live = self.counts.values().filter(|count| **count > 0);
-            let served = Totals { services: live.clone().count(), endpoints: live.sum() };
-            self.breaker.begin(now, served);
-            let names: Vec<Arc<str>> = services.map(|n| n.to_string().into()).collect();
+        fn id(&self, n: usize) -> Arc<str> {
+            format!("{n}#@#{}#@#SOFA", self.tenant).into()
+        }
+
+        /// With so many services of one endpoint of another tenant.
+        fn with(mut self, tenant: &'static str, services: usize) -> Self {
+            self.tenant = tenant;
+            self.counts.extend((0..services).map(|n| (format!("{n}#@#{tenant}#@#SOFA").into(), 1)));
+            self
+        }
+
+        /// Some services of a tenant would have so many endpoints.
+        fn of(
+            &mut self,
+            tenant: &'static str,
+            now: Millis,
+            services: std::ops::Range<usize>,
+            endpoints: usize,
+        ) -> Judgement {
+            self.tenant = tenant;
+            self.change(now, services, endpoints)
+        }
+
+        fn totals(&self) -> Totals {
+            totals(&self.counts, |_| true)
+        }
+
+        fn change(&mut self, now: Millis, services: std::ops::Range<usize>, endpoints: usize) -> Judgement {
+            self.breaker.begin(now, self.totals());
+            let names: Vec<Arc<str>> = services.map(|n| self.id(n)).collect();
             for name in &names {
-                self.breaker.note(name, self.counts.get(name).copied().unwrap_or(0), endpoints);
+                let served = self.counts.get(name).copied().unwrap_or(0);
+                let of_tenant = |of: &str| totals(&self.counts, |id| tenant(id) == of);
+                self.breaker.note(name, served, endpoints, of_tenant);
             }
-            let verdict = self.breaker.judge(now);
-            if verdict != Verdict::Hold {
-                self.counts.extend(names.into_iter().map(|name| (name, endpoints)));
+            let judgement = self.breaker.judge(now, self.counts.iter().map(|(id, count)| (id, *count)));
+            for name in names {
+                let kept = self.counts.get(&name).copied().filter(|_| self.breaker.withholds(&name));
+                self.counts.insert(name, kept.unwrap_or(0).max(endpoints));
             }
-            verdict
+            judgement
         }
     }
 
     #[test]
     fn it_trips_above_both_the_share_and_the_number() {
-        assert_eq!(Mesh::new(100, 1).change(0, 0..30, 0), Verdict::Pass, "30 % is not above 30 %");
-        assert_eq!(Mesh::new(100, 1).change(0, 0..31, 0), Verdict::Hold);
-        assert_eq!(Mesh::new(20, 1).change(0, 0..10, 0), Verdict::Pass, "10 services are not above 10");
-        assert_eq!(Mesh::new(20, 1).change(0, 0..11, 0), Verdict::Hold);
-        assert_eq!(Mesh::new(100, 10).change(0, 0..100, 7), Verdict::Pass, "30 % of the endpoints");
-        assert_eq!(Mesh::new(100, 10).change(0, 0..100, 6), Verdict::Hold);
-        assert_eq!(Mesh::new(5, 20).change(0, 0..5, 10), Verdict::Pass, "50 endpoints are not above 50");
+        assert_eq!(Mesh::new(100, 1).change(0, 0..30, 0), PASS, "30 % is not above 30 %");
+        assert_eq!(Mesh::new(100, 1).change(0, 0..31, 0), held(31, 31));
+        assert_eq!(Mesh::new(20, 1).change(0, 0..10, 0), PASS, "10 services are not above 10");
+        assert_eq!(Mesh::new(20, 1).change(0, 0..11, 0), held(11, 11));
+        assert_eq!(Mesh::new(100, 10).change(0, 0..100, 7), PASS, "30 % of the endpoints");
+        assert_eq!(Mesh::new(100, 10).change(0, 0..100, 6), held(0, 400));
+        assert_eq!(Mesh::new(5, 20).change(0, 0..5, 10), PASS, "50 endpoints are not above 50");
+    }
+
+    #[test]
+    fn nothing_at_all_is_too_little_whatever_there_was() {
+        let mut mesh = Mesh::new(2, 1);
+        assert_eq!(mesh.change(0, 0..1, 0), PASS);
+        assert_eq!(mesh.change(1, 1..2, 0), held(2, 2));
+        assert_eq!(mesh.change(2, 0..1, 1), over("what was missing is back"));
+        assert_eq!(Mesh::new(1, 1).change(0, 0..1, 0), PASS, "one service may go");
+        assert_eq!(Mesh::new(2, 1).with("b", 1).of("a", 0, 0..2, 0), PASS, "there is another");
+        let off = Protect { mass_delete_share: 100, ..Protect::default() };
+        let mut mesh = Mesh { breaker: Breaker::new(off, 9), ..Mesh::new(20, 10) };
+        assert_eq!(mesh.change(0, 0..20, 0), PASS, "a breaker at 100 % never trips");
+        assert!(mesh.breaker.window.unwrap().changes.is_empty());
     }
 
     #[test]
     fn what_goes_in_small_steps_within_a_window_counts_together() {
         let mut mesh = Mesh::new(100, 1);
-        assert_eq!(mesh.change(0, 0..20, 0), Verdict::Pass);
-        assert_eq!(mesh.change(59_999, 20..40, 0), Verdict::Hold);
+        assert_eq!(mesh.change(0, 0..20, 0), PASS);
+        assert_eq!(mesh.change(59_999, 20..40, 0), held(40, 40));
         let mut mesh = Mesh::new(100, 1);
-        assert_eq!(mesh.change(0, 0..20, 0), Verdict::Pass);
-        assert_eq!(mesh.change(60_000, 20..40, 0), Verdict::Pass, "in the next window they are 20 of 80");
+        assert_eq!(mesh.change(0, 0..20, 0), PASS);
+        assert_eq!(mesh.change(60_000, 20..40, 0), PASS, "in the next window they are 20 of 80");
     }
 
     #[test]
     fn what_a_service_gains_makes_up_for_what_it_loses() {
         let mut mesh = Mesh::new(100, 2);
-        assert_eq!(mesh.change(0, 0..100, 1), Verdict::Hold);
-        assert_eq!(mesh.change(1, 0..100, 2), Verdict::Over("what was missing is back"));
+        assert_eq!(mesh.change(0, 0..100, 1), held(0, 100));
+        assert_eq!(mesh.change(1, 0..100, 2), over("what was missing is back"));
         let mut mesh = Mesh::new(100, 2);
-        assert_eq!(mesh.change(0, 100..200, 2), Verdict::Pass);
-        assert_eq!(mesh.change(1, 0..50, 0), Verdict::Hold, "other services are no replacement");
+        assert_eq!(mesh.change(0, 100..200, 2), PASS);
+        assert_eq!(mesh.change(1, 0..50, 0), held(50, 100), "other services are no replacement");
     }
 
     #[test]
     fn what_came_within_the_window_is_guarded_as_well() {
         let mut mesh = Mesh::new(0, 0);
-        assert_eq!(mesh.change(0, 0..100, 2), Verdict::Pass);
-        assert_eq!(mesh.change(1, 0..30, 0), Verdict::Pass, "30 % is not above 30 %");
-        assert_eq!(mesh.change(2, 30..31, 0), Verdict::Hold);
+        assert_eq!(mesh.change(0, 0..100, 2), PASS);
+        assert_eq!(mesh.change(1, 0..30, 0), PASS, "30 % is not above 30 %");
+        assert_eq!(mesh.change(2, 30..31, 0), held(31, 62));
         assert_eq!(mesh.breaker.held(), Some(Lost { services: 31, endpoints: 62 }));
-        assert_eq!(mesh.change(3, 200..400, 9), Verdict::Hold, "other services are no replacement");
-        assert_eq!(mesh.change(4, 0..10, 2), Verdict::Over("what was missing is back"));
+        assert_eq!(mesh.change(3, 200..400, 9), PASS);
+        assert_eq!(mesh.breaker.held(), Some(Lost { services: 31, endpoints: 62 }), "others are no replacement");
+        assert_eq!(mesh.change(4, 0..10, 2), over("what was missing is back"));
         let mut mesh = Mesh::new(100, 2);
-        assert_eq!(mesh.change(0, 0..100, 4), Verdict::Pass);
-        assert_eq!(mesh.change(1, 0..100, 2), Verdict::Pass, "one that was there may have more for a while");
-        assert_eq!(mesh.change(2, 100..500, 2), Verdict::Pass);
-        assert_eq!(mesh.change(3, 0..31, 0), Verdict::Hold, "31 of those 100, whatever came");
+        assert_eq!(mesh.change(0, 0..100, 4), PASS);
+        assert_eq!(mesh.change(1, 0..100, 2), PASS, "one that was there may have more for a while");
+        assert_eq!(mesh.change(2, 100..500, 2), PASS);
+        assert_eq!(mesh.change(3, 0..31, 0), held(31, 62), "31 of those 100, whatever came");
+    }
+
+    #[test]
+    fn what_came_and_went_holds_back_nobody_who_was_there() {
+        let mut mesh = Mesh::new(1_000, 1);
+        assert_eq!(mesh.change(0, 1_000..1_450, 1), PASS);
+        assert_eq!(mesh.change(1, 1_000..1_450, 0), held(450, 450));
+        assert_eq!(mesh.change(2, 0..7, 0), PASS);
+        assert!(!mesh.breaker.withholds(&mesh.id(0)) && mesh.breaker.withholds(&mesh.id(1_000)));
+        // And those that were there are guarded as ever: 301 of the 1,450 that are served are none too many, 436 are.
+        assert_eq!(mesh.change(3, 7..300, 0), PASS);
+        assert_eq!(mesh.change(4, 300..436, 0), held(436, 436));
+        assert_eq!(mesh.breaker.held(), Some(Lost { services: 886, endpoints: 886 }));
+    }
+
+    #[test]
+    fn a_tenant_that_goes_holds_back_no_other() {
+        let mut mesh = Mesh::new(450, 1).with("b", 1_000);
+        assert_eq!(mesh.of("a", 0, 0..450, 0), held(450, 450));
+        assert_eq!(mesh.of("b", 1, 0..200, 0), PASS);
+        assert_eq!(mesh.breaker.held(), Some(Lost { services: 450, endpoints: 450 }));
+        assert_eq!(mesh.of("b", 2, 200..301, 0), held(301, 301), "each is judged by itself");
+        assert_eq!(mesh.of("a", 3, 0..450, 1), over("what was missing is back"));
+        assert!(mesh.breaker.withholds("0#@#b#@#SOFA") && !mesh.breaker.withholds("0#@#a#@#SOFA"));
+        assert_eq!(mesh.of("b", 700_000, 0..0, 0), over("mox.protect.mass-delete-hold is over"));
+    }
+
+    #[test]
+    fn where_no_tenant_explains_it_alone_everybody_is_withheld() {
+        let mut mesh = Mesh::new(100, 1).with("b", 100).with("c", 15);
+        mesh.breaker.begin(0, mesh.totals());
+        for (tenant, of, gone) in [("a", 100, 60), ("b", 100, 60), ("c", 15, 10)] {
+            for n in 0..gone {
+                let totals = Totals { services: of, endpoints: of };
+                mesh.breaker.note(&format!("{n}#@#{tenant}#@#SOFA").into(), 1, 0, |_| totals);
+            }
+        }
+        let served = mesh.counts.iter().map(|(id, count)| (id, *count));
+        assert_eq!(mesh.breaker.judge(0, served), held(130, 130), "ten of c are none too many by themselves");
+        assert!(mesh.breaker.withholds("14#@#c#@#SOFA"));
+        // Small tenants, of which none trips.
+        let tenants = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let mut mesh = tenants[1..].iter().fold(Mesh::new(10, 1), |mesh, tenant| mesh.with(tenant, 10));
+        let judged = tenants.map(|tenant| mesh.of(tenant, 1, 0..4, 0));
+        assert_eq!(judged[5], PASS, "24 of 80");
+        assert_eq!(judged[6], held(28, 28));
+        assert_eq!((judged[7], mesh.breaker.held().unwrap().services), (PASS, 32));
+    }
+
+    #[test]
+    fn a_hold_does_not_grow_and_keeps_nothing_of_what_comes_and_goes() {
+        let mut mesh = Mesh { breaker: Breaker::new(Protect::default(), 1_000), ..Mesh::new(700, 1) };
+        assert_eq!(mesh.change(0, 0..600, 0), held(600, 600));
+        for n in 0..100 {
+            let (begin, now) = (1_000 * (n + 1), 1 + 2_000 * n as Millis);
+            assert_eq!(mesh.change(now, begin..begin + 550, 1), PASS);
+            assert_eq!(mesh.change(now + 1, begin..begin + 550, 0), PASS);
+        }
+        assert_eq!(mesh.totals().services, 700);
+        let window = mesh.breaker.window.as_ref().unwrap();
+        assert_eq!((window.changes.len(), window.tenants.len(), mesh.breaker.held.len()), (0, 0, 700));
+        // Some that stay for a window may be withheld as well, but no more than the bound.
+        assert_eq!(mesh.change(300_000, 200_000..200_400, 1), PASS);
+        let too_many = mesh.change(360_000, 200_000..200_400, 0);
+        assert_eq!(too_many, Judgement { too_many: Some(Lost { services: 400, endpoints: 400 }), ..PASS });
+        assert_eq!((mesh.totals().services, mesh.breaker.held.len()), (700, 700));
+        assert_eq!(mesh.change(360_001, 300_000..300_200, 1), PASS);
+        assert_eq!(mesh.change(420_001, 300_000..300_200, 0), PASS, "200 of 900");
     }
 
     #[test]
     fn a_hold_ends_by_recovery_release_or_time() {
         let mut mesh = Mesh::new(100, 1);
-        assert_eq!(mesh.change(0, 0..60, 0), Verdict::Hold);
+        assert_eq!(mesh.change(0, 0..60, 0), held(60, 60));
         assert_eq!(mesh.breaker.held(), Some(Lost { services: 60, endpoints: 60 }));
-        assert_eq!(mesh.change(100_000, 0..20, 1), Verdict::Hold, "a hold keeps its window");
-        assert_eq!(mesh.change(100_001, 20..35, 1), Verdict::Over("what was missing is back"));
+        assert_eq!(mesh.change(100_000, 0..20, 1), PASS);
+        assert!(mesh.breaker.held().is_some(), "a hold keeps what it began with");
+        assert_eq!(mesh.change(100_001, 20..35, 1), over("what was missing is back"));
         assert_eq!(mesh.breaker.held(), None);
 
         let mut mesh = Mesh::new(100, 1);
         mesh.breaker.release();
-        assert_eq!(mesh.change(0, 0..60, 0), Verdict::Hold, "a release before the hold is for nothing");
+        assert_eq!(mesh.change(0, 0..60, 0), held(60, 60), "a release before the hold is for nothing");
         mesh.breaker.release();
-        assert_eq!(mesh.change(1, 0..60, 0), Verdict::Over("released by the operator"));
-        assert_eq!(mesh.change(2, 60..100, 0), Verdict::Hold, "a release is for one hold");
+        assert_eq!(mesh.change(1, 0..60, 0), over("released by the operator"));
+        assert_eq!(mesh.change(2, 60..100, 0), held(40, 40), "a release is for one hold, and 40 were left");
         assert_eq!(mesh.breaker.deadline(), Some(600_002));
-        assert_eq!(mesh.change(600_002, 0..0, 0), Verdict::Over("mox.protect.mass-delete-hold is over"));
+        assert_eq!(mesh.change(600_002, 0..0, 0), over("mox.protect.mass-delete-hold is over"));
+        assert_eq!((mesh.breaker.deadline(), mesh.breaker.held.len()), (None, 0));
     }
 
     #[test]
     fn the_first_live_view_is_judged_against_the_last_good_state() {
-        let mut breaker = Breaker::new(Protect::default());
+        let mut breaker = Breaker::new(Protect::default(), 0);
         let ids: Vec<Arc<str>> = (0..100).map(|n| n.to_string().into()).collect();
         breaker.begin_with(0, ids.iter().map(|id| (Arc::clone(id), 5)));
-        ids.iter().for_each(|id| breaker.note(id, 0, if id.len() == 1 { 5 } else { 0 }));
-        assert_eq!(breaker.judge(0), Verdict::Hold);
+        let none = |_: &str| Totals::default();
+        ids.iter().for_each(|id| breaker.note(id, 0, if id.len() == 1 { 5 } else { 0 }, none));
+        assert_eq!(breaker.judge(0, std::iter::empty()), held(90, 450));
         assert_eq!(breaker.held(), Some(Lost { services: 90, endpoints: 450 }));
+    }
+
+    #[test]
+    fn what_is_missing_of_what_another_serves_is_judged_by_the_same_rule() {
+        let of = |services, endpoints| Totals { services, endpoints };
+        let judged = |before, now| missing(&Protect::default(), before, now);
+        assert_eq!(judged(of(1_000, 1_000), of(700, 700)), None);
+        assert_eq!(judged(of(1_000, 1_000), of(150, 150)), Some(Lost { services: 850, endpoints: 850 }));
+        assert_eq!(judged(of(10, 1_000), of(10, 600)), Some(Lost { services: 0, endpoints: 400 }));
+        assert_eq!(judged(of(5, 5), of(1, 1)), None, "few are no mass");
+        assert_eq!(judged(of(5, 5), of(0, 0)), Some(Lost { services: 5, endpoints: 5 }));
+        assert_eq!(judged(of(1, 1), of(0, 0)), None);
+        assert_eq!(judged(of(0, 0), of(9, 9)), None, "more is none too few");
+        assert!(judged(of(usize::MAX, usize::MAX), of(9, 9)).is_some(), "whatever a liar says");
     }
 
     proptest::proptest! {
         /// The sums are those of a count over everything, whatever the history.
         #[test]
         fn sums_are_kept_right(history in proptest::collection::vec((0u8..9, 0usize..5), 0..60)) {
-            let mut breaker = Breaker::new(Protect::default());
+            let mut breaker = Breaker::new(Protect::default(), 0);
             breaker.begin(0, Totals { services: 9, endpoints: 27 });
             let mut counts = [3usize; 9];
             for (service, wanted) in history {
-                breaker.note(&service.to_string().into(), 3, wanted);
+                breaker.note(&service.to_string().into(), 3, wanted, |_| Totals { services: 9, endpoints: 27 });
                 counts[usize::from(service)] = wanted;
             }
-            let lost = breaker.window.as_ref().unwrap().old.lost;
+            let window = breaker.window.as_ref().unwrap();
+            let lost = window.whole.old.lost;
+            proptest::prop_assert!(window.tenants.values().all(|accounts| accounts.old.lost == lost));
             proptest::prop_assert_eq!(lost.services, counts.iter().filter(|count| **count == 0).count());
             proptest::prop_assert_eq!(lost.endpoints, counts.iter().map(|count| 3usize.saturating_sub(*count)).sum::<usize>());
         }

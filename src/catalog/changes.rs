@@ -28,6 +28,15 @@ pub fn remove(changes: &mut Changes, place: (usize, Arc<str>)) {
 }
 
 impl RoundChanges {
+    /// Adds changes that come after these.
+    pub fn then(&mut self, later: Self) {
+        let Self { service_entries, workload_entries, destination_rules, encodes } = later;
+        self.encodes += encodes;
+        self.service_entries.extend(service_entries);
+        self.workload_entries.extend(workload_entries);
+        self.destination_rules.extend(destination_rules);
+    }
+
     /// Adds changes that were made apart, by the rules of [`put`] and [`remove`].
     pub fn add(&mut self, other: Self) {
         let Self { service_entries, workload_entries, destination_rules, encodes } = other;

@@ -4,10 +4,18 @@
 //! every service was read once. With local scope the registry's clients need time to come back: that is
 //! `mox.protect.startup-hold` after the engine began to listen (a session server lets its clients in just before that), or
 //! until there are 95 % of the publishers of the last good state.
+//!
+//! A registry whose clients are not back says convincingly that its view is complete. Where a last good state is kept the
+//! first view is judged against it, service by service ([`Breaker`](super::breaker::Breaker)). Where none is, [`FirstView`]
+//! compares how much there is with how much another session server serves.
 
 use std::time::Duration;
 
-use crate::{config::Scope, model::Millis};
+use crate::{
+    catalog::breaker::{Lost, Totals, missing},
+    config::{Protect, Scope},
+    model::Millis,
+};
 
 /// Decides when the view is complete.
 #[derive(Debug, Clone, Copy)]
@@ -45,9 +53,91 @@ impl Gate {
     }
 }
 
+/// Holds back a first complete view that has much less than another session server serves. That one may be wrong or lie, so
+/// it can do no more than that: not for ever, and nothing is let through for its word.
+#[derive(Debug)]
+pub struct FirstView {
+    protect: Protect,
+    held: Option<(Millis, Lost)>,
+    released: bool,
+}
+
+impl FirstView {
+    /// Nothing is held back yet.
+    pub fn new(protect: Protect) -> Self {
+        Self { protect, held: None, released: false }
+    }
+
+    /// Whether a view with so much may count as complete; `began`: it is held back from now on.
+    pub fn judge(&mut self, now: Millis, baseline: Totals, gathered: Totals) -> FirstJudgement {
+        let since = self.held.map_or(now, |(since, _)| since);
+        let is_over = self.released || now >= since.saturating_add(self.protect.mass_delete_hold.as_millis() as Millis);
+        match missing(&self.protect, baseline, gathered).filter(|_| !is_over) {
+            Some(lost) => {
+                let began = self.held.replace((since, lost)).is_none();
+                FirstJudgement { passes: false, began: Some(lost).filter(|_| began) }
+            }
+            None => {
+                self.held = None;
+                FirstJudgement { passes: true, began: None }
+            }
+        }
+    }
+
+    /// Lets a view through that is held back; once.
+    pub fn release(&mut self) {
+        self.released = self.held.is_some();
+    }
+
+    /// How much less there is than elsewhere, while the view is held back for that.
+    pub fn held(&self) -> Option<Lost> {
+        self.held.map(|(_, lost)| lost)
+    }
+
+    /// When it is let through by itself.
+    pub fn deadline(&self) -> Option<Millis> {
+        self.held.map(|(since, _)| since.saturating_add(self.protect.mass_delete_hold.as_millis() as Millis))
+    }
+}
+
+/// The judgement on a first complete view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstJudgement {
+    /// It counts as complete.
+    pub passes: bool,
+    /// From now on it is held back, since so much is missing.
+    pub began: Option<Lost>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_view_waits_for_what_others_serve_but_not_for_ever() {
+        let of = |n| Totals { services: n, endpoints: n };
+        let lost = |n| Some(Lost { services: n, endpoints: n });
+        let passes = FirstJudgement { passes: true, began: None };
+        let waits = |began| FirstJudgement { passes: false, began };
+        let mut view = FirstView::new(Protect::default());
+        view.release();
+        assert_eq!(view.judge(0, of(1_000), of(150)), waits(lost(850)), "a release before is for nothing");
+        assert_eq!((view.judge(1, of(1_000), of(400)), view.held()), (waits(None), lost(600)));
+        assert_eq!(view.judge(2, of(1_000), of(700)), passes);
+        assert_eq!((view.held(), view.deadline()), (None, None));
+
+        let mut view = FirstView::new(Protect::default());
+        view.judge(5, of(1_000), of(1));
+        view.release();
+        assert_eq!(view.judge(6, of(1_000), of(1)), passes);
+
+        let mut view = FirstView::new(Protect::default());
+        view.judge(5, of(usize::MAX), of(1));
+        assert_eq!(view.deadline(), Some(600_005));
+        assert!(
+            !view.judge(600_004, of(usize::MAX), of(1)).passes && view.judge(600_005, of(usize::MAX), of(1)).passes
+        );
+    }
 
     const HOLD: Duration = Duration::from_secs(60);
     const SINCE: Option<Millis> = Some(1_000);

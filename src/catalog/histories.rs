@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     catalog::{
         assignment::vip_candidates,
+        breaker::Totals,
         driver::{Driver, START},
         last_good::file::over_a_restart,
         reference::{Exceptions, Expected, Places, Reference},
@@ -43,15 +44,15 @@ const LENGTH: usize = 60;
 const PUBLISHERS: usize = 3;
 const GRACE: Millis = 600_000;
 
-/// Services, some of which have one host but for what tells them apart.
+/// Services of three tenants, some of which have one host but for what tells them apart.
 const IDS: [&str; 8] = [
     "COM.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.a.s:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.b.T:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA",
-    "com.c.U@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "com.c.U@dubbo#@#tenant-a#@#SOFA",
     "com.d.V:2.0:blue@DEFAULT#@#tenant-a#@#SOFA",
-    "com.e.W:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "com.e.W:1.0@DEFAULT#@#tenant-a#@#SOFA",
     "odd one",
 ];
 
@@ -146,6 +147,8 @@ enum Step {
         read: Vec<usize>,
         shown: bool,
         unknown: Vec<usize>,
+        /// How many services another session server says that it serves, of three endpoints each.
+        baseline: Option<usize>,
     },
 }
 
@@ -174,7 +177,8 @@ fn steps(random: &mut Random) -> Vec<Step> {
                 let read = (0..IDS.len()).filter(|_| random.below(2) == 0).collect();
                 let some = random.below(3) == 0;
                 let unknown = (0..IDS.len()).filter(|_| some && random.below(4) == 0).collect();
-                Step::Restart { last_good: random.below(4) > 0, read, shown: random.below(2) == 0, unknown }
+                let baseline = Some(random.below(2 * IDS.len())).filter(|_| random.below(2) == 0);
+                Step::Restart { last_good: random.below(4) > 0, read, shown: random.below(2) == 0, unknown, baseline }
             }
         });
         if random.below(3) == 0 {
@@ -196,11 +200,19 @@ struct World {
     empty: BTreeMap<String, Millis>,
     /// Services that could not be read since the last restart.
     unknown: BTreeSet<&'static str>,
+    /// Since when a service has endpoints, and whether it got them while removals were withheld.
+    came: BTreeMap<String, (Millis, bool)>,
     /// The state before the last round.
     before: Before,
     /// Where services are served, as far as streams were told.
     told: Places,
     rounds: usize,
+    /// From when on the settings have new services judged.
+    settled_at: Option<Millis>,
+    /// The next round begins again, and judges no new services.
+    begins_again: bool,
+    /// The next complete view is the first, and there is no last good state to judge what goes.
+    is_first: bool,
     /// After every round everything is compared, not after some.
     thorough: bool,
 }
@@ -221,6 +233,10 @@ struct Before {
     places: Places,
     versions: [String; 3],
     held: Option<Held>,
+    withheld: BTreeSet<Arc<str>>,
+    waiting: BTreeSet<Arc<str>>,
+    /// New services waited.
+    adding: bool,
 }
 
 impl World {
@@ -234,7 +250,8 @@ impl World {
             "limits": { "endpointsPerPublisher": of_publisher, "endpointsPerService": of_service },
             "endpointMode": mode,
             "vipCidr": range,
-            "protect": { "massDeleteServices": 2, "massDeleteEndpoints": 4, "startupHold": "1s", "lastGoodMaxAge": "1h" },
+            "protect": { "massDeleteServices": 2, "massDeleteEndpoints": 4, "massAddServices": 1,
+                         "massAddShare": 0.25, "massAddSettle": "1m", "massAddHold": "5m", "startupHold": "1s", "lastGoodMaxAge": "1h" },
         });
         let mut driver = Driver::new(config);
         driver.orders.loaded = true;
@@ -247,9 +264,13 @@ impl World {
             kept: None,
             empty: BTreeMap::new(),
             unknown: BTreeSet::new(),
+            came: BTreeMap::new(),
             before,
             told: Places::new(),
             rounds: 0,
+            settled_at: None,
+            begins_again: false,
+            is_first: true,
             thorough,
         }
     }
@@ -327,6 +348,7 @@ impl World {
             Step::Break => {
                 self.driver.start_over();
                 self.told = places(&self.driver.view);
+                self.begins_again = true;
                 return self.round();
             }
             Step::Keep if self.driver.view.complete => {
@@ -335,14 +357,21 @@ impl World {
                 self.kept = Some(Kept { view, publishers, empty, at: self.driver.now });
             }
             Step::Keep => {}
-            Step::Restart { last_good, read, shown, unknown } => {
-                return self.restart(*last_good, read, *shown, unknown);
+            Step::Restart { last_good, read, shown, unknown, baseline } => {
+                return self.restart(*last_good, read, *shown, unknown, *baseline);
             }
         }
         Ok(())
     }
 
-    fn restart(&mut self, last_good: bool, read: &[usize], shown: bool, unknown: &[usize]) -> Result<(), String> {
+    fn restart(
+        &mut self,
+        last_good: bool,
+        read: &[usize],
+        shown: bool,
+        unknown: &[usize],
+        baseline: Option<usize>,
+    ) -> Result<(), String> {
         let now = self.driver.now + 1_000;
         let kept = self.kept.as_ref().filter(|_| last_good);
         let last_good = kept.map(|Kept { view, publishers, empty, at }| {
@@ -359,11 +388,14 @@ impl World {
         let before = self.kept.as_ref().filter(|_| had_last_good).map(|kept| kept.view.clone()).unwrap_or_default();
         self.told = places(&before);
         let (served, places) = (served(&before), self.told.clone());
-        self.before = Before { served, places, versions: versions(&before), held: None };
+        self.before = Before { served, places, versions: versions(&before), ..Before::default() };
+        self.came = self.before.served.keys().map(|id| (id.clone(), (Millis::MIN / 2, false))).collect();
         // What came and went since is not known any more.
         let empty = self.kept.as_ref().filter(|_| had_last_good).map(|kept| &kept.empty).into_iter().flatten();
         self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
         self.unknown = unknown.iter().map(|service| IDS[*service]).collect();
+        (self.settled_at, self.begins_again) = (None, false);
+        self.is_first = self.before.served.is_empty();
         read.iter().filter(|service| !unknown.contains(service)).for_each(|service| self.replace(*service));
         self.round()?;
         if shown {
@@ -374,8 +406,15 @@ impl World {
         self.driver.store.set_unknown(&unknown);
         let known: Vec<usize> = (0..IDS.len()).filter(|service| !self.unknown.contains(IDS[*service])).collect();
         known.into_iter().for_each(|service| self.replace(service));
+        let totals = baseline.map(|services| Totals { services, endpoints: 3 * services });
+        self.driver.orders.baseline = totals;
         self.driver.orders.loaded = true;
-        self.round()
+        self.round()?;
+        let Driver { view, orders, report, .. } = &self.driver;
+        let had = had_last_good && !before.service_entries.decode().is_empty();
+        check(orders.is_frozen() || view.complete || (totals.is_some() && !had && report.withheld.is_some()), || {
+            format!("{totals:?} holds the first view back, {had}, {:?}", report.withheld)
+        })
     }
 
     fn reference(&self) -> Reference<'_> {
@@ -391,17 +430,18 @@ impl World {
         let is_new = versions != self.before.versions;
         let served = if is_new { served(view) } else { self.before.served.clone() };
         let places = if is_new { places(view) } else { self.before.places.clone() };
-        let after = Before { served, places, versions, held: report.held };
+        let (withheld, waiting) = (report.withheld_services.clone(), report.waiting_services.clone());
+        let adding = report.waiting.is_some();
+        let after = Before { served, places, versions, held: report.held, withheld, waiting, adding };
         let frozen = orders.is_frozen();
         if frozen {
             check(!is_new, || "something changes while frozen".into())?;
             self.before = after;
             return Ok(());
         }
-        let over = self.driver.events().contains(&"mass_delete_over");
-        // Nothing goes before the view is complete, and no endpoint while removals are withheld.
+        // Nothing goes before the view is complete, and no endpoint of a service whose removals are withheld.
         let gathering = !view.complete;
-        let held = report.held == Some(Held::MassDelete) && !over;
+        let held = report.held == Some(Held::MassDelete) && !gathering;
         let wanted: BTreeMap<&str, Option<BTreeSet<String>>> = IDS
             .iter()
             .map(|id| (*id, self.reference().wanted(id).map(|all| all.iter().map(address).collect())))
@@ -415,7 +455,7 @@ impl World {
             let has = after.served.get(id);
             let gone: Vec<&String> =
                 had.iter().filter(|endpoint| has.is_none_or(|has| !has.contains(*endpoint))).collect();
-            if gathering || held {
+            if gathering || after.withheld.contains(&**id) {
                 check(gone.is_empty(), || format!("{id} loses {gone:?}, which is to be withheld"))?;
             }
             if self.unknown.contains(&**id) && self.driver.policy.serves(id) {
@@ -480,17 +520,20 @@ impl World {
                 false => drop(self.empty.remove(id)),
             }
         }
-        if !gathering && !held && !over && self.before.held != Some(Held::MassDelete) {
-            let count = |served: &Served| served.values().filter(|endpoints| !endpoints.is_empty()).count();
-            let lost = self
-                .before
-                .served
-                .iter()
-                .filter(|(id, had)| !had.is_empty() && after.served.get(*id).is_none_or(BTreeSet::is_empty));
-            let (lost, of) = (lost.count(), count(&self.before.served));
-            check(lost <= 2 || lost * 100 <= of * 30, || format!("{lost} of {of} services go, and nothing is held"))?;
+        if !gathering {
+            if !std::mem::take(&mut self.is_first) {
+                self.check_lost(&after)?;
+            }
+            if !std::mem::take(&mut self.begins_again) {
+                self.check_new(&after)?;
+            }
+            self.settled_at = self.settled_at.or(Some(*now + 60_000));
         }
         let shown = view.shown;
+        let came = after.served.iter().filter(|(_, has)| !has.is_empty()).map(|(id, _)| {
+            (id.clone(), self.came.get(id).copied().unwrap_or((*now, self.before.held == Some(Held::MassDelete))))
+        });
+        self.came = came.collect();
         self.before = after;
         if !gathering && (self.thorough || self.rounds.is_multiple_of(4)) {
             self.compare()?;
@@ -501,12 +544,50 @@ impl World {
         Ok(())
     }
 
+    /// No more services go in a round than a registry in its right mind takes away, but for those that came while removals
+    /// were withheld, and those that were withheld until now.
+    fn check_lost(&self, after: &Before) -> Result<(), String> {
+        let some = |served: &Served, id: &str| served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
+        let had: Vec<&str> = IDS.into_iter().filter(|id| some(&self.before.served, id)).collect();
+        let is_lost = |id: &&&str| !some(&after.served, id) && !self.before.withheld.contains(**id);
+        // A service that came within the window is in another account than those that were there when it began.
+        let (mut old, mut all) = (0, 0);
+        for (at, during) in had.iter().filter(is_lost).filter_map(|id| self.came.get(*id)) {
+            let is_old = self.driver.now - at >= 60_000;
+            old += usize::from(is_old);
+            all += usize::from(is_old || !during);
+        }
+        // Of the services in a hold that ends in this round nothing is judged, withheld before or not.
+        if !self.before.withheld.is_subset(&after.withheld) {
+            return Ok(());
+        }
+        let is_few = |count: usize| count <= 2 || count * 100 <= had.len() * 30;
+        check(is_few(old) && is_few(all.div_ceil(2)), || {
+            format!("{old} and in all {all} of {} services go, and are not withheld", had.len())
+        })?;
+        let nothing = all >= 2 && after.served.values().all(BTreeSet::is_empty);
+        check(!nothing, || "nothing is left, and nothing is withheld".into())
+    }
+
+    /// No more new services come in a round than may come at once, but for those that waited.
+    fn check_new(&self, after: &Before) -> Result<(), String> {
+        let had = |id: &str| self.before.served.contains_key(id);
+        let new = after.served.keys().filter(|id| !had(id) && !self.before.waiting.contains(&***id)).count();
+        // The round that ends a hold judges nobody.
+        let ends = self.before.adding && !after.adding;
+        let settled = self.settled_at.is_some_and(|at| self.driver.now >= at);
+        check(!settled || ends || new <= 2, || format!("{new} new services come, and none waits"))?;
+        let there = after.waiting.iter().find(|id| had(id) || after.served.contains_key(&***id));
+        check(there.is_none(), || format!("{there:?} was there, and waits"))
+    }
+
     /// Everything is served as it is to be, but for exceptions.
     fn compare(&self) -> Result<(), String> {
         let Driver { view, report, now, .. } = &self.driver;
         let ours = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
         let workloads = resources(&view.workload_entries, |body| WorkloadEntry::decode(body).unwrap());
-        let mut exceptions = Exceptions::default();
+        let waiting = report.waiting_services.iter().map(|id| id.to_string()).collect();
+        let mut exceptions = Exceptions { waiting, ..Exceptions::default() };
         for (id, _, _, entry) in &ours {
             let Some(id) = id else { continue };
             let unknown = report.unknown.sample.iter().any(|known| **known == **id);
@@ -527,6 +608,11 @@ impl World {
         check(report.withheld_services.is_empty() || report.held == Some(Held::MassDelete), || {
             format!("{:?} are withheld, and held is {:?}", report.withheld_services, report.held)
         })?;
+        check(report.waiting.map_or(0, |count| count) == report.waiting_services.len(), || {
+            format!("{:?} wait, and named are {:?}", report.waiting, report.waiting_services)
+        })?;
+        let has_held = matches!(report.held, Some(Held::MassAdd | Held::MassDelete));
+        check(report.waiting.is_none() || has_held, || format!("some wait, and held is {:?}", report.held))?;
         let places = &self.before.places;
         let Expected { ids, refused, resources } = self.reference().expected(&IDS, &exceptions, places);
         let is_empty = |id: &str| self.before.served[id].is_empty();
@@ -557,6 +643,7 @@ impl World {
         if self.unknown.is_empty()
             && exceptions.kept.is_empty()
             && exceptions.withheld.is_empty()
+            && exceptions.waiting.is_empty()
             && report.quarantined.is_empty()
             && (self.thorough || self.rounds.is_multiple_of(16))
         {

@@ -102,13 +102,33 @@ pub enum Notice {
         /// The port of the entry.
         port: u16,
     },
+    /// The first complete view is held back, since so much less is in it than another session server serves.
+    FirstViewHeld(Lost),
+    /// The first complete view counts, and there is nothing to judge it against.
+    NoBaseline,
     /// Removals are withheld from now on; this is missing.
     MassDeleteHeld(Lost),
+    /// This goes though it is too much, since more is withheld already than may be.
+    MassDeleteNotHeld(Lost),
     /// Removals are no longer withheld.
     MassDeleteOver {
         /// Why.
         why: &'static str,
         /// Of how many services something was withheld.
+        services: usize,
+    },
+    /// New services wait from now on.
+    MassAddHeld {
+        /// How many came within a minute.
+        services: usize,
+        /// Whose new services wait, if those of others do not.
+        tenant: Option<Box<str>>,
+    },
+    /// New services no longer wait.
+    MassAddOver {
+        /// Why.
+        why: &'static str,
+        /// How many waited.
         services: usize,
     },
     /// Services of the registry cannot be read.
@@ -162,8 +182,13 @@ impl Notice {
             Self::AddressContested { .. } => "address_contested",
             Self::AddressNotOwn { .. } => "address_not_own",
             Self::MtlsMixed { .. } => "mtls_mixed",
+            Self::FirstViewHeld(_) => "first_view_held",
+            Self::NoBaseline => "no_baseline",
             Self::MassDeleteHeld(_) => "mass_delete_held",
+            Self::MassDeleteNotHeld(_) => "mass_delete_not_held",
             Self::MassDeleteOver { .. } => "mass_delete_over",
+            Self::MassAddHeld { .. } => "mass_add_held",
+            Self::MassAddOver { .. } => "mass_add_over",
             Self::ServicesUnknown { .. } => "service_unknown",
             Self::ServicesKnown => "service_known",
             Self::ViewComplete { .. } => "view_complete",
@@ -185,6 +210,11 @@ impl Notice {
             Self::AddressContested { address, port, .. } => (String::new(), format!("{address} {port}").into()),
             Self::AddressNotOwn { address, port, .. } => (String::new(), format!("{address} {port}").into()),
             Self::MtlsMixed { application, port } => (String::new(), format!("{application} {port}").into()),
+            Self::MassDeleteHeld(_)
+            | Self::MassDeleteNotHeld(_)
+            | Self::MassDeleteOver { .. }
+            | Self::MassAddHeld { .. }
+            | Self::MassAddOver { .. } => (String::new(), "".into()),
             _ => return None,
         })
     }

@@ -1,19 +1,21 @@
 //! Orders of the host, the operator and the registry.
 
-use crate::model::Millis;
+use crate::{catalog::breaker::Totals, model::Millis};
 
 /// Latches and requests, set from outside; every round looks at them.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Orders {
     /// The first complete view is in.
     pub loaded: bool,
+    /// How much another session server serves; what the first complete view is judged against where no last good state is.
+    pub baseline: Option<Totals>,
     /// When the engine began to listen, by its own clock.
     pub listening_since: Option<Millis>,
     /// The operator's latch.
     pub frozen: bool,
     /// The registry's stop-push switch.
     pub stopped: bool,
-    /// Let a held mass deletion through; counts for one round.
+    /// Let a held mass deletion or addition through; counts for one round.
     pub release: bool,
     /// Flushes asked for so far.
     pub flushes: u64,

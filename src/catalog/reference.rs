@@ -39,6 +39,8 @@ pub(crate) struct Exceptions {
     pub(crate) graces: BTreeSet<String>,
     /// Served with more endpoints than are wanted.
     pub(crate) withheld: BTreeSet<String>,
+    /// Not served yet.
+    pub(crate) waiting: BTreeSet<String>,
 }
 
 /// Hosts and virtual addresses under which services are served.
@@ -76,7 +78,7 @@ impl Reference<'_> {
 
     /// Everything that is to be served, by services at these places.
     pub(crate) fn expected(&self, ids: &[&str], exceptions: &Exceptions, places: &Places) -> Expected {
-        let Exceptions { kept, quarantined, graces, withheld } = exceptions;
+        let Exceptions { kept, quarantined, graces, withheld, waiting } = exceptions;
         let wanted: BTreeMap<&str, Option<Vec<Member>>> = ids.iter().map(|id| (*id, self.wanted(id))).collect();
         let mut expected = Expected::default();
         for id in quarantined {
@@ -91,6 +93,7 @@ impl Reference<'_> {
                 let some = wanted[id].as_ref().is_some_and(|members| !members.is_empty());
                 !expected.refused.contains(id)
                     && !kept.contains_key(id)
+                    && !waiting.contains(id)
                     && (some || graces.contains(id) || withheld.contains(id))
             };
             let claimants: Vec<&str> = ids.iter().copied().filter(|id| claims(id)).collect();

@@ -8,7 +8,10 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    catalog::{assignment::claims::Contest, breaker::Lost},
+    catalog::{
+        assignment::claims::Contest,
+        breaker::{Lost, Totals},
+    },
     istio::rule::Rule,
     model::Millis,
     snapshot::view::Held,
@@ -114,6 +117,15 @@ pub struct Report {
     pub withheld: Option<Lost>,
     /// Services that something is withheld of: while a mass deletion is held, and before the view is complete.
     pub withheld_services: BTreeSet<Arc<str>>,
+    /// How many new services wait, while too many came at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<usize>,
+    /// Services that wait.
+    pub waiting_services: BTreeSet<Arc<str>>,
+    /// What is served of services with endpoints; another session server's first view is judged by it.
+    pub serving: Totals,
+    /// The first complete view was judged against nothing.
+    pub no_baseline: bool,
     /// Entries for consumers that dial addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<DirectCounts>,
@@ -152,6 +164,12 @@ pub struct Findings {
     pub unknown: Option<UnknownReport>,
     /// See [`Report::withheld`].
     pub withheld: Option<Lost>,
+    /// See [`Report::waiting`].
+    pub waiting: Option<usize>,
+    /// See [`Report::serving`].
+    pub serving: Totals,
+    /// See [`Report::no_baseline`].
+    pub no_baseline: bool,
     /// See [`Report::direct`].
     pub direct: Option<DirectCounts>,
     /// See [`Report::hosts_moved`].
@@ -173,6 +191,8 @@ pub struct Names {
     pub cut: Vec<(Arc<str>, u32)>,
     /// See [`Report::withheld_services`].
     pub withheld: Vec<(Arc<str>, bool)>,
+    /// See [`Report::waiting_services`].
+    pub waiting: Vec<(Arc<str>, bool)>,
     /// See [`Report::graces`].
     pub graces: Vec<(Arc<str>, Option<Millis>)>,
     /// See [`Report::contested`].
@@ -188,7 +208,19 @@ impl Report {
     /// Takes what a round found; `handed_on`: its snapshot was new. Costs what changed.
     pub fn take(&mut self, findings: Findings, handed_on: bool) {
         let Findings { held, rounds, translations, encodes, rejects, invalid_endpoints, quarantined_by, .. } = findings;
-        let Findings { unknown, withheld, direct, hosts_moved, vips_moved, moves, names, .. } = findings;
+        let Findings {
+            unknown,
+            withheld,
+            waiting,
+            serving,
+            no_baseline,
+            direct,
+            hosts_moved,
+            vips_moved,
+            moves,
+            names,
+            ..
+        } = findings;
         for (id, why) in names.quarantined {
             match why {
                 Some(why) => drop(self.quarantined.insert(id, why)),
@@ -201,12 +233,15 @@ impl Report {
                 _ => self.cut.insert(id, endpoints),
             };
         }
-        for (id, is_withheld) in names.withheld {
-            if is_withheld {
-                self.withheld_services.insert(id)
-            } else {
-                self.withheld_services.remove(&id)
-            };
+        let named = [(&mut self.withheld_services, names.withheld), (&mut self.waiting_services, names.waiting)];
+        for (all, changes) in named {
+            for (id, is_named) in changes {
+                if is_named {
+                    all.insert(id)
+                } else {
+                    all.remove(&id)
+                };
+            }
         }
         for (id, since) in names.graces {
             match since {
@@ -236,6 +271,10 @@ impl Report {
             unknown: unknown.unwrap_or_else(|| std::mem::take(&mut self.unknown)),
             withheld,
             withheld_services: std::mem::take(&mut self.withheld_services),
+            waiting,
+            waiting_services: std::mem::take(&mut self.waiting_services),
+            serving,
+            no_baseline,
             direct,
             in_grace: self.graces.len(),
             graces: std::mem::take(&mut self.graces),
@@ -251,6 +290,7 @@ impl Report {
         self.quarantined.clear();
         self.cut.clear();
         self.withheld_services.clear();
+        self.waiting_services.clear();
         self.graces.clear();
         self.contested.clear();
         self.unknown = UnknownReport::default();
@@ -258,7 +298,7 @@ impl Report {
 
     /// The report with the first hundred names of each kind.
     pub fn summary(&self) -> Self {
-        let Self { quarantined, cut, withheld_services, graces, .. } = self;
+        let Self { quarantined, cut, withheld_services, waiting_services, graces, .. } = self;
         let Self { rejects, invalid_endpoints, quarantined_by, .. } = self;
         let contest = |(name, contest): (&Arc<str>, &Contest<Arc<str>>)| (Arc::clone(name), contest.clone());
         let pair = |(id, since): (&Arc<str>, &Millis)| (Arc::clone(id), *since);
@@ -273,6 +313,7 @@ impl Report {
             direct: self.direct.clone(),
             quarantined: quarantined.iter().take(SHOWN).map(|(id, why)| (Arc::clone(id), why.clone())).collect(),
             withheld_services: withheld_services.iter().take(SHOWN).cloned().collect(),
+            waiting_services: waiting_services.iter().take(SHOWN).cloned().collect(),
             graces: graces.iter().take(SHOWN).map(pair).collect(),
             contested: self.contested.iter().take(SHOWN).map(contest).collect(),
             ..*self
@@ -330,21 +371,25 @@ mod tests {
             quarantined: vec![("a".into(), Some(why())), ("b".into(), Some(why())), ("a".into(), None)],
             cut: vec![("b".into(), 3), ("a".into(), 4)],
             withheld: vec![("c".into(), true)],
+            waiting: vec![("e".into(), true), ("f".into(), true), ("f".into(), false)],
             graces: vec![("d".into(), Some(7))],
             contested: vec![("e.sofa.mesh".into(), Some(contest())), ("f.sofa.mesh".into(), Some(contest()))],
         };
         report.take(Findings { names, encodes: 3, ..Findings::default() }, true);
         assert_eq!((report.quarantined.len(), report.quarantined.contains_key("b")), (1, true));
         assert_eq!((report.cut["a"], report.cut["b"]), (4, 3));
+        assert!(report.waiting_services.iter().eq(&["e".into()]));
         assert_eq!((report.withheld_services.len(), report.graces["d"], report.in_grace), (1, 7, 1));
         let names = Names {
             quarantined: vec![("b".into(), None)],
             cut: vec![("a".into(), 0), ("b".into(), 2)],
             withheld: vec![("c".into(), false)],
+            waiting: vec![("e".into(), false)],
             graces: vec![("d".into(), None)],
             contested: vec![("e.sofa.mesh".into(), None)],
         };
         report.take(Findings { names, encodes: 4, ..Findings::default() }, false);
+        assert!(report.waiting_services.is_empty());
         assert!(report.quarantined.is_empty() && report.withheld_services.is_empty() && report.graces.is_empty());
         assert_eq!((report.encodes, report.snapshots, report.in_grace), (4, 1, 0));
         assert_eq!(report.contested.keys().map(|name| &**name).collect::<Vec<_>>(), ["f.sofa.mesh"]);

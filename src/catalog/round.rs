@@ -7,28 +7,30 @@
 //! 1. the intent of registry and policy for the services that are looked at, read from their publishers;
 //! 2. the host and virtual address of each ([`Assignment`]), and the resources that follow from them. A service whose
 //!    resources cannot be made stays as it is served, host and address included, and the others go around it;
-//! 3. the breaker's judgement. If it withholds removals, step 2 comes again with the missing endpoints kept;
+//! 3. the breakers' judgements. If new services are to wait, step 2 comes again without them; if removals are withheld, with
+//!    the missing endpoints kept;
 //! 4. the changes of what is served.
 
 mod turn;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use crate::{
     catalog::{
+        additions::Additions,
         assignment::Assignment,
         breaker::Breaker,
         changes::RoundChanges,
         direct::Direct,
-        gate::Gate,
+        gate::{FirstView, Gate},
         last_good::LastGood,
         notices::{Notice, Notices},
         orders::Orders,
         report::{Findings, Moves, Names, Tally},
-        services::Services,
+        services::{Intent, Services},
         unknown::Unknown,
     },
     config::Config,
@@ -86,6 +88,9 @@ enum Stage {
 pub struct Round {
     config: Arc<Config>,
     gate: Gate,
+    first_view: FirstView,
+    /// The first complete view was judged against nothing.
+    no_baseline: bool,
     stage: Stage,
     /// A complete view was in once.
     complete: bool,
@@ -98,6 +103,9 @@ pub struct Round {
     services: Services,
     assignment: Assignment,
     breaker: Breaker,
+    additions: Additions,
+    /// New services that wait, with what is wanted of them.
+    waiting: HashMap<Arc<str>, Intent>,
     /// Services that something is withheld of.
     withheld: BTreeSet<Arc<str>>,
     /// Services that could not be read yet: nothing goes from them until they are.
@@ -138,13 +146,17 @@ impl Round {
         let direct = (!entries.is_empty()).then(|| Direct::restored(entries));
         let mut round = Self {
             gate: Gate::new(config.scope, protect.startup_hold, publishers),
+            first_view: FirstView::new(protect.clone()),
+            no_baseline: false,
             stage: Stage::Gathering,
             complete: false,
             shows_last_good: false,
             last_good_until,
             baseline: services.iter().map(|(id, served)| (Arc::clone(id), served.endpoints)).collect(),
             assignment: Assignment::new(&config.host_suffix, config.vip_cidr),
-            breaker: Breaker::new(protect.clone()),
+            breaker: Breaker::new(protect.clone(), config.limits.services),
+            additions: Additions::new(protect.clone()),
+            waiting: HashMap::new(),
             withheld: BTreeSet::new(),
             unknown: Unknown::default(),
             direct,
@@ -172,11 +184,13 @@ impl Round {
     pub fn again(&self, now: Millis, served: LastGood) -> Self {
         Self {
             gate: self.gate,
+            no_baseline: self.no_baseline,
             stage: if self.complete { Stage::Completed } else { Stage::Gathering },
             complete: self.complete,
             shows_last_good: self.shows_last_good,
             last_good_until: self.last_good_until,
             moves: self.moves,
+            additions: self.additions.clone(),
             rounds: self.rounds,
             translations: self.translations,
             encodes: self.encodes,
@@ -211,7 +225,10 @@ impl Round {
         let grace = grace.map(|since| since + self.empty_grace());
         let waits = !self.complete && (self.gate.opens_by_itself() || self.last_good_until.is_some());
         let gate = self.gate.hold_ends(orders.listening_since).filter(|_| waits);
-        [grace, gate, self.breaker.deadline()].into_iter().flatten().min()
+        [grace, gate, self.breaker.deadline(), self.additions.deadline(), self.first_view.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether removals are withheld.
@@ -235,19 +252,37 @@ impl Round {
         self.rounds += 1;
         if orders.release {
             self.breaker.release();
+            self.additions.release();
+            self.first_view.release();
         }
         let mut changes = RoundChanges::default();
         if !orders.is_frozen() {
+            let (mut dirty, had_baseline) = (dirty, !self.baseline.is_empty());
             if self.stage == Stage::Gathering && self.gate.is_open(now, loaded, listening_since, publishers) {
-                self.stage = Stage::Completed;
+                if let Some(baseline) = orders.baseline.filter(|_| !self.complete && self.baseline.is_empty()) {
+                    // Judged is all that is known now.
+                    changes = self.turn(now, std::mem::take(&mut dirty), &policy);
+                    let judged = self.first_view.judge(now, baseline, self.services.totals());
+                    judged.began.into_iter().for_each(|lost| self.notices.give(now, Notice::FirstViewHeld(lost)));
+                    if judged.passes {
+                        self.stage = Stage::Completed;
+                    }
+                } else {
+                    self.stage = Stage::Completed;
+                }
             }
             if self.stage == Stage::Gathering && self.gate.is_over(now, listening_since) {
                 self.show_last_good(now);
             }
-            changes = self.turn(now, dirty, &policy);
+            changes.then(self.turn(now, dirty, &policy));
             if self.stage == Stage::Completed {
                 self.stage = Stage::Live;
                 if !std::mem::replace(&mut self.complete, true) {
+                    self.additions.complete(now);
+                    self.no_baseline = !had_baseline && orders.baseline.is_none();
+                    if self.no_baseline {
+                        self.notices.give(now, Notice::NoBaseline);
+                    }
                     let (services, endpoints) = (self.services.iter().count(), self.services.totals().endpoints);
                     self.notices.give(now, Notice::ViewComplete { services, endpoints });
                 }
@@ -256,8 +291,10 @@ impl Round {
         let shown = self.complete || self.shows_last_good;
         let held = match (orders.is_frozen(), self.complete) {
             (true, _) => Some(Held::Frozen),
+            (false, false) if self.first_view.held().is_some() => Some(Held::MassDelete),
             (false, false) => Some(if shown { Held::LastGood } else { Held::NotLoaded }),
-            (false, true) => self.breaker.held().map(|_| Held::MassDelete),
+            (false, true) if self.is_holding() => Some(Held::MassDelete),
+            (false, true) => self.additions.is_holding().then_some(Held::MassAdd),
         };
         let (complete, findings) = (self.complete, self.findings(now, held));
         Output { changes, complete, shown, findings, notices: self.notices.take() }
@@ -287,7 +324,10 @@ impl Round {
             invalid_endpoints: self.left_out.sums().clone(),
             quarantined_by: self.quarantined.sums().clone(),
             unknown,
-            withheld: self.breaker.held(),
+            withheld: self.breaker.held().or(self.first_view.held()),
+            waiting: self.additions.is_holding().then_some(self.waiting.len()),
+            serving: self.services.totals(),
+            no_baseline: self.no_baseline,
             direct: self.direct.as_ref().map(Direct::counts),
             hosts_moved: self.assignment.hosts_moved(),
             vips_moved: self.assignment.vips_moved(),

@@ -39,7 +39,7 @@ impl Rounds {
         if file.is_none() {
             tracing::info!(
                 event = "no_state_dir",
-                "no mox.state-dir is set: nothing is known of before a restart, and what it finds is not judged"
+                "no mox.state-dir is set: what this start finds is judged by how much another session server serves, if one says so"
             );
         }
         let last_good = file.as_ref().and_then(LastGoodFile::load);
@@ -232,6 +232,22 @@ fn log(notice: &Notice) {
                 "policy.mtls names some providers of this entry, so none is called with it"
             );
         }
+        Notice::FirstViewHeld(lost) => {
+            tracing::error!(
+                event,
+                services = lost.services,
+                endpoints = lost.endpoints,
+                "so much less is there than another session server serves: nothing is said to istiod until it is there, is \
+                 released, or mox.protect.mass-delete-hold is over"
+            );
+        }
+        Notice::NoBaseline => {
+            tracing::warn!(
+                event,
+                "neither a last good state nor another session server says what there was before this start: its first view \
+                 is not judged; mox.state-dir keeps a last good state"
+            );
+        }
         Notice::MassDeleteHeld(lost) => {
             tracing::error!(
                 event,
@@ -241,8 +257,28 @@ fn log(notice: &Notice) {
                  mox.protect.mass-delete-hold is over"
             );
         }
+        Notice::MassDeleteNotHeld(lost) => {
+            tracing::error!(
+                event,
+                services = lost.services,
+                endpoints = lost.endpoints,
+                "mass deletion: it goes through, since as many services are withheld as mox.limits.services allows"
+            );
+        }
         Notice::MassDeleteOver { why, services } => {
             tracing::warn!(event, why, services, "removals are no longer withheld");
+        }
+        Notice::MassAddHeld { services, tenant } => {
+            tracing::error!(
+                event,
+                services,
+                tenant = tenant.as_deref().map(short),
+                "mass addition: new services wait until they are released, most of them have left, or \
+                 mox.protect.mass-add-hold is over"
+            );
+        }
+        Notice::MassAddOver { why, services } => {
+            tracing::warn!(event, why, services, "new services no longer wait");
         }
         Notice::ServicesUnknown { kept, missing, names } => {
             tracing::error!(

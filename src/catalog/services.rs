@@ -11,7 +11,7 @@ use std::{
 use crate::{
     catalog::{
         assignment::Place,
-        breaker::Totals,
+        breaker::{Totals, tenant},
         changes::{RoundChanges, put, remove},
         last_good::LastService,
         services::large::Encoded,
@@ -151,6 +151,8 @@ pub struct Services {
     config: Arc<Config>,
     services: HashMap<Arc<str>, Service>,
     totals: Totals,
+    /// By tenant, those with endpoints.
+    tenants: HashMap<Box<str>, Totals>,
     /// Services without endpoints that the registry has named, the longest empty first.
     graces: BTreeSet<(Millis, Arc<str>)>,
     /// Services that came into [`Services::graces`], with the time, or left.
@@ -161,9 +163,11 @@ impl Services {
     /// The services of a last good state, of which the registry has said nothing yet.
     pub fn restored(config: Arc<Config>, last_good: BTreeMap<Arc<str>, LastService>) -> Self {
         let services: HashMap<_, _> = last_good.into_iter().map(|(id, last)| (id, Service::restored(last))).collect();
-        let mut totals = Totals::default();
-        services.values().for_each(|service| count(&mut totals, 0, service.endpoints));
-        Self { config, services, totals, graces: BTreeSet::new(), graces_changed: Vec::new() }
+        let (totals, tenants) = (Totals::default(), HashMap::new());
+        let mut all = Self { config, services, totals, tenants, graces: BTreeSet::new(), graces_changed: Vec::new() };
+        let counts: Vec<_> = all.services.iter().map(|(id, service)| (Arc::clone(id), service.endpoints)).collect();
+        counts.into_iter().for_each(|(id, endpoints)| all.count(&id, 0, endpoints));
+        all
     }
 
     /// The service with a dataInfoId, if it is served.
@@ -179,6 +183,32 @@ impl Services {
     /// Services with endpoints, and their endpoints.
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Services of a tenant with endpoints, and their endpoints.
+    pub fn totals_of(&self, tenant: &str) -> Totals {
+        self.tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// Keeps the totals when a service has another number of endpoints.
+    fn count(&mut self, id: &str, before: usize, after: usize) {
+        if before == after {
+            return;
+        }
+        let count = |totals: &mut Totals| {
+            totals.endpoints = totals.endpoints - before + after;
+            totals.services = totals.services - usize::from(before > 0) + usize::from(after > 0);
+            totals.services
+        };
+        count(&mut self.totals);
+        let tenant = tenant(id);
+        let services = match self.tenants.get_mut(tenant) {
+            Some(totals) => count(totals),
+            None => count(self.tenants.entry(tenant.into()).or_default()),
+        };
+        if services == 0 {
+            self.tenants.remove(tenant);
+        }
     }
 
     /// Services whose last endpoint the registry took away, and when.
@@ -373,7 +403,7 @@ impl Services {
             encoded,
         };
         let before = self.services.insert(Arc::clone(id), service);
-        count(&mut self.totals, before.as_ref().map_or(0, |before| before.endpoints), endpoints);
+        self.count(id, before.as_ref().map_or(0, |before| before.endpoints), endpoints);
         self.leave_grace(id, before.as_ref());
         self.stay(id, empty_since, intent);
         before.map(|before| before.members).unwrap_or_default()
@@ -401,7 +431,7 @@ impl Services {
     /// No longer serves a service; returns the removal of its resources, and its endpoints.
     pub fn remove(&mut self, id: &Arc<str>) -> Option<(RoundChanges, Vec<Member>)> {
         let service = self.services.remove(id)?;
-        count(&mut self.totals, service.endpoints, 0);
+        self.count(id, service.endpoints, 0);
         self.leave_grace(id, Some(&service));
         let mut changes = RoundChanges::default();
         remove(&mut changes.service_entries, (service.slice, Arc::clone(&service.name)));
@@ -448,12 +478,6 @@ fn take_the_place_of(service: &Service, build: &mut Build) {
     for (name, _) in service.workloads.values().filter(|(name, _)| !stay.contains(name)) {
         remove(&mut build.changes.workload_entries, (service.slice, Arc::clone(name)));
     }
-}
-
-/// Keeps the totals when a service has another number of endpoints.
-fn count(totals: &mut Totals, before: usize, after: usize) {
-    totals.endpoints = totals.endpoints - before + after;
-    totals.services = totals.services - usize::from(before > 0) + usize::from(after > 0);
 }
 
 #[cfg(test)]

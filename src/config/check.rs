@@ -155,12 +155,23 @@ impl Protect {
             mass_delete_services: _,
             mass_delete_endpoints: _,
             mass_delete_hold,
+            mass_add_services: _,
+            mass_add_share,
+            mass_add_settle,
+            mass_add_hold,
             last_good_max_age,
             max_staleness,
         } = self;
         mistakes.time("mox.protect.emptyGrace", *empty_grace, millis(0)..=YEAR);
         mistakes.number("mox.protect.massDeleteShare", *mass_delete_share, 0..=100);
         mistakes.time("mox.protect.massDeleteHold", *mass_delete_hold, millis(0)..=YEAR);
+        if !(0.0..=10.0).contains(mass_add_share) {
+            let text =
+                format!("{mass_add_share} is out of bounds; allowed are 0 to 10, of which 0.5 is half of the services");
+            mistakes.add("mox.protect.massAddShare", text);
+        }
+        mistakes.time("mox.protect.massAddSettle", *mass_add_settle, millis(0)..=YEAR);
+        mistakes.time("mox.protect.massAddHold", *mass_add_hold, millis(0)..=YEAR);
         mistakes.time("mox.protect.lastGoodMaxAge", *last_good_max_age, millis(0)..=YEAR);
         mistakes.time("mox.protect.maxStaleness", *max_staleness, seconds(10)..=DAY);
     }

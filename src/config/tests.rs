@@ -286,6 +286,18 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
             "mox.protect.massdeletehold: 366d is out of bounds; allowed are 0s to 365d",
         ),
         (
+            r#"{"protect": {"mass-add-share": 50}}"#,
+            "mox.protect.mass-add-share: 50 is out of bounds; allowed are 0 to 10, of which 0.5 is half of the services",
+        ),
+        (
+            r#"{"protect": {"massAddHold": "366d"}}"#,
+            "mox.protect.massAddHold: 366d is out of bounds; allowed are 0s to 365d",
+        ),
+        (
+            r#"{"protect": {"mass-add-settle": "366d"}}"#,
+            "mox.protect.mass-add-settle: 366d is out of bounds; allowed are 0s to 365d",
+        ),
+        (
             r#"{"protect": {"last-good-max-age": "366d"}}"#,
             "mox.protect.last-good-max-age: 366d is out of bounds; allowed are 0s to 365d",
         ),

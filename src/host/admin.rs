@@ -93,6 +93,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     Answer::Page(match path {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
         "/mox/fresh" => fresh(engine),
+        "/mox/serving" => serving(engine),
         "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
         "/mox/metrics" => Page { content_type: PROMETHEUS, ..Page::text(200, metrics::text(engine)) },
@@ -201,6 +202,14 @@ fn istio_config(engine: &Engine, query: &str) -> String {
         );
     }
     text
+}
+
+/// How much this server serves; what another asks that starts and has no last good state. The status says it too, among much.
+fn serving(engine: &Engine) -> Page {
+    match engine.view().complete {
+        true => Page::json(&engine.status().rounds.serving),
+        false => Page::text(503, "the view is not complete\n".to_owned()),
+    }
 }
 
 /// Whether this server serves fresh data; what another asks before it refuses its own streams.

@@ -30,6 +30,13 @@ pub enum Command {
         /// Those.
         data_info_ids: Vec<Arc<str>>,
     },
+    /// How much another session server serves; said before `loaded`.
+    Baseline {
+        /// Services with endpoints.
+        services: usize,
+        /// Their endpoints.
+        endpoints: usize,
+    },
     /// Set the operator's latch.
     Freeze {},
     /// Release it.
@@ -39,7 +46,7 @@ pub enum Command {
         /// Which of the two.
         stopped: bool,
     },
-    /// Let a held mass deletion through, once.
+    /// Let a held mass deletion or addition through, once.
     Release {},
     /// Replace the policy.
     Policy {
@@ -139,6 +146,10 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         }
         Command::Unknown { data_info_ids } => {
             engine.unknown(&data_info_ids);
+            done
+        }
+        Command::Baseline { services, endpoints } => {
+            engine.baseline(services, endpoints);
             done
         }
         Command::Freeze {} => {

@@ -17,7 +17,7 @@ use tokio::{
 use tracing::{Dispatch, dispatcher};
 
 use crate::{
-    catalog::{orders::Orders, rounds::Rounds, shared::Shared},
+    catalog::{breaker, orders::Orders, rounds::Rounds, shared::Shared},
     config::{Config, Push},
     error::{Error, Result},
     host::{
@@ -143,6 +143,12 @@ impl Engine {
         self.order(|orders| orders.loaded = true);
     }
 
+    /// Says before [`Engine::loaded`] how much another session server serves: where no last good state is kept, a first view
+    /// that has much less is held back for a while.
+    pub fn baseline(&self, services: usize, endpoints: usize) {
+        self.order(|orders| orders.baseline = Some(breaker::Totals { services, endpoints }));
+    }
+
     /// Keeps what is served as it is until [`Engine::thaw`].
     pub fn freeze(&self) {
         self.order(|orders| orders.frozen = true);
@@ -200,14 +206,18 @@ impl Engine {
         &self.shared.config
     }
 
-    /// Lets a held mass deletion through, once; an error where none is held.
+    /// Lets a held mass deletion or addition through, once; an error where none is held.
     pub fn release(&self) -> Result<()> {
         let in_kubernetes = self.kubernetes.as_ref().is_some_and(Sink::release);
-        if self.shared.report.lock().withheld.is_none() {
+        let is_held = {
+            let report = self.shared.report.lock();
+            report.withheld.is_some() || report.waiting.is_some()
+        };
+        if !is_held {
             if in_kubernetes {
                 return Ok(());
             }
-            return Err(Error::InvalidArgument("no mass deletion is held".to_owned()));
+            return Err(Error::InvalidArgument("no mass deletion or addition is held".to_owned()));
         }
         self.order(|orders| orders.release = true);
         Ok(())

@@ -68,7 +68,7 @@ pub fn of(status: &Status) -> Vec<Metric> {
             "mox_held",
             "1 for the reason why the served state is not the newest.",
             "reason",
-            [Held::NotLoaded, Held::LastGood, Held::MassDelete, Held::Frozen]
+            [Held::NotLoaded, Held::LastGood, Held::MassDelete, Held::MassAdd, Held::Frozen]
                 .map(|held| (name(&held), u64::from(served.held == Some(held)))),
         ),
         gauge(
@@ -114,6 +114,16 @@ pub fn of(status: &Status) -> Vec<Metric> {
         ),
         gauge("mox_withheld_services", "Services withheld from a mass deletion.", lost(status).0),
         gauge("mox_withheld_endpoints", "Endpoints withheld from a mass deletion.", lost(status).1),
+        gauge(
+            "mox_no_baseline",
+            "1 where the first view after the start was judged against nothing.",
+            rounds.no_baseline,
+        ),
+        gauge(
+            "mox_waiting_services",
+            "New services that wait since too many came at once.",
+            rounds.waiting.unwrap_or_default() as u64,
+        ),
         gauge("mox_grace_services", "Services that lost their last endpoint a while ago.", rounds.in_grace as u64),
         labelled(
             "mox_rejected_payloads",

@@ -201,7 +201,7 @@ impl Plan {
             deleted: VecDeque::new(),
             touched: BTreeSet::new(),
             patience: Patience::new(settings.rate, now, jitter),
-            breaker: Breaker::new(settings.protect.clone()),
+            breaker: Breaker::new(settings.protect.clone(), usize::MAX),
             judged: false,
             recount: BTreeSet::new(),
             problems: BTreeMap::new(),

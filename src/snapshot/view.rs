@@ -16,6 +16,8 @@ pub enum Held {
     LastGood,
     /// More went than a registry in its right mind takes away.
     MassDelete,
+    /// More came than anybody in his right mind brings at once; new services wait.
+    MassAdd,
     /// The operator froze what is served, or the registry stopped its pushes.
     Frozen,
 }

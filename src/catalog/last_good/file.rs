@@ -3,10 +3,16 @@
 //! `last-good` in `mox.state-dir` is one line of JSON, then the pages of the ServiceEntries, of the WorkloadEntries and of the
 //! DestinationRules. The file is replaced as a whole, readable by its owner only, and checked by length and SHA-256 when it
 //! is read: a file that is torn, of another format or not ours is refused with a warning and is as good as none.
+//!
+//! The directory may be one that others can write to. So the new file has a name that nobody foresees and is not there yet, no
+//! link is followed, and what is no regular file is neither read nor waited for.
 
 use std::{
     collections::BTreeMap,
-    io::Write,
+    fs::{DirBuilder, File, OpenOptions},
+    hash::{BuildHasher, Hasher, RandomState},
+    io::{Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -16,6 +22,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -24,6 +31,8 @@ use tokio::{task::JoinHandle, time::Instant};
 use crate::{catalog::last_good::LastGood, digest::hex, model::Millis, snapshot::view::View, translate::TRANSLATION};
 
 const FILE: &str = "last-good";
+/// The end of the names under which new files are written.
+const PART: &str = ".part";
 const FORMAT: u32 = 3;
 /// Above this nothing is kept: W4, a million endpoints, is about 150 MB.
 const MAX_BYTES: u64 = 1 << 30;
@@ -80,35 +89,64 @@ impl Content {
 
     /// Replaces the file. Takes as long as the disk does.
     fn save(&self, file: &Path) -> std::io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt;
         if let Some(dir) = file.parent() {
-            std::fs::create_dir_all(dir)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        let part = file.with_extension("part");
-        let mut options = std::fs::OpenOptions::new();
-        let mut out = std::io::BufWriter::new(options.write(true).create(true).truncate(true).mode(0o600).open(&part)?);
+        let part = file.with_file_name(format!("{FILE}.{:016x}{PART}", RandomState::new().build_hasher().finish()));
+        // A link of that name is an error as well.
+        let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        let done = self.write_synced(out).and_then(|()| std::fs::rename(&part, file));
+        if done.is_err() {
+            let _ = std::fs::remove_file(part);
+        }
+        done
+    }
+
+    fn write_synced(&self, out: File) -> std::io::Result<()> {
+        let mut out = std::io::BufWriter::new(out);
         self.write(&mut out)?;
         // Synced before the rename: after a crash the name must not point at bytes that are not there.
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_data()?;
-        std::fs::rename(part, file)
+        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_data()
     }
+}
+
+/// Opens a regular file, however it is called; a pipe is not waited for.
+fn open(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = options.custom_flags(flags as i32).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    Ok(file)
 }
 
 /// Marks the content of the file as still good: the time of the last change is how old it is.
 fn touch(file: &Path) -> std::io::Result<()> {
-    std::fs::File::options().append(true).open(file)?.set_modified(SystemTime::now())
+    open(File::options().append(true), file)?.set_modified(SystemTime::now())
+}
+
+/// Removes files whose writers ended before they were whole.
+fn clean(dir: &Path) {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_part =
+        |name: &str| name.strip_prefix(FILE).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(PART));
+    let parts = files.filter(|entry| entry.file_name().to_str().is_some_and(is_part));
+    parts.for_each(|entry| drop(std::fs::remove_file(entry.path())));
 }
 
 fn read(file: &Path) -> Result<Option<LastGood>, String> {
-    let metadata = match std::fs::metadata(file) {
-        Ok(metadata) => metadata,
+    let mut open = match open(File::options().read(true), file) {
+        Ok(open) => open,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
+    let metadata = open.metadata().map_err(|error| error.to_string())?;
     if metadata.len() > MAX_BYTES + MAX_HEADER {
         return Err(format!("it has {} bytes, more than {}", metadata.len(), MAX_BYTES + MAX_HEADER));
     }
-    let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    // It may grow meanwhile.
+    Read::by_ref(&mut open).take(metadata.len()).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     // A time in the future says nothing.
     let age = metadata.modified().ok().and_then(|at| at.elapsed().ok()).unwrap_or(Duration::MAX);
     parse(bytes.into()).map(|last_good| Some(LastGood { age, ..last_good }))
@@ -174,6 +212,7 @@ impl LastGoodFile {
 
     /// Reads the file; `None` if there is none or it cannot be used, which is logged.
     pub fn load(&self) -> Option<LastGood> {
+        self.file.parent().into_iter().for_each(clean);
         match read(&self.file) {
             Ok(last_good) => last_good,
             Err(why) => {
@@ -344,6 +383,51 @@ mod tests {
         let directory = file.file.parent().unwrap();
         assert!(LastGoodFile { file: directory.to_owned(), ..LastGoodFile::new(directory) }.load().is_none());
         std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn no_link_is_followed_and_no_pipe_is_waited_for() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let content = content(&driven("inline"));
+        let file = LastGoodFile::new(&directory("links"));
+        let dir = file.file.parent().unwrap();
+        std::fs::create_dir_all(dir).unwrap();
+        let theirs = dir.join("theirs");
+        std::fs::write(&theirs, "theirs").unwrap();
+        let is_theirs = || std::fs::read(&theirs).unwrap() == b"theirs";
+        // Where an older release wrote, and the file itself.
+        for name in ["last-good.part", "last-good"] {
+            symlink(&theirs, dir.join(name)).unwrap();
+        }
+        std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(read(&file.file).unwrap_err().contains("ymbolic link"), "{:?}", read(&file.file));
+        assert!(touch(&file.file).is_err() && is_theirs());
+        content.save(&file.file).unwrap();
+        assert!(is_theirs() && !file.file.is_symlink());
+        assert_eq!(std::fs::metadata(&file.file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(file.load().is_some());
+        // What writers left behind goes at the start, and nothing else does.
+        std::fs::write(dir.join("last-good.0123456789abcdef.part"), "torn").unwrap();
+        assert!(file.load().is_some());
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["last-good", "theirs"]);
+        // A pipe that nobody writes to or reads from, and one that somebody does.
+        std::fs::remove_file(&file.file).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&file.file).status().unwrap();
+        assert!(made.success());
+        assert_eq!(read(&file.file).unwrap_err(), "it is no regular file");
+        assert!(touch(&file.file).is_err());
+        let _other = File::options().read(true).write(true).open(&file.file).unwrap();
+        assert_eq!(read(&file.file).unwrap_err(), "it is no regular file");
+        assert!(touch(&file.file).unwrap_err().to_string().contains("no regular file"));
+        content.save(&file.file).unwrap();
+        assert!(file.load().is_some());
+        // A file that cannot take its place is not left behind.
+        std::fs::remove_file(&file.file).unwrap();
+        std::fs::create_dir(&file.file).unwrap();
+        assert!(content.save(&file.file).is_err() && std::fs::read_dir(dir).unwrap().count() == 2);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[tokio::test]

@@ -8,8 +8,9 @@ use std::{
 
 use crate::{
     catalog::{
+        additions,
         assignment::{Move, Movers},
-        breaker::Verdict,
+        breaker::{Judgement, Totals},
         changes::RoundChanges,
         direct,
         notices::Notice,
@@ -33,6 +34,8 @@ enum Target {
     Gone,
     /// To stay as it is served, since the intent is not known.
     Stay,
+    /// Not to be served yet, since too many are new.
+    Wait,
     /// To be served with the endpoints of the intent.
     Serve {
         /// Endpoints in the place of those, since some that are served are not wanted and may not go.
@@ -49,6 +52,8 @@ enum Outcome {
     Open,
     /// Not served.
     Gone,
+    /// Not served yet.
+    Waits,
     /// Served as before, which is as it should be.
     Same,
     /// Served in a new form.
@@ -68,13 +73,24 @@ struct Work<'p> {
     outcome: Outcome,
 }
 
+/// Of which services no endpoint that is served may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Withhold {
+    /// What would be served without a breaker is not known yet.
+    Nothing,
+    /// Of those that the breaker withholds.
+    Held,
+    /// The view is not complete.
+    Everything,
+}
+
 /// The services that are looked at in a round.
 #[derive(Debug)]
 pub(super) struct Turn<'p> {
     now: Millis,
     policy: &'p Policy,
-    /// No endpoint that is served may go.
-    withhold: bool,
+    /// Of which services no endpoint that is served may go.
+    withhold: Withhold,
     work: BTreeMap<Arc<str>, Work<'p>>,
 }
 
@@ -82,7 +98,7 @@ impl Round {
     /// Looks at the dirty services, and at those that other services, the time or the breaker draw in.
     pub(super) fn turn(&mut self, now: Millis, dirty: Vec<Taken>, policy: &Arc<Policy>) -> RoundChanges {
         self.follow(policy);
-        let withhold = self.stage == Stage::Gathering;
+        let withhold = if self.stage == Stage::Gathering { Withhold::Everything } else { Withhold::Nothing };
         let mut turn = Turn { now, policy, withhold, work: BTreeMap::new() };
         for Taken { data_info_id: id, entries, unknown } in dirty {
             self.unknown.note(&id, unknown);
@@ -95,7 +111,7 @@ impl Round {
         }
         if self.stage == Stage::Completed {
             self.miss_unheard(&mut turn);
-            self.look_again(&mut turn, self.withheld.iter().cloned().collect());
+            self.look_again(&mut turn, self.withheld.clone());
         }
         let all: BTreeSet<Arc<str>> = turn.work.keys().cloned().collect();
         self.settle(&mut turn, all);
@@ -164,14 +180,15 @@ impl Round {
         turn.work.insert(id, Work { rules, intent, target, outcome });
     }
 
-    /// Draws services in whose intent is as it was; a service that is there already stays.
-    fn look_again(&mut self, turn: &mut Turn<'_>, ids: Vec<Arc<str>>) {
-        for id in ids {
-            if !turn.work.contains_key(&id) {
-                let (intent, rules) = (self.services.take_intent(&id), turn.policy.rules(&id));
-                self.insert(turn, id, intent, rules);
-            }
+    /// Draws services in whose intent is as it was, and returns them; a service that is there already stays.
+    fn look_again(&mut self, turn: &mut Turn<'_>, ids: impl IntoIterator<Item = Arc<str>>) -> Vec<Arc<str>> {
+        let drawn: Vec<_> = ids.into_iter().filter(|id| !turn.work.contains_key(id)).collect();
+        for id in &drawn {
+            let waited = self.waiting.get_mut(id).map(std::mem::take);
+            let (intent, rules) = (waited.unwrap_or_else(|| self.services.take_intent(id)), turn.policy.rules(id));
+            self.insert(turn, Arc::clone(id), intent, rules);
         }
+        drawn
     }
 
     /// The view is complete: the registry has no endpoints of a service that it has not named.
@@ -197,7 +214,7 @@ impl Round {
         if is_unknown && members.is_empty() && service.is_some_and(|service| service.members.is_empty()) {
             return Target::Stay;
         }
-        let keeping = service.filter(|_| turn.withhold || is_unknown);
+        let keeping = service.filter(|_| is_unknown || self.withholds(turn.withhold, id));
         let extended = keeping.and_then(|service| service.with_missing(members, allowed));
         let is_empty = extended.as_deref().unwrap_or(members).is_empty();
         let empty_since = match service {
@@ -208,10 +225,20 @@ impl Round {
         };
         // Before the view is complete nothing goes.
         let over = |since| self.stage != Stage::Gathering && since <= turn.now - self.empty_grace();
-        if (allowed || extended.is_some()) && !empty_since.is_some_and(over) {
+        if service.is_none() && allowed && self.additions.waits(id) {
+            Target::Wait
+        } else if (allowed || extended.is_some()) && !empty_since.is_some_and(over) {
             Target::Serve { extended, empty_since }
         } else {
             Target::Gone
+        }
+    }
+
+    fn withholds(&self, withhold: Withhold, id: &str) -> bool {
+        match withhold {
+            Withhold::Nothing => false,
+            Withhold::Held => self.breaker.withholds(id),
+            Withhold::Everything => true,
         }
     }
 
@@ -227,7 +254,7 @@ impl Round {
             // otherwise than before.
             let mut claiming = todo.clone();
             while !claiming.is_empty() {
-                self.look_again(turn, claiming.iter().cloned().collect());
+                self.look_again(turn, claiming.iter().cloned());
                 let movers: Movers = claiming.iter().flat_map(|id| self.claim_place(&turn.work[id], id)).collect();
                 claiming = movers.iter().filter(|id| !turn.work.contains_key(*id)).cloned().collect();
                 todo.extend(movers);
@@ -244,7 +271,7 @@ impl Round {
     /// Claims a place for a service, or gives it up, as its aim is.
     fn claim_place(&mut self, Work { rules, target, outcome, .. }: &Work<'_>, id: &Arc<str>) -> Movers {
         match (target, outcome) {
-            (Target::Gone, _) => self.assignment.withdraw(id),
+            (Target::Gone | Target::Wait, _) => self.assignment.withdraw(id),
             (Target::Stay, _) | (_, Outcome::Stayed | Outcome::Refused(_)) => self.keep_place(id),
             (Target::Serve { empty_since, .. }, _) => self.assignment.claim(id, rules.host, empty_since.is_some()),
         }
@@ -264,6 +291,10 @@ impl Round {
         let (members, is_empty) = match (&work.target, &work.outcome) {
             (Target::Gone, _) => {
                 work.outcome = Outcome::Gone;
+                return true;
+            }
+            (Target::Wait, _) => {
+                work.outcome = Outcome::Waits;
                 return true;
             }
             (_, Outcome::Stayed | Outcome::Refused(_)) => return true,
@@ -292,7 +323,7 @@ impl Round {
             work.outcome = Outcome::Refused(Quarantine { reason: "no-host", detail });
             return false;
         };
-        let may_lose = !turn.withhold && !self.is_unknown(id, &work.intent);
+        let may_lose = !self.withholds(turn.withhold, id) && !self.is_unknown(id, &work.intent);
         let make = || self.services.make(id, &place, members, is_empty, &work.rules);
         let made = catch_unwind(AssertUnwindSafe(make));
         self.translations += u64::from(!matches!(made, Ok(Ok(None))));
@@ -313,10 +344,11 @@ impl Round {
         self.services.get(id).map_or(0, |service| service.endpoints)
     }
 
-    /// Judges the outcomes. Where the breaker withholds removals, what is missing is kept; where it no longer does, every
-    /// service is looked at again that something was withheld of.
+    /// Judges the outcomes. Of the services whose removals the breaker withholds what is missing is kept; where it no longer
+    /// does, each is looked at again that something was withheld of.
     fn judge(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now;
+        self.judge_additions(turn);
         match self.stage {
             Stage::Gathering => return,
             Stage::Completed if self.baseline.is_empty() => return,
@@ -326,40 +358,80 @@ impl Round {
         for (id, work) in &turn.work {
             let served = self.endpoints(id);
             let next = match &work.outcome {
-                Outcome::Gone => 0,
+                Outcome::Gone | Outcome::Waits => 0,
                 Outcome::Built(build) => build.endpoints,
                 Outcome::Same | Outcome::Stayed | Outcome::Refused(_) | Outcome::Open => served,
             };
             // A service that is not in the last good state was not served before.
-            self.breaker.note(id, if self.stage == Stage::Live { served } else { 0 }, next);
+            let served = if self.stage == Stage::Live { served } else { 0 };
+            self.breaker.note(id, served, next, |tenant| self.services.totals_of(tenant));
         }
         if self.stage == Stage::Completed {
-            let gathered = self.services.iter().filter(|(id, _)| !turn.work.contains_key(*id));
-            gathered.for_each(|(id, service)| self.breaker.note(id, 0, service.endpoints));
+            for (id, service) in self.services.iter().filter(|(id, _)| !turn.work.contains_key(*id)) {
+                self.breaker.note(id, 0, service.endpoints, |_| Totals::default());
+            }
         }
-        let was_held = self.is_holding();
-        match self.breaker.judge(now) {
-            Verdict::Pass => {}
-            Verdict::Hold => {
-                if !was_held {
-                    self.notices.give(now, Notice::MassDeleteHeld(self.breaker.held().unwrap_or_default()));
-                }
-                self.withhold(turn);
-            }
-            Verdict::Over(why) => {
-                self.notices.give(now, Notice::MassDeleteOver { why, services: self.withheld.len() });
-                let withheld: BTreeSet<Arc<str>> =
-                    self.withheld.iter().filter(|id| !turn.work.contains_key(*id)).cloned().collect();
-                self.settle(turn, withheld);
-            }
+        let served = self.services.iter().map(|(id, service)| (id, service.endpoints));
+        let Judgement { held, over, too_many } = self.breaker.judge(now, served);
+        held.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteHeld(lost)));
+        too_many.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteNotHeld(lost)));
+        if let Some(why) = over {
+            let freed = self.withheld.iter().filter(|id| !self.breaker.withholds(id));
+            let (services, freed) = (freed.clone().count(), freed.filter(|id| !turn.work.contains_key(*id)));
+            let freed: BTreeSet<Arc<str>> = freed.cloned().collect();
+            self.notices.give(now, Notice::MassDeleteOver { why, services });
+            self.settle(turn, freed);
+        }
+        if self.is_holding() {
+            self.withhold(turn);
         }
     }
 
-    /// Keeps the endpoints that are served and not wanted any more.
-    fn withhold(&mut self, turn: &mut Turn<'_>) {
-        turn.withhold = true;
+    /// Judges which services are new. Where too many are, they are not served yet; where that is over, those that waited are.
+    fn judge_additions(&mut self, turn: &mut Turn<'_>) {
+        if self.stage != Stage::Live {
+            return;
+        }
+        self.additions.begin(turn.now, self.services.totals().services);
+        for (id, work) in &turn.work {
+            let is_served = self.services.get(id).is_some();
+            let comes = matches!(work.outcome, Outcome::Waits | Outcome::Built(_));
+            let stays = is_served && !matches!(work.outcome, Outcome::Gone);
+            self.additions.note(id, is_served, comes || stays);
+        }
+        let additions::Judgement { held, over } = self.additions.judge(turn.now);
+        if let Some(services) = held {
+            let tenant = self.additions.held_tenant().map(Into::into);
+            self.notices.give(turn.now, Notice::MassAddHeld { services, tenant });
+        }
         let mut again = BTreeSet::new();
+        if let Some(why) = over {
+            self.notices.give(turn.now, Notice::MassAddOver { why, services: self.waiting.len() });
+            again.extend(self.waiting.keys().filter(|id| !turn.work.contains_key(*id)).cloned());
+        }
         for id in turn.work.keys().cloned().collect::<Vec<_>>() {
+            let waits = self.services.get(&id).is_none() && self.additions.waits(&id);
+            let is_other = match &turn.work[&id].outcome {
+                Outcome::Waits => !waits,
+                Outcome::Built(_) => waits,
+                _ => false,
+            };
+            if is_other {
+                let target = self.target(turn, &id, &turn.work[&id].intent);
+                if let Some(work) = turn.work.get_mut(&id) {
+                    (work.target, work.outcome) = (target, Outcome::Open);
+                }
+                again.insert(id);
+            }
+        }
+        self.settle(turn, again);
+    }
+
+    /// Keeps the endpoints that are served, not wanted any more and withheld.
+    fn withhold(&mut self, turn: &mut Turn<'_>) {
+        turn.withhold = Withhold::Held;
+        let mut again = BTreeSet::new();
+        for id in turn.work.keys().filter(|id| self.breaker.withholds(id)).cloned().collect::<Vec<_>>() {
             let target = self.target(turn, &id, &turn.work[&id].intent);
             let Some(work) = turn.work.get_mut(&id) else { continue };
             let loses = matches!(&work.outcome, Outcome::Built(build) if build.loses);
@@ -378,10 +450,13 @@ impl Round {
         for (id, Work { intent, target, outcome, .. }) in work {
             let (extended, empty_since) = match target {
                 Target::Serve { extended, empty_since } => (extended, empty_since),
-                Target::Gone | Target::Stay => (None, None),
+                Target::Gone | Target::Wait | Target::Stay => (None, None),
             };
+            if !matches!(outcome, Outcome::Waits) && self.waiting.remove(&id).is_some() {
+                self.names.waiting.push((Arc::clone(&id), false));
+            }
             let has_more = extended.is_some() || matches!(outcome, Outcome::Stayed);
-            self.set_withheld(&id, withhold && has_more && !self.is_unknown(&id, &intent));
+            self.set_withheld(&id, has_more && self.withholds(withhold, &id) && !self.is_unknown(&id, &intent));
             match outcome {
                 Outcome::Gone => {
                     self.release(&id);
@@ -389,6 +464,13 @@ impl Round {
                     if let Some((removed, members)) = self.services.remove(&id) {
                         changes.add(removed);
                         self.direct.iter_mut().for_each(|direct| direct.update(&id, &members, &[]));
+                    }
+                }
+                Outcome::Waits => {
+                    self.release(&id);
+                    self.left_out.set(&id, []);
+                    if self.waiting.insert(Arc::clone(&id), intent).is_none() {
+                        self.names.waiting.push((id, true));
                     }
                 }
                 Outcome::Built(build) => {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{ObjectEntry, Plan, notice::Notice};
 use crate::{
-    catalog::breaker::Verdict,
+    catalog::breaker::Totals,
     kubernetes::objects::{Fingerprint, ObjectKey, ObjectKind},
     model::Millis,
 };
@@ -49,10 +49,11 @@ impl Plan {
         let millis = self.millis(now);
         self.breaker.begin_with(millis, counts.into_iter());
         for group in groups {
-            self.breaker.note(&name_of(group), 0, self.desired_endpoints(group));
+            self.breaker.note(&name_of(group), 0, self.desired_endpoints(group), |_| Totals::default());
         }
-        if self.breaker.judge(millis) == Verdict::Hold {
-            self.notices.give(Notice::MassDeletion(self.breaker.held().unwrap_or_default()));
+        // What the window began with is all that there is.
+        if let Some(lost) = self.breaker.judge(millis, std::iter::empty()).held {
+            self.notices.give(Notice::MassDeletion(lost));
         }
     }
 
@@ -62,10 +63,10 @@ impl Plan {
             return;
         }
         for group in std::mem::take(&mut self.recount) {
-            self.breaker.note(&name_of(group), 0, self.desired_endpoints(group));
+            self.breaker.note(&name_of(group), 0, self.desired_endpoints(group), |_| Totals::default());
         }
         let millis = self.millis(now);
-        if let Verdict::Over(why) = self.breaker.judge(millis) {
+        if let Some(why) = self.breaker.judge(millis, std::iter::empty()).over {
             let withheld: BTreeSet<ObjectKey> = self.schedule.withheld().clone();
             self.notices.give(Notice::RemovalsGoOn { why, objects: withheld.len() });
             self.touched.extend(withheld);

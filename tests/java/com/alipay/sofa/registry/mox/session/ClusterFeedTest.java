@@ -19,6 +19,8 @@ import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.After;
@@ -255,6 +257,33 @@ public class ClusterFeedTest {
             TestData.await("the same", () -> mox.flush(TestData.DEADLINE).equals(other.flush(TestData.DEADLINE)));
             assertEquals(mox.page("/mox/dump", ""), other.page("/mox/dump", ""));
         }
+    }
+
+    /** Where no last good state is kept, what the others serve is asked before the first view may be complete. */
+    @Test
+    public void theFirstViewWaitsForTheOthersAnswerAndIsJudgedByIt() throws Exception {
+        fill(4);
+        CompletableFuture<Void> asked = new CompletableFuture<>();
+        feed = new ClusterFeed(mox, tier, settings(200), broken -> {});
+        feed.start(asked);
+        TestData.await("everything is read", () -> TestData.served(mox).equals("4/8"));
+        long compared = (Long) feed.report().get("compares");
+        TestData.await("and compared again", () -> (Long) feed.report().get("compares") > compared + 2 * FakeDataTier.SLOTS);
+        assertTrue("not before the answer", held("not-loaded"));
+        String serving = "{\"services\": 40, \"endpoints\": 80}";
+        try (ServerSocket server = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"))) {
+            Sessions sessions = new Sessions(() -> Collections.singletonList("127.0.0.1"), server.getLocalPort());
+            Future<?> question = sessions.baseline(mox);
+            try (Socket client = server.accept()) {
+                client.getOutputStream().write(("HTTP/1.0 200 OK\r\n\r\n" + serving).getBytes(StandardCharsets.US_ASCII));
+            }
+            question.get();
+        }
+        asked.complete(null);
+        TestData.await("much less than the other has", () -> held("mass-delete"));
+        mox.release();
+        TestData.await("released", () -> mox.flush(TestData.DEADLINE).get("held") == null);
+        served("4/8");
     }
 
     @Test

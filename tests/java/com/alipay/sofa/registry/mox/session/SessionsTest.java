@@ -2,8 +2,11 @@ package com.alipay.sofa.registry.mox.session;
 
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertTrue;
 
+import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
 import java.io.IOException;
 import java.io.InputStream;
@@ -14,6 +17,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Future;
@@ -120,6 +124,30 @@ public class SessionsTest {
             assertEquals(other, 0, (int) peer(answers(other)).fresh().get());
         }
         assertEquals(0, (int) new Sessions(Collections::emptyList, 1).fresh().get());
+    }
+
+    /** What is no number, not whole or from nobody who serves is not told to the engine, and waited for no longer than others. */
+    @Test
+    public void whoSaysNotHowMuchIsServedIsNotBelieved() throws Exception {
+        String[] none = {
+            "", ok(""), ok("[]"), ok("{\"services\": -1, \"endpoints\": 2}"), ok("{\"services\": 1e9, \"endpoints\": 2}"),
+            ok("{\"services\": 99999999999, \"endpoints\": 2}"), ok("{\"services\": 1, \"endpoints\": 2, \"op\": \"loaded\"}"),
+            "HTTP/1.1 503 No\r\n\r\n{\"services\": 1, \"endpoints\": 2}", ok("{\"services\": 1}")
+        };
+        try (RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build())) {
+            for (String other : none) {
+                peer(answers(other)).baseline(mox).get();
+            }
+            new Sessions(Collections::emptyList, 1).baseline(mox).get();
+            mox.loaded();
+            assertNull("nothing holds the view back", mox.flush(TestData.DEADLINE).get("held"));
+            assertEquals(true, ((Map<?, ?>) mox.status().get("publisher")).get("noBaseline"));
+        }
+        try (RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build())) {
+            peer(answers(ok("{\n  \"services\": 100,\n  \"endpoints\": 200\n}\n"))).baseline(mox).get();
+            mox.loaded();
+            assertEquals("mass-delete", mox.flush(TestData.DEADLINE).get("held"));
+        }
     }
 
     @Test

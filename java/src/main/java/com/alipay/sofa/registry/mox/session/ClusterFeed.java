@@ -8,7 +8,9 @@ import com.alipay.sofa.registry.mox.session.FeedState.Counter;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.LockSupport;
 import java.util.function.Consumer;
@@ -52,6 +54,7 @@ final class ClusterFeed implements AutoCloseable {
     /** It stood still until {@link #awake}, and not everything was compared since. */
     private volatile boolean behind;
     private volatile long awake;
+    private volatile Future<?> before;
     private Thread comparer;
 
     /**
@@ -80,6 +83,12 @@ final class ClusterFeed implements AutoCloseable {
     }
 
     void start() {
+        start(CompletableFuture.completedFuture(null));
+    }
+
+    /** @param before what is to be done before the first view may be complete; waited for however it ends */
+    void start(Future<?> before) {
+        this.before = before;
         for (int i = 0; i < READERS; i++) {
             start("mox-read-" + i, readers[i]);
         }
@@ -238,7 +247,9 @@ final class ClusterFeed implements AutoCloseable {
             state.count(Counter.RECONCILED);
             oldestCompare = oldest;
         }
-        state.listed();
+        if (before.isDone()) {
+            state.listed();
+        }
     }
 
     private Compared compared(Slot slot) {

@@ -11,6 +11,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.Future;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
 import org.springframework.beans.factory.ListableBeanFactory;
@@ -67,8 +68,9 @@ final class SessionParts implements AutoCloseable {
             watch = new SessionWatch(mox, push::canLocalDataCenterPush, feed, sessions, maxSilent, refused, broken);
         }
         SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch, metrics(mox));
+        Future<?> baseline = sessions.baseline(mox);
         if (feed != null) {
-            feed.start();
+            feed.start(baseline);
         }
         if (watch != null) {
             watch.start();

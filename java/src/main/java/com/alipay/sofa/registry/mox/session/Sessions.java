@@ -1,5 +1,6 @@
 package com.alipay.sofa.registry.mox.session;
 
+import com.alipay.sofa.registry.mox.RegistryMox;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
 import java.security.MessageDigest;
@@ -16,14 +17,17 @@ import java.util.concurrent.Future;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.function.Supplier;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
 
 /**
  * The other session servers, over their HTTP port, in the clear. Their addresses are what meta lists, and meta takes anybody's
  * word for being a session server: so they are told nothing that they could use elsewhere, they are waited for no longer than
- * a bound, and they are believed one thing, that they are fresh. A liar that meta lists can thereby make a server that is cut
- * off from its data fence itself; one that is not cut off asks nobody.
+ * a bound, and they are believed two things: that they are fresh, and how much they serve. A liar that meta lists can thereby
+ * make a server that is cut off from its data fence itself (one that is not cut off asks nobody), and make one that starts
+ * without a last good state be silent for {@code mox.protect.mass-delete-hold}.
  */
 final class Sessions {
     /** What an operator's request holds; it goes no further than the server that the operator asked. */
@@ -38,6 +42,9 @@ final class Sessions {
     private static final int AT_ONCE = 32;
     /** As the engine makes the page of a fresh server. */
     private static final String FRESH = "fresh\n";
+    /** As the engine makes the page of what it serves. */
+    private static final Pattern SERVING =
+            Pattern.compile("\\s*\\{\\s*\"services\":\\s*([0-9]{1,9}),\\s*\"endpoints\":\\s*([0-9]{1,9})\\s*\\}\\s*");
     /** The first line of what is signed, as in the engine: the token signs other things, too. */
     private static final String PURPOSE = "registry-mox request 1";
 
@@ -48,6 +55,36 @@ final class Sessions {
     Sessions(Supplier<List<String>> others, int port) {
         this.others = others;
         this.port = port;
+    }
+
+    /**
+     * Asks how much the others serve, and tells the engine of the one with the most: a first view that has much less is held
+     * back for a while. A liar can do no more than that. On a thread of its own; nothing is told where none answers.
+     */
+    Future<?> baseline(RegistryMox mox) {
+        FutureTask<Void> question =
+                new FutureTask<>(
+                        () -> {
+                            long[] most = null;
+                            for (Exchange.Answer answer : all(ASK_MILLIS, "/mox/serving", Collections.emptyMap(), null).values()) {
+                                long[] serving = serving(answer);
+                                most = most == null || serving != null && serving[0] > most[0] ? serving : most;
+                            }
+                            if (most != null) {
+                                mox.host().command("baseline", "services", most[0], "endpoints", most[1]);
+                            }
+                            return null;
+                        });
+        thread(question).start();
+        return question;
+    }
+
+    /** Services and endpoints; null where a server does not say. */
+    private static long[] serving(Exchange.Answer answer) {
+        Matcher numbers = SERVING.matcher(answer.body);
+        return answer.status == 200 && numbers.matches()
+                ? new long[] {Long.parseLong(numbers.group(1)), Long.parseLong(numbers.group(2))}
+                : null;
     }
 
     /** Asks how many of the others serve MoX from fresh data; on a thread of its own, so that the caller can do something else. */
