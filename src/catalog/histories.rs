@@ -39,6 +39,8 @@ use crate::{
 
 const LENGTH: usize = 60;
 const PUBLISHERS: usize = 3;
+/// How many services a round takes of those that another policy gives another form.
+const PART: usize = 2;
 const GRACE: Millis = 600_000;
 
 /// Services of three tenants, some of which have one host but for what tells them apart.
@@ -241,6 +243,7 @@ impl World {
         });
         let mut driver = Driver::new(config.clone());
         driver.orders.loaded = true;
+        driver.round.take_in_parts_of(PART);
         let before = Before { versions: versions(&driver.view), ..Before::default() };
         Self {
             driver,
@@ -365,6 +368,7 @@ impl World {
         let policy = Arc::clone(&self.driver.policy);
         self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
         self.driver.policy = policy;
+        self.driver.round.take_in_parts_of(PART);
         self.driver.orders.frozen = orders.frozen;
         self.driver.orders.listening_since = Some(now);
         let before = self.kept.as_ref().filter(|_| had_last_good).map(|kept| kept.view.clone()).unwrap_or_default();
@@ -401,8 +405,17 @@ impl World {
         Reference { config: &self.driver.config, store: &self.driver.store, policy: &self.driver.policy }
     }
 
-    /// A round, and what holds after each.
+    /// As many rounds as it takes until everything is looked at.
     fn round(&mut self) -> Result<(), String> {
+        self.one_round()?;
+        while !self.driver.orders.is_frozen() && !self.driver.round.is_settled() {
+            self.one_round()?;
+        }
+        Ok(())
+    }
+
+    /// A round, and what holds after each.
+    fn one_round(&mut self) -> Result<(), String> {
         self.rounds += 1;
         self.driver.round();
         let Driver { view, report, orders, now, .. } = &self.driver;
@@ -499,6 +512,9 @@ impl World {
         });
         self.came = came.collect();
         self.before = after;
+        if !self.driver.round.is_settled() {
+            return Ok(());
+        }
         if !gathering && (self.thorough || self.rounds.is_multiple_of(4)) { self.compare() } else { Ok(()) }
     }
 

@@ -37,6 +37,9 @@ pub const REGISTRY: &str = "registry";
 
 const SHARDS: usize = 64;
 
+/// How many dirty services are taken from a shard at once, so that its callers wait for no more.
+const STEP: usize = 64;
+
 /// What is answered for a piece that is not the last of its read, in place of a sequence number. Those begin with
 /// [`SHARDS`].
 const UNFINISHED: u64 = 1;
@@ -353,30 +356,46 @@ impl Store {
         self.pending.store(false, Ordering::SeqCst);
         let mut taken = Vec::new();
         for shard in &self.shards {
-            let mut shard = shard.lock();
-            for data_info_id in std::mem::take(&mut shard.dirty) {
-                let Some(mut service) = self.find(&mut shard.services, &data_info_id) else { continue };
-                service.get_mut().dirty = false;
-                let (entries, unknown) = (service.get().live(), service.get().unknown);
-                if service.get().forgettable() {
-                    service.remove();
-                    self.services.fetch_sub(1, Ordering::Relaxed);
+            let mut left = shard.lock().dirty.len();
+            while left > 0 {
+                let mut shard = shard.lock();
+                let step = left.min(STEP);
+                left -= step;
+                // Those that came first; others come behind them meanwhile.
+                for data_info_id in shard.dirty.drain(..step).collect::<Vec<_>>() {
+                    let Some(mut service) = self.find(&mut shard.services, &data_info_id) else { continue };
+                    service.get_mut().dirty = false;
+                    let (entries, unknown) = (service.get().live(), service.get().unknown);
+                    if service.get().forgettable() {
+                        service.remove();
+                        self.services.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    taken.push(Taken { data_info_id, entries, unknown });
                 }
-                taken.push(Taken { data_info_id, entries, unknown });
             }
         }
         taken
     }
 
-    /// Marks services dirty that are to be looked at though nothing changed in them, as a changed policy needs it.
-    pub fn mark_dirty(&self, wanted: impl Fn(&str) -> bool) {
-        for shard in &self.shards {
-            let mut shard = shard.lock();
+    /// Every service, in no order.
+    pub fn ids(&self) -> Vec<Arc<str>> {
+        let ids = |shard: &Mutex<Shard>| -> Vec<Arc<str>> {
+            shard.lock().services.iter().map(|service| Arc::clone(&service.data_info_id)).collect()
+        };
+        self.shards.iter().flat_map(ids).collect()
+    }
+
+    /// Marks services dirty that are to be looked at though nothing changed in them, as a changed policy needs it; those that
+    /// are not there are left out.
+    pub fn mark_dirty<'i>(&self, ids: impl IntoIterator<Item = &'i Arc<str>>) {
+        for id in ids {
+            let hash = self.hash(id.as_bytes());
+            let mut shard = self.shards[shard_of(hash)].lock();
             let Shard { services, dirty, .. } = &mut *shard;
-            for service in services.iter_mut() {
-                if wanted(&service.data_info_id) && !std::mem::replace(&mut service.dirty, true) {
-                    dirty.push(Arc::clone(&service.data_info_id));
-                }
+            if let Some(service) = services.find_mut(hash, |service| service.data_info_id == *id)
+                && !std::mem::replace(&mut service.dirty, true)
+            {
+                dirty.push(Arc::clone(&service.data_info_id));
             }
         }
     }
