@@ -6,6 +6,7 @@
 mod address;
 pub mod compiled;
 pub mod document;
+mod globs;
 
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};

@@ -39,6 +39,26 @@ async fn sent(mox: &Mox) -> Vec<(String, Vec<Bytes>)> {
 }
 
 #[tokio::test]
+async fn a_flush_has_every_part_of_a_policy_that_was_set_before() {
+    let mox = Mox::closed(json!({}));
+    (0..1_600).for_each(|n| mox.publish(&id(n), "a", 1, &[&format!("10.{}.{}.1:12200", n / 250, n % 250)]));
+    mox.engine.loaded();
+    let before = mox.engine.flush().await;
+    let with_port = |port: u32| {
+        let (_, page) = mox.page("/mox/dump", "type=ServiceEntry");
+        let page: String = page.split_whitespace().collect();
+        page.matches(&format!("\"number\":{port},")).count()
+    };
+    let rounds = mox.engine.status().rounds.rounds;
+    mox.policy(json!({ "ports": { "bolt": 81 } }));
+    mox.engine.flush().await;
+    assert_eq!((with_port(81), mox.engine.status().rounds.rounds - rounds >= 4), (1_600, true), "in parts of 500");
+    mox.policy(json!({ "ports": { "bolt": 82 } }));
+    mox.policy(json!({}));
+    assert_eq!(mox.engine.flush().await, before);
+}
+
+#[tokio::test]
 async fn a_policy_that_is_taken_back_leaves_no_trace() {
     let direct = json!({ "applications": ["*"] });
     let mtls = json!([{ "applications": ["app1*"], "identities": ["spiffe://cluster.local/ns/a/sa/b"] }]);

@@ -85,6 +85,23 @@ async fn a_fenced_server_sends_its_clients_away() {
 }
 
 #[tokio::test]
+async fn it_says_how_much_it_serves_to_one_that_starts() {
+    let mox = Mox::open(json!({ "policy": { "direct": { "applications": ["*"] } } }));
+    for n in 0..3 {
+        mox.publish(&id(n), "a", 1, &["10.0.0.1:12200?app_name=demo", "10.0.0.2:12200?app_name=demo"]);
+    }
+    mox.engine.flush().await;
+    assert_eq!(mox.page("/mox/serving", "").0, 503, "no complete view");
+    mox.engine.loaded();
+    mox.unpublish(&id(2), "a", 2);
+    mox.engine.flush().await;
+    let (status, page) = mox.page("/mox/serving", "");
+    assert_eq!(status, 200);
+    // As the Java side reads it: these two, in this order, and neither entries of applications nor services without endpoints.
+    assert_eq!(page.split_whitespace().collect::<String>(), r#"{"services":2,"endpoints":4}"#);
+}
+
+#[tokio::test]
 async fn it_is_fresh_while_it_hears_of_the_data_servers() {
     let mox = Mox::open(json!({ "protect": { "maxStaleness": "60s" } }));
     let fresh = || mox.page("/mox/fresh", "").0;

@@ -77,6 +77,8 @@ struct Change {
     /// it came during a hold.
     before: usize,
     now: usize,
+    /// Endpoints that are served, whatever is wanted.
+    served: usize,
     /// The service had no endpoints at the start of the window.
     new: bool,
 }
@@ -161,7 +163,7 @@ impl Breaker {
                 totals.services += 1;
                 totals.endpoints += before;
             }
-            window.changes.insert(id, Change { before, now: before, new: false });
+            window.changes.insert(id, Change { before, now: before, served: 0, new: false });
         }
         self.window = Some(window);
     }
@@ -182,11 +184,13 @@ impl Breaker {
             if let Some(hold) = self.holds.get_mut(number) {
                 hold.account.change(change, next);
             }
+            change.served = served;
             return;
         }
         let Some(window) = self.window.as_mut().filter(|_| share < 100) else { return };
         let known = window.changes.get(id).copied();
-        let mut change = known.unwrap_or(Change { before: served, now: served, new: served == 0 });
+        let mut change = known.unwrap_or(Change { before: served, now: served, served, new: served == 0 });
+        change.served = served;
         if change.new && change.before == 0 && (next == 0 || !self.holds.is_empty()) {
             // A service that comes during a hold does not make good what is missing, and is not withheld when it goes.
             if next == 0 {
@@ -268,7 +272,8 @@ impl Breaker {
         let changed = changes.into_iter().flatten().map(|(id, change)| (id, *change));
         let is_unchanged = |id: &str| changes.is_none_or(|changes| !changes.contains_key(id));
         let unchanged = served.filter(|(id, count)| *count > 0 && is_unchanged(id));
-        let unchanged = unchanged.map(|(id, count)| (id, Change { before: count, now: count, new: false }));
+        let unchanged =
+            unchanged.map(|(id, count)| (id, Change { before: count, now: count, served: count, new: false }));
         let (mut account, mut ids) = (Account::default(), Vec::new());
         for (id, change) in changed.chain(unchanged) {
             let part = if change.new { Part::New } else { Part::Old };
@@ -291,13 +296,17 @@ impl Breaker {
             hold if now >= hold.since + until => Some("mox.protect.mass-delete-hold is over"),
             _ => None,
         };
-        let ended: BTreeMap<u64, &'static str> =
-            self.holds.iter().filter_map(|(number, hold)| Some((*number, why(hold)?))).collect();
-        let first = ended.values().next().copied()?;
+        let ended = self.holds.iter().filter_map(|(number, hold)| Some((*number, (why(hold)?, hold.since))));
+        let ended: BTreeMap<u64, (&'static str, Millis)> = ended.collect();
+        let first = ended.values().next().map(|(why, _)| *why)?;
         self.holds.retain(|number, _| !ended.contains_key(number));
-        for (id, (_, change)) in self.held.extract_if(|_, (number, _)| ended.contains_key(number)) {
+        for (id, (number, mut change)) in self.held.extract_if(|_, (number, _)| ended.contains_key(number)) {
             // What goes out now is not to be judged again, nor to be counted as there.
             if let Some(window) = &mut self.window {
+                // A window that began during the hold counts what was served then, which may have been less than before.
+                if ended.get(&number).is_some_and(|(_, since)| window.since > *since) {
+                    change.before = change.served;
+                }
                 let gone = Lost::default().with(change);
                 let tenant = window.tenants.get_mut(tenant(&id)).map(|accounts| &mut accounts.old.totals);
                 for totals in tenant.into_iter().chain([&mut window.whole.old.totals]) {

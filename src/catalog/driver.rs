@@ -129,7 +129,7 @@ impl Driver {
         let served = LastGood::of_view(&self.view, &self.round.empty(), self.store.counts().publishers).unwrap();
         self.round = self.round.again(self.now, served);
         self.report.forget_names();
-        self.store.mark_dirty(|_| true);
+        self.store.mark_dirty(&self.store.ids());
     }
 
     /// The services that are served, by dataInfoId, with the names of their resources.

@@ -42,6 +42,8 @@ use crate::{
 
 const LENGTH: usize = 60;
 const PUBLISHERS: usize = 3;
+/// How many services a round takes of those that another policy gives another form.
+const PART: usize = 2;
 const GRACE: Millis = 600_000;
 
 /// Services of three tenants, some of which have one host but for what tells them apart.
@@ -255,6 +257,7 @@ impl World {
         });
         let mut driver = Driver::new(config);
         driver.orders.loaded = true;
+        driver.round.take_in_parts_of(PART);
         let before = Before { versions: versions(&driver.view), ..Before::default() };
         Self {
             driver,
@@ -383,6 +386,7 @@ impl World {
         let policy = Arc::clone(&self.driver.policy);
         self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
         self.driver.policy = policy;
+        self.driver.round.take_in_parts_of(PART);
         self.driver.orders.frozen = orders.frozen;
         self.driver.orders.listening_since = Some(now);
         let before = self.kept.as_ref().filter(|_| had_last_good).map(|kept| kept.view.clone()).unwrap_or_default();
@@ -421,8 +425,17 @@ impl World {
         Reference { config: &self.driver.config, store: &self.driver.store, policy: &self.driver.policy }
     }
 
-    /// A round, and what holds after each.
+    /// As many rounds as it takes until everything is looked at.
     fn round(&mut self) -> Result<(), String> {
+        self.one_round()?;
+        while !self.driver.orders.is_frozen() && !self.driver.round.is_settled() {
+            self.one_round()?;
+        }
+        Ok(())
+    }
+
+    /// A round, and what holds after each.
+    fn one_round(&mut self) -> Result<(), String> {
         self.rounds += 1;
         self.driver.round();
         let Driver { view, report, orders, now, .. } = &self.driver;
@@ -535,7 +548,7 @@ impl World {
         });
         self.came = came.collect();
         self.before = after;
-        if !gathering && (self.thorough || self.rounds.is_multiple_of(4)) {
+        if self.driver.round.is_settled() && !gathering && (self.thorough || self.rounds.is_multiple_of(4)) {
             self.compare()?;
         }
         if shown {

@@ -42,6 +42,10 @@ use crate::{
     translate::{payload::Reject, service_entry},
 };
 
+/// So many services a round takes that another policy gives another form. Every round may have changes of others, too, which
+/// are not to wait for all.
+const PART: usize = 500;
+
 /// Everything that is new for a round.
 #[derive(Debug)]
 pub struct Input {
@@ -112,6 +116,10 @@ pub struct Round {
     unknown: Unknown,
     /// Entries by application, made of the services' endpoints; `None` where the policy wants none.
     direct: Option<Direct>,
+    /// Services that have yet to be looked at under the policy of the round before.
+    pending: BTreeSet<Arc<str>>,
+    /// How many of them a round takes.
+    part: usize,
     /// The policy of the round before; `None` before the first.
     policy: Option<Arc<Policy>>,
     /// Services and entries whose newest form cannot be made, with the reason.
@@ -160,6 +168,8 @@ impl Round {
             withheld: BTreeSet::new(),
             unknown: Unknown::default(),
             direct,
+            pending: BTreeSet::new(),
+            part: PART,
             policy: None,
             quarantined: Tally::default(),
             rejects: Tally::default(),
@@ -190,6 +200,7 @@ impl Round {
             shows_last_good: self.shows_last_good,
             last_good_until: self.last_good_until,
             moves: self.moves,
+            part: self.part,
             additions: self.additions.clone(),
             rounds: self.rounds,
             translations: self.translations,
@@ -198,20 +209,43 @@ impl Round {
         }
     }
 
-    /// Takes from the store what the next round is to look at: what changed, and what another policy touches.
-    pub fn take(&self, store: &Store, policy: &Arc<Policy>) -> Vec<Taken> {
-        if self.policy.as_ref().is_some_and(|before| Arc::ptr_eq(before, policy)) {
-            return store.take_dirty();
+    /// Takes from the store what the next round is to look at: what changed, and what another policy touches. What may go or
+    /// come by the policy, or have another host, is taken at once, so that it is judged and placed as a whole; what gets
+    /// another form only is taken in parts.
+    pub fn take(&mut self, store: &Store, policy: &Arc<Policy>) -> Vec<Taken> {
+        let mut now = Vec::new();
+        if self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy)) {
+            let ids = store.ids();
+            let known: HashSet<&str> = ids.iter().map(|id| &**id).collect();
+            // With those that the store has forgotten, since they have no publishers left.
+            let served = self.services.iter().filter(|(_, served)| !served.is_unheard()).map(|(id, _)| id);
+            for id in ids.iter().chain(served.filter(|id| !known.contains(&***id))) {
+                match self.policy.as_ref().map_or(Touch::Whole, |before| touch(before, policy, id)) {
+                    Touch::Not => {}
+                    Touch::Form => {
+                        self.pending.insert(Arc::clone(id));
+                    }
+                    Touch::Whole => now.push(Arc::clone(id)),
+                }
+            }
         }
-        let touched = |id: &str| self.policy.as_ref().is_none_or(|before| touches(before, policy, id));
-        store.mark_dirty(touched);
+        let part = if self.stage == Stage::Live { self.part } else { usize::MAX };
+        while now.len() < part
+            && let Some(id) = self.pending.pop_first()
+        {
+            now.push(id);
+        }
+        store.mark_dirty(&now);
         let mut taken = store.take_dirty();
-        // Those that the store has forgotten, since they have no publishers left.
+        for taken in &taken {
+            self.pending.remove(&taken.data_info_id);
+        }
         let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
-        let left = self.services.iter().filter(|(id, served)| !served.is_unheard() && !named.contains(&***id));
-        let left: Vec<&Arc<str>> = left.map(|(id, _)| id).filter(|id| touched(id)).collect();
-        let forgotten = |id: &Arc<str>| Taken { data_info_id: Arc::clone(id), entries: store.read(id), unknown: false };
-        taken.extend(left.into_iter().map(forgotten));
+        let forgotten: Vec<&Arc<str>> = now.iter().filter(|id| !named.contains(&***id)).collect();
+        let forgotten = forgotten.into_iter();
+        let forgotten =
+            forgotten.map(|id| Taken { data_info_id: Arc::clone(id), entries: store.read(id), unknown: false });
+        taken.extend(forgotten.collect::<Vec<_>>());
         taken
     }
 
@@ -221,6 +255,9 @@ impl Round {
             // The thaw is a change.
             return None;
         }
+        if !self.pending.is_empty() {
+            return Some(0);
+        }
         let grace = self.services.first_grace().filter(|_| self.stage == Stage::Live);
         let grace = grace.map(|since| since + self.empty_grace());
         let waits = !self.complete && (self.gate.opens_by_itself() || self.last_good_until.is_some());
@@ -229,6 +266,17 @@ impl Round {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Whether every service was looked at under the policy of the round before.
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Has rounds take so many services that another policy touches.
+    #[cfg(test)]
+    pub fn take_in_parts_of(&mut self, part: usize) {
+        self.part = part;
     }
 
     /// Whether removals are withheld.
@@ -337,13 +385,28 @@ impl Round {
     }
 }
 
-/// Whether a service has to be looked at when one policy follows on another.
-fn touches(before: &Policy, after: &Policy, id: &str) -> bool {
+/// How a service has to be looked at when one policy follows on another.
+enum Touch {
+    /// Not at all.
+    Not,
+    /// It may have another form, with the same endpoints under the same host.
+    Form,
+    /// It or some of its endpoints may come or go, or it may have another host.
+    Whole,
+}
+
+fn touch(before: &Policy, after: &Policy, id: &str) -> Touch {
     let (old, new) = (before.rules(id), after.rules(id));
-    before.reading() != after.reading()
-        || before.serves(id) != after.serves(id)
-        || (old.host, old.export_to) != (new.host, new.export_to)
+    if !after.admits_as(before) || before.serves(id) != after.serves(id) || old.host != new.host {
+        Touch::Whole
+    } else if before.reading() != after.reading()
+        || old.export_to != new.export_to
         || service_entry::port(id, &old) != service_entry::port(id, &new)
+    {
+        Touch::Form
+    } else {
+        Touch::Not
+    }
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl Rounds {
         let served = served.expect("what is served was encoded here");
         self.round = self.round.again(self.shared.clock.now(), served);
         self.shared.report.lock().forget_names();
-        self.shared.store.mark_dirty(|_| true);
+        self.shared.store.mark_dirty(&self.shared.store.ids());
         self.broken = false;
     }
 
@@ -142,7 +142,9 @@ impl Rounds {
             shared.signals.tell(&current, &next);
         }
         notices.iter().for_each(log);
-        shared.flushed.send_replace(orders.flushes);
+        if self.round.is_settled() || orders.is_frozen() {
+            shared.flushed.send_replace(orders.flushes);
+        }
     }
 }
 

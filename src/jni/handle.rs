@@ -160,14 +160,14 @@ mod tests {
     #[test]
     fn each_engine_has_the_lines_that_it_caused() {
         let handles = [open(), open()];
-        for (handle, name) in handles.iter().zip(["first", "second"]) {
+        for (handle, name) in handles.iter().zip(["engine-a", "engine-b"]) {
             let engine = get(*handle).unwrap();
             engine.logging(|| tracing::warn!("called by {name}"));
             engine.loaded();
             engine.flush_within(Duration::from_secs(60)).unwrap();
         }
         handles.iter().for_each(|handle| remove(*handle));
-        for (handle, (own, other)) in handles.iter().zip([("first", "second"), ("second", "first")]) {
+        for (handle, (own, other)) in handles.iter().zip([("engine-a", "engine-b"), ("engine-b", "engine-a")]) {
             let lines = messages(*handle);
             assert!(lines.contains(&format!("called by {own}")), "{lines:?}");
             assert!(!lines.iter().any(|line| line.contains(other)), "{lines:?}");

@@ -12,6 +12,7 @@ use crate::{
     policy::{
         address::{self, Refusal},
         document::{Balance, MtlsRule, Override, PolicyConfig},
+        globs::Globs,
     },
 };
 
@@ -19,17 +20,19 @@ use crate::{
 #[derive(Debug)]
 pub struct Policy {
     config: PolicyConfig,
-    include: Vec<WildMatch>,
-    exclude: Vec<WildMatch>,
+    include: Globs,
+    exclude: Globs,
     direct: Vec<WildMatch>,
     mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
     /// Localities by prefixes of addresses, the longest first.
     localities: Vec<(IpNet, String)>,
-    /// The most specific first.
-    overrides: Vec<(WildMatch, Override)>,
+    /// The most specific first, and what is about those that each matches.
+    exceptions: Globs,
+    overrides: Vec<Override>,
     vip_range: Option<IpNet>,
     hash: String,
     reading: u64,
+    admitting: u64,
 }
 
 impl Policy {
@@ -52,16 +55,21 @@ impl Policy {
         let exceptions: Vec<_> = exceptions.filter(|(_, reads)| *reads != (None, None)).collect();
         let reading =
             digest(&(&config.labels, &config.locality, &config.endpoints, &config.mtls, exceptions, vip_range))?;
+        let dns = |(glob, exception): (&String, &Override)| exception.dns.map(|dns| (glob.clone(), dns));
+        let dns: Vec<_> = config.overrides.iter().filter_map(dns).collect();
+        let admitting = digest(&(&config.endpoints, &config.mtls, dns, vip_range))?;
         Ok(Self {
-            include: config.include.iter().map(|glob| WildMatch::new(glob)).collect(),
-            exclude: config.exclude.iter().map(|glob| WildMatch::new(glob)).collect(),
+            include: Globs::new(config.include.iter().map(String::as_str)),
+            exclude: Globs::new(config.exclude.iter().map(String::as_str)),
             direct: config.direct.applications.iter().map(|glob| WildMatch::new(glob)).collect(),
             mtls: config.mtls.iter().map(MtlsRule::compiled).collect(),
             localities,
-            overrides: overrides.into_iter().map(|(glob, it)| (WildMatch::new(glob), it.clone())).collect(),
+            exceptions: Globs::new(overrides.iter().map(|(glob, _)| glob.as_str())),
+            overrides: overrides.into_iter().map(|(_, exception)| exception.clone()).collect(),
             vip_range,
             hash: hex(&hash),
             reading: u64::from_be_bytes(reading),
+            admitting: u64::from_be_bytes(admitting),
             config,
         })
     }
@@ -70,6 +78,11 @@ impl Policy {
     /// the other.
     pub fn reading(&self) -> u64 {
         self.reading
+    }
+
+    /// Whether the same endpoints of a service are served, and called with mTLS, under another policy that serves it.
+    pub fn admits_as(&self, other: &Self) -> bool {
+        self.admitting == other.admitting
     }
 
     /// Whether entries for consumers that dial addresses are made alike, of the same endpoints.
@@ -84,8 +97,7 @@ impl Policy {
 
     /// Whether a service is served at all.
     pub fn serves(&self, data_info_id: &str) -> bool {
-        let any = |globs: &[WildMatch]| globs.iter().any(|glob| glob.matches(data_info_id));
-        (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+        (self.include.is_empty() || self.include.any(data_info_id)) && !self.exclude.any(data_info_id)
     }
 
     /// Whether an address may be an endpoint.
@@ -139,12 +151,8 @@ impl Policy {
 
     /// The decisions for one service.
     pub fn rules<'a>(&'a self, data_info_id: &str) -> Rules<'a> {
-        let matching: Vec<&Override> = self
-            .overrides
-            .iter()
-            .filter(|(glob, _)| glob.matches(data_info_id))
-            .map(|(_, exception)| exception)
-            .collect();
+        let matching = self.exceptions.matching(data_info_id);
+        let matching: Vec<&Override> = matching.into_iter().map(|n| &self.overrides[n]).collect();
         let PolicyConfig { export_to, labels, .. } = &self.config;
         Rules {
             policy: self,

@@ -364,15 +364,25 @@ impl Store {
         Some(Some(Taken { data_info_id: Arc::clone(id), entries, unknown }))
     }
 
-    /// Marks services dirty that are to be looked at though nothing changed in them, as a changed policy needs it.
-    pub fn mark_dirty(&self, wanted: impl Fn(&str) -> bool) {
-        for shard in &self.shards {
-            let mut state = shard.state.lock();
+    /// Every service, in no order.
+    pub fn ids(&self) -> Vec<Arc<str>> {
+        let ids = |shard: &Shard| -> Vec<Arc<str>> {
+            shard.state.lock().services.iter().map(|service| Arc::clone(&service.data_info_id)).collect()
+        };
+        self.shards.iter().flat_map(ids).collect()
+    }
+
+    /// Marks services dirty that are to be looked at though nothing changed in them, as a changed policy needs it; those that
+    /// are not there are left out.
+    pub fn mark_dirty<'i>(&self, ids: impl IntoIterator<Item = &'i Arc<str>>) {
+        for id in ids {
+            let hash = self.hash(id.as_bytes());
+            let mut state = self.shards[shard_of(hash)].state.lock();
             let State { services, dirty, .. } = &mut *state;
-            for service in services.iter_mut() {
-                if wanted(&service.data_info_id) && !std::mem::replace(&mut service.dirty, true) {
-                    dirty.push(Arc::clone(&service.data_info_id));
-                }
+            if let Some(service) = services.find_mut(hash, |service| service.data_info_id == *id)
+                && !std::mem::replace(&mut service.dirty, true)
+            {
+                dirty.push(Arc::clone(&service.data_info_id));
             }
         }
     }

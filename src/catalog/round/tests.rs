@@ -236,6 +236,45 @@ fn what_is_judged_is_what_would_be_served() {
 }
 
 #[test]
+fn another_policy_is_followed_in_parts_between_which_others_changes_go_out() {
+    let mut driver = full(json!({}), 100);
+    driver.round.take_in_parts_of(10);
+    let before = driver.report.translations;
+    let mut overrides: serde_json::Map<String, Value> =
+        (0..90).map(|n| (format!("com.example.S{n}:*"), json!({ "port": 81 }))).collect();
+    overrides.insert("com.example.S99:*".to_owned(), json!({ "host": "x.example.com" }));
+    driver
+        .policy(&json!({ "overrides": overrides.clone(), "exclude": ["com.example.S9[0-8]:*", "com.example.S90:*"] }));
+    driver.round();
+    // What goes and what has another host is not put off.
+    assert!(!driver.served().contains_key(&id(90)) && form(&driver, &id(99)).unwrap().1 == "x.example.com");
+    let with_port = |driver: &Driver| driver.served().values().filter(|(_, entry)| entry.ports[0].number == 81).count();
+    assert!(!driver.round.is_settled() && with_port(&driver) == 8);
+    assert_eq!(driver.round.deadline(&driver.orders), Some(0), "the next part follows at once");
+    // A change is in the next round, and its service not made twice.
+    driver.publish(&id(89), "a", 2, &["10.0.89.9:80"]);
+    driver.publish(&id(200), "a", 1, &["10.0.200.1:80"]);
+    driver.round();
+    assert_eq!(form(&driver, &id(89)).unwrap().3, ["10.0.89.9"]);
+    assert!(driver.served().contains_key(&id(200)) && !driver.round.is_settled());
+    // Another policy meanwhile: what is left of the one before is not forgotten, and what changed back is made once more.
+    overrides.remove("com.example.S0:*");
+    driver.policy(&json!({ "overrides": overrides }));
+    let mut rounds = 0;
+    while !driver.round.is_settled() || rounds == 0 {
+        driver.round();
+        rounds += 1;
+    }
+    assert_eq!((with_port(&driver), rounds), (89, 8));
+    assert_eq!(driver.report.translations - before, 94, "90 once, 0 once more, then 90, 99 and the new one");
+    let mut fresh = full(json!({ "policy": { "overrides": overrides } }), 100);
+    fresh.publish(&id(89), "a", 2, &["10.0.89.9:80"]);
+    fresh.publish(&id(200), "a", 1, &["10.0.200.1:80"]);
+    fresh.round();
+    assert_eq!(driver.view.service_entries.version(), fresh.view.service_entries.version());
+}
+
+#[test]
 fn a_quarantined_service_goes_when_its_grace_is_over() {
     let mut driver = full(json!({}), 2);
     driver.policy(&refused());

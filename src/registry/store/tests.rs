@@ -54,6 +54,24 @@ fn live(ids: &[(&str, i64)]) -> Option<Vec<(String, i64)>> {
 }
 
 #[test]
+fn dirty_services_are_taken_in_steps_and_each_once() {
+    let all = 4 * STEPS * SHARDS;
+    let store = Store::new(Limits::NONE);
+    for n in 0..all {
+        let frame = frame::encode_publish("registry", &format!("com.example.S{n}"), &publisher("a", at(1, 1))).unwrap();
+        apply(&store, frame, 0).unwrap();
+    }
+    assert_eq!(store.take_dirty().len(), all);
+    let mut ids = store.ids();
+    ids.sort();
+    ids.dedup();
+    assert_eq!((ids.len(), store.take_dirty().len()), (all, 0));
+    store.mark_dirty(ids[..100].iter().chain(&ids[..10]).chain([&"not there".into()]));
+    let taken: BTreeSet<_> = store.take_dirty().into_iter().map(|taken| taken.data_info_id).collect();
+    assert!(taken.iter().eq(&ids[..100]));
+}
+
+#[test]
 fn the_newest_version_wins_whatever_the_order() {
     let store = store();
     publish(&store, "a", at(2, 10), 0);
@@ -479,7 +497,7 @@ fn a_read_in_steps_is_taken_as_a_whole_and_holds_nobody_up() {
         takes.join().unwrap();
         publishes.join().unwrap()
     });
-    store.mark_dirty(|_| true);
+    store.mark_dirty(&store.ids());
     let taken = store.take_dirty();
     assert_eq!(taken[0].entries.len(), PUBLISHERS + 1);
     assert!(taken[0].entries.iter().any(|entry| entry.register_id() == b"own" && entry.version.version == calls + 1));
