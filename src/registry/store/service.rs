@@ -73,8 +73,8 @@ pub(super) struct Service {
     pub(super) unknown: bool,
     /// It had publishers, or was unknown, when it was taken last: who took it is to hear that they are gone.
     pub(super) seen: bool,
-    /// A read is being applied; it is not to be taken in between.
-    pub(super) reading: bool,
+    /// Counted up where a read begins to be applied and where it has been: odd in between, when the service is not to be taken.
+    pub(super) reads: u64,
 }
 
 impl Service {
@@ -86,7 +86,7 @@ impl Service {
             dirty: false,
             unknown: false,
             seen: false,
-            reading: false,
+            reads: 0,
         }
     }
 
@@ -95,10 +95,15 @@ impl Service {
         self.live > 0 || self.unknown
     }
 
+    /// Whether a read is being applied.
+    pub(super) fn is_read(&self) -> bool {
+        self.reads % 2 == 1
+    }
+
     /// Whether nothing has to be remembered of it.
     pub(super) fn is_over(&self) -> bool {
         let empty = |source: &Source| source.slots.is_empty() && source.read.is_none();
-        !self.unknown && !self.seen && !self.reading && self.sources.iter().all(|(_, source)| empty(source))
+        !self.unknown && !self.seen && !self.is_read() && self.sources.iter().all(|(_, source)| empty(source))
     }
 
     /// What was read of the registry's own.
