@@ -46,6 +46,7 @@ use crate::{
 };
 
 pub use budget::{Dropped, Limits};
+pub use service::READ_MARGIN_MILLIS;
 
 /// The source of the session server's own publishers.
 pub const REGISTRY: &str = "registry";
@@ -61,10 +62,6 @@ const UNFINISHED: u64 = 1;
 
 /// How long a removal is remembered; the registry's data servers use the same span (`datumCompactDelaySecs`).
 pub const TOMBSTONE_MILLIS: Millis = 180_000;
-
-/// How far a read may lag behind an event: a read that started at least this much after a tombstone was set overrides
-/// it, and one removes only what an event brought more than this before it started.
-pub const READ_MARGIN_MILLIS: Millis = 15_000;
 
 /// The table takes the hash's ends, the shard its middle.
 fn shard_of(hash: u64) -> usize {

@@ -12,9 +12,8 @@ use crate::{
         frame::{Body, Text},
         publication::{Publication, Size},
         store::{
-            READ_MARGIN_MILLIS,
             budget::Budget,
-            service::{Grave, Learned, Slot, Source, SourceId},
+            service::{Grave, Learned, READ_MARGIN_MILLIS, Slot, Source, SourceId},
         },
     },
 };

@@ -9,6 +9,10 @@ use crate::{
     registry::{publication::Publication, store::keyed::Keyed},
 };
 
+/// How far a read may lag behind an event: a read that started at least this much after a tombstone was set overrides
+/// it, and one removes only what an event brought more than this before it started.
+pub const READ_MARGIN_MILLIS: Millis = 15_000;
+
 /// How an entry became known, which decides what a later read may say about it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Learned {
