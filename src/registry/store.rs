@@ -46,6 +46,7 @@ use crate::{
 };
 
 pub use budget::{Dropped, Limits};
+pub use service::READ_MARGIN_MILLIS;
 
 /// The source of the session server's own publishers.
 pub const REGISTRY: &str = "registry";
@@ -61,10 +62,6 @@ const UNFINISHED: u64 = 1;
 
 /// How long a removal is remembered; the registry's data servers use the same span (`datumCompactDelaySecs`).
 pub const TOMBSTONE_MILLIS: Millis = 180_000;
-
-/// How far a read may lag behind an event: a read that started at least this much after a tombstone was set overrides
-/// it, and one removes only what an event brought more than this before it started.
-pub const READ_MARGIN_MILLIS: Millis = 15_000;
 
 /// The table takes the hash's ends, the shard its middle.
 fn shard_of(hash: u64) -> usize {
@@ -225,18 +222,19 @@ impl Store {
     }
 
     /// The live publishers of a service, looked at in steps: each is one that was there at some moment of them. `None`: a read
-    /// of it is being applied.
+    /// of it came in between.
     fn entries(&self, id: &str) -> Option<Vec<Arc<Publication>>> {
         let hash = self.hash(id.as_bytes());
         let mut entries = Vec::new();
         // The source that is looked at, and the place in it below which all is to be looked at.
         let (mut source, mut below) = (0, None);
+        let mut reads = None;
         loop {
             let shard = self.shards[shard_of(hash)].state.lock();
             let Some(service) = shard.services.find(hash, |service| *service.data_info_id == *id) else {
                 return Some(entries);
             };
-            if service.reading {
+            if service.is_read() || *reads.get_or_insert(service.reads) != service.reads {
                 return None;
             }
             entries.reserve(service.live.saturating_sub(entries.len()));
@@ -335,26 +333,30 @@ impl Store {
     /// the list.
     fn take(&self, shard: &Shard, id: &Arc<str>) -> Option<Option<Taken>> {
         let mut state = shard.state.lock();
-        let Some(found) = self.find(&mut state.services, id) else { return Some(None) };
-        let service = found.into_mut();
-        if service.reading {
-            return None;
-        }
-        // What changes from here on makes it dirty again.
-        service.dirty = false;
-        let few = service.sources.iter().map(|(_, source)| source.slots.len()).sum::<usize>() <= STEPS;
-        let mut entries = few.then(|| service.live().cloned().collect());
-        if !few {
+        // From the moment when it was marked clean, what changes lists it anew.
+        let mut cleaned = false;
+        let entries = loop {
+            let Some(found) = self.find(&mut state.services, id) else { return Some(None) };
+            let service = found.into_mut();
+            if service.is_read() {
+                let listed = std::mem::replace(&mut service.dirty, true) && cleaned;
+                return if listed { Some(None) } else { None };
+            }
+            if !std::mem::replace(&mut cleaned, true) {
+                service.dirty = false;
+            }
+            if service.sources.iter().map(|(_, source)| source.slots.len()).sum::<usize>() <= STEPS {
+                break service.live().cloned().collect::<Vec<_>>();
+            }
             drop(state);
-            entries = self.entries(id);
+            let entries = self.entries(id);
             state = shard.state.lock();
-        }
+            if let Some(entries) = entries {
+                break entries;
+            }
+        };
         let Some(mut found) = self.find(&mut state.services, id) else { return Some(None) };
         let service = found.get_mut();
-        let Some(entries) = entries else {
-            // A read has begun meanwhile. A change may have put it on the list already.
-            return if std::mem::replace(&mut service.dirty, true) { Some(None) } else { None };
-        };
         let unknown = service.unknown;
         service.seen = !entries.is_empty() || unknown;
         if service.is_over() && !service.dirty {
@@ -509,12 +511,12 @@ impl Store {
             }
         };
         let service = found.get_mut();
-        let (counted, was_reading, had_graves) = (service.counts(), service.reading, !graves.is_empty());
+        let (counted, was_read, had_graves) = (service.counts(), service.is_read(), !graves.is_empty());
         let at = service.place(source_id);
-        let Service { data_info_id, sources, live, unknown, reading, .. } = service;
+        let Service { data_info_id, sources, live, unknown, reads, .. } = service;
         let (budget, source, unknown) = (&self.budget, &mut sources[at].1, *unknown);
         let mut mutator =
-            Mutator { budget, source_id, data_info_id, source, graves, live, reading, counted, changed: false };
+            Mutator { budget, source_id, data_info_id, source, graves, live, reads, counted, changed: false };
         let outcome = change(&mut mutator);
         let Mutator { changed, source, .. } = mutator;
         let known = unknown && source_id == REGISTRY_ID && source.read.is_some();
@@ -529,7 +531,7 @@ impl Store {
             dirty.push(Arc::clone(&service.data_info_id));
         }
         // Who took services meanwhile has left this one.
-        let wakes = newly_dirty || (was_reading && !service.reading && service.dirty);
+        let wakes = newly_dirty || (was_read && !service.is_read() && service.dirty);
         // What is refused, or says nothing as a loss does, leaves nothing.
         if service.is_over() {
             let listed = service.dirty;

@@ -12,9 +12,8 @@ use crate::{
         frame::{Body, Text},
         publication::{Publication, Size},
         store::{
-            READ_MARGIN_MILLIS,
             budget::Budget,
-            service::{Grave, Learned, Slot, Source, SourceId},
+            service::{Grave, Learned, READ_MARGIN_MILLIS, Slot, Source, SourceId},
         },
     },
 };
@@ -28,7 +27,7 @@ pub(super) struct Mutator<'a> {
     pub(super) graves: &'a mut BTreeSet<Grave>,
     /// The service's publishers in all sources.
     pub(super) live: &'a mut usize,
-    pub(super) reading: &'a mut bool,
+    pub(super) reads: &'a mut u64,
     /// The service counts as one already.
     pub(super) counted: bool,
     /// Whether the live publishers are others than before.
@@ -207,7 +206,7 @@ impl<'a> Read<'a> {
                     if known.is_some_and(|(applied, at)| self.version <= applied && self.started < at) {
                         return Ok(true);
                     }
-                    *to.reading = true;
+                    *to.reads += 1;
                     self.counted = to.counted;
                     self.event = to.source.event.take();
                     self.stage = Stage::Sweep(to.source.slots.len());
@@ -235,7 +234,7 @@ impl<'a> Read<'a> {
                     if let Some(error) = self.refused.take() {
                         // Not counted as read: the same read may be applied again when there is room.
                         self.stage = Stage::End;
-                        *to.reading = false;
+                        *to.reads += 1;
                         to.source.event = to.source.event.or(self.event);
                         to.bury_read();
                         return Err(error);
@@ -259,7 +258,7 @@ impl<'a> Read<'a> {
                         to.unbury(at, None);
                     }
                     to.bury_read();
-                    *to.reading = false;
+                    *to.reads += 1;
                     self.stage = Stage::End;
                 }
                 Stage::End => return Ok(true),

@@ -486,7 +486,7 @@ pub(super) fn audit(store: &Store) {
         for service in &state.services {
             services += usize::from(service.counts());
             assert_eq!(service.live, service.live().count());
-            assert!(!service.is_over() && !service.reading);
+            assert!(!service.is_over() && !service.is_read());
             bytes += service.live().map(|entry| entry.size().bytes).sum::<usize>();
         }
         for (_, source) in state.services.iter().flat_map(|service| &service.sources) {

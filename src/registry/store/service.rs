@@ -9,6 +9,10 @@ use crate::{
     registry::{publication::Publication, store::keyed::Keyed},
 };
 
+/// How far a read may lag behind an event: a read that started at least this much after a tombstone was set overrides
+/// it, and one removes only what an event brought more than this before it started.
+pub const READ_MARGIN_MILLIS: Millis = 15_000;
+
 /// How an entry became known, which decides what a later read may say about it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Learned {
@@ -73,8 +77,8 @@ pub(super) struct Service {
     pub(super) unknown: bool,
     /// It had publishers, or was unknown, when it was taken last: who took it is to hear that they are gone.
     pub(super) seen: bool,
-    /// A read is being applied; it is not to be taken in between.
-    pub(super) reading: bool,
+    /// Counted up where a read begins to be applied and where it has been: odd in between, when the service is not to be taken.
+    pub(super) reads: u64,
 }
 
 impl Service {
@@ -86,7 +90,7 @@ impl Service {
             dirty: false,
             unknown: false,
             seen: false,
-            reading: false,
+            reads: 0,
         }
     }
 
@@ -95,10 +99,15 @@ impl Service {
         self.live > 0 || self.unknown
     }
 
+    /// Whether a read is being applied.
+    pub(super) fn is_read(&self) -> bool {
+        self.reads % 2 == 1
+    }
+
     /// Whether nothing has to be remembered of it.
     pub(super) fn is_over(&self) -> bool {
         let empty = |source: &Source| source.slots.is_empty() && source.read.is_none();
-        !self.unknown && !self.seen && !self.reading && self.sources.iter().all(|(_, source)| empty(source))
+        !self.unknown && !self.seen && !self.is_read() && self.sources.iter().all(|(_, source)| empty(source))
     }
 
     /// What was read of the registry's own.
