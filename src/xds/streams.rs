@@ -146,7 +146,7 @@ struct Holds {
     since: Mutex<Option<Instant>>,
     /// Tells the stream that it is to end.
     cut: Notify,
-    /// Tells that the stream is gone.
+    /// Tells that the stream holds nothing any more.
     gone: Notify,
 }
 
@@ -177,7 +177,7 @@ pub struct Streams {
     pub relieved: AtomicU64,
     /// Connections ended since their client sent too many frames.
     pub floods: AtomicU64,
-    /// Connections and streams that were refused, by whatever limit.
+    /// Connections and streams that were refused, for whatever reason.
     pub refused: AtomicU64,
 }
 
@@ -237,6 +237,13 @@ impl Streams {
         let (state, holds) = (Arc::new(Mutex::new(state)), Arc::<Holds>::default());
         open.insert(ticket, Open { address, state: Arc::clone(&state), holds: Arc::clone(&holds) });
         Ok(Registered { streams: Arc::clone(self), ticket, state, holds, pace: None })
+    }
+
+    /// Notes that a stream is not even begun with; whether a line of it may be logged: once a minute for each address and reason.
+    pub fn refuse(&self, peer: Option<SocketAddr>, reason: &str) -> bool {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let client = (peer.map(|peer| peer.ip()), String::new());
+        self.quiet.lock().may_log(("stream_refused", client, reason.to_owned()), Instant::now())
     }
 
     /// Waits until no other stream does work that takes long, which is so until what this returns is dropped.
@@ -357,6 +364,12 @@ impl Registered {
     /// Notes since when the stream holds pages that may be old; `None`: it holds none.
     pub fn holds_since(&self, since: Option<Instant>) {
         *self.holds.since.lock() = since;
+    }
+
+    /// Notes that the stream has let go of what it held, though it is still there.
+    pub fn let_go(&self) {
+        *self.holds.since.lock() = None;
+        self.holds.gone.notify_one();
     }
 
     /// Waits until the stream is to end, since it holds the oldest of too many pages.
