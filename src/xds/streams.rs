@@ -126,8 +126,8 @@ fn wrong(partitions: &BTreeSet<Partition>) -> Option<&'static str> {
     }
 }
 
-/// How long a stream may take to end before the next one is ended.
-const RELIEF: Duration = Duration::from_millis(100);
+/// For how long there must be too many old pages before a stream is ended, and a tenth of how long that may take before the next one is.
+const RELIEF: Duration = Duration::from_millis(10);
 
 /// A client: its address and its own name for itself.
 type Client = (Option<IpAddr>, String);
@@ -252,22 +252,27 @@ impl Streams {
         self.long.acquire().await.ok()
     }
 
-    /// Ends streams, those first that hold pages for longest, until no more bytes of old pages are held than may be. Follows the
-    /// views until there are no more.
+    /// Ends streams, those first that hold pages for longest, until no more bytes of old pages are held than may be: those of one
+    /// whole state more, since whoever makes the next, or writes one to a file or to Kubernetes, holds some for a moment as well.
+    /// Follows the views until there are no more.
     pub async fn relieve<C: Catalog>(&self, mut view: watch::Receiver<C>) {
+        let too_many = |view: &C| view.pinned() > self.most.pinned.saturating_add(view.size());
         while view.changed().await.is_ok() {
-            while view.borrow_and_update().pinned() > self.most.pinned {
+            while too_many(&view.borrow_and_update()) {
+                tokio::time::sleep(RELIEF).await;
+                if !too_many(&view.borrow()) {
+                    break;
+                }
                 let oldest = {
                     let open = self.open.lock();
                     let holds =
                         open.values().filter_map(|open| Some((*open.holds.since.lock())?).zip(Some(&open.holds)));
                     holds.min_by_key(|(since, _)| *since).map(|(_, holds)| Arc::clone(holds))
                 };
-                // Others hold them: whoever writes them to a file or to Kubernetes, and that is soon over.
                 let Some(oldest) = oldest else { break };
                 *oldest.since.lock() = None;
                 oldest.cut.notify_one();
-                let _ = tokio::time::timeout(RELIEF, oldest.gone.notified()).await;
+                let _ = tokio::time::timeout(10 * RELIEF, oldest.gone.notified()).await;
             }
         }
     }
@@ -482,7 +487,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_go_who_hold_pages_for_longest_and_no_more_than_must() {
-        let most = MaxBytes { pinned: 25_000, ..MaxBytes::ANY };
+        let most = MaxBytes { pinned: 15_000, ..MaxBytes::ANY };
         let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, most));
         let view = watch::Sender::new(View { shown: true, ..View::default() });
         let relieving = tokio::spawn({
@@ -497,7 +502,7 @@ mod tests {
         let begin = Instant::now();
         let places = MaxStreams { in_all: 9, per_address: 9 };
         let (gone, mut goes) = tokio::sync::mpsc::unbounded_channel();
-        // Each holds another page; those that came later hold theirs for longer.
+        // Ten thousand may be held by whoever makes the next. Each holds another page; those that came later hold theirs for longer.
         for n in 0..5 {
             change(n);
             let registered = streams.register(None, Partition::WHOLE, false, places).unwrap();
