@@ -212,7 +212,8 @@ pub struct Limits {
     pub publishers: usize,
     /// Most sources (`registry`, and one for each extension), 1 to 1,024. Default: 64.
     pub sources: usize,
-    /// Most streams at once, 1 to 100,000; there may be twice as many connections. Default: 4,096.
+    /// Most streams at once, 1 to 100,000; there may be twice as many connections, but no more than half of the files that the
+    /// process may open. Default: 4,096.
     pub streams: usize,
     /// Most streams from one address, which istiods behind one NAT share; 1 to 100,000. Default: 1,024.
     pub streams_per_address: usize,
