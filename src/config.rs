@@ -231,7 +231,8 @@ pub struct Limits {
     pub endpoints_per_service: usize,
     /// Most sources (`registry`, and one for each extension), 1 to 1,024. Default: 64.
     pub sources: usize,
-    /// Most streams at once, 1 to 100,000; there may be twice as many connections. Default: 4,096.
+    /// Most streams at once, 1 to 100,000; there may be twice as many connections, but no more than half of the files that the
+    /// process may open. Default: 4,096.
     pub streams: usize,
     /// Most streams from one address, which istiods behind one NAT share; 1 to 100,000. Default: 1,024.
     pub streams_per_address: usize,
@@ -245,8 +246,8 @@ pub struct Limits {
     pub stream_bytes: usize,
     /// Most bytes that all streams together may make us keep, but for the first 64 KiB of each; 1 MiB to 64 GiB. Default: 512 MiB.
     pub streams_bytes: usize,
-    /// Most bytes of pages that only streams hold, since what is served has changed meanwhile; above, the stream ends that holds
-    /// some for longest; 1 MiB to 64 GiB. Default: 1 GiB.
+    /// Most bytes of pages that only streams hold, since what is served has changed meanwhile, beyond those of one whole state;
+    /// above, the stream ends that holds some for longest; 1 MiB to 64 GiB. Default: 1 GiB.
     pub pinned_bytes: usize,
     /// Largest response in bytes, 1 KiB to 1 MiB below 2 GiB, since istiod takes less than 2 GiB; what is larger is not
     /// sent, and the last one stays. Default: the most.

@@ -66,5 +66,7 @@ pub mod translate {
 
 /// The streams.
 pub mod xds {
-    pub use crate::xds::{budget, codec, drain, limits, listener, pace, requests, server, streams, subscription};
+    pub use crate::xds::{
+        budget, codec, drain, limits, listener, order, pace, requests, server, streams, subscription,
+    };
 }

@@ -220,7 +220,7 @@ pub fn of(status: &Status) -> Vec<Metric> {
             "Connections ended since their client sent too many frames of HTTP/2.",
             status.floods,
         ),
-        counter("mox_refused_total", "Connections and streams refused, by whatever limit.", status.refused),
+        counter("mox_refused_total", "Connections and streams refused, for whatever reason.", status.refused),
         counter(
             "mox_pages_refused_total",
             "Large admin pages refused, since another one was being read.",

@@ -92,7 +92,7 @@ pub struct Status {
     pub nacks: u64,
     /// Streams ended since their client read nothing for a minute, or a response at less than 256 KiB a second.
     pub slow_readers: u64,
-    /// Connections and streams refused, by whatever limit.
+    /// Connections and streams refused, for whatever reason.
     pub refused: u64,
     /// Bytes that streams make us keep: what they ask for, and requests that come in.
     pub stream_bytes: usize,

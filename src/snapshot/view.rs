@@ -66,6 +66,12 @@ pub trait Catalog: Clone + Send + Sync + 'static {
     /// The resources of a kind; `None` while nothing may be said about them.
     fn resources(&self, kind: Self::Kind) -> Option<&Arc<Snapshot>>;
 
+    /// Encoded size of all resources that may be told.
+    fn size(&self) -> usize {
+        let kinds = Self::BENEATH.iter().chain(Self::ABOVE);
+        kinds.filter_map(|kind| self.resources(*kind)).map(|snapshot| snapshot.bytes()).sum()
+    }
+
     /// Bytes of older views, and of what was encoded for single streams, that somebody still holds. This is to be the newest.
     fn pinned(&self) -> usize {
         let kinds = Self::BENEATH.iter().chain(Self::ABOVE);

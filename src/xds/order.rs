@@ -34,15 +34,15 @@ use crate::{
 /// Never answered: istiod does not wait for it, and old versions block on an answer.
 const MESH_CONFIG: &str = "core/v1alpha1/MeshConfig";
 /// The type of primers: not used by this server and small in istiod.
-pub(crate) const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
+pub const PRIME_TYPE: &str = "extensions.istio.io/v1alpha1/WasmPlugin";
 /// The beginning of the nonces of primers.
-pub(crate) const PRIME_NONCE: &str = "prime-";
+pub const PRIME_NONCE: &str = "prime-";
 
 /// Bytes that a type takes, beyond its URL and what the client asks for.
 const TYPE: usize = 1 << 10;
 
 /// The types of one stream, what the client was told of them, and what goes out next.
-pub(crate) struct Order<C: Catalog, S> {
+pub struct Order<C: Catalog, S> {
     partition: Partition,
     bounds: Bounds,
     types: BTreeMap<Arc<str>, Subscribed<C::Kind, S>>,
@@ -58,11 +58,11 @@ pub(crate) struct Order<C: Catalog, S> {
 
 /// Bounds of one stream.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// Types.
-    pub(crate) types: usize,
+    pub types: usize,
     /// Bytes of a response's resources.
-    pub(crate) response: usize,
+    pub response: usize,
 }
 
 /// One type URL that the client asked for.
@@ -93,7 +93,7 @@ enum Priming {
 
 /// When a response can go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Due {
+pub enum Due {
     /// Not before a request, or a change of the view.
     Nothing,
     /// Not before a request, or a change of the view; a change that waited was undone before it went out.
@@ -107,7 +107,7 @@ pub(crate) enum Due {
 }
 
 /// The next message of a stream, made.
-pub(crate) enum Next {
+pub enum Next {
     /// Nothing.
     Nothing,
     /// The primers.
@@ -126,15 +126,15 @@ pub(crate) enum Next {
 }
 
 /// A response.
-pub(crate) struct NextResponse {
+pub struct NextResponse {
     /// The type that was asked for, byte for byte.
-    pub(crate) type_url: Arc<str>,
+    pub type_url: Arc<str>,
     /// Hash of the content.
-    pub(crate) version: u128,
+    pub version: u128,
     /// Unique on the stream.
-    pub(crate) nonce: u64,
+    pub nonce: u64,
     /// The resources.
-    pub(crate) content: ResponseContent,
+    pub content: ResponseContent,
 }
 
 /// The next message of a stream, before it is made.
@@ -153,16 +153,16 @@ enum Choice<C> {
 
 /// A request that was taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Received {
+pub struct Received {
     /// Whether this server has resources of the type.
-    pub(crate) served: bool,
+    pub served: bool,
     /// The client's answer to the last response of the type; `None`: the request is none, or a second one.
-    pub(crate) answer: Option<Answer>,
+    pub answer: Option<Answer>,
 }
 
 /// The answer of a client to a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// The client has accepted it.
     Ack,
     /// The client has not accepted it and keeps what it has.
@@ -171,7 +171,7 @@ pub(crate) enum Answer {
 
 /// Why a request ends its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BadRequest {
+pub enum BadRequest {
     /// The request names no type.
     NoType,
     /// The request's type URL is longer than [`TYPE_URL`].
@@ -206,7 +206,7 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
 
 impl<C: Catalog, S: Subscription> Order<C, S> {
     /// The order of a stream without a request.
-    pub(crate) fn new(partition: Partition, bounds: Bounds) -> Self {
+    pub fn new(partition: Partition, bounds: Bounds) -> Self {
         Self {
             partition,
             bounds,
@@ -220,12 +220,12 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     }
 
     /// Says, before the first request, whether primers are to go out.
-    pub(crate) fn prime(&mut self, prime: bool) {
+    pub fn prime(&mut self, prime: bool) {
         self.priming = if prime { Priming::Ready } else { Priming::Off };
     }
 
     /// Takes a request in; `None`: the request is never answered and changes nothing.
-    pub(crate) fn request(&mut self, request: S::Request, now: Instant) -> Result<Option<Received>, BadRequest> {
+    pub fn request(&mut self, request: S::Request, now: Instant) -> Result<Option<Received>, BadRequest> {
         let type_url = request.type_url();
         if type_url.is_empty() {
             return Err(BadRequest::NoType);
@@ -264,31 +264,31 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     }
 
     /// The responses and answers of a type, and whether its newest set is too large for a response.
-    pub(crate) fn exchange(&self, type_url: &str) -> Option<(&Exchange, bool)> {
+    pub fn exchange(&self, type_url: &str) -> Option<(&Exchange, bool)> {
         let subscribed = self.types.get(type_url)?;
         Some((subscribed.subscription.exchange(), subscribed.too_large.is_some()))
     }
 
     /// About how many bytes are kept of what the client asked for and said.
-    pub(crate) fn kept(&self) -> usize {
+    pub fn kept(&self) -> usize {
         let of_type =
             |(url, subscribed): (&Arc<str>, &Subscribed<_, S>)| TYPE + url.len() + subscribed.subscription.kept();
         self.types.iter().map(of_type).sum()
     }
 
     /// Since when the client has not answered its oldest response, of which there is something to keep until then.
-    pub(crate) fn unanswered_since(&self) -> Option<Instant> {
+    pub fn unanswered_since(&self) -> Option<Instant> {
         let unanswered = self.types.values().filter(|subscribed| subscribed.subscription.exchange().in_flight());
         unanswered.filter_map(|subscribed| subscribed.sent_at).min()
     }
 
     /// How many names must be looked up at most to say when a response can go out, and to make it.
-    pub(crate) fn lookups(&self) -> usize {
+    pub fn lookups(&self) -> usize {
         self.types.values().map(|subscribed| subscribed.subscription.lookups()).sum()
     }
 
     /// When a response can go out.
-    pub(crate) fn due(&mut self, view: &C, now: Instant) -> Due {
+    pub fn due(&mut self, view: &C, now: Instant) -> Due {
         if self.priming == Priming::Due {
             return Due::Asked;
         }
@@ -345,7 +345,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
     }
 
     /// Makes the next response and notes that it goes out.
-    pub(crate) fn next(&mut self, view: &C, now: Instant) -> Next {
+    pub fn next(&mut self, view: &C, now: Instant) -> Next {
         if self.priming == Priming::Due {
             self.priming = Priming::Done;
             return Next::Primers;

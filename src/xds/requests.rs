@@ -3,7 +3,7 @@
 //! A client says in five bytes how long its request is and may then take its time, and a request of few bytes can be a message of
 //! many. So a request has a deadline, and what it takes is charged to its stream before there is memory for it.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -16,8 +16,6 @@ use crate::xds::{
     limits::transfer,
     subscription::Request,
 };
-
-use std::sync::Arc;
 
 /// Bytes before a message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -113,9 +111,7 @@ impl<R: Request> Requests<R> {
             self.buffer.reserve(PREFIX + length - self.buffer.len());
             return Ok(None);
         };
-        let cost = cost::<R>(body).ok_or_else(|| Status::invalid_argument("this is no request"))?;
-        let mut held = self.account.hold();
-        held.resize(cost)?;
+        let held = charge::<R>(body, &self.account)?;
         let message = self.buffer.split_to(PREFIX + length).freeze().slice(PREFIX..);
         if length > SMALL || self.buffer.is_empty() {
             self.buffer = BytesMut::from(&self.buffer[..]);
@@ -127,6 +123,13 @@ impl<R: Request> Requests<R> {
 }
 
 impl<R: Request> Encoded<R> {
+    /// A request as it came in, unless its account has not as much as it takes.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn new(message: Bytes, account: &Arc<Account>) -> Result<Self, Status> {
+        let held = charge::<R>(&message, account)?;
+        Ok(Self { message, held, request: PhantomData })
+    }
+
     /// Bytes that it takes decoded, at most.
     pub fn cost(&self) -> usize {
         self.held.bytes()
@@ -137,6 +140,14 @@ impl<R: Request> Encoded<R> {
         let request = R::decode(self.message);
         Ok((request.map_err(|error| Status::invalid_argument(format!("this is no request: {error}")))?, self.held))
     }
+}
+
+/// Charges for what a request takes decoded.
+fn charge<R: Request>(message: &[u8], account: &Arc<Account>) -> Result<Held, Status> {
+    let cost = cost::<R>(message).ok_or_else(|| Status::invalid_argument("this is no request"))?;
+    let mut held = account.hold();
+    held.resize(cost)?;
+    Ok(held)
 }
 
 /// Bytes that a request takes decoded, itself included, at most; `None`: it is none.

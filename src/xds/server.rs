@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use crate::{
     xds::{
         codec,
         drain::Drain,
-        limits::StreamLimits,
+        limits::{StreamLimits, cut},
         listener::{Accepted, Connection},
         requests::Requests,
         stream::Stream,
@@ -109,10 +109,7 @@ impl<C: Catalog> Ads<C> {
         let partition = Self::partition(port, authority).map_err(Status::invalid_argument)?;
         let peer: Option<SocketAddr> = accepted.as_ref().map(|accepted| accepted.peer);
         let registered = self.streams.register(peer, partition, S::DELTA, self.limits.streams);
-        let registered = registered.map_err(|limit| {
-            self.streams.refused.fetch_add(1, Ordering::Relaxed);
-            Status::resource_exhausted(limit)
-        })?;
+        let registered = registered.map_err(Status::resource_exhausted)?;
         let account = self.streams.budget.open();
         let requests = Requests::new(request.into_body(), self.limits.request, Arc::clone(&account));
         // One response waits for the transport, no more: the next is made when that is gone, from a newer view.
@@ -169,7 +166,14 @@ impl<C: Catalog> tower_service::Service<HttpRequest<Body>> for Ads<C> {
     }
 
     fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
-        let answer = self.open(request).unwrap_or_else(|status| status.into_http());
+        let peer = request.extensions().get::<Accepted>().map(|accepted| accepted.peer);
+        let answer = self.open(request).unwrap_or_else(|status| {
+            let (code, message) = (status.code(), cut(status.message(), 300));
+            if self.streams.refuse(peer, code.description()) {
+                tracing::warn!(event = "stream_refused", ?peer, ?code, message, "a stream is refused");
+            }
+            status.into_http()
+        });
         Box::pin(std::future::ready(Ok(answer)))
     }
 }

@@ -146,6 +146,7 @@ impl<C: Catalog> Stream<C> {
             }
         }
         self.outbox.reset();
+        self.registered.let_go();
         let Self { registered, outbox, .. } = self;
         Some(Remains { registered, outbox })
     }

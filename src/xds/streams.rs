@@ -126,8 +126,8 @@ fn wrong(partitions: &BTreeSet<Partition>) -> Option<&'static str> {
     }
 }
 
-/// How long a stream may take to end before the next one is ended.
-const RELIEF: Duration = Duration::from_millis(100);
+/// For how long there must be too many old pages before a stream is ended, and a tenth of how long that may take before the next one is.
+const RELIEF: Duration = Duration::from_millis(10);
 
 /// A client: its address and its own name for itself.
 type Client = (Option<IpAddr>, String);
@@ -146,7 +146,7 @@ struct Holds {
     since: Mutex<Option<Instant>>,
     /// Tells the stream that it is to end.
     cut: Notify,
-    /// Tells that the stream is gone.
+    /// Tells that the stream holds nothing any more.
     gone: Notify,
 }
 
@@ -177,7 +177,7 @@ pub struct Streams {
     pub relieved: AtomicU64,
     /// Connections ended since their client sent too many frames.
     pub floods: AtomicU64,
-    /// Connections and streams that were refused, by whatever limit.
+    /// Connections and streams that were refused, for whatever reason.
     pub refused: AtomicU64,
 }
 
@@ -239,28 +239,40 @@ impl Streams {
         Ok(Registered { streams: Arc::clone(self), ticket, state, holds, pace: None })
     }
 
+    /// Notes that a stream is not even begun with; whether a line of it may be logged: once a minute for each address and reason.
+    pub fn refuse(&self, peer: Option<SocketAddr>, reason: &str) -> bool {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let client = (peer.map(|peer| peer.ip()), String::new());
+        self.quiet.lock().may_log(("stream_refused", client, reason.to_owned()), Instant::now())
+    }
+
     /// Waits until no other stream does work that takes long, which is so until what this returns is dropped.
     pub async fn alone(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
         self.long.acquire().await.ok()
     }
 
-    /// Ends streams, those first that hold pages for longest, until no more bytes of old pages are held than may be. Follows the
-    /// views until there are no more.
+    /// Ends streams, those first that hold pages for longest, until no more bytes of old pages are held than may be: those of one
+    /// whole state more, since whoever makes the next, or writes one to a file or to Kubernetes, holds some for a moment as well.
+    /// Follows the views until there are no more.
     pub async fn relieve<C: Catalog>(&self, mut view: watch::Receiver<C>) {
+        let too_many = |view: &C| view.pinned() > self.most.pinned.saturating_add(view.size());
         while view.changed().await.is_ok() {
-            while view.borrow_and_update().pinned() > self.most.pinned {
+            while too_many(&view.borrow_and_update()) {
+                tokio::time::sleep(RELIEF).await;
+                if !too_many(&view.borrow()) {
+                    break;
+                }
                 let oldest = {
                     let open = self.open.lock();
                     let holds =
                         open.values().filter_map(|open| Some((*open.holds.since.lock())?).zip(Some(&open.holds)));
                     holds.min_by_key(|(since, _)| *since).map(|(_, holds)| Arc::clone(holds))
                 };
-                // Others hold them: whoever writes them to a file or to Kubernetes, and that is soon over.
                 let Some(oldest) = oldest else { break };
                 *oldest.since.lock() = None;
                 oldest.cut.notify_one();
-                let _ = tokio::time::timeout(RELIEF, oldest.gone.notified()).await;
+                let _ = tokio::time::timeout(10 * RELIEF, oldest.gone.notified()).await;
             }
         }
     }
@@ -357,6 +369,12 @@ impl Registered {
     /// Notes since when the stream holds pages that may be old; `None`: it holds none.
     pub fn holds_since(&self, since: Option<Instant>) {
         *self.holds.since.lock() = since;
+    }
+
+    /// Notes that the stream has let go of what it held, though it is still there.
+    pub fn let_go(&self) {
+        *self.holds.since.lock() = None;
+        self.holds.gone.notify_one();
     }
 
     /// Waits until the stream is to end, since it holds the oldest of too many pages.
@@ -469,7 +487,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_go_who_hold_pages_for_longest_and_no_more_than_must() {
-        let most = MaxBytes { pinned: 25_000, ..MaxBytes::ANY };
+        let most = MaxBytes { pinned: 15_000, ..MaxBytes::ANY };
         let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, most));
         let view = watch::Sender::new(View { shown: true, ..View::default() });
         let relieving = tokio::spawn({
@@ -484,7 +502,7 @@ mod tests {
         let begin = Instant::now();
         let places = MaxStreams { in_all: 9, per_address: 9 };
         let (gone, mut goes) = tokio::sync::mpsc::unbounded_channel();
-        // Each holds another page; those that came later hold theirs for longer.
+        // Ten thousand may be held by whoever makes the next. Each holds another page; those that came later hold theirs for longer.
         for n in 0..5 {
             change(n);
             let registered = streams.register(None, Partition::WHOLE, false, places).unwrap();

@@ -114,7 +114,8 @@ pub trait Subscription: Default + Send + 'static {
     /// About how many bytes are kept of what the client asked for and said.
     fn kept(&self) -> usize;
 
-    /// How many names must be looked up at most before it is known whether a response is due, and to make that.
+    /// How many names must be looked up at most before it is known whether a response is due, and to make that; none while the last
+    /// is unanswered.
     fn lookups(&self) -> usize;
 
     /// Makes a response of the newest set and notes that it goes out.

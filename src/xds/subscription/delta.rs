@@ -180,7 +180,7 @@ impl Subscription for Delta {
     }
 
     fn lookups(&self) -> usize {
-        self.owed.len() + self.initial.len()
+        if self.exchange.in_flight { 0 } else { self.owed.len() + self.initial.len() }
     }
 
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
@@ -348,6 +348,7 @@ mod tests {
         assert!(told <= asked / 2 && client.subscription.lookups() == 0, "{told}");
         client.ask("", &names, &[]);
         assert_eq!(client.subscription.kept(), 2 * told, "they are owed once more, and are names as before");
+        assert_eq!(client.subscription.lookups(), 1_000);
         client.ask("", &[], &names);
         assert_eq!((client.subscription.kept(), client.subscription.lookups()), (0, 0));
     }

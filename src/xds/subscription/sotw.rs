@@ -150,6 +150,9 @@ impl Subscription for Sotw {
     }
 
     fn lookups(&self) -> usize {
+        if self.exchange.in_flight {
+            return 0;
+        }
         let looked_at = |names: &Wanted| names.seen.as_ref().is_some_and(|(_, different)| different.is_empty());
         self.names.as_ref().filter(|names| self.due || !looked_at(names)).map_or(0, |names| names.sent.len())
     }
