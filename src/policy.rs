@@ -36,10 +36,12 @@ mod tests {
 
     #[test]
     fn a_bad_document_is_refused_with_every_mistake() {
-        let labels = ["security.istio.io/tlsMode", "istio.io/rev", "x.kubernetes.io/y", "-a", "app", "rpcVer"];
+        let long = format!("{}.io/{}", "x".repeat(31), "y".repeat(30));
+        let labels =
+            ["security.istio.io/tlsMode", "istio.io/rev", "x.kubernetes.io/y", "-a", "app", "service", &long, "rpcVer"];
         let bad = policy(serde_json::json!({"labels": labels, "exportTo": ["*", "a"], "ports": {"bolt": 0}}));
         let text = bad.unwrap_err().to_string();
-        assert_eq!(text.lines().count(), 7, "{text}");
+        assert_eq!(text.lines().count(), 9, "{text}");
         assert!(text.contains("policy.ports.bolt: 0") && text.contains("policy.exportTo: \"*\""), "{text}");
     }
 

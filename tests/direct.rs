@@ -93,6 +93,17 @@ async fn what_two_applications_claim_is_the_newests() {
     assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1"]);
     assert_eq!(direct["p12200.thief.app.sofa.mesh"].addresses, ["10.0.0.2"]);
     assert_eq!(mox.engine.status().rounds.direct.unwrap().contested, 1);
+    // Who connects from the address has it, however new the other is.
+    let publisher = Publisher {
+        register_id: "a".into(),
+        source_address: "10.0.0.2:40000".into(),
+        payloads: vec![b"10.0.0.2:12200?app_name=orders".as_slice().into()],
+        ..Publisher::default()
+    };
+    mox.put(&id("Own"), &publisher);
+    let (_, direct) = served(&mox).await;
+    assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1", "10.0.0.2"]);
+    assert!(!direct.contains_key("p12200.thief.app.sofa.mesh"));
     mox.unpublish(&id("Thief"), "t", 8);
     let (_, direct) = served(&mox).await;
     assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1", "10.0.0.2"]);

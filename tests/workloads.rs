@@ -54,7 +54,7 @@ const OTHER_HOST: &str = "com.example.other.sofa.mesh";
 async fn what_is_new_comes_with_its_endpoints_first() {
     let mox = open().await;
     let mut client = subscribed(&mox).await;
-    mox.publish(DEMO, "a", 1, &["10.0.0.1:12200", "10.0.0.2:12200"]);
+    mox.publish(DEMO, "a", 1, &["10.0.0.1:12200?app_name=session", "10.0.0.2:12200?zone=z"]);
     let workloads = next(&mut client).await;
     assert_eq!(shown(&workloads), expected("WorkloadEntry", &["10.0.0.1:12200", "10.0.0.2:12200"]));
     let services = next(&mut client).await;
@@ -63,7 +63,9 @@ async fn what_is_new_comes_with_its_endpoints_first() {
     assert_eq!(selector.keys().collect::<Vec<_>>(), [SELECTOR]);
     assert!(services.resources[0].entry.endpoints.is_empty());
     for resource in &workloads.resources {
-        assert_eq!(resource.entry.endpoints[0].labels[SELECTOR], selector[SELECTOR]);
+        let labels = &resource.entry.endpoints[0].labels;
+        assert_eq!(labels[SELECTOR], selector[SELECTOR]);
+        assert!(labels.len() == 2 && labels.keys().all(|key| key.starts_with("sofa.registry/")), "{labels:?}");
         assert_eq!(resource.annotations["sofa.registry/data-info-id"], DEMO);
         assert_eq!(resource.annotations["sofa.registry/register-id"], "a");
         assert!(resource.name.starts_with("sofa-registry/a-"), "{}", resource.name);

@@ -42,9 +42,9 @@ fn check(id: &str, suffix: &str) {
     }
     let digest = hex(&prefix_of::<32>(id));
     let (first, rest) = name.split_once('.').map_or((&**name, None), |(first, rest)| (first, Some(rest)));
-    let plain = first.strip_suffix(&format!("-{}", &digest[..8])).unwrap_or_else(|| panic!("{id:?} is {name}"));
+    let plain = first.strip_suffix(&format!("-{}", &digest[..12])).unwrap_or_else(|| panic!("{id:?} is {name}"));
     // Where nothing can have been cut, the name without the hash must not have been good enough.
-    if plain.len() < 63 - 9 && rest.is_none_or(|rest| rest.split('.').all(|label| label.len() < 63)) && name.len() < 63
+    if plain.len() < 63 - 13 && rest.is_none_or(|rest| rest.split('.').all(|label| label.len() < 63)) && name.len() < 63
     {
         let plain = rest.map_or(plain.to_owned(), |rest| format!("{plain}.{rest}"));
         let good = names::read(&plain) == Some(id.to_ascii_lowercase()) && !is_application(&plain);
@@ -54,10 +54,10 @@ fn check(id: &str, suffix: &str) {
 
 /// The hosts of a set of ids, as the publisher gives them.
 fn assign<'a>(ids: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
-    let mut claims: Claims<&str, String> = Claims::default();
+    let mut claims: Claims<(), &str, String> = Claims::default();
     let mut all = BTreeSet::new();
     for id in ids {
-        claims.insert(id, names::candidates(id, "sofa.mesh"));
+        claims.set(&id, names::candidates(id, "sofa.mesh").map(|host| (host, ())));
         all.insert(id);
     }
     all.into_iter().map(|id| (id, claims.get(&id).unwrap_or_else(|| panic!("{id:?} has no host")).clone())).collect()

@@ -47,8 +47,8 @@ struct Claims {
     applications: BTreeMap<Box<str>, usize>,
 }
 
-/// An endpoint of a service. The newest by the registry's clock comes first; at a tie the first by application, registerId and
-/// service.
+/// An endpoint of a service. Whoever connects from the address comes first, so that nobody takes it by a later word; then the
+/// newest by the registry's clock; at a tie the first by application, registerId and service.
 #[derive(Debug)]
 struct Claim {
     member: Member,
@@ -90,7 +90,10 @@ impl Ord for Claim {
     fn cmp(&self, other: &Self) -> Ordering {
         #[cfg(test)]
         COMPARED.set(COMPARED.get() + 1);
-        let age = |claim: &Self| (claim.member.version().timestamp, claim.member.version().version);
+        let age = |claim: &Self| {
+            let version = claim.member.version();
+            (claim.member.is_own(), version.timestamp, version.version)
+        };
         let newest = age(other).cmp(&age(self));
         let newest = newest.then_with(|| application(&self.member).cmp(&application(&other.member)));
         let newest = newest.then_with(|| self.member.register_id().cmp(other.member.register_id()));
@@ -190,7 +193,7 @@ impl Direct {
             };
             let had = if order.is_le() { before.next() } else { None };
             let has = if order.is_ge() { after.next() } else { None };
-            // Of two applications on one address the newest has it, so the version counts as well.
+            // Of two applications on one address the newest may have it, so the version counts as well.
             let claim = |member: &Member| (member.version(), member.is_own());
             let is_same = had.zip(has).is_some_and(|(had, has)| had == has && claim(had) == claim(has));
             if !is_same {
@@ -552,7 +555,7 @@ mod tests {
         direct.follow(&Arc::new(mesh(&["10.0.0.0/24"])), claimed());
         assert_eq!((addresses(&direct).len(), direct.counts().not_own), (3, 2));
         let weight = direct.entries[&("orders".into(), 80)][&own.unwrap()].endpoint().weight;
-        assert_eq!(weight, 5, "anybody's, so the newest's");
+        assert_eq!(weight, 100, "the newest has another address");
         direct.follow(&Arc::new(self::all()), claimed());
         assert_eq!((addresses(&direct).len(), direct.counts().not_own, direct.counts().contested), (5, 0, 0));
         direct.follow(&Arc::new(mesh(&[])), claimed());
@@ -583,7 +586,8 @@ mod tests {
             let mut entries = BTreeMap::<Key, BTreeMap<IpAddr, Member>>::new();
             for ((address, port), claims) in self.at() {
                 let rank = |(id, member): &(&Arc<str>, &Member)| {
-                    let newest = std::cmp::Reverse((member.version().timestamp, member.version().version));
+                    let version = member.version();
+                    let newest = std::cmp::Reverse((member.is_own(), version.timestamp, version.version));
                     let name = (application(member).map(str::to_owned), member.register_id().to_owned());
                     (newest, name, Arc::clone(id))
                 };

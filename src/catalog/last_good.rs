@@ -3,7 +3,7 @@
 pub mod file;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -24,7 +24,7 @@ use crate::{
     snapshot::{Changes, Resource, Snapshot, partition::slice_of, resource, view::View},
     translate::{
         Parsed,
-        payload::{Address, Endpoint},
+        payload::{Address, Endpoint, label_value},
         service_entry::{self, Member},
     },
 };
@@ -106,8 +106,8 @@ struct Reader {
     /// Services by the label that their WorkloadEntries have.
     selected: HashMap<String, Arc<str>>,
     entries: BTreeMap<direct::Key, (usize, Arc<str>)>,
-    /// The addresses of those.
-    addresses: HashMap<direct::Key, BTreeSet<IpAddr>>,
+    /// The applications in whose entries addresses and ports stand.
+    addresses: HashMap<(IpAddr, u16), Box<str>>,
 }
 
 impl Reader {
@@ -139,8 +139,8 @@ impl Reader {
         if let Some(application) = annotation(resource, APPLICATION_ANNOTATION) {
             let port = entry.ports.first().and_then(|port| u16::try_from(port.number).ok());
             let key: direct::Key = (application.into(), port.ok_or("the entry of an application has no port")?);
-            let addresses = entry.addresses.iter().filter_map(|address| address.parse().ok()).collect();
-            self.addresses.insert(key.clone(), addresses);
+            let addresses = entry.addresses.iter().filter_map(|address| address.parse().ok());
+            self.addresses.extend(addresses.map(|address| ((address, key.1), key.0.clone())));
             self.entries.insert(key, (slice, Arc::clone(name)));
             return Ok((slice, 0));
         }
@@ -197,18 +197,21 @@ fn annotation<'a>(resource: &'a McpResource, key: &str) -> Option<&'a str> {
     resource.metadata.as_ref()?.annotations.get(key).map(String::as_str)
 }
 
-/// The endpoints of a service. What stands in the entry of its application is its publisher's own.
-fn members(endpoints: Vec<(Box<str>, Endpoint)>, addresses: &HashMap<direct::Key, BTreeSet<IpAddr>>) -> Vec<Member> {
+/// The endpoints of a service. What stands in the entry of an application is its publisher's own, and of that application, of
+/// which an endpoint has only the label.
+fn members(endpoints: Vec<(Box<str>, Endpoint)>, entries: &HashMap<(IpAddr, u16), Box<str>>) -> Vec<Member> {
     let mut members = Vec::with_capacity(endpoints.len());
     let mut by_publisher: BTreeMap<(Box<str>, Option<IpAddr>), Vec<Endpoint>> = BTreeMap::new();
-    for (register_id, endpoint) in endpoints {
-        let own = match (&endpoint.address, endpoint.labels.get("app")) {
-            (Address::Ip(address), Some(application)) if !addresses.is_empty() => {
-                let entry = addresses.get(&(application.into(), endpoint.port));
-                entry.is_some_and(|entry| entry.contains(address)).then_some(*address)
-            }
-            _ => None,
-        };
+    for (register_id, mut endpoint) in endpoints {
+        let mut own = None;
+        if let Address::Ip(address) = &endpoint.address
+            && let Some(application) = entries.get(&(*address, endpoint.port))
+            && endpoint.labels.get("app") == label_value(application).as_deref()
+        {
+            own = Some(*address);
+            endpoint.raw_application =
+                Some(application.clone()).filter(|_| endpoint.application() != Some(application));
+        }
         by_publisher.entry((register_id, own)).or_default().push(endpoint);
     }
     for ((register_id, source_address), endpoints) in by_publisher {

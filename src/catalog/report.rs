@@ -43,7 +43,7 @@ impl Quarantine {
 pub struct DirectCounts {
     /// Entries served.
     pub entries: usize,
-    /// Addresses and ports that two applications claim; the newest has it.
+    /// Addresses and ports that two applications claim; whoever connects from there has it, else the newest.
     pub contested: usize,
     /// Endpoints of services that name no application, and so are in no entry.
     pub unnamed: usize,

@@ -17,7 +17,7 @@ use crate::{
     istio::names::SERVICE_LABEL,
     proto::{envoy::service::discovery::v3::DiscoveryResponse, istio::mcp::v1alpha1::Resource},
     snapshot::kubectl,
-    translate::{names, payload::DEFAULT_WEIGHT},
+    translate::{names, payload::DEFAULT_WEIGHT, service_entry::workload_label},
 };
 
 /// API group of the objects.
@@ -201,7 +201,9 @@ impl ObjectContent {
             let digest = hex(&Sha256::digest(format!("{host}\n{address}\n{}", port(&spec)))[..8]);
             let readable = names::label(address).unwrap_or_else(|| "endpoint".to_owned());
             let name = format!("{}-{digest}", readable[..readable.len().min(46)].trim_end_matches('-'));
-            spec["labels"][SERVICE_LABEL] = label.as_str().into();
+            let own: serde_json::Map<String, Value> = serde_json::from_value(spec["labels"].take()).unwrap_or_default();
+            let own = own.into_iter().map(|(key, value)| (workload_label(&key), value));
+            spec["labels"] = own.chain([(SERVICE_LABEL.to_owned(), label.as_str().into())]).collect();
             // Istio leaves a uniform weight out of a ServiceEntry; a WorkloadEntry stands alone and needs its own.
             if spec["weight"].is_null() {
                 spec["weight"] = DEFAULT_WEIGHT.into();
@@ -435,6 +437,9 @@ mod tests {
         );
         let names: std::collections::BTreeSet<_> = parts.iter().map(|part| &part.key.name).collect();
         assert_eq!(names.len(), 4_001);
+        let spec: Value = serde_json::from_str(parts[1].manifest.spec()).unwrap();
+        assert_eq!(spec["labels"]["sofa.registry/app"], "x", "no Service selects it by app");
+        assert_eq!(spec["labels"].as_object().unwrap().len(), 2);
         assert!(parts[1].key.name.starts_with("10-0-0-0-"), "{}", parts[1].key.name);
         let inline: std::collections::BTreeSet<u64> =
             objects(10, "x", false)[0].fingerprint.endpoints.iter().copied().collect();

@@ -281,10 +281,14 @@ fn refuse_label(key: &str) -> Option<&'static str> {
     let reserved = |domain: &str| prefix.is_some_and(|p| p == domain || p.ends_with(&format!(".{domain}")));
     if reserved("istio.io") || prefix.is_some_and(|p| p.ends_with("kubernetes.io")) || prefix == Some("sofa.registry") {
         Some("names under istio.io, kubernetes.io and sofa.registry steer the mesh; leave it out")
-    } else if !legal_name || prefix.is_some_and(|p| p.len() > 253 || !p.split('.').all(is_kubernetes_label)) {
-        Some("it needs 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends")
+    } else if !legal_name || key.len() > 63 || prefix.is_some_and(|p| !p.split('.').all(is_kubernetes_label)) {
+        Some(
+            "it needs 1 to 63 letters, digits, '-', '_' or '.', its prefix included, with a letter or digit at both ends",
+        )
     } else if matches!(key, "app" | "zone") {
         Some("\"app\" and \"zone\" are always made; leave it out")
+    } else if key == "service" {
+        Some("a WorkloadEntry has a \"service\" already; leave it out")
     } else {
         None
     }

@@ -44,6 +44,8 @@ pub const MAX_DATA_INFO_ID: usize = 4_096;
 pub const MAX_REGISTER_ID: usize = 512;
 /// Longest source name, in bytes.
 pub const MAX_SOURCE: usize = 64;
+/// Longest source address, in bytes: an IPv6 address in full, with a zone and a port.
+pub const MAX_SOURCE_ADDRESS: usize = 128;
 /// Largest payload (one `ServerDataBox`), in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 /// Largest frame, in bytes.
@@ -360,7 +362,11 @@ impl<'a> Reader<'a> {
 
     #[inline(always)]
     fn source_address(&mut self, flags: u8) -> Read<Option<Text<'a>>> {
-        if flags & FLAG_SOURCE_ADDRESS == 0 { Ok(None) } else { self.text("sourceAddress").map(Some) }
+        if flags & FLAG_SOURCE_ADDRESS == 0 {
+            Ok(None)
+        } else {
+            self.name("sourceAddress", MAX_SOURCE_ADDRESS).map(Some)
+        }
     }
 
     fn version(&mut self) -> Read<RegisterVersion> {
@@ -495,6 +501,20 @@ mod tests {
         }
         frame.push(0);
         assert!(matches!(decode(&frame), Err(Error::MalformedFrame { what: "the end of the frame", .. })));
+    }
+
+    #[test]
+    fn a_source_address_has_bounds() {
+        let long = Publisher { source_address: "1".repeat(MAX_SOURCE_ADDRESS + 1).into(), ..publisher() };
+        let frame = encode_publish("registry", "id", &long).unwrap();
+        assert!(matches!(decode(&frame), Err(Error::TooLarge { field: "sourceAddress", actual: 129, limit: 128 })));
+        // The flag says that there is an address, so an empty one would be another form of none.
+        let short = Publisher { source_address: "1".into(), ..publisher() };
+        let mut frame = encode_publish("registry", "id", &short).unwrap();
+        let at = frame.windows(3).position(|bytes| bytes == [1, 0, b'1']).unwrap();
+        frame.remove(at + 2);
+        frame[at] = 0;
+        assert!(matches!(decode(&frame), Err(Error::MalformedFrame { what: "sourceAddress", .. })));
     }
 
     #[test]

@@ -303,7 +303,7 @@ fn host_name(text: &str, allowed: bool) -> Result<Box<str>, Reject> {
 
 /// A legal label value that resembles `text`: other characters become `-`, ends are letters or digits, at most 63
 /// bytes; `None` if nothing is left.
-fn label_value(text: &str) -> Option<Box<str>> {
+pub fn label_value(text: &str) -> Option<Box<str>> {
     let legal = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
     let value: String = text.chars().map(legal).take(MAX_LABEL_VALUE).collect();
     let value = value.trim_matches(['-', '_', '.']);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::{hex, prefix_of},
-    istio::names::{SERVICE_LABEL, TLS_LABEL},
+    istio::names::{SERVICE_LABEL, TLS_LABEL, WORKLOAD_PREFIX},
     model::{DataInfoId, RegisterVersion},
     policy::Rules,
     proto::istio::networking::v1alpha3::{
@@ -310,8 +310,14 @@ pub fn workload_entry(host: &str, member: &Member, port_name: &str, divisor: u32
     let mut entry = workload(member.endpoint(), port_name);
     // Zero is what all of the service have, if it is served.
     entry.weight = if entry.weight == 0 { DEFAULT_WEIGHT } else { scaled(entry.weight, divisor) };
-    entry.labels.extend(selector(host));
+    let prefixed = |(key, value): (String, String)| (workload_label(&key), value);
+    entry.labels = entry.labels.into_iter().map(prefixed).chain(selector(host)).collect();
     entry
+}
+
+/// The key of an endpoint's label in a WorkloadEntry; a prefix of its own becomes a part of its name.
+pub fn workload_label(key: &str) -> String {
+    if key == TLS_LABEL.0 { key.to_owned() } else { format!("{WORKLOAD_PREFIX}{}", key.replace('/', "_")) }
 }
 
 /// Name of a WorkloadEntry: what its registerId resembles, and a hash of host, registerId, address and port.
@@ -349,10 +355,14 @@ pub fn read_back(entry: WorkloadEntry, identities: &Arc<[String]>) -> Option<End
     let port = entry.ports.values().next().and_then(|port| u16::try_from(*port).ok())?;
     let mtls = entry.labels.get(TLS_LABEL.0).map(|_| Arc::clone(identities));
     let own = |(key, _): &(String, String)| ![SERVICE_LABEL, TLS_LABEL.0].contains(&key.as_str());
+    let bare = |(key, value): (String, String)| match key.strip_prefix(WORKLOAD_PREFIX) {
+        Some(bare) => (bare.to_owned(), value),
+        None => (key, value),
+    };
     let address = entry.address.parse().map_or_else(|_| Address::Name(entry.address.into()), Address::Ip);
     // A weight that all endpoints of a service share is left out; as long as they do, any number will do.
     let weight = if entry.weight == 0 { DEFAULT_WEIGHT } else { entry.weight };
-    let labels = entry.labels.into_iter().filter(own).collect();
+    let labels = entry.labels.into_iter().filter(own).map(bare).collect();
     let locality = (!entry.locality.is_empty()).then(|| entry.locality.into());
     // The entry has the label of an application and not its name.
     Some(Endpoint { address, port, weight, labels, raw_application: None, locality, mtls })
@@ -543,7 +553,7 @@ mod tests {
 
     #[test]
     fn a_workload_entry_is_selected_by_its_service_alone() {
-        let merged = merged(&[("Reg 1", 1, &["10.0.0.1:7000?weight=50", "10.0.0.2:7000"])]);
+        let merged = merged(&[("Reg 1", 1, &["10.0.0.1:7000?weight=50&app=session&zone=z", "10.0.0.2:7000"])]);
         let entry = shaped(&merged.members, EndpointMode::WorkloadEntry, &policy());
         let selected = entry.workload_selector.as_ref().unwrap().labels.clone();
         assert!(entry.endpoints.is_empty() && selected.len() == 1);
@@ -553,6 +563,10 @@ mod tests {
         };
         let (name, first) = made(HOST, 0);
         assert!(selected.iter().all(|(key, value)| first.labels[key] == *value));
+        let keys: Vec<&str> = first.labels.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["sofa.registry/app", "sofa.registry/service", "sofa.registry/zone"]);
+        assert_eq!(read_back(first.clone(), &Arc::default()).as_ref(), Some(merged.members[0].endpoint()));
+        assert_eq!(workload_label("example.com/rpcVer"), "sofa.registry/example.com_rpcVer");
         assert_eq!((first.address.as_str(), first.ports["grpc-tri"], first.weight), ("10.0.0.1", 7000, 50));
         assert_eq!(made(HOST, 1).1.weight, 100, "each says its weight by itself");
         assert!(name.starts_with("reg-1-") && name != made(HOST, 1).0 && name != made("other.sofa.mesh", 0).0);

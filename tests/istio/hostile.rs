@@ -155,7 +155,7 @@ fn publish(random: &mut Random, id: &str, publisher: usize) -> Result<Vec<u8>, r
         version: RegisterVersion { version: 1, timestamp: random.below(9) as i64 },
         cell: word(random).into(),
         app_name: word(random).into(),
-        source_address: word(random).into(),
+        source_address: random.text(12).into(),
         attributes: vec![(word(random).into(), word(random).into())],
         serialized,
         payloads: payloads.iter().map(|text| bytes(text).into()).collect(),

@@ -177,6 +177,31 @@ fn who_is_served_under_a_host_keeps_it_against_whoever_comes() {
 }
 
 #[test]
+fn a_host_keeps_its_address_against_one_that_was_found_by_trial() {
+    // Their first addresses are the same, and the second has the smaller hash: found in 10 s on a core.
+    let ids = ["com.example.DemoService", "evil.x1ad1441"];
+    let [served, newcomer] = ids.map(|name| format!("{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA"));
+    let mut driver = Driver::new(json!({}));
+    driver.publish(&served, "a", 1, &["10.0.0.1:80"]);
+    driver.orders.loaded = true;
+    driver.round();
+    let before = form(&driver, &served).unwrap();
+    assert_eq!(before.2, "250.175.34.62");
+    driver.publish(&newcomer, "e", 1, &["10.66.6.6:80"]);
+    driver.round();
+    assert_eq!(driver.events(), ["place_contested"]);
+    assert_eq!(form(&driver, &served).unwrap(), before);
+    assert_ne!(form(&driver, &newcomer).unwrap().2, before.2);
+    assert_eq!((driver.report.vips_moved, driver.report.moves), (1, Moves::default()));
+    assert_eq!(*driver.report.contested["250.175.34.62"].holder, *served);
+    // Who is gone is in nobody's way: the other has its first address then, and that is told.
+    driver.unpublish(&served, "a", 2);
+    driver.round();
+    assert!(driver.events().contains(&"vip_changed"), "{:?}", driver.events());
+    assert_eq!((form(&driver, &newcomer).unwrap().2, driver.report.moves.vips), (before.2, 2));
+}
+
+#[test]
 fn who_comes_while_the_view_is_gathered_has_no_host_by_that() {
     let (first, smaller) = (id(0), id(0).replace("com", "COM"));
     let mut driver = Driver::new(json!({}));
@@ -354,6 +379,39 @@ fn a_grace_that_is_said_to_begin_later_begins_with_the_start() {
     after.now += GRACE;
     after.round();
     assert_eq!(after.served().len(), 2);
+}
+
+#[test]
+fn an_entry_of_the_last_good_state_keeps_the_addresses_of_which_nothing_is_heard() {
+    for (mode, balance) in [("inline", "client"), ("inline", "mesh"), ("workload-entry", "mesh")] {
+        let direct = json!({ "direct": { "applications": ["Shop *"], "balance": balance } });
+        let mut before = Driver::new(json!({ "endpointMode": mode, "policy": direct }));
+        let own = |driver: &Driver, n: usize, version: i64| {
+            let address = format!("10.0.{n}.1");
+            driver.publish_from(&address, &id(n), "a", version, &[&format!("{address}:80?app_name=Shop 1")]);
+        };
+        (0..3).for_each(|n| own(&before, n, 1));
+        before.publish_from("10.66.6.6", &id(3), "e", 1, &["10.0.9.9:80?app_name=Shop 1"]);
+        before.orders.loaded = true;
+        before.round();
+        let entries = |driver: &Driver| {
+            let all = driver.view.service_entries.decode().into_iter();
+            let own =
+                all.filter(|it| it.metadata.as_ref().unwrap().annotations.contains_key("sofa.registry/application"));
+            own.map(|it| it.body.unwrap().value).collect::<Vec<_>>()
+        };
+        let served = entries(&before);
+        assert_eq!(served.len(), 1);
+        let mut after = before.restarted(Duration::from_secs(1));
+        own(&after, 0, 2);
+        after.round();
+        assert_eq!(entries(&after), served, "{mode}, {balance}: the others are not heard of");
+        (1..3).for_each(|n| own(&after, n, 2));
+        after.publish_from("10.66.6.6", &id(3), "e", 2, &["10.0.9.9:80?app_name=Shop 1"]);
+        after.orders.loaded = true;
+        after.round();
+        assert_eq!(entries(&after), served, "{mode}, {balance}");
+    }
 }
 
 #[test]
