@@ -15,6 +15,7 @@
 //! | `unpublish` | `dataInfoId`, `registerId`, `version`, `registerTimestamp`; optional `source` |
 //! | `replace` | `dataInfoId`, `version`, `publishers`: bodies of publishes; optional `readStarted` (ms, now), `source` |
 //! | `unknown` | `dataInfoIds`: services that could not be read; before `loaded` |
+//! | `baseline` | `services`, `endpoints`: how much another session server serves; before `loaded` |
 //! | `loaded` | the first complete view is in: serving starts |
 //! | `policy` | `policy`: the new policy document, whole; answers its `hash` |
 //! | `freeze`, `thaw` | the operator's latch |
@@ -74,6 +75,10 @@ enum Line {
         data_info_ids: Vec<Arc<str>>,
     },
     Loaded {},
+    Baseline {
+        services: usize,
+        endpoints: usize,
+    },
     Policy {
         policy: Value,
     },
@@ -159,6 +164,7 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
         }
         Line::Unknown { data_info_ids } => engine.unknown(&data_info_ids),
         Line::Loaded {} => engine.loaded(),
+        Line::Baseline { services, endpoints } => engine.baseline(services, endpoints),
         Line::Policy { policy } => {
             let hash = engine.set_policy(config::policy_from_json(policy, &engine.config().namespace)?)?;
             return Ok(json!({ "hash": hash }));

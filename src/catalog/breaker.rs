@@ -356,7 +356,8 @@ impl Window {
             self.whole.old.totals.services + self.whole.new.totals.services,
             self.whole.old.lost.services + self.whole.new.lost.services,
         );
-        if lost >= 2 && lost == totals && protect.mass_delete_share < 100 {
+        // Services that came back within a hold are in no total, so more may be lost than there was.
+        if lost >= 2 && lost >= totals && protect.mass_delete_share < 100 {
             return ([Part::Old, Part::New].map(|part| (part, Scope::Everybody)), true);
         }
         let scope = |part| {

@@ -393,7 +393,8 @@ impl World {
         self.told = places(&before);
         let (served, places) = (served(&before), self.told.clone());
         self.before = Before { served, places, versions: versions(&before), ..Before::default() };
-        self.came = self.before.served.keys().map(|id| (id.clone(), (Millis::MIN / 2, false))).collect();
+        let had = self.before.served.iter().filter(|(_, endpoints)| !endpoints.is_empty());
+        self.came = had.map(|(id, _)| (id.clone(), (Millis::MIN / 2, false))).collect();
         // What came and went since is not known any more.
         let empty = self.kept.as_ref().filter(|_| had_last_good).map(|kept| &kept.empty).into_iter().flatten();
         self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
