@@ -197,7 +197,7 @@ mod tests {
         let rules = policy.rules(ID);
         let member = |n: usize, parameters: &str| {
             let text = format!("10.0.{}.{}:80{parameters}", n >> 8, n & 255);
-            let endpoints = vec![payload::parse(&text, "", &rules).unwrap()];
+            let endpoints = vec![payload::parse(&text, "", false, &rules).unwrap()];
             Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).next().unwrap()
         };
         let mut members: Vec<Member> = (0..1_000).map(|n| member(2 * n, "")).collect();
