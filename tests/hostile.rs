@@ -190,7 +190,7 @@ async fn a_stream_of_too_many_names_ends_and_gives_back_what_it_took() {
     let mut rest = framed(&ask.encode_to_vec());
     while !rest.is_empty() {
         greedy.out.reserve_capacity(rest.len().min(16 << 10));
-        // It ends before all of it is said.
+        // The stream ends before all of the request is said.
         let Some(Ok(room)) = poll_fn(|context| greedy.out.poll_capacity(context)).await else { break };
         if greedy.out.send_data(rest.split_to(room.min(rest.len())), false).is_err() {
             break;
