@@ -6,7 +6,7 @@ use std::{future::poll_fn, time::Duration};
 use bytes::{Buf, Bytes};
 use harness::{
     Mox, SOON,
-    client::{SERVICE, SERVICE_ENTRY, framed, node},
+    client::{Delta, SERVICE, SERVICE_ENTRY, framed, node},
     id,
 };
 use prost::Message;
@@ -190,7 +190,7 @@ async fn a_stream_of_too_many_names_ends_and_gives_back_what_it_took() {
     let mut rest = framed(&ask.encode_to_vec());
     while !rest.is_empty() {
         greedy.out.reserve_capacity(rest.len().min(16 << 10));
-        // It ends before all of it is said.
+        // The stream ends before all of the request is said.
         let Some(Ok(room)) = poll_fn(|context| greedy.out.poll_capacity(context)).await else { break };
         if greedy.out.send_data(rest.split_to(room.min(rest.len())), false).is_err() {
             break;
@@ -202,4 +202,38 @@ async fn a_stream_of_too_many_names_ends_and_gives_back_what_it_took() {
     let trailers = greedy.body.trailers().await.unwrap().unwrap();
     let message = trailers["grpc-message"].to_str().unwrap();
     assert!(trailers["grpc-status"] == "8" && message.contains("stream-bytes"), "{trailers:?}");
+}
+
+/// An honest client of many names, which comes back and says what it has: it is within the bounds, and answered whole.
+#[tokio::test]
+async fn a_delta_client_of_fifty_thousand_names_is_served_and_comes_back() {
+    let mox = Mox::open(json!({}));
+    mox.publish(&id(1), "a", 1, &["10.0.0.1:12200"]);
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    let names: Vec<String> =
+        (0..50_000).map(|n| format!("sofa-registry/com.example.facade.a-name-of-usual-length-{n:06}")).collect();
+    let mut all: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut everything = Delta::connect(&mox.address()).await;
+    everything.ask("", &["*"], &[]);
+    let served = everything.next().await.resources.remove(0);
+    all.push(&served.name);
+    let mut client = Delta::connect(&mox.address()).await;
+    client.ask("", &all, &[]);
+    let (brought, removed) = client.take().await;
+    assert_eq!((brought, removed.len()), (vec![served.name.clone()], 50_000));
+    drop(client);
+    let mut back = Delta::connect(&mox.address()).await;
+    let mut first = Delta::request(SERVICE_ENTRY, "", &all, &[]);
+    first.initial_resource_versions = names.iter().map(|name| (name.clone(), "0".repeat(32))).collect();
+    first.initial_resource_versions.insert(served.name.clone(), served.version.clone());
+    back.send(first);
+    let (brought, removed) = back.take().await;
+    assert_eq!((brought.len(), removed.len()), (0, 50_000), "it has what there is");
+    let status = until(&mox, |status| status.totals.streams == 2).await;
+    assert_eq!(status.over_budget, 0);
+    assert!(status.stream_bytes < 16 << 20, "{}", status.stream_bytes);
+    // A change of one of the names reaches it.
+    mox.publish(&id(1), "a", 2, &["10.0.0.2:12200"]);
+    assert_eq!(back.take().await, (vec![served.name], Vec::new()));
 }

@@ -1,4 +1,4 @@
-//! What a client says on a stream, in either variant of the protocol: whatever it is, it takes no more memory than it is charged for,
+//! Requests of a client on a stream, in either variant of the protocol: whatever they are, they take no more memory than is charged,
 //! and the stream keeps to its bounds and comes to rest.
 #![no_main]
 

@@ -18,7 +18,7 @@ struct Alive {
     copies: AtomicUsize,
 }
 
-/// What bytes are for.
+/// A use of bytes.
 #[derive(Debug, Clone, Copy)]
 enum Use {
     Page,

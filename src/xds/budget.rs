@@ -17,7 +17,7 @@ use crate::xds::limits::MaxBytes;
 /// Bytes of a stream that all streams together are not charged for: several times what istiod needs.
 const OWN: usize = 64 << 10;
 
-/// What all streams hold together.
+/// The bytes that all streams hold together.
 #[derive(Debug)]
 pub struct Budget {
     most: MaxBytes,
@@ -29,7 +29,7 @@ pub struct Budget {
     refused: AtomicU64,
 }
 
-/// What one stream holds; given back when it is dropped.
+/// The bytes that one stream holds; given back when this is dropped.
 #[derive(Debug)]
 pub struct Account {
     budget: Arc<Budget>,

@@ -105,7 +105,7 @@ fn put_text(tag: u32, text: &str, out: &mut BytesMut) {
     out.put_slice(text.as_bytes());
 }
 
-/// What is left of a message. Small pieces are put together when it is their turn, so that nothing is copied that the client
+/// The rest of a message. Small pieces are put together when it is their turn, so that nothing is copied that the client
 /// does not take.
 #[derive(Debug, Default)]
 pub struct Pieces(VecDeque<Bytes>);
@@ -251,7 +251,7 @@ impl State {
 }
 
 impl ResponseBody {
-    /// What waits; `None`: nothing comes any more.
+    /// The message that waits; `None`: nothing comes any more.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Outgoing, Status>>> {
         let mut state = self.exit.state.lock();
         if state.reset {

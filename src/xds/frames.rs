@@ -23,7 +23,7 @@ const SENT: f64 = 128.0;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
-/// What the beginning of a stream costs; any other frame costs one.
+/// Cost of the beginning of a stream; any other frame costs one.
 const STREAM: f64 = 20.0;
 /// A DATA frame of so many bytes costs nothing: requests have bounds of their own.
 const FREE: usize = 1 << 10;
@@ -31,7 +31,7 @@ const FREE: usize = 1 << 10;
 /// The frames of one connection.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    /// What has come of the head of a frame.
+    /// As much as has come of the head of a frame.
     head: [u8; HEAD],
     filled: usize,
     /// Bytes to come of the payload of a frame, or of the preface.

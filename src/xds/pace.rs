@@ -333,7 +333,7 @@ mod tests {
                         pace.answered(*ticket, at, now);
                         (*pushed, since[n + 1]) = (None, now);
                     }
-                    // It is never answered; the stream is opened anew each second.
+                    // Never answered; the stream is opened anew each second.
                     (Some(at), None) if now >= at + Duration::from_secs(1) => {
                         pace.part(*ticket);
                         (*ticket, *pushed, since[n + 1], next) = (next, None, now, next + 1);
@@ -353,7 +353,7 @@ mod tests {
             let waits = beside(late, 3);
             assert!(waits <= Duration::from_millis(100), "{late:?}: {waits:?}");
         }
-        // It pays, but for itself: it is pushed to for its share of the time, as if it were alone.
+        // A slow stream pays for itself: it is pushed to for its share of the time, as if it were alone.
         let wake = Arc::default();
         let mut pace = Pace::new(PaceRule { duty: 0.5, max: MAX });
         let partition = |index| Partition::new(index, 2).unwrap();

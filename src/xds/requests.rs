@@ -19,7 +19,7 @@ use crate::xds::{
 
 /// Bytes before a message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
-/// What is left of a buffer above this is copied, so that the buffer goes with the request that it was for.
+/// The rest of a buffer above this is copied, so that the buffer goes with the request that it was for.
 const SMALL: usize = 16 << 10;
 
 // Bytes that a decoded message takes beyond the bytes of its texts, at most.
@@ -49,7 +49,7 @@ pub struct Requests<R> {
 #[derive(Debug)]
 pub struct Encoded<R> {
     message: Bytes,
-    /// What it takes decoded; given back when the request is dropped.
+    /// The bytes that the request takes decoded; given back when this is dropped.
     held: Held,
     request: PhantomData<fn() -> R>,
 }
@@ -59,6 +59,11 @@ impl<R: Request> Requests<R> {
     pub fn new(body: Body, most: usize, account: Arc<Account>) -> Self {
         let buffered = account.hold();
         Self { body, most, account, buffer: BytesMut::new(), buffered, since: None, request: PhantomData }
+    }
+
+    /// Whether a part of a request has come.
+    pub fn has_begun(&self) -> bool {
+        self.since.is_some()
     }
 
     /// The next request; `None`: there are no more. Nothing is lost if this is dropped before it is ready.
@@ -135,7 +140,7 @@ impl<R: Request> Encoded<R> {
         self.held.bytes()
     }
 
-    /// The request. It is charged for until what this returns beside it is dropped.
+    /// The request, which is charged for until what this returns beside it is dropped.
     pub fn decode(self) -> Result<(R, Held), Status> {
         let request = R::decode(self.message);
         Ok((request.map_err(|error| Status::invalid_argument(format!("this is no request: {error}")))?, self.held))
@@ -271,7 +276,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_does_not_come_to_its_end_is_given_up() {
         let (says, mut requests, _budget) = requests(1 << 20, 1 << 20);
-        tokio::time::sleep(2 * SLOW).await;
+        assert!(tokio::time::timeout(2 * SLOW, requests.next()).await.is_err() && !requests.has_begun());
         let begin = Instant::now();
         tokio::spawn(async move {
             for byte in framed(&names(1, 1_000)) {
@@ -281,6 +286,7 @@ mod tests {
                 tokio::time::sleep(SLOW / 100).await;
             }
         });
+        assert!(tokio::time::timeout(SLOW / 2, requests.next()).await.is_err() && requests.has_begun());
         assert_eq!(requests.next().await.unwrap_err().code(), Code::DeadlineExceeded);
         assert!((SLOW..SLOW * 2).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     }

@@ -87,7 +87,7 @@ pub(crate) enum StreamEnd {
     Refused(Status),
 }
 
-/// What is left of a stream that was reset, until the transport takes notice of that. The transport asks for more only when the
+/// The rest of a stream that was reset, until the transport takes notice of that. The transport asks for more only when the
 /// client opens its window, so it may take notice late, and never if the client does not; and what it has in hand, of one page or
 /// two, stays until then.
 #[derive(Debug)]
@@ -186,9 +186,15 @@ impl<C: Catalog> Stream<C> {
     }
 
     async fn serve<S: Subscription>(&mut self, requests: &mut Requests<S::Request>) -> StreamEnd {
-        let first = tokio::select! {
-            first = tokio::time::timeout(FIRST_REQUEST, requests.next()) => first,
-            reason = self.drain.begun() => return StreamEnd::Refused(drained(reason)),
+        let first = loop {
+            let first = tokio::select! {
+                first = tokio::time::timeout(FIRST_REQUEST, requests.next()) => first,
+                reason = self.drain.begun() => return StreamEnd::Refused(drained(reason)),
+            };
+            // A large request may take longer, and has a deadline of its own.
+            if first.is_ok() || !requests.has_begun() {
+                break first;
+            }
         };
         let first = match first {
             Err(_) => return StreamEnd::Refused(Status::deadline_exceeded("no request within 10 s")),

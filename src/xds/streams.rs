@@ -154,7 +154,7 @@ struct Holds {
 #[derive(Debug)]
 pub struct Streams {
     open: Mutex<BTreeMap<Ticket, Open>>,
-    /// What the streams of a client share; several where its streams make no sense together.
+    /// The pace that streams of a client share; several where its streams make no sense together.
     paces: Mutex<HashMap<Client, Vec<Weak<Mutex<Pace>>>>>,
     rule: PaceRule,
     next: AtomicU64,
@@ -248,7 +248,7 @@ impl Streams {
 
     /// Waits until no other stream does work that takes long, which is so until what this returns is dropped.
     pub async fn alone(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
+        // The semaphore is never closed.
         self.long.acquire().await.ok()
     }
 
