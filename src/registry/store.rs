@@ -26,7 +26,7 @@ use hashbrown::{
     HashTable,
     hash_table::{Entry as TableEntry, OccupiedEntry},
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::{
     error::{Error, Result},
@@ -254,7 +254,6 @@ impl Store {
             if source == service.sources.len() {
                 return Some(entries);
             }
-            MutexGuard::unlock_fair(shard);
         }
     }
 
@@ -547,11 +546,7 @@ impl Store {
         if had_graves || !graves.is_empty() {
             shard.note_oldest(graves);
         }
-        match outcome {
-            // Who waits for the shard comes before the next steps.
-            Ok(false) => MutexGuard::unlock_fair(state),
-            _ => drop(state),
-        }
+        drop(state);
         if wakes {
             self.wake_publisher();
         }
