@@ -606,11 +606,15 @@ impl World {
             let Some(id) = id else { continue };
             let unknown = report.unknown.sample.iter().any(|known| **known == **id);
             let quarantined = report.quarantined.contains_key(&**id);
-            if quarantined || (unknown && self.before.served[&**id].is_empty()) {
+            let withheld = report.withheld_services.contains(&**id);
+            // An endpoint that may not go and has no place in a new form keeps its service in the old one, place and all.
+            let dns = self.before.served[&**id].iter().any(|endpoint| endpoint.starts_with("what."));
+            let stays = (withheld || unknown) && dns && !self.driver.policy.rules(id).dns;
+            if quarantined || stays || (unknown && self.before.served[&**id].is_empty()) {
                 let vip = entry.addresses.first().map(|vip| vip.parse().unwrap());
                 exceptions.kept.insert(id.clone(), (entry.hosts[0].clone(), vip));
                 exceptions.quarantined.extend(quarantined.then(|| id.clone()));
-            } else if unknown || report.withheld_services.contains(&**id) {
+            } else if unknown || withheld {
                 exceptions.withheld.insert(id.clone());
             } else if let Some(since) = report.graces.get(&**id) {
                 check(now - since < GRACE, || format!("{id} has been in its grace since {since}, it is {now}"))?;

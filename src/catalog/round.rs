@@ -241,11 +241,11 @@ impl Round {
             self.pending.remove(&taken.data_info_id);
         }
         let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
-        let forgotten: Vec<&Arc<str>> = now.iter().filter(|id| !named.contains(&***id)).collect();
-        let forgotten = forgotten.into_iter();
+        let forgotten = now.iter().filter(|id| !named.contains(&***id));
         let forgotten =
             forgotten.map(|id| Taken { data_info_id: Arc::clone(id), entries: store.read(id), unknown: false });
-        taken.extend(forgotten.collect::<Vec<_>>());
+        let forgotten: Vec<Taken> = forgotten.collect();
+        taken.extend(forgotten);
         taken
     }
 
