@@ -36,13 +36,15 @@ check: ## formatting, lints, Rust and Java tests with a debug build: what to run
 test: native $(DENY) $(FUZZ) ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
 	tests/run fmt clippy doc deny rust native fuzz java istio real kubernetes
 
-torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; ten million steps of random histories for each of the three brains; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
+torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; ten million steps of random histories for each of the three brains; 1,000 kills; half an hour among hostile publishers, clients and API servers; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
 	MOX_ROUND_STEPS=10000000 cargo test --locked --lib catalog::histories
 	MOX_ORDER_STEPS=10000000 cargo test --locked --lib order::histories
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
+	cargo build --locked --release --example serve
+	MOX_HOSTILE_SECONDS=1800 cargo test --locked --release --test hostile_soak -- --nocapture
 	MOX_PLAN_STEPS=10000000 cargo test --locked --lib kubernetes::plan
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --include-ignored cell_
 	tests/real/install.sh master kubernetes

@@ -202,7 +202,7 @@ async fn a_client_with_the_wrong_partitions_is_shown() {
     whole.subscribe(SERVICE_ENTRY).unwrap();
     first(&mut whole).await;
     let (_, page) = mox.page("/mox/streams", "");
-    assert!(page.contains("it takes everything and parts beside it"), "{page}");
+    assert!(page.contains("it takes everything and partitions beside it"), "{page}");
 }
 
 #[tokio::test]

@@ -1,0 +1,215 @@
+//! Bad publishers, bad clients and a bad API server beside good ones, in random mixtures: what is good never goes, nobody good
+//! waits, memory stays within its bounds.
+//!
+//! A run alternates between calm windows and hostile ones, so that what the good client waits in both can be compared. It takes
+//! `MOX_HOSTILE_SECONDS` (20) from the seed `MOX_SEED` (a new one, printed). Waits are printed and not judged here: a test does not
+//! know what else its machine does.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod api_server;
+mod clients;
+mod publishers;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use harness::{
+    SOON,
+    client::{MoxClient, SERVICE_ENTRY, istiod_node},
+    nth as id, nth_name as name,
+    process::eventually,
+    random::Random,
+    serve::{Serve, program},
+};
+use serde_json::{Value, json};
+
+/// Good services, each with [`ENDPOINTS`] that never go.
+const SERVICES: usize = 200;
+const ENDPOINTS: usize = 5;
+/// Bad clients at work in a hostile window.
+const CLIENTS: usize = 3;
+/// Metrics that say which bounds were met.
+const BOUNDS: [&str; 7] = [
+    "mox_events_dropped_total",
+    "mox_streams_over_budget_total",
+    "mox_streams_relieved_total",
+    "mox_slow_readers_total",
+    "mox_connections_flooded_total",
+    "mox_refused_total",
+    "mox_pages_",
+];
+/// A window of calm, and one of hostility.
+const WINDOW: Duration = Duration::from_secs(5);
+/// Between two changes of good services.
+const PACE: Duration = Duration::from_millis(20);
+/// Most that the process may have in memory: 32 MiB that publishers brought and what is made of them, 3 x 16 MiB that clients
+/// may make it keep or pin, a page, its threads and what the allocator keeps of all that.
+const MOST_MEMORY: u64 = 320 << 20;
+
+fn config(dir: &std::path::Path, kubeconfig: &std::path::Path) -> Value {
+    json!({
+        "stateDir": dir.join("state"),
+        "policy": { "labels": ["seq"], "direct": { "applications": ["orders"], "balance": "mesh" } },
+        "protect": { "emptyGrace": "2s", "massDeleteHold": "10s", "massAddSettle": "1s", "massAddHold": "10s" },
+        "limits": {
+            "services": 20_000, "publishers": 100_000, "bytes": 32 << 20, "streams": 64,
+            "streamBytes": 4 << 20, "streamsBytes": 16 << 20, "pinnedBytes": 16 << 20,
+        },
+        "kubernetes": { "enabled": true, "kubeconfig": kubeconfig, "leaseNamespace": "default" },
+    })
+}
+
+fn endpoint(service: usize, n: usize) -> String {
+    format!("10.{}.{}.{n}:12200", 1 + service / 250, service % 250)
+}
+
+fn good(service: usize, n: usize, seq: usize) -> Value {
+    json!({
+        "op": "publish", "dataInfoId": id(service), "registerId": format!("good-{service}-{n}"), "version": seq,
+        "registerTimestamp": seq, "sourceAddress": endpoint(service, n).split(':').next(),
+        "data": [format!("{}?app_name=app{}&seq={seq}", endpoint(service, n), service % 20)],
+    })
+}
+
+/// What the good client has seen.
+#[derive(Default)]
+struct Seen {
+    responses: usize,
+    /// The newest change of a good service.
+    seq: usize,
+    /// Good endpoints that a response did not have.
+    wrong: Vec<String>,
+}
+
+/// A good client: takes everything, and looks at each response for the endpoints that never go.
+async fn follow(address: String, seen: Arc<Mutex<Seen>>) {
+    let mut client = MoxClient::asking(&address, istiod_node(), SERVICE_ENTRY).await.unwrap();
+    let all: Vec<(String, BTreeSet<String>)> =
+        (0..SERVICES).map(|service| (name(service), (0..ENDPOINTS).map(|n| endpoint(service, n)).collect())).collect();
+    loop {
+        let response = client.next().await.expect("the good client's stream goes on");
+        if response.type_url != SERVICE_ENTRY {
+            continue;
+        }
+        let mut seen = seen.lock().unwrap();
+        seen.responses += 1;
+        for (name, endpoints) in &all {
+            let has: BTreeSet<String> =
+                client.state().get(name).map(|resource| resource.endpoints().into_iter().collect()).unwrap_or_default();
+            let number = seen.responses;
+            seen.wrong.extend(endpoints.difference(&has).map(|gone| format!("{gone} of {name} in response {number}")));
+        }
+        let seq = |resource: &harness::client::Resource| {
+            let labels = resource.entry.endpoints.iter().filter_map(|endpoint| endpoint.labels.get("seq"));
+            labels.filter_map(|seq| seq.parse::<usize>().ok()).max()
+        };
+        let good = all.iter().filter_map(|(name, _)| client.state().get(name));
+        seen.seq = good.filter_map(seq).max().unwrap_or_default().max(seen.seq);
+    }
+}
+
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// How long the good client waited for changes: half of them, and 99 of 100.
+fn waits(mut all: Vec<Duration>) -> (Duration, Duration) {
+    all.sort();
+    let at = |percent: usize| all[(all.len() * percent / 100).min(all.len() - 1)];
+    (at(50), at(99))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_good_lose_nothing_among_the_bad() {
+    let number = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
+    let seed = number("MOX_SEED", u64::from(std::process::id()));
+    let lasts = Duration::from_secs(number("MOX_HOSTILE_SECONDS", 20));
+    println!("seed {seed}, {lasts:?}");
+    let dir = std::env::temp_dir().join(format!("mox-hostile-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let api = api_server::start(seed);
+    let kubeconfig = api_server::kubeconfig(&dir, api);
+    let file = dir.join("config.json");
+    fs::write(&file, config(&dir, &kubeconfig).to_string()).unwrap();
+    let log = fs::File::create(dir.join("log")).unwrap();
+    let mut serve = Serve::start(Command::new(program()).arg("--config").arg(&file).stderr(Stdio::from(log)));
+    let (mox, admin): (SocketAddr, SocketAddr) =
+        (serve.address().parse().unwrap(), serve.first["admin"].as_str().unwrap().parse().unwrap());
+    for service in 0..SERVICES {
+        (0..ENDPOINTS).for_each(|n| serve.say(&good(service, n, 1)));
+    }
+    serve.say(&json!({ "op": "loaded" }));
+    serve.flush();
+    let seen = Arc::<Mutex<Seen>>::default();
+    let follows = tokio::spawn(follow(serve.address(), Arc::clone(&seen)));
+    let hostile = Arc::new(AtomicBool::new(false));
+    for n in 0..CLIENTS {
+        tokio::spawn(clients::run(mox, admin, seed + n as u64, Arc::clone(&hostile)));
+    }
+    let (mut calm, mut harassed, mut most) = (Vec::new(), Vec::new(), 0);
+    tokio::task::block_in_place(|| {
+        let (mut random, mut bad) = (Random::new(seed), publishers::Bad::new(seed));
+        eventually(SOON, "the first response", || (seen.lock().unwrap().responses > 0).then_some(()));
+        let (begin, mut seq) = (Instant::now(), 1);
+        while begin.elapsed() < lasts {
+            for is_hostile in [false, true] {
+                hostile.store(is_hostile, Ordering::Release);
+                let window = Instant::now();
+                while window.elapsed() < WINDOW {
+                    if is_hostile {
+                        bad.lines(SERVICES).iter().for_each(|line| serve.say(line));
+                    }
+                    seq += 1;
+                    let said = Instant::now();
+                    serve.say(&good(random.below(SERVICES), random.below(ENDPOINTS), seq));
+                    eventually(SOON, "a good change arrives", || (seen.lock().unwrap().seq >= seq).then_some(()));
+                    let kept = if is_hostile { &mut harassed } else { &mut calm };
+                    kept.push(said.elapsed());
+                    std::thread::sleep(PACE);
+                }
+                most = most.max(memory(serve.driven.process.pid()));
+                let seen = seen.lock().unwrap();
+                assert_eq!(seen.wrong, [] as [String; 0], "seed {seed}");
+                assert!(most < MOST_MEMORY, "{} MiB, seed {seed}", most >> 20);
+            }
+        }
+    });
+    assert!(!follows.is_finished(), "the good client was cut, seed {seed}");
+    follows.abort();
+    let (calm, harassed) = (waits(calm), waits(harassed));
+    let ratio = harassed.1.as_secs_f64() / calm.1.as_secs_f64();
+    println!(
+        "{} responses, 0 wrong deletions, {} MiB at most; half of the changes arrived within {:?} in calm and {:?} among the \
+         bad, 99 of 100 within {:?} and {:?} ({ratio:.2} x)",
+        seen.lock().unwrap().responses,
+        most >> 20,
+        calm.0,
+        harassed.0,
+        calm.1,
+        harassed.1
+    );
+    let status: Value = serde_json::from_str(&serve.page("/mox/status").body).unwrap();
+    println!("store {}", status["store"]);
+    println!(
+        "{}",
+        serve
+            .page("/mox/metrics")
+            .body
+            .lines()
+            .filter(|line| BOUNDS.iter().any(|name| line.starts_with(name)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    fs::remove_dir_all(dir).unwrap();
+}
