@@ -40,12 +40,12 @@ torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the 
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
-	MOX_ROUND_STEPS=10000000 cargo test --locked --lib catalog::histories
-	MOX_ORDER_STEPS=10000000 cargo test --locked --lib order::histories
+	MOX_ROUND_STEPS=10000000 cargo test --locked --profile torture --lib catalog::histories
+	MOX_ORDER_STEPS=10000000 cargo test --locked --profile torture --lib order::histories
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
 	cargo build --locked --release --example serve
 	MOX_HOSTILE_SECONDS=1800 cargo test --locked --release --test hostile_soak -- --nocapture
-	MOX_PLAN_STEPS=10000000 cargo test --locked --lib kubernetes::plan
+	MOX_PLAN_STEPS=10000000 cargo test --locked --profile torture --lib kubernetes::plan
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --include-ignored cell_
 	tests/real/install.sh master kubernetes
 	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_

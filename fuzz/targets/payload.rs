@@ -54,7 +54,7 @@ fn check(endpoint: &Endpoint, rules: &Rules<'_>) {
     let members: Vec<Member> = Member::all(&parsed).collect();
     let shape = Shape { host: "a.sofa.mesh", vip: None, id: ID, members: &members, mode: EndpointMode::Inline };
     assert_eq!(validate::service_entry(&service_entry::build(&shape, rules), "sofa-registry"), Ok(()));
-    assert_eq!(validate::workload_entry(&service_entry::workload_entry("a.sofa.mesh", &members[0], "tcp")), Ok(()));
+    assert_eq!(validate::workload_entry(&service_entry::workload_entry("a.sofa.mesh", &members[0], "tcp", 1)), Ok(()));
     let again = payload::parse(&plain, "", false, rules).expect("the plain form of an address that was read");
     assert_eq!((&again.address, again.port), (&endpoint.address, endpoint.port));
 }

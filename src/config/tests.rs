@@ -395,7 +395,7 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
         ),
         (
             r#"{"policy": {"labels": "-a"}}"#,
-            "mox.policy.labels: \"-a\" cannot be a label: it needs 1 to 63 letters, digits, '-', '_' or '.', with a letter \
+            "mox.policy.labels: \"-a\" cannot be a label: it needs 1 to 63 letters, digits, '-', '_' or '.', its prefix included, with a letter \
              or digit at both ends",
         ),
         (

@@ -38,8 +38,9 @@ pub struct PolicyConfig {
     pub mtls: Vec<MtlsRule>,
     /// Entries for consumers that dial providers' addresses.
     pub direct: DirectPolicy,
-    /// Exceptions for services, by a glob on their dataInfoIds. Where several match, the one with the most characters
-    /// that are no wildcards decides, then the first by its text; each setting by itself. Default: none.
+    /// Exceptions for services, by a glob on their dataIds, or, with a `#` in it, on their dataInfoIds. Where several match, the
+    /// one with the most characters that are no wildcards decides, then the first by its text; each setting by itself. Default:
+    /// none.
     pub overrides: BTreeMap<String, Override>,
 }
 

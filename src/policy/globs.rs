@@ -1,5 +1,7 @@
 //! Many globs, asked about one text at once.
 //!
+//! A glob on services that has no `#` is one on the dataId; with a `#` it is one on the whole dataInfoId.
+//!
 //! A policy may have hundreds of exceptions for tens of thousands of services, of which one or two are about each. So a glob is
 //! tried only where a piece of it that has no wildcard stands in the text; all such pieces are looked for in one pass.
 
@@ -15,6 +17,8 @@ const FEW: usize = 8;
 #[derive(Debug)]
 pub struct Globs {
     globs: Vec<WildMatch>,
+    /// For each whether it has no `#`.
+    on_data_id: Vec<bool>,
     /// Those that are tried for every text.
     always: Vec<usize>,
     /// Finds which of [`Globs::by_piece`] stand in a text.
@@ -28,9 +32,16 @@ impl Globs {
     pub fn new<'g>(globs: impl IntoIterator<Item = &'g str>) -> Self {
         let texts: Vec<&str> = globs.into_iter().collect();
         let globs = texts.iter().map(|text| WildMatch::new(text)).collect();
-        let without = |globs| Self { globs, always: (0..texts.len()).collect(), pieces: None, by_piece: Vec::new() };
+        let on_data_id: Vec<bool> = texts.iter().map(|text| !text.contains('#')).collect();
+        let without = |globs, on_data_id| Self {
+            globs,
+            on_data_id,
+            always: (0..texts.len()).collect(),
+            pieces: None,
+            by_piece: Vec::new(),
+        };
         if texts.len() < FEW {
-            return without(globs);
+            return without(globs, on_data_id);
         }
         let pieces_of = |text: &'g str| text.split(['*', '?']).filter(|piece| !piece.is_empty());
         let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -46,9 +57,9 @@ impl Globs {
         }
         let (pieces, by_piece): (Vec<&str>, Vec<Vec<usize>>) = by_piece.into_iter().unzip();
         match AhoCorasick::new(pieces) {
-            Ok(pieces) => Self { globs, always, pieces: Some(pieces), by_piece },
+            Ok(pieces) => Self { globs, on_data_id, always, pieces: Some(pieces), by_piece },
             // Only where there are more pieces than it can number.
-            Err(_) => without(globs),
+            Err(_) => without(globs, on_data_id),
         }
     }
 
@@ -60,13 +71,18 @@ impl Globs {
     /// The places of the globs that match, in their order.
     pub fn matching(&self, text: &str) -> Vec<usize> {
         let mut matching = self.candidates(text);
-        matching.retain(|n| self.globs[*n].matches(text));
+        matching.retain(|n| self.matches(*n, text));
         matching
     }
 
     /// Whether a glob matches.
     pub fn any(&self, text: &str) -> bool {
-        self.candidates(text).into_iter().any(|n| self.globs[n].matches(text))
+        self.candidates(text).into_iter().any(|n| self.matches(n, text))
+    }
+
+    fn matches(&self, n: usize, text: &str) -> bool {
+        let data_id = || text.split_once("#@#").map_or(text, |(data_id, _)| data_id);
+        self.globs[n].matches(if self.on_data_id[n] { data_id() } else { text })
     }
 
     /// The globs to try, in their order.
@@ -100,6 +116,23 @@ mod tests {
             matching += globs.matching(&id).len();
         }
         assert_eq!((tried, matching), (50_500, 50_500));
+    }
+
+    #[test]
+    fn a_glob_without_a_hash_sign_is_one_on_the_data_id() {
+        let id = "com.example.A:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+        for (glob, matches) in [
+            ("com.example.A:1.0@DEFAULT", true),
+            ("com.example.*", true),
+            ("*@DEFAULT", true),
+            ("*SOFA", false),
+            ("com.example.A*#*SOFA", true),
+            ("*#@#DEFAULT_INSTANCE_ID#@#*", true),
+            ("com.example.A:1.0@DEFAULT#", false),
+        ] {
+            assert_eq!(Globs::new([glob]).any(id), matches, "{glob}");
+        }
+        assert!(Globs::new(["odd"]).any("odd"), "an id of another form is all dataId");
     }
 
     proptest! {

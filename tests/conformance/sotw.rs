@@ -323,7 +323,8 @@ async fn n32_a_type_is_in_one_response() {
 /// A response that would be too large is not sent and not cut: the client keeps the last one, and gets the next that fits.
 #[tokio::test]
 async fn n33_too_large_a_response_is_not_sent() {
-    let config = json!({ "limits": { "response": 3_000 }, "protect": { "massDeleteShare": 100 } });
+    let config =
+        json!({ "limits": { "response": 3_000, "endpointsPerPublisher": 500 }, "protect": { "massDeleteShare": 100 } });
     let mox = with(config, &["A"]).await;
     let mut client = Sotw::connect(&mox.address()).await;
     client.ask(SERVICE_ENTRY, &[]);

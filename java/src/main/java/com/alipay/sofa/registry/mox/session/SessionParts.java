@@ -3,7 +3,7 @@ package com.alipay.sofa.registry.mox.session;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.server.session.bootstrap.SessionServerConfig;
 import com.alipay.sofa.registry.server.session.node.service.DataNodeService;
-import com.alipay.sofa.registry.server.session.push.PushSwitchService;
+import com.alipay.sofa.registry.server.session.providedata.FetchStopPushService;
 import com.alipay.sofa.registry.server.session.slot.SlotTableCache;
 import com.alipay.sofa.registry.server.shared.env.ServerEnv;
 import com.alipay.sofa.registry.server.shared.meta.MetaServerService;
@@ -51,7 +51,7 @@ final class SessionParts implements AutoCloseable {
         boolean cluster = "cluster".equals(settings.get("scope"));
         SessionServerConfig config = bean(beans, SessionServerConfig.class, cluster);
         MetaServerService meta = bean(beans, MetaServerService.class, cluster);
-        PushSwitchService push = bean(beans, PushSwitchService.class, cluster);
+        FetchStopPushService stop = bean(beans, FetchStopPushService.class, cluster);
         Sessions sessions = new Sessions(() -> others(meta), config == null ? 9603 : config.getHttpServerPort());
         ClusterFeed feed = null;
         String dataCenter = "";
@@ -63,9 +63,10 @@ final class SessionParts implements AutoCloseable {
             feed = new ClusterFeed(mox, new RealDataTier(dataCenter, slots, data, syncPort), settings, broken);
         }
         SessionWatch watch = null;
-        if (push != null) {
+        if (stop != null) {
             long maxSilent = (Long) settings.get("maxStalenessMillis");
-            watch = new SessionWatch(mox, push::canLocalDataCenterPush, feed, sessions, maxSilent, refused, broken);
+            // A gray push, to some addresses while all others wait, thaws nothing: PushSwitchService would say that pushes go on.
+            watch = new SessionWatch(mox, () -> !stop.isStopPushSwitch(), feed, sessions, maxSilent, refused, broken);
         }
         SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch, metrics(mox));
         Future<?> baseline = sessions.baseline(mox);
