@@ -70,10 +70,10 @@ fn parse_all(data: &[u8], serialized: bool, rules: &Rules<'_>) {
     for event in frame::decode(&frame).expect("a good frame") {
         let Event::Publish { body, .. } = event else { unreachable!("it is a publish") };
         let parsed = payload::parse_publisher(&body, false, rules, 64);
-        let rejected: u32 = parsed.rejects.values().map(|(count, _)| count).sum();
+        let rejected: u32 = parsed.rejects().map(|(_, (count, _))| count).sum();
         assert_eq!(parsed.endpoints.len() + rejected as usize, 2, "a payload is read or counted");
         parsed.endpoints.iter().for_each(|endpoint| check(endpoint, rules));
-        for (_, sample) in parsed.rejects.values() {
+        for (_, (_, sample)) in parsed.rejects() {
             assert!(sample.chars().count() <= 120 && !sample.contains(char::is_control));
         }
     }

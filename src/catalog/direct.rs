@@ -388,7 +388,7 @@ fn make(
     let built = app_entry::build(host, *port, entry, policy);
     validate::service_entry(&built, &config.namespace)?;
     let rule = app_entry::mtls(host, entry, policy);
-    let some = entry.values().any(|member| member.endpoint().mtls.is_some());
+    let some = entry.values().any(|member| member.endpoint().mtls().is_some());
     let mixed = some && rule.is_none() && policy.balance() == Balance::Client;
     let rule = rule.map(|rule| Resource::destination_rule(name.to_string(), annotations.clone(), &rule));
     let left_out = entry.len().saturating_sub(MAX_ADDRESSES);

@@ -209,8 +209,7 @@ fn members(endpoints: Vec<(Box<str>, Endpoint)>, entries: &HashMap<(IpAddr, u16)
             && endpoint.labels.get("app") == label_value(application).as_deref()
         {
             own = Some(*address);
-            endpoint.raw_application =
-                Some(application.clone()).filter(|_| endpoint.application() != Some(application));
+            endpoint = endpoint.of_application(application);
         }
         by_publisher.entry((register_id, own)).or_default().push(endpoint);
     }

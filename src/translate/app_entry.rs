@@ -44,7 +44,7 @@ pub fn build(host: &str, port: u16, entry: &BTreeMap<IpAddr, Member>, policy: &P
         address: address.to_string(),
         ports: [(PORT_NAME.to_owned(), u32::from(port))].into(),
         labels: service_entry::labels(member.endpoint()),
-        locality: member.endpoint().locality.as_deref().unwrap_or_default().to_owned(),
+        locality: member.endpoint().locality().unwrap_or_default().to_owned(),
         weight: if uniform { 0 } else { member.endpoint().weight },
         ..WorkloadEntry::default()
     };
@@ -74,7 +74,7 @@ pub fn build(host: &str, port: u16, entry: &BTreeMap<IpAddr, Member>, policy: &P
 /// label. A rule is for the whole host, so there is one only where every address is to be called with mTLS.
 pub fn mtls(host: &str, entry: &BTreeMap<IpAddr, Member>, policy: &Policy) -> Option<DestinationRule> {
     let members: Vec<Member> = entry.values().take(MAX_ADDRESSES).cloned().collect();
-    if policy.balance() == Balance::Mesh || members.iter().any(|member| member.endpoint().mtls.is_none()) {
+    if policy.balance() == Balance::Mesh || members.iter().any(|member| member.endpoint().mtls().is_none()) {
         return None;
     }
     let tls = ClientTlsSettings {

@@ -55,6 +55,13 @@ pub struct Endpoint {
     pub weight: u32,
     /// Labels as they are served.
     pub labels: Labels,
+    /// `None`: the endpoint has none of [`Extras`], as most have.
+    extras: Option<Box<Extras>>,
+}
+
+/// Of an endpoint what few have: there may be millions in memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Extras {
     /// The application's name as it was given, where the label `app` differs from it.
     pub raw_application: Option<Box<str>>,
     /// `region/zone`, if the policy knows its zone.
@@ -64,9 +71,33 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// An endpoint with extras or without.
+    pub fn new(address: Address, port: u16, weight: u32, labels: Labels, extras: Extras) -> Self {
+        let extras = (extras != Extras::default()).then(|| Box::new(extras));
+        Self { address, port, weight, labels, extras }
+    }
+
     /// The name of the application as it was given.
     pub fn application(&self) -> Option<&str> {
-        self.raw_application.as_deref().or_else(|| self.labels.get("app"))
+        let raw = self.extras.as_ref().and_then(|extras| extras.raw_application.as_deref());
+        raw.or_else(|| self.labels.get("app"))
+    }
+
+    /// The endpoint under an application's name, of which it has the label.
+    pub fn of_application(self, name: &str) -> Self {
+        let raw_application = (self.labels.get("app") != Some(name)).then(|| name.into());
+        let extras = Extras { raw_application, ..self.extras.map(|extras| *extras).unwrap_or_default() };
+        Self::new(self.address, self.port, self.weight, self.labels, extras)
+    }
+
+    /// See [`Extras::locality`].
+    pub fn locality(&self) -> Option<&str> {
+        self.extras.as_ref()?.locality.as_deref()
+    }
+
+    /// See [`Extras::mtls`].
+    pub fn mtls(&self) -> Option<&Arc<[String]>> {
+        self.extras.as_ref()?.mtls.as_ref()
     }
 }
 
@@ -152,8 +183,11 @@ pub struct Parsed {
     /// What can be served.
     pub endpoints: Vec<Endpoint>,
     /// What cannot, counted by reason, with a sample of each.
-    pub rejects: BTreeMap<Reject, (u32, Box<str>)>,
+    pub rejects: Option<Box<Rejects>>,
 }
+
+/// Counts by reason, with a sample of each.
+pub type Rejects = BTreeMap<Reject, (u32, Box<str>)>;
 
 /// The payloads of a publication, of which at most so many endpoints are served; read again only if the policy reads otherwise
 /// than last time.
@@ -191,7 +225,12 @@ pub fn parse_publisher(body: &Body<'_>, is_dubbo: bool, rules: &Rules<'_>, limit
 
 impl Parsed {
     fn reject(&mut self, reject: Reject, count: u32, sample: impl FnOnce() -> Box<str>) {
-        self.rejects.entry(reject).or_insert_with(|| (0, sample())).0 += count;
+        self.rejects.get_or_insert_default().entry(reject).or_insert_with(|| (0, sample())).0 += count;
+    }
+
+    /// What cannot be served, counted by reason, with a sample of each.
+    pub fn rejects(&self) -> impl Iterator<Item = (Reject, &(u32, Box<str>))> {
+        self.rejects.iter().flat_map(|rejects| rejects.iter()).map(|(reject, found)| (*reject, found))
     }
 
     /// Leaves out what is above a limit: the largest addresses. Of several endpoints on one address and port one stays, as
@@ -278,7 +317,7 @@ fn endpoint(provider: &Provider<'_>, is_dubbo: bool, cell: &str, rules: &Rules<'
     };
     let locality = rules.policy.locality(zone, ip).map(Into::into);
     let mtls = rules.policy.mtls(ip, app, zone);
-    Ok(Endpoint { address, port, weight, labels, raw_application, locality, mtls })
+    Ok(Endpoint::new(address, port, weight, labels, Extras { raw_application, locality, mtls }))
 }
 
 /// A host name that Envoy may resolve. Its last label starts with a letter, since resolvers read `127.1` or `0x7f.1` as
@@ -450,7 +489,8 @@ mod tests {
         let policy = policy(serde_json::json!({
             "locality": {"GZ00A": "cn-gz/a", "DEFAULT_ZONE": "x/y", "10.1.0.0/16": "cn-gz/b", "10.1.2.0/24": "cn-gz/c"},
         }));
-        let locality = |text: &str, cell: &str| parse(text, cell, false, &policy.rules("")).unwrap().locality;
+        let locality =
+            |text: &str, cell: &str| parse(text, cell, false, &policy.rules("")).unwrap().locality().map(str::to_owned);
         assert_eq!(locality("10.0.0.1:80", "GZ00A"), Some("cn-gz/a".into()));
         assert_eq!(locality("10.0.0.1:80?zone=GZ00A", "other"), Some("cn-gz/a".into()));
         assert_eq!(locality("10.0.0.1:80?zone=GZ00B", "GZ00A"), None, "what the URL says is nearer");
@@ -460,7 +500,8 @@ mod tests {
         assert_eq!(locality("10.1.2.1:80", ""), Some("cn-gz/c".into()), "the longest prefix decides");
         assert_eq!(locality("10.1.2.1:80", "GZ00A"), Some("cn-gz/a".into()), "a zone says more than an address");
         let all = super::tests::policy(serde_json::json!({"locality": {"*": "cn-gz/z", "GZ00A": "cn-gz/a"}}));
-        let locality = |text: &str, cell: &str| parse(text, cell, false, &all.rules("")).unwrap().locality;
+        let locality =
+            |text: &str, cell: &str| parse(text, cell, false, &all.rules("")).unwrap().locality().map(str::to_owned);
         assert_eq!(locality("10.0.0.1:80", "GZ00B"), Some("cn-gz/z".into()));
         assert_eq!(locality("10.0.0.1:80", "GZ00A"), Some("cn-gz/a".into()));
     }

@@ -20,7 +20,7 @@ use crate::{
     registry::publication::Publication,
     translate::{
         Bounds, Parsed, names,
-        payload::{self, Address, DEFAULT_WEIGHT, Endpoint, Reject},
+        payload::{self, Address, DEFAULT_WEIGHT, Endpoint, Extras, Reject, Rejects},
     },
 };
 
@@ -125,7 +125,7 @@ pub struct Merged {
     /// Sorted by address and port, each pair once.
     pub members: Vec<Member>,
     /// Counted rejects.
-    pub rejects: BTreeMap<Reject, (u32, Box<str>)>,
+    pub rejects: Rejects,
 }
 
 /// Puts the publishers of a service together. Of two on one address and port the one that registered later decides, then the
@@ -133,7 +133,7 @@ pub struct Merged {
 /// nothing: it counts the states of one client object (`AbstractInternalRegister.java:54`).
 pub fn merge(id: &str, publications: &[Arc<Publication>], rules: &Rules<'_>, bounds: Bounds) -> Merged {
     let is_dubbo = payload::is_dubbo(id);
-    let mut rejects: BTreeMap<Reject, (u32, Box<str>)> = BTreeMap::new();
+    let mut rejects = Rejects::new();
     let mut reject = |reject, count: u32, sample: &dyn Fn() -> Box<str>| {
         rejects.entry(reject).or_insert_with(|| (0, sample())).0 += count;
     };
@@ -141,8 +141,8 @@ pub fn merge(id: &str, publications: &[Arc<Publication>], rules: &Rules<'_>, bou
     for publication in publications {
         let parsed = payload::parsed(publication, is_dubbo, rules, bounds.per_publisher);
         all.extend(Member::all(&parsed));
-        for (why, (count, sample)) in &parsed.rejects {
-            reject(*why, *count, &|| sample.clone());
+        for (why, (count, sample)) in parsed.rejects() {
+            reject(why, *count, &|| sample.clone());
         }
     }
     let mut members = sorted(&all);
@@ -290,7 +290,7 @@ pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceE
 
 /// Whom the certificates of these endpoints must name; nobody in particular where that is so for one of them.
 pub fn identities(members: &[Member]) -> Vec<String> {
-    let with_mtls: Vec<&Arc<[String]>> = members.iter().filter_map(|member| member.endpoint().mtls.as_ref()).collect();
+    let with_mtls: Vec<&Arc<[String]>> = members.iter().filter_map(|member| member.endpoint().mtls()).collect();
     if with_mtls.iter().any(|identities| identities.is_empty()) {
         return Vec::new();
     }
@@ -300,7 +300,7 @@ pub fn identities(members: &[Member]) -> Vec<String> {
 
 /// The labels of an endpoint's resource.
 pub fn labels(endpoint: &Endpoint) -> BTreeMap<String, String> {
-    let tls = endpoint.mtls.as_ref().map(|_| (TLS_LABEL.0.to_owned(), TLS_LABEL.1.to_owned()));
+    let tls = endpoint.mtls().map(|_| (TLS_LABEL.0.to_owned(), TLS_LABEL.1.to_owned()));
     endpoint.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).chain(tls).collect()
 }
 
@@ -343,7 +343,7 @@ fn workload(endpoint: &Endpoint, port_name: &str) -> WorkloadEntry {
         address: endpoint.address.to_string(),
         ports: [(port_name.to_owned(), u32::from(endpoint.port))].into(),
         labels: labels(endpoint),
-        locality: endpoint.locality.as_deref().unwrap_or_default().to_owned(),
+        locality: endpoint.locality().unwrap_or_default().to_owned(),
         weight: endpoint.weight,
         ..WorkloadEntry::default()
     }
@@ -365,7 +365,7 @@ pub fn read_back(entry: WorkloadEntry, identities: &Arc<[String]>) -> Option<End
     let labels = entry.labels.into_iter().filter(own).map(bare).collect();
     let locality = (!entry.locality.is_empty()).then(|| entry.locality.into());
     // The entry has the label of an application and not its name.
-    Some(Endpoint { address, port, weight, labels, raw_application: None, locality, mtls })
+    Some(Endpoint::new(address, port, weight, labels, Extras { raw_application: None, locality, mtls }))
 }
 
 #[cfg(test)]
@@ -437,7 +437,11 @@ mod tests {
         let of = |weights: &[u32]| {
             let endpoint = |(n, weight): (usize, &u32)| {
                 let text = format!("10.{}.{}.{}:80", n >> 16, n >> 8 & 255, n & 255);
-                Endpoint { weight: *weight, ..payload::parse(&text, "", false, &policy().rules(ID)).unwrap() }
+                {
+                    let mut endpoint = payload::parse(&text, "", false, &policy().rules(ID)).unwrap();
+                    endpoint.weight = *weight;
+                    endpoint
+                }
             };
             let endpoints = weights.iter().enumerate().map(endpoint).collect();
             Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).collect::<Vec<Member>>()

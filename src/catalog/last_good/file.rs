@@ -350,7 +350,10 @@ mod tests {
             assert_eq!(shown, [("10.0.0.1".into(), 100), ("10.0.0.2".into(), 5)]);
             let first = service.members[0].endpoint();
             assert_eq!(first.labels.iter().collect::<Vec<_>>(), [("app", "x")]);
-            assert_eq!(first.mtls.as_deref(), Some(&["spiffe://cluster.local/ns/a/sa/b".to_owned()][..]));
+            assert_eq!(
+                first.mtls().map(|identities| &**identities),
+                Some(&["spiffe://cluster.local/ns/a/sa/b".to_owned()][..])
+            );
             let workloads = if mode == "inline" { 0 } else { 2 };
             assert_eq!((service.workloads.len(), last_good.entries.len()), (workloads, 1));
             assert_eq!(last_good.view.versions(), driver.view.versions(), "all of it, to the last byte");

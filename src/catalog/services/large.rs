@@ -174,7 +174,8 @@ mod tests {
                 let rules = policy.rules(ID);
                 let members: Vec<Member> = chosen.iter().map(|(n, (weight, known))| {
                     let endpoint = payload::parse(&format!("10.0.0.{n}:80?app_name=a{n}"), "", false, &rules).unwrap();
-                    let endpoint = Endpoint { weight: *weight, ..endpoint };
+                    let mut endpoint = endpoint;
+                    endpoint.weight = *weight;
                     let same = before.iter().flat_map(|(_, members)| members).find(|member| *member.endpoint() == endpoint);
                     match same.filter(|_| *known) {
                         Some(member) => member.clone(),
@@ -223,7 +224,8 @@ mod tests {
         let policy = Policy::new(PolicyConfig::default(), None, "ns").unwrap();
         let rules = policy.rules(ID);
         let endpoint = payload::parse("10.0.0.1:80", "", false, &rules).unwrap();
-        let wrong = Endpoint { address: payload::Address::Name("no address".into()), ..endpoint.clone() };
+        let mut wrong = endpoint.clone();
+        wrong.address = payload::Address::Name("no address".into());
         let parsed = Arc::new(Parsed { endpoints: vec![endpoint, wrong], ..Parsed::default() });
         let members: Vec<Member> = Member::all(&parsed).collect();
         let entry = service_entry::build_without_endpoints(&shape(&members, "a.sofa.mesh"), &rules);
