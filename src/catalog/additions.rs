@@ -47,6 +47,8 @@ pub struct Additions {
     protect: Protect,
     /// When the first complete view came.
     complete_since: Option<Millis>,
+    /// The most services that were served since.
+    most: usize,
     window: Option<Window>,
     hold: Option<Hold>,
     released: bool,
@@ -55,7 +57,7 @@ pub struct Additions {
 impl Additions {
     /// A breaker that has seen nothing.
     pub fn new(protect: Protect) -> Self {
-        Self { protect, complete_since: None, window: None, hold: None, released: false }
+        Self { protect, complete_since: None, most: 0, window: None, hold: None, released: false }
     }
 
     /// The first complete view is in.
@@ -63,8 +65,19 @@ impl Additions {
         self.complete_since = Some(now);
     }
 
+    /// Many services may come back, since many went: nobody is to hold them up.
+    pub fn expect_back(&mut self, now: Millis) {
+        self.complete_since = self.complete_since.map(|_| now);
+        self.window = self.window.take().filter(|_| self.hold.is_some());
+    }
+
     /// Begins a window over what is served, unless one runs or the registry may still be coming back.
     pub fn begin(&mut self, now: Millis, served: usize) {
+        self.most = self.most.max(served);
+        if served < self.most / 2 {
+            self.most = served;
+            self.expect_back(now);
+        }
         let settle = self.protect.mass_add_settle.as_millis() as Millis;
         let settled = self.complete_since.is_some_and(|since| now >= since.saturating_add(settle));
         let over = |window: &Window| self.hold.is_none() && now - window.since >= WINDOW;

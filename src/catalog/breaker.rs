@@ -77,8 +77,6 @@ struct Change {
     /// it came during a hold.
     before: usize,
     now: usize,
-    /// Endpoints that are served, whatever is wanted.
-    served: usize,
     /// The service had no endpoints at the start of the window.
     new: bool,
 }
@@ -163,7 +161,7 @@ impl Breaker {
                 totals.services += 1;
                 totals.endpoints += before;
             }
-            window.changes.insert(id, Change { before, now: before, served: 0, new: false });
+            window.changes.insert(id, Change { before, now: before, new: false });
         }
         self.window = Some(window);
     }
@@ -184,13 +182,11 @@ impl Breaker {
             if let Some(hold) = self.holds.get_mut(number) {
                 hold.account.change(change, next);
             }
-            change.served = served;
             return;
         }
         let Some(window) = self.window.as_mut().filter(|_| share < 100) else { return };
         let known = window.changes.get(id).copied();
-        let mut change = known.unwrap_or(Change { before: served, now: served, served, new: served == 0 });
-        change.served = served;
+        let mut change = known.unwrap_or(Change { before: served, now: served, new: served == 0 });
         if change.new && change.before == 0 && (next == 0 || !self.holds.is_empty()) {
             // A service that comes during a hold does not make good what is missing, and is not withheld when it goes.
             if next == 0 {
@@ -232,9 +228,15 @@ impl Breaker {
         window.changes.insert(Arc::clone(id), change);
     }
 
-    /// Judges what was noted; `served`: every service that is served, with its endpoints.
-    pub fn judge<'a>(&mut self, now: Millis, served: impl Iterator<Item = (&'a Arc<str>, usize)>) -> Judgement {
-        let over = self.end(now);
+    /// Judges what was noted; `of` says how many endpoints are served of a service, where that is known, and `served`
+    /// is every service that is served, with its endpoints.
+    pub fn judge<'a>(
+        &mut self,
+        now: Millis,
+        of: impl Fn(&str) -> Option<usize>,
+        served: impl Iterator<Item = (&'a Arc<str>, usize)>,
+    ) -> Judgement {
+        let over = self.end(now, of);
         let Some((scopes, of_everything)) = self.window.as_ref().map(|window| window.judge(&self.protect)) else {
             return Judgement { over, ..Judgement::default() };
         };
@@ -272,8 +274,7 @@ impl Breaker {
         let changed = changes.into_iter().flatten().map(|(id, change)| (id, *change));
         let is_unchanged = |id: &str| changes.is_none_or(|changes| !changes.contains_key(id));
         let unchanged = served.filter(|(id, count)| *count > 0 && is_unchanged(id));
-        let unchanged =
-            unchanged.map(|(id, count)| (id, Change { before: count, now: count, served: count, new: false }));
+        let unchanged = unchanged.map(|(id, count)| (id, Change { before: count, now: count, new: false }));
         let (mut account, mut ids) = (Account::default(), Vec::new());
         for (id, change) in changed.chain(unchanged) {
             let part = if change.new { Part::New } else { Part::Old };
@@ -288,7 +289,7 @@ impl Breaker {
     }
 
     /// Ends the holds that are to end; says why.
-    fn end(&mut self, now: Millis) -> Option<&'static str> {
+    fn end(&mut self, now: Millis, of: impl Fn(&str) -> Option<usize>) -> Option<&'static str> {
         let (released, until) = (std::mem::take(&mut self.released), self.hold());
         let why = |hold: &Hold| match hold {
             hold if !hold.trips(&self.protect) => Some("what was missing is back"),
@@ -305,7 +306,7 @@ impl Breaker {
             if let Some(window) = &mut self.window {
                 // A window that began during the hold counts what was served then, which may have been less than before.
                 if ended.get(&number).is_some_and(|(_, since)| window.since > *since) {
-                    change.before = change.served;
+                    change.before = of(&id).unwrap_or(change.before);
                 }
                 let gone = Lost::default().with(change);
                 let tenant = window.tenants.get_mut(tenant(&id)).map(|accounts| &mut accounts.old.totals);
@@ -561,7 +562,10 @@ mod tests {
                 let of_tenant = |of: &str| totals(&self.counts, |id| tenant(id) == of);
                 self.breaker.note(name, served, endpoints, of_tenant);
             }
-            let judgement = self.breaker.judge(now, self.counts.iter().map(|(id, count)| (id, *count)));
+            let judgement = {
+                let of = |id: &str| Some(self.counts.get(id).copied().unwrap_or_default());
+                self.breaker.judge(now, of, self.counts.iter().map(|(id, count)| (id, *count)))
+            };
             for name in names {
                 let kept = self.counts.get(&name).copied().filter(|_| self.breaker.withholds(&name));
                 self.counts.insert(name, kept.unwrap_or(0).max(endpoints));
@@ -668,7 +672,7 @@ mod tests {
             }
         }
         let served = mesh.counts.iter().map(|(id, count)| (id, *count));
-        assert_eq!(mesh.breaker.judge(0, served), held(130, 130), "ten of c are none too many by themselves");
+        assert_eq!(mesh.breaker.judge(0, |_| None, served), held(130, 130), "ten of c are none too many by themselves");
         assert!(mesh.breaker.withholds("14#@#c#@#SOFA"));
         // Small tenants, of which none trips.
         let tenants = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -728,7 +732,7 @@ mod tests {
         breaker.begin_with(0, ids.iter().map(|id| (Arc::clone(id), 5)));
         let none = |_: &str| Totals::default();
         ids.iter().for_each(|id| breaker.note(id, 0, if id.len() == 1 { 5 } else { 0 }, none));
-        assert_eq!(breaker.judge(0, std::iter::empty()), held(90, 450));
+        assert_eq!(breaker.judge(0, |_| None, std::iter::empty()), held(90, 450));
         assert_eq!(breaker.held(), Some(Lost { services: 90, endpoints: 450 }));
     }
 

@@ -55,7 +55,7 @@ impl Gate {
 
 /// Holds back a first complete view that has much less than another session server serves. That one may be wrong or lie, so
 /// it can do no more than that: not for ever, and nothing is let through for its word.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FirstView {
     protect: Protect,
     held: Option<(Millis, Lost)>,

@@ -211,6 +211,8 @@ struct World {
     rounds: usize,
     /// From when on the settings have new services judged.
     settled_at: Option<Millis>,
+    /// The most services that had endpoints since the view was complete.
+    most: usize,
     /// The next round begins again, and judges no new services.
     begins_again: bool,
     /// The next complete view is the first, and there is no last good state to judge what goes.
@@ -272,6 +274,7 @@ impl World {
             told: Places::new(),
             rounds: 0,
             settled_at: None,
+            most: 0,
             begins_again: false,
             is_first: true,
             thorough,
@@ -399,7 +402,7 @@ impl World {
         let empty = self.kept.as_ref().filter(|_| had_last_good).map(|kept| &kept.empty).into_iter().flatten();
         self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
         self.unknown = unknown.iter().map(|service| IDS[*service]).collect();
-        (self.settled_at, self.begins_again) = (None, false);
+        (self.settled_at, self.most, self.begins_again) = (None, 0, false);
         self.is_first = self.before.served.is_empty();
         read.iter().filter(|service| !unknown.contains(service)).for_each(|service| self.replace(*service));
         self.round()?;
@@ -538,8 +541,17 @@ impl World {
             if !std::mem::take(&mut self.is_first) {
                 self.check_lost(&after)?;
             }
+            // Many may come back after many went.
+            let had = self.before.served.values().filter(|endpoints| !endpoints.is_empty()).count();
+            self.most = self.most.max(had);
+            if self.settled_at.is_some() && had < self.most / 2 {
+                (self.settled_at, self.most) = (Some(*now + 60_000), had);
+            }
             if !std::mem::take(&mut self.begins_again) {
                 self.check_new(&after)?;
+            }
+            if !self.before.withheld.is_subset(&after.withheld) {
+                self.settled_at = self.settled_at.map(|_| *now + 60_000);
             }
             self.settled_at = self.settled_at.or(Some(*now + 60_000));
         }

@@ -33,7 +33,7 @@ use crate::{
         services::{Intent, Services},
         unknown::Unknown,
     },
-    config::Config,
+    config::{Config, Scope},
     istio::rule::Rule,
     model::Millis,
     policy::Policy,
@@ -120,6 +120,8 @@ pub struct Round {
     pending: BTreeSet<Arc<str>>,
     /// How many of them a round takes.
     part: usize,
+    /// The store left services out of the last [`Round::take`], since they were being read.
+    waits_for_reads: bool,
     /// The policy of the round before; `None` before the first.
     policy: Option<Arc<Policy>>,
     /// Services and entries whose newest form cannot be made, with the reason.
@@ -170,6 +172,7 @@ impl Round {
             direct,
             pending: BTreeSet::new(),
             part: PART,
+            waits_for_reads: false,
             policy: None,
             quarantined: Tally::default(),
             rejects: Tally::default(),
@@ -192,9 +195,13 @@ impl Round {
     /// A round that knows nothing but what is served, to go on after a bug in this one. The next round has to look at every
     /// service.
     pub fn again(&self, now: Millis, served: LastGood) -> Self {
+        let begun = Self::new(Arc::clone(&self.config), now, Some(served));
         Self {
+            // Before there is a complete view, what was gathered is no measure for it.
+            baseline: if self.complete { begun.baseline.clone() } else { self.baseline.clone() },
             gate: self.gate,
             no_baseline: self.no_baseline,
+            first_view: self.first_view.clone(),
             stage: if self.complete { Stage::Completed } else { Stage::Gathering },
             complete: self.complete,
             shows_last_good: self.shows_last_good,
@@ -205,7 +212,7 @@ impl Round {
             rounds: self.rounds,
             translations: self.translations,
             encodes: self.encodes,
-            ..Self::new(Arc::clone(&self.config), now, Some(served))
+            ..begun
         }
     }
 
@@ -241,11 +248,17 @@ impl Round {
             self.pending.remove(&taken.data_info_id);
         }
         let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
-        let forgotten = now.iter().filter(|id| !named.contains(&***id));
-        let forgotten =
-            forgotten.map(|id| Taken { data_info_id: Arc::clone(id), entries: store.read(id), unknown: false });
-        let forgotten: Vec<Taken> = forgotten.collect();
+        let mut forgotten = Vec::new();
+        for id in now.iter().filter(|id| !named.contains(&***id)) {
+            // A service that is there and was not taken is being read: what it has is not known before the end of that.
+            if store.has(id) {
+                self.pending.insert(Arc::clone(id));
+            } else {
+                forgotten.push(Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false });
+            }
+        }
         taken.extend(forgotten);
+        self.waits_for_reads = store.has_put_off();
         taken
     }
 
@@ -260,7 +273,10 @@ impl Round {
         }
         let grace = self.services.first_grace().filter(|_| self.stage == Stage::Live);
         let grace = grace.map(|since| since + self.empty_grace());
-        let waits = !self.complete && (self.gate.opens_by_itself() || self.last_good_until.is_some());
+        // While the first view is held back, the end of that is what is waited for.
+        let waits = !self.complete
+            && self.first_view.held().is_none()
+            && (self.gate.opens_by_itself() || self.last_good_until.is_some());
         let gate = self.gate.hold_ends(orders.listening_since).filter(|_| waits);
         [grace, gate, self.breaker.deadline(), self.additions.deadline(), self.first_view.deadline()]
             .into_iter()
@@ -306,8 +322,12 @@ impl Round {
         let mut changes = RoundChanges::default();
         if !orders.is_frozen() {
             let (mut dirty, had_baseline) = (dirty, !self.baseline.is_empty());
-            if self.stage == Stage::Gathering && self.gate.is_open(now, loaded, listening_since, publishers) {
-                if let Some(baseline) = orders.baseline.filter(|_| !self.complete && self.baseline.is_empty()) {
+            // A view without a service that is being read would not be complete.
+            let is_open = !self.waits_for_reads && self.gate.is_open(now, loaded, listening_since, publishers);
+            if self.stage == Stage::Gathering && is_open {
+                // Another session server has other clients, and with local scope other services.
+                let is_comparable = self.config.scope == Scope::Cluster && !self.complete && self.baseline.is_empty();
+                if let Some(baseline) = orders.baseline.filter(|_| is_comparable) {
                     // Judged is all that is known now.
                     changes = self.turn(now, std::mem::take(&mut dirty), &policy);
                     let judged = self.first_view.judge(now, baseline, self.services.totals());
@@ -317,6 +337,11 @@ impl Round {
                     }
                 } else {
                     self.stage = Stage::Completed;
+                }
+                if self.stage == Stage::Completed && self.baseline.is_empty() {
+                    // Nothing went while the view was gathered, so what goes now is judged by what was.
+                    let gathered = self.services.iter().filter(|(_, service)| service.endpoints > 0);
+                    self.baseline = gathered.map(|(id, service)| (Arc::clone(id), service.endpoints)).collect();
                 }
             }
             if self.stage == Stage::Gathering && self.gate.is_over(now, listening_since) {

@@ -18,10 +18,10 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// Globs (`*`, `?`) on dataInfoIds, of which a service has to match one to be served; none: every service is. Default:
-    /// `*`.
+    /// Globs (`*`, `?`) on dataIds or dataInfoIds, of which a service has to match one to be served; none: every service is.
+    /// Default: `*`.
     pub include: Vec<String>,
-    /// Globs on dataInfoIds; a service that matches one is not served, whatever `include` says. Default: none.
+    /// Globs on dataIds or dataInfoIds; a service that matches one is not served, whatever `include` says. Default: none.
     pub exclude: Vec<String>,
     /// `exportTo` of every ServiceEntry: `*` or `~` alone, or namespaces, of which `.` is the own one. Default: `*`.
     pub export_to: Vec<String>,

@@ -1,6 +1,6 @@
 //! Many globs, asked about one text at once.
 //!
-//! A glob on services that has no `#` is one on the dataId; with a `#` it is one on the whole dataInfoId.
+//! A glob on services that has no `#` is one on the dataId, and on the whole dataInfoId as well.
 //!
 //! A policy may have hundreds of exceptions for tens of thousands of services, of which one or two are about each. So a glob is
 //! tried only where a piece of it that has no wildcard stands in the text; all such pieces are looked for in one pass.
@@ -81,8 +81,8 @@ impl Globs {
     }
 
     fn matches(&self, n: usize, text: &str) -> bool {
-        let data_id = || text.split_once("#@#").map_or(text, |(data_id, _)| data_id);
-        self.globs[n].matches(if self.on_data_id[n] { data_id() } else { text })
+        let data_id = || text.split_once("#@#").map(|(data_id, _)| data_id);
+        self.globs[n].matches(text) || (self.on_data_id[n] && data_id().is_some_and(|id| self.globs[n].matches(id)))
     }
 
     /// The globs to try, in their order.
@@ -125,7 +125,8 @@ mod tests {
             ("com.example.A:1.0@DEFAULT", true),
             ("com.example.*", true),
             ("*@DEFAULT", true),
-            ("*SOFA", false),
+            ("*SOFA", true),
+            ("*example", false),
             ("com.example.A*#*SOFA", true),
             ("*#@#DEFAULT_INSTANCE_ID#@#*", true),
             ("com.example.A:1.0@DEFAULT#", false),

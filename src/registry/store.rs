@@ -136,6 +136,7 @@ pub struct Store {
     sources: Box<[OnceLock<Box<[u8]>>]>,
     pieces: Pieces,
     pending: AtomicBool,
+    put_off: AtomicBool,
     wake: Wake,
 }
 
@@ -151,6 +152,7 @@ impl Store {
             budget: Budget::new(limits),
             pieces: Pieces::default(),
             pending: AtomicBool::new(false),
+            put_off: AtomicBool::new(false),
             wake: Wake::default(),
         }
     }
@@ -216,9 +218,30 @@ impl Store {
         &self.wake
     }
 
-    /// The live publishers of one service, in no order.
+    /// The live publishers of one service, in no order, while nobody applies a read to it.
     pub fn read(&self, id: &str) -> Vec<Arc<Publication>> {
         self.entries(id).unwrap_or_default()
+    }
+
+    /// Begins a read of what is known of a service, and leaves it there.
+    #[cfg(test)]
+    pub(crate) fn begin_read(&self, id: &str) {
+        let entries = self.read(id);
+        let mut read = Read::new((i64::MAX, Millis::MAX), &entries, Millis::MAX);
+        self.change(REGISTRY.into(), id.into(), |to| read.advance(to, 1)).unwrap();
+        assert!(self.entries(id).is_none());
+    }
+
+    /// Whether anything is known of a service.
+    pub fn has(&self, id: &str) -> bool {
+        let hash = self.hash(id.as_bytes());
+        let state = self.shards[shard_of(hash)].state.lock();
+        state.services.find(hash, |service| *service.data_info_id == *id).is_some()
+    }
+
+    /// Whether the last [`Store::take_dirty`] left out services that a read was being applied to.
+    pub fn has_put_off(&self) -> bool {
+        self.put_off.load(Ordering::Relaxed)
     }
 
     /// The live publishers of a service, looked at in steps: each is one that was there at some moment of them. `None`: a read
@@ -311,7 +334,7 @@ impl Store {
     /// applied to; its end wakes again.
     pub fn take_dirty(&self) -> Vec<Taken> {
         self.pending.store(false, Ordering::SeqCst);
-        let mut taken = Vec::new();
+        let (mut taken, mut put_off) = (Vec::new(), false);
         for shard in &self.shards {
             let dirty = std::mem::take(&mut shard.state.lock().dirty);
             let mut later = Vec::new();
@@ -322,9 +345,11 @@ impl Store {
                 }
             }
             if !later.is_empty() {
+                put_off = true;
                 shard.state.lock().dirty.append(&mut later);
             }
         }
+        self.put_off.store(put_off, Ordering::Relaxed);
         taken
     }
 
@@ -408,6 +433,8 @@ impl Store {
                 return;
             }
             self.budget.evicted.fetch_add(1, Ordering::Relaxed);
+            // The service of the tombstone may be on the list now, and its next event would wake nobody.
+            self.wake_publisher();
         }
     }
 

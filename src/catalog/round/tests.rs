@@ -53,6 +53,29 @@ fn reasons(driver: &Driver) -> Vec<(&str, &'static str)> {
 }
 
 #[test]
+fn a_service_that_is_being_read_keeps_what_it_has_whatever_the_policy() {
+    let mut driver = full(json!({}), 2);
+    let before = form(&driver, &id(0));
+    driver.store.begin_read(&id(0));
+    for policy in [json!({ "exportTo": ["~"] }), json!({ "exclude": ["nothing"] }), json!({ "labels": ["x"] })] {
+        driver.policy(&policy);
+        driver.round();
+        assert_eq!(form(&driver, &id(0)), before, "{policy}");
+        assert!(!driver.round.is_settled(), "it has yet to be looked at");
+    }
+}
+
+#[test]
+fn a_view_is_not_complete_while_a_service_is_being_read() {
+    let mut driver = Driver::new(json!({}));
+    (0..2).for_each(|n| publish(&driver, n, 1));
+    driver.store.begin_read(&id(0));
+    driver.orders.loaded = true;
+    driver.round();
+    assert!(!driver.view.complete && driver.report.held == Some(Held::NotLoaded));
+}
+
+#[test]
 fn a_bug_over_one_service_holds_back_no_other() {
     for bug in ["panic://10.0.0.1:80", "10.0.0.1:80?app=panic-when-made"] {
         let mut driver = full(json!({}), 2);

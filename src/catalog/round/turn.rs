@@ -18,6 +18,7 @@ use crate::{
         round::{Round, Stage},
         services::{Build, Intent},
     },
+    config::Scope,
     model::Millis,
     policy::{Policy, Rules},
     registry::{publication::Publication, store::Taken},
@@ -371,8 +372,10 @@ impl Round {
                 self.breaker.note(id, 0, service.endpoints, |_| Totals::default());
             }
         }
-        let served = self.services.iter().map(|(id, service)| (id, service.endpoints));
-        let Judgement { held, over, too_many } = self.breaker.judge(now, served);
+        let services = &self.services;
+        let of = |id: &str| Some(services.get(id).map_or(0, |service| service.endpoints));
+        let served = services.iter().map(|(id, service)| (id, service.endpoints));
+        let Judgement { held, over, too_many } = self.breaker.judge(now, of, served);
         held.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteHeld(lost)));
         too_many.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteNotHeld(lost)));
         if let Some(why) = over {
@@ -380,6 +383,7 @@ impl Round {
             let (services, freed) = (freed.clone().count(), freed.filter(|id| !turn.work.contains_key(*id)));
             let freed: BTreeSet<Arc<str>> = freed.cloned().collect();
             self.notices.give(now, Notice::MassDeleteOver { why, services });
+            self.additions.expect_back(now);
             self.settle(turn, freed);
         }
         if self.is_holding() {
@@ -389,7 +393,8 @@ impl Round {
 
     /// Judges which services are new. Where too many are, they are not served yet; where that is over, those that waited are.
     fn judge_additions(&mut self, turn: &mut Turn<'_>) {
-        if self.stage != Stage::Live {
+        // With local scope the clients of a session server that is gone come here, and are nobody new.
+        if self.stage != Stage::Live || self.config.scope == Scope::Local {
             return;
         }
         self.additions.begin(turn.now, self.services.totals().services);

@@ -136,8 +136,7 @@ mod tests {
     use crate::{
         policy::{Policy, PolicyConfig},
         translate::{
-            Parsed,
-            payload::{self, Endpoint},
+            Parsed, payload,
             service_entry::{EndpointMode, Shape},
         },
     };
