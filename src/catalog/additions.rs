@@ -19,7 +19,7 @@ const WINDOW: Millis = 60_000;
 pub struct Judgement {
     /// New services wait from now on; so many came.
     pub held: Option<usize>,
-    /// Those that waited are to come; the text says why.
+    /// The services that waited are to come; the text says why.
     pub over: Option<&'static str>,
 }
 

@@ -37,10 +37,10 @@ type HostDigest = [u8; 32];
 struct Right {
     /// The service does not have to stay as it is served.
     may_move: bool,
-    /// It has no endpoints.
+    /// The service has no endpoints.
     is_empty: bool,
-    // What the session servers agree on in a shared document has its place here, before what this process serves.
-    /// It is not served under the host or address.
+    // A pin, on which all session servers agree, would stand here: before a place that this process happens to serve.
+    /// The service is not served under the host or address.
     is_new: bool,
 }
 
@@ -435,7 +435,7 @@ mod tests {
         SETS[set].map(str::to_owned).into_iter().chain(made).collect()
     }
 
-    /// What services claim: the host that is set and whether they are empty; `None`: to stay as they are served.
+    /// Claims of services: the host that is set and whether they are empty; `None`: to stay as they are served.
     type Model = BTreeMap<usize, Option<(usize, bool)>>;
 
     /// Who else may have what a service would rather have than its own, and by which right.

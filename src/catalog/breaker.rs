@@ -91,9 +91,9 @@ struct Account {
 /// Which of the services in [`Accounts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// Those that were there when the window began.
+    /// Services that were there when the window began.
     Old,
-    /// Those that came since.
+    /// Services that came since.
     New,
 }
 
@@ -120,7 +120,7 @@ struct Window {
 struct Hold {
     since: Millis,
     account: Account,
-    /// It began since nothing at all would have been left.
+    /// The hold began since nothing at all would have been left.
     of_everything: bool,
 }
 
@@ -302,7 +302,7 @@ impl Breaker {
         let first = ended.values().next().map(|(why, _)| *why)?;
         self.holds.retain(|number, _| !ended.contains_key(number));
         for (id, (number, mut change)) in self.held.extract_if(|_, (number, _)| ended.contains_key(number)) {
-            // What goes out now is not to be judged again, nor to be counted as there.
+            // A service that goes out now is not to be judged again, nor to be counted as there.
             if let Some(window) = &mut self.window {
                 // A window that began during the hold counts what was served then, which may have been less than before.
                 if ended.get(&number).is_some_and(|(_, since)| window.since > *since) {
@@ -511,7 +511,7 @@ mod tests {
         Totals { services: live.clone().count(), endpoints: live.sum() }
     }
 
-    /// What is served, and a breaker over it.
+    /// Served services, and a breaker over them.
     struct Mesh {
         breaker: Breaker,
         counts: HashMap<Arc<str>, usize>,

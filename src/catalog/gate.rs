@@ -103,7 +103,7 @@ impl FirstView {
 /// The judgement on a first complete view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstJudgement {
-    /// It counts as complete.
+    /// The view counts as complete.
     pub passes: bool,
     /// From now on it is held back, since so much is missing.
     pub began: Option<Lost>,

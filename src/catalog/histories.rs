@@ -398,7 +398,7 @@ impl World {
         self.before = Before { served, places, versions: versions(&before), ..Before::default() };
         let had = self.before.served.iter().filter(|(_, endpoints)| !endpoints.is_empty());
         self.came = had.map(|(id, _)| (id.clone(), (Millis::MIN / 2, false))).collect();
-        // What came and went since is not known any more.
+        // Services that came and went since are not known any more.
         let empty = self.kept.as_ref().filter(|_| had_last_good).map(|kept| &kept.empty).into_iter().flatten();
         self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
         self.unknown = unknown.iter().map(|service| IDS[*service]).collect();
@@ -738,7 +738,7 @@ fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> 
 fn report_since(empty: &BTreeMap<String, Millis>, id: &str, had: &BTreeSet<String>, now: Millis) -> Millis {
     match empty.get(id) {
         Some(since) => *since,
-        // It came empty out of a restart.
+        // The service came empty out of a restart.
         None if had.is_empty() => START,
         None => now,
     }

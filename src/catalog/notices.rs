@@ -108,7 +108,7 @@ pub enum Notice {
     NoBaseline,
     /// Removals are withheld from now on; this is missing.
     MassDeleteHeld(Lost),
-    /// This goes though it is too much, since more is withheld already than may be.
+    /// Removals that go though they are too many, since more is withheld already than may be.
     MassDeleteNotHeld(Lost),
     /// Removals are no longer withheld.
     MassDeleteOver {

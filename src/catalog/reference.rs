@@ -1,6 +1,6 @@
 //! The definition of what is to be served: everything is read, assigned and built anew, for all services at once.
 //!
-//! It shares with [`Round`](super::round::Round) how a publisher is read and an entry is built, and nothing of how a round
+//! The model shares with [`Round`](super::round::Round) how a publisher is read and an entry is built, and nothing of how a round
 //! goes.
 
 use std::{
@@ -33,7 +33,7 @@ use crate::{
 pub(crate) struct Exceptions {
     /// Served in an old form, with the host and the address of it.
     pub(crate) kept: Places,
-    /// Those of them that are kept since their newest form cannot be made.
+    /// The services of them that are kept since their newest form cannot be made.
     pub(crate) quarantined: BTreeSet<String>,
     /// Served without endpoints for a while.
     pub(crate) graces: BTreeSet<String>,

@@ -122,7 +122,7 @@ pub struct Report {
     pub waiting: Option<usize>,
     /// Services that wait.
     pub waiting_services: BTreeSet<Arc<str>>,
-    /// What is served of services with endpoints; another session server's first view is judged by it.
+    /// Totals of the served services with endpoints; another session server's first view is judged by it.
     pub serving: Totals,
     /// The first complete view was judged against nothing.
     pub no_baseline: bool,

@@ -309,7 +309,7 @@ impl Round {
         self.config.protect.empty_grace.as_millis() as Millis
     }
 
-    /// One round.
+    /// Makes a round.
     pub fn round(&mut self, input: Input) -> Output {
         let Input { now, dirty, policy, orders, publishers } = input;
         let Orders { loaded, listening_since, .. } = orders;
@@ -414,9 +414,9 @@ impl Round {
 enum Touch {
     /// Not at all.
     Not,
-    /// It may have another form, with the same endpoints under the same host.
+    /// The service may have another form, with the same endpoints under the same host.
     Form,
-    /// It or some of its endpoints may come or go, or it may have another host.
+    /// The service or some of its endpoints may come or go, or it may have another host.
     Whole,
 }
 

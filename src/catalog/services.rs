@@ -85,7 +85,7 @@ struct Inputs {
     dns: bool,
     /// Whether the entry is labelled as one without endpoints.
     empty: bool,
-    /// What weights are divided by, where endpoints have resources of their own.
+    /// Divisor of the weights, where endpoints have resources of their own.
     divisor: u32,
 }
 

@@ -27,7 +27,7 @@ pub enum Command {
     Loaded {},
     /// Services that could not be read; said before `loaded`, in as many commands as it takes.
     Unknown {
-        /// Those.
+        /// Their dataInfoIds.
         data_info_ids: Vec<Arc<str>>,
     },
     /// How much another session server serves; said before `loaded`.

@@ -19,7 +19,7 @@ pub struct Globs {
     globs: Vec<WildMatch>,
     /// For each whether it has no `#`.
     on_data_id: Vec<bool>,
-    /// Those that are tried for every text.
+    /// Places of the globs that are tried for every text.
     always: Vec<usize>,
     /// Finds which of [`Globs::by_piece`] stand in a text.
     pieces: Option<AhoCorasick>,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     proptest! {
-        /// What matches does not depend on the index.
+        /// The matches do not depend on the index.
         #[test]
         fn the_globs_that_match_are_those_that_match_by_themselves(
             globs in proptest::collection::vec("[ab*?é]{0,5}", 0..24),

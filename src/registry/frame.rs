@@ -97,7 +97,7 @@ impl std::fmt::Debug for Text<'_> {
     }
 }
 
-/// One event of a frame, borrowing from it.
+/// An event of a frame, borrowing from it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A publisher came or changed.

@@ -1,4 +1,4 @@
-//! What a live publisher said last.
+//! A publication: the state of a live publisher that came last.
 
 use std::{any::Any, sync::Arc};
 
@@ -6,14 +6,14 @@ use parking_lot::Mutex;
 
 use crate::{model::RegisterVersion, registry::frame::Body};
 
-/// What a publication takes beside its bytes and the key that it lies under.
+/// Bytes that a publication takes beside its bytes and the key that it lies under.
 const ENTRY_BYTES: usize = 128;
 
-/// What a publisher takes.
+/// Memory and endpoints of a publisher.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) bytes: usize,
-    /// One for each of its payloads, whatever that is.
+    /// Its payloads, each counted as an endpoint, whatever it is.
     pub(super) endpoints: usize,
 }
 
@@ -35,7 +35,7 @@ pub struct Publication {
     pub version: RegisterVersion,
     pub(super) body: Box<[u8]>,
     boxes: u16,
-    /// What readers made of it.
+    /// The form that readers made of the publication.
     pub memo: Memo,
 }
 
@@ -45,7 +45,7 @@ impl Publication {
         Arc::new(Self { version: body.version, body: raw, boxes, memo: Memo::default() })
     }
 
-    /// What it takes to keep it.
+    /// Memory and endpoints that the publication takes.
     pub(super) fn size(&self) -> Size {
         Size::new(self.body.len(), self.register_id().len(), self.boxes)
     }
@@ -80,7 +80,7 @@ impl Publication {
 pub struct Memo(Mutex<Option<(u64, Arc<dyn Any + Send + Sync>)>>);
 
 impl Memo {
-    /// What was made last, if it was made under the same `key`; else what `make` makes now.
+    /// The form that was made last, if it was made under the same `key`; else what `make` makes now.
     pub fn get<T: Any + Send + Sync>(&self, key: u64, make: impl FnOnce() -> T) -> Arc<T> {
         let mut kept = self.0.lock();
         if let Some((known, made)) = &*kept

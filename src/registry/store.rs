@@ -1,4 +1,4 @@
-//! What the registry said, sharded by dataInfoId; written on the callers' threads.
+//! The registry's view, sharded by dataInfoId; written on the callers' threads.
 //!
 //! An entry belongs to a source and is keyed by (source, dataInfoId, registerId). The newest
 //! [`RegisterVersion`](crate::model::RegisterVersion) wins; at a tie a removal wins. Removals leave tombstones, so that a late
@@ -56,7 +56,7 @@ const SHARDS: usize = 64;
 /// Publishers looked at under one lock: some 100 µs. In tests as few as make most works take several.
 const STEPS: usize = if cfg!(test) { 2 } else { 512 };
 
-/// What is answered for a piece that is not the last of its read, in place of a sequence number. Those begin with
+/// Answer to a piece that is not the last of its read, in place of a sequence number. Sequence numbers begin with
 /// [`SHARDS`].
 const UNFINISHED: u64 = 1;
 
@@ -213,7 +213,7 @@ impl Store {
         }
     }
 
-    /// What is woken when a service is dirty.
+    /// The sleep of the rounds' thread, which ends when a service is dirty.
     pub fn wake(&self) -> &Wake {
         &self.wake
     }
@@ -558,7 +558,7 @@ impl Store {
         }
         // Who took services meanwhile has left this one.
         let wakes = newly_dirty || (was_read && !service.is_read() && service.dirty);
-        // What is refused, or says nothing as a loss does, leaves nothing.
+        // An event that is refused, or says nothing as a loss does, leaves nothing.
         if service.is_over() {
             let listed = service.dirty;
             found.remove();

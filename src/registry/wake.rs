@@ -1,4 +1,4 @@
-//! What the publisher's thread sleeps on.
+//! The sleep of the rounds' thread.
 
 use std::time::{Duration, Instant};
 

@@ -180,9 +180,9 @@ pub struct Parsed {
     pub version: RegisterVersion,
     /// The address that their client connects from, if it is known.
     pub source_address: Option<IpAddr>,
-    /// What can be served.
+    /// Endpoints that can be served.
     pub endpoints: Vec<Endpoint>,
-    /// What cannot, counted by reason, with a sample of each.
+    /// Payloads that cannot be served, counted by reason, with a sample of each.
     pub rejects: Option<Box<Rejects>>,
 }
 

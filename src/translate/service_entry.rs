@@ -76,7 +76,7 @@ impl Member {
         (0..parsed.endpoints.len()).map(|index| Self { parsed: Arc::clone(parsed), index })
     }
 
-    /// What was published.
+    /// The endpoint as it was published.
     pub fn endpoint(&self) -> &Endpoint {
         &self.parsed.endpoints[self.index]
     }
@@ -245,7 +245,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Those of a service with these endpoints.
+    /// The weights of a service with these endpoints.
     pub fn of(members: &[Member]) -> Self {
         let uniform = members.windows(2).all(|pair| pair[0].endpoint().weight == pair[1].endpoint().weight);
         Self { uniform, divisor: if uniform { 1 } else { weight_divisor(members) } }

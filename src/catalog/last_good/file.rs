@@ -145,7 +145,7 @@ fn read(file: &Path) -> Result<Option<LastGood>, String> {
         return Err(format!("it has {} bytes, more than {}", metadata.len(), MAX_BYTES + MAX_HEADER));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    // It may grow meanwhile.
+    // The file may grow meanwhile.
     Read::by_ref(&mut open).take(metadata.len()).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     // A time in the future says nothing.
     let age = metadata.modified().ok().and_then(|at| at.elapsed().ok()).unwrap_or(Duration::MAX);
@@ -409,7 +409,7 @@ mod tests {
         assert!(is_theirs() && !file.file.is_symlink());
         assert_eq!(std::fs::metadata(&file.file).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(file.load().is_some());
-        // What writers left behind goes at the start, and nothing else does.
+        // Files that writers left behind go at the start, and nothing else does.
         std::fs::write(dir.join("last-good.0123456789abcdef.part"), "torn").unwrap();
         assert!(file.load().is_some());
         let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -65,7 +65,7 @@ enum Outcome {
     Refused(Quarantine),
 }
 
-/// One service in a round.
+/// A service in a round.
 #[derive(Debug)]
 struct Work<'p> {
     rules: Rules<'p>,
@@ -77,7 +77,7 @@ struct Work<'p> {
 /// Of which services no endpoint that is served may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Withhold {
-    /// What would be served without a breaker is not known yet.
+    /// Nothing goes: it is not known yet what would be served without a breaker.
     Nothing,
     /// Of those that the breaker withholds.
     Held,
@@ -527,7 +527,7 @@ impl Round {
         changes
     }
 
-    /// What is served now is told: who has a host or virtual address keeps it, and who has another than before is named.
+    /// Ends a round for the places: who has a host or virtual address keeps it, and who has another than before is named.
     fn settle_places(&mut self, now: Millis) {
         for Move { id, was, is } in self.assignment.settle() {
             if was.host != is.host {

@@ -55,7 +55,7 @@ pub(super) fn encode(
     let mut ends = Vec::with_capacity(members.len() + 1);
     ends.push(body.len());
     let mut known = before.map(|(known, members)| Known { encoded: known, members, at: 0 });
-    // Those that follow one another are copied at once.
+    // Endpoints that follow one another are copied at once.
     let mut run = 0..0;
     #[cfg(test)]
     let mut made = 0;
@@ -207,7 +207,7 @@ mod tests {
         };
         let first = encoded(&members, None);
         let before = members.clone();
-        // One is another, one goes, one comes, and one is said again as it was.
+        // Of the endpoints one changes, one goes, one comes, and one is said again as it was.
         members[10] = member(20, "?zone=z");
         members.remove(500);
         members.insert(700, member(1_401, ""));

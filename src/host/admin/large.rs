@@ -127,7 +127,7 @@ impl Large {
         *self.reading.lock() = None;
     }
 
-    /// Waits until a page is over. One whose reader is too slow is ended here, which is answered with true.
+    /// Waits until a page is over; ends a page whose reader is too slow, which is answered with true.
     pub async fn over(&self, id: u64) -> bool {
         loop {
             let deadline = match &*self.reading.lock() {

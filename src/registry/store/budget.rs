@@ -58,14 +58,14 @@ pub struct Dropped {
     pub last: Box<str>,
 }
 
-/// What events are dropped at: the keys under `mox.limits`, and what reads in pieces may hold.
+/// Bounds at which events are dropped: the keys under `mox.limits`, and what reads in pieces may hold.
 const NAMES: [&str; 6] = ["services", "publishers", "sources", "bytes", "endpoints", UNFINISHED];
 const UNFINISHED: &str = "unfinished reads";
 
 /// How much of a dataInfoId is kept of a dropped event, in characters.
 const NAMED: usize = 200;
 
-/// What is kept, against the limits.
+/// Counts of everything that is kept, against the limits.
 #[derive(Debug)]
 pub(super) struct Budget {
     pub(super) limits: Limits,
@@ -113,7 +113,7 @@ impl Budget {
             return Err(Error::Limit { field: "publishers", limit: publishers });
         }
         let (had, has) = (before.unwrap_or_default(), self.counted(after));
-        // What makes a publisher no larger always passes.
+        // A change that makes a publisher no larger always passes.
         let passes = |all: &AtomicUsize, had: usize, has: usize, limit: usize| {
             has > had && all.load(Relaxed).saturating_add(has - had) > limit
         };
@@ -129,7 +129,7 @@ impl Budget {
     /// Counts a publisher's next state in the place of the present one.
     pub(super) fn count(&self, before: Option<Size>, after: Option<Size>) {
         let change = |all: &AtomicUsize, had: usize, has: usize| {
-            // What stays as it is costs no cache line that every caller writes.
+            // A count that stays as it is costs no cache line that every caller writes.
             match has.cmp(&had) {
                 std::cmp::Ordering::Less => drop(all.fetch_sub(had - has, Relaxed)),
                 std::cmp::Ordering::Equal => {}

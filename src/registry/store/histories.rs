@@ -17,7 +17,7 @@ const CLIENTS: usize = 3;
 /// So long no read may come.
 const LONGEST_STEP: Millis = 20_000;
 
-/// What the data server keeps of a publisher; as its `PublisherGroup` does.
+/// A publisher as the data server keeps it; as its `PublisherGroup` does.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     version: RegisterVersion,
@@ -82,7 +82,7 @@ enum Step {
     Move(usize, usize),
     /// A session server sends what it has to send.
     Send(usize),
-    /// It loses what it would have sent next.
+    /// The session server loses what it would have sent next.
     Lose(usize),
     /// The slot gets a leader whose clock is so far ahead.
     Leader(Millis),
@@ -124,7 +124,7 @@ struct World {
     store: Store,
     data: DataServer,
     clients: Vec<Client>,
-    /// What session servers have to send.
+    /// Events that session servers have to send.
     queues: [VecDeque<(Write, usize, RegisterVersion)>; 2],
     /// Clients whose leaving is noticed after so many steps: by whom, and what they had.
     leaving: Vec<(usize, usize, usize, RegisterVersion)>,

@@ -170,7 +170,7 @@ pub(super) struct Read<'a> {
     /// [`Source::event`] of before; what comes meanwhile is not looked for.
     event: Option<Millis>,
     refused: Option<Error>,
-    /// What it removed, for a moment when nobody waits for it to be freed.
+    /// Publications that the read removed, kept for a moment when nobody waits for it to be freed.
     gone: Vec<Slot>,
 }
 

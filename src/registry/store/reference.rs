@@ -124,7 +124,7 @@ impl Model {
         !self.keys.keys().any(|(at, _)| *at == place)
     }
 
-    /// What is remembered of removals, and of reads of what is empty since, the oldest first: since when, in which order, and
+    /// Memories of removals, and of reads of what is empty since, the oldest first: since when, in which order, and
     /// what it takes.
     fn remembered(&self) -> Vec<((Millis, usize, &str, usize, Option<usize>), Place, usize)> {
         let grave = |at: Millis, place: Place, register_id: Option<usize>| {

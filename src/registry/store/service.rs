@@ -1,4 +1,4 @@
-//! What is kept of a service.
+//! A service as the store keeps it.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ pub(super) struct Source {
 /// Index of a source's name.
 pub(super) type SourceId = u16;
 
-/// That of the registry's own, which is the first.
+/// Number of the registry's own source, which is the first.
 pub(super) const REGISTRY_ID: SourceId = 0;
 
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(super) struct Service {
     pub(super) dirty: bool,
     /// The registry has it and it could not be read yet.
     pub(super) unknown: bool,
-    /// It had publishers, or was unknown, when it was taken last: who took it is to hear that they are gone.
+    /// The service had publishers, or was unknown, when it was taken last: who took it is to hear that they are gone.
     pub(super) seen: bool,
     /// Counted up where a read begins to be applied and where it has been: odd in between, when the service is not to be taken.
     pub(super) reads: u64,
@@ -110,7 +110,7 @@ impl Service {
         !self.unknown && !self.seen && !self.is_read() && self.sources.iter().all(|(_, source)| empty(source))
     }
 
-    /// What was read of the registry's own.
+    /// The registry's own source.
     pub(super) fn registry(&self) -> Option<&Source> {
         self.sources.iter().find(|(id, _)| *id == REGISTRY_ID).map(|(_, source)| source)
     }
@@ -128,10 +128,10 @@ impl Service {
     }
 }
 
-/// What a removal takes beside its names: its slot, and its place among the graves.
+/// Bytes that a removal takes beside its names: its slot, and its place among the graves.
 const GRAVE_BYTES: usize = 256;
 
-/// What is to be forgotten, and since when it is remembered. There is exactly one for each tombstone and for the last
+/// A memory that is to be forgotten, and since when it is remembered. There is exactly one for each tombstone and for the last
 /// read of each source that has nothing else, so that there are never more than keys, however often those come and go.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Grave {
@@ -143,7 +143,7 @@ pub(super) struct Grave {
 }
 
 impl Grave {
-    /// What it takes, its service's record included, which may be there for it alone.
+    /// Bytes that the memory takes, its service's record included, which may be there for it alone.
     pub(super) fn bytes(&self) -> usize {
         let register_id = self.register_id.as_ref().map_or(0, |id| id.len());
         GRAVE_BYTES + self.data_info_id.len() + 2 * register_id
