@@ -14,7 +14,7 @@ use registry_mox::testing::{
     snapshot::{partition::Partition, signals::Signals},
     xds::{
         drain::Drain,
-        limits::{MaxStreams, StreamLimits},
+        limits::{MaxBytes, MaxStreams, StreamLimits},
         listener::{Door, accept},
         pace::PaceRule,
         server::Ads,
@@ -33,7 +33,7 @@ use crate::envoy_types::{Kind, Xds, cluster, endpoints, listener, routes};
 struct Server {
     runtime: Option<Runtime>,
     view: watch::Sender<Xds>,
-    parts: Arc<Signals>,
+    signals: Arc<Signals>,
     streams: Arc<Streams>,
     _ends: [watch::Sender<bool>; 2],
 }
@@ -41,13 +41,14 @@ struct Server {
 impl Server {
     fn start(port: u16, xds: Xds) -> Self {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (view, parts) = (watch::Sender::new(xds), Arc::<Signals>::default());
-        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }));
+        let (view, signals) = (watch::Sender::new(xds), Arc::<Signals>::default());
+        let bytes = MaxBytes { stream: 1 << 20, streams: 1 << 24, pinned: 1 << 30 };
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, bytes));
         let [draining, fenced] = [watch::Sender::new(false), watch::Sender::new(false)];
         let most = MaxStreams { in_all: 16, per_address: 16 };
         let ads = Ads {
             view: view.subscribe(),
-            parts: Arc::clone(&parts),
+            signals: Arc::clone(&signals),
             drain: Drain::new(draining.subscribe(), fenced.subscribe()),
             streams: Arc::clone(&streams),
             prime: true,
@@ -60,7 +61,7 @@ impl Server {
         });
         runtime.spawn(accept(bound, Partition::WHOLE, door, out));
         runtime.spawn(async move { ads.serve(connections).await.unwrap() });
-        Self { runtime: Some(runtime), view, parts, streams, _ends: [draining, fenced] }
+        Self { runtime: Some(runtime), view, signals, streams, _ends: [draining, fenced] }
     }
 
     fn change(&self, change: impl FnOnce(&mut Xds)) {
@@ -68,7 +69,7 @@ impl Server {
         let mut new = old.clone();
         change(&mut new);
         self.view.send_replace(new.clone());
-        self.parts.tell(&old, &new);
+        self.signals.tell(&old, &new);
     }
 
     /// Until nothing is to be said any more: every response was answered.

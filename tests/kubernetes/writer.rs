@@ -53,9 +53,11 @@ fn a_foreign_object_is_left_alone(server: &mut Server) {
     let writer = Writer::open(&server.kubeconfig("session"), &namespace);
     writer.publish("demo", 1, &["10.0.0.1:80"]);
     writer.publish("other", 1, &["10.0.0.1:80"]);
+    // Where nothing at all would be left, removals are withheld.
+    writer.publish("stays", 1, &["10.0.0.1:80"]);
     writer.loaded();
     let key = format!("ServiceEntry {}", object("demo"));
-    let report = writer.wait("it is reported", |report| report.problems.contains_key(&key) && report.applies == 1);
+    let report = writer.wait("it is reported", |report| report.problems.contains_key(&key) && report.applies == 2);
     assert_eq!(&*report.problems[&key].message, "an object with this name is another's, so it is left alone");
     writer.publish("demo", 2, &["10.0.0.2:80"]);
     writer.unpublish("other", 2);
