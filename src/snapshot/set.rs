@@ -49,7 +49,7 @@ impl Snapshot {
         let mut names: Vec<(&str, usize, bool)> = Vec::new();
         for ((slice, name), resource) in changes {
             let known = self.slices[*slice].digest_of(name);
-            // What is there already, or gone already, rewrites no page.
+            // A resource that is there already, or gone already, rewrites no page.
             if known != resource.as_ref().map(|resource| resource.digest) {
                 by_slice.entry(*slice).or_default().push((name, resource));
                 if known.is_some() != resource.is_some() {
@@ -186,7 +186,7 @@ impl Set {
         slices.find_map(|slice| self.snapshot.slices[slice].find(name))
     }
 
-    /// What is different here from an older set of the same partition. Costs the pages that are.
+    /// The resources that are different here from an older set of the same partition. Costs the pages that are.
     pub fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
         let mut difference = Difference::default();
         for (new, old) in self.slices().iter().zip(older.slices()).filter(|(new, old)| !Arc::ptr_eq(new, old)) {

@@ -27,6 +27,10 @@ use crate::{
 /// Pieces smaller than this are put together: a frame of HTTP/2 each would cost more than the copy.
 const SMALL: usize = 16 << 10;
 
+/// Pieces larger than this are cut: the transport says only of a whole piece that the client has taken it, and the slowest client
+/// needs less than [`SLOW`] for one of these.
+const LARGE: usize = 512 << 10;
+
 /// A DiscoveryResponse or DeltaDiscoveryResponse whose resources are pages of a snapshot.
 #[derive(Debug)]
 pub struct Response {
@@ -124,8 +128,10 @@ impl Iterator for Pieces {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        if self.0.front().is_some_and(|first| first.len() >= SMALL) {
-            return self.0.pop_front();
+        match self.0.front_mut() {
+            Some(first) if first.len() > LARGE => return Some(first.split_to(LARGE)),
+            Some(first) if first.len() >= SMALL => return self.0.pop_front(),
+            _ => {}
         }
         let mut small = BytesMut::new();
         while small.len() < SMALL && self.0.front().is_some_and(|next| next.len() < SMALL) {
@@ -416,12 +422,12 @@ mod tests {
     async fn a_client_has_time_for_a_piece_and_for_a_whole_response() {
         let (outbox, mut body) = exit();
         assert_eq!(outbox.late_at(), None);
-        outbox.send(Ok(Outgoing::Response(response(vec![page(&[2 << 20]), page(&[2 << 20])]))));
+        outbox.send(Ok(Outgoing::Response(response(vec![page(&[LARGE / 2]), page(&[LARGE / 2])]))));
         let begin = Instant::now();
         assert_eq!(outbox.late_at(), Some(begin + SLOW), "the transport takes nothing at all");
         assert!(next(&mut body).is_ready() && outbox.has_room().await);
         for _ in 0..3 {
-            // Slowly, but it moves: then there is the time for all of it, 60 s and a second for each 256 KiB.
+            // Slowly, but it moves: then there is the time for all of it, 60 s and a second for each 32 KiB.
             tokio::time::sleep(SLOW / 2).await;
             assert!(outbox.late_at().unwrap() <= begin + SLOW + Duration::from_secs(17));
             assert_eq!(outbox.sending_since(), Some(begin));
@@ -431,6 +437,21 @@ mod tests {
             }
         }
         assert_eq!((outbox.late_at(), outbox.sending_since()), (None, None), "all is taken");
+    }
+
+    /// The pieces of one large page come after one another, so that a client that takes them slowly is seen to.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_on_a_line_of_a_megabit_is_never_too_slow_however_much_there_is() {
+        let (outbox, mut body) = exit();
+        outbox.send(Ok(Outgoing::Response(response(vec![page(&[100 << 20])]))));
+        let mut taken = 0;
+        while let Poll::Ready(Some(Ok(frame))) = next(&mut body) {
+            let bytes = frame.into_data().unwrap().len();
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 * 8.0 / 1e6)).await;
+            assert!(outbox.late_at().is_none_or(|at| at > Instant::now()), "after {taken} bytes");
+            taken += bytes;
+        }
+        assert!(taken > 100 << 20);
     }
 
     #[tokio::test]
