@@ -283,12 +283,14 @@ impl<C: Catalog> Stream<C> {
         let (long, streams) = (request.cost() > LONG * NAME, Arc::clone(&self.streams));
         let _alone = if long { streams.alone().await } else { None };
         apart(long, || {
-            let (request, _held) = request.decode()?;
+            let (request, held) = request.decode()?;
             if first {
                 let keeps = self.identify(request.node())?;
                 order.prime(keeps && self.prime);
             }
             self.request(order, handed, request)?;
+            // What is kept of the request is charged for instead.
+            drop(held);
             self.kept.resize(order.kept())
         })
     }
