@@ -123,6 +123,7 @@ impl<C: Catalog> Stream<C> {
     /// Serves the stream until either side ends it. If the transport does not take the end, the stream is reset, and what is left
     /// of it until the transport notices is returned.
     pub(crate) async fn run<S: Subscription>(mut self, mut requests: Requests<S::Request>) -> Option<Remains> {
+        self.registered.sends(self.outbox.unsent());
         match self.serve::<S>(&mut requests).await {
             StreamEnd::Gone => return None,
             StreamEnd::Slow => {
@@ -209,7 +210,7 @@ impl<C: Catalog> Stream<C> {
         }
         let (turn, streams) = (Arc::clone(&self.turn), Arc::clone(&self.streams));
         loop {
-            self.registered.holds_since(order.unanswered_since().into_iter().chain(self.outbox.sending_since()).min());
+            self.registered.holds_since(order.holds_since());
             let long = order.lookups() > LONG;
             let due = {
                 let _alone = if long { streams.alone().await } else { None };

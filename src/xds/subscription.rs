@@ -114,6 +114,9 @@ pub trait Subscription: Default + Send + 'static {
     /// About how many bytes are kept of what the client asked for and said.
     fn kept(&self) -> usize;
 
+    /// The set of which pages are kept, to tell what is different in another.
+    fn holds(&self) -> Option<&Set>;
+
     /// How many names must be looked up at most before it is known whether a response is due, and to make that; none while the last
     /// is unanswered.
     fn lookups(&self) -> usize;

@@ -179,6 +179,10 @@ impl Subscription for Delta {
         self.names.bytes + self.owed.bytes + self.initial_bytes + self.exchange.kept()
     }
 
+    fn holds(&self) -> Option<&Set> {
+        self.base.as_ref()
+    }
+
     fn lookups(&self) -> usize {
         if self.exchange.in_flight { 0 } else { self.owed.len() + self.initial.len() }
     }

@@ -149,6 +149,11 @@ impl Subscription for Sotw {
         self.names.as_ref().map_or(0, |names| names.bytes) + self.exchange.kept()
     }
 
+    fn holds(&self) -> Option<&Set> {
+        let (seen, _) = self.names.as_ref()?.seen.as_ref()?;
+        Some(seen)
+    }
+
     fn lookups(&self) -> usize {
         if self.exchange.in_flight {
             return 0;
