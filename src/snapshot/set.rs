@@ -182,6 +182,8 @@ impl Set {
 
     /// The resource with a name.
     pub fn find(&self, name: &str) -> Option<&Item> {
+        #[cfg(test)]
+        testing::LOOKED_UP.set(testing::LOOKED_UP.get() + 1);
         let mut slices = self.snapshot.index.slices(name).filter(|slice| self.partition.slices().contains(slice));
         slices.find_map(|slice| self.snapshot.slices[slice].find(name))
     }
@@ -205,5 +207,19 @@ impl Set {
             }
         }
         if kept.is_empty() { self.clone() } else { Self::new(Arc::new(self.snapshot.with(&kept)), self.partition) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static LOOKED_UP: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// How many names were looked up on this thread.
+    pub(crate) fn looked_up() -> usize {
+        LOOKED_UP.get()
     }
 }

@@ -185,6 +185,11 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
         self.too_large != Some(set.sum()) && self.subscription.wants(set)
     }
 
+    /// Whether the client lacks something of this set that can be told.
+    fn lacks(&mut self, set: &Set) -> bool {
+        self.too_large != Some(set.sum()) && self.subscription.lacks(set)
+    }
+
     /// The given set, with everything that the client was told before if removals are withheld.
     fn sayable(&self, set: Set, withheld: bool) -> Set {
         match &self.told {
@@ -195,8 +200,8 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
 
     /// If the last response is unanswered and lacks something of this set: until when kinds above wait for the answer.
     fn missed_until(&mut self, set: &Set) -> Option<Instant> {
-        let missed = self.subscription.exchange().in_flight() && self.too_large != Some(set.sum());
-        (missed && self.subscription.lacks(set)).then_some(self.sent_at? + UNANSWERED)
+        let missed = self.subscription.exchange().in_flight() && self.lacks(set);
+        missed.then_some(self.sent_at? + UNANSWERED)
     }
 
     /// Whether pages are kept of what the client was told.
@@ -294,9 +299,20 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         begun.into_iter().chain(since).min()
     }
 
-    /// How many names must be looked up at most to say when a response can go out, and to make it.
-    pub fn lookups(&self) -> usize {
-        self.types.values().map(|subscribed| subscribed.subscription.lookups()).sum()
+    /// How many names must be looked up at most to say when a response of this view can go out, and to make it.
+    pub fn lookups(&self, view: &C) -> usize {
+        let begun = self.begun.is_some();
+        let of_type = |subscribed: &Subscribed<C::Kind, S>| {
+            let Some(set) = set_of(self.partition, subscribed.kind, view) else { return 0 };
+            let in_flight = subscribed.subscription.exchange().in_flight();
+            match (begun, in_flight) {
+                // No response of the type is made, nor does another type wait for it.
+                (_, true) if !subscribed.is_of(C::BENEATH) => 0,
+                (false, _) if subscribed.too_large == Some(set.sum()) => 0,
+                _ => subscribed.subscription.lookups(&set, begun || !in_flight),
+            }
+        };
+        self.types.values().map(of_type).sum()
     }
 
     /// When a response can go out.
@@ -424,7 +440,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         for kind in C::BENEATH {
             let Some(of_view) = set_of(*partition, Some(*kind), view) else { continue };
             for (type_url, beneath) in of_kind(types, Some(*kind)) {
-                if !beneath.subscription.lacks(&of_view) {
+                if !beneath.lacks(&of_view) {
                     continue;
                 }
                 let set = beneath.sayable(of_view.clone(), true);

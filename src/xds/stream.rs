@@ -211,7 +211,7 @@ impl<C: Catalog> Stream<C> {
         let (turn, streams) = (Arc::clone(&self.turn), Arc::clone(&self.streams));
         loop {
             self.registered.holds_since(order.holds_since());
-            let long = order.lookups() > LONG;
+            let long = order.lookups(&self.view.borrow().clone()) > LONG;
             let due = {
                 let _alone = if long { streams.alone().await } else { None };
                 apart(long, || self.turn(&mut order))
@@ -236,7 +236,7 @@ impl<C: Catalog> Stream<C> {
                     if !has_room {
                         return StreamEnd::Gone;
                     }
-                    let long = order.lookups() > LONG;
+                    let long = order.lookups(&self.view.borrow().clone()) > LONG;
                     let said = {
                         let _alone = if long { streams.alone().await } else { None };
                         apart(long, || self.say(&mut order, &mut handed))
@@ -273,7 +273,7 @@ impl<C: Catalog> Stream<C> {
         Ok(matches!(generator, Some(value::Kind::StringValue(text)) if text == "api"))
     }
 
-    /// Takes a request in, which may be the first of the stream. Of a large one it takes long.
+    /// Takes a request in, which may be the first of the stream. It takes long where there are many names.
     async fn take<S: Subscription>(
         &mut self,
         order: &mut Order<C, S>,
@@ -281,7 +281,9 @@ impl<C: Catalog> Stream<C> {
         request: Encoded<S::Request>,
         first: bool,
     ) -> Result<(), Status> {
-        let (long, streams) = (request.cost() > LONG * NAME, Arc::clone(&self.streams));
+        // A request of few bytes may be about all names that the client has asked for.
+        let long = request.cost().saturating_add(order.kept()) > LONG * NAME;
+        let streams = Arc::clone(&self.streams);
         let _alone = if long { streams.alone().await } else { None };
         apart(long, || {
             let (request, held) = request.decode()?;

@@ -117,9 +117,9 @@ pub trait Subscription: Default + Send + 'static {
     /// The set of which pages are kept, to tell what is different in another.
     fn holds(&self) -> Option<&Set>;
 
-    /// How many names must be looked up at most before it is known whether a response is due, and to make that; none while the last
-    /// is unanswered.
-    fn lookups(&self) -> usize;
+    /// How many names must be looked up at most to say whether the client lacks something of this set and, if it is `told`, to make
+    /// the response.
+    fn lookups(&self, set: &Set, told: bool) -> usize;
 
     /// Makes a response of the newest set and notes that it goes out.
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent;

@@ -623,7 +623,7 @@ impl<M: Mesh, S: Variant> Run<M, S> {
         }
         if self.view.is_shown() {
             prop_assert_eq!(
-                self.order.lookups(),
+                self.order.lookups(&self.view),
                 0,
                 "a client that was told all costs nothing until something changes"
             );

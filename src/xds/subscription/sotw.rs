@@ -154,12 +154,15 @@ impl Subscription for Sotw {
         Some(seen)
     }
 
-    fn lookups(&self) -> usize {
-        if self.exchange.in_flight {
-            return 0;
-        }
-        let looked_at = |names: &Wanted| names.seen.as_ref().is_some_and(|(_, different)| different.is_empty());
-        self.names.as_ref().filter(|names| self.due || !looked_at(names)).map_or(0, |names| names.sent.len())
+    fn lookups(&self, _set: &Set, told: bool) -> usize {
+        let Some(names) = &self.names else { return 0 };
+        // A set costs what is different in it from the one that was seen before.
+        let (known, lacks) = match &names.seen {
+            _ if self.due => (true, true),
+            Some((_, different)) => (true, !different.is_empty()),
+            None => (false, true),
+        };
+        if known && !(told && lacks) { 0 } else { names.sent.len() }
     }
 
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
