@@ -196,7 +196,10 @@ async fn a_connection_takes_as_many_streams_as_it_may_have_at_once() {
     mox.engine.loaded();
     let address = mox.address();
     let socket = TcpStream::connect(&address).await.unwrap();
-    let (client, connection) = h2::client::handshake(socket).await.unwrap();
+    // A client of so many streams has room for small frames on all of them; that of h2 has as much as its window.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(1 << 20);
+    let (client, connection) = builder.handshake::<_, Bytes>(socket).await.unwrap();
     tokio::spawn(connection);
     Stream::open(&client, &address, "the first learns how many there may be").await.next().await;
     let opened = (1..STREAMS).map(|_| {
