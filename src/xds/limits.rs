@@ -17,8 +17,8 @@ pub(crate) const REFUSED: Duration = Duration::from_secs(1);
 /// is new. A client that never answers one type is told of the other types all the same.
 pub(crate) const UNANSWERED: Duration = Duration::from_secs(10);
 
-/// Bytes a second at which a client must take in a response, and send a request.
-/// A quarter of 1 Mbit/s: what slow clients hold meanwhile is bounded by `mox.limits.pinned-bytes`, however long it takes.
+/// Bytes a second at which a client must take in a response, and send a request: a
+/// quarter of 1 Mbit/s. The pages that slow clients hold are bounded by `mox.limits.pinned-bytes`, for however long.
 const SLOWEST: usize = 32 << 10;
 
 /// How long a message of so many bytes may take.

@@ -65,7 +65,7 @@ pub struct Bounds {
     pub response: usize,
 }
 
-/// One type URL that the client asked for.
+/// A type URL that the client asked for.
 struct Subscribed<K, S> {
     /// `None`: this server has no resources of the type.
     kind: Option<K>,

@@ -35,7 +35,7 @@ impl PaceRule {
     /// How long a client rests that was busy for so long.
     fn rest(&self, busy: Duration) -> Duration {
         let rest = Duration::try_from_secs_f64(busy.as_secs_f64() * (1.0 / self.duty - 1.0));
-        // What is longer than any time is longer than the maximum.
+        // A rest that is longer than any Duration is longer than the maximum.
         rest.map_or(self.max, |rest| rest.min(self.max))
     }
 }
@@ -127,9 +127,8 @@ impl Pace {
     pub fn answered(&mut self, ticket: Ticket, handed: Instant, now: Instant) {
         // Where responses overlap, they took the client's time once.
         let busy = now.saturating_duration_since(self.counted_until.map_or(handed, |until| until.max(handed)));
-        let rest = |busy: Duration| self.rule.rest(busy);
         let (took, slow) = (now.saturating_duration_since(handed), busy > self.patience(ticket));
-        let (alone, rest) = (now + rest(took), rest(busy));
+        let (alone, rest) = (now + self.rule.rest(took), self.rule.rest(busy));
         if let Some(member) = self.streams.get_mut(&ticket) {
             (member.took, member.apart) = (Some(took), slow.then_some(alone));
         }

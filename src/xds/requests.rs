@@ -119,7 +119,7 @@ impl<R: Request> Requests<R> {
             self.buffer.reserve(missing.min(come.max(AHEAD)));
             return Ok(None);
         };
-        // From here on it is charged for as what it takes decoded, which is more.
+        // From here on the request is charged for what it takes decoded, which is more.
         self.buffered.resize(self.buffer.len() - PREFIX - length)?;
         let held = charge::<R>(body, &self.account)?;
         let message = self.buffer.split_to(PREFIX + length).freeze().slice(PREFIX..);

@@ -1,4 +1,4 @@
-//! One stream of one client: requests in, responses out. `Order` decides what goes out and when; here are the transport, the
+//! A stream of a client: requests in, responses out. `Order` decides what goes out and when; here are the transport, the
 //! clock, status and logs.
 //!
 //! Responses are made when the transport can take them, from the view of that moment: a slow client gets the newest
@@ -273,7 +273,7 @@ impl<C: Catalog> Stream<C> {
         Ok(matches!(generator, Some(value::Kind::StringValue(text)) if text == "api"))
     }
 
-    /// Takes a request in, which may be the first of the stream. It takes long where there are many names.
+    /// Takes a request in, which may be the first of the stream; takes long where there are many names.
     async fn take<S: Subscription>(
         &mut self,
         order: &mut Order<C, S>,
@@ -292,7 +292,7 @@ impl<C: Catalog> Stream<C> {
                 order.prime(keeps && self.prime);
             }
             self.request(order, handed, request)?;
-            // What is kept of the request is charged for instead.
+            // The names that are kept of the request are charged for instead.
             drop(held);
             self.kept.resize(order.kept())
         })

@@ -141,8 +141,8 @@ struct Open {
     holds: Arc<Holds>,
 }
 
-/// Whether a stream holds pages that may be old, until it lets go of them. What is left of it then has another of these, so
-/// that nothing that was meant for the one reaches the other.
+/// Whether a stream holds pages that may be old, until it lets go of them. The rest of the stream then has another of these,
+/// so that no notice that was meant for the stream reaches its rest.
 #[derive(Debug, Default)]
 struct Holds {
     /// Since when, but for what is not sent yet.
@@ -196,7 +196,7 @@ pub struct Streams {
     pub refused: AtomicU64,
 }
 
-/// One stream's place in the list, until it is dropped.
+/// The place of a stream in the list, until it is dropped.
 #[derive(Debug)]
 pub struct Registered {
     streams: Arc<Streams>,

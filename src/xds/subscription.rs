@@ -1,4 +1,4 @@
-//! One type on one stream, what the client wants of it and what it has: values without IO, one for each variant of the
+//! A type on a stream, what the client wants of it and what it has: values without IO, one for each variant of the
 //! protocol.
 //!
 //! Quotations are from the specification, <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>; links name the
@@ -87,7 +87,7 @@ pub struct ResponseContent {
     pub removed: Vec<String>,
 }
 
-/// One type on one stream.
+/// A type on a stream.
 pub trait Subscription: Default + Send + 'static {
     /// The variant's request.
     type Request: Request;

@@ -343,7 +343,7 @@ impl Debug for History {
     }
 }
 
-/// One type as the client sees it.
+/// A type as the client sees it.
 #[derive(Debug)]
 struct Client {
     wish: Wish,

@@ -17,7 +17,7 @@ use crate::{
 /// Bytes of a version as it is kept.
 const VERSION: usize = size_of::<Option<u128>>();
 
-/// One type on one stream in the incremental variant.
+/// A type on a stream in the incremental variant.
 #[derive(Debug, Default)]
 pub struct Delta {
     /// Whether everything is wanted.
