@@ -161,8 +161,8 @@ pub struct Push {
     /// 1 ms.
     #[serde(with = "duration")]
     pub quiet: Duration,
-    /// Share of an istiod's time that pushes may take, each from its sending to its ACK; above 0, and 1 pushes as fast as
-    /// istiod takes it. Default: 0.5.
+    /// Share of an istiod's time that pushes may take, each from its sending to its ACK; 0.001 to 1, and 1 pushes as
+    /// fast as istiod takes it. Default: 0.5.
     pub duty: f64,
     /// How long a change waits for that share at most, 0 to 10 min. Default: 5 s.
     #[serde(with = "duration")]

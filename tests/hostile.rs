@@ -64,6 +64,19 @@ impl Stream {
 
     /// The next response, accepted.
     async fn next(&mut self) -> DiscoveryResponse {
+        let response = self.hear().await;
+        self.accept(&response);
+        response
+    }
+
+    fn accept(&mut self, response: &DiscoveryResponse) {
+        let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
+        let ack = DiscoveryRequest { type_url, response_nonce, ..DiscoveryRequest::default() };
+        self.out.send_data(framed(&ack.encode_to_vec()), false).unwrap();
+    }
+
+    /// The next response.
+    async fn hear(&mut self) -> DiscoveryResponse {
         loop {
             if let Some((mut prefix, rest)) = self.read.split_at_checked(5) {
                 prefix.advance(1);
@@ -71,9 +84,6 @@ impl Stream {
                 if rest.len() >= length {
                     let response = DiscoveryResponse::decode(&rest[..length]).unwrap();
                     self.read.drain(..5 + length);
-                    let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
-                    let ack = DiscoveryRequest { type_url, response_nonce, ..DiscoveryRequest::default() };
-                    self.out.send_data(framed(&ack.encode_to_vec()), false).unwrap();
                     return response;
                 }
             }
@@ -111,6 +121,9 @@ async fn a_stream_that_holds_old_pages_goes_and_those_beside_it_on_its_connectio
     assert_eq!(client.current_max_send_streams(), 256);
     let bytes = mox.engine.status().bytes;
     assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
+    // The first of all has read what it was sent and owes the answer only.
+    let mut owes = Stream::open(&client, &address, "owes an answer").await;
+    let owed = owes.hear().await;
     // Each of them holds what was served when it came, and reads nothing of it.
     let mut slow = Stream::open(&client, &address, "slow").await;
     let mut others = Vec::new();
@@ -132,8 +145,10 @@ async fn a_stream_that_holds_old_pages_goes_and_those_beside_it_on_its_connectio
         }
     };
     assert!(end.unwrap().unwrap_err().is_reset());
-    until(&mox, |status| status.totals.streams == 5).await;
+    until(&mox, |status| status.totals.streams == 6).await;
     assert!(!connection.is_finished());
+    owes.accept(&owed);
+    assert_eq!(owes.hear().await.version_info, mox.engine.flush().await.version);
 }
 
 fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -174,6 +189,35 @@ async fn a_connection_of_too_many_frames_ends_and_no_other() {
     good.wait_until(SOON, |state| state.len() == 1).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_connection_takes_as_many_streams_as_it_may_have_at_once() {
+    const STREAMS: usize = 256;
+    let mox = Mox::open(json!({}));
+    mox.engine.loaded();
+    let address = mox.address();
+    let socket = TcpStream::connect(&address).await.unwrap();
+    // A client of so many streams has room for small frames on all of them; that of h2 has as much as its window.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(1 << 20);
+    let (client, connection) = builder.handshake::<_, Bytes>(socket).await.unwrap();
+    tokio::spawn(connection);
+    Stream::open(&client, &address, "the first learns how many there may be").await.next().await;
+    let opened = (1..STREAMS).map(|_| {
+        let (client, address) = (client.clone(), address.clone());
+        tokio::spawn(async move {
+            let mut stream = Stream::open(&client, &address, "good").await;
+            stream.next().await;
+            stream
+        })
+    });
+    let mut streams = Vec::new();
+    for opened in opened.collect::<Vec<_>>() {
+        streams.push(opened.await.unwrap());
+    }
+    let status = until(&mox, |status| status.totals.streams == STREAMS - 1).await;
+    assert_eq!(status.floods, 0);
+}
+
 /// Names that are not there, by the thousand: they are refused, and what they took is given back.
 #[tokio::test]
 async fn a_stream_of_too_many_names_ends_and_gives_back_what_it_took() {
@@ -207,12 +251,19 @@ async fn a_stream_of_too_many_names_ends_and_gives_back_what_it_took() {
 /// An honest client of many names, which comes back and says what it has: it is within the bounds, and answered whole.
 #[tokio::test]
 async fn a_delta_client_of_fifty_thousand_names_is_served_and_comes_back() {
-    let mox = Mox::open(json!({}));
+    comes_back(json!({}), 60).await;
+    // With names and versions its first request has 17 MB.
+    comes_back(json!({ "request": 32 << 20 }), 150).await;
+}
+
+/// A delta client of so many names, of so many bytes each, asks for them, leaves and comes back.
+async fn comes_back(limits: serde_json::Value, length: usize) {
+    let mox = Mox::open(json!({ "limits": limits }));
     mox.publish(&id(1), "a", 1, &["10.0.0.1:12200"]);
     mox.engine.loaded();
     mox.engine.flush().await;
-    let names: Vec<String> =
-        (0..50_000).map(|n| format!("sofa-registry/com.example.facade.a-name-of-usual-length-{n:06}")).collect();
+    let digits = length - "sofa-registry/".len();
+    let names: Vec<String> = (0..50_000).map(|n| format!("sofa-registry/{n:0>digits$}")).collect();
     let mut all: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut everything = Delta::connect(&mox.address()).await;
     everything.ask("", &["*"], &[]);
@@ -232,7 +283,7 @@ async fn a_delta_client_of_fifty_thousand_names_is_served_and_comes_back() {
     assert_eq!((brought.len(), removed.len()), (0, 50_000), "it has what there is");
     let status = until(&mox, |status| status.totals.streams == 2).await;
     assert_eq!(status.over_budget, 0);
-    assert!(status.stream_bytes < 16 << 20, "{}", status.stream_bytes);
+    assert!(status.stream_bytes < 50_000 * (2 * length + 200), "{}", status.stream_bytes);
     // A change of one of the names reaches it.
     mox.publish(&id(1), "a", 2, &["10.0.0.2:12200"]);
     assert_eq!(back.take().await, (vec![served.name], Vec::new()));

@@ -140,8 +140,8 @@ impl Push {
         let Self { quiet, duty, max, prime: _ } = self;
         mistakes.time("mox.push.quiet", *quiet, millis(0)..=seconds(10));
         mistakes.time("mox.push.max", *max, millis(0)..=seconds(600));
-        if !(*duty > 0.0 && *duty <= 1.0) {
-            mistakes.add("mox.push.duty", format!("{duty} is out of bounds; allowed are numbers above 0, up to 1"));
+        if !(0.001..=1.0).contains(duty) {
+            mistakes.add("mox.push.duty", format!("{duty} is out of bounds; allowed are numbers from 0.001 to 1"));
         }
     }
 }

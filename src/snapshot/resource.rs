@@ -200,7 +200,7 @@ mod tests {
             let metadata = Metadata { name, create_time: Some(CREATE_TIME), version: String::new(), labels, annotations };
             let (framed, digest) = by_definition(metadata, SERVICE_ENTRY_TYPE, body.clone());
             prop_assert_eq!((made.framed.to_vec(), made.digest, made.endpoints), (framed, digest, 3));
-            // What lies in a page is found there again.
+            // A resource that lies in a page is found there again.
             let page: Bytes = [&made.framed[..], &made.framed[..]].concat().into();
             for field in fields(page.clone()) {
                 let field = field.unwrap();

@@ -49,7 +49,7 @@ impl Snapshot {
         let mut names: Vec<(&str, usize, bool)> = Vec::new();
         for ((slice, name), resource) in changes {
             let known = self.slices[*slice].digest_of(name);
-            // What is there already, or gone already, rewrites no page.
+            // A resource that is there already, or gone already, rewrites no page.
             if known != resource.as_ref().map(|resource| resource.digest) {
                 by_slice.entry(*slice).or_default().push((name, resource));
                 if known.is_some() != resource.is_some() {
@@ -182,11 +182,13 @@ impl Set {
 
     /// The resource with a name.
     pub fn find(&self, name: &str) -> Option<&Item> {
+        #[cfg(test)]
+        testing::LOOKED_UP.set(testing::LOOKED_UP.get() + 1);
         let mut slices = self.snapshot.index.slices(name).filter(|slice| self.partition.slices().contains(slice));
         slices.find_map(|slice| self.snapshot.slices[slice].find(name))
     }
 
-    /// What is different here from an older set of the same partition. Costs the pages that are.
+    /// The resources that are different here from an older set of the same partition. Costs the pages that are.
     pub fn since<'a>(&'a self, older: &'a Self) -> Difference<'a> {
         let mut difference = Difference::default();
         for (new, old) in self.slices().iter().zip(older.slices()).filter(|(new, old)| !Arc::ptr_eq(new, old)) {
@@ -205,5 +207,19 @@ impl Set {
             }
         }
         if kept.is_empty() { self.clone() } else { Self::new(Arc::new(self.snapshot.with(&kept)), self.partition) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static LOOKED_UP: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// How many names were looked up on this thread.
+    pub(crate) fn looked_up() -> usize {
+        LOOKED_UP.get()
     }
 }

@@ -27,6 +27,10 @@ use crate::{
 /// Pieces smaller than this are put together: a frame of HTTP/2 each would cost more than the copy.
 const SMALL: usize = 16 << 10;
 
+/// Pieces larger than this are cut: the transport says only of a whole piece that the client has taken it, and the slowest client
+/// needs less than [`SLOW`] for one of these.
+const LARGE: usize = 512 << 10;
+
 /// A DiscoveryResponse or DeltaDiscoveryResponse whose resources are pages of a snapshot.
 #[derive(Debug)]
 pub struct Response {
@@ -124,8 +128,10 @@ impl Iterator for Pieces {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        if self.0.front().is_some_and(|first| first.len() >= SMALL) {
-            return self.0.pop_front();
+        match self.0.front_mut() {
+            Some(first) if first.len() > LARGE => return Some(first.split_to(LARGE)),
+            Some(first) if first.len() >= SMALL => return self.0.pop_front(),
+            _ => {}
         }
         let mut small = BytesMut::new();
         while small.len() < SMALL && self.0.front().is_some_and(|next| next.len() < SMALL) {
@@ -148,7 +154,8 @@ struct Exit {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: Option<Result<Outgoing, Status>>,
+    /// The message that waits, and since when.
+    waiting: Option<(Instant, Result<Outgoing, Status>)>,
     pieces: Pieces,
     /// Since when the client has taken nothing of what there is; `None`: there is nothing.
     idle_since: Option<Instant>,
@@ -166,6 +173,10 @@ struct State {
 /// The stream's end.
 #[derive(Debug)]
 pub struct Outbox(Arc<Exit>);
+
+/// The responses of one stream that the transport has not sent yet, as others see them.
+#[derive(Debug)]
+pub struct Unsent(Arc<Exit>);
 
 /// The transport's end: the responses of one stream as a body, a piece at a time, when the transport has room for one. So a
 /// stream copies as much as its window holds; the pages of the response that is being sent are shared, and stay as long as that
@@ -199,8 +210,9 @@ impl Outbox {
     /// Sends this, in place of what waits.
     pub fn send(&self, what: Result<Outgoing, Status>) {
         let mut state = self.0.state.lock();
-        state.waiting = Some(what);
-        state.idle_since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        state.waiting = Some((now, what));
+        state.idle_since.get_or_insert(now);
         state.wake();
     }
 
@@ -211,9 +223,9 @@ impl Outbox {
         stalls.into_iter().chain(state.sending.map(|(_, until)| until)).min()
     }
 
-    /// Since when a response is being sent.
-    pub fn sending_since(&self) -> Option<Instant> {
-        self.0.state.lock().sending.map(|(since, _)| since)
+    /// The responses that are not sent yet, for others to see.
+    pub fn unsent(&self) -> Unsent {
+        Unsent(Arc::clone(&self.0))
     }
 
     /// Gives up what is not sent, and ends the stream with a reset as soon as the transport takes notice.
@@ -231,6 +243,15 @@ impl Outbox {
         while !self.0.state.lock().gone {
             self.0.gone.notified().await;
         }
+    }
+}
+
+impl Unsent {
+    /// Since when a response is being sent, or waits to be.
+    pub fn since(&self) -> Option<Instant> {
+        let state = self.0.state.lock();
+        let waiting = state.waiting.as_ref().filter(|(_, what)| what.is_ok()).map(|(since, _)| *since);
+        state.sending.map(|(since, _)| since).or(waiting)
     }
 }
 
@@ -257,7 +278,7 @@ impl ResponseBody {
         if state.reset {
             return Poll::Ready(Some(Err(Status::cancelled("the client is too slow"))));
         }
-        let next = state.waiting.take();
+        let next = state.waiting.take().map(|(_, next)| next);
         if next.is_some() {
             self.exit.room.notify_one();
             state.idle_since = None;
@@ -415,22 +436,39 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_has_time_for_a_piece_and_for_a_whole_response() {
         let (outbox, mut body) = exit();
-        assert_eq!(outbox.late_at(), None);
-        outbox.send(Ok(Outgoing::Response(response(vec![page(&[2 << 20]), page(&[2 << 20])]))));
+        let unsent = outbox.unsent();
+        assert_eq!((outbox.late_at(), unsent.since()), (None, None));
+        outbox.send(Ok(Outgoing::Response(response(vec![page(&[LARGE / 2]), page(&[LARGE / 2])]))));
         let begin = Instant::now();
         assert_eq!(outbox.late_at(), Some(begin + SLOW), "the transport takes nothing at all");
+        assert_eq!(unsent.since(), Some(begin));
         assert!(next(&mut body).is_ready() && outbox.has_room().await);
         for _ in 0..3 {
-            // Slowly, but it moves: then there is the time for all of it, 60 s and a second for each 256 KiB.
+            // Slowly, but it moves: then there is the time for all of it, 60 s and a second for each 32 KiB.
             tokio::time::sleep(SLOW / 2).await;
             assert!(outbox.late_at().unwrap() <= begin + SLOW + Duration::from_secs(17));
-            assert_eq!(outbox.sending_since(), Some(begin));
-            assert!(next(&mut body).is_ready() || outbox.sending_since().is_none());
-            if outbox.sending_since().is_none() {
+            assert_eq!(unsent.since(), Some(begin));
+            assert!(next(&mut body).is_ready() || unsent.since().is_none());
+            if unsent.since().is_none() {
                 break;
             }
         }
-        assert_eq!((outbox.late_at(), outbox.sending_since()), (None, None), "all is taken");
+        assert_eq!((outbox.late_at(), unsent.since()), (None, None), "all is taken");
+    }
+
+    /// The pieces of one large page come after one another, so that a client that takes them slowly is seen to.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_on_a_line_of_a_megabit_is_never_too_slow_however_much_there_is() {
+        let (outbox, mut body) = exit();
+        outbox.send(Ok(Outgoing::Response(response(vec![page(&[100 << 20])]))));
+        let mut taken = 0;
+        while let Poll::Ready(Some(Ok(frame))) = next(&mut body) {
+            let bytes = frame.into_data().unwrap().len();
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 * 8.0 / 1e6)).await;
+            assert!(outbox.late_at().is_none_or(|at| at > Instant::now()), "after {taken} bytes");
+            taken += bytes;
+        }
+        assert!(taken > 100 << 20);
     }
 
     #[tokio::test]

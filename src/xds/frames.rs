@@ -14,8 +14,8 @@ const PREFACE: usize = 24;
 /// Bytes of a frame before its payload.
 const HEAD: usize = 9;
 
-/// Credit of a new connection, and the most that there can be.
-const CREDIT: f64 = 4_000.0;
+/// Credit of a new connection, and the most that there can be: enough for as many streams at once as a connection may have.
+const CREDIT: f64 = 8_000.0;
 /// Credit that a second gives.
 const PER_SECOND: f64 = 100.0;
 /// Bytes sent that give a credit of one. A client may answer a small response by four frames: ACK, two windows and a PING.

@@ -17,8 +17,9 @@ pub(crate) const REFUSED: Duration = Duration::from_secs(1);
 /// is new. A client that never answers one type is told of the other types all the same.
 pub(crate) const UNANSWERED: Duration = Duration::from_secs(10);
 
-/// Bytes a second at which a client must take in a response, and send a request.
-const SLOWEST: usize = 256 << 10;
+/// Bytes a second at which a client must take in a response, and send a request: a
+/// quarter of 1 Mbit/s. The pages that slow clients hold are bounded by `mox.limits.pinned-bytes`, for however long.
+const SLOWEST: usize = 32 << 10;
 
 /// How long a message of so many bytes may take.
 pub(crate) fn transfer(bytes: usize) -> Duration {
@@ -96,6 +97,18 @@ impl StreamLimits {
             types: limits.types,
             request: limits.request,
             response: limits.response,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_megabit_is_fast_enough_for_the_largest_message() {
+        for bytes in [0, 15_000_000, 150_000_000, usize::MAX >> 32] {
+            assert!(transfer(bytes) > Duration::from_secs(bytes as u64 * 8 / 1_000_000), "{bytes}");
         }
     }
 }

@@ -9,8 +9,8 @@
 //! - Each response is of the newest view, or of the view that was begun with: while additions and removals beneath are due
 //!   there are three responses, the old and the new beneath, the kinds above, and the new alone. No response is of an older
 //!   view than the newest one at the last moment when there was nothing to say and nothing to answer.
-//! - One response of a type is unanswered at most. What the client asks for goes out at once, a change at its time, and no
-//!   change for `REFUSED` after a NACK. When changes end and the client answers, it is told everything that there is.
+//! - At most one response of a type is unanswered. A response that the client asks for goes out at once, a change at its time,
+//!   and no change for `REFUSED` after a NACK. When changes end and the client answers, it is told everything that there is.
 //!
 //! If a response would be too large, the client keeps the last one of its type, and no other type waits for it.
 //!
@@ -65,7 +65,7 @@ pub struct Bounds {
     pub response: usize,
 }
 
-/// One type URL that the client asked for.
+/// A type URL that the client asked for.
 struct Subscribed<K, S> {
     /// `None`: this server has no resources of the type.
     kind: Option<K>,
@@ -185,6 +185,11 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
         self.too_large != Some(set.sum()) && self.subscription.wants(set)
     }
 
+    /// Whether the client lacks something of this set that can be told.
+    fn lacks(&mut self, set: &Set) -> bool {
+        self.too_large != Some(set.sum()) && self.subscription.lacks(set)
+    }
+
     /// The given set, with everything that the client was told before if removals are withheld.
     fn sayable(&self, set: Set, withheld: bool) -> Set {
         match &self.told {
@@ -195,8 +200,13 @@ impl<K: Copy + Eq, S: Subscription> Subscribed<K, S> {
 
     /// If the last response is unanswered and lacks something of this set: until when kinds above wait for the answer.
     fn missed_until(&mut self, set: &Set) -> Option<Instant> {
-        let missed = self.subscription.exchange().in_flight() && self.too_large != Some(set.sum());
-        (missed && self.subscription.lacks(set)).then_some(self.sent_at? + UNANSWERED)
+        let missed = self.subscription.exchange().in_flight() && self.lacks(set);
+        missed.then_some(self.sent_at? + UNANSWERED)
+    }
+
+    /// Whether pages are kept of what the client was told.
+    fn holds(&self) -> bool {
+        self.told.iter().chain(self.subscription.holds()).any(|set| set.bytes() > 0)
     }
 
     fn is_of(&self, kinds: &[K]) -> bool {
@@ -276,15 +286,33 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         self.types.iter().map(of_type).sum()
     }
 
-    /// Since when the client has not answered its oldest response, of which there is something to keep until then.
-    pub fn unanswered_since(&self) -> Option<Instant> {
-        let unanswered = self.types.values().filter(|subscribed| subscribed.subscription.exchange().in_flight());
-        unanswered.filter_map(|subscribed| subscribed.sent_at).min()
+    /// Since when pages are kept here that may be old: those of a view that was begun with, or, while the client owes an answer,
+    /// those that it was told. A client that was sent all and owes no more than an answer keeps none.
+    pub fn holds_since(&self) -> Option<Instant> {
+        let types = || self.types.values();
+        let begun = self.begun.as_ref().and_then(|_| types().filter_map(|subscribed| subscribed.sent_at).max());
+        let owes = |subscribed: &&Subscribed<_, S>| {
+            subscribed.kind.is_some() && subscribed.subscription.exchange().in_flight()
+        };
+        let since = types().filter(owes).filter_map(|subscribed| subscribed.sent_at).min();
+        let since = since.filter(|_| types().any(Subscribed::holds));
+        begun.into_iter().chain(since).min()
     }
 
-    /// How many names must be looked up at most to say when a response can go out, and to make it.
-    pub fn lookups(&self) -> usize {
-        self.types.values().map(|subscribed| subscribed.subscription.lookups()).sum()
+    /// How many names must be looked up at most to say when a response of this view can go out, and to make it.
+    pub fn lookups(&self, view: &C) -> usize {
+        let begun = self.begun.is_some();
+        let of_type = |subscribed: &Subscribed<C::Kind, S>| {
+            let Some(set) = set_of(self.partition, subscribed.kind, view) else { return 0 };
+            let in_flight = subscribed.subscription.exchange().in_flight();
+            match (begun, in_flight) {
+                // No response of the type is made, nor does another type wait for it.
+                (_, true) if !subscribed.is_of(C::BENEATH) => 0,
+                (false, _) if subscribed.too_large == Some(set.sum()) => 0,
+                _ => subscribed.subscription.lookups(&set, begun || !in_flight),
+            }
+        };
+        self.types.values().map(of_type).sum()
     }
 
     /// When a response can go out.
@@ -412,7 +440,7 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         for kind in C::BENEATH {
             let Some(of_view) = set_of(*partition, Some(*kind), view) else { continue };
             for (type_url, beneath) in of_kind(types, Some(*kind)) {
-                if !beneath.subscription.lacks(&of_view) {
+                if !beneath.lacks(&of_view) {
                     continue;
                 }
                 let set = beneath.sayable(of_view.clone(), true);
@@ -462,11 +490,11 @@ mod tests {
     use super::*;
     use crate::{
         proto::{
-            envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
+            envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse},
             google::{protobuf::Any, rpc},
         },
         snapshot::{Changes, Resource, view::View},
-        xds::subscription::sotw::Sotw,
+        xds::subscription::{delta::Delta, sotw::Sotw},
     };
 
     const SERVICES: &str = "networking.istio.io/v1/ServiceEntry";
@@ -704,6 +732,44 @@ mod tests {
         assert_eq!(probe.said_and_taken(), says(PRIME_TYPE, &[]), "and its type is one as any other");
         probe.ask("networking.istio.io/v1alpha3/ServiceEntry", "").unwrap();
         assert_eq!(probe.said().1, [""; 0], "no primers a second time");
+    }
+
+    #[test]
+    fn a_client_that_only_owes_an_answer_holds_no_pages() {
+        let mut probe = Probe::subscribed();
+        probe.set(&["a"], &[]);
+        let first = probe.now;
+        assert_eq!(probe.said(), says(SERVICES, &["a"]));
+        assert_eq!(probe.order.holds_since(), None, "the pages are the transport's");
+        probe.now += STEP;
+        probe.set(&["a"], &["a-1"]);
+        assert_eq!(probe.said(), says(WORKLOADS, &["a-1"]));
+        assert_eq!(probe.order.holds_since(), Some(first), "what it was told beneath stays until it answers all");
+        probe.ack(SERVICES);
+        assert_eq!(probe.order.holds_since(), Some(probe.now));
+        probe.ack(WORKLOADS);
+        assert_eq!(probe.order.holds_since(), None);
+        probe.now += STEP;
+        probe.set(&["b"], &["a-1", "b-1"]);
+        probe.said_and_taken();
+        assert_eq!(probe.order.holds_since(), Some(probe.now), "a view that was begun with");
+        probe.ask(GATEWAYS, "").unwrap();
+        assert_eq!(probe.said(), says(GATEWAYS, &[]));
+        assert_eq!(probe.said_and_taken(), says(SERVICES, &["b"]));
+        assert_eq!(probe.order.holds_since(), None, "a type without resources holds nothing, answered or not");
+        // In the incremental variant the next response is the difference from what the client was told.
+        let mut delta = Order::<View, Delta>::new(Partition::WHOLE, MANY);
+        let ask = |response_nonce: &str| DeltaDiscoveryRequest {
+            type_url: SERVICES.into(),
+            response_nonce: response_nonce.into(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        delta.request(ask(""), probe.now).unwrap();
+        assert_eq!(delta.holds_since(), None);
+        assert!(matches!(delta.next(&probe.view, probe.now), Next::Response(_)));
+        assert_eq!(delta.holds_since(), Some(probe.now));
+        delta.request(ask("1"), probe.now).unwrap();
+        assert_eq!(delta.holds_since(), None);
     }
 
     #[test]

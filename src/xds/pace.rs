@@ -31,6 +31,15 @@ pub struct PaceRule {
     pub max: Duration,
 }
 
+impl PaceRule {
+    /// How long a client rests that was busy for so long.
+    fn rest(&self, busy: Duration) -> Duration {
+        let rest = Duration::try_from_secs_f64(busy.as_secs_f64() * (1.0 / self.duty - 1.0));
+        // A rest that is longer than any Duration is longer than the maximum.
+        rest.map_or(self.max, |rest| rest.min(self.max))
+    }
+}
+
 /// A stream among those of a client.
 pub type Ticket = u64;
 
@@ -118,9 +127,8 @@ impl Pace {
     pub fn answered(&mut self, ticket: Ticket, handed: Instant, now: Instant) {
         // Where responses overlap, they took the client's time once.
         let busy = now.saturating_duration_since(self.counted_until.map_or(handed, |until| until.max(handed)));
-        let rest = |busy: Duration| busy.mul_f64(1.0 / self.rule.duty - 1.0).min(self.rule.max);
         let (took, slow) = (now.saturating_duration_since(handed), busy > self.patience(ticket));
-        let (alone, rest) = (now + rest(took), rest(busy));
+        let (alone, rest) = (now + self.rule.rest(took), self.rule.rest(busy));
         if let Some(member) = self.streams.get_mut(&ticket) {
             (member.took, member.apart) = (Some(took), slow.then_some(alone));
         }
@@ -223,6 +231,15 @@ mod tests {
     fn no_change_waits_for_longer_than_the_maximum() {
         let (share, _, longest) = simulate(0.5, Duration::from_secs(20), 1, 20);
         assert!(longest <= MAX && share > 0.75, "{longest:?} {share}");
+    }
+
+    #[test]
+    fn a_rest_is_never_longer_than_the_maximum_however_small_the_share() {
+        for duty in [0.001, 1e-30, f64::MIN_POSITIVE, f64::from_bits(1), 0.0] {
+            let rule = PaceRule { duty, max: MAX };
+            assert_eq!(rule.rest(MAX * 1_000), MAX, "{duty}");
+            assert_eq!(simulate(duty, Duration::from_secs(10), 1, 10).2, MAX, "{duty}");
+        }
     }
 
     #[test]

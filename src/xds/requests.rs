@@ -19,6 +19,8 @@ use crate::xds::{
 
 /// Bytes before a message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
+/// Bytes of a request that there is memory for before they have come.
+const AHEAD: usize = 64 << 10;
 /// The rest of a buffer above this is copied, so that the buffer goes with the request that it was for.
 const SMALL: usize = 16 << 10;
 
@@ -112,17 +114,19 @@ impl<R: Request> Requests<R> {
             )));
         }
         let Some(body) = body.get(..length) else {
-            // All of it at once: what is not used yet takes no memory.
-            self.buffer.reserve(PREFIX + length - self.buffer.len());
+            // As much as has come and is charged for, since the client only says that there will be more.
+            let (come, missing) = (self.buffer.len(), PREFIX + length - self.buffer.len());
+            self.buffer.reserve(missing.min(come.max(AHEAD)));
             return Ok(None);
         };
+        // From here on the request is charged for what it takes decoded, which is more.
+        self.buffered.resize(self.buffer.len() - PREFIX - length)?;
         let held = charge::<R>(body, &self.account)?;
         let message = self.buffer.split_to(PREFIX + length).freeze().slice(PREFIX..);
         if length > SMALL || self.buffer.is_empty() {
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
         self.since = (!self.buffer.is_empty()).then(Instant::now);
-        self.buffered.resize(self.buffer.len())?;
         Ok(Some(Encoded { message, held, request: PhantomData }))
     }
 }
@@ -184,6 +188,7 @@ mod tests {
         collections::HashMap,
         pin::Pin,
         task::{Context, Poll},
+        time::Duration,
     };
 
     use bytes::BufMut;
@@ -271,6 +276,23 @@ mod tests {
             let message = [&[0, 0, 0, 0, no_request.len() as u8][..], no_request].concat();
             assert_eq!(ends(&message, usize::MAX).await, Code::InvalidArgument, "{no_request:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_only_announced_takes_no_memory() {
+        let (most, request) = (16 << 20, framed(&names(1, 10 << 20)));
+        let (says, mut requests, budget) = requests(most, 4 * most);
+        let mut come = 0;
+        for bytes in [PREFIX, 100, AHEAD, 1 << 20] {
+            says.send(Bytes::copy_from_slice(&request[come..come + bytes])).unwrap();
+            come += bytes;
+            assert!(tokio::time::timeout(Duration::from_millis(1), requests.next()).await.is_err(), "a part of it");
+            let capacity = requests.buffer.capacity();
+            assert!(capacity <= 2 * (come + AHEAD), "{capacity} bytes where {come} have come");
+            assert_eq!(budget.held(), come);
+        }
+        says.send(Bytes::copy_from_slice(&request[come..])).unwrap();
+        assert!(requests.next().await.unwrap().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -112,7 +112,7 @@ impl<C: Catalog> Ads<C> {
         let registered = registered.map_err(Status::resource_exhausted)?;
         let account = self.streams.budget.open();
         let requests = Requests::new(request.into_body(), self.limits.request, Arc::clone(&account));
-        // One response waits for the transport, no more: the next is made when that is gone, from a newer view.
+        // A single response waits for the transport: the next is made when that is gone, from a newer view.
         let (outbox, responses) = codec::exit();
         let stream = Stream {
             view: self.view.clone(),

@@ -1,4 +1,4 @@
-//! One stream of one client: requests in, responses out. `Order` decides what goes out and when; here are the transport, the
+//! A stream of a client: requests in, responses out. `Order` decides what goes out and when; here are the transport, the
 //! clock, status and logs.
 //!
 //! Responses are made when the transport can take them, from the view of that moment: a slow client gets the newest
@@ -123,6 +123,7 @@ impl<C: Catalog> Stream<C> {
     /// Serves the stream until either side ends it. If the transport does not take the end, the stream is reset, and what is left
     /// of it until the transport notices is returned.
     pub(crate) async fn run<S: Subscription>(mut self, mut requests: Requests<S::Request>) -> Option<Remains> {
+        self.registered.sends(self.outbox.unsent());
         match self.serve::<S>(&mut requests).await {
             StreamEnd::Gone => return None,
             StreamEnd::Slow => {
@@ -209,8 +210,8 @@ impl<C: Catalog> Stream<C> {
         }
         let (turn, streams) = (Arc::clone(&self.turn), Arc::clone(&self.streams));
         loop {
-            self.registered.holds_since(order.unanswered_since().into_iter().chain(self.outbox.sending_since()).min());
-            let long = order.lookups() > LONG;
+            self.registered.holds_since(order.holds_since());
+            let long = order.lookups(&self.view.borrow().clone()) > LONG;
             let due = {
                 let _alone = if long { streams.alone().await } else { None };
                 apart(long, || self.turn(&mut order))
@@ -235,7 +236,7 @@ impl<C: Catalog> Stream<C> {
                     if !has_room {
                         return StreamEnd::Gone;
                     }
-                    let long = order.lookups() > LONG;
+                    let long = order.lookups(&self.view.borrow().clone()) > LONG;
                     let said = {
                         let _alone = if long { streams.alone().await } else { None };
                         apart(long, || self.say(&mut order, &mut handed))
@@ -272,7 +273,7 @@ impl<C: Catalog> Stream<C> {
         Ok(matches!(generator, Some(value::Kind::StringValue(text)) if text == "api"))
     }
 
-    /// Takes a request in, which may be the first of the stream. Of a large one it takes long.
+    /// Takes a request in, which may be the first of the stream; takes long where there are many names.
     async fn take<S: Subscription>(
         &mut self,
         order: &mut Order<C, S>,
@@ -280,15 +281,19 @@ impl<C: Catalog> Stream<C> {
         request: Encoded<S::Request>,
         first: bool,
     ) -> Result<(), Status> {
-        let (long, streams) = (request.cost() > LONG * NAME, Arc::clone(&self.streams));
+        // A request of few bytes may be about all names that the client has asked for.
+        let long = request.cost().saturating_add(order.kept()) > LONG * NAME;
+        let streams = Arc::clone(&self.streams);
         let _alone = if long { streams.alone().await } else { None };
         apart(long, || {
-            let (request, _held) = request.decode()?;
+            let (request, held) = request.decode()?;
             if first {
                 let keeps = self.identify(request.node())?;
                 order.prime(keeps && self.prime);
             }
             self.request(order, handed, request)?;
+            // The names that are kept of the request are charged for instead.
+            drop(held);
             self.kept.resize(order.kept())
         })
     }

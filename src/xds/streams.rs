@@ -4,8 +4,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,6 +21,7 @@ use crate::{
     snapshot::{partition::Partition, view::Catalog},
     xds::{
         budget::Budget,
+        codec::Unsent,
         limits::{MaxBytes, MaxStreams},
         pace::{Pace, PaceRule, Ticket},
         quiet::Quiet,
@@ -140,14 +141,28 @@ struct Open {
     holds: Arc<Holds>,
 }
 
-/// Whether a stream holds pages that may be old.
+/// Whether a stream holds pages that may be old, until it lets go of them. The rest of the stream then has another of these,
+/// so that no notice that was meant for the stream reaches its rest.
 #[derive(Debug, Default)]
 struct Holds {
+    /// Since when, but for what is not sent yet.
     since: Mutex<Option<Instant>>,
+    unsent: OnceLock<Unsent>,
+    /// Whether the stream was told to end.
+    told: AtomicBool,
     /// Tells the stream that it is to end.
     cut: Notify,
     /// Tells that the stream holds nothing any more.
     gone: Notify,
+}
+
+impl Holds {
+    /// Since when the stream holds pages; `None`: it holds none, or is about to end.
+    fn since(&self) -> Option<Instant> {
+        let unsent = self.unsent.get().and_then(Unsent::since);
+        let since = self.since.lock().into_iter().chain(unsent).min();
+        since.filter(|_| !self.told.load(Ordering::Relaxed))
+    }
 }
 
 /// All streams of a server.
@@ -181,7 +196,7 @@ pub struct Streams {
     pub refused: AtomicU64,
 }
 
-/// One stream's place in the list, until it is dropped.
+/// The place of a stream in the list, until it is dropped.
 #[derive(Debug)]
 pub struct Registered {
     streams: Arc<Streams>,
@@ -265,12 +280,11 @@ impl Streams {
                 }
                 let oldest = {
                     let open = self.open.lock();
-                    let holds =
-                        open.values().filter_map(|open| Some((*open.holds.since.lock())?).zip(Some(&open.holds)));
+                    let holds = open.values().filter_map(|open| open.holds.since().zip(Some(&open.holds)));
                     holds.min_by_key(|(since, _)| *since).map(|(_, holds)| Arc::clone(holds))
                 };
                 let Some(oldest) = oldest else { break };
-                *oldest.since.lock() = None;
+                oldest.told.store(true, Ordering::Relaxed);
                 oldest.cut.notify_one();
                 let _ = tokio::time::timeout(10 * RELIEF, oldest.gone.notified()).await;
             }
@@ -366,15 +380,24 @@ impl Registered {
         self.streams.quiet.lock().may_log((event, client, about.to_owned()), Instant::now())
     }
 
-    /// Notes since when the stream holds pages that may be old; `None`: it holds none.
+    /// Notes since when the stream holds pages that may be old, but for what is not sent yet; `None`: it holds none.
     pub fn holds_since(&self, since: Option<Instant>) {
         *self.holds.since.lock() = since;
     }
 
-    /// Notes that the stream has let go of what it held, though it is still there.
-    pub fn let_go(&self) {
-        *self.holds.since.lock() = None;
-        self.holds.gone.notify_one();
+    /// Notes what the stream sends, whose pages it holds until they are sent.
+    pub fn sends(&self, unsent: Unsent) {
+        // A stream has one outbox.
+        let _ = self.holds.unsent.set(unsent);
+    }
+
+    /// Notes that the stream has let go of what it held, and ends, though something is left of it.
+    pub fn let_go(&mut self) {
+        let left = std::mem::take(&mut self.holds);
+        if let Some(open) = self.streams.open.lock().get_mut(&self.ticket) {
+            open.holds = Arc::clone(&self.holds);
+        }
+        left.gone.notify_one();
     }
 
     /// Waits until the stream is to end, since it holds the oldest of too many pages.
@@ -483,6 +506,31 @@ mod tests {
         assert!(!same(&a, &e) && same(&e, &f));
         assert!(a.may_log("event", "type") && !b.may_log("event", "type"), "and its line in the log");
         assert!(c.may_log("event", "type") && d.may_log("event", "type") && a.may_log("event", "other"));
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_stream_hears_nothing_that_was_meant_for_the_stream() {
+        let most = MaxBytes { pinned: 0, ..MaxBytes::ANY };
+        let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, most));
+        let places = MaxStreams { in_all: 9, per_address: 9 };
+        let mut registered = streams.register(None, Partition::WHOLE, false, places).unwrap();
+        let holds = Arc::clone(&registered.holds);
+        // It is told to go when it ends by itself.
+        registered.holds_since(Some(Instant::now()));
+        holds.told.store(true, Ordering::Relaxed);
+        holds.cut.notify_one();
+        assert_eq!(holds.since(), None, "nobody is told twice");
+        registered.let_go();
+        let mut gone = Box::pin(holds.gone.notified());
+        assert!(gone.as_mut().enable(), "who told it goes on");
+        // Nobody told what is left.
+        let left = Arc::clone(&streams.open.lock()[&registered.ticket].holds);
+        assert!(Arc::ptr_eq(&left, &registered.holds) && left.since().is_none());
+        registered.holds_since(Some(Instant::now()));
+        assert!(left.since().is_some());
+        assert!(!Box::pin(left.cut.notified()).as_mut().enable() && !Box::pin(left.gone.notified()).as_mut().enable());
+        drop(registered);
+        assert!(Box::pin(left.gone.notified()).as_mut().enable());
     }
 
     #[tokio::test]

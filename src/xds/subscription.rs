@@ -1,4 +1,4 @@
-//! One type on one stream, what the client wants of it and what it has: values without IO, one for each variant of the
+//! A type on a stream, what the client wants of it and what it has: values without IO, one for each variant of the
 //! protocol.
 //!
 //! Quotations are from the specification, <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>; links name the
@@ -87,7 +87,7 @@ pub struct ResponseContent {
     pub removed: Vec<String>,
 }
 
-/// One type on one stream.
+/// A type on a stream.
 pub trait Subscription: Default + Send + 'static {
     /// The variant's request.
     type Request: Request;
@@ -114,9 +114,12 @@ pub trait Subscription: Default + Send + 'static {
     /// About how many bytes are kept of what the client asked for and said.
     fn kept(&self) -> usize;
 
-    /// How many names must be looked up at most before it is known whether a response is due, and to make that; none while the last
-    /// is unanswered.
-    fn lookups(&self) -> usize;
+    /// The set of which pages are kept, to tell what is different in another.
+    fn holds(&self) -> Option<&Set>;
+
+    /// How many names must be looked up at most to say whether the client lacks something of this set and, if it is `told`, to make
+    /// the response.
+    fn lookups(&self, set: &Set, told: bool) -> usize;
 
     /// Makes a response of the newest set and notes that it goes out.
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent;

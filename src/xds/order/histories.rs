@@ -343,7 +343,7 @@ impl Debug for History {
     }
 }
 
-/// One type as the client sees it.
+/// A type as the client sees it.
 #[derive(Debug)]
 struct Client {
     wish: Wish,
@@ -623,7 +623,7 @@ impl<M: Mesh, S: Variant> Run<M, S> {
         }
         if self.view.is_shown() {
             prop_assert_eq!(
-                self.order.lookups(),
+                self.order.lookups(&self.view),
                 0,
                 "a client that was told all costs nothing until something changes"
             );

@@ -278,3 +278,22 @@ async fn a_client_that_asks_for_more_than_its_share_is_ended_and_gives_all_back(
     assert!(stream.ended.await.unwrap().is_none(), "its client has read why");
     assert_eq!((stream.streams.budget.held(), stream.streams.budget.refused()), (0, 1));
 }
+
+/// Long work is done by one stream at a time, apart from the threads that serve others: so nothing of it happens meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_small_request_about_many_names_is_long_work() {
+    let mut stream = stream();
+    let names = (0..2 * LONG).map(|n| format!("ns/{n:060}")).collect();
+    stream.says.send(DiscoveryRequest { resource_names: names, ..asks("x") }).unwrap();
+    let (nonce, _) = stream.heard().await;
+    let held = stream.streams.budget.held();
+    let streams = Arc::clone(&stream.streams);
+    let alone = streams.alone().await;
+    let few = DiscoveryRequest { response_nonce: nonce, resource_names: vec!["a".into()], ..asks("x") };
+    stream.says.send(few).unwrap();
+    tokio::time::sleep(REFUSED).await;
+    assert!(streams.budget.held() >= held, "the names are still there");
+    drop(alone);
+    stream.heard().await;
+    assert!(streams.budget.held() < held / 100, "{}", streams.budget.held());
+}

@@ -17,7 +17,7 @@ use crate::{
 /// Bytes of a version as it is kept.
 const VERSION: usize = size_of::<Option<u128>>();
 
-/// One type on one stream in the incremental variant.
+/// A type on a stream in the incremental variant.
 #[derive(Debug, Default)]
 pub struct Delta {
     /// Whether everything is wanted.
@@ -35,6 +35,8 @@ pub struct Delta {
     initial_bytes: usize,
     /// The set that the client has, as far as it wants what is in it; `None` before the first response.
     base: Option<Set>,
+    /// Hash of a set of which the client was found to lack something, since its last request that names anything.
+    lacking: Option<u128>,
     /// Whether a request was taken in.
     known: bool,
     exchange: Exchange,
@@ -116,7 +118,7 @@ impl Delta {
 
     /// Nothing is owed any more to a client that has this set.
     fn settle(&mut self, set: &Set) {
-        self.owes_all = false;
+        (self.owes_all, self.lacking) = (false, None);
         (self.owed, self.initial, self.initial_bytes) = Default::default();
         self.base = Some(set.apart());
     }
@@ -149,6 +151,9 @@ impl Subscription for Delta {
                 self.subscribe(EVERYTHING.to_owned());
             }
         }
+        if asked.peek().is_some() || left.peek().is_some() {
+            self.lacking = None;
+        }
         asked.for_each(|name| self.subscribe(name));
         left.for_each(|name| self.unsubscribe(name));
         nonce == Nonce::Answers
@@ -156,15 +161,19 @@ impl Subscription for Delta {
 
     fn lacks(&mut self, set: &Set) -> bool {
         // A request for everything is answered even if there is nothing: the client waits for the answer.
-        if self.owes_all {
+        if self.owes_all || self.lacking == Some(set.sum()) {
             return true;
         }
         let same = self.base.as_ref().is_some_and(|base| base.sum() == set.sum());
         if same && self.owed.is_empty() {
             return false;
         }
-        let lacks = !self.news(set).is_empty();
-        if !lacks {
+        // A name that is owed is news, unless the client has its resource from before this stream.
+        let owes = !self.owed.is_empty() && self.initial.is_empty();
+        let lacks = owes || !self.news(set).is_empty();
+        if lacks {
+            self.lacking = Some(set.sum());
+        } else {
             // Changes of what is not wanted are not compared again, and their pages not kept.
             self.settle(set);
         }
@@ -179,8 +188,13 @@ impl Subscription for Delta {
         self.names.bytes + self.owed.bytes + self.initial_bytes + self.exchange.kept()
     }
 
-    fn lookups(&self) -> usize {
-        if self.exchange.in_flight { 0 } else { self.owed.len() + self.initial.len() }
+    fn holds(&self) -> Option<&Set> {
+        self.base.as_ref()
+    }
+
+    fn lookups(&self, set: &Set, told: bool) -> usize {
+        let known = self.owes_all || self.initial.is_empty() || self.lacking == Some(set.sum());
+        if known && !told { 0 } else { self.owed.len() + self.initial.len() }
     }
 
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
@@ -210,7 +224,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        proto::envoy::service::discovery::v3::DeltaDiscoveryResponse, snapshot::version_of,
+        proto::envoy::service::discovery::v3::DeltaDiscoveryResponse,
+        snapshot::{set::testing::looked_up, version_of},
         xds::subscription::testing::set,
     };
 
@@ -336,20 +351,54 @@ mod tests {
     }
 
     #[test]
+    fn names_are_looked_up_once_for_each_set_and_never_while_a_response_is_unanswered() {
+        let of: Vec<String> = (0..1_000).map(|n| format!("ns/{n:060}")).collect();
+        let names: Vec<&str> = of.iter().map(String::as_str).collect();
+        let (now, next) = (set(&[(names[0], "1")]), set(&[(names[0], "2")]));
+        let version = version_of(now.find(names[0]).unwrap().digest()).to_string();
+        let mut client = Client::default();
+        client.first("", &names, &[], &[(names[0], &version)]);
+        let looks = |client: &mut Client, set: &Set, lacks: bool| {
+            let (before, most) = (looked_up(), client.subscription.lookups(set, false));
+            assert_eq!(client.subscription.lacks(set), lacks);
+            let looked = looked_up() - before;
+            assert!(looked <= most, "{looked} of {most}");
+            looked
+        };
+        assert_eq!(looks(&mut client, &now, true), 1_001, "it may have all of them already");
+        client.ask("stale", &[], &[]);
+        assert_eq!(looks(&mut client, &now, true), 0, "a request that names nothing");
+        assert_eq!(looks(&mut client, &next, true), 1_001);
+        client.ask("stale", &[], &["phantom"]);
+        assert_eq!(looks(&mut client, &next, true), 1_001);
+        assert_eq!(client.subscription.lookups(&next, true), 1_001, "to make the response");
+        client.subscription.respond(&next, 1);
+        assert_eq!(looks(&mut client, &next, false), 0);
+        client.ask("stale", &names, &[]);
+        assert!(client.subscription.exchange().in_flight());
+        assert_eq!((looks(&mut client, &next, true), looks(&mut client, &now, true)), (0, 0));
+        assert_eq!(client.next(&next), None);
+        client.ask("1", &[], &[]);
+        let (brought, removed) = client.next(&next).unwrap();
+        assert_eq!((brought.len(), removed.len()), (1, 999));
+    }
+
+    #[test]
     fn what_is_kept_is_counted_and_goes_with_the_names() {
         let mut client = Client::default();
         let names: Vec<String> = (0..1_000).map(|n| format!("ns/{n:060}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         client.first("", &names, &[], &[(names[0], "1"), (names[1], "1")]);
-        let (asked, lookups) = (client.subscription.kept(), client.subscription.lookups());
+        let none = set(&[]);
+        let (asked, lookups) = (client.subscription.kept(), client.subscription.lookups(&none, true));
         assert!(asked > 2 * 1_000 * 63 && lookups == 1_002, "{asked} {lookups}");
         client.next(&set(&[])).unwrap();
         let told = client.subscription.kept();
-        assert!(told <= asked / 2 && client.subscription.lookups() == 0, "{told}");
+        assert!(told <= asked / 2 && client.subscription.lookups(&none, true) == 0, "{told}");
         client.ask("", &names, &[]);
         assert_eq!(client.subscription.kept(), 2 * told, "they are owed once more, and are names as before");
-        assert_eq!(client.subscription.lookups(), 1_000);
+        assert_eq!(client.subscription.lookups(&none, true), 1_000);
         client.ask("", &[], &names);
-        assert_eq!((client.subscription.kept(), client.subscription.lookups()), (0, 0));
+        assert_eq!((client.subscription.kept(), client.subscription.lookups(&none, true)), (0, 0));
     }
 }

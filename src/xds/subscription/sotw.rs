@@ -18,7 +18,7 @@ use crate::{
 /// Bytes of what is kept with a name.
 const SENT: usize = size_of::<Option<u128>>();
 
-/// One type on one stream in state of the world.
+/// A type on a stream in state of the world.
 #[derive(Debug, Default)]
 pub struct Sotw {
     /// Names that are wanted, `None`: everything is wanted.
@@ -149,12 +149,20 @@ impl Subscription for Sotw {
         self.names.as_ref().map_or(0, |names| names.bytes) + self.exchange.kept()
     }
 
-    fn lookups(&self) -> usize {
-        if self.exchange.in_flight {
-            return 0;
-        }
-        let looked_at = |names: &Wanted| names.seen.as_ref().is_some_and(|(_, different)| different.is_empty());
-        self.names.as_ref().filter(|names| self.due || !looked_at(names)).map_or(0, |names| names.sent.len())
+    fn holds(&self) -> Option<&Set> {
+        let (seen, _) = self.names.as_ref()?.seen.as_ref()?;
+        Some(seen)
+    }
+
+    fn lookups(&self, _set: &Set, told: bool) -> usize {
+        let Some(names) = &self.names else { return 0 };
+        // A set costs what is different in it from the one that was seen before.
+        let (known, lacks) = match &names.seen {
+            _ if self.due => (true, true),
+            Some((_, different)) => (true, !different.is_empty()),
+            None => (false, true),
+        };
+        if known && !(told && lacks) { 0 } else { names.sent.len() }
     }
 
     fn respond(&mut self, set: &Set, nonce: u64) -> ResponseContent {
@@ -187,7 +195,7 @@ impl Subscription for Sotw {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{proto::google::rpc, xds::subscription::testing::set};
+    use crate::{proto::google::rpc, snapshot::set::testing::looked_up, xds::subscription::testing::set};
 
     fn ask(subscription: &mut Sotw, nonce: &str, names: &[&str]) {
         let resource_names = names.iter().map(|name| (*name).to_owned()).collect();
@@ -276,6 +284,26 @@ mod tests {
         ask(&mut everything, "1", &[]);
         ask(&mut everything, "1", &[]);
         assert!(!everything.wants(&set(&[])), "it is no name that is asked for");
+    }
+
+    #[test]
+    fn names_are_looked_up_once_and_then_what_is_different() {
+        let names: Vec<String> = (0..1_000).map(|n| format!("ns/{n:060}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let [one, two] = ["1", "2"].map(|host| set(&[(names[0], host)]));
+        let mut subscription = Sotw::default();
+        ask(&mut subscription, "", &names);
+        assert_eq!((subscription.lookups(&one, false), subscription.lookups(&one, true)), (0, 1_000));
+        subscription.respond(&one, 1);
+        // While the response is unanswered another type may wait for what this one lacks.
+        for (set, most) in [(&one, 1_000), (&two, 0), (&one, 0)] {
+            let before = looked_up();
+            assert_eq!(subscription.lookups(set, false), most);
+            subscription.lacks(set);
+            assert_eq!(looked_up() - before, most);
+        }
+        subscription.lacks(&two);
+        assert_eq!((subscription.lookups(&two, false), subscription.lookups(&two, true)), (0, 1_000));
     }
 
     #[test]
