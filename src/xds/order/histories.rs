@@ -24,6 +24,7 @@ use crate::{
     },
     snapshot::{
         Changes, Resource,
+        set::testing::looked_up,
         view::{Catalog, View},
     },
     xds::subscription::{delta::Delta, sotw::Sotw},
@@ -492,7 +493,9 @@ impl<M: Mesh, S: Variant> Run<M, S> {
         let (names, text) = (usize::from(NAMES) * 3 * 200, "no".len());
         let most: usize = self.clients.keys().map(|of| TYPE + M::TYPES[*of].0.len() + names + text).sum();
         prop_assert!(self.order.kept() <= most, "{} bytes for {} types", self.order.kept(), self.clients.len());
+        let (most, before) = (self.order.lookups(&self.view), looked_up());
         let due = self.order.due(&self.view, self.now);
+        prop_assert!(most > 0 || looked_up() == before, "{} names are looked up", looked_up() - before);
         match due {
             Due::Changed(since) => {
                 prop_assert!(since <= self.now);
@@ -513,7 +516,10 @@ impl<M: Mesh, S: Variant> Run<M, S> {
         if !matches!(self.due()?, Due::Asked | Due::Changed(_)) {
             return Ok(());
         }
-        match self.order.next(&self.view, self.now) {
+        let (most, before) = (self.order.lookups(&self.view), looked_up());
+        let next = self.order.next(&self.view, self.now);
+        prop_assert!(most > 0 || looked_up() == before, "{} names are looked up", looked_up() - before);
+        match next {
             Next::Nothing => prop_assert!(false, "a response was due and there is none"),
             Next::Primers => {
                 prop_assert_eq!(self.primed.replace(true), Some(false), "primers go out once, and if at all")
