@@ -42,7 +42,7 @@ impl Server {
     fn start(port: u16, xds: Xds) -> Self {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (view, signals) = (watch::Sender::new(xds), Arc::<Signals>::default());
-        let bytes = MaxBytes { stream: 1 << 20, streams: 1 << 24, pinned: 1 << 30 };
+        let bytes = MaxBytes { stream: 64 << 20, streams: 512 << 20, pinned: 1 << 30 };
         let streams = Arc::new(Streams::new(PaceRule { duty: 0.5, max: Duration::from_secs(5) }, bytes));
         let [draining, fenced] = [watch::Sender::new(false), watch::Sender::new(false)];
         let most = MaxStreams { in_all: 16, per_address: 16 };
