@@ -45,7 +45,7 @@ struct Hold {
 #[derive(Debug, Clone)]
 pub struct Additions {
     protect: Protect,
-    /// When the first complete view came.
+    /// When the first complete view came, or many services went since, which may come back.
     complete_since: Option<Millis>,
     /// The most services that were served since.
     most: usize,

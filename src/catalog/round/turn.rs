@@ -251,8 +251,8 @@ impl Round {
     /// Finds the outcome of services, and of those whose host or virtual address that changes.
     fn settle(&mut self, turn: &mut Turn<'_>, mut todo: BTreeSet<Arc<str>>) {
         while !todo.is_empty() {
-            // First places for all, so that few are built for a place that they do not keep. Those who are drawn in may claim
-            // otherwise than before.
+            // First places for all, so that few are built for a place that they do not keep. Services that are drawn in may
+            // claim otherwise than before.
             let mut claiming = todo.clone();
             while !claiming.is_empty() {
                 self.look_again(turn, claiming.iter().cloned());
