@@ -3,7 +3,8 @@
 //! Every service costs every proxy that sees it, and anybody may publish. So where within a minute more new services come than
 //! a number and than a share of what is served, the new ones wait: for an operator, for a while, or until most of them have
 //! left again. Only those of the tenant that explains it wait, where one does. Who is served goes on, and nobody is harmed who
-//! was there. Not before a registry had time to come back after a start.
+//! was there. Not before a registry had time to come back after a start; and as many as went since the most were served may
+//! come back at any time.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,8 +27,10 @@ pub struct Judgement {
 #[derive(Debug, Clone)]
 struct Window {
     since: Millis,
-    /// Services with endpoints when it began.
+    /// Services with endpoints when it began, or the most that there were before.
     served: usize,
+    /// How many of those were not there when it began, and may come back.
+    returning: usize,
     /// Services that came since and have not left again, those that wait included.
     came: HashSet<Arc<str>>,
     /// How many of them are of which tenant.
@@ -45,7 +48,7 @@ struct Hold {
 #[derive(Debug, Clone)]
 pub struct Additions {
     protect: Protect,
-    /// When the first complete view came, or many services went since, which may come back.
+    /// When the first complete view came.
     complete_since: Option<Millis>,
     /// The most services that were served since.
     most: usize,
@@ -65,24 +68,15 @@ impl Additions {
         self.complete_since = Some(now);
     }
 
-    /// Many services may come back, since many went: nobody is to hold them up.
-    pub fn expect_back(&mut self, now: Millis) {
-        self.complete_since = self.complete_since.map(|_| now);
-        self.window = self.window.take().filter(|_| self.hold.is_some());
-    }
-
     /// Begins a window over what is served, unless one runs or the registry may still be coming back.
     pub fn begin(&mut self, now: Millis, served: usize) {
         self.most = self.most.max(served);
-        if served < self.most / 2 {
-            self.most = served;
-            self.expect_back(now);
-        }
         let settle = self.protect.mass_add_settle.as_millis() as Millis;
         let settled = self.complete_since.is_some_and(|since| now >= since.saturating_add(settle));
         let over = |window: &Window| self.hold.is_none() && now - window.since >= WINDOW;
         if settled && self.window.as_ref().is_none_or(over) && !self.protect.mass_add_hold.is_zero() {
-            self.window = Some(Window { since: now, served, came: HashSet::new(), tenants: HashMap::new() });
+            let (came, tenants) = (HashSet::new(), HashMap::new());
+            self.window = Some(Window { since: now, served: self.most, returning: self.most - served, came, tenants });
         }
     }
 
@@ -107,7 +101,8 @@ impl Additions {
         let released = std::mem::take(&mut self.released);
         let Some(window) = &self.window else { return Judgement::default() };
         let trips = |came: usize| {
-            came > self.protect.mass_add_services && came as f64 > window.served as f64 * self.protect.mass_add_share
+            let new = came.saturating_sub(window.returning);
+            new > self.protect.mass_add_services && new as f64 > window.served as f64 * self.protect.mass_add_share
         };
         let came = window.came.len();
         let Some(hold) = &mut self.hold else {
@@ -235,6 +230,17 @@ mod tests {
         mesh.additions.complete_since = None;
         mesh.additions.window = None;
         assert_eq!(mesh.change(9 * SETTLED, "a", 60_000..160_000, true), PASS, "not complete yet");
+    }
+
+    #[test]
+    fn as_many_as_went_may_come_back_and_no_more() {
+        let mut mesh = Mesh::new(10_000);
+        assert_eq!(mesh.change(SETTLED, "old", 0..10_000, false), PASS);
+        assert_eq!(mesh.counts(), (0, 0));
+        assert_eq!(mesh.change(2 * SETTLED, "old", 0..10_000, true), PASS, "however long they were away");
+        assert_eq!(mesh.change(3 * SETTLED, "old", 0..4_000, false), PASS);
+        assert_eq!(mesh.change(4 * SETTLED, "new", 0..9_000, true), PASS, "4,000 in their place, and half of 10,000");
+        assert_eq!(mesh.change(4 * SETTLED + 1, "new", 9_000..9_001, true).held, Some(9_001));
     }
 
     #[test]

@@ -541,17 +541,11 @@ impl World {
             if !std::mem::take(&mut self.is_first) {
                 self.check_lost(&after)?;
             }
-            // Many may come back after many went.
             let had = self.before.served.values().filter(|endpoints| !endpoints.is_empty()).count();
             self.most = self.most.max(had);
-            if self.settled_at.is_some() && had < self.most / 2 {
-                (self.settled_at, self.most) = (Some(*now + 60_000), had);
-            }
+            let returning = self.most - had;
             if !std::mem::take(&mut self.begins_again) {
-                self.check_new(&after)?;
-            }
-            if !self.before.withheld.is_subset(&after.withheld) {
-                self.settled_at = self.settled_at.map(|_| *now + 60_000);
+                self.check_new(&after, returning)?;
             }
             self.settled_at = self.settled_at.or(Some(*now + 60_000));
         }
@@ -595,14 +589,14 @@ impl World {
         check(!nothing, || "nothing is left, and nothing is withheld".into())
     }
 
-    /// No more new services come in a round than may come at once, but for those that waited.
-    fn check_new(&self, after: &Before) -> Result<(), String> {
+    /// No more new services come in a round than may come at once, but for those that waited, and as many as went before.
+    fn check_new(&self, after: &Before, returning: usize) -> Result<(), String> {
         let had = |id: &str| self.before.served.contains_key(id);
         let new = after.served.keys().filter(|id| !had(id) && !self.before.waiting.contains(&***id)).count();
         // The round that ends a hold judges nobody.
         let ends = self.before.adding && !after.adding;
         let settled = self.settled_at.is_some_and(|at| self.driver.now >= at);
-        check(!settled || ends || new <= 2, || format!("{new} new services come, and none waits"))?;
+        check(!settled || ends || new <= 2 + returning, || format!("{new} new services come, and none waits"))?;
         let there = after.waiting.iter().find(|id| had(id) || after.served.contains_key(&***id));
         check(there.is_none(), || format!("{there:?} was there, and waits"))
     }

@@ -383,7 +383,6 @@ impl Round {
             let (services, freed) = (freed.clone().count(), freed.filter(|id| !turn.work.contains_key(*id)));
             let freed: BTreeSet<Arc<str>> = freed.cloned().collect();
             self.notices.give(now, Notice::MassDeleteOver { why, services });
-            self.additions.expect_back(now);
             self.settle(turn, freed);
         }
         if self.is_holding() {
