@@ -150,6 +150,7 @@ impl From<Fault> for Reject {
         match fault {
             Fault::Form => Self::UnknownForm,
             Fault::Port => Self::BadPort,
+            Fault::Scheme => Self::NotAProvider,
         }
     }
 }
@@ -285,7 +286,8 @@ pub fn is_dubbo(data_info_id: &str) -> bool {
 }
 
 fn endpoint(provider: &Provider<'_>, is_dubbo: bool, cell: &str, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
-    if !provider.is_provider(is_dubbo) {
+    // SOFARPC's consumers look at none of these parameters.
+    if is_dubbo && !provider.is_provider() {
         return Err(Reject::NotAProvider);
     }
     if is_dubbo && !provider.is_in_service() {

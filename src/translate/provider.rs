@@ -13,8 +13,6 @@ const APPLICATION: [&str; 5] = ["appName", "app_name", "self_app_name", "applica
 /// A payload's text, taken apart.
 #[derive(Debug)]
 pub struct Provider<'a> {
-    /// The scheme, where the text has one.
-    pub scheme: Option<&'a str>,
     /// The host as it is written, without brackets and zone id.
     pub host: &'a str,
     /// The port.
@@ -29,6 +27,8 @@ pub enum Fault {
     Form,
     /// The text has no port, or a port outside 1..65535.
     Port,
+    /// The scheme names no provider; such a text needs no port.
+    Scheme,
 }
 
 /// Parameters, by name.
@@ -99,7 +99,7 @@ impl<'a> Provider<'a> {
     /// The provider that an instance is.
     pub fn of_instance(instance: &'a Instance) -> Result<Self, Fault> {
         let (host, port) = (bare(&instance.host), instance.port()?);
-        Ok(Self { scheme: None, host, port, parameters: Parameters::Instance(instance) })
+        Ok(Self { host, port, parameters: Parameters::Instance(instance) })
     }
 
     /// The provider in `[scheme://][user@]host:port[/path][?parameters]`.
@@ -111,6 +111,10 @@ impl<'a> Provider<'a> {
             Some((before, _)) if !before.contains('?') => return Err(Fault::Form),
             _ => (None, text),
         };
+        let is_other = |scheme: &str| NO_PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(scheme));
+        if scheme.is_some_and(is_other) {
+            return Err(Fault::Scheme);
+        }
         let (authority, query) = match rest.find(['/', '?']) {
             Some(end) => (&rest[..end], rest[end..].split_once('?').map_or("", |(_, query)| query)),
             None => (rest, ""),
@@ -118,7 +122,7 @@ impl<'a> Provider<'a> {
         let authority = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
         let (host, number) = authority.rsplit_once(':').ok_or(Fault::Form)?;
         let port = port(number.parse().ok())?;
-        Ok(Self { scheme, host: bare(host), port, parameters: Parameters::Query(query) })
+        Ok(Self { host: bare(host), port, parameters: Parameters::Query(query) })
     }
 
     /// The value of a parameter.
@@ -149,13 +153,11 @@ impl<'a> Provider<'a> {
         name.or_else(|| APPLICATION.iter().find_map(|key| self.text(key)))
     }
 
-    /// Whether Dubbo's consumers take it for a provider, and not for a configurator, a route or something else that stands
-    /// among providers (`RegistryDirectory.java:109-146, 484-499`).
-    pub fn is_provider(&self, is_dubbo: bool) -> bool {
-        let is_other = |scheme: &str| NO_PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(scheme));
-        let category = || self.parameter("category").is_none_or(|category| category == "providers");
-        let is_compatible = || self.parameter("compatible_config").is_none_or(str::is_empty);
-        !self.scheme.is_some_and(is_other) && (!is_dubbo || (category() && is_compatible()))
+    /// Whether Dubbo's consumers take it for a provider, and not for a configurator or something else that stands among
+    /// providers (`RegistryDirectory.java:109-146, 484-499`).
+    pub fn is_provider(&self) -> bool {
+        let category = self.parameter("category").is_none_or(|category| category == "providers");
+        category && self.parameter("compatible_config").is_none_or(str::is_empty)
     }
 
     /// Whether Dubbo's consumers call it: `disabled` decides where it is given, else `enabled` (`RegistryDirectory.java:322-331`).
@@ -263,10 +265,13 @@ mod tests {
     fn a_url_is_a_provider_in_service_as_dubbo_sees_it() {
         let look = |text: &str| {
             let provider = Provider::of_url(text).unwrap();
-            (provider.is_provider(true), provider.is_in_service())
+            (provider.is_provider(), provider.is_in_service())
         };
         for scheme in NO_PROVIDERS {
-            assert!(!look(&format!("{scheme}://10.0.0.1:1/x")).0, "{scheme}");
+            for rest in ["10.0.0.1:1/x", "0.0.0.0/x?category=routers", ""] {
+                let fault = Provider::of_url(&format!("{scheme}://{rest}")).err();
+                assert_eq!(fault, Some(Fault::Scheme), "{scheme}://{rest}");
+            }
         }
         for (query, is_provider, is_in_service) in [
             ("", true, true),
@@ -283,7 +288,5 @@ mod tests {
         ] {
             assert_eq!(look(&format!("dubbo://10.0.0.1:1/x?{query}")), (is_provider, is_in_service), "{query}");
         }
-        let bolt = Provider::of_url("10.0.0.1:1?category=shoes").unwrap();
-        assert!(bolt.is_provider(false), "a word of SOFARPC's own");
     }
 }
