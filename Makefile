@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-istio demo-mesh demo-kubernetes check test torture soak load bench jar native clean examples
+.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture soak load bench jar native clean examples tools
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
@@ -17,7 +17,12 @@ MINUTES := 30
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-demo: jar examples ## the real registry and two real providers; watch their services arrive as Istio sees them
+setup: ## installs what is missing on this machine, or names it with the commands to run
+	tests/setup
+
+demo: ## the real registry and two real providers; watch their services arrive as Istio sees them
+	tests/setup demo
+	$(MAKE) --no-print-directory jar examples
 	tests/real/demo.sh
 
 demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
@@ -33,8 +38,9 @@ demo-kubernetes: jar ## the same written to a real Kubernetes API server; what k
 check: ## formatting, lints, Rust and Java tests with a debug build: what to run while working; see tests/README.md for where a test goes
 	tests/run fmt clippy doc rust java-debug
 
-test: native $(DENY) $(FUZZ) ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
-	tests/run fmt clippy doc deny rust native fuzz java istio real kubernetes
+test: ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
+	@tests/setup 2>&1 || { echo '0 passed, 1 failed' && exit 1; }
+	tests/run tools fmt clippy doc deny rust native fuzz java istio real kubernetes
 
 torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; ten million steps of random histories for each of the three brains; 1,000 kills; half an hour among hostile publishers, clients and API servers; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
@@ -91,6 +97,8 @@ $(DENY): # reads the licences and sources of every dependency
 
 $(FUZZ):
 	cargo install --locked --root target/tools cargo-fuzz@0.13.2
+
+tools: native $(DENY) $(FUZZ)
 
 examples:
 	cargo build --locked --examples
