@@ -1,7 +1,7 @@
 //! The engine without Java: events as JSON lines on standard input, answers on standard output.
 //!
-//! `cargo run --release --example serve -- [--config FILE.json]`. It differs from the embedded engine in defaults
-//! only: it listens on `127.0.0.1:0` for MoX and for the admin pages, and waits for `loaded`.
+//! `cargo run --release --example serve -- [--config FILE.json]`. The program differs from the embedded engine
+//! in defaults only: it listens on `127.0.0.1:0` for MoX and for the admin pages, and waits for `loaded`.
 //!
 //! The first line of output says where it listens: `{"mox":"127.0.0.1:41873","admin":"127.0.0.1:41874","slices":{}}`,
 //! where `slices` has the addresses of each partition by the number of partitions: `{"64":["127.0.0.1:…", …]}`.

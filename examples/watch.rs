@@ -1,7 +1,7 @@
 //! Prints what istiod receives from a MoX server, as it changes.
 //!
-//! `cargo run --example watch -- [HOST:PORT]`, by default `127.0.0.1:9700`. It connects as istiod does, keeps what it
-//! has while the server is away, and connects again.
+//! `cargo run --example watch -- [HOST:PORT]`, by default `127.0.0.1:9700`. The client connects as istiod does, keeps
+//! what it has while the server is away, and connects again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ fn endpoints(resource: &Resource) -> BTreeMap<String, String> {
     resource.endpoints().into_iter().zip(shown).collect()
 }
 
-/// One line for a service: host, port, VIP, version.
+/// A line for a service: host, port, VIP, version.
 fn service(resource: &Resource) -> String {
     let entry = &resource.entry;
     let host = entry.hosts.first().map_or("(no host)", String::as_str);
@@ -37,7 +37,7 @@ fn service(resource: &Resource) -> String {
     format!("{host}  {}  vip {}  version {version}{empty}", ports.join(", "), entry.addresses.join(", "))
 }
 
-/// What changed between two states, a line each; nothing for equal ones.
+/// The changes between two states, a line each; nothing for equal states.
 fn changes(before: &State, after: &State) -> Vec<String> {
     let mut lines = Vec::new();
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();

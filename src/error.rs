@@ -26,7 +26,7 @@ pub enum Error {
         /// The bound in bytes.
         limit: usize,
     },
-    /// One or more configuration values are wrong, a line each.
+    /// The configuration has wrong values, at least one; the text has a line for each.
     #[error("{0}")]
     Config(String),
     /// The listen address could not be bound.

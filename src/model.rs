@@ -17,8 +17,8 @@ pub struct RegisterVersion {
 /// Milliseconds since the epoch, the registry's own unit. Read once per call and handed down.
 pub type Millis = i64;
 
-/// The machine's date, as of the kernel's last tick (at most 10 ms ago). It may be set at any time, so no span is measured by
-/// it; it is for what is compared with dates of others, or kept on disk.
+/// The machine's date, as of the kernel's last tick (at most 10 ms ago). The date may be set at any time, so no span is
+/// measured by it; it is for what is compared with dates of others, or kept on disk.
 pub fn date() -> Millis {
     read(ClockId::RealtimeCoarse)
 }

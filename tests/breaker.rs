@@ -1,4 +1,4 @@
-//! What a registry that lost much may take from the mesh, and what a restart finds again.
+//! The breaker: how much a registry that lost much may take from the mesh, and what a restart finds again.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
@@ -95,7 +95,7 @@ async fn what_a_tenant_takes_back_holds_up_nobody_who_was_there() {
     let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
     let withheld: Vec<&str> = status["withheldServices"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
     assert!(withheld.len() == 50 && !withheld.contains(&&*id(7)), "{withheld:?}");
-    // What comes and goes meanwhile is not added to it.
+    // Services that come and go meanwhile are not added to those withheld.
     publish(&mox, 160..250, 1);
     assert_eq!(flush(&mox).await.0, 160);
     unpublish(&mox, 160..250, 2);
@@ -307,7 +307,7 @@ async fn with_cluster_scope_the_last_good_state_is_served_while_there_is_no_comp
     tokio::time::timeout(SOON, shown).await.unwrap().unwrap();
     assert_eq!(flush(&mox).await, (20, 40, json!("last-good")));
     assert_eq!(mox.engine.flush().await.version, before.version, "to the last byte");
-    // What comes is added, nothing is taken away, until everything is in.
+    // Until everything is in, publishers that come are added and nothing is taken away.
     mox.publish(&id(99), "a", 1, &["10.9.0.1:1"]);
     mox.publish(&id(0), "b", 1, &["10.0.0.3:12200"]);
     publish(&mox, 1..18, 1);
@@ -346,7 +346,7 @@ async fn a_first_view_waits_where_another_session_server_has_much_more() {
     publish(&mox, 0..5, 1);
     baseline(&mox, SERVICES, 40);
     mox.engine.loaded();
-    // What is known is counted, and nothing is said.
+    // The round counts what is known, and no client is told of it.
     assert_eq!(flush(&mox).await, (5, 10, json!("mass-delete")));
     let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
     assert_eq!(status["withheld"], json!({ "services": 15, "endpoints": 30 }));
@@ -468,7 +468,7 @@ async fn what_could_not_be_read_keeps_its_last_good_form() {
         read(&mox, 1, 5, &[]);
         assert_eq!(flush(&mox).await, (20, 38, Value::Null), "in grace");
         assert_eq!(reported(&mox), json!([13, 0, 13]));
-        // What is known to be gone is judged as ever, and what is unknown stays out of it.
+        // Services known to be gone are judged as ever; unknown ones stay out of the judgement.
         (2..13).for_each(|n| read(&mox, n, 5, &[]));
         assert_eq!(flush(&mox).await, (20, 38, json!("mass-delete")));
         assert_eq!(reported(&mox), json!([2, 0, 2]));

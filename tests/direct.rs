@@ -14,7 +14,7 @@ use registry_mox::{
 };
 use serde_json::{Value, json};
 
-/// What a client holds, and of it the entries of applications by host.
+/// The state that a client holds, and of it the entries of applications by host.
 async fn served(mox: &Mox) -> (State, BTreeMap<String, ServiceEntry>) {
     mox.engine.flush().await;
     let mut client = mox.client(node("probe")).await;
@@ -165,7 +165,7 @@ async fn mtls_to_dialed_addresses_is_a_destination_rule() {
     let dump = mox.page("/mox/dump", "type=DestinationRule").1;
     let dump: Value = serde_json::from_str(&dump).unwrap();
     assert_eq!(dump["items"][0]["kind"], "DestinationRule", "{dump:#}");
-    // One of two addresses only: the rule is for a whole host.
+    // A policy for one of the two addresses only: a DestinationRule is for a whole host, so there is none.
     let rules = json!([{ "applications": ["orders"], "cidrs": ["10.0.0.1/32"] }]);
     mox.policy(json!({ "direct": direct, "mtls": rules }));
     assert_eq!(next(None).await.0, "ServiceEntry");

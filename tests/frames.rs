@@ -25,7 +25,7 @@ fn at(version: i64, timestamp: i64) -> RegisterVersion {
     RegisterVersion { version, timestamp }
 }
 
-/// What a body holds: version, registerId, cell, application, attributes, payload texts.
+/// The fields of a body: version, registerId, cell, application, attributes, payload texts.
 type Parts = (RegisterVersion, String, String, String, Vec<(String, String)>, Vec<String>);
 
 fn parts(body: &Body<'_>) -> Parts {

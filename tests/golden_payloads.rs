@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 /// Stands beside every payload, so that an entry exists and shows its weights: no sample has this one.
 const COMPANION: &str = "192.0.2.254:1?weight=99";
 
-/// What the engine serves for the payloads of a file, and what it left out. As boxes, payloads are what the registry holds.
+/// The entry that the engine serves for the payloads of a file, and what it left out. With `boxes` the payloads are in
+/// the serialized form in which the registry holds them.
 async fn translate(golden: &Golden, boxes: bool) -> (Entry, Value) {
     let policy = if golden.policy.is_null() { json!({}) } else { golden.policy.clone() };
     let mox = Mox::closed(json!({ "policy": policy }));

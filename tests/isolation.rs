@@ -1,4 +1,4 @@
-//! What a publisher sends changes nothing for any other service: neither host, VIP, bytes nor version.
+//! A publisher's data change nothing for any other service: neither host, VIP, bytes nor version.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};

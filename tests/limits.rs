@@ -1,4 +1,4 @@
-//! What publishers bring is bounded, the same part of it is served everywhere, and what is there stays.
+//! Publishers' data are bounded, the same part of them is served everywhere, and what is there stays.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use harness::{

@@ -216,7 +216,7 @@ async fn the_configuration_to_paste_names_every_port() {
     assert_eq!(page.matches("k8s://").count(), 2);
 }
 
-/// What a client takes for a response counts from when that was handed to the transport.
+/// The time that a client takes for a response counts from when the response was handed to the transport.
 #[tokio::test]
 async fn the_time_that_a_client_takes_is_measured() {
     let mox = serving(json!({ "push": { "duty": 1 } }), 1).await;

@@ -25,7 +25,7 @@ fn open(mode: &str) -> Mox {
     mox
 }
 
-/// What a client gets of each type: the version, and the resources as they are sent.
+/// The version and the resources, as they are sent, that a client gets of each type.
 async fn sent(mox: &Mox) -> Vec<(String, Vec<Bytes>)> {
     mox.engine.flush().await;
     let mut all = Vec::new();

@@ -30,7 +30,7 @@ fn endpoint(service: usize, endpoint: usize) -> String {
     format!("10.0.{service}.{endpoint}:12200")
 }
 
-/// What the registry has: for each service whether its last endpoint is there, and how often that changed.
+/// The registry's state: for each service whether its last endpoint is there, and how often that changed.
 #[derive(Clone)]
 struct Model {
     last: [(bool, i64); SERVICES],
@@ -61,7 +61,7 @@ fn start(config: &Path) -> Serve {
     Serve::start(Command::new(program()).arg("--config").arg(config).stderr(Stdio::null()))
 }
 
-/// What the client has and found wrong.
+/// The client's state, and the faults that it has found.
 #[derive(Default)]
 struct Told {
     state: State,
@@ -126,7 +126,7 @@ async fn kills_under_load_take_nothing_from_a_client() {
             }
             let mut serve = start(&config);
             *address.lock().unwrap() = serve.address();
-            // One in four is killed while it gathers, before it may serve.
+            // A quarter of the servers is killed while gathering, before they may serve.
             let feed = SERVICES * ENDPOINTS;
             let cut = if random.below(4) == 0 { random.below(feed) } else { feed };
             for n in 0..cut {

@@ -1,4 +1,5 @@
-//! What session servers of one cluster have in common, what one does that is cut off, and who may change something.
+//! Session servers of one cluster: what they have in common, what a server does that is cut off, and who may change
+//! something.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use harness::{
@@ -28,7 +29,7 @@ fn order(mox: &Mox, order: Value) -> Value {
     command::execute(&mox.engine, order.to_string().as_bytes()).unwrap()
 }
 
-/// One engine hears everything twice and in odd order, and reads; the other reads alone, at the end.
+/// The first engine hears everything twice and in odd order, and reads; the second reads alone, at the end.
 #[tokio::test]
 async fn the_same_bytes_are_served_however_they_were_learned() {
     for mode in ["inline", "workload-entry"] {
@@ -75,7 +76,7 @@ async fn a_fenced_server_sends_its_clients_away() {
     assert_eq!(client.state().len(), 1, "it keeps what it has");
     assert!(mox.engine.status().fenced);
     let mut client = mox.client(istiod_node()).await;
-    // It may be refused before it has said anything.
+    // The stream may be refused before the client has said anything.
     let _ = client.subscribe(SERVICE_ENTRY);
     assert_eq!(client.end(SOON).await.unwrap(), Code::Unavailable);
     order(&mox, json!({ "op": "fence", "fenced": false }));
@@ -118,7 +119,7 @@ async fn it_is_fresh_while_it_hears_of_the_data_servers() {
     assert_eq!(fresh(), 503);
 }
 
-/// What another session server passes on, as it comes over HTTP.
+/// A request as another session server passes it on, over HTTP.
 #[tokio::test]
 async fn a_signed_change_is_made_once() {
     let mox = Mox::open(json!({ "adminListen": "127.0.0.1:0", "admin": { "token": "sesame" } }));

@@ -107,7 +107,7 @@ async fn what_goes_goes_before_its_endpoints() {
     mox.policy(json!({ "exclude": ["*Demo*"] }));
     assert_eq!(shown(&next(&mut client).await), expected("ServiceEntry", &[OTHER_HOST]));
     assert_eq!(shown(&next(&mut client).await), expected("WorkloadEntry", &["10.0.0.2:12200"]));
-    // One goes and another comes in the same round.
+    // A service goes and another comes in the same round.
     mox.policy(json!({ "exclude": ["*Other*"] }));
     let both = expected("WorkloadEntry", &["10.0.0.1:12200", "10.0.0.2:12200"]);
     assert_eq!(shown(&next(&mut client).await), both);
@@ -158,7 +158,7 @@ async fn endpoints_wait_for_the_answer_about_their_services() {
     client.ack(&workloads).unwrap();
     let services = next(&mut client).await;
     assert_eq!(shown(&services), expected("ServiceEntry", &[DEMO_HOST, OTHER_HOST]));
-    // It is not answered yet.
+    // The ServiceEntries are not acknowledged yet.
     mox.policy(json!({ "exclude": ["*Demo*"] }));
     mox.engine.flush().await;
     mox.publish(OTHER, "b", 2, &["10.0.0.3:12200"]);

@@ -29,7 +29,7 @@ fn long(text: &[u8]) -> Vec<u8> {
     [&HEADER[..], &[0x7C], &(text.len() as u64).to_be_bytes(), text].concat()
 }
 
-/// What Java writes: a unit never takes more bytes than it needs, but for NUL.
+/// Whether the bytes are in the form that Java writes: a unit takes no more bytes than it needs, NUL excepted.
 fn shortest(text: &[u8]) -> bool {
     let wasteful = |pair: &[u8]| match pair {
         [0xC0, next] => *next != 0x80,

@@ -197,8 +197,8 @@ fn annotation<'a>(resource: &'a McpResource, key: &str) -> Option<&'a str> {
     resource.metadata.as_ref()?.annotations.get(key).map(String::as_str)
 }
 
-/// The endpoints of a service. What stands in the entry of an application is its publisher's own, and of that application, of
-/// which an endpoint has only the label.
+/// The endpoints of a service. An endpoint that stands in an application's entry, too, has its publisher's own address,
+/// and is of that application, of which the endpoint itself has only the label.
 fn members(endpoints: Vec<(Box<str>, Endpoint)>, entries: &HashMap<(IpAddr, u16), Box<str>>) -> Vec<Member> {
     let mut members = Vec::with_capacity(endpoints.len());
     let mut by_publisher: BTreeMap<(Box<str>, Option<IpAddr>), Vec<Endpoint>> = BTreeMap::new();

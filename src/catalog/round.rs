@@ -216,9 +216,9 @@ impl Round {
         }
     }
 
-    /// Takes from the store what the next round is to look at: what changed, and what another policy touches. What may go or
-    /// come by the policy, or have another host, is taken at once, so that it is judged and placed as a whole; what gets
-    /// another form only is taken in parts.
+    /// Takes from the store the services that the next round is to look at: those that changed, and those that another
+    /// policy touches. The services that may go or come by the policy, or have another host, are taken at once, so that
+    /// they are judged and placed as a whole; services that get another form only are taken in parts.
     pub fn take(&mut self, store: &Store, policy: &Arc<Policy>) -> Vec<Taken> {
         let mut now = Vec::new();
         if self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy)) {

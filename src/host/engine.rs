@@ -390,8 +390,8 @@ fn log_to(logs: &Dispatch) {
     std::mem::forget(dispatcher::set_default(logs));
 }
 
-/// Starts the thread of the rounds; what is returned is closed when it ends. It is none of the runtime's: a round keeps no
-/// stream waiting, and nobody has to take over what a worker of the runtime leaves.
+/// Starts the thread of the rounds; the returned channel is closed when the thread ends. The thread is none of the
+/// runtime's: a round keeps no stream waiting, and nobody has to take over what a worker of the runtime leaves.
 fn spawn_rounds(rounds: Rounds, handle: Handle, logs: Dispatch) -> Result<oneshot::Receiver<()>> {
     let (ends, ended) = oneshot::channel();
     let run = move || {

@@ -19,8 +19,8 @@
 //! compared.
 //!
 //! A replace that is too large for one frame, or for what its sender keeps, comes in pieces: a begin, any number of appends
-//! and a commit, with the same fields and a number of the sender's that no other read has. It is applied when the commit
-//! is in, as one replace with the bodies of all.
+//! and a commit, with the same fields and a number of the sender's that no other read has. The pieces are applied when
+//! the commit is in, as one replace with the bodies of all.
 //!
 //! A frame is decoded whole, without copies, before anything of it is applied. Java writes frames; `encode` does so for tests
 //! and tools.
@@ -243,7 +243,7 @@ pub struct Details<'a> {
     pub payloads: Vec<&'a [u8]>,
 }
 
-/// The events of a frame. One event, the usual case, needs no allocation.
+/// The events of a frame. A single event, the usual case, needs no allocation.
 #[derive(Debug)]
 pub struct Events<'a> {
     first: Option<Event<'a>>,

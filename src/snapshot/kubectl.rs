@@ -199,7 +199,7 @@ impl Fields {
 impl Iterator for Fields {
     type Item = (u32, Bytes);
 
-    /// The next field as it is encoded, tag included. What cannot be read is the end.
+    /// The next field as it is encoded, tag included. Bytes that cannot be read are the end.
     fn next(&mut self) -> Option<(u32, Bytes)> {
         let mut rest = self.0.clone();
         let (tag, wire_type) = decode_key(&mut rest).ok()?;

@@ -76,7 +76,7 @@ pub(super) struct Totals {
     pub(super) resources: usize,
     pub(super) endpoints: u64,
     pub(super) bytes: usize,
-    /// Of all digests. It does not depend on order.
+    /// Wrapping sum of the resources' digests, so that their order does not matter.
     pub(super) sum: u128,
 }
 

@@ -49,8 +49,8 @@ impl Partition {
         usize::from(self.index)
     }
 
-    /// Differs between any two partitions: partition k of N has N + k, below 2 × [`MAX_PARTITIONS`]. The two halves of partition n are 2n and
-    /// 2n + 1. It is also how far a partition's port is from the one that serves everything.
+    /// Differs between any two partitions: partition k of N has N + k, below 2 × [`MAX_PARTITIONS`]. The two halves of
+    /// partition n are 2n and 2n + 1. A partition's port is as far as its number from the port that serves everything.
     pub fn number(self) -> usize {
         self.count() + self.index()
     }

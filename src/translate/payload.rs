@@ -229,7 +229,7 @@ impl Parsed {
         self.rejects.get_or_insert_default().entry(reject).or_insert_with(|| (0, sample())).0 += count;
     }
 
-    /// What cannot be served, counted by reason, with a sample of each.
+    /// The parts of the payloads that cannot be served, counted by reason, with a sample of each.
     pub fn rejects(&self) -> impl Iterator<Item = (Reject, &(u32, Box<str>))> {
         self.rejects.iter().flat_map(|rejects| rejects.iter()).map(|(reject, found)| (*reject, found))
     }

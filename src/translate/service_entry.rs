@@ -1,4 +1,4 @@
-//! One ServiceEntry from one service, and its WorkloadEntries where endpoints have resources of their own.
+//! A ServiceEntry from one service, and its WorkloadEntries where endpoints have resources of their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -304,8 +304,8 @@ pub fn labels(endpoint: &Endpoint) -> BTreeMap<String, String> {
     endpoint.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).chain(tls).collect()
 }
 
-/// The WorkloadEntry of one endpoint of the service with this host. It always has a weight, so that it does not depend on
-/// the other endpoints but for their [`weight_divisor`].
+/// The WorkloadEntry of one endpoint of the service with this host. The entry always has a weight, so that it does not
+/// depend on the other endpoints but for their [`weight_divisor`].
 pub fn workload_entry(host: &str, member: &Member, port_name: &str, divisor: u32) -> WorkloadEntry {
     let mut entry = workload(member.endpoint(), port_name);
     // Zero is what all of the service have, if it is served.

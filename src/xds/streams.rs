@@ -515,7 +515,7 @@ mod tests {
         let places = MaxStreams { in_all: 9, per_address: 9 };
         let mut registered = streams.register(None, Partition::WHOLE, false, places).unwrap();
         let holds = Arc::clone(&registered.holds);
-        // It is told to go when it ends by itself.
+        // The stream is told to go while it ends by itself.
         registered.holds_since(Some(Instant::now()));
         holds.told.store(true, Ordering::Relaxed);
         holds.cut.notify_one();

@@ -1,5 +1,5 @@
-//! What single steps cost: a frame into the store, a service into its entry, a change into a snapshot, a snapshot into
-//! the pieces that go to the transport. `cargo bench --bench micro`.
+//! The cost of single steps: a frame into the store, a service into its entry, a change into a snapshot, a snapshot
+//! into the pieces that go to the transport. `cargo bench --bench micro`.
 #![allow(missing_docs)]
 
 use std::{collections::BTreeMap, hint::black_box, pin::Pin, sync::Arc, task::Context};

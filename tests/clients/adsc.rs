@@ -110,7 +110,7 @@ fn follow(version: &str, parts: u16) {
             let clients = page["clients"].as_array()?;
             clients.iter().any(|client| client["streams"] == parts && client["wrong"].is_null()).then_some(())
         });
-        // It is connected and told nothing yet.
+        // The client is connected and told nothing yet.
         serve.load();
         adsc.wait_until_as_served(&serve, &deleted);
     }

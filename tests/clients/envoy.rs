@@ -227,7 +227,7 @@ fn follow(api: &str) {
     });
     assert_eq!(envoy.names("dynamic_listeners"), ["first", "second"]);
 
-    // What Envoy refuses leaves it with what it had, and a repair follows.
+    // A cluster that Envoy refuses leaves it with the cluster it had, and a repair follows.
     let nacks = server.streams.nacks.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!((nacks, envoy.stat("cluster_manager.cds.update_rejected")), (0, 0));
     server.change(|xds| xds.set(Kind::Cluster, "c", Some(&cluster("c", -1))));

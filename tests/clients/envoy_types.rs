@@ -40,7 +40,7 @@ impl Kind {
     }
 }
 
-/// What a control plane for Envoy serves.
+/// The snapshots that a control plane for Envoy serves, by kind.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Xds(BTreeMap<Kind, Arc<Snapshot>>);
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::serve::{Registered, Server, ip, name, registered, sources};
 
-/// What istiod holds: the addresses of each service's endpoints.
+/// The addresses of each service's endpoints as istiod holds them; `None` where it gives no such page.
 pub(crate) fn held(istiod: &Istiod) -> Option<BTreeMap<String, BTreeSet<String>>> {
     let all: Vec<Value> = serde_json::from_str(&get(istiod.http, "/debug/configz")?).unwrap();
     let entry = |entry: &Value| {
@@ -29,7 +29,7 @@ pub(crate) fn held(istiod: &Istiod) -> Option<BTreeMap<String, BTreeSet<String>>
     Some(all.iter().filter(|entry| entry["kind"] == "ServiceEntry").map(entry).collect())
 }
 
-/// What it is to hold.
+/// The same addresses as istiod is to hold them.
 pub(crate) fn wanted(registered: &Registered) -> BTreeMap<String, BTreeSet<String>> {
     let addresses = |(n, versions): (&usize, &Vec<i64>)| {
         (name(*n), versions.iter().enumerate().map(|(endpoint, version)| ip(*n, endpoint, *version)).collect())

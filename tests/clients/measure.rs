@@ -61,7 +61,7 @@ fn pushes(serve: &Server) -> (Vec<(u64, u64)>, bool) {
     (all.iter().map(|(push, _)| *push).collect(), !all.is_empty() && all.iter().all(|(_, answered)| *answered))
 }
 
-/// What one change of one endpoint costs istiod, by the number of parts that it takes the services in.
+/// The cost of one endpoint's change to istiod, by the number of parts in which istiod takes the services.
 fn parts() {
     let (services, endpoints) = (number("MOX_SERVICES", 10_000), number("MOX_ENDPOINTS", 20));
     let (rounds, changes) = (number("MOX_ROUNDS", 2), number("MOX_CHANGES", 20));
@@ -167,7 +167,7 @@ fn version(resource: &[u8]) -> Option<i64> {
     Some(a * 62_500 + b * 250 + c)
 }
 
-/// One that reads nothing, one that never answers and one that accepts nothing, beside four that do as they should.
+/// A client that reads nothing, one that never answers and one that accepts nothing, beside four good ones.
 fn bad_clients() {
     const GOOD: usize = 4;
     let (rounds, changes) = (number("MOX_ROUNDS", 5), number("MOX_CHANGES", 300));
@@ -175,7 +175,7 @@ fn bad_clients() {
     let mut state = registered(1_000, 10);
     let mut serve = Server::loaded(json!({ "push": { "duty": 1 } }), &state);
     let runtime = || runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    // What the bad ones do here is not to keep the others waiting.
+    // The bad clients' own work here is not to keep the good ones waiting.
     let (runtime, theirs) = (runtime(), runtime());
     let open = async |name: &str| {
         let mut client = MoxClient::connect(&address(PORT), node(name)).await.unwrap();

@@ -30,7 +30,7 @@ pub(crate) fn name(n: usize) -> String {
     format!("com.example.s{n}")
 }
 
-/// What the registry holds: of each service the version of each of its endpoints, which the address carries.
+/// The registry's content: of each service the version of each of its endpoints, which the address carries.
 pub(crate) type Registered = BTreeMap<usize, Vec<i64>>;
 
 pub(crate) fn registered(services: usize, endpoints: usize) -> Registered {
@@ -111,7 +111,7 @@ impl Server {
         self.serve.flush();
     }
 
-    /// One endpoint of a service is another one now; `registered` follows.
+    /// Gives an endpoint of a service the next version, in `registered` too; returns its new address.
     pub(crate) fn change(&mut self, registered: &mut Registered, n: usize, endpoint: usize) -> String {
         let version = registered.values().flatten().max().unwrap() + 1;
         registered.get_mut(&n).unwrap()[endpoint] = version;
@@ -129,7 +129,7 @@ impl Server {
         self.serve.say(&line);
     }
 
-    /// One endpoint of a service is gone.
+    /// Takes an endpoint of a service away.
     pub(crate) fn unpublish(&mut self, n: usize, endpoint: usize, version: i64) {
         let register_id = format!("r{endpoint}");
         let line = json!({

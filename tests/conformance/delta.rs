@@ -73,7 +73,8 @@ fn resume(subscribe: &[&str], versions: &BTreeMap<String, String>) -> DeltaDisco
     DeltaDiscoveryRequest { initial_resource_versions: versions.clone(), ..request }
 }
 
-/// What a client had before is not sent again if it is the same, is sent if it is another, and removed if it is gone.
+/// A resource that a client had before is not sent again if it is the same, sent if it is another, removed if it is
+/// gone.
 #[tokio::test]
 async fn n47_versions_from_before_are_compared() {
     let mox = quick(&["A", "B", "C"]).await;

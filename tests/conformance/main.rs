@@ -1,5 +1,5 @@
-//! What an xDS server does, item by item. The name of a test begins with its number in the list, its first line says what it
-//! shows; `README.md` beside this file is made of these.
+//! The duties of an xDS server, item by item. The name of a test begins with its number in the list, its comment says
+//! what it shows; `README.md` beside this file is made of the comments.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod delta;

@@ -1,4 +1,4 @@
-//! What a resource is to istiod.
+//! The resources as istiod takes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,7 +77,7 @@ async fn n41_the_time_of_creation_is_constant() {
     }
 }
 
-/// What Istio would refuse is not served: such an endpoint is left out, and the service goes on without it.
+/// An endpoint that Istio would refuse is left out, and the service goes on without it.
 #[tokio::test]
 async fn n42_what_istio_would_refuse_is_left_out() {
     let mox = serving(&["A"]).await;

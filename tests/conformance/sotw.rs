@@ -133,7 +133,7 @@ async fn n20_a_nack_is_an_error_detail() {
     assert_eq!(mox.engine.status().nacks, 1);
 }
 
-/// What was not accepted is not sent again and is shown with the client's words; the next change is sent.
+/// A refused version is not sent again and is shown with the client's words; the next change is sent.
 #[tokio::test]
 async fn n21_after_a_nack_only_news_is_sent() {
     let mox = serving(&["A"]).await;
@@ -230,7 +230,7 @@ async fn n26_the_four_steps_of_the_specification() {
     client.silent().await;
 }
 
-/// One empty name is a name that nothing has, not everything.
+/// A single empty name is a name that nothing has, not everything.
 #[tokio::test]
 async fn n27_an_empty_name_is_a_name() {
     let mox = serving(&["A"]).await;
@@ -270,7 +270,7 @@ async fn n29_an_absent_name_is_sent_when_it_comes() {
     assert_eq!(names(&client.take(&[&later]).await), [later]);
 }
 
-/// What did not change is not sent, be it everything or some names.
+/// Content that did not change is not sent, whether a client wants everything or some names.
 #[tokio::test]
 async fn n30_equal_content_is_not_sent() {
     let mox = serving(&["A", "B"]).await;
@@ -364,8 +364,8 @@ async fn n34_a_stream_never_goes_back() {
     }
 }
 
-/// One response is unanswered at most; what changes meanwhile is sent as it is at last; a client that never ACKs one type gets the
-/// others, and so do other clients.
+/// At most one response of a type is unanswered; what changes meanwhile is sent as it is at last; a client that never
+/// ACKs one type gets the others, and so do other clients.
 #[tokio::test]
 async fn n35_one_response_is_unanswered() {
     let mox = serving(&["A"]).await;
@@ -424,7 +424,7 @@ async fn n37_what_services_rest_on_comes_first_and_goes_last() {
         client.ask(type_url, &[]);
         client.take(&[]).await;
     }
-    // What was due at first is through.
+    // The responses that were due at first are through.
     client.silent().await;
     set(&mox, "B", 1);
     let mut seen = Vec::new();

@@ -236,7 +236,7 @@ async fn n12_requests_and_pushes_share_a_stream() {
         }
     }
     assert!(pushed >= 38);
-    // What was asked in a row may be answered once.
+    // Requests in a row may be answered once.
     client.ask(BARRIER, &[]);
     while answered == 0 {
         answered += usize::from(client.next().await.type_url == BARRIER);

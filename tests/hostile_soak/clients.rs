@@ -23,7 +23,7 @@ use tokio::{
 /// Longest that one misdeed takes.
 const MOST: Duration = Duration::from_secs(3);
 
-/// One misdeed after another, while there is hostility.
+/// Does one misdeed after another, while there is hostility.
 pub(crate) async fn run(mox: SocketAddr, admin: SocketAddr, seed: u64, hostile: Arc<AtomicBool>) {
     let mut random = Random::new(seed ^ 0xC11E);
     loop {

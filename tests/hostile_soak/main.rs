@@ -1,9 +1,9 @@
 //! Bad publishers, bad clients and a bad API server beside good ones, in random mixtures: what is good never goes, nobody good
 //! waits, memory stays within its bounds.
 //!
-//! A run alternates between calm windows and hostile ones, so that what the good client waits in both can be compared. It takes
-//! `MOX_HOSTILE_SECONDS` (20) from the seed `MOX_SEED` (a new one, printed). Waits are printed and not judged here: a test does not
-//! know what else its machine does.
+//! A run alternates between calm windows and hostile ones, so that what the good client waits in both can be compared.
+//! A run takes `MOX_HOSTILE_SECONDS` (20) from the seed `MOX_SEED` (a new one, printed). Waits are printed and not
+//! judged here: a test does not know what else its machine does.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api_server;
@@ -80,7 +80,7 @@ fn good(service: usize, n: usize, seq: usize) -> Value {
     })
 }
 
-/// What the good client has seen.
+/// The observations of the good client.
 #[derive(Default)]
 struct Seen {
     responses: usize,

@@ -199,7 +199,7 @@ fn data_info_id(random: &mut Random) -> String {
     id
 }
 
-/// One piece of an id, a label or a parameter.
+/// A piece of an id, a label or a parameter.
 fn word(random: &mut Random) -> String {
     #[rustfmt::skip]
     let usual = [

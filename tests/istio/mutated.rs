@@ -72,7 +72,7 @@ pub(crate) fn run(inputs: usize, seed: u64) {
         let mut cases: Vec<Case> = Vec::with_capacity(BATCH * 2);
         while cases.len() < BATCH {
             let case = case(&mut random);
-            // What is served once the bad endpoints are left out is judged as well.
+            // The entry that is served once the bad endpoints are left out is judged as well.
             if let (Body::Service(entry), Err(_)) = (&case.body, case.verdict()) {
                 let mut entry = entry.clone();
                 if !validate::keep_valid_endpoints(&mut entry).is_empty() {
@@ -230,7 +230,7 @@ fn change_metadata(random: &mut Random, metadata: &mut Metadata) {
     }
 }
 
-/// One of these, or now and then anything.
+/// A pick of `usual`; now and then a changed one, or anything.
 fn any_of(random: &mut Random, usual: &[&str]) -> String {
     match random.below(20) {
         0 => random.text(12),
@@ -239,7 +239,7 @@ fn any_of(random: &mut Random, usual: &[&str]) -> String {
     }
 }
 
-/// One of these with a character changed, removed or added.
+/// A pick of `usual` with a character changed, removed or added.
 fn splice(random: &mut Random, usual: &[&str]) -> String {
     let mut characters: Vec<char> = random.pick(usual).chars().collect();
     let at = random.below(characters.len() + 1);

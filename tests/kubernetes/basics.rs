@@ -1,4 +1,4 @@
-//! What is written, and how many requests it takes.
+//! The objects that are written, and the number of requests that this takes.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("an_older_api_is_written_too", an_older_api_is_written_too),
 ];
 
-/// What was written since the last time: method and name.
+/// The writes since the last call: method and name.
 fn writes(proxy: &Proxy) -> Vec<(String, String)> {
     proxy.writes().iter().map(|asked| (asked.method.clone(), asked.name().to_owned())).collect()
 }

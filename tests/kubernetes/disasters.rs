@@ -28,7 +28,7 @@ fn the_api_server_is_down_for_a_minute(server: &mut Server) {
     writer.unpublish("many00000", 2);
     writer.flush();
     writer.wait("the failure is reported", |report| !report.writer && report.failure.is_some());
-    // What this is about: a minute of retries.
+    // The minute of retries that the scenario is about.
     thread::sleep(Duration::from_secs(60));
     writer.publish("demo", 2, &["10.0.0.2:80"]);
     server.api.up();

@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::Notify, task::JoinHandle};
 
 use crate::server::{PATIENCE, Shared};
 
-/// One request.
+/// A request as it came to the proxy.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) at: Instant,
@@ -31,13 +31,13 @@ impl Asked {
     }
 }
 
-/// What becomes of a request.
+/// The proxy's treatment of a request.
 pub(crate) enum Fate {
-    /// It is passed on.
+    /// The request is passed on.
     Pass,
-    /// It is answered here: status, Retry-After in seconds, body.
+    /// The proxy answers itself: status, Retry-After in seconds, body.
     Answer(u16, Option<u64>, String),
-    /// It is passed on, and the answer, once it is here, kept until that is told to go on.
+    /// The request is passed on, and its answer kept until the [`Kept`] is told to go on.
     Keep(Arc<Kept>),
     /// The connection is cut instead of an answer, after it was passed on or before.
     Cut { after: bool },
@@ -106,7 +106,7 @@ impl Proxy {
         std::mem::take(&mut *self.way.asked.lock().unwrap())
     }
 
-    /// Those that write objects.
+    /// The requests since the last call that write objects.
     pub(crate) fn writes(&self) -> Vec<Asked> {
         self.take().into_iter().filter(Asked::is_write).collect()
     }

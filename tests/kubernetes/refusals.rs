@@ -167,7 +167,7 @@ fn an_object_that_a_webhook_denies_or_holds_up_is_the_only_one(server: &mut Serv
             true => Fate::Answer(code, None, answer.clone()),
             false => Fate::Pass,
         });
-        // What is refused takes an endpoint away, so it comes first; by its name it does as well.
+        // The refused write takes an endpoint away, so it comes first; by the name of its object it does as well.
         writer.publish("aaa", version + 1, &["10.0.0.1:80"]);
         writer.flush();
         writer.wait("it is refused", |report| report.refused > before.refused);

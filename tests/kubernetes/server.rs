@@ -25,7 +25,7 @@ pub(crate) struct Server {
     namespaces: usize,
 }
 
-/// What the engines of this process say, all told.
+/// The log lines of all engines of this process.
 pub(crate) fn log() -> Vec<String> {
     static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
     static LOG: LazyLock<Arc<Log>> = LazyLock::new(|| {

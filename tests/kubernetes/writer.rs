@@ -171,7 +171,7 @@ fn a_stale_write_is_refused_and_made_again(server: &mut Server) {
 
 fn the_lease_is_handed_over(server: &mut Server) {
     let namespace = server.namespace();
-    // One that is not handed over would last for ten minutes.
+    // A lease that is not handed over would be the first writer's for 30 s more.
     let open = || Writer::with(&server.kubeconfig("session"), &namespace, json!({}), json!({ "lease": "30s" }));
     let first = open();
     first.publish("demo", 1, &["10.0.0.1:80"]);
@@ -256,7 +256,7 @@ pub(crate) fn process(kubeconfig: &Path, namespace: &str) -> ! {
     }
 }
 
-/// It says nothing any more: no hand-over, a lease that runs out, half of its objects written.
+/// The killed writer says nothing any more: no hand-over, a lease that runs out, half of its objects written.
 fn a_killed_writer_is_succeeded(server: &mut Server) {
     let namespace = server.namespace();
     let kubeconfig = server.kubeconfig("session");
@@ -271,7 +271,7 @@ fn a_killed_writer_is_succeeded(server: &mut Server) {
     let second = open_slowly(&kubeconfig, &namespace, 1_000);
     let report = second.sync();
     println!("    {left} of {MANY} were written, the others within {:.1?}", began.elapsed());
-    // What was on its way when it was killed may have arrived after the count.
+    // Writes that were on their way when the first writer was killed may have arrived after the count.
     let missing = MANY - left - 16..=MANY - left;
     assert!(missing.contains(&(report.applies as usize)) && report.deletes == 0, "only what is missing: {report:?}");
     assert_eq!(written(), MANY);
@@ -313,7 +313,7 @@ fn a_mass_deletion_is_withheld(server: &mut Server) {
     writer.loaded();
     writer.sync();
     writer.close();
-    // It comes back with a quarter of them, without a state of its own, and knows a new one.
+    // The writer comes back with a quarter of the services, without a state of its own, and knows a new service.
     let writer = open();
     publish_many(&writer, 0..10, 2);
     publish_many(&writer, 900..901, 2);

@@ -36,7 +36,7 @@ const ENDPOINTS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Registry clients of the fleet.
 const CLIENTS: &str = "12";
-/// What waits for a registry that has lost a server, whose leases are 30 s, and for what follows from that.
+/// The patience with a registry that has lost a server, whose leases are 30 s, and with what follows from that.
 pub(crate) const SETTLED: Duration = Duration::from_secs(120);
 
 pub(crate) fn address(n: u8) -> Ipv4Addr {
@@ -92,7 +92,7 @@ pub(crate) fn on(n: u8, command: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// One server of the registry.
+/// A server of the registry.
 pub(crate) struct Server {
     pub(crate) n: u8,
     role: &'static str,
@@ -169,7 +169,7 @@ impl Server {
         log.lines().filter_map(dropped).collect()
     }
 
-    /// What we logged as errors.
+    /// The errors that MoX logged.
     fn our_errors(&self) -> Vec<String> {
         // The registry keeps errors of all parts in this file, whatever runs.
         let log = self.home.join("logs/registry/integration/common-error.log");
@@ -278,7 +278,7 @@ pub(crate) struct Cell {
     pub(crate) data: Server,
     pub(crate) sessions: Vec<Server>,
     pub(crate) reader: DataReader,
-    /// One for each session server, which stays with it, and one that takes any.
+    /// A recorder for each session server, which stays with that server, and a recorder that takes any.
     pub(crate) recorders: Vec<Recorder>,
     pub(crate) fleet: Option<Fleet>,
     fleets: usize,

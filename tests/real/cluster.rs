@@ -84,7 +84,7 @@ fn fed_by_notices(registry: &mut Registry) {
         let begin = Instant::now();
         let answer = post(9622, "/datum/api/pub/add", "", &body.to_string());
         assert!(answer.body.contains("\"success\":true"), "{answer:?}");
-        // One that comes just before the comparison goes before the data server gives notice of it.
+        // A publisher that comes just before the comparison goes before the data server gives notice of it.
         if appears(&format!("\"{address}\"")) {
             all.push(begin.elapsed());
         }
@@ -117,7 +117,7 @@ fn client_is_followed(registry: &mut Registry) {
     client.kill();
     seen(&[]);
     println!("a lost client's endpoint is gone after {:?}", killed.elapsed());
-    // What was read and what was heard agree, so nothing is owed and nothing differs any more.
+    // Reads and events agree, so nothing is owed and nothing differs any more.
     let quiet = (0..5).any(|_| {
         let before = status();
         let after = eventually(SOON, "two more comparisons of everything", || {

@@ -45,7 +45,7 @@ const SCENARIOS: [Scenario; 11] = [
     ("cell_two_translations", false, two_translations),
 ];
 
-/// What runs the scenarios and the soak inside of `hosts.sh`.
+/// The argument with which this program runs the scenarios and the soak inside of `hosts.sh`.
 pub(crate) const CELL: &str = "cell";
 
 pub(crate) fn cell() -> Arc<Shared<Network>> {
@@ -67,7 +67,7 @@ pub(crate) fn inside() -> ExitCode {
     network::inside(Cell::start, scenario, |mut cell| cell.table())
 }
 
-/// One line for each fault; also written to `target/real/faults.md`.
+/// A table with a line for each fault; also written to `target/real/faults.md`.
 pub(crate) fn table(rows: &mut [Row]) -> String {
     let mut text =
         "| fault | rounds | wrong deletions | duplicates | convergence p50 / p99 | a change takes p50 / p99 |\n"
@@ -115,7 +115,7 @@ fn value(page: &str, name: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-/// One address in front of the session servers.
+/// A single address in front of the session servers, which leads to the one that is the `target`.
 struct Front {
     port: u16,
     target: Arc<Mutex<u8>>,
@@ -233,7 +233,7 @@ pub(crate) fn restart(cell: &mut Cell, which: usize) {
 
 pub(crate) fn clients_killed(cell: &mut Cell) {
     cell.churn(0);
-    // What is lost is judged against the state at the start of a window of 60 s, which is not to be that of another round.
+    // A loss is judged against the state at the start of a window of 60 s, which is not to be that of another round.
     let window = Duration::from_secs(60);
     thread::sleep(cell.last_release.map_or(Duration::ZERO, |at| window.saturating_sub(at.elapsed())));
     let since = now();
@@ -245,8 +245,8 @@ pub(crate) fn clients_killed(cell: &mut Cell) {
     }
     eventually(SOON, "the registry is empty", || cell.reader.named(since).filter(|named| named.is_empty()));
     for recorder in &cell.recorders {
-        // What went before it was too much is gone; of each service also the endpoint that may have come in the window, by the
-        // churn before, since it is not missing from what there was at its start.
+        // The endpoints that went before it was too much are gone; of each service also the endpoint that may have come
+        // in the window, by the churn before, since it is not missing from what there was at the window's start.
         let left = count(recorder);
         assert!(left + 50 + SERVICES >= before, "the client {} has {left} of {before} endpoints left", recorder.name);
     }

@@ -1,5 +1,6 @@
-//! What a session server with MoX asks of a data server, beside one without: 3,000 services of 20 endpoints, without changes and
-//! with 100 of them a second. Neither of the two has registry clients; those are with a third.
+//! The load of a session server with MoX on a data server, beside that of a server without: 3,000 services of 20
+//! endpoints, without changes and with 100 of them a second. Neither of the two has registry clients; these are with a
+//! third.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,7 @@ use crate::{
     network::{self, Network},
 };
 
-/// What is run inside of `hosts.sh`.
+/// The argument with which this program measures inside of `hosts.sh`.
 pub(crate) const LOAD: &str = "load";
 
 const SERVICES: usize = 3_000;
@@ -105,7 +106,7 @@ fn measure() {
     }
 }
 
-/// What has been so far.
+/// The counts from the start up to a moment.
 struct Counts {
     at: Instant,
     /// Bytes to and from the data server, by session server.

@@ -1,8 +1,8 @@
 //! End-to-end tests on the real parts: SOFARegistry, its client, SOFARPC, Dubbo, istiod and Envoy. `tests/real/install.sh` installs them.
 //!
 //! `cargo test --test real [-- PART-OF-A-NAME]`. The registry's ports are fixed and it takes a while to start, so the tests
-//! are in groups that share one registry, or one network. What is not run without being asked for, with `--ignored`: the
-//! rarer faults (`cell_…`), `soak`, `load` and `mesh_story`.
+//! are in groups that share one registry, or one network. Only `--ignored` runs the rarer faults (`cell_…`),
+//! `soak`, `load` and `mesh_story`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod cell;

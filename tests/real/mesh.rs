@@ -108,7 +108,7 @@ struct Row {
     by: BTreeMap<String, usize>,
     /// Connections by cluster of the consumers' Envoy.
     connections: BTreeMap<String, u64>,
-    /// What failed, and why.
+    /// The log of the consumer, which says what failed, and why.
     log: PathBuf,
 }
 
@@ -126,7 +126,7 @@ impl Row {
         [1, 2, 3, 4].map(|i| self.by.get(&provider_address(i)).copied().unwrap_or_default())
     }
 
-    /// What is the same for every way.
+    /// The demands that are the same for every way: enough calls, and no failures but of calls in flight.
     fn check(&self, in_flight: usize) {
         assert!(self.calls >= CALLS, "{} calls", self.calls);
         assert!(self.failed <= in_flight, "{}: {} calls failed, see {}", self.way, self.failed, self.log.display());
@@ -204,7 +204,7 @@ struct Mesh {
     story: bool,
     rows: Vec<Row>,
     callers: usize,
-    /// What was served under the first policy.
+    /// The version and the state that were served under the first policy.
     first: (String, State),
     fleets: [Fleet; 2],
     _strict: Driven,

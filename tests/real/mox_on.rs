@@ -63,7 +63,7 @@ fn istiod_follows(registry: &mut Registry) {
     });
 }
 
-/// What a registry client does in its life; `seen(name, endpoints)` waits for an observer to see each step.
+/// The life of a registry client; `seen(name, endpoints)` waits for an observer to see each step.
 fn publisher_story(interface: &str, name: &str, mut seen: impl FnMut(&str, &[&str])) {
     let mut client = Client::start(&format!("client-{interface}"));
     client.tell(&format!("publish a com.example.{interface}:1.0@DEFAULT 10.9.0.1:12201?weight=100"));

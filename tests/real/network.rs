@@ -15,7 +15,7 @@ use harness::{
 
 /// The first argument of this program inside of a network.
 pub(crate) const INSIDE: &str = "--inside";
-/// What it says after a scenario.
+/// The lines that the program inside writes after a scenario.
 const PASSED: &str = "=> passed";
 const FAILED: &str = "=> failed";
 
@@ -69,7 +69,7 @@ pub(crate) fn needs_root() -> Option<String> {
     (!is_root()).then(|| "it needs root, for networks of its own".to_owned())
 }
 
-/// What [`Network`] runs: starts what the scenarios share, runs those that it is told, and ends.
+/// The program inside of a [`Network`]: starts what the scenarios share, runs those that it is told, and ends.
 pub(crate) fn inside<T>(
     start: impl FnOnce() -> T,
     mut scenario: impl FnMut(&mut T, &str),

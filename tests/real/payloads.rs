@@ -1,4 +1,4 @@
-//! What real clients publish, recorded in `tests/golden/payloads/captured`: a release that publishes another form fails
+//! Payloads of real clients, recorded in `tests/golden/payloads/captured`: a release that publishes another form fails
 //! here. `REGISTRY_MOX_CAPTURE=1 cargo test --test real -- real_clients` records anew what is published; what it is to become
 //! (`expect`) and a new file's other fields are written by hand. (Not `MOX_CAPTURE`: to Spring `MOX_*` are `mox.*` properties.)
 
@@ -110,7 +110,7 @@ fn publishers(data_info_id: &str) -> Vec<Value> {
     answer["PUB"].as_array().cloned().unwrap_or_default()
 }
 
-/// What a publisher published, without what differs from run to run.
+/// The texts that a publisher published, without what differs from run to run.
 fn texts(publisher: &Value, ports: &Ports) -> Vec<String> {
     let text = |data: &Value| {
         let bytes = BASE64_STANDARD.decode(data["bytes"].as_str().unwrap()).unwrap();

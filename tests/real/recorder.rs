@@ -25,7 +25,7 @@ pub(crate) fn now() -> Millis {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as Millis
 }
 
-/// What a client was told.
+/// The record of what a client was told on all its streams.
 #[derive(Clone, Default)]
 pub(crate) struct Told {
     pub(crate) held: Vec<Held>,
@@ -63,7 +63,7 @@ impl Recorder {
         self.told.lock().unwrap().clone()
     }
 
-    /// What it holds now, without services that have no endpoints.
+    /// The endpoints that the client holds now, without services that have none.
     pub(crate) fn endpoints(&self) -> Arc<Endpoints> {
         self.told.lock().unwrap().held.last().map(|held| Arc::clone(&held.endpoints)).unwrap_or_default()
     }
@@ -79,7 +79,7 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // It has panicked, or ends within a second.
+        // The thread has panicked, or ends within a second.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -156,14 +156,14 @@ impl DataReader {
         Self { reads, _process: process }
     }
 
-    /// Those that ended at a moment or later, and the last before.
+    /// The reads that ended at a moment or later, and the last good one before.
     pub(crate) fn since(&self, since: Millis) -> Vec<Read> {
         let reads = self.reads.lock().unwrap();
         let first = reads.iter().rposition(|read| read.end < since && read.named.is_some()).unwrap_or(0);
         reads[first..].to_vec()
     }
 
-    /// What the data server names now: by a read that began after a moment.
+    /// The endpoints that the data server names now: by a read that began after a moment.
     pub(crate) fn named(&self, after: Millis) -> Option<Arc<Endpoints>> {
         let reads = self.reads.lock().unwrap();
         reads.last().filter(|read| read.begin >= after).and_then(|read| read.named.clone())

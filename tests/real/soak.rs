@@ -73,7 +73,7 @@ fn step(cell: &mut Cell, random: &mut Random) {
     cell.settle(fault, since, now());
 }
 
-/// What a session server takes.
+/// The resources that a session server takes at a moment.
 struct Sample {
     minutes: f64,
     /// Resident memory in KiB.

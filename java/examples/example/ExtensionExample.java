@@ -15,7 +15,7 @@ import org.springframework.context.annotation.Configuration;
  * services.
  *
  * <p>Its jar names this class in {@code META-INF/spring.factories}, behind {@code
- * org.springframework.boot.autoconfigure.EnableAutoConfiguration}. It must be on every session server: an entry lives only
+ * org.springframework.boot.autoconfigure.EnableAutoConfiguration}. The jar must be on every session server: an entry lives only
  * where it is published.
  */
 @Configuration(proxyBeanMethods = false)
@@ -24,7 +24,7 @@ public class ExtensionExample {
     /** A source of its own: neither the registry's entries nor those of other extensions can be touched by mistake. */
     public static final String SOURCE = "static-databases";
 
-    /** What it publishes. */
+    /** The database's dataInfoId: dataId, instance id and group. */
     public static final String SERVICE = "com.example.OrderDatabase@http#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
     /** Made by Spring. */

@@ -39,8 +39,8 @@ public final class PlainExample {
             mox.unpublish(SOURCE, SERVICE, "provider-3", 2, System.currentTimeMillis());
             show("one unpublished", mox);
 
-            // A full read of the service found these two. Another source's entries would not be touched. What was published
-            // up to 15 s before the read began is kept, because the read may not have seen it: so this one begins in a minute.
+            // A full read of the service found these two. Another source's entries would not be touched. A publisher that
+            // came up to 15 s before a read began is kept, because the read may not have seen it: so this one begins in a minute.
             mox.replace(
                     SOURCE,
                     SERVICE,

@@ -108,7 +108,7 @@ fn a_rename_that_istio_would_refuse_leaves_the_old_form() {
         assert_eq!(driver.view.versions(), before, "{mode}: name, host, address and all");
         assert_eq!(reasons(&driver), [0, 1, 2].map(id).each_ref().map(|id| (&**id, "export-to")));
         assert!(driver.events().iter().all(|event| *event == "service_quarantined"), "{:?}", driver.events());
-        // What changes meanwhile is served when it can be made.
+        // A change of a quarantined service is served when its form can be made.
         driver.publish(&id(1), "a", 2, &["10.0.1.9:80"]);
         driver.round();
         assert_eq!(driver.view.versions(), before, "{mode}");
@@ -169,7 +169,7 @@ fn who_is_served_under_a_host_keeps_it_against_whoever_comes() {
         driver.orders.loaded = true;
         driver.round();
         let before = form(&driver, &served).unwrap();
-        // It comes, leaves at once and comes back, and there is a restart.
+        // The newcomer comes, leaves at once and comes back, and there is a restart.
         driver.publish(&newcomer, "e", 1, &["10.66.6.6:80"]);
         driver.round();
         assert_eq!(driver.events(), ["place_contested"]);
@@ -294,7 +294,7 @@ fn another_policy_is_followed_in_parts_between_which_others_changes_go_out() {
     driver
         .policy(&json!({ "overrides": overrides.clone(), "exclude": ["com.example.S9[0-8]:*", "com.example.S90:*"] }));
     driver.round();
-    // What goes and what has another host is not put off.
+    // Services that go or get another host are not put off.
     assert!(!driver.served().contains_key(&id(90)) && form(&driver, &id(99)).unwrap().1 == "x.example.com");
     let with_port = |driver: &Driver| driver.served().values().filter(|(_, entry)| entry.ports[0].number == 81).count();
     assert!(!driver.round.is_settled() && with_port(&driver) == 8);

@@ -25,7 +25,7 @@ fn place(name: &str, vip: &str) -> Place {
     Place { host: host.into(), slice, vip: vip.parse().ok() }
 }
 
-/// One service, served in one way after another.
+/// A single service, served in one way after another.
 struct One {
     services: Services,
     id: Arc<str>,

@@ -70,7 +70,7 @@ struct Reading {
     bytes: u64,
 }
 
-/// A page that is being read. It ends when this is dropped.
+/// A page that is being read. The reading ends when the cursor is dropped without being kept.
 #[derive(Debug)]
 pub struct Cursor {
     large: Arc<Large>,
@@ -97,7 +97,7 @@ impl Large {
         Some(Cursor { large: Arc::clone(self), id, kept: false })
     }
 
-    /// The next chunk of a page; `None` at its end, which frees the place. It is made here, which takes milliseconds.
+    /// The next chunk of a page; `None` at its end, which frees the place. Making the chunk takes milliseconds.
     pub fn next(&self, id: u64) -> Result<Option<Bytes>> {
         let dump = self.reading.lock().as_mut().filter(|reading| reading.id == id).and_then(|r| r.dump.take());
         let gone =

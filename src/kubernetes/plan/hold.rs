@@ -51,7 +51,7 @@ impl Plan {
         for group in groups {
             self.breaker.note(&name_of(group), 0, self.desired_endpoints(group), |_| Totals::default());
         }
-        // What the window began with is all that there is.
+        // The window began with everything in the API, so there are no other services to name.
         if let Some(lost) = self.breaker.judge(millis, |_| None, std::iter::empty()).held {
             self.notices.give(Notice::MassDeletion(lost));
         }

@@ -284,8 +284,8 @@ proptest! {
         prop_assert_eq!(world.store.unconfirmed(world.now + TOMBSTONE_MILLIS, 9).len(), 0);
     }
 
-    /// The feed reads a service when its version changes and when a client is lost. What reads name for 2 s before and
-    /// after a moment is held at that moment, unless its client has just unregistered at our session server.
+    /// The feed reads a service when its version changes and when a client is lost. A publisher that reads name for 2 s
+    /// before and after a moment is held at that moment, unless its client has just unregistered at our session server.
     #[test]
     fn what_reads_keep_naming_is_never_absent(
         ahead in [-30_000i64..30_000, -30_000i64..30_000],

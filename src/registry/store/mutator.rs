@@ -155,8 +155,8 @@ enum Stage {
     End,
 }
 
-/// A read of one service on its way into the store. It is applied in steps, between which others change the service: what a
-/// read says of a publisher concerns no other, so each may come before or after it.
+/// A read of one service on its way into the store, applied in steps between which others change the service: what a
+/// read says of a publisher concerns no other publisher, so each of the others' changes may come before or after it.
 pub(super) struct Read<'a> {
     version: i64,
     started: Millis,

@@ -1,4 +1,4 @@
-//! What holds for every id and for every set of ids, hostile ones included.
+//! Properties of names that hold for every id and for every set of ids, hostile ones included.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -31,7 +31,7 @@ use crate::{
     workload::{self, Endpoint, Workload},
 };
 
-/// What istiod's client has (`defaultGrpcDialOptions` of its `adsc.go`).
+/// The HTTP/2 windows of istiod's client, in bytes (`defaultGrpcDialOptions` of its `adsc.go`).
 const WINDOW: u32 = 1 << 20;
 
 /// How a server is to be asked, and how its resources are wrapped.
@@ -44,7 +44,7 @@ pub(crate) struct Dialect {
 pub(crate) const SERVICE_ENTRY: &str = "networking.istio.io/v1alpha3/ServiceEntry";
 pub(crate) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
-/// What all clients of a run share.
+/// The state that all clients of a run share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) workload: Workload,
@@ -92,7 +92,7 @@ struct Decoded {
     change: usize,
 }
 
-/// What one client has.
+/// A client's services, and what it has counted.
 #[derive(Debug, Default)]
 pub(crate) struct Holding {
     /// By service: which stream it came on, and its endpoints. Of captured messages only, with delta of all.
@@ -111,7 +111,7 @@ pub(crate) struct Holding {
     pub(crate) push_bytes: usize,
 }
 
-/// One client; its streams end when it is dropped.
+/// A client; its streams end when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) holding: Rc<RefCell<Holding>>,
@@ -253,7 +253,7 @@ fn ask(delta: bool, number: usize, type_url: &str, version: &str, nonce: &str) -
     framed.freeze()
 }
 
-/// What comes in on one stream.
+/// The receiving end of a stream.
 struct Reader {
     shared: Rc<Shared>,
     holding: Rc<RefCell<Holding>>,
@@ -266,7 +266,7 @@ struct Reader {
     capture: bool,
     /// Services that changed and were not seen since, when the message began.
     awaited: Vec<usize>,
-    /// What is decoded of the message that is coming in.
+    /// Resources decoded so far of the message that is coming in.
     found: Vec<Decoded>,
     /// Where in a resource its name was last.
     hint: Cell<usize>,
@@ -327,7 +327,7 @@ impl Sink for Reader {
         self.capture = self.shared.capture.get() || self.shared.dialect.delta;
         self.found.clear();
         self.awaited.clear();
-        // What was changed after a message began cannot be in it.
+        // A change made after a message began cannot be in that message.
         let issued = self.shared.issued.load(Ordering::Acquire);
         let holding = self.holding.borrow();
         let open = (holding.all_seen..issued).filter(|change| holding.seen.get(*change).copied().flatten().is_none());

@@ -32,7 +32,7 @@ use server::Kind;
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// What cargo says under `cargo bench`.
+/// The argument that `cargo bench` gives a bench, and `cargo test` does not.
 const MEASURE: &str = "--bench";
 /// Set: a peer that is not installed is a failure of the small run, too.
 const ALL_PEERS: &str = "MOX_BENCH_PEERS";

@@ -1,5 +1,5 @@
-//! What one would write first: services in a map, and for each client and push everything built, encoded and copied
-//! again, by tonic's own means. It is fed as the Go peers are.
+//! The server that one would write first: services in a map, and for each client and push everything built, encoded and
+//! copied again, by tonic's own means. The program is fed as the Go peers are.
 
 use std::{
     collections::HashMap,
@@ -109,7 +109,7 @@ impl Naive {
         }
     }
 
-    /// One stream: a response to the first request, then one for each version, when the one before is acknowledged.
+    /// A stream: a response to the first request, then one for each version, when the one before is acknowledged.
     async fn stream(
         mut self,
         mut requests: Streaming<DiscoveryRequest>,

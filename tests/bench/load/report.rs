@@ -1,4 +1,4 @@
-//! What is kept of the runs: `results.json`, and made from it the figures in `README.md` and the chart.
+//! The record of the runs: `results.json`, and made from it the figures in `README.md` and the chart.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,7 @@ impl Rows {
     }
 }
 
-/// One run in a line, for who watches.
+/// The figures of a run on a line, for who watches.
 pub(crate) fn line(figures: &Figures) -> String {
     let shown = |(name, value): (&&str, &f64)| match name.starts_with("rss") || name.starts_with("bytes") {
         true => format!("{name} {:.2}M", value / 1e6),
@@ -90,7 +90,7 @@ pub(crate) fn keep(section: &Section, rows: Rows, add: bool) -> Result<()> {
     Ok(())
 }
 
-/// What it ran on.
+/// The machine that the runs are on, and the versions of its compilers and its Java.
 fn machine() -> Value {
     let first = |program: &str, arguments: &[&str]| -> String {
         let output = Command::new(program).args(arguments).output();
@@ -221,7 +221,7 @@ pub(crate) fn write() -> Result<()> {
     Ok(())
 }
 
-/// One panel of the chart: its title, and from what to what a bar goes.
+/// A panel of the chart: its title, and the figures at which a bar begins and ends.
 struct Panel {
     title: &'static str,
     from: Option<&'static str>,

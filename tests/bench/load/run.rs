@@ -1,4 +1,4 @@
-//! One run: a server of its own, clients, changes on a schedule, and what they cost. A run in which a client ends up with
+//! A run: a server of its own, clients, changes on a schedule, and what they cost. A run in which a client ends up with
 //! anything but what was published fails.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
     workload::Workload,
 };
 
-/// What happens in a run.
+/// The event in a run whose cost is measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Happening {
     /// So many changes, so many a second.
@@ -29,7 +29,7 @@ pub(crate) enum Happening {
     Idle(Duration),
 }
 
-/// One run's plan.
+/// The plan of a run: the data, how many clients there are, and what happens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) workload: Workload,
@@ -90,7 +90,7 @@ struct Run<'a> {
     feed: &'a Feed,
     shared: Rc<Shared>,
     server: Server,
-    /// What the feeder is to hand over, and when.
+    /// To the feeder: changes for the server, each with the time at which it is due.
     feeder: mpsc::Sender<Vec<(Instant, Vec<u8>)>>,
     changes: usize,
 }
@@ -108,7 +108,7 @@ pub(crate) fn run(kind: Kind, plan: Plan, feed: &Feed, program: Option<&Path>) -
     local.block_on(&runtime, run.all())
 }
 
-/// Changes go out when they are due, whatever clients are busy with. It ends with the run or with the server.
+/// Hands changes to the server when they are due, whatever clients are busy with; ends with the run or with the server.
 fn hand_over(
     mut input: ChildStdin,
     batches: &mpsc::Receiver<Vec<(Instant, Vec<u8>)>>,
@@ -156,7 +156,7 @@ impl Run<'_> {
             }
             Happening::Reconnect => {
                 clients.clear();
-                // What the old clients leave behind is not of this.
+                // The server's work for the clients that have left is not a cost of the reconnect.
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 let (before, own, started) = (self.server.cpu()?, Cpu::of(std::process::id())?, Instant::now());
                 clients = self.connect(self.plan.clients);

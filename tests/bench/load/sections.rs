@@ -1,4 +1,4 @@
-//! What is measured: the parts of the report.
+//! The sections of the report: which servers run, with how many clients, and what happens.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{
     workload::{W1, W2, W4, Workload},
 };
 
-/// One table of the report.
+/// A table of the report.
 #[derive(Debug)]
 pub(crate) struct Section {
     pub(crate) name: &'static str,
@@ -27,7 +27,7 @@ pub(crate) struct Section {
 enum Who {
     /// All that push as fast as clients acknowledge.
     Unpaced,
-    /// Those of them to which a change costs what changed.
+    /// Of the unpaced servers those to which a change costs what changed, not what there is.
     Incremental,
     /// Ours at the default `push.duty`.
     Paced,

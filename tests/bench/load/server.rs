@@ -19,7 +19,7 @@ use crate::{
     workload::{self, Workload},
 };
 
-/// What is measured.
+/// The servers that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `examples/serve`.
@@ -41,13 +41,13 @@ pub(crate) enum Kind {
 /// The ways to use ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ours {
-    /// One source, all in one.
+    /// A single source, with everything.
     Whole,
     /// 64 sources of a 64th each.
     Partitions,
     /// Incremental.
     Delta,
-    /// One source at the default `push.duty`; the others push as fast as clients acknowledge.
+    /// A single source at the default `push.duty`; the others push as fast as clients acknowledge.
     Paced,
     /// The same with 64 sources.
     PacedPartitions,
@@ -132,7 +132,7 @@ impl Kind {
         Ok(command)
     }
 
-    /// What is executed; an error if it is not there.
+    /// The program to execute; an error if it is not there.
     pub(crate) fn program(self) -> Result<PathBuf> {
         let (program, make) = match self {
             Self::Ours(_) => return Ok(serve::program()),
@@ -170,7 +170,7 @@ pub(crate) fn out() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench")
 }
 
-/// A server that is running, with the base loaded. It is killed when dropped.
+/// A running server with the base loaded, killed when dropped.
 pub(crate) struct Server {
     driven: Driven,
     pub(crate) addresses: Vec<SocketAddr>,
@@ -236,7 +236,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// What a process has used so far.
+    /// The processor time that a process has used so far.
     pub(crate) fn of(id: u32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
         // Behind the name, which may hold anything: fields 14 and 15, in hundredths of a second.
@@ -253,7 +253,8 @@ impl Cpu {
         Ok(Self { ticks, threads })
     }
 
-    /// What was used since `before`: by threads, to the nanosecond, unless one has ended; else utime and stime, in 10 ms.
+    /// The time used since `before`: by threads, to the nanosecond, unless one has ended; else utime and stime, in
+    /// steps of 10 ms.
     pub(crate) fn since(&self, before: &Self) -> Duration {
         let ticks = Duration::from_millis((self.ticks - before.ticks) * 10);
         if before.threads.keys().any(|thread| !self.threads.contains_key(thread)) {

@@ -26,7 +26,7 @@ pub(crate) trait Sink {
     fn end(&mut self, message: Message) -> Result<(), String>;
 }
 
-/// What is said of a message beside its resources.
+/// A message without its resources: its fields, and how many resources and bytes there were.
 #[derive(Debug, Default)]
 pub(crate) struct Message {
     pub(crate) type_url: String,

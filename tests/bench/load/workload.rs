@@ -1,4 +1,4 @@
-//! What is published, and what clients must hold in the end.
+//! The data that are published, and the state that clients must hold in the end.
 
 use std::{
     cell::Cell,
@@ -39,7 +39,7 @@ pub(crate) const W4: Workload = Workload { name: "W4", services: 10_000, endpoin
 const BASE: u64 = 1_700_000_000_000;
 pub(crate) const PORT: u32 = 12_200;
 
-/// What is compared of an endpoint.
+/// The properties of an endpoint that are compared.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Endpoint {
     pub(crate) address: String,
@@ -107,7 +107,7 @@ impl Workload {
         digest(&mut endpoints)
     }
 
-    /// What each service must be after so many changes.
+    /// The digest that each service must have after so many changes.
     pub(crate) fn state(&self, changes: usize) -> Vec<u64> {
         let mut newest = vec![vec![0; self.endpoints]; self.services];
         for change in 1..=changes {
@@ -212,7 +212,7 @@ fn value(field: &[u8]) -> Option<&[u8]> {
 }
 
 /// The service that a resource is of, from its name in the first bytes: `service` and five digits, whatever stands around.
-/// It stands where it stood last time, as a rule.
+/// `hint` says where the name stood last time, which is where it stands as a rule.
 pub(crate) fn index_of(head: &[u8], hint: &Cell<usize>) -> Option<usize> {
     const MARK: &[u8] = b"service";
     let is_here = |at: usize| head.get(at..).is_some_and(|rest| rest.starts_with(MARK));

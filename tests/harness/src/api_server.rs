@@ -18,7 +18,7 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// An empty one that knows Istio's kinds. What it keeps is in a folder of this name.
+    /// Starts an empty API server that knows Istio's kinds and keeps its data in a folder of this name.
     pub fn start(name: &str) -> Self {
         let dir = root().join("target/real/home").join(name);
         let _ = fs::remove_dir_all(&dir); // it may not be there

@@ -39,7 +39,7 @@ pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>
 /// The path of a method is this and its name.
 pub const SERVICE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
 
-/// What istiod asks for since 1.24.
+/// ServiceEntries, by the type that istiod asks for since 1.24.
 pub const SERVICE_ENTRY: &str = "networking.istio.io/v1/ServiceEntry";
 
 /// WorkloadEntries, likewise.
@@ -74,7 +74,7 @@ impl Resource {
     }
 }
 
-/// One response.
+/// A state-of-the-world response, with its resources decoded.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub type_url: String,
@@ -117,7 +117,7 @@ impl Request for DeltaDiscoveryRequest {
     const METHOD: &'static str = "DeltaAggregatedResources";
 }
 
-/// One stream, on which nothing is said but what the test says.
+/// A stream, on which nothing is said but what the test says.
 pub struct Stream<Q: Request> {
     requests: mpsc::UnboundedSender<Q>,
     responses: Streaming<Q::Response>,
@@ -407,7 +407,7 @@ impl MoxClient {
     }
 }
 
-/// One resource as istiod reads it.
+/// A resource as istiod reads it.
 pub fn decode(bytes: &[u8]) -> Result<Resource> {
     let resource = v1alpha1::Resource::decode(bytes)?;
     let metadata = resource.metadata.ok_or("a resource without metadata")?;

@@ -1,4 +1,4 @@
-//! The files in `tests/golden/payloads`, described in its README. What they say is what is served.
+//! The files in `tests/golden/payloads`, described in its README: payloads, and the entries that they must become.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -29,7 +29,7 @@ pub enum Expect {
     Served(Entry),
 }
 
-/// What matters of a ServiceEntry with one port.
+/// The fields that matter of a ServiceEntry with one port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Entry {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::SOON;
 
-/// What a server answered.
+/// A server's answer, without its headers.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -27,7 +27,7 @@ pub fn get(address: impl Into<SocketAddr>, path: &str) -> Option<String> {
     ask(address, SOON, "GET", path, &[], "").ok()?.good()
 }
 
-/// One request with these headers, `name: value`; each wait for the server takes `within` at most.
+/// Sends a request with these headers, `name: value`; each wait for the server takes `within` at most.
 pub fn ask(
     address: impl Into<SocketAddr>,
     within: Duration,
@@ -71,7 +71,7 @@ fn parse(answer: &[u8]) -> Option<Answer> {
     Some(Answer { status, body: String::from_utf8(body).ok()? })
 }
 
-/// What is before the first `mark`, and what is behind it.
+/// The bytes before the first `mark`, and those behind it.
 fn split<'a>(bytes: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let at = bytes.windows(mark.len()).position(|window| window == mark)?;
     Some((&bytes[..at], &bytes[at + mark.len()..]))

@@ -1,4 +1,4 @@
-//! What a data server named and what a MoX client had, compared over time.
+//! Comparison over time of what a data server named and what a MoX client had.
 //!
 //! A *wrong deletion*: the client had an endpoint and lost it, and lacked it at a time for which a data server's successful
 //! reads named it from two seconds before, or more, to two seconds after. A read that failed says nothing.
@@ -15,7 +15,7 @@ pub type Endpoints = BTreeMap<String, BTreeSet<String>>;
 
 const MARGIN: Millis = 2_000;
 
-/// One read of everything.
+/// A read of all services from a data server.
 #[derive(Clone, Debug)]
 pub struct Read {
     pub begin: Millis,
@@ -24,7 +24,7 @@ pub struct Read {
     pub named: Option<Arc<Endpoints>>,
 }
 
-/// What a client had from `at` on.
+/// The endpoints that a client had from `at` on.
 #[derive(Clone, Debug)]
 pub struct Held {
     pub at: Millis,

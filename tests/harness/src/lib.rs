@@ -1,4 +1,4 @@
-//! What the tests, benches and `examples/watch.rs` have in common.
+//! The parts that tests, benches and `examples/watch.rs` have in common.
 //!
 //! In process: [`Mox`], an engine that is fed by the test, and [`client`], which speaks to it as istiod or Envoy does. As
 //! processes: [`serve`], and [`parts`], which are real. [`trials`] runs tests that share what takes long to start.

@@ -20,7 +20,7 @@ use crate::{
     process::{Driven, Process, START, connect, eventually, free_port, fresh_home, get, local, log_path, root, script},
 };
 
-/// What lets a request change something, where a scenario sets it as `mox.admin.token`.
+/// The token with which a request may change something, where a scenario sets it as `mox.admin.token`.
 pub const TOKEN: &str = "sesame";
 
 /// The jar that `make jar` builds, or that `REGISTRY_MOX_JAR` names.
@@ -77,7 +77,7 @@ impl Registry {
         all.lines().filter(|line| line.contains("[MOX]")).map(str::to_owned).collect()
     }
 
-    /// What `-Xcheck:jni` had to say.
+    /// The warnings of `-Xcheck:jni` in the log so far.
     pub fn jni_warnings(&self) -> Vec<String> {
         let output = String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned();
         output.lines().filter(|line| line.contains(" in native method")).map(str::to_owned).collect()

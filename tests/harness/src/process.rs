@@ -67,7 +67,8 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
 }
 
-/// What the kernel kills when the thread that starts it ends, however that happens. It has a process group of its own.
+/// A program that the kernel kills when the thread that starts it ends, however that happens; in a process group of its
+/// own.
 pub fn mortal(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null()).process_group(0);
@@ -142,7 +143,7 @@ impl Process {
         let _ = self.0.wait();
     }
 
-    /// What it wrote to a standard error that is piped, up to its end.
+    /// The text that the process writes to its piped standard error, up to the end of that.
     pub fn errors(&mut self) -> String {
         let mut text = String::new();
         self.0.stderr.take().expect("a piped standard error").read_to_string(&mut text).unwrap();

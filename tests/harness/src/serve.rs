@@ -20,7 +20,7 @@ pub fn program() -> PathBuf {
 /// The running program; killed without a goodbye when dropped.
 pub struct Serve {
     pub driven: Driven,
-    /// What it says first: where it listens.
+    /// The program's first line: where it listens.
     pub first: Value,
     asked: u64,
 }

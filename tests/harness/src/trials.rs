@@ -49,7 +49,7 @@ pub fn trial_unless(
     })
 }
 
-/// What several trials share: started by the first that runs, ended after the last.
+/// A value that several trials share: started by the first that runs, ended after the last.
 pub struct Shared<T> {
     start: Box<dyn Fn() -> T + Send + Sync>,
     state: Mutex<State<T>>,

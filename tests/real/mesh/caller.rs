@@ -20,7 +20,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// What fails is in the log.
+    /// Starts a consumer; the calls that fail are in the log.
     pub(super) fn start(framework: Framework, arguments: &[&str], log: PathBuf) -> Self {
         let mut command = script("consumer.sh", &log);
         command.env("HOSTS_FILE", hosts_file());

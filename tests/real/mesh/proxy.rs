@@ -1,4 +1,4 @@
-//! What the proxies and istiod's name table show.
+//! Views of the proxies and of istiod's name table.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! What is tried.
+//! The scenarios: the ways in which consumers call through the mesh.
 
 use std::collections::BTreeSet;
 
@@ -122,7 +122,7 @@ fn direct_client(mesh: &mut Mesh) {
     for (way, framework, consumer) in SUBSCRIBERS {
         let row = mesh.calls(&format!("{way}, direct mode"), framework, consumer, &Follows::Answers);
         row.check(1);
-        // One to the provider that comes, where the consumer hears of it before Envoy does.
+        // At most the connection to the provider that comes, where the consumer hears of it before Envoy does.
         assert!(row.past() <= 1, "{} connections past the mesh", row.past());
         assert!(row.through() >= 3 && row.distribution().iter().all(|count| *count > 20));
     }

@@ -47,7 +47,7 @@ final class Nacos {
     private final Map<Integer, Service> services = new HashMap<>();
     private final Map<String, IstioService> shown = new ConcurrentHashMap<>();
 
-    /** What Nacos knows of a service, from Istio's form of it. */
+    /** Gives Nacos its own form of a service, made from Istio's. */
     private void apply(Any change, int index) throws IOException {
         Resource resource = Resource.parseFrom(change.getValue());
         ServiceEntry entry = ServiceEntry.parseFrom(resource.getBody().getValue());

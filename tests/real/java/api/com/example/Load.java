@@ -9,7 +9,7 @@ import java.util.TreeMap;
 
 /**
  * Calls {@link DemoService} as lines on standard input say: {@code call N GAP} makes N calls, one after the other, GAP ms
- * apart, and prints {@code called FAILED ADDRESS=ANSWERS...} by provider. What failed, and why, goes to standard error.
+ * apart, and prints {@code called FAILED ADDRESS=ANSWERS...} by provider. Failures and their causes go to standard error.
  */
 public final class Load {
     /** Of a call, in ms: on a busy machine the usual 3 s may pass before a provider has answered its first one. */

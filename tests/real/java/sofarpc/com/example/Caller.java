@@ -2,7 +2,7 @@ package com.example;
 
 import com.alipay.sofa.rpc.config.ConsumerConfig;
 
-/** One real SOFARPC call to an address, past the registry: {@code Caller bolt://HOST:PORT NAME} prints the answer. */
+/** A real SOFARPC call to an address, past the registry: {@code Caller bolt://HOST:PORT NAME} prints the answer. */
 public final class Caller {
     private Caller() {}
 

@@ -92,7 +92,7 @@ public class NativeBridgeTest {
     public void whyAFrameIsRefusedIsKeptForItsThread() throws Exception {
         NativeBridge.lastError(); // of what this thread did before
         assertNull(NativeBridge.lastError());
-        // One event, a publish, of a source of 65 bytes.
+        // A frame of one event, a publish, whose source has 65 bytes: a byte too many.
         byte[] frame = new byte[4 + 1 + 2 + 65];
         System.arraycopy(new byte[] {1, 0, 1, 0, 1, 65, 0}, 0, frame, 0, 7);
         Arrays.fill(frame, 7, frame.length, (byte) 'x');

@@ -315,7 +315,7 @@ public class RegistryMoxTest {
         }
     }
 
-    /** What is written, but for the bytes. */
+    /** A sink that keeps the first line, the number and the sizes of the chunks, not their bytes. */
     private static final class Chunks extends OutputStream {
         private String start;
         private long all;
@@ -518,7 +518,7 @@ public class RegistryMoxTest {
         }
     }
 
-    /** Those who extend or embed the engine use these types and no others of this package. */
+    /** Extensions and embedding programs use these types and no others of this package. */
     @Test
     public void whatIsPublicIsMeantToBe() throws Exception {
         Set<String> open = new TreeSet<>();

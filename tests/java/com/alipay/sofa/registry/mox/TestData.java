@@ -15,7 +15,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.function.BooleanSupplier;
 
-/** What several tests need. */
+/** Services, payloads, engines and waits that several tests need. */
 public final class TestData {
     public static final Duration DEADLINE = Duration.ofSeconds(30);
 

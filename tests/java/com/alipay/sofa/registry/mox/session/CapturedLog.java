@@ -8,7 +8,7 @@ import java.util.logging.LogRecord;
 import java.util.logging.Logger;
 import java.util.stream.Collectors;
 
-/** What the binding logs, through the slf4j binding of the test class path. */
+/** The lines that the binding logs, through the slf4j binding of the test class path. */
 final class CapturedLog extends Handler implements AutoCloseable {
     private final List<LogRecord> records = new CopyOnWriteArrayList<>();
     private final Logger logger = Logger.getLogger("MOX");
@@ -17,7 +17,7 @@ final class CapturedLog extends Handler implements AutoCloseable {
         logger.addHandler(this);
     }
 
-    /** What was logged, but for what each start of a test says: that it has nothing to compare its first view with. */
+    /** The lines of a level, but for that of each test's start: that there is nothing to compare the first view with. */
     List<String> at(Level level) {
         return records.stream()
                 .filter(record -> record.getLevel() == level)

@@ -205,7 +205,7 @@ public class ClusterFeedTest {
         assertTrue(mox.page("/mox/dump", "").get("body").toString().contains("10.0.0.1"));
     }
 
-    /** What a client took back before it moved to another session server is heard late here. */
+    /** A withdrawal that a client made before it moved to another session server is heard late here. */
     @Test
     public void aWithdrawalHeardAfterStandingStillIsLeftToTheRegistry() {
         tier.put(id(1), "a", 1, 1_001, "10.0.0.1:12200");
@@ -239,7 +239,7 @@ public class ClusterFeedTest {
         TestData.await("everything is compared", () -> !feed.isBehind());
     }
 
-    /** One engine hears events and reads, the other only reads. */
+    /** The first engine hears events and reads, the second only reads. */
     @Test
     public void theSameIsServedHoweverItWasLearned() {
         fill(30);

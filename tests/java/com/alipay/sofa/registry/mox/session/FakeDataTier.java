@@ -39,7 +39,7 @@ final class FakeDataTier implements DataTier {
     final Set<String> garbled = ConcurrentHashMap.newKeySet();
     /** How often each was read, or should have been. */
     final Map<String, Integer> fetches = new ConcurrentHashMap<>();
-    /** What a read of a service has beside its publishers, though no data server should have it. */
+    /** Publishers that a read of a service has beside the usual ones, though no data server should have them. */
     private final Map<String, List<SubPublisher>> extra = new HashMap<>();
 
     static SubPublisher publisher(String registerId, String cell, long version, long timestamp, List<ServerDataBox> boxes) {

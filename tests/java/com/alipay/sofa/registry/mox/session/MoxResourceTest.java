@@ -121,7 +121,7 @@ public class MoxResourceTest {
         }
     }
 
-    /** What another session server passes on. */
+    /** A request as another session server passes it on. */
     @Test
     public void aSignedChangeIsMadeOnceAndHere() throws Exception {
         long now = System.currentTimeMillis();

@@ -48,7 +48,7 @@ public class OddPublishersTest {
         }
     }
 
-    /** One publisher as a client sends it, and what should come of it. */
+    /** A publisher as a client sends it, and what should come of it. */
     private static final class Odd {
         final String registerId;
         final String cell;
@@ -215,7 +215,7 @@ public class OddPublishersTest {
             assertEquals(what, dump(mox), dump(restarted));
             assertEquals(what, report.get("refusedPublishers"), other.report().get("refusedPublishers"));
 
-            // It goes like any other, and is no longer counted.
+            // The odd publisher goes like any other, and is no longer counted.
             tier.remove(VICTIM, odd.registerId);
             feed.changed(Collections.singleton(VICTIM));
             wanted.remove(EVIL);
@@ -223,7 +223,7 @@ public class OddPublishersTest {
         }
     }
 
-    /** What a session server hears of a client, and what another one reads of it, are the same bytes and the same entry. */
+    /** A client's publisher has the same bytes and the same entry on a server that hears it and on one that reads it. */
     @Test
     public void whatIsHeardIsWhatIsRead() {
         for (Map.Entry<String, Odd> entry : odd().entrySet()) {
@@ -297,7 +297,7 @@ public class OddPublishersTest {
         }
     }
 
-    /** No event can name it. It is not asked for again, since nothing would come of it. */
+    /** No event can name such a service, so it is not read again: nothing would come of that. */
     @Test
     public void aServiceWhoseIdIsTooLong() {
         FakeDataTier tier = tier();
@@ -468,7 +468,7 @@ public class OddPublishersTest {
                 awaitLoaded(mox);
                 assertEquals("the same bytes", good, dump(mox));
                 assertEquals("{lastGood=1, missing=0, sample=[" + VICTIM + "]}", unknown(mox).toString());
-                // What is heard of it is served beside that; what the registry took away is not known.
+                // A publisher that is heard is served beside the last good form; what the registry took away is not known.
                 SessionEvents.record(mox, SessionServer.publish(SessionServer.publisher(1, "c", 1, "10.0.2.1:12200")), s -> {});
                 assertEquals("20/41", TestData.served(mox));
                 tier.put(VICTIM, "c", 1, 1_001, "10.0.2.1:12200");

@@ -27,7 +27,7 @@ import org.springframework.context.support.GenericApplicationContext;
 final class SessionServer {
     private SessionServer() {}
 
-    /** What the real acceptor stands for: takes every request, or fails as a full queue does. */
+    /** Stands for the real acceptor: takes every request, or fails as a full queue does. */
     static final class Acceptor implements WriteDataAcceptor {
         final List<WriteDataRequest<?>> accepted = new ArrayList<>();
         RuntimeException failure;

@@ -126,7 +126,10 @@ public class SessionsTest {
         assertEquals(0, (int) new Sessions(Collections::emptyList, 1).fresh().get());
     }
 
-    /** What is no number, not whole or from nobody who serves is not told to the engine, and waited for no longer than others. */
+    /**
+     * An answer that is no number, not whole, or from a server that does not serve is not told to the engine, and is waited for
+     * no longer than others.
+     */
     @Test
     public void whoSaysNotHowMuchIsServedIsNotBelieved() throws Exception {
         String[] none = {
@@ -160,7 +163,7 @@ public class SessionsTest {
         assertEquals("none elsewhere", 2, requests.size());
     }
 
-    /** One byte after the other, each well before a read would give up. */
+    /** The answer comes byte by byte, each well before a read would give up. */
     @Test
     public void whoDribblesIsCut() throws Exception {
         Sessions sessions = peer((client, request) -> {

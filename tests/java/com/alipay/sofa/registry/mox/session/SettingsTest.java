@@ -10,7 +10,7 @@ import org.springframework.core.env.MapPropertySource;
 import org.springframework.core.env.StandardEnvironment;
 import org.springframework.core.env.SystemEnvironmentPropertySource;
 
-/** What Spring's properties become before the engine judges them. */
+/** Spring's properties as they are passed to the engine, before it judges them. */
 public class SettingsTest {
     @Test
     public void theTreeUnderMoxIsPassedOnAsItWasSpelled() {

@@ -2,7 +2,7 @@ package com.alipay.sofa.registry.mox;
 
 import com.alipay.sofa.registry.mox.MoxException.Code;
 
-/** What callers may pass, and the errors when they do not. */
+/** The bounds of callers' arguments, and the errors for arguments beyond them. */
 final class Arguments {
     static final int SOURCE_BYTES = 64;
     static final int DATA_INFO_ID_BYTES = 4_096;

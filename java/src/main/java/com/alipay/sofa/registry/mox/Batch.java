@@ -46,8 +46,8 @@ public final class Batch implements AutoCloseable {
     }
 
     /**
-     * Says that the client of one publisher has left. It stays until a {@link RegistryMox#replace} whose read began later does
-     * not name it, which is then not spared for being new.
+     * Says that the client of one publisher has left. The publisher stays until a {@link RegistryMox#replace} whose read began
+     * later does not name it; that the publisher is new does not spare it then.
      *
      * @param dataInfoId the service, 1 to 4,096 bytes
      * @param registerId the publisher, 1 to 512 bytes

@@ -5,7 +5,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
-/** What the embedding program of one engine uses. */
+/** {@link MoxHost} over the native handle of an engine. */
 final class EngineHost implements MoxHost {
     private final RegistryMox mox;
     private final long handle;

@@ -5,9 +5,9 @@ import java.io.OutputStream;
 import java.util.Map;
 
 /**
- * What a program that embeds the engine, as the registry's binding does, uses beyond {@link RegistryMox}: commands, publishers
- * and reads that it holds in a form of its own, and admin pages of any size. Extensions have no use for it. Thread-safe; what it
- * returns belongs to the calling thread.
+ * The interface for programs that embed the engine, as the registry's binding does, beyond {@link RegistryMox}: commands,
+ * publishers and reads that the program holds in a form of its own, and admin pages of any size. Extensions have no use for it.
+ * Thread-safe; whatever a method returns belongs to the calling thread.
  */
 public interface MoxHost {
     /** The longest dataInfoId, in bytes of UTF-8; longer ones are refused with {@link MoxException.Code#TOO_LARGE}. */
@@ -97,7 +97,10 @@ public interface MoxHost {
      */
     String json(Object value);
 
-    /** One publisher on its way into the calling thread's frame. What is refused leaves the rest of it as it was. */
+    /**
+     * A publisher on its way into the calling thread's frame. An attribute or a datum that is refused leaves the publisher as it
+     * was before that call.
+     */
     interface Publication {
         /**
          * Adds an attribute; attributes come before data, at most 65,535.
@@ -116,9 +119,9 @@ public interface MoxHost {
     }
 
     /**
-     * One read of a service on its way into the engine. A large one goes out in pieces, so that it takes no more room on the heap
-     * than a thread keeps anyway. It is applied as a whole by {@link #apply}; one that is not applied changes nothing, and the
-     * engine forgets it after a minute.
+     * A read of one service on its way into the engine. A large read goes out in pieces, so that it takes no more room on the
+     * heap than a thread keeps anyway. {@link #apply} applies the read as a whole; a read that is not applied changes nothing,
+     * and the engine forgets it after a minute.
      */
     interface Read {
         /**
@@ -144,7 +147,7 @@ public interface MoxHost {
         long apply();
     }
 
-    /** One admin page. A large one ends where 10 seconds pass without a next chunk being asked for. */
+    /** An admin page. A large page ends where 10 seconds pass without a next chunk being asked for. */
     interface Page extends AutoCloseable {
         /**
          * The HTTP status.

@@ -2,7 +2,7 @@ package com.alipay.sofa.registry.mox;
 
 /** The native methods. Nothing but {@link RegistryMox}, {@link EnginePage} and {@link LogPump} calls them, after {@link NativeLoader#load()}. */
 final class NativeBridge {
-    /** What {@link #abiVersion()} must answer, so that a jar is never used with the library of another. */
+    /** The version that {@link #abiVersion()} must answer, so that a jar is never used with another version's library. */
     static final int ABI = 4;
 
     private NativeBridge() {}
@@ -18,7 +18,7 @@ final class NativeBridge {
     /** Why {@link #apply} on this thread was refused last, as UTF-8; null if it was not, or was asked before. */
     static native byte[] lastError();
 
-    /** One JSON object in, one out. */
+    /** Runs a command: a JSON object in, another one out. */
     static native byte[] command(long handle, byte[] requestJson);
 
     /**

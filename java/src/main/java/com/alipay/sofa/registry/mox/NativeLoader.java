@@ -34,7 +34,7 @@ final class NativeLoader {
 
     private NativeLoader() {}
 
-    /** Loads the library if it is not loaded. What fails may be tried again, for example with the property set. */
+    /** Loads the library unless it is loaded. A load that failed may be tried again, for example with the property set. */
     static synchronized void load() {
         if (loaded) {
             return;

@@ -164,8 +164,8 @@ public final class Publish {
         }
 
         /**
-         * The application of the publisher, as the registry knows it. It is kept but not served: the label {@code app} and direct
-         * mode take the parameter {@code app_name} of the data.
+         * The application of the publisher, as the registry knows it. The name is kept but not served: the label {@code app} and
+         * direct mode take the parameter {@code app_name} of the data.
          *
          * @param appName the name, at most 65,535 bytes; null is none
          * @return this builder

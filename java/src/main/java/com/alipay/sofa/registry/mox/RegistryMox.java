@@ -19,7 +19,7 @@ import java.util.concurrent.atomic.AtomicReference;
  * The engine: takes publishers and serves their services to Istio. Thread-safe; taking an event never blocks.
  *
  * <p>Every entry belongs to a <em>source</em>, a name of the caller's choice of 1 to 64 bytes; the registry's own is {@code
- * registry}. One source never touches another's entries. An entry lives in this process only: who runs several session
+ * registry}. A source never touches another's entries. An entry lives in this process only: who runs several session
  * servers publishes on each of them.
  *
  * <p>After {@link #close()} events and latches are no-ops that {@link #ignoredCalls()} counts, and whatever has to answer
@@ -66,8 +66,8 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * Opens the engine of this process, the one that {@link #running()} answers. It takes events at once but serves nobody
-     * until {@link #listen()}, so that a host can fill it while it starts.
+     * Opens the engine of this process, the one that {@link #running()} answers. The engine takes events at once but serves
+     * nobody until {@link #listen()}, so that a host can fill it while the host starts.
      *
      * @param config how it runs
      * @return the engine, which does not listen yet
@@ -217,7 +217,7 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * Replaces the policy while the engine runs. One that is refused changes nothing.
+     * Replaces the policy while the engine runs. A policy that is refused changes nothing.
      *
      * @param json the policy document, a JSON object
      * @return the hash of the document in its normal form, 64 hex digits, as the status shows it

@@ -26,8 +26,8 @@ import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
 /**
- * What a publish costs the caller's thread: each call raises the version of the one publisher of the next service, so the engine
- * stores it. In this package to reach the binding's own path.
+ * The cost of a publish to the caller's thread: each call raises the version of the one publisher of the next service, so the
+ * engine stores it. In this package to reach the binding's own path.
  */
 @State(Scope.Thread)
 @BenchmarkMode(Mode.SampleTime)
@@ -110,7 +110,7 @@ public class PublishBench {
         return mox.publish(SOURCE, values[i].version(version, TIMESTAMP));
     }
 
-    /** What the session server's thread pays: a write request with the boxes that it holds. */
+    /** The cost to the session server's thread: a write request with the boxes that it holds. */
     @Benchmark
     public void binding() {
         int i = (int) (++version & services - 1);

@@ -58,7 +58,7 @@ final class ChangeTap extends AbstractClientHandler<DataChangeRequest> {
             try {
                 changed.accept(request.getDataCenter(), request.getDataInfoIds().keySet());
             } catch (RuntimeException e) {
-                // A notice without its fields, which the delegate has refused. What it was about is found by comparison.
+                // A notice without its fields, which the delegate has refused. The next comparison finds what it was about.
             }
         }
     }

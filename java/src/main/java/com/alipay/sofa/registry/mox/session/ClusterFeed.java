@@ -16,13 +16,13 @@ import java.util.concurrent.locks.LockSupport;
 import java.util.function.Consumer;
 
 /**
- * Follows every service of the local data center. What is true of a service is what a read from its slot's leader says; what
- * says that it should be read are the data servers' notices, and, since notices get lost, a comparison of every slot now and
- * then, at the start, and when a slot has another leader.
+ * Follows every service of the local data center. A read from the slot's leader says what is true of a service; the reasons to
+ * read are the data servers' notices and, since notices get lost, a comparison of every slot now and then, at the start, and
+ * when a slot has another leader.
  *
  * <p>A comparison sends a digest of what was read of each service, so it finds what differs whatever the versions say, and
- * with no digests it is the complete list. It never says itself that something is gone: its leader may not have the whole
- * slot yet. Reads are refused by such a leader.
+ * with no digests it is the complete list. A comparison alone never says that a service is gone: the slot's leader may not have
+ * the whole slot yet. Such a leader refuses reads.
  */
 final class ClusterFeed implements AutoCloseable {
     private static final int READERS = 4;
@@ -51,7 +51,7 @@ final class ClusterFeed implements AutoCloseable {
     private volatile long reconcileFrom = System.nanoTime();
     private volatile long oldestCompare;
     private volatile long seenRunning = System.nanoTime();
-    /** It stood still until {@link #awake}, and not everything was compared since. */
+    /** This process or a data server stood still until {@link #awake}, and not everything was compared since. */
     private volatile boolean behind;
     private volatile long awake;
     private volatile Future<?> before;

@@ -15,14 +15,14 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
- * One HTTP request and its answer over a connection of its own, with one deadline for all of it. The JDK's own client has a
+ * An HTTP request and its answer over a connection of their own, with one deadline for the whole. The JDK's own client has a
  * deadline for each read only, follows proxies, and cannot be cut off from outside while it reads.
  */
 final class Exchange {
     private static final int MOST_HEAD = 16 << 10;
     private static final int MOST_BODY = 64 << 10;
 
-    /** What the other server answered. */
+    /** The other server's answer, or why there is none. */
     static final class Answer {
         /** HTTP status; 0 where there is no answer. */
         final int status;
@@ -85,7 +85,7 @@ final class Exchange {
         for (int n = in.read(buffer); n >= 0; n = in.read(buffer)) {
             all.write(buffer, 0, n);
             if (head == null) {
-                // One character a byte, so places in the text are places in the bytes.
+                // ISO 8859-1 has one character for each byte, so places in the text are places in the bytes.
                 String text = new String(all.toByteArray(), StandardCharsets.ISO_8859_1);
                 int end = text.indexOf("\r\n\r\n");
                 if (end < 0 && all.size() > MOST_HEAD) {
@@ -140,7 +140,7 @@ final class Exchange {
         try {
             socket.close();
         } catch (IOException e) {
-            // It is of no use any more in either case.
+            // The connection is of no use any more, closed or not.
         }
     }
 }

@@ -16,14 +16,14 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.LongAdder;
 
 /**
- * What the feed knows of the data servers and counts. Readers write here and know nothing of the feed that marks services for
- * them; the feed's comparisons write here as well. Tells the engine once when everything is known. Thread-safe.
+ * The feed's knowledge of the data servers, and its counters. Readers write here and know nothing of the feed that marks
+ * services for them; the feed's comparisons write here as well. Tells the engine once when everything is known. Thread-safe.
  */
 final class FeedState {
     private static final int NAMED_AT_ONCE = 1_000;
     private static final int FAILURE_CHARS = 500;
 
-    /** What is counted, by its name in the report. */
+    /** The feed's counters, by their names in the report. */
     enum Counter {
         /** Notices of changed services. */
         NOTICES("notices"),

@@ -55,12 +55,12 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
     /** Empty where MoX is off. */
     private final AtomicReference<RegistryMox> mox = new AtomicReference<>();
 
-    /** What runs beside the session server; empty until that has started. Static as the engine is, for the web server. */
+    /** The parts beside the session server; empty until the server has started. Static as the engine is, for the web server. */
     private static final AtomicReference<SessionParts> PARTS = new AtomicReference<>();
 
     private final AtomicBoolean saidOff = new AtomicBoolean();
     private final AtomicLong failures = new AtomicLong();
-    /** What was refused, by the reason. */
+    /** Events that were refused, or not taken whole, by the ordinal of the reason. */
     private final AtomicLongArray refused = new AtomicLongArray(Refusal.values().length);
     /** When each reason may be logged again; the last is for what has none. */
     private final AtomicLongArray nextWarning = new AtomicLongArray(refused.length() + 1);
@@ -189,7 +189,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
         }
     }
 
-    /** What stands behind the session server, once that has started. */
+    /** The registry behind the session server, by way of {@code PARTS}; out of reach until the server has started. */
     private static final class Behind implements SessionEvents.Registry {
         @Override
         public void reread(String id) {
@@ -298,7 +298,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
         thread.start();
     }
 
-    /** One line; Spring says what is wrong with a property in the last cause only. */
+    /** The cause on a single line; Spring says what is wrong with a property in the last cause only. */
     private static String reason(Throwable why) {
         if (why instanceof MoxException) {
             return ((MoxException) why).code() + ", " + why.getMessage();

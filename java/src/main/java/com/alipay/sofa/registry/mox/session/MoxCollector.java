@@ -32,7 +32,7 @@ final class MoxCollector extends Collector implements AutoCloseable {
                 all.add(family((Map<?, ?>) metric));
             }
         } catch (MoxException e) {
-            // It is closed; others' metrics are still to be shown.
+            // The engine is closed; other collectors' metrics are still to be shown.
         }
         return all;
     }

@@ -26,9 +26,9 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The engine's admin pages on the session server's own HTTP port. What changes something needs {@code mox.admin.token}, and
- * reaches every session server that meta lists unless the query says {@code local=1}. The token stays here: to the others goes a
- * request that is signed with it.
+ * The engine's admin pages on the session server's own HTTP port. A request that changes something needs {@code
+ * mox.admin.token}, and reaches every session server that meta lists unless the query says {@code local=1}. The token stays here:
+ * to the others goes a request that is signed with it.
  */
 @Path("mox")
 public class MoxResource {
@@ -166,7 +166,7 @@ public class MoxResource {
         }
     }
 
-    /** Writes a page. What fails here ends the connection, so that nobody takes it for whole. */
+    /** Writes a page. A failure on the way ends the connection, so that nobody takes a part for the whole page. */
     private static void write(MoxHost.Page page, OutputStream out) throws IOException {
         try (MoxHost.Page read = page) {
             read.writeTo(out);

@@ -12,9 +12,9 @@ import java.util.Map;
 import java.util.RandomAccess;
 
 /**
- * What of a publisher fits into an event. Whatever clients publish, the registry hands their consumers, so as much as can be is
- * taken and the rest left out; the same on every session server, whether it hears a publisher or reads it. Nothing here
- * allocates for a publisher that fits.
+ * The part of a publisher that fits into an event. Whatever clients publish, the registry hands their consumers, so as much as
+ * can be is taken and the rest left out; the same on every session server, whether it hears a publisher or reads it. Nothing
+ * here allocates for a publisher that fits.
  */
 final class Publishers {
     /** All data of one publisher: half a frame, so that it fits with everything else. */

@@ -18,10 +18,10 @@ final class Refusals {
     private static final int NAME_CHARS = 64;
     private static final int ID_CHARS = 256;
 
-    /** What one read found. */
+    /** The publishers of one read that were refused, by reason. */
     static final class Found {
         private final int[] counts = new int[ALL.length];
-        /** One publisher for each reason. */
+        /** The registerId of the first publisher refused for each reason, shortened; null where there is none. */
         private final String[] registerIds = new String[ALL.length];
 
         private boolean any;
@@ -41,7 +41,7 @@ final class Refusals {
     }
 
     private final Map<String, Found> services = new HashMap<>();
-    /** Those by the order in which they were found. */
+    /** The values of {@link #services} by their numbers, which is the order in which they were found. */
     private final TreeMap<Long, Found> byNumber = new TreeMap<>();
 
     private final long[] counts = new long[ALL.length];

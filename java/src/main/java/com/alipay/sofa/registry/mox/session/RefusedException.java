@@ -1,6 +1,6 @@
 package com.alipay.sofa.registry.mox.session;
 
-/** One event of the registry is not taken, or not whole. */
+/** An event of the registry is not taken, or not whole. */
 final class RefusedException extends RuntimeException {
     private static final long serialVersionUID = 1L;
     private static final int SHOWN_CHARS = 160;

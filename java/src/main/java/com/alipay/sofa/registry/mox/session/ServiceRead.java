@@ -11,13 +11,13 @@ import java.util.Comparator;
 import java.util.List;
 
 /**
- * One read of a service on its way into the engine. A publisher that cannot be taken is left out alone: any client may publish to
+ * A read of one service on its way into the engine. A publisher that cannot be taken is left out alone: any client may publish to
  * any service whatever it likes, and the service's others must not suffer.
  */
 final class ServiceRead {
     /** The most of one service; the engine keeps a gibibyte of unfinished reads, and there are four at a time. */
     static final long SERVICE_BYTES = 256L << 20;
-    /** What a publisher takes beside its cell and data. */
+    /** Bytes that are counted for a publisher beside its cell and data. */
     private static final int PUBLISHER_BYTES = 256;
 
     private final String id;
@@ -96,7 +96,7 @@ final class ServiceRead {
         return smallest.subList(0, count);
     }
 
-    /** What a publisher takes, at least. */
+    /** Bytes that a publisher takes of {@link #serviceBytes}, at least. */
     private static long size(SubPublisher of) {
         String cell = of == null ? null : of.getCell();
         return PUBLISHER_BYTES + (cell == null || !Publishers.isText(cell) ? 0 : cell.length()) + dataBytes(of);

@@ -47,7 +47,7 @@ final class ServiceReader implements Runnable {
         }
     }
 
-    /** What one service's failures have in common. */
+    /** The failures of a service since its last good read: how many, and since when. */
     private static final class Failures {
         int count;
         final long since = System.nanoTime();

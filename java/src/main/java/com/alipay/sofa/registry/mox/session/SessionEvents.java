@@ -87,7 +87,7 @@ final class SessionEvents {
         }
     }
 
-    /** What does not fit is left out, and said when the rest is in. */
+    /** Publishes the part that fits; the part left out is thrown as a refusal when the rest is in. */
     private static void publish(RegistryMox mox, Publisher from) {
         MoxHost host = mox.host();
         MoxHost.Publication to = begin(host, from);

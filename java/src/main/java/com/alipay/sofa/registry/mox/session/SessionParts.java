@@ -16,7 +16,7 @@ import java.util.function.Consumer;
 import java.util.function.Supplier;
 import org.springframework.beans.factory.ListableBeanFactory;
 
-/** What runs beside the session server once it is up, made of its beans. */
+/** The parts that run beside the session server once it is up, made of its beans. */
 final class SessionParts implements AutoCloseable {
     private final String dataCenter;
     private final Sessions sessions;

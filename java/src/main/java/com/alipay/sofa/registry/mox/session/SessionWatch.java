@@ -39,7 +39,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
     private boolean fenced;
     private int freshPeers = -1;
     private long askedAt = System.nanoTime() - ASK_NANOS;
-    /** What the other servers are asked and have not answered yet; null if nothing. */
+    /** The question to the other servers how many of them are fresh, not yet answered; null if none was asked. */
     private Future<Integer> question;
     private volatile boolean closed;
 
@@ -84,7 +84,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
         }
     }
 
-    /** One look. */
+    /** Looks once at the push switch and, with a feed, at how long the data servers have been silent. */
     void tick() throws InterruptedException {
         lookAtPush();
         if (feed != null) {
@@ -93,9 +93,9 @@ final class SessionWatch implements Runnable, AutoCloseable {
     }
 
     /**
-     * What changed while pushes were stopped is known before they go on. But data servers may be down for long, as they are in an
-     * upgrade, for which pushes are stopped: after so long as data may be stale the others' changes go on, through the breaker,
-     * and what could not be compared stays as it is.
+     * Changes that came while pushes were stopped are known before pushes go on. But data servers may be down for long, as they
+     * are in an upgrade, for which pushes are stopped: after so long as data may be stale the others' changes go on, through the
+     * breaker, and what could not be compared stays as it is.
      */
     private void lookAtPush() {
         boolean can = canPush.getAsBoolean();

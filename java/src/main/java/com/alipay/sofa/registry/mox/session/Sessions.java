@@ -30,7 +30,7 @@ import javax.crypto.spec.SecretKeySpec;
  * without a last good state be silent for {@code mox.protect.mass-delete-hold}.
  */
 final class Sessions {
-    /** What an operator's request holds; it goes no further than the server that the operator asked. */
+    /** The token of an operator's request; the token goes no further than the server that the operator asked. */
     static final String TOKEN_HEADER = "X-Mox-Token";
     /** When a request to another server was signed, milliseconds since 1970. */
     static final String TIME_HEADER = "X-Mox-Time";
