@@ -86,10 +86,12 @@ fuzz_target!(|data: &[u8]| {
         parse_all(data, false, &rules);
         let Ok(text) = std::str::from_utf8(data) else { continue };
         let (cell, text) = text.split_once('\n').unwrap_or(("", text));
-        let read = payload::parse(text, cell, false, &rules);
-        assert_eq!(payload::parse(&format!(" {text}\t"), cell, false, &rules), read);
-        if let Ok(endpoint) = read {
-            check(&endpoint, &rules);
+        for is_dubbo in [false, true] {
+            let read = payload::parse(text, cell, is_dubbo, &rules);
+            assert_eq!(payload::parse(&format!(" {text}\t"), cell, is_dubbo, &rules), read);
+            if let Ok(endpoint) = read {
+                check(&endpoint, &rules);
+            }
         }
     }
 });

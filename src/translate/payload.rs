@@ -276,7 +276,7 @@ pub fn parse(text: &str, cell: &str, is_dubbo: bool, rules: &Rules<'_>) -> Resul
         let instance = Instance::parse(text)?;
         return endpoint(&Provider::of_instance(&instance)?, true, cell, rules);
     }
-    endpoint(&Provider::of_url(text)?, is_dubbo, cell, rules)
+    endpoint(&Provider::of_url(text, is_dubbo)?, is_dubbo, cell, rules)
 }
 
 /// Whether Dubbo's clients publish under a dataInfoId.
@@ -302,11 +302,7 @@ fn endpoint(provider: &Provider<'_>, is_dubbo: bool, cell: &str, rules: &Rules<'
         }
         Err(_) => Address::Name(host_name(provider.host, rules.dns)?),
     };
-    let weight = match parameter("weight").or_else(|| parameter("_WEIGHT")).map(str::parse::<f64>) {
-        Some(Ok(weight)) if weight <= 0.0 => 0,
-        Some(Ok(weight)) if weight.is_finite() => (weight.round() as u32).clamp(1, MAX_WEIGHT),
-        _ => DEFAULT_WEIGHT,
-    };
+    let weight = provider.weight().map_or(DEFAULT_WEIGHT, |weight| weight.max(0).cast_unsigned().min(MAX_WEIGHT));
     let zone = provider.zone().or_else(|| Some(cell).filter(|cell| !cell.trim().is_empty()));
     let app = provider.application();
     let named = [("app", app), ("zone", zone.filter(|zone| *zone != DEFAULT_ZONE))].into_iter();
@@ -456,7 +452,7 @@ mod tests {
     #[test]
     fn weights_are_bounded_and_forgiving() {
         for (weight, read_as) in
-            [("0", 0), ("-5", 0), ("0.4", 1), ("1.5", 2), ("abc", 100), ("1e12", 100_000), ("NaN", 100)]
+            [("0", 0), ("-5", 0), ("2", 2), ("1.5", 100), ("abc", 100), ("2000000000", 100_000), ("1e12", 100)]
         {
             assert_eq!(read(&format!("10.0.0.1:80?_WEIGHT={weight}")).unwrap().1, read_as, "{weight}");
         }

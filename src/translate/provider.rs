@@ -1,5 +1,5 @@
 //! A provider in the text of a payload, read as the registry's own clients read it: SOFARPC 5.13 (`SofaRegistryHelper`), Dubbo
-//! 2.7 and 3 (`URL.valueOf`, `RegistryDirectory`, `SofaRegistryServiceDiscovery`).
+//! 2.7 and 3 (`URL.valueOf`, `RegistryDirectory`, `SofaRegistryServiceDiscovery`). `tests/real/corpus.rs` compares with them.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,8 @@ use serde_json::Value;
 const NO_PROVIDERS: [&str; 7] = ["override", "route", "condition", "script", "consumer", "empty", "provider"];
 /// The application of a provider, by the first of these that is not blank: SOFARPC's three in its order, then Dubbo's.
 const APPLICATION: [&str; 5] = ["appName", "app_name", "self_app_name", "application", "app"];
+/// The same for a provider of Dubbo, whose consumers look at its own alone.
+const APPLICATION_OF_DUBBO: [&str; 5] = ["application", "app", "appName", "app_name", "self_app_name"];
 
 /// A payload's text, taken apart.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct Provider<'a> {
     pub host: &'a str,
     /// The port.
     pub port: u16,
+    /// Whether Dubbo's clients read the text, and not SOFARPC's.
+    is_dubbo: bool,
     parameters: Parameters<'a>,
 }
 
@@ -99,15 +103,16 @@ impl<'a> Provider<'a> {
     /// The provider that an instance is.
     pub fn of_instance(instance: &'a Instance) -> Result<Self, Fault> {
         let (host, port) = (bare(&instance.host), instance.port()?);
-        Ok(Self { host, port, parameters: Parameters::Instance(instance) })
+        Ok(Self { host, port, is_dubbo: true, parameters: Parameters::Instance(instance) })
     }
 
-    /// The provider in `[scheme://][user@]host:port[/path][?parameters]`.
-    pub fn of_url(text: &'a str) -> Result<Self, Fault> {
+    /// The provider in `[scheme://]host:port[/path][?parameters]`; to Dubbo's clients it may have a user before the host and a
+    /// fragment after the path.
+    pub fn of_url(text: &'a str, is_dubbo: bool) -> Result<Self, Fault> {
+        let is_scheme =
+            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
         let (scheme, rest) = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
-                (Some(scheme), rest)
-            }
+            Some((scheme, rest)) if is_scheme(scheme) => (Some(scheme), rest),
             Some((before, _)) if !before.contains('?') => return Err(Fault::Form),
             _ => (None, text),
         };
@@ -115,20 +120,23 @@ impl<'a> Provider<'a> {
         if scheme.is_some_and(is_other) {
             return Err(Fault::Scheme);
         }
-        let (authority, query) = match rest.find(['/', '?']) {
+        let (authority, query) = match rest.find(|c| c == '/' || c == '?' || is_dubbo && c == '#') {
             Some(end) => (&rest[..end], rest[end..].split_once('?').map_or("", |(_, query)| query)),
             None => (rest, ""),
         };
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+        let authority = match authority.rsplit_once('@') {
+            Some((_, address)) if is_dubbo => address,
+            _ => authority,
+        };
         let (host, number) = authority.rsplit_once(':').ok_or(Fault::Form)?;
         let port = port(number.parse().ok())?;
-        Ok(Self { host: bare(host), port, parameters: Parameters::Query(query) })
+        Ok(Self { host: bare(host), port, is_dubbo, parameters: Parameters::Query(query) })
     }
 
     /// The value of a parameter.
     pub fn parameter(&self, key: &str) -> Option<&'a str> {
         match self.parameters {
-            Parameters::Query(query) => in_query(query, key),
+            Parameters::Query(query) => in_query(query, key, self.is_dubbo),
             Parameters::Instance(instance) => instance.metadata(key),
         }
     }
@@ -136,6 +144,12 @@ impl<'a> Provider<'a> {
     /// The value of a parameter, unless it is blank.
     fn text(&self, key: &str) -> Option<&'a str> {
         self.parameter(key).filter(|value| !value.trim().is_empty())
+    }
+
+    /// The weight that the provider names. To clients a text that is no Java `int` names none.
+    pub fn weight(&self) -> Option<i32> {
+        let other = || if self.is_dubbo { None } else { self.parameter("_WEIGHT") };
+        self.parameter("weight").or_else(other)?.parse().ok()
     }
 
     /// The zone that the provider names.
@@ -150,39 +164,46 @@ impl<'a> Provider<'a> {
             // `SofaRegistryServiceDiscovery.java:101`, `InstanceAddressURL.java:195-196`.
             Parameters::Instance(instance) => instance.name.as_deref().filter(|name| !name.trim().is_empty()),
         };
-        name.or_else(|| APPLICATION.iter().find_map(|key| self.text(key)))
+        let keys = if self.is_dubbo { APPLICATION_OF_DUBBO } else { APPLICATION };
+        name.or_else(|| keys.iter().find_map(|key| self.text(key)))
     }
 
     /// Whether Dubbo's consumers take it for a provider, and not for a configurator or something else that stands among
     /// providers (`RegistryDirectory.java:109-146, 484-499`).
     pub fn is_provider(&self) -> bool {
-        let category = self.parameter("category").is_none_or(|category| category == "providers");
+        let category = self.parameter("category").is_none_or(|category| category.is_empty() || category == "providers");
         category && self.parameter("compatible_config").is_none_or(str::is_empty)
     }
 
-    /// Whether Dubbo's consumers call it: `disabled` decides where it is given, else `enabled` (`RegistryDirectory.java:322-331`).
+    /// Whether Dubbo's consumers call it: `disabled` decides where it is given, else `enabled` (`RegistryDirectory.java:322-331`);
+    /// whatever is not `true`, in any case, is false.
     pub fn is_in_service(&self) -> bool {
-        match self.parameter("disabled") {
-            Some(disabled) if !disabled.is_empty() => disabled != "true",
-            _ => self.parameter("enabled") != Some("false"),
+        let given = |key: &str| self.parameter(key).filter(|value| !value.is_empty());
+        match given("disabled") {
+            Some(disabled) => !disabled.eq_ignore_ascii_case("true"),
+            None => given("enabled").is_none_or(|enabled| enabled.eq_ignore_ascii_case("true")),
         }
     }
 }
 
-/// The value of a key in a query that clients read into a map from left to right: the last of two counts, pairs are trimmed, a
-/// key without `=` has itself as value, and `default.x` counts where there is no `x` (Dubbo's `URL.java:253-267`, SOFARPC's
-/// `SofaRegistryHelper.java:293-307`).
-fn in_query<'a>(query: &'a str, key: &str) -> Option<&'a str> {
+/// The value of a key in a query that clients read into a map from left to right: the last of two counts, pairs are trimmed, and
+/// a key without `=` has itself as value (SOFARPC's `SofaRegistryHelper.java:293-307`). To Dubbo's `;` parts pairs as well, and
+/// `default.x=…` counts where there is no `x` (`URL.java:253-267`).
+fn in_query<'a>(query: &'a str, key: &str, is_dubbo: bool) -> Option<&'a str> {
+    let between = move |c: char| c == '&' || is_dubbo && c == ';';
+    // As Java trims: U+3000 stays.
+    let trimmed = |pair: &'a str| pair.trim_matches(|c| c <= ' ');
     let pair = |pair: &'a str| {
-        let pair = pair.trim();
+        let pair = trimmed(pair);
         pair.split_once('=').unwrap_or((pair, pair))
     };
-    if let Some((_, value)) = query.rsplit('&').map(pair).find(|(name, _)| *name == key) {
+    if let Some((_, value)) = query.rsplit(between).map(pair).find(|(name, _)| *name == key) {
         return Some(value);
     }
-    let is_default = |name: &str| name.strip_prefix("default.") == Some(key);
+    let is_default = |name: &str| is_dubbo && name.strip_prefix("default.") == Some(key);
     // Of two defaults Dubbo's map takes the first.
-    query.split('&').map(pair).find(|(name, _)| is_default(name)).map(|(_, value)| value)
+    let mut assigned = query.split(between).filter_map(|pair| trimmed(pair).split_once('='));
+    assigned.find(|(name, _)| is_default(name)).map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -202,23 +223,51 @@ mod tests {
             ("default.x=1&default.x=2", Some("1")),
             ("x=2&default.x=1", Some("2")),
             ("default.x=1&x=2", Some("2")),
+            ("default.x&default.x=2", Some("2")),
+            ("a=1;x=2;b=3", Some("2")),
             ("x=a=b", Some("a=b")),
             ("xx=1&[x]=2", None),
+            ("a=1&\u{3000}x=2&\u{1}x=3\u{3000}", Some("3\u{3000}")),
             ("", None),
         ] {
-            assert_eq!(in_query(query, "x"), value, "{query}");
+            assert_eq!(in_query(query, "x", true), value, "{query}");
+            let means_more = query.contains("default.") || query.contains(';');
+            assert!(means_more || in_query(query, "x", false) == value, "{query}");
+        }
+        for (query, value) in [("default.x=1", None), ("x=1;x=2", Some("1;x=2")), ("default.x=1&x=2", Some("2"))] {
+            assert_eq!(in_query(query, "x", false), value, "{query}");
         }
     }
 
     #[test]
+    fn a_weight_is_a_java_int() {
+        let of = |query: &str, is_dubbo| {
+            Provider::of_url(&format!("h:1?{query}"), is_dubbo).ok().and_then(|provider| provider.weight())
+        };
+        for (text, weight) in
+            [("7", Some(7)), ("+7", Some(7)), ("-7", Some(-7)), ("007", Some(7)), ("7.0", None), ("2147483648", None)]
+        {
+            assert_eq!(of(&format!("weight={text}"), true), weight, "{text}");
+            assert_eq!(of(&format!("_WEIGHT={text}"), false), weight, "{text}");
+        }
+        assert_eq!(of("weight=&_WEIGHT=5", false), None, "weight is given");
+        assert_eq!(of("_WEIGHT=5", true), None, "a word of SOFARPC's");
+    }
+
+    #[test]
     fn the_application_is_the_first_that_is_named() {
-        let of =
-            |query: &str| Provider::of_url(&format!("10.0.0.1:1?{query}")).unwrap().application().map(str::to_owned);
+        let read = |query: &str, is_dubbo| {
+            let text = format!("10.0.0.1:1?{query}");
+            Provider::of_url(&text, is_dubbo).unwrap().application().map(str::to_owned)
+        };
+        let of = |query: &str| read(query, false);
         assert_eq!(of("app_name=a&appName=b&self_app_name=c&application=d&app=e"), Some("b".into()));
         assert_eq!(of("app=e&application=d&self_app_name=c&app_name=a&appName="), Some("a".into()));
         assert_eq!(of("app_name=%20&application= "), Some("%20".into()));
         assert_eq!(of("app_name= &application=支付"), Some("支付".into()));
         assert_eq!(of("zone=a"), None);
+        assert_eq!(read("appName=a&app=b&application=c", true), Some("c".into()));
+        assert_eq!(read("appName=a&application=", true), Some("a".into()));
     }
 
     #[test]
@@ -257,19 +306,32 @@ mod tests {
             ("[2001:db8::1]:1", "2001:db8::1"),
             ("10.0.0.1%eth0:1", "10.0.0.1%eth0"),
         ] {
-            assert_eq!(Provider::of_url(text).unwrap().host, host, "{text}");
+            assert_eq!(Provider::of_url(text, false).unwrap().host, host, "{text}");
+        }
+    }
+
+    #[test]
+    fn users_and_fragments_are_known_to_dubbo_alone() {
+        for (text, of_dubbo, of_sofarpc) in [
+            ("dubbo://user:secret@10.0.0.1:1/x", Ok(("10.0.0.1", 1)), Ok(("user:secret@10.0.0.1", 1))),
+            ("dubbo://10.0.0.1:1#x?disabled=true", Ok(("10.0.0.1", 1)), Err(Fault::Port)),
+            ("://10.0.0.1:1", Err(Fault::Form), Err(Fault::Form)),
+        ] {
+            let read = |is_dubbo| Provider::of_url(text, is_dubbo).map(|provider| (provider.host, provider.port));
+            assert_eq!(read(true), of_dubbo, "{text}");
+            assert_eq!(read(false), of_sofarpc, "{text}");
         }
     }
 
     #[test]
     fn a_url_is_a_provider_in_service_as_dubbo_sees_it() {
         let look = |text: &str| {
-            let provider = Provider::of_url(text).unwrap();
+            let provider = Provider::of_url(text, true).unwrap();
             (provider.is_provider(), provider.is_in_service())
         };
         for scheme in NO_PROVIDERS {
             for rest in ["10.0.0.1:1/x", "0.0.0.0/x?category=routers", ""] {
-                let fault = Provider::of_url(&format!("{scheme}://{rest}")).err();
+                let fault = Provider::of_url(&format!("{scheme}://{rest}"), true).err();
                 assert_eq!(fault, Some(Fault::Scheme), "{scheme}://{rest}");
             }
         }
@@ -285,6 +347,13 @@ mod tests {
             ("enabled=false", true, false),
             ("enabled=true", true, true),
             ("disabled=&enabled=false", true, false),
+            ("category=", true, true),
+            ("disabled=TRUE", true, false),
+            ("disabled=1", true, true),
+            ("enabled=True", true, true),
+            ("enabled=1", true, false),
+            ("enabled", true, false),
+            ("enabled=", true, true),
         ] {
             assert_eq!(look(&format!("dubbo://10.0.0.1:1/x?{query}")), (is_provider, is_in_service), "{query}");
         }
