@@ -42,7 +42,7 @@ test: ## everything: `make check` with the library of the jar, licences, a while
 	@tests/setup 2>&1 || { echo '0 passed, 1 failed' && exit 1; }
 	tests/run tools fmt clippy doc deny rust native fuzz java istio real kubernetes
 
-torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; ten million steps of random histories for each of the three brains; 1,000 kills; half an hour among hostile publishers, clients and API servers; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
+torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; a million texts read as SOFARPC and as Dubbo read them; ten million steps of random histories for each of the three brains; 1,000 kills; half an hour among hostile publishers, clients and API servers; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
@@ -52,6 +52,7 @@ torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the 
 	cargo build --locked --release --example serve
 	MOX_HOSTILE_SECONDS=1800 cargo test --locked --release --test hostile_soak -- --nocapture
 	MOX_PLAN_STEPS=10000000 cargo test --locked --profile torture --lib kubernetes::plan
+	REGISTRY_CORPUS=1000000 cargo test --locked --test real -- corpus_
 	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --include-ignored cell_
 	tests/real/install.sh master kubernetes
 	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_

@@ -265,7 +265,7 @@ fn sample(text: &str) -> Box<str> {
 
 /// Reads a payload that was published under a dataInfoId.
 pub fn parse(text: &str, cell: &str, is_dubbo: bool, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
-    let text = text.trim();
+    let text = text.trim_matches(|c| c <= ' '); // as Java trims
     if text.is_empty() {
         return Err(Reject::Empty);
     }

@@ -73,8 +73,11 @@ impl Instance {
     }
 
     /// The port of protocol `dubbo`, or of the instance's one protocol (`ServiceInstancesChangedListener.java:416-422`); the
-    /// instance's own where `dubbo.endpoints` does not tell.
+    /// instance's own, without which it is none (`DefaultServiceInstance`), where `dubbo.endpoints` does not tell.
     fn port(&self) -> Result<u16, Fault> {
+        if self.port == 0 {
+            return Err(Fault::Port);
+        }
         let ports =
             self.metadata("dubbo.endpoints").and_then(|text| serde_json::from_str::<Vec<InstancePort>>(text).ok());
         let chosen = ports.as_deref().and_then(|ports| match ports {
@@ -296,6 +299,7 @@ mod tests {
             read_as("h", 1, Some("a"))
         );
         assert_eq!(read(r#"{"host":"h"}"#), Err(Fault::Form));
+        assert_eq!(read(&two.replace("20880", "0")), Err(Fault::Port));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod cell;
 mod cluster;
+mod corpus;
 mod faults;
 mod load;
 mod mesh;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     }
     trials.push(trial("demo", || demo("demo.sh")));
     trials.push(trial("demo_istio", || demo("demo-istio.sh")));
+    trials.extend(corpus::trials());
     trials.extend(faults::trials());
     trials.extend(mesh::trials());
     trials.push(soak::trial());

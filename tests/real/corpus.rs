@@ -1,0 +1,555 @@
+//! Texts as they may stand in a registry, read by the clients' own parsers (`java/…/SofaRpcReading.java`, `DubboReading.java`)
+//! and by ours. `REGISTRY_CORPUS` is how many of each client there are at least, `REGISTRY_SEED` the seed that they are made
+//! from. Where the two may differ, and why, is in [`DISAGREEMENTS`].
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use harness::{
+    SOON,
+    process::{Driven, START, log_path, script},
+    random::Random,
+    trials::{Trial, trial},
+};
+use registry_mox::testing::{
+    policy::{Policy, PolicyConfig},
+    translate::payload::{self, Endpoint, Reject},
+};
+use serde_json::json;
+
+/// Parameters that are compared, as labels: the first by its own name, the others since the policy allows them.
+const PARAMETERS: [&str; 3] = ["zone", "x", "rpcVer"];
+const SCHEMES: [&str; 7] = ["override", "route", "condition", "script", "consumer", "empty", "provider"];
+const BATCH: usize = 1_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Client {
+    SofaRpc,
+    Dubbo,
+}
+use Client::{Dubbo, SofaRpc};
+
+pub(crate) fn trials() -> [Trial; 2] {
+    [(SofaRpc, "corpus_is_read_as_sofarpc_reads_it"), (Dubbo, "corpus_is_read_as_dubbo_reads_it")]
+        .map(|(client, name)| trial(name, move || compare(client)))
+}
+
+/// What a client makes of a text.
+#[derive(Debug)]
+enum Theirs {
+    Called(Provider),
+    /// It is no provider, or out of service.
+    Skipped,
+    /// The client's parser throws, and its whole list is lost.
+    Error(String),
+}
+
+#[derive(Debug)]
+struct Provider {
+    host: String,
+    port: i64,
+    weight: i64,
+    application: Option<String>,
+    parameters: Vec<Option<String>>,
+}
+
+/// One text, and what both make of it.
+struct Case<'a> {
+    client: Client,
+    text: &'a str,
+    theirs: &'a Theirs,
+    ours: &'a Result<Endpoint, Reject>,
+}
+
+/// In what the two may differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Field {
+    /// They call what we leave out.
+    LeftOut,
+    /// We serve what they do not call.
+    Served,
+    Address,
+    Port,
+    Weight,
+    Application,
+    Parameter,
+}
+
+/// Of whom, fields, where they may differ, and why.
+type Disagreement = (&'static [Client], &'static [Field], fn(&Case) -> bool, &'static str);
+
+const BOTH: &[Client] = &[SofaRpc, Dubbo];
+
+/// Every case in which the readings may differ.
+const DISAGREEMENTS: &[Disagreement] = &[
+    (
+        BOTH,
+        &[Field::LeftOut],
+        |case| matches!(case.ours, Err(Reject::UnusableAddress | Reject::VipRange | Reject::Denied)),
+        "the operator decides on addresses, and some are the mesh's own or lead back into it",
+    ),
+    (
+        BOTH,
+        &[Field::LeftOut],
+        |case| case.is_form() && case.called().is_some_and(|provider| provider.ip().is_none()),
+        "Envoy takes addresses: a host name is served where the policy says `dns`; Java's 10.1 and 010.0.0.1 never are",
+    ),
+    (
+        BOTH,
+        &[Field::LeftOut],
+        |case| case.is_form() && case.called().is_some_and(|provider| !(1..=65_535).contains(&provider.port)),
+        "nobody can be called at such a port",
+    ),
+    (
+        &[SofaRpc],
+        &[Field::LeftOut],
+        |case| case.is_form() && case.called().is_some_and(|p| p.port == 80) && !case.authority().contains(':'),
+        "to SOFARPC no port is 80; none of its providers leaves it out, and plain words would be providers",
+    ),
+    (
+        &[SofaRpc],
+        &[Field::LeftOut],
+        |case| case.scheme().is_some_and(is_other),
+        "a configurator or a route of Dubbo's is no provider under any id; SOFARPC publishes none, and would dial it",
+    ),
+    (
+        &[SofaRpc],
+        &[Field::LeftOut],
+        |case| case.is_form() && case.scheme().is_some_and(|scheme| !is_scheme(scheme)),
+        "SOFARPC takes anything before :// for a protocol; none is registered under such a name",
+    ),
+    (
+        &[SofaRpc],
+        &[
+            Field::LeftOut,
+            Field::Served,
+            Field::Address,
+            Field::Port,
+            Field::Weight,
+            Field::Application,
+            Field::Parameter,
+        ],
+        |case| case.scheme().is_some_and(|before| before.contains('?')),
+        "SOFARPC takes a :// in a parameter for the one after a scheme, and calls what comes after it",
+    ),
+    (
+        &[SofaRpc],
+        &[Field::Served],
+        |case| case.authority().matches(':').count() > 1 && case.is_error("NumberFormatException"),
+        "SOFARPC 5.13.2 cannot read an IPv6 address; other publishers and readers of the registry can",
+    ),
+    (
+        &[SofaRpc],
+        &[Field::Served, Field::Address],
+        |case| case.text != java_trim(case.text),
+        "white space around a text is no part of it, as Dubbo has it",
+    ),
+    (
+        &[Dubbo],
+        &[Field::Served],
+        |case| case.scheme().is_none() && !case.is_instance(),
+        "a text without a scheme under a Dubbo id is taken for one of protocol dubbo (Dubbo's consumer fails on it)",
+    ),
+    (
+        &[Dubbo],
+        &[Field::Served],
+        |case| case.scheme().is_some_and(|scheme| scheme != "dubbo"),
+        "other protocols than dubbo are called by consumers that have them (2.7.23 alone has neither tri nor rest)",
+    ),
+    (
+        &[Dubbo],
+        &[Field::Served],
+        |case| case.is_error("NumberFormatException") && case.weight() == Some(100),
+        "a weight that is no number: each call of a Dubbo consumer fails on it; it is read as none, as SOFARPC does",
+    ),
+    (
+        BOTH,
+        &[Field::Weight],
+        |case| case.called().is_some_and(|provider| provider.weight > 100_000) && case.weight() == Some(100_000),
+        "above 100,000 a weight says nothing more, and Envoy adds them up in 32 bits",
+    ),
+    (
+        &[SofaRpc],
+        &[Field::Weight],
+        |case| case.called().is_some_and(|provider| provider.weight < 0) && case.weight() == Some(0),
+        "a weight below zero is never chosen, as zero",
+    ),
+    (
+        BOTH,
+        &[Field::LeftOut, Field::Weight],
+        |case| case.text.chars().any(|c| c.is_numeric() && !c.is_ascii()),
+        "to Java digits of all scripts are digits; no client writes them",
+    ),
+    (
+        BOTH,
+        &[Field::Application],
+        |case| case.called().is_some_and(|provider| is_blank(provider.application.as_deref())),
+        "a blank name is none, and the next parameter that may name an application is asked, the other client's too",
+    ),
+    (
+        &[Dubbo],
+        &[Field::Port],
+        |case| case.is_instance() && case.text.contains("dubbo.endpoints"),
+        "the port of an instance is that of `dubbo.endpoints`, as to Dubbo 3; 2.7.23 does not know it",
+    ),
+    (
+        &[Dubbo],
+        &[Field::LeftOut],
+        |case| case.is_instance() && case.is_form(),
+        "Gson reads more than JSON: quoted numbers, words without quotes; Dubbo's client writes JSON with numbers",
+    ),
+    (
+        &[Dubbo],
+        &[Field::Parameter],
+        |case| case.is_instance(),
+        "Gson turns numbers into text; Dubbo's client writes text into metadata",
+    ),
+];
+
+fn compare(client: Client) {
+    let (texts, seed) = (number("REGISTRY_CORPUS", 10_000), number("REGISTRY_SEED", 20_261_129));
+    println!("REGISTRY_CORPUS={texts} REGISTRY_SEED={seed}");
+    let mut random = Random::new(seed);
+    let program = if client == Dubbo { "DubboReading" } else { "SofaRpcReading" };
+    let mut arguments = vec![program];
+    arguments.extend(PARAMETERS);
+    let mut reader = Driven::start(script("reading.sh", &log_path(program)).args(&arguments));
+    let policy: PolicyConfig = serde_json::from_value(json!({ "labels": PARAMETERS[1..] })).unwrap();
+    let policy = Policy::new(policy, "248.0.0.0/6".parse().ok(), "sofa-registry").unwrap();
+    let rules = policy.rules("");
+
+    let (mut read, mut served, mut left_out) = (0, 0, BTreeMap::new());
+    let mut counts = vec![0; DISAGREEMENTS.len()];
+    let mut wrong = Vec::new();
+    while read < texts {
+        let batch: Vec<_> = (0..BATCH).map(|_| text(&mut random, client)).collect();
+        batch.iter().for_each(|text| reader.tell(&BASE64_STANDARD.encode(text)));
+        for text in &batch {
+            let theirs = answer(&reader.line(if read == 0 { START } else { SOON }));
+            let ours = payload::parse(text, "", client == Dubbo, &rules);
+            match &ours {
+                Ok(_) => served += 1,
+                Err(reject) => *left_out.entry(reject.to_string()).or_insert(0) += 1,
+            }
+            read += 1;
+            let case = Case { client, text, theirs: &theirs, ours: &ours };
+            for field in case.differences() {
+                let applies = |(clients, fields, applies, _): &Disagreement| {
+                    clients.contains(&client) && fields.contains(&field) && applies(&case)
+                };
+                match DISAGREEMENTS.iter().position(applies) {
+                    Some(row) => counts[row] += 1,
+                    None => wrong.push(format!("{field:?} of {text:?}\n  {client:?}: {theirs:?}\n  ours: {ours:?}")),
+                }
+            }
+        }
+    }
+    println!("{client:?}: {read} texts, {served} served, left out {left_out:?}; differences that are listed:");
+    for ((.., why), count) in DISAGREEMENTS.iter().zip(&counts).filter(|((clients, ..), _)| clients.contains(&client)) {
+        println!("  {count:7}  {why}");
+        assert!(*count > 0 || read < 10_000, "no text differs for this reason any more: {why}");
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} differences are not listed:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(20)].join("\n")
+    );
+    assert!(served > read / 10 && left_out.len() > 3, "the texts are of all kinds");
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    let Ok(text) = std::env::var(name) else { return otherwise };
+    text.parse().unwrap_or_else(|_| panic!("{name}: \"{text}\" is no decimal number"))
+}
+
+/// A line of `Reading.java`.
+fn answer(line: &str) -> Theirs {
+    let mut words = line.split(' ');
+    let text = |word: Option<&str>| {
+        let encoded = word.expect("a word more").strip_prefix('+')?;
+        Some(String::from_utf8(BASE64_STANDARD.decode(encoded).unwrap()).unwrap())
+    };
+    let number = |word: Option<&str>| word.unwrap().parse().unwrap();
+    match words.next() {
+        Some("skipped") => Theirs::Skipped,
+        Some("error") => Theirs::Error(text(words.next()).unwrap()),
+        Some("called") => Theirs::Called(Provider {
+            host: text(words.next()).unwrap_or_default(),
+            port: number(words.next()),
+            weight: number(words.next()),
+            application: text(words.next()),
+            parameters: words.map(|word| text(Some(word))).collect(),
+        }),
+        _ => panic!("an answer of another kind: {line}"),
+    }
+}
+
+impl Provider {
+    /// Its address, if it has one, without brackets and zone id.
+    fn ip(&self) -> Option<IpAddr> {
+        let bare = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&self.host);
+        let bare = match bare.split_once('%') {
+            Some((address, _)) if address.contains(':') => address,
+            _ => bare,
+        };
+        bare.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+    }
+}
+
+impl Case<'_> {
+    fn differences(&self) -> Vec<Field> {
+        let (provider, endpoint) = match (self.theirs, self.ours) {
+            (Theirs::Called(provider), Ok(endpoint)) => (provider, endpoint),
+            (Theirs::Called(_), Err(_)) => return vec![Field::LeftOut],
+            (_, Ok(_)) => return vec![Field::Served],
+            (_, Err(_)) => return Vec::new(),
+        };
+        let labels = provider.parameters.iter().map(|value| {
+            let value = value.as_deref().filter(|value| *value != "DEFAULT_ZONE");
+            value.and_then(payload::label_value)
+        });
+        let served = PARAMETERS.iter().map(|key| endpoint.labels.get(key).map(Into::into));
+        [
+            (Field::Address, provider.ip().map(|ip| ip.to_string()) == Some(endpoint.address.to_string())),
+            (Field::Port, provider.port == i64::from(endpoint.port)),
+            (Field::Weight, provider.weight == i64::from(endpoint.weight)),
+            (Field::Application, provider.application.as_deref() == endpoint.application()),
+            (Field::Parameter, labels.eq(served)),
+        ]
+        .into_iter()
+        .filter_map(|(field, equal)| (!equal).then_some(field))
+        .collect()
+    }
+
+    fn called(&self) -> Option<&Provider> {
+        match self.theirs {
+            Theirs::Called(provider) => Some(provider),
+            _ => None,
+        }
+    }
+
+    fn is_error(&self, kind: &str) -> bool {
+        matches!(self.theirs, Theirs::Error(error) if error.contains(kind))
+    }
+
+    /// Left out since the text is not of a form that is read.
+    fn is_form(&self) -> bool {
+        matches!(self.ours, Err(Reject::UnknownForm | Reject::BadPort | Reject::HostName | Reject::Empty))
+    }
+
+    fn weight(&self) -> Option<u32> {
+        self.ours.as_ref().ok().map(|endpoint| endpoint.weight)
+    }
+
+    fn is_instance(&self) -> bool {
+        self.client == Dubbo && java_trim(self.text).starts_with('{')
+    }
+
+    /// What stands before the first `://`; to Dubbo one in a parameter is none.
+    fn scheme(&self) -> Option<&str> {
+        let text = if self.client == Dubbo { self.text.split('?').next().unwrap_or_default() } else { self.text };
+        java_trim(text).split_once("://").map(|(scheme, _)| scheme)
+    }
+
+    fn authority(&self) -> &str {
+        let rest = self.text.split_once("://").map_or(self.text, |(_, rest)| rest);
+        rest.split(['/', '?']).next().unwrap_or_default()
+    }
+}
+
+fn java_trim(text: &str) -> &str {
+    text.trim_matches(|c| c <= ' ')
+}
+
+fn is_blank(text: Option<&str>) -> bool {
+    text.is_none_or(|text| text.trim().is_empty())
+}
+
+fn is_other(scheme: &str) -> bool {
+    SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme))
+}
+
+fn is_scheme(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+}
+
+/// A text that a client might find.
+fn text(random: &mut Random, client: Client) -> String {
+    let mut text = match random.below(100) {
+        0 | 1 => random.text(40),
+        2..12 if client == Dubbo => instance(random),
+        _ => url(random, client),
+    };
+    if random.percent(4) {
+        // Anywhere, one character more or less.
+        let at = text.char_indices().map(|(at, _)| at).nth(random.below(text.chars().count().max(1))).unwrap_or(0);
+        match random.percent(50) {
+            true => text.insert(at, random.character()),
+            false if !text.is_empty() => drop(text.remove(at)),
+            false => {}
+        }
+    }
+    match random.below(100) {
+        0 => format!(" {text}"),
+        1 => format!("{text}\n"),
+        2 => format!("\u{3000}{text}"),
+        _ => text,
+    }
+}
+
+fn url(random: &mut Random, client: Client) -> String {
+    #[rustfmt::skip]
+    let schemes = [
+        "override", "route", "condition", "script", "consumer", "empty", "provider", "Override", "tri", "rest", "bolt", "grpc",
+        "http", "hessian", "dubbo", "DUBBO", "", "b d", "h2c", "injvm", "mock", "registry",
+    ];
+    let scheme = match (client, random.below(100)) {
+        (SofaRpc, 0..70) => String::new(),
+        (Dubbo, 0..70) => "dubbo://".to_owned(),
+        (_, 70..73) => String::new(),
+        _ => format!("{}://", random.pick(&schemes)),
+    };
+    let user = if random.percent(3) { random.pick(&["user@", "user:secret@", "@", "a@b@"]) } else { "" };
+    let ports =
+        ["12200", "20880", "80", "1", "65535", "0", "65536", "-1", "+80", "080", "", "http", "99999999999", "８０"];
+    let port = match random.below(10) {
+        0..7 => format!(":{}", 1 + random.below(65_535)),
+        7..9 => format!(":{}", random.pick(&ports)),
+        _ => String::new(),
+    };
+    let paths = ["", "", "/", "/com.example.DemoService", "/a/b", "/a:1", "#x", "/a#b", "/://", "/@", "/支付"];
+    let path = random.pick(&paths);
+    format!("{scheme}{user}{}{port}{path}{}", host(random), query(random))
+}
+
+fn host(random: &mut Random) -> String {
+    #[rustfmt::skip]
+    let odd = [
+        "127.0.0.1", "0.0.0.0", "255.255.255.255", "169.254.1.1", "10.0.0.01", "10.1", "10.0.0.256", "[::1]", "[fe80::1%eth0]",
+        "fe80:0:0:0:0:0:0:1%eth0", "2001:db8:1:0:0:0:0:10%3", "[2001:db8::10%3]", "2001:db8::9", "[::ffff:10.1.2.3]",
+        "[2001:db8::1", "provider.example.com", "localhost", "", "10.0.0.1%eth0", "248.1.2.3", "服务", "10.0.0.１", "a_b", "!!",
+    ];
+    match random.below(10) {
+        0..6 => format!("10.{}.{}.{}", random.below(256), random.below(256), random.below(256)),
+        6 => format!("[2001:db8:{:x}::{:x}]", random.below(0xFFFF), random.below(0xFFFF)),
+        7 => format!("2001:db8:0:0:0:0:0:{:x}%{}", random.below(0xFFFF), random.below(9)),
+        _ => random.pick(&odd).to_owned(),
+    }
+}
+
+fn query(random: &mut Random) -> String {
+    let mut query = String::new();
+    for n in 0..random.below(9) {
+        query += match (n, random.below(20)) {
+            (0, _) => "?",
+            (_, 0) => ";",
+            (_, 1) => "&&",
+            (_, 2) => "& ",
+            _ => "&",
+        };
+        query += &pair(random);
+    }
+    query
+}
+
+fn pair(random: &mut Random) -> String {
+    #[rustfmt::skip]
+    let keys = [
+        "weight", "weight", "_WEIGHT", "zone", "appName", "app_name", "self_app_name", "application", "app", "rpcVer", "x",
+        "disabled", "enabled", "category", "compatible_config", "timeout", "startTime", "[hello]", "xx", "",
+    ];
+    let key = random.pick(&keys);
+    let value = value(random, key);
+    let prefix = if random.percent(10) { "default." } else { "" };
+    match random.below(30) {
+        0 => format!("{prefix}{key}"),
+        1 => format!(" {prefix}{key} = {value} "),
+        2 => format!("\u{3000}{prefix}{key}={value}\u{1}"),
+        3 => format!("{prefix}{key}={value}\t"),
+        _ => format!("{prefix}{key}={value}"),
+    }
+}
+
+fn value(random: &mut Random, key: &str) -> String {
+    let values: &[&str] = match key {
+        "weight" | "_WEIGHT" => &[
+            "0",
+            "1",
+            "7",
+            "100",
+            "200",
+            "-5",
+            "",
+            "abc",
+            "1.5",
+            "1e3",
+            "+7",
+            "007",
+            " 7",
+            "99999999999",
+            "2147483647",
+            "100001",
+            "７",
+            "0x10",
+            "-0",
+        ],
+        "disabled" | "enabled" => &["true", "false", "TRUE", "True", "", "1", "yes", "true ", "false;", "tru\u{435}"],
+        "category" => &["providers", "", "configurators", "routers", "consumers", "Providers", "dynamicconfigurators"],
+        "compatible_config" => &["", "true", "false"],
+        "zone" => &["GZ00A", "RZ 1", "", " ", "DEFAULT_ZONE", "一区", "a,b"],
+        "[hello]" => &["[clientTimeout#3000]", "[_TIMEOUT#1@a#b]"],
+        _ => &[
+            "shop",
+            "支付",
+            "",
+            " ",
+            "a b",
+            "%E6%94%AF%E4%BB%98",
+            "%",
+            "%20",
+            "-",
+            "a=b",
+            "http://x",
+            "#",
+            "51302",
+            "\u{3000}",
+            "default",
+            "a/b",
+        ],
+    };
+    let value = random.pick(values);
+    if random.percent(3) { format!("{value}{}", random.text(3)) } else { value.to_owned() }
+}
+
+fn instance(random: &mut Random) -> String {
+    let endpoints = [
+        "[]",
+        r#"[{"port":50051,"protocol":"tri"}]"#,
+        r#"[{"port":20881,"protocol":"dubbo"}]"#,
+        r#"[{"port":50051,"protocol":"tri"},{"port":20881,"protocol":"dubbo"}]"#,
+        "{",
+    ];
+    let mut metadata = serde_json::Map::new();
+    for _ in 0..random.below(5) {
+        let key = random.pick(&["zone", "x", "rpcVer", "application", "dubbo.endpoints", "dubbo.metadata.revision"]);
+        let value = match key {
+            "dubbo.endpoints" => random.pick(&endpoints).to_owned(),
+            key => value(random, key),
+        };
+        metadata.insert(key.to_owned(), if random.percent(3) { json!(random.below(9)) } else { json!(value) });
+    }
+    let port = match random.below(12) {
+        0 => json!(0),
+        1 => json!(70_000),
+        2 => json!("20880"),
+        _ => json!(1 + random.below(65_535)),
+    };
+    let mut instance = json!({"id": "x", "host": host(random), "port": port, "name": value(random, "name")});
+    match random.below(10) {
+        0 => {}
+        1 => instance["metadata"] = json!(null),
+        _ => instance["metadata"] = metadata.into(),
+    }
+    instance.to_string()
+}
