@@ -33,6 +33,7 @@ pub(crate) const GROUP: Group = Group {
         ("cluster_scope_sees_what_only_the_data_servers_know", fed_by_notices),
         ("cluster_scope_follows_a_registry_client", client_is_followed),
         ("cluster_scope_freezes_while_pushes_are_stopped", stop_push),
+        ("cluster_scope_stays_frozen_in_a_gray_push", gray_push),
         ("cluster_scope_takes_changes_with_the_token_only", token),
         ("cluster_scope_publish_takes_how_long", latency),
     ],
@@ -143,6 +144,39 @@ fn stop_push(registry: &mut Registry) {
     assert_eq!(status()["served"]["held"], "frozen");
     get(9615, "/stopPushDataSwitch/close").unwrap();
     mox.wait_until(|state| state.get(name).is_some_and(|r| r.endpoints() == ["10.9.0.2:12202"]));
+    assert!(status()["served"]["held"].is_null());
+}
+
+/// Pushes are stopped but to some addresses, of which the mesh is none: it would serve what is half registered.
+fn gray_push(registry: &mut Registry) {
+    let id = "com.example.Gray:1.0@DEFAULT";
+    let mut client = Client::start("client-gray");
+    client.tell(&format!("publish a {id} 10.9.0.1:12201"));
+    let mut mox = Follower::connect(registry);
+    let serves = |mox: &mut Follower, endpoint: &str| {
+        mox.wait_until(|state| {
+            state.get("sofa-registry/com.example.gray").is_some_and(|r| r.endpoints() == [endpoint])
+        });
+    };
+    serves(&mut mox, "10.9.0.1:12201");
+    let mut consumer = Client::start("client-gray-consumer");
+    consumer.tell(&format!("subscribe {id}"));
+    consumer.wait_for_data(id, &["10.9.0.1:12201"]);
+    get(9615, "/stopPushDataSwitch/open").unwrap();
+    eventually(SOON, "frozen", || (status()["served"]["held"] == "frozen").then_some(()));
+    let answer = post(9615, "/stopPushDataSwitch/grayOpen", "", r#"{"ips":["127.0.0.1"]}"#);
+    assert!(answer.status == 200 && answer.body.contains("\"success\":true"), "{answer:?}");
+    client.tell("republish a 10.9.0.2:12202");
+    consumer.wait_for_data(id, &["10.9.0.2:12202"]); // so the registry does push, to this address
+    let before = status()["feed"]["reconciled"].as_u64();
+    // A switch that is seen open is followed by a comparison, and then by a thaw.
+    eventually(SOON, "two more comparisons of everything", || {
+        (status()["feed"]["reconciled"].as_u64() > before.map(|n| n + 1)).then_some(())
+    });
+    assert_eq!(status()["served"]["held"], "frozen");
+    serves(&mut mox, "10.9.0.1:12201");
+    get(9615, "/stopPushDataSwitch/close").unwrap();
+    serves(&mut mox, "10.9.0.2:12202");
     assert!(status()["served"]["held"].is_null());
 }
 
