@@ -7,6 +7,7 @@
 
 mod cell;
 mod cluster;
+mod consumers;
 mod corpus;
 mod faults;
 mod load;

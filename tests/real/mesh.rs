@@ -449,7 +449,7 @@ fn provider(framework: Framework, i: usize) -> Driven {
     Driven::start(command.args(arguments))
 }
 
-fn wait_for_line(driven: &mut Driven, start: &str) {
+pub(crate) fn wait_for_line(driven: &mut Driven, start: &str) {
     while !driven.line(START).starts_with(start) {}
 }
 

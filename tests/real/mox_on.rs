@@ -13,7 +13,7 @@ use harness::{
     process::{connect, eventually, free_port},
 };
 
-use crate::{Group, payloads};
+use crate::{Group, consumers, payloads};
 
 pub(crate) const GROUP: Group = Group {
     start: || {
@@ -35,6 +35,8 @@ pub(crate) const GROUP: Group = Group {
         ("a_registry_client_is_followed_by_istiod", istiod_follows),
         ("sofarpc_providers_come_and_go", sofarpc_providers),
         ("what_real_clients_publish_is_as_recorded_and_reaches_envoy", payloads::real_clients),
+        ("sofarpc_consumers_call_whom_the_mesh_serves", consumers::of_sofarpc),
+        ("dubbo_consumers_call_whom_the_mesh_serves", consumers::of_dubbo),
         ("envoy_passes_bytes_until_the_unpublish", envoy_passes_bytes),
         ("publish_to_configz_takes_how_long", publish_to_configz),
         ("the_registry_ends_on_sigterm_with_a_stream_open", registry_ends), // the last one: there is no registry after it

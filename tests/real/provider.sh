@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Real SOFARPC providers of com.example.DemoService in one process; protocols are bolt, tri, h2c and rest.
-# Usage: [environment] provider.sh APP PROTOCOL:PORT[:UNIQUE_ID:WEIGHT]...
+# Usage: [environment] provider.sh APP PROTOCOL:PORT[:UNIQUE_ID:WEIGHT[:KEY=VALUE]...]...
 #   REGISTRY_ADDRESS (127.0.0.1:9603)  PROVIDER_HOST (127.0.0.1)
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,11 +1,24 @@
 package com.example;
 
+import java.lang.reflect.Field;
+import java.util.AbstractMap.SimpleImmutableEntry;
+import java.util.List;
+import java.util.Map;
+import org.apache.dubbo.common.URL;
 import org.apache.dubbo.config.ApplicationConfig;
 import org.apache.dubbo.config.ReferenceConfig;
 import org.apache.dubbo.config.RegistryConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
+import org.apache.dubbo.rpc.Invoker;
+import org.apache.dubbo.rpc.RpcInvocation;
+import org.apache.dubbo.rpc.cluster.ClusterInvoker;
+import org.apache.dubbo.rpc.cluster.Directory;
+import org.apache.dubbo.rpc.cluster.loadbalance.RandomLoadBalance;
 
-/** A real Dubbo consumer of {@link DemoService} that subscribes, driven by {@link Load}: {@code DubboConsumer REGISTRY}. */
+/**
+ * A real Dubbo consumer of {@link DemoService} that subscribes, driven by {@link Load}: {@code DubboConsumer REGISTRY [VERSION]}.
+ * It connects to a provider with its first call.
+ */
 public final class DubboConsumer {
     private DubboConsumer() {}
 
@@ -14,11 +27,29 @@ public final class DubboConsumer {
         application.setQosEnable(false);
         ReferenceConfig<DemoService> reference = new ReferenceConfig<>();
         reference.setInterface(DemoService.class);
+        if (args.length > 1) {
+            reference.setVersion(args[1]);
+        }
         reference.setCheck(false);
+        reference.setLazy(true); // else it dials whatever is registered
         reference.setTimeout(Load.TIMEOUT);
         reference.setRetries(0); // by default a failed call is tried again elsewhere, and nobody sees it
         DubboBootstrap.getInstance().application(application).registry(new RegistryConfig("sofa://" + args[0]))
             .reference(reference).start();
-        Load.run(reference.get());
+        DemoService service = reference.get();
+        Field invoker = ReferenceConfig.class.getDeclaredField("invoker");
+        invoker.setAccessible(true);
+        Directory<?> directory = ((ClusterInvoker<?>) invoker.get(reference)).getDirectory();
+        RpcInvocation hello = new RpcInvocation("hello", DemoService.class.getName(), "", new Class<?>[] {String.class}, new Object[] {"mesh"});
+        Load.run(service, () -> choose(directory, hello));
+    }
+
+    private static <T> Map.Entry<String, Integer> choose(Directory<T> directory, RpcInvocation invocation) {
+        List<Invoker<T>> providers = directory.list(invocation);
+        if (providers.isEmpty()) {
+            return null;
+        }
+        URL chosen = new RandomLoadBalance().select(providers, directory.getConsumerUrl(), invocation).getUrl();
+        return new SimpleImmutableEntry<>(chosen.getAddress(), chosen.getMethodParameter("hello", "weight", 100));
     }
 }

@@ -5,7 +5,9 @@ import java.io.InputStreamReader;
 import java.lang.reflect.Field;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import org.apache.dubbo.common.URL;
 import org.apache.dubbo.common.utils.NetUtils;
 import org.apache.dubbo.config.ApplicationConfig;
@@ -17,10 +19,11 @@ import org.apache.dubbo.registry.Registry;
 import org.apache.dubbo.registry.support.AbstractRegistryFactory;
 
 /**
- * Real Dubbo providers of {@link DemoService} on one port: {@code DubboProvider REGISTRY APP PORT [GROUP:VERSION]...}, one
- * without group and version and one for each pair. Prints one line once all are exported; SIGTERM takes them out of the
- * registry first. {@code unpublish} and {@code publish} on standard input take them out of the registry and put them back,
- * while they go on serving. They are on 127.0.0.1, or on {@code -Dprovider.host}.
+ * Real Dubbo providers of {@link DemoService} on one port: {@code DubboProvider REGISTRY APP PORT [GROUP:VERSION[:KEY=VALUE]...]...},
+ * one without group and version and one for each pair; a GROUP may be empty. Prints one line once all are exported; SIGTERM takes
+ * them out of the registry first. {@code unpublish} and {@code publish} on standard input take them out of the registry and put
+ * them back, while they go on serving; {@code register URL} has Dubbo's own registry client publish another URL, as admin tools
+ * do. They are on 127.0.0.1, or on {@code -Dprovider.host}.
  */
 public final class DubboProvider {
     private static final String HOST = System.getProperty("provider.host", "127.0.0.1");
@@ -50,8 +53,14 @@ public final class DubboProvider {
             String[] words = args[i].split(":");
             ServiceConfig<DemoService> service = service(demo);
             service.setId(args[i]); // else it takes the place of the one before
-            service.setGroup(words[0]);
+            service.setGroup(words[0].isEmpty() ? null : words[0]);
             service.setVersion(words[1]);
+            Map<String, String> parameters = new HashMap<>();
+            for (int j = 2; j < words.length; j++) {
+                String[] pair = words[j].split("=", 2);
+                parameters.put(pair[0], pair[1]);
+            }
+            service.setParameters(parameters);
             bootstrap.service(service);
         }
         bootstrap.start();
@@ -63,7 +72,11 @@ public final class DubboProvider {
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             for (Registry each : AbstractRegistryFactory.getRegistries()) {
-                published.forEach(line.equals("publish") ? each::register : each::unregister);
+                if (line.startsWith("register ")) {
+                    each.register(URL.valueOf(line.substring("register ".length())));
+                } else {
+                    published.forEach(line.equals("publish") ? each::register : each::unregister);
+                }
             }
         }
         bootstrap.await();

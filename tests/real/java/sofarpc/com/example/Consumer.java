@@ -1,8 +1,14 @@
 package com.example;
 
+import com.alipay.sofa.rpc.client.ProviderInfo;
+import com.alipay.sofa.rpc.client.lb.RandomLoadBalancer;
 import com.alipay.sofa.rpc.config.ApplicationConfig;
 import com.alipay.sofa.rpc.config.ConsumerConfig;
 import com.alipay.sofa.rpc.config.RegistryConfig;
+import com.alipay.sofa.rpc.core.request.SofaRequest;
+import java.util.AbstractMap.SimpleImmutableEntry;
+import java.util.ArrayList;
+import java.util.List;
 
 /**
  * A real SOFARPC consumer of {@link DemoService}, driven by {@link Load}: {@code Consumer sofa://REGISTRY CONNECTIONS
@@ -28,6 +34,16 @@ public final class Consumer {
         } else {
             consumer.setProtocol(protocol).setDirectUrl(args[0]);
         }
-        Load.run(consumer.refer());
+        DemoService service = consumer.refer();
+        Load.run(service, () -> {
+            List<ProviderInfo> providers = new ArrayList<>();
+            consumer.getConsumerBootstrap().getCluster().getAddressHolder().getProviderGroups()
+                .forEach(group -> providers.addAll(group.getProviderInfos()));
+            if (providers.isEmpty()) {
+                return null;
+            }
+            ProviderInfo chosen = new RandomLoadBalancer(consumer.getConsumerBootstrap()).select(new SofaRequest(), providers);
+            return new SimpleImmutableEntry<>(chosen.getHost() + ":" + chosen.getPort(), chosen.getWeight());
+        });
     }
 }

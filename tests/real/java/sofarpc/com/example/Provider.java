@@ -14,7 +14,7 @@ import java.util.List;
 
 /**
  * Real SOFARPC providers of {@link DemoService}, one per argument after the first two:
- * {@code Provider REGISTRY APP PROTOCOL:PORT[:UNIQUE_ID:WEIGHT]...}. Prints one line once all are exported; SIGTERM takes
+ * {@code Provider REGISTRY APP PROTOCOL:PORT[:UNIQUE_ID:WEIGHT[:KEY=VALUE]...]...}. Prints one line once all are exported; SIGTERM takes
  * them out of the registry first. {@code unpublish} and {@code publish} on standard input take them out of the registry and
  * put them back, while they go on serving. They are on 127.0.0.1, or on {@code -Dprovider.host}.
  */
@@ -59,6 +59,10 @@ public final class Provider {
             .setRepeatedExportLimit(-1); // it counts by interface and uniqueId, whatever the protocol
         if (words.length > 2) {
             provider.setUniqueId(words[2]).setWeight(Integer.parseInt(words[3]));
+            for (int i = 4; i < words.length; i++) {
+                String[] pair = words[i].split("=", 2);
+                provider.setParameter(pair[0], pair[1]);
+            }
         }
         provider.export();
         PROVIDERS.add(provider);
