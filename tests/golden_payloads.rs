@@ -42,9 +42,9 @@ async fn translate(golden: &Golden, boxes: bool) -> (Entry, Value) {
     (entry, serde_json::to_value(mox.engine.status().rounds).unwrap()["rejects"].clone())
 }
 
-/// A `java.lang.String` in Java serialization; the samples are ASCII and short.
+/// A `java.lang.String` in Java serialization; the samples are short, and their UTF-8 is Java's.
 fn serialize(text: &str) -> Vec<u8> {
-    assert!(text.is_ascii());
+    assert!(text.chars().all(|c| ('\u{1}'..='\u{FFFF}').contains(&c)));
     let length = u16::try_from(text.len()).unwrap().to_be_bytes();
     [&[0xAC, 0xED, 0, 5, 0x74], length.as_slice(), text.as_bytes()].concat()
 }
@@ -103,4 +103,63 @@ fn the_readme_tells_what_is_recorded() {
         missing.join("\n"),
         wrong.join("\n")
     );
+}
+
+/// The second half of `docs/providers.md` is made from the files. `UPDATE=1` writes it.
+#[test]
+fn the_page_of_providers_is_made_from_the_files() {
+    const MADE: &str = "<!-- From here on made by UPDATE=1 cargo test --test golden_payloads page -->\n";
+    let mut made = String::new();
+    for (title, folder) in
+        [("Published by real clients to a real registry", "captured"), ("By the clients' sources", "facts")]
+    {
+        made += &format!("\n### {title}\n");
+        Golden::read_all(folder).iter().for_each(|golden| made += &section(golden, folder));
+    }
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/providers.md");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let (prose, _) = page.split_once(MADE).unwrap_or_else(|| panic!("docs/providers.md has no line\n{MADE}"));
+    let wanted = format!("{prose}{MADE}{made}");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&file, &wanted).unwrap();
+        return;
+    }
+    let stale = wanted.lines().zip(page.lines()).find(|(wanted, told)| wanted != told);
+    assert!(page == wanted, "docs/providers.md is not what the files say, run this with UPDATE=1; first at {stale:?}");
+}
+
+/// What is published, and what becomes of it.
+fn section(golden: &Golden, folder: &str) -> String {
+    let parts: Vec<&str> = golden.data_info_id.split("#@#").collect();
+    let [data_id, instance, group] = parts[..] else { panic!("{}: an id of another form", golden.path.display()) };
+    let file = golden.path.file_name().unwrap().to_str().unwrap();
+    let mut text =
+        format!("\n**{}** ([{file}](../tests/golden/payloads/{folder}/{file})) under `{data_id}`", golden.from);
+    for (what, value, usual) in [
+        ("instance", instance, "DEFAULT_INSTANCE_ID"),
+        ("group", group, "SOFA"),
+        ("zone", &golden.cell, "DEFAULT_ZONE"),
+    ] {
+        if value != usual && !value.is_empty() {
+            text += &format!(", {what} `{value}`");
+        }
+    }
+    if !golden.policy.is_null() {
+        text += &format!(", with the policy `{}`", golden.policy);
+    }
+    text += &format!("\n\n```text\n{}\n```\n\n", golden.data.join("\n"));
+    match &golden.expect {
+        Expect::Reject { reject } => text += &format!("is left out: `{reject}`.\n"),
+        Expect::Served(Entry { host, port, protocol, port_name, endpoints }) => {
+            text += &format!("is `{host}`, port {port} {protocol} `{port_name}`, with the endpoints\n\n");
+            for endpoint in endpoints {
+                let address: std::net::IpAddr = endpoint.address.parse().unwrap();
+                let socket = std::net::SocketAddr::new(address, u16::try_from(endpoint.port).unwrap());
+                text += &format!("- `{socket}`, weight {}", endpoint.weight);
+                endpoint.labels.iter().for_each(|(key, value)| text += &format!(", `{key}: {value}`"));
+                text += "\n";
+            }
+        }
+    }
+    text
 }
