@@ -14,24 +14,30 @@ use registry_mox::testing::translate::serialized;
 use serde_json::Value;
 
 /// The providers, with the ports that stand in the files.
-const SOFARPC: [(&str, u64, &str); 6] = [
+const SOFARPC: [(&str, u64, &str); 7] = [
     ("bolt", 12200, ""),
     ("bolt", 12201, ":blue:50"),
     ("bolt", 12202, ":blue:200"),
+    ("bolt", 12203, ":own:100:weight=7:zone=GZ00A"),
     ("tri", 50051, ""),
     ("h2c", 8080, ""),
     ("rest", 8341, ""),
 ];
+/// The same of an application whose name is no label.
+const CHINESE: (&str, u64, &str) = ("bolt", 12204, ":named:100");
 const DUBBO: (u64, &str) = (20880, "blue:2.0.0");
 const INTERFACE: &str = "com.example.DemoService";
 
 pub(crate) fn real_clients(registry: &mut Registry) {
     let ports = Ports::choose();
-    let services = SOFARPC.map(|(protocol, port, more)| format!("{protocol}:{}{more}", ports.real(port)));
+    let service = |(protocol, port, more)| format!("{protocol}:{}{more}", ports.real(port));
+    let services = SOFARPC.map(service);
     let arguments: Vec<_> = ["rpc-demo"].into_iter().chain(services.iter().map(String::as_str)).collect();
     let mut sofarpc = Provider::spawn("provider.sh", &arguments);
-    let mut dubbo = Provider::spawn("dubbo.sh", &["dubbo-demo", &ports.real(DUBBO.0).to_string(), DUBBO.1]);
     sofarpc.wait_until_exported();
+    let mut chinese = Provider::spawn("provider.sh", &["支付", &service(CHINESE)]);
+    chinese.wait_until_exported();
+    let mut dubbo = Provider::spawn("dubbo.sh", &["dubbo-demo", &ports.real(DUBBO.0).to_string(), DUBBO.1]);
     dubbo.wait_until_exported();
 
     let recorded = Golden::read_all("captured");
@@ -124,7 +130,7 @@ struct Ports(HashMap<u64, u64>);
 
 impl Ports {
     fn choose() -> Self {
-        let recorded = SOFARPC.iter().map(|(_, port, _)| *port).chain([DUBBO.0]);
+        let recorded = SOFARPC.iter().map(|(_, port, _)| *port).chain([CHINESE.1, DUBBO.0]);
         Self(recorded.map(|port| (port, u64::from(free_port()))).collect())
     }
 
