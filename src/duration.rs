@@ -28,6 +28,34 @@ pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
     serializer.collect_str(&humantime::format_duration(*duration))
 }
 
+/// Durations that may be left out.
+pub mod option {
+    use serde::Deserialize;
+
+    use super::{Deserializer, Duration, Serializer};
+
+    struct Given(Duration);
+
+    impl<'de> Deserialize<'de> for Given {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            super::deserialize(deserializer).map(Self)
+        }
+    }
+
+    /// Reads one, or none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<Given>::deserialize(deserializer)?.map(|Given(duration)| duration))
+    }
+
+    /// Writes one, or none.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
 /// In the largest unit of which it is a multiple, as `90s`; with a fraction of a second in several.
 pub fn shown(duration: Duration) -> String {
     let (seconds, fraction) = (duration.as_secs(), duration.subsec_nanos());

@@ -33,7 +33,7 @@ use crate::{
     istio::names::ID_ANNOTATION,
     model::{Millis, RegisterVersion},
     policy::Policy,
-    proto::istio::networking::v1alpha3::{ServiceEntry, WorkloadEntry},
+    proto::istio::networking::v1alpha3::{DestinationRule, ServiceEntry, WorkloadEntry},
     registry::frame::{self, Publisher},
     snapshot::{
         Snapshot,
@@ -75,6 +75,8 @@ fn policies() -> Vec<Value> {
         json!({ "overrides": { "com.b*": { "host": "x.example.com" }, "com.c*": { "host": "x.example.com" } } }),
         json!({ "overrides": { "com.e*": { "host": "com.a.s.sofa.mesh" }, "odd*": { "host": "tri.com.b.t.sofa.mesh" } } }),
         json!({ "overrides": { "com.d*": { "dns": true, "labels": ["rpcVer"], "port": 99, "protocol": "HTTP" } } }),
+        json!({ "overrides": { "com.*": { "warmup": "60s" }, "com.b*": { "warmup": "1s", "exportTo": ["."] }, "com.e*": { "host": "x.example.com" } } }),
+        json!({ "overrides": { "*": { "warmup": "90s" } }, "direct": direct, "mtls": [{ "applications": ["x"] }] }),
         json!({ "direct": direct }),
         json!({ "direct": { "applications": ["*"], "linger": "0s", "overrides": { "x*": { "exportTo": ["."] } } } }),
         json!({ "direct": { "applications": ["x"], "balance": "mesh", "linger": "400s" } }),
@@ -695,7 +697,7 @@ impl World {
         let has_held = matches!(report.held, Some(Held::MassAdd | Held::MassDelete));
         check(report.waiting.is_none() || has_held, || format!("some wait, and held is {:?}", report.held))?;
         let places = &self.before.places;
-        let Expected { ids, refused, resources } = self.reference().expected(&IDS, &exceptions, places);
+        let Expected { ids, refused, resources: expected } = self.reference().expected(&IDS, &exceptions, places);
         let is_empty = |id: &str| self.before.served[id].is_empty();
         let wrong = self.reference().wrong(places, &self.told, &exceptions.kept, is_empty);
         check(wrong.is_none(), || wrong.unwrap_or_default())?;
@@ -705,7 +707,7 @@ impl World {
             report.quarantined.keys().filter(|id| IDS.contains(&&***id)).map(|id| id.to_string()).collect();
         check(quarantined == refused, || format!("quarantined are {quarantined:?}, refused are {refused:?}"))?;
         // Byte by byte, by the versions, which are hashes of the bytes.
-        let expected = resources.map(|changes| {
+        let expected = expected.map(|changes| {
             let snapshot = Snapshot::default().with(&changes);
             let metadata = snapshot.decode().into_iter().map(|resource| resource.metadata.unwrap());
             metadata.map(|metadata| (metadata.name, metadata.version)).collect::<BTreeMap<_, _>>()
@@ -719,6 +721,10 @@ impl World {
         let workloads = workloads.into_iter().filter(|(id, ..)| !is_other(id));
         let workloads: BTreeMap<_, _> = workloads.map(|(_, name, version, _)| (name, version)).collect();
         check(workloads == expected[1], || format!("WorkloadEntries are {workloads:?}, not {:?}", expected[1]))?;
+        let rules = resources(&view.destination_rules, |body| DestinationRule::decode(body).unwrap());
+        let rules = rules.into_iter().filter(|(id, ..)| id.is_some() && !is_other(id));
+        let rules: BTreeMap<_, _> = rules.map(|(_, name, version, _)| (name, version)).collect();
+        check(rules == expected[2], || format!("DestinationRules are {rules:?}, not {:?}", expected[2]))?;
         // Where there is no exception, everything is as it would be after a restart with the last good state; and where nobody
         // contends for a place, after a start from nothing. Entries of applications included.
         if self.unknown.is_empty()

@@ -427,6 +427,7 @@ fn touch(before: &Policy, after: &Policy, id: &str) -> Touch {
         Touch::Whole
     } else if before.reading() != after.reading()
         || old.export_to != new.export_to
+        || old.warmup != new.warmup
         || service_entry::port(id, &old) != service_entry::port(id, &new)
     {
         Touch::Form

@@ -175,6 +175,7 @@ impl Policy {
             export_to: matching.iter().find_map(|it| it.export_to.as_ref()).unwrap_or(export_to),
             dns: matching.iter().find_map(|it| it.dns).unwrap_or_default(),
             labels: matching.iter().find_map(|it| it.labels.as_ref()).unwrap_or(labels),
+            warmup: matching.iter().find_map(|it| it.warmup),
         }
     }
 
@@ -222,6 +223,8 @@ pub struct Rules<'a> {
     pub dns: bool,
     /// URL parameters that become labels.
     pub labels: &'a [String],
+    /// How long the share of a new endpoint grows.
+    pub warmup: Option<Duration>,
 }
 
 impl MtlsRule {

@@ -1,6 +1,6 @@
 //! The policy as an operator writes it, and every mistake that its types let pass.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,9 @@ use crate::{
 
 /// Each address that lingers is a listener in every proxy that sees its entry.
 const MOST_LINGER: Duration = Duration::from_secs(600);
+
+/// Istio takes whole milliseconds from one on.
+const WARMUP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
 /// The document under `mox.policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +76,10 @@ pub struct Override {
     /// As [`PolicyConfig::labels`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
+    /// How long the share of calls grows that a new endpoint gets, 1 s to 1 day, in whole milliseconds; else it gets a full one
+    /// at once.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Duration>,
 }
 
 /// `mox.policy.endpoints`.
@@ -273,7 +280,7 @@ impl Checks<'_> {
     }
 
     fn exception(&mut self, key: &str, exception: &Override) {
-        let Override { host, port, protocol, export_to, dns: _, labels } = exception;
+        let Override { host, port, protocol, export_to, dns: _, labels, warmup } = exception;
         if let Some(host) = host {
             self.host(format!("{key}.host"), host);
         }
@@ -286,6 +293,12 @@ impl Checks<'_> {
         }
         self.export_to(key, export_to.as_deref().unwrap_or_default());
         self.labels(key, labels.as_deref().unwrap_or_default());
+        if let Some(warmup) = warmup.filter(|warmup| !WARMUP.contains(warmup) || warmup.subsec_nanos() % 1_000_000 > 0)
+        {
+            let [warmup, least, most] = [warmup, *WARMUP.start(), *WARMUP.end()].map(duration::shown);
+            let text = format!("{warmup} is not possible; allowed are {least} to {most}, in whole milliseconds");
+            self.add(format!("{key}.warmup"), text);
+        }
     }
 
     fn host(&mut self, key: String, host: &str) {

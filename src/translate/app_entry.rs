@@ -104,7 +104,7 @@ pub fn mtls(application: &str, host: &str, addresses: &Addresses<'_>, policy: &P
     };
     Some(DestinationRule {
         host: host.to_owned(),
-        traffic_policy: Some(TrafficPolicy { tls: Some(tls) }),
+        traffic_policy: Some(TrafficPolicy { load_balancer: None, tls: Some(tls) }),
         export_to: policy.direct_export_to(application).to_vec(),
     })
 }
