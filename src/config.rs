@@ -4,7 +4,6 @@
 //! policy's document and the bounds of what it configures, and nothing that runs.
 
 mod check;
-mod duration;
 mod kubernetes;
 mod mistakes;
 mod relaxed;
@@ -18,6 +17,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    duration,
     error::{Error, Mistake, Result},
     policy::PolicyConfig,
     registry::store,

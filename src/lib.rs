@@ -21,6 +21,7 @@ pub mod proto {
 }
 
 mod digest;
+mod duration;
 mod error;
 mod model;
 

@@ -15,17 +15,18 @@ use syn::{
 };
 
 /// Each room with those that it may import, in the order of the data's way: a room imports only rooms that stand before it.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("proto", &[]),
     ("error", &[]),
     ("model", &[]),
     ("digest", &[]),
+    ("duration", &[]),
     ("istio", &["proto"]),
     ("registry", &["error", "model"]),
     ("snapshot", &["digest", "proto"]),
-    ("policy", &["digest", "error", "istio"]),
+    ("policy", &["digest", "duration", "error", "istio"]),
     ("translate", &["digest", "istio", "model", "policy", "proto", "registry"]),
-    ("config", &["error", "istio", "policy", "registry", "snapshot", "translate"]),
+    ("config", &["duration", "error", "istio", "policy", "registry", "snapshot", "translate"]),
     (
         "catalog",
         &["config", "digest", "error", "istio", "model", "policy", "proto", "registry", "snapshot", "translate"],

@@ -52,7 +52,8 @@ async fn an_application_has_an_entry_for_each_of_its_ports() {
     let counts = serde_json::to_value(mox.engine.status().rounds).unwrap()["direct"].clone();
     assert_eq!(
         counts,
-        json!({ "entries": 2, "contested": 0, "unnamed": 1, "mixedMtls": 0, "leftOut": 0, "notOwn": 0, "notOwnSample": [] })
+        json!({ "entries": 2, "contested": 0, "unnamed": 1, "mixedMtls": 0, "leftOut": 0, "lingering": 0, "notLingering": 0,
+                "notOwn": 0, "notOwnSample": [] })
     );
 
     let vouched_for = json!(["10.0.0.0/24"]);
@@ -70,7 +71,7 @@ async fn an_application_has_an_entry_for_each_of_its_ports() {
 #[tokio::test]
 async fn an_entry_follows_its_endpoints_and_costs_what_changes() {
     let mox = open().await;
-    mox.policy(json!({ "direct": { "applications": ["*"] } }));
+    mox.policy(json!({ "direct": { "applications": ["*"], "linger": "0s" } }));
     mox.engine.flush().await;
     let encodes = || mox.engine.status().rounds.encodes;
     let before = encodes();
@@ -81,6 +82,35 @@ async fn an_entry_follows_its_endpoints_and_costs_what_changes() {
     mox.unpublish(&id("Refunds"), "b", 2);
     let (_, direct) = served(&mox).await;
     assert_eq!(direct.keys().collect::<Vec<_>>(), ["p12200.users.app.sofa.mesh"]);
+}
+
+#[tokio::test]
+async fn an_address_lingers_is_named_and_goes_without_another_change() {
+    let mox = open().await;
+    mox.policy(json!({ "direct": { "applications": ["orders"], "linger": "10m" } }));
+    served(&mox).await;
+    let encodes = || mox.engine.status().rounds.encodes;
+    let before = encodes();
+    mox.unpublish(&id("Orders"), "a", 2);
+    let (_, direct) = served(&mox).await;
+    assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(encodes() - before, 2, "the service and the entry");
+    let status = serde_json::to_value(mox.engine.status().rounds).unwrap();
+    let since = &status["lingering"]["10.0.0.2:12200"]["since"];
+    assert_eq!(status["lingering"], json!({ "10.0.0.2:12200": { "application": "orders", "since": since } }));
+    assert!(since.as_i64().unwrap() > 0 && status["direct"]["lingering"] == 1, "{status:#}");
+    // By the clock alone, once the policy says a shorter time.
+    let shorter = json!({ "direct": { "applications": ["orders"], "linger": "300ms" } });
+    mox.publish(&id("Orders"), "a", 3, &["10.0.0.2:12200?app_name=orders"]);
+    mox.policy(shorter);
+    served(&mox).await;
+    mox.unpublish(&id("Orders"), "a", 4);
+    mox.engine.flush().await;
+    harness::process::eventually(harness::SOON, "the address goes", || {
+        mox.engine.status().rounds.lingering.is_empty().then_some(())
+    });
+    let (_, direct) = served(&mox).await;
+    assert_eq!(direct["p12200.orders.app.sofa.mesh"].addresses, ["10.0.0.1"]);
 }
 
 #[tokio::test]

@@ -74,8 +74,8 @@ async fn a_policy_that_is_taken_back_leaves_no_trace() {
         json!({ "direct": { "applications": ["*"], "balance": "mesh", "addresses": ["0.0.0.0/0"] } }),
         json!({ "mtls": mtls }),
         json!({ "mtls": mtls, "direct": direct }),
-        json!({ "overrides": { "*.S3:*": { "host": "s3.example.com", "port": 80, "protocol": "HTTP",
-                                           "exportTo": ["."], "dns": true, "labels": ["rpcVer"] } } }),
+        json!({ "overrides": { "*.S3:*": { "host": "s3.example.com", "port": 80, "protocol": "HTTP", "exportTo": ["."],
+                                           "dns": true, "labels": ["rpcVer"], "warmup": "90s" } } }),
     ];
     for mode in ["inline", "workload-entry"] {
         let mox = open(mode);
@@ -119,6 +119,9 @@ async fn a_change_costs_what_it_touches() {
             4 + SERVICES as u64,
         ),
         (json!({}), 0, 0),
+        (json!({ "overrides": { "*.S7:*": { "warmup": "60s" } } }), 1, 2),
+        (json!({ "overrides": { "*.S7:*": { "warmup": "60s", "port": 80 } } }), 1, 1),
+        (json!({}), 1, 1),
         (json!({ "exportTo": ["."] }), SERVICES as u64, SERVICES as u64),
     ] {
         mox.policy(policy.clone());
@@ -127,6 +130,59 @@ async fn a_change_costs_what_it_touches() {
         let cost = (now.translations - before.translations, now.encodes - before.encodes);
         assert_eq!(cost, (translated, encoded), "{policy}");
         before = now;
+    }
+}
+
+/// SOFARPC and Dubbo providers say how long they warm up, and only a consumer of theirs heeds it.
+#[tokio::test]
+async fn a_warm_up_is_a_destination_rule_of_the_host_where_the_policy_wants_it() {
+    for mode in ["inline", "workload-entry"] {
+        let mox = Mox::open(json!({ "endpointMode": mode }));
+        mox.engine.loaded();
+        let sofarpc = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+        let dubbo = "com.example.DemoService@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+        let usual = "rpcVer=51302&weight=100&appName=shop&p=1&v=4.0&_WEIGHT=100&app_name=shop";
+        let warming = format!("10.0.0.1:12200?{usual}&warmupWeight=5&warmupTime=60000&startTime=1760000000000");
+        mox.publish(sofarpc, "a", 1, &[&warming]);
+        mox.publish(sofarpc, "b", 1, &[&format!("10.0.0.2:12200?{usual}&startTime=1750000000000")]);
+        let url = "dubbo://10.0.0.3:20880/com.example.DemoService?application=shop&interface=com.example.DemoService\
+                   &methods=hello&side=provider&timestamp=1760000000000&warmup=120000";
+        mox.publish(dubbo, "c", 1, &[url]);
+        let rules = || {
+            let page = mox.page("/mox/dump", "type=DestinationRule").1;
+            let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+            let rule = |rule: &serde_json::Value| {
+                (rule["metadata"]["name"].as_str().unwrap().to_owned(), rule["spec"].clone())
+            };
+            page["items"].as_array().unwrap().iter().map(rule).collect::<Vec<_>>()
+        };
+        let before = sent(&mox).await;
+        assert_eq!(rules(), [], "a publisher's word makes none");
+        mox.policy(json!({ "overrides": {
+            "com.example.*": { "warmup": "60s" }, "*@dubbo": { "warmup": "2m 500ms", "exportTo": ["shop"] } } }));
+        mox.engine.flush().await;
+        let rule = |host: &str, export_to: &str, warmup: &str| {
+            let load_balancer = json!({ "simple": "LEAST_REQUEST", "warmupDurationSecs": warmup });
+            let policy = json!({ "loadBalancer": load_balancer });
+            let spec = json!({ "host": format!("{host}.sofa.mesh"), "trafficPolicy": policy, "exportTo": [export_to] });
+            (host.to_owned(), spec)
+        };
+        let both =
+            [rule("com.example.demoservice", "*", "60s"), rule("dubbo.com.example.demoservice", "shop", "120.500s")];
+        assert_eq!(rules(), both);
+        // Endpoints come and go without another rule, and the last one's grace has it.
+        let version = sent(&mox).await[2].0.clone();
+        mox.unpublish(sofarpc, "a", 2);
+        mox.unpublish(dubbo, "c", 2);
+        assert_eq!((sent(&mox).await[2].0.clone(), rules()), (version, both.to_vec()));
+        mox.publish(sofarpc, "a", 3, &[&warming]);
+        mox.publish(dubbo, "c", 3, &[url]);
+        // A service that goes takes its rule with it.
+        mox.policy(json!({ "exclude": ["*@DEFAULT"], "overrides": { "com.example.*": { "warmup": "60s" } } }));
+        mox.engine.flush().await;
+        assert_eq!(rules(), [rule("dubbo.com.example.demoservice", "*", "60s")]);
+        mox.policy(json!({}));
+        assert!(sent(&mox).await == before);
     }
 }
 

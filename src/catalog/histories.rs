@@ -7,7 +7,7 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Once},
     time::Duration,
@@ -29,15 +29,17 @@ use crate::{
         last_good::file::over_a_restart,
         reference::{Exceptions, Expected, Places, Reference},
     },
+    config::Config,
     istio::names::ID_ANNOTATION,
     model::{Millis, RegisterVersion},
     policy::Policy,
-    proto::istio::networking::v1alpha3::{ServiceEntry, WorkloadEntry},
+    proto::istio::networking::v1alpha3::{DestinationRule, ServiceEntry, WorkloadEntry},
     registry::frame::{self, Publisher},
     snapshot::{
         Snapshot,
         view::{Held, View},
     },
+    translate::{app_entry, names},
 };
 
 const LENGTH: usize = 60;
@@ -73,8 +75,11 @@ fn policies() -> Vec<Value> {
         json!({ "overrides": { "com.b*": { "host": "x.example.com" }, "com.c*": { "host": "x.example.com" } } }),
         json!({ "overrides": { "com.e*": { "host": "com.a.s.sofa.mesh" }, "odd*": { "host": "tri.com.b.t.sofa.mesh" } } }),
         json!({ "overrides": { "com.d*": { "dns": true, "labels": ["rpcVer"], "port": 99, "protocol": "HTTP" } } }),
+        json!({ "overrides": { "com.*": { "warmup": "60s" }, "com.b*": { "warmup": "1s", "exportTo": ["."] }, "com.e*": { "host": "x.example.com" } } }),
+        json!({ "overrides": { "*": { "warmup": "90s" } }, "direct": direct, "mtls": [{ "applications": ["x"] }] }),
         json!({ "direct": direct }),
-        json!({ "direct": { "applications": ["x"], "balance": "mesh" } }),
+        json!({ "direct": { "applications": ["*"], "linger": "0s", "overrides": { "x*": { "exportTo": ["."] } } } }),
+        json!({ "direct": { "applications": ["x"], "balance": "mesh", "linger": "400s" } }),
         json!({ "direct": { "applications": ["x"], "balance": "mesh", "addresses": ["10.4.0.0/14", "10.9.9.9/32"] } }),
         json!({ "direct": direct, "mtls": [{ "applications": ["x"], "identities": ["spiffe://a/ns/b/sa/c"] }] }),
         // Refused.
@@ -209,6 +214,10 @@ struct World {
     /// Where services are served, as far as streams were told.
     told: Places,
     rounds: usize,
+    /// The entries of applications after the last round, with the policy of then; `None` where nobody knows what lingered.
+    dialed: Option<(Dialed, Arc<Policy>)>,
+    /// Since when there is no endpoint at an address where there was one.
+    deserted: BTreeMap<SocketAddr, Millis>,
     /// From when on the settings have new services judged.
     settled_at: Option<Millis>,
     /// The most services that had endpoints since the view was complete.
@@ -227,6 +236,9 @@ struct Kept {
     empty: BTreeMap<Arc<str>, Millis>,
     at: Millis,
 }
+
+/// Entries of applications by name, with their versions.
+type Dialed = BTreeMap<String, (String, ServiceEntry)>;
 
 /// Endpoints of services, as they are served.
 type Served = BTreeMap<String, BTreeSet<String>>;
@@ -273,6 +285,8 @@ impl World {
             before,
             told: Places::new(),
             rounds: 0,
+            dialed: None,
+            deserted: BTreeMap::new(),
             settled_at: None,
             most: 0,
             begins_again: false,
@@ -353,6 +367,7 @@ impl World {
             Step::Round => return self.round(),
             Step::Break => {
                 self.driver.start_over();
+                self.dialed = None;
                 self.told = places(&self.driver.view);
                 self.begins_again = true;
                 return self.round();
@@ -385,6 +400,8 @@ impl World {
             over_a_restart(view.clone(), *publishers, empty.clone(), age)
         });
         let had_last_good = last_good.is_some();
+        self.dialed = None;
+        self.deserted.clear();
         let orders = self.driver.orders;
         let policy = Arc::clone(&self.driver.policy);
         self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
@@ -549,9 +566,10 @@ impl World {
             }
             self.settled_at = self.settled_at.or(Some(*now + 60_000));
         }
-        let shown = view.shown;
+        self.check_lingering(&after, gathering)?;
+        let (now, shown) = (self.driver.now, self.driver.view.shown);
         let came = after.served.iter().filter(|(_, has)| !has.is_empty()).map(|(id, _)| {
-            (id.clone(), self.came.get(id).copied().unwrap_or((*now, self.before.held == Some(Held::MassDelete))))
+            (id.clone(), self.came.get(id).copied().unwrap_or((now, self.before.held == Some(Held::MassDelete))))
         });
         self.came = came.collect();
         self.before = after;
@@ -561,6 +579,47 @@ impl World {
         if shown {
             self.told = self.before.places.clone();
         }
+        Ok(())
+    }
+
+    /// An address stays in its entry after its provider went, for as long as the policy says, unless somebody else is there;
+    /// what stays so is named, has no endpoint and goes when that is over.
+    fn check_lingering(&mut self, after: &Before, gathering: bool) -> Result<(), String> {
+        let Driver { view, report, now, policy, config, .. } = &self.driver;
+        let places = |served: &Served| -> BTreeSet<SocketAddr> {
+            served.values().flatten().filter_map(|endpoint| endpoint.parse().ok()).collect()
+        };
+        let (had, has) = (places(&self.before.served), places(&after.served));
+        self.deserted.retain(|place, _| !has.contains(place));
+        self.deserted.extend(had.difference(&has).map(|place| (*place, *now)));
+        let dialed = dialed(view);
+        let entry_of = |host: &str| format!("{}/{}", config.namespace, names::resource_name(host, &config.host_suffix));
+        let is_old = |name: &str| report.quarantined.keys().any(|host| name == entry_of(host));
+        let linger = policy.linger().as_millis() as Millis;
+        for (place, lingers) in &report.lingering {
+            let name = entry_name(config, &lingers.application, place.port());
+            let (address, entry) = (place.ip().to_string(), dialed.get(&name).map(|(_, entry)| entry));
+            let stands = entry.is_some_and(|entry| entry.addresses.contains(&address));
+            check(stands || is_old(&name), || format!("{address} lingers, and is not in {name}"))?;
+            let is_called =
+                entry.is_some_and(|entry| entry.endpoints.iter().any(|endpoint| endpoint.address == address));
+            check(!is_called || is_old(&name), || format!("{address} lingers, and is an endpoint of {name}"))?;
+            check(!has.contains(place), || format!("{place} lingers, and somebody is there"))?;
+            check(*now - lingers.since < linger, || format!("{place} lingers since {}, it is {now}", lingers.since))?;
+        }
+        let counts = report.direct.as_ref().map_or(0, |direct| direct.lingering);
+        check(counts == report.lingering.len(), || format!("{counts} linger, named are {:?}", report.lingering))?;
+        let before = self.dialed.take().filter(|(_, before)| Arc::ptr_eq(before, policy));
+        for (name, (_, had)) in before.iter().flat_map(|(entries, _)| entries).filter(|(name, _)| !is_old(name)) {
+            let has = dialed.get(name).map(|(_, entry)| &entry.addresses[..]).unwrap_or_default();
+            for address in had.addresses.iter().filter(|address| !has.contains(*address)) {
+                let place = SocketAddr::new(address.parse().unwrap(), had.ports[0].number as u16);
+                let over = self.deserted.get(&place).is_none_or(|since| *now - since >= linger);
+                check(over, || format!("{place} goes from {name}, and had to linger"))?;
+            }
+        }
+        // Before the view is complete no entry goes, whatever the policy says.
+        self.dialed = (!gathering).then(|| (dialed, Arc::clone(policy)));
         Ok(())
     }
 
@@ -638,7 +697,7 @@ impl World {
         let has_held = matches!(report.held, Some(Held::MassAdd | Held::MassDelete));
         check(report.waiting.is_none() || has_held, || format!("some wait, and held is {:?}", report.held))?;
         let places = &self.before.places;
-        let Expected { ids, refused, resources } = self.reference().expected(&IDS, &exceptions, places);
+        let Expected { ids, refused, resources: expected } = self.reference().expected(&IDS, &exceptions, places);
         let is_empty = |id: &str| self.before.served[id].is_empty();
         let wrong = self.reference().wrong(places, &self.told, &exceptions.kept, is_empty);
         check(wrong.is_none(), || wrong.unwrap_or_default())?;
@@ -648,7 +707,7 @@ impl World {
             report.quarantined.keys().filter(|id| IDS.contains(&&***id)).map(|id| id.to_string()).collect();
         check(quarantined == refused, || format!("quarantined are {quarantined:?}, refused are {refused:?}"))?;
         // Byte by byte, by the versions, which are hashes of the bytes.
-        let expected = resources.map(|changes| {
+        let expected = expected.map(|changes| {
             let snapshot = Snapshot::default().with(&changes);
             let metadata = snapshot.decode().into_iter().map(|resource| resource.metadata.unwrap());
             metadata.map(|metadata| (metadata.name, metadata.version)).collect::<BTreeMap<_, _>>()
@@ -662,6 +721,10 @@ impl World {
         let workloads = workloads.into_iter().filter(|(id, ..)| !is_other(id));
         let workloads: BTreeMap<_, _> = workloads.map(|(_, name, version, _)| (name, version)).collect();
         check(workloads == expected[1], || format!("WorkloadEntries are {workloads:?}, not {:?}", expected[1]))?;
+        let rules = resources(&view.destination_rules, |body| DestinationRule::decode(body).unwrap());
+        let rules = rules.into_iter().filter(|(id, ..)| id.is_some() && !is_other(id));
+        let rules: BTreeMap<_, _> = rules.map(|(_, name, version, _)| (name, version)).collect();
+        check(rules == expected[2], || format!("DestinationRules are {rules:?}, not {:?}", expected[2]))?;
         // Where there is no exception, everything is as it would be after a restart with the last good state; and where nobody
         // contends for a place, after a start from nothing. Entries of applications included.
         if self.unknown.is_empty()
@@ -710,17 +773,22 @@ impl World {
             }
         }
         fresh.round();
-        let named = |driver: &Driver| {
-            resources(&driver.view.service_entries, |body| ServiceEntry::decode(body).unwrap())
-                .into_iter()
-                .filter(|(id, ..)| id.is_none())
-                .map(|(_, name, version, _)| (name, version))
-                .collect::<BTreeMap<_, _>>()
-        };
-        let (ours, theirs) = (named(&self.driver), named(&fresh));
+        // Whoever starts knows nothing of what lingers.
+        let lingering = &self.driver.report.lingering;
+        let (mut ours, mut theirs) = (dialed(view), dialed(&fresh.view));
+        for (place, lingers) in lingering {
+            let name = entry_name(config, &lingers.application, place.port());
+            for (version, entry) in [ours.get_mut(&name), theirs.get_mut(&name)].into_iter().flatten() {
+                version.clear();
+                entry.addresses.retain(|address| *address != place.ip().to_string());
+            }
+        }
+        ours.retain(|_, (_, entry)| !entry.addresses.is_empty());
         check(ours == theirs, || format!("entries of applications are {ours:?}, after a start they are {theirs:?}"))?;
         let (ours, theirs) = (versions(&self.driver.view), versions(&fresh.view));
-        check(graces || ours == theirs, || format!("versions are {ours:?}, after a start they are {theirs:?}"))
+        check(graces || !lingering.is_empty() || ours == theirs, || {
+            format!("versions are {ours:?}, after a start they are {theirs:?}")
+        })
     }
 }
 
@@ -747,6 +815,18 @@ fn places(view: &View) -> Places {
     let entries = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
     let place = |entry: ServiceEntry| (entry.hosts[0].clone(), entry.addresses.first().map(|vip| vip.parse().unwrap()));
     entries.into_iter().filter_map(|(id, _, _, entry)| Some((id?, place(entry)))).collect()
+}
+
+/// The name of the entry of an application's port.
+fn entry_name(config: &Config, application: &str, port: u16) -> String {
+    let host = app_entry::host(application, port, &config.host_suffix);
+    format!("{}/{}", config.namespace, names::resource_name(&host, &config.host_suffix))
+}
+
+fn dialed(view: &View) -> Dialed {
+    let entries = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
+    let of_applications = entries.into_iter().filter(|(id, ..)| id.is_none());
+    of_applications.map(|(_, name, version, entry)| (name, (version, entry))).collect()
 }
 
 fn versions(view: &View) -> [String; 3] {

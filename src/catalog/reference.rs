@@ -53,8 +53,8 @@ pub(crate) struct Expected {
     pub(crate) ids: BTreeSet<String>,
     /// Services whose form cannot be made, those that are kept included.
     pub(crate) refused: BTreeSet<String>,
-    /// ServiceEntries and WorkloadEntries of all that are no exception and of those in their grace.
-    pub(crate) resources: [Changes; 2],
+    /// ServiceEntries, WorkloadEntries and DestinationRules of all that are no exception and of those in their grace.
+    pub(crate) resources: [Changes; 3],
 }
 
 /// The definition.
@@ -98,7 +98,7 @@ impl Reference<'_> {
             };
             let claimants: Vec<&str> = ids.iter().copied().filter(|id| claims(id)).collect();
             let mut unreadable = ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id));
-            let mut resources = [Changes::new(), Changes::new()];
+            let mut resources = [Changes::new(), Changes::new(), Changes::new()];
             let made = claimants.iter().filter(|id| !withheld.contains(**id)).map(|id| {
                 let first = || (self.candidates(id).remove(0), None);
                 let (host, vip) = places.get(*id).cloned().unwrap_or_else(first);
@@ -168,7 +168,7 @@ impl Reference<'_> {
     }
 
     /// The resources of a service; `None`: they cannot be made.
-    fn build(&self, id: &str, host: &str, vip: Option<IpAddr>, members: &[Member]) -> Option<[Changes; 2]> {
+    fn build(&self, id: &str, host: &str, vip: Option<IpAddr>, members: &[Member]) -> Option<[Changes; 3]> {
         if members.iter().any(|member| member.endpoint().labels.get("app") == Some("panic-when-made")) {
             return None;
         }
@@ -182,6 +182,10 @@ impl Reference<'_> {
         let labels = members.is_empty().then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
         let name = full(names::resource_name(host, &self.config.host_suffix));
         let resource = Resource::service_entry(name.clone(), labels, annotations.clone(), &entry);
+        let rule = service_entry::warmup(host, &rules).map(|rule| {
+            let rule = Resource::destination_rule(name.clone(), annotations.clone(), &rule);
+            ((slice, Arc::from(&*name)), Some(rule))
+        });
         let services = Changes::from([((slice, name.into()), Some(resource))]);
         let divisor = service_entry::weight_divisor(members);
         let workloads = members.iter().filter(|_| mode == EndpointMode::WorkloadEntry).map(|member| {
@@ -191,6 +195,6 @@ impl Reference<'_> {
             let entry = service_entry::workload_entry(host, member, &entry.ports[0].name, divisor);
             ((slice, Arc::from(&*name)), Some(Resource::workload_entry(name, annotations, &entry)))
         });
-        Some([services, workloads.collect()])
+        Some([services, workloads.collect(), rule.into_iter().collect()])
     }
 }

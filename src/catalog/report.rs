@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -11,6 +12,7 @@ use crate::{
     catalog::{
         assignment::claims::Contest,
         breaker::{Lost, Totals},
+        direct::lingering::Lingers,
     },
     istio::rule::Rule,
     model::Millis,
@@ -51,6 +53,10 @@ pub struct DirectCounts {
     pub mixed_mtls: usize,
     /// Addresses left out since their entry has too many.
     pub left_out: usize,
+    /// Addresses that are still in their entry since their provider went a short while ago.
+    pub lingering: usize,
+    /// Addresses that went with their provider since too many lingered, since the start.
+    pub not_lingering: u64,
     /// Endpoints left out, with `direct.balance: mesh`, since their address is not their publisher's own and the policy does not
     /// vouch for it.
     pub not_own: usize,
@@ -129,6 +135,8 @@ pub struct Report {
     /// Entries for consumers that dial addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<DirectCounts>,
+    /// Addresses and ports that are still in the entry of an application since their provider went a short while ago.
+    pub lingering: BTreeMap<SocketAddr, Lingers>,
     /// How many services have lost their last endpoint and keep their entry for a while.
     pub in_grace: usize,
     /// Services in their grace, and when the last endpoint went, in milliseconds since the epoch.
@@ -197,6 +205,8 @@ pub struct Names {
     pub graces: Vec<(Arc<str>, Option<Millis>)>,
     /// See [`Report::contested`].
     pub contested: Vec<(Arc<str>, Option<Contest<Arc<str>>>)>,
+    /// See [`Report::lingering`].
+    pub lingering: Vec<(SocketAddr, Option<Lingers>)>,
 }
 
 impl Report {
@@ -255,6 +265,12 @@ impl Report {
                 None => drop(self.contested.remove(&name)),
             }
         }
+        for (address, lingers) in names.lingering {
+            match lingers {
+                Some(lingers) => drop(self.lingering.insert(address, lingers)),
+                None => drop(self.lingering.remove(&address)),
+            }
+        }
         *self = Self {
             held,
             rounds,
@@ -276,6 +292,7 @@ impl Report {
             serving,
             no_baseline,
             direct,
+            lingering: std::mem::take(&mut self.lingering),
             in_grace: self.graces.len(),
             graces: std::mem::take(&mut self.graces),
             hosts_moved,
@@ -293,6 +310,7 @@ impl Report {
         self.waiting_services.clear();
         self.graces.clear();
         self.contested.clear();
+        self.lingering.clear();
         self.unknown = UnknownReport::default();
     }
 
@@ -301,6 +319,7 @@ impl Report {
         let Self { quarantined, cut, withheld_services, waiting_services, graces, .. } = self;
         let Self { rejects, invalid_endpoints, quarantined_by, .. } = self;
         let contest = |(name, contest): (&Arc<str>, &Contest<Arc<str>>)| (Arc::clone(name), contest.clone());
+        let lingers = |(address, lingers): (&SocketAddr, &Lingers)| (*address, lingers.clone());
         let pair = |(id, since): (&Arc<str>, &Millis)| (Arc::clone(id), *since);
         Self {
             rejects: rejects.clone(),
@@ -316,6 +335,7 @@ impl Report {
             waiting_services: waiting_services.iter().take(SHOWN).cloned().collect(),
             graces: graces.iter().take(SHOWN).map(pair).collect(),
             contested: self.contested.iter().take(SHOWN).map(contest).collect(),
+            lingering: self.lingering.iter().take(SHOWN).map(lingers).collect(),
             ..*self
         }
     }
@@ -366,6 +386,8 @@ mod tests {
     fn a_report_is_the_sum_of_its_changes() {
         let mut report = Report::new();
         let why = || Quarantine { reason: "export-to", detail: "exportTo \".\"".to_owned() };
+        let address = |n| SocketAddr::from(([10, 0, 0, n], 80));
+        let lingers = || Lingers { application: "x".into(), since: 7 };
         let contest = || Contest { holder: "g".into(), waiting: vec!["G".into()], count: 1 };
         let names = Names {
             quarantined: vec![("a".into(), Some(why())), ("b".into(), Some(why())), ("a".into(), None)],
@@ -374,6 +396,7 @@ mod tests {
             waiting: vec![("e".into(), true), ("f".into(), true), ("f".into(), false)],
             graces: vec![("d".into(), Some(7))],
             contested: vec![("e.sofa.mesh".into(), Some(contest())), ("f.sofa.mesh".into(), Some(contest()))],
+            lingering: vec![(address(1), Some(lingers())), (address(2), Some(lingers()))],
         };
         report.take(Findings { names, encodes: 3, ..Findings::default() }, true);
         assert_eq!((report.quarantined.len(), report.quarantined.contains_key("b")), (1, true));
@@ -387,6 +410,7 @@ mod tests {
             waiting: vec![("e".into(), false)],
             graces: vec![("d".into(), None)],
             contested: vec![("e.sofa.mesh".into(), None)],
+            lingering: vec![(address(1), None)],
         };
         report.take(Findings { names, encodes: 4, ..Findings::default() }, false);
         assert!(report.waiting_services.is_empty());
@@ -394,6 +418,7 @@ mod tests {
         assert_eq!((report.encodes, report.snapshots, report.in_grace), (4, 1, 0));
         assert_eq!(report.contested.keys().map(|name| &**name).collect::<Vec<_>>(), ["f.sofa.mesh"]);
         assert_eq!(report.cut, BTreeMap::from([("b".into(), 2)]));
+        assert_eq!(report.lingering, BTreeMap::from([(address(2), lingers())]));
     }
 
     #[test]

@@ -278,7 +278,8 @@ impl Round {
             && self.first_view.held().is_none()
             && (self.gate.opens_by_itself() || self.last_good_until.is_some());
         let gate = self.gate.hold_ends(orders.listening_since).filter(|_| waits);
-        [grace, gate, self.breaker.deadline(), self.additions.deadline(), self.first_view.deadline()]
+        let linger = self.direct.as_ref().and_then(Direct::deadline).filter(|_| self.stage == Stage::Live);
+        [grace, linger, gate, self.breaker.deadline(), self.additions.deadline(), self.first_view.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -426,6 +427,7 @@ fn touch(before: &Policy, after: &Policy, id: &str) -> Touch {
         Touch::Whole
     } else if before.reading() != after.reading()
         || old.export_to != new.export_to
+        || old.warmup != new.warmup
         || service_entry::port(id, &old) != service_entry::port(id, &new)
     {
         Touch::Form

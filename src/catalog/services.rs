@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
@@ -87,6 +88,8 @@ struct Inputs {
     empty: bool,
     /// Divisor of the weights, where endpoints have resources of their own.
     divisor: u32,
+    /// How long endpoints warm up, by a DestinationRule.
+    warmup: Option<Duration>,
 }
 
 /// The WorkloadEntries of a service: their names, and the endpoints that they were made of. There are none where endpoints
@@ -137,6 +140,17 @@ impl Service {
         all.extend_from_slice(wanted);
         all.sort_by(|a, b| a.key().cmp(&b.key()));
         Some(all)
+    }
+
+    /// Whether the DestinationRule is served that these inputs make.
+    fn has_rule(&self, name: &str, inputs: &Inputs) -> bool {
+        let is_alike = |own: &Inputs| own.warmup == inputs.warmup && own.export_to == inputs.export_to;
+        *self.name == *name && self.may_have_rule() && self.inputs.as_ref().is_some_and(is_alike)
+    }
+
+    /// Whether a DestinationRule is served, as far as is known.
+    fn may_have_rule(&self) -> bool {
+        self.inputs.as_ref().is_none_or(|inputs| inputs.warmup.is_some())
     }
 
     /// Whether the registry has not named the service since the start.
@@ -273,7 +287,8 @@ impl Services {
             EndpointMode::Inline => 1,
             EndpointMode::WorkloadEntry => service_entry::weight_divisor(members),
         };
-        let inputs = Inputs { port, export_to: rules.export_to.into(), dns: rules.dns, empty, divisor };
+        let (export_to, dns, warmup) = (rules.export_to.into(), rules.dns, rules.warmup);
+        let inputs = Inputs { port, export_to, dns, empty, divisor, warmup };
         let before = self.services.get(id);
         let is_same = |service: &Service| {
             (&service.host, service.vip) == (&place.host, place.vip)
@@ -311,6 +326,14 @@ impl Services {
         let name: Arc<str> = name.into();
         changes.encodes += 1;
         put(&mut changes.service_entries, (*slice, Arc::clone(&name)), resource);
+        if let Some(rule) =
+            service_entry::warmup(host, rules).filter(|_| !before.is_some_and(|it| it.has_rule(&name, &inputs)))
+        {
+            let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
+            let rule = Resource::destination_rule(name.to_string(), annotations, &rule);
+            changes.encodes += 1;
+            put(&mut changes.destination_rules, (*slice, Arc::clone(&name)), rule);
+        }
         let (place, workloads) = (place.clone(), Workloads::default());
         let encoded = encoded.map(|(_, encoded)| encoded);
         let mut build = Build { place, endpoints, left_out, loses: false, changes, name, inputs, workloads, encoded };
@@ -438,6 +461,9 @@ impl Services {
         for (name, _) in service.workloads.values() {
             remove(&mut changes.workload_entries, (service.slice, Arc::clone(name)));
         }
+        if service.may_have_rule() {
+            remove(&mut changes.destination_rules, (service.slice, Arc::clone(&service.name)));
+        }
         Some((changes, service.members))
     }
 
@@ -471,6 +497,9 @@ fn loses(service: &Service, members: &[Member], entry: &ServiceEntry, build: &Bu
 /// Adds to a build the removal of the resources that are served of the service and have no place in the new form.
 fn take_the_place_of(service: &Service, build: &mut Build) {
     remove(&mut build.changes.service_entries, (service.slice, Arc::clone(&service.name)));
+    if service.may_have_rule() && !service.has_rule(&build.name, &build.inputs) {
+        remove(&mut build.changes.destination_rules, (service.slice, Arc::clone(&service.name)));
+    }
     let stay: BTreeSet<&Arc<str>> = match service.slice == build.place.slice {
         true => build.workloads.values().map(|(name, _)| name).collect(),
         false => BTreeSet::new(),

@@ -5,10 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{
-        duration,
-        mistakes::{LABELS, Mistakes},
-    },
+    config::mistakes::{LABELS, Mistakes},
+    duration,
     istio::grammar::is_kubernetes_label,
 };
 

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::{config::duration, error::Mistake};
+use crate::{duration, error::Mistake};
 
 /// The remedy for a name that is no DNS label.
 pub(super) const LABELS: &str =

@@ -128,13 +128,14 @@ fn a_bad_policy_is_refused_with_every_mistake() {
         "endpoints": {"deny": ["nonsense", "10.0.0.0/8", "10.0.0.0/40"], "allowLoopback": "maybe"},
         "mtls": [{"cidrs": ["x"], "zones": ["a"]}, {"applications": "a", "zone": "b"}, 3, {},
                  {"cidrs": ["10.0.0.0/8", "y"], "identities": "z"}],
-        "direct": {"balance": "nobody"},
-        "overrides": {"x*": {"host": "A", "dns": "perhaps", "prot": 1}, "y/z": {"port": -1}},
+        "direct": {"balance": "nobody", "linger": "11m", "overrides": {"x*": {"exportTo": ["*", "a"], "linger": "1s"}}},
+        "overrides": {"x*": {"host": "A", "dns": "perhaps", "prot": 1, "warmup": "999ms"}, "z": {"warmup": "soon"}, "y/z": {"port": -1}},
     });
     let text = policy_from_json(document, "ns").unwrap_err().to_string();
     let told: Vec<&str> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
     let read = [
         "direct.balance",
+        "direct.overrides[x*].linger",
         "endpoints.allowLoopback",
         "endpoints.deny[0]",
         "endpoints.deny[2]",
@@ -150,16 +151,20 @@ fn a_bad_policy_is_refused_with_every_mistake() {
         "overrides[x*].dns",
         "overrides[x*].prot",
         "overrides[y/z].port",
+        "overrides.z.warmup",
         "ports.rest",
         "ports.tri",
     ];
     let checked = [
+        "direct.linger",
+        "direct.overrides[x*].exportTo",
         "exportTo",
         "labels",
         "locality.RZ1",
         "mtls[3]", // not 2, which it would be without the one that is left out
         "mtls[4].identities",
         "overrides[x*].host",
+        "overrides[x*].warmup",
         "ports.bolt",
     ];
     let mut wrong: Vec<String> = read.iter().chain(&checked).map(|key| format!("policy.{key}")).collect();
@@ -212,7 +217,7 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
         ),
         (
             r#"{"policy": {"overrides": {"com": {"example": {"dns": "true"}}}}}"#,
-            "mox.policy.overrides.com.example: unknown key; known are host, port, protocol, exportTo, dns, labels; a key \
+            "mox.policy.overrides.com.example: unknown key; known are host, port, protocol, exportTo, dns, labels, warmup; a key \
              that has dots stands in brackets, as mox.policy.overrides[a.b]",
         ),
         (

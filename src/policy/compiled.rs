@@ -1,6 +1,6 @@
 //! A checked policy, ready to be asked for each service and endpoint.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     policy::{
         address::{self, Refusal},
-        document::{Balance, MtlsRule, Override, PolicyConfig},
+        document::{Balance, DirectOverride, MtlsRule, Override, PolicyConfig},
         globs::Globs,
     },
 };
@@ -23,6 +23,8 @@ pub struct Policy {
     include: Globs,
     exclude: Globs,
     direct: Vec<WildMatch>,
+    /// Exceptions of applications, the most specific first.
+    direct_overrides: Vec<(WildMatch, DirectOverride)>,
     mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
     /// Localities by prefixes of addresses, the longest first.
     localities: Vec<(IpNet, String)>,
@@ -45,7 +47,11 @@ impl Policy {
     /// Like [`Policy::new`], for a document that has no mistakes.
     pub(crate) fn compile(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
         let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
-        overrides.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count()));
+        overrides.sort_by_key(|(glob, _)| specific(glob));
+        let mut direct_overrides: Vec<(&String, &DirectOverride)> = config.direct.overrides.iter().collect();
+        direct_overrides.sort_by_key(|(glob, _)| specific(glob));
+        let direct_overrides = direct_overrides.into_iter().map(|(glob, it)| (WildMatch::new(glob), it.clone()));
+        let direct_overrides = direct_overrides.collect();
         let by_prefix = |(key, locality): (&String, &String)| Some((key.parse().ok()?, locality.clone()));
         let mut localities: Vec<(IpNet, String)> = config.locality.iter().filter_map(by_prefix).collect();
         localities.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
@@ -62,6 +68,7 @@ impl Policy {
             include: Globs::new(config.include.iter().map(String::as_str)),
             exclude: Globs::new(config.exclude.iter().map(String::as_str)),
             direct: config.direct.applications.iter().map(|glob| WildMatch::new(glob)).collect(),
+            direct_overrides,
             mtls: config.mtls.iter().map(MtlsRule::compiled).collect(),
             localities,
             exceptions: Globs::new(overrides.iter().map(|(glob, _)| glob.as_str())),
@@ -144,9 +151,15 @@ impl Policy {
         self.balance() == Balance::Client || self.config.direct.addresses.iter().any(|range| range.contains(&address))
     }
 
-    /// `exportTo` of what belongs to no single service.
-    pub fn export_to(&self) -> &[String] {
-        &self.config.export_to
+    /// How long an address stays in its entry after its provider went.
+    pub fn linger(&self) -> Duration {
+        self.config.direct.linger
+    }
+
+    /// `exportTo` of the entries of an application.
+    pub fn direct_export_to(&self, application: &str) -> &[String] {
+        let matching = self.direct_overrides.iter().filter(|(glob, _)| glob.matches(application));
+        matching.map(|(_, it)| it).find_map(|it| it.export_to.as_ref()).unwrap_or(&self.config.export_to)
     }
 
     /// The decisions for one service.
@@ -162,6 +175,7 @@ impl Policy {
             export_to: matching.iter().find_map(|it| it.export_to.as_ref()).unwrap_or(export_to),
             dns: matching.iter().find_map(|it| it.dns).unwrap_or_default(),
             labels: matching.iter().find_map(|it| it.labels.as_ref()).unwrap_or(labels),
+            warmup: matching.iter().find_map(|it| it.warmup),
         }
     }
 
@@ -179,6 +193,11 @@ impl Policy {
     pub fn port(&self, protocol: &str) -> Option<u16> {
         self.config.ports.iter().find(|(name, _)| name.eq_ignore_ascii_case(protocol)).map(|(_, port)| *port)
     }
+}
+
+/// Sorts globs: the one with the most characters that are no wildcards comes first.
+fn specific(glob: &str) -> std::cmp::Reverse<usize> {
+    std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count())
 }
 
 /// The first bytes of a SHA-256 over a part of a document.
@@ -204,6 +223,8 @@ pub struct Rules<'a> {
     pub dns: bool,
     /// URL parameters that become labels.
     pub labels: &'a [String],
+    /// How long the share of a new endpoint grows.
+    pub warmup: Option<Duration>,
 }
 
 impl MtlsRule {

@@ -1,11 +1,12 @@
 //! The policy as an operator writes it, and every mistake that its types let pass.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    duration,
     error::Mistake,
     istio::{
         grammar::{KUBERNETES_NAMES, is_kubernetes_label, is_kubernetes_name},
@@ -13,6 +14,12 @@ use crate::{
         validate,
     },
 };
+
+/// Each address that lingers is a listener in every proxy that sees its entry.
+const MOST_LINGER: Duration = Duration::from_secs(600);
+
+/// Istio takes whole milliseconds from one on.
+const WARMUP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
 /// The document under `mox.policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +76,10 @@ pub struct Override {
     /// As [`PolicyConfig::labels`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
+    /// How long the share of calls grows that a new endpoint gets, 1 s to 1 day, in whole milliseconds; else it gets a full one
+    /// at once.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Duration>,
 }
 
 /// `mox.policy.endpoints`.
@@ -100,7 +111,7 @@ pub struct MtlsRule {
 }
 
 /// `mox.policy.direct`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DirectPolicy {
     /// Globs on the names of the providers' applications that have such entries. Default: none.
@@ -110,6 +121,22 @@ pub struct DirectPolicy {
     /// Ranges of addresses that anybody may publish with `balance: mesh`; others only those who connect to the registry from
     /// them. Default: none.
     pub addresses: Vec<IpNet>,
+    /// How long an address stays in its entry after its provider went, 0 to 10 minutes: a consumer hears of that later than its
+    /// proxy, and would else dial past the mesh. Default: 60 s.
+    #[serde(with = "duration")]
+    pub linger: Duration,
+    /// Exceptions for applications, by a glob on their names. Where several match, the same one decides as of
+    /// [`PolicyConfig::overrides`]. Default: none.
+    pub overrides: BTreeMap<String, DirectOverride>,
+}
+
+/// `mox.policy.direct.overrides[<glob>]`: settings that the entries of some applications have of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DirectOverride {
+    /// As [`PolicyConfig::export_to`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export_to: Option<Vec<String>>,
 }
 
 /// Who chooses the provider of a call to an address.
@@ -121,6 +148,18 @@ pub enum Balance {
     Client,
     /// The proxy: any provider of the application's port.
     Mesh,
+}
+
+impl Default for DirectPolicy {
+    fn default() -> Self {
+        Self {
+            applications: Vec::new(),
+            balance: Balance::default(),
+            addresses: Vec::new(),
+            linger: Duration::from_secs(60),
+            overrides: BTreeMap::new(),
+        }
+    }
 }
 
 impl Default for PolicyConfig {
@@ -152,7 +191,7 @@ impl PolicyConfig {
             locality,
             endpoints: EndpointPolicy { allow: _, deny: _, allow_loopback: _ },
             mtls,
-            direct: DirectPolicy { applications: _, balance: _, addresses: _ },
+            direct: DirectPolicy { applications: _, balance: _, addresses: _, linger, overrides: direct_overrides },
             overrides,
         } = self;
         let mut checks = Checks { namespace, mistakes: Vec::new() };
@@ -166,6 +205,14 @@ impl PolicyConfig {
         }
         for (index, rule) in mtls.iter().enumerate() {
             checks.mtls(&format!("{root}.mtls[{index}]"), rule);
+        }
+        if *linger > MOST_LINGER {
+            let (linger, most) = (duration::shown(*linger), duration::shown(MOST_LINGER));
+            checks.add(format!("{root}.direct.linger"), format!("{linger} is out of bounds; allowed are 0s to {most}"));
+        }
+        for (glob, DirectOverride { export_to }) in direct_overrides {
+            let key = Mistake::entry(&format!("{root}.direct.overrides"), glob);
+            checks.export_to(&key, export_to.as_deref().unwrap_or_default());
         }
         for (glob, exception) in overrides {
             checks.exception(&Mistake::entry(&format!("{root}.overrides"), glob), exception);
@@ -233,7 +280,7 @@ impl Checks<'_> {
     }
 
     fn exception(&mut self, key: &str, exception: &Override) {
-        let Override { host, port, protocol, export_to, dns: _, labels } = exception;
+        let Override { host, port, protocol, export_to, dns: _, labels, warmup } = exception;
         if let Some(host) = host {
             self.host(format!("{key}.host"), host);
         }
@@ -246,6 +293,12 @@ impl Checks<'_> {
         }
         self.export_to(key, export_to.as_deref().unwrap_or_default());
         self.labels(key, labels.as_deref().unwrap_or_default());
+        if let Some(warmup) = warmup.filter(|warmup| !WARMUP.contains(warmup) || warmup.subsec_nanos() % 1_000_000 > 0)
+        {
+            let [warmup, least, most] = [warmup, *WARMUP.start(), *WARMUP.end()].map(duration::shown);
+            let text = format!("{warmup} is not possible; allowed are {least} to {most}, in whole milliseconds");
+            self.add(format!("{key}.warmup"), text);
+        }
     }
 
     fn host(&mut self, key: String, host: &str) {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     proto::{
-        google::protobuf::Any,
+        google::protobuf::{Any, Duration},
         istio::{
             mcp::v1alpha1::Resource,
             networking::v1alpha3::{DestinationRule, ServiceEntry, WorkloadEntry},
@@ -235,11 +235,25 @@ fn spec(entry: &ServiceEntry) -> Value {
 }
 
 fn destination_rule(rule: &DestinationRule) -> Value {
-    let tls = rule.traffic_policy.as_ref().and_then(|policy| policy.tls.as_ref());
+    let policy = rule.traffic_policy.as_ref();
+    let load_balancer = policy.and_then(|policy| policy.load_balancer.as_ref()).map(|it| {
+        let warmup = it.warmup_duration_secs.as_ref();
+        without_empty(json!({ "simple": it.simple().as_str_name(), "warmupDurationSecs": warmup.map(duration) }))
+    });
+    let tls = policy.and_then(|policy| policy.tls.as_ref());
     let tls = tls.map(|tls| {
         without_empty(json!({ "mode": tls.mode().as_str_name(), "subjectAltNames": tls.subject_alt_names }))
     });
-    without_empty(json!({ "host": rule.host, "trafficPolicy": { "tls": tls }, "exportTo": rule.export_to }))
+    let policy = without_empty(json!({ "loadBalancer": load_balancer, "tls": tls }));
+    without_empty(json!({ "host": rule.host, "trafficPolicy": policy, "exportTo": rule.export_to }))
+}
+
+/// As protobuf writes it in JSON.
+fn duration(Duration { seconds, nanos }: &Duration) -> String {
+    match nanos / 1_000_000 {
+        0 => format!("{seconds}s"),
+        millis => format!("{seconds}.{millis:03}s"),
+    }
 }
 
 fn endpoint(endpoint: &WorkloadEntry) -> Value {
@@ -345,7 +359,8 @@ mod tests {
     use super::*;
     use crate::{
         proto::istio::networking::v1alpha3::{
-            ClientTlsSettings, ServicePort, TrafficPolicy, WorkloadSelector, client_tls_settings::TlSmode,
+            ClientTlsSettings, LoadBalancerSettings, ServicePort, TrafficPolicy, WorkloadSelector,
+            client_tls_settings::TlSmode, load_balancer_settings::SimpleLb,
         },
         snapshot::{self, Changes},
     };
@@ -449,11 +464,22 @@ mod tests {
         let tls = ClientTlsSettings { mode: TlSmode::IstioMutual.into(), subject_alt_names: vec![] };
         let rule = DestinationRule {
             host: "a.b".to_owned(),
-            traffic_policy: Some(TrafficPolicy { tls: Some(tls) }),
+            traffic_policy: Some(TrafficPolicy { load_balancer: None, tls: Some(tls) }),
             export_to: vec![".".to_owned()],
         };
-        let rule = snapshot::Resource::destination_rule("ns/r".to_owned(), BTreeMap::new(), &rule);
-        check("DestinationRule", &snapshot([(0, "r".to_owned(), rule)]));
+        let warmup = Some(Duration { seconds: 90, nanos: 50_000_000 });
+        let load_balancer =
+            LoadBalancerSettings { simple: SimpleLb::LeastRequest.into(), warmup_duration_secs: warmup };
+        let traffic_policy = Some(TrafficPolicy { load_balancer: Some(load_balancer), tls: None });
+        let other = DestinationRule { host: "a.c".to_owned(), traffic_policy, export_to: Vec::new() };
+        let expected = json!({ "host": "a.c", "trafficPolicy": { "loadBalancer": {
+            "simple": "LEAST_REQUEST", "warmupDurationSecs": "90.050s" } } });
+        assert_eq!(destination_rule(&other), expected);
+        let rules = [("r", &rule), ("s", &other)].map(|(name, rule)| {
+            let made = snapshot::Resource::destination_rule(format!("ns/{name}"), BTreeMap::new(), rule);
+            (0, name.to_owned(), made)
+        });
+        check("DestinationRule", &snapshot(rules));
     }
 
     /// However large a service is, and all of them together.

@@ -67,8 +67,13 @@ impl Resource {
     }
 
     /// Encodes a ServiceEntry that repeats the endpoints of others, so they are not counted again.
-    pub fn beside(name: String, annotations: BTreeMap<String, String>, entry: &ServiceEntry) -> Self {
-        Self { endpoints: 0, ..Self::service_entry(name, BTreeMap::new(), annotations, entry) }
+    pub fn beside(
+        name: String,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+        entry: &ServiceEntry,
+    ) -> Self {
+        Self { endpoints: 0, ..Self::service_entry(name, labels, annotations, entry) }
     }
 
     /// Encodes a WorkloadEntry, which is one endpoint.

@@ -3,7 +3,10 @@
 //! The host has the port in it: istiod 1.29.1 mixes the endpoints of two entries with one host. The port is TCP whatever is
 //! spoken: of an entry without resolution istiod makes no listener for an HTTP port.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use crate::{
     digest::{hex, prefix_of},
@@ -36,9 +39,25 @@ pub fn host(application: &str, port: u16, suffix: &str) -> String {
     format!("p{port}.{label}.{}.{suffix}", names::APPLICATIONS)
 }
 
-/// The ServiceEntry of an application's port, whose providers are `entry`.
-pub fn build(host: &str, port: u16, entry: &BTreeMap<IpAddr, Member>, policy: &Policy) -> ServiceEntry {
-    let members = || entry.iter().take(MAX_ADDRESSES);
+/// The addresses of an application's port.
+#[derive(Debug)]
+pub struct Addresses<'a> {
+    /// Its providers.
+    pub living: &'a BTreeMap<IpAddr, Member>,
+    /// Providers that went, whose addresses consumers may still dial; at none of them is another provider.
+    pub lingering: &'a BTreeMap<IpAddr, Member>,
+}
+
+impl Addresses<'_> {
+    /// As many as an entry may have, first the living ones.
+    pub fn all(&self) -> impl Iterator<Item = (&IpAddr, &Member)> {
+        self.living.iter().chain(self.lingering).take(MAX_ADDRESSES)
+    }
+}
+
+/// The ServiceEntry of an application's port.
+pub fn build(application: &str, host: &str, port: u16, addresses: &Addresses<'_>, policy: &Policy) -> ServiceEntry {
+    let members = || addresses.living.iter().take(MAX_ADDRESSES);
     let uniform = members().zip(members().skip(1)).all(|((_, a), (_, b))| a.endpoint().weight == b.endpoint().weight);
     let endpoint = |(address, member): (&IpAddr, &Member)| WorkloadEntry {
         address: address.to_string(),
@@ -48,13 +67,15 @@ pub fn build(host: &str, port: u16, entry: &BTreeMap<IpAddr, Member>, policy: &P
         weight: if uniform { 0 } else { member.endpoint().weight },
         ..WorkloadEntry::default()
     };
-    let (resolution, endpoints) = match policy.balance() {
-        Balance::Client => (Resolution::None, Vec::new()),
-        Balance::Mesh => (Resolution::Static, members().map(endpoint).collect()),
+    // The proxy sends no call to a provider that went; what the consumer dials is still checked to be whom it says.
+    let (resolution, endpoints, called) = match policy.balance() {
+        Balance::Client => (Resolution::None, Vec::new(), cloned(addresses.all())),
+        Balance::Mesh => (Resolution::Static, members().map(endpoint).collect(), cloned(members())),
     };
+    let dialed: BTreeSet<&IpAddr> = addresses.all().map(|(address, _)| address).collect();
     ServiceEntry {
         hosts: vec![host.to_owned()],
-        addresses: members().map(|(address, _)| address.to_string()).collect(),
+        addresses: dialed.into_iter().map(IpAddr::to_string).collect(),
         ports: vec![ServicePort {
             number: u32::from(port),
             protocol: "TCP".to_owned(),
@@ -64,16 +85,16 @@ pub fn build(host: &str, port: u16, entry: &BTreeMap<IpAddr, Member>, policy: &P
         location: Location::MeshInternal.into(),
         resolution: resolution.into(),
         endpoints,
-        export_to: policy.export_to().to_vec(),
-        subject_alt_names: service_entry::identities(&members().map(|(_, member)| member.clone()).collect::<Vec<_>>()),
+        export_to: policy.direct_export_to(application).to_vec(),
+        subject_alt_names: service_entry::identities(&called),
         ..ServiceEntry::default()
     }
 }
 
 /// The DestinationRule that makes istiod originate mTLS to an entry without resolution, which has no endpoints to carry a
 /// label. A rule is for the whole host, so there is one only where every address is to be called with mTLS.
-pub fn mtls(host: &str, entry: &BTreeMap<IpAddr, Member>, policy: &Policy) -> Option<DestinationRule> {
-    let members: Vec<Member> = entry.values().take(MAX_ADDRESSES).cloned().collect();
+pub fn mtls(application: &str, host: &str, addresses: &Addresses<'_>, policy: &Policy) -> Option<DestinationRule> {
+    let members = cloned(addresses.all());
     if policy.balance() == Balance::Mesh || members.iter().any(|member| member.endpoint().mtls().is_none()) {
         return None;
     }
@@ -83,15 +104,17 @@ pub fn mtls(host: &str, entry: &BTreeMap<IpAddr, Member>, policy: &Policy) -> Op
     };
     Some(DestinationRule {
         host: host.to_owned(),
-        traffic_policy: Some(TrafficPolicy { tls: Some(tls) }),
-        export_to: policy.export_to().to_vec(),
+        traffic_policy: Some(TrafficPolicy { load_balancer: None, tls: Some(tls) }),
+        export_to: policy.direct_export_to(application).to_vec(),
     })
+}
+
+fn cloned<'a>(members: impl Iterator<Item = (&'a IpAddr, &'a Member)>) -> Vec<Member> {
+    members.map(|(_, member)| member.clone()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::istio::validate;
 

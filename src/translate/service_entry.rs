@@ -13,9 +13,14 @@ use crate::{
     istio::names::{SERVICE_LABEL, TLS_LABEL, WORKLOAD_PREFIX},
     model::{DataInfoId, RegisterVersion},
     policy::Rules,
-    proto::istio::networking::v1alpha3::{
-        ServiceEntry, ServicePort, WorkloadEntry, WorkloadSelector,
-        service_entry::{Location, Resolution},
+    proto::{
+        google::protobuf::Duration,
+        istio::networking::v1alpha3::{
+            DestinationRule, LoadBalancerSettings, ServiceEntry, ServicePort, TrafficPolicy, WorkloadEntry,
+            WorkloadSelector,
+            load_balancer_settings::SimpleLb,
+            service_entry::{Location, Resolution},
+        },
     },
     registry::publication::Publication,
     translate::{
@@ -286,6 +291,25 @@ pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceE
         subject_alt_names: identities(shape.members),
         workload_selector,
     }
+}
+
+/// The DestinationRule that has proxies warm up the endpoints of the service with this host, where the policy wants that. The
+/// field is the one that every istiod since 1.14 reads; the newer `warmup` is unknown to those before 1.24, and Kubernetes takes
+/// only one of the two. Without a way of balancing istiod would drop it (istio/istio#39430); this one is its usual.
+pub fn warmup(host: &str, rules: &Rules<'_>) -> Option<DestinationRule> {
+    let warmup = rules.warmup?;
+    let load_balancer = LoadBalancerSettings {
+        simple: SimpleLb::LeastRequest.into(),
+        warmup_duration_secs: Some(Duration {
+            seconds: i64::try_from(warmup.as_secs()).unwrap_or(i64::MAX),
+            nanos: i32::try_from(warmup.subsec_nanos()).unwrap_or_default(),
+        }),
+    };
+    Some(DestinationRule {
+        host: host.to_owned(),
+        traffic_policy: Some(TrafficPolicy { load_balancer: Some(load_balancer), tls: None }),
+        export_to: rules.export_to.to_vec(),
+    })
 }
 
 /// Whom the certificates of these endpoints must name; nobody in particular where that is so for one of them.

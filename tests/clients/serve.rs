@@ -103,6 +103,12 @@ impl Server {
         self.flush();
     }
 
+    /// Replaces the policy.
+    pub(crate) fn policy(&mut self, policy: &Value) {
+        self.serve.order(json!({ "op": "policy", "policy": policy }));
+        self.flush();
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.serve.driven.process.pid()
     }

@@ -467,7 +467,7 @@ impl Round {
                     self.left_out.set(&id, []);
                     if let Some((removed, members)) = self.services.remove(&id) {
                         changes.add(removed);
-                        self.direct.iter_mut().for_each(|direct| direct.update(&id, &members, &[]));
+                        self.direct.iter_mut().for_each(|direct| direct.update(now, &id, &members, &[]));
                     }
                 }
                 Outcome::Waits => {
@@ -487,7 +487,7 @@ impl Round {
                     let (members, intent) = self.members(&id, extended, intent);
                     let before = self.services.renew(&id, members);
                     self.services.stay(&id, empty_since, intent);
-                    self.update_direct(&id, &before);
+                    self.update_direct(now, &id, &before);
                 }
                 Outcome::Stayed | Outcome::Open => {
                     self.release(&id);
@@ -522,7 +522,7 @@ impl Round {
         }
         let changes = std::mem::take(&mut build.changes);
         let before = self.services.put(id, build, members, empty_since, intent);
-        self.update_direct(id, &before);
+        self.update_direct(now, id, &before);
         changes
     }
 
@@ -557,16 +557,20 @@ impl Round {
     }
 
     /// Tells the entries of applications that a service had other endpoints before.
-    fn update_direct(&mut self, id: &Arc<str>, before: &[Member]) {
+    fn update_direct(&mut self, now: Millis, id: &Arc<str>, before: &[Member]) {
         if let (Some(direct), Some(service)) = (&mut self.direct, self.services.get(id)) {
-            direct.update(id, before, &service.members);
+            direct.update(now, id, before, &service.members);
         }
     }
 
     fn serve_direct(&mut self, now: Millis, policy: &Policy, changes: &mut RoundChanges) {
         let Some(direct) = &mut self.direct else { return };
         let keep = self.stage == Stage::Gathering;
+        if !keep {
+            direct.expire(now);
+        }
         let outcomes = direct.changes(&self.config, policy, keep, changes);
+        self.names.lingering.extend(direct.lingering_changed());
         direct.notices().into_iter().for_each(|notice| self.notices.give(now, notice));
         if !policy.has_direct() && direct.is_empty() {
             self.direct = None;

@@ -1,4 +1,4 @@
-//! Durations as texts: `250ms`, `10s`, `5m`, `1h`.
+//! Durations as texts: `250ms`, `10s`, `5m`, `1h`. For serde, as `with = "duration"`.
 
 use std::{fmt, time::Duration};
 
@@ -18,16 +18,46 @@ impl de::Visitor<'_> for Text {
     }
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+/// Reads one.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     deserializer.deserialize_str(Text)
 }
 
-pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// Writes one.
+pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_duration(*duration))
 }
 
+/// Durations that may be left out.
+pub mod option {
+    use serde::Deserialize;
+
+    use super::{Deserializer, Duration, Serializer};
+
+    struct Given(Duration);
+
+    impl<'de> Deserialize<'de> for Given {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            super::deserialize(deserializer).map(Self)
+        }
+    }
+
+    /// Reads one, or none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<Given>::deserialize(deserializer)?.map(|Given(duration)| duration))
+    }
+
+    /// Writes one, or none.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
 /// In the largest unit of which it is a multiple, as `90s`; with a fraction of a second in several.
-pub(super) fn shown(duration: Duration) -> String {
+pub fn shown(duration: Duration) -> String {
     let (seconds, fraction) = (duration.as_secs(), duration.subsec_nanos());
     let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     match units.into_iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0) {
