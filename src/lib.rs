@@ -32,6 +32,7 @@ mod policy;
 mod translate;
 
 mod config;
+mod documents;
 
 mod catalog;
 

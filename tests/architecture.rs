@@ -15,7 +15,7 @@ use syn::{
 };
 
 /// Each room with those that it may import, in the order of the data's way: a room imports only rooms that stand before it.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("proto", &[]),
     ("error", &[]),
     ("model", &[]),
@@ -26,6 +26,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("policy", &["digest", "error", "istio"]),
     ("translate", &["digest", "istio", "model", "policy", "proto", "registry"]),
     ("config", &["error", "istio", "policy", "registry", "snapshot", "translate"]),
+    ("documents", &["config", "digest", "model"]),
     (
         "catalog",
         &["config", "digest", "error", "istio", "model", "policy", "proto", "registry", "snapshot", "translate"],
