@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::model::Millis;
 
 pub use content::{Freeze, OrdersContent, PastPolicy, PinsContent, PolicyContent};
-pub use envelope::{MOST_ROW, Reason, Refusal, Stamp};
+pub use envelope::{Reason, Refusal, Stamp};
 pub use slot::NotWritten;
 
 use slot::{Rows, Slot, Took};
@@ -63,7 +63,7 @@ impl Name {
 pub struct Row {
     /// Its version, above 0, by which it is compared and set.
     pub version: i64,
-    /// Its text. Whoever reads a longer one than [`MOST_ROW`] may cut it one byte behind that.
+    /// Its text. Whoever reads one of more than 64 KiB may cut it anywhere behind that.
     pub value: String,
 }
 

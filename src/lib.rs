@@ -21,6 +21,7 @@ pub mod proto {
 }
 
 mod digest;
+mod disk;
 mod error;
 mod model;
 

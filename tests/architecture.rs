@@ -15,11 +15,12 @@ use syn::{
 };
 
 /// Each room with those that it may import, in the order of the data's way: a room imports only rooms that stand before it.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("proto", &[]),
     ("error", &[]),
     ("model", &[]),
     ("digest", &[]),
+    ("disk", &[]),
     ("istio", &["proto"]),
     ("registry", &["error", "model"]),
     ("snapshot", &["digest", "proto"]),
@@ -29,13 +30,38 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("documents", &["config", "digest", "model"]),
     (
         "catalog",
-        &["config", "digest", "error", "istio", "model", "policy", "proto", "registry", "snapshot", "translate"],
+        &[
+            "config",
+            "digest",
+            "disk",
+            "error",
+            "istio",
+            "model",
+            "policy",
+            "proto",
+            "registry",
+            "snapshot",
+            "translate",
+        ],
     ),
     ("xds", &["config", "error", "proto", "snapshot"]),
     ("kubernetes", &["catalog", "config", "digest", "error", "istio", "model", "proto", "snapshot", "translate"]),
     (
         "host",
-        &["catalog", "config", "error", "kubernetes", "model", "policy", "registry", "snapshot", "translate", "xds"],
+        &[
+            "catalog",
+            "config",
+            "disk",
+            "documents",
+            "error",
+            "kubernetes",
+            "model",
+            "policy",
+            "registry",
+            "snapshot",
+            "translate",
+            "xds",
+        ],
     ),
     ("jni", &["config", "error", "host", "registry"]),
 ];

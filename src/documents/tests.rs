@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::*;
+use super::{envelope::MOST_ROW, *};
 
 const TOKEN: &[u8] = b"open sesame 1234";
 const NAMESPACE: &str = "sofa-registry";
