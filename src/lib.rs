@@ -21,6 +21,7 @@ pub mod proto {
 }
 
 mod digest;
+mod disk;
 mod duration;
 mod error;
 mod model;
@@ -33,6 +34,7 @@ mod policy;
 mod translate;
 
 mod config;
+mod documents;
 
 mod catalog;
 

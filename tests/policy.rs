@@ -203,7 +203,11 @@ async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
     let mox = open("inline");
     let post = |token: &str, body: &str| {
         let shown = admin::Credentials { token: token.to_owned(), ..Default::default() };
-        admin::change(&mox.engine, "/mox/policy", &shown, body.as_bytes())
+        admin::change(
+            &mox.engine,
+            &shown,
+            admin::Request { path: "/mox/policy", body: body.as_bytes(), ..Default::default() },
+        )
     };
     let hash = || mox.engine.status().policy;
     let first = hash();
@@ -239,7 +243,9 @@ async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
              alone, or \".\" and namespaces, each once and the own one as \".\" or by name"
         );
         let shown = admin::Credentials { token: "sesame".to_owned(), ..Default::default() };
-        let refused = admin::change(&mox.engine, "/mox/policy", &shown, document.to_string().as_bytes());
+        let text = document.to_string();
+        let request = admin::Request { path: "/mox/policy", body: text.as_bytes(), ..Default::default() };
+        let refused = admin::change(&mox.engine, &shown, request);
         assert_eq!((refused.status, refused.body.trim_end()), (400, &*says));
         let error = mox.engine.set_policy(serde_json::from_value(document).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), says);

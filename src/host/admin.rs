@@ -5,6 +5,7 @@
 
 pub mod large;
 pub mod listener;
+mod shared;
 pub mod signature;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use crate::{
     error::{Error, Result},
     host::{
         admin::{large::Cursor, signature::Signed},
+        documents::Next,
         engine::Engine,
         metrics,
     },
@@ -72,14 +74,14 @@ pub struct Page {
 }
 
 impl Page {
-    fn json(value: &impl Serialize) -> Self {
+    pub(super) fn json(value: &impl Serialize) -> Self {
         match serde_json::to_string_pretty(value) {
             Ok(body) => Self { content_type: JSON, ..Self::text(200, body + "\n") },
             Err(error) => Self::text(500, format!("{error}\n")),
         }
     }
 
-    fn text(status: u16, body: String) -> Self {
+    pub(super) fn text(status: u16, body: String) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, body }
     }
 }
@@ -96,6 +98,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox/serving" => serving(engine),
         "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
+        "/mox/policy" => engine.policy_page(),
         "/mox/metrics" => Page { content_type: PROMETHEUS, ..Page::text(200, metrics::text(engine)) },
         "/mox/kubernetes" => match engine.kubernetes() {
             Some(sink) => Page::json(&sink.report()),
@@ -104,8 +107,8 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and \
-             /mox/dump\n"
+            "there are /mox/status, /mox/policy, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, \
+             /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),
     })
@@ -244,13 +247,68 @@ fn let_in(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Resu
     own.is(token).then_some(()).ok_or_else(|| (403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token")))
 }
 
-/// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
-/// `/mox/kubernetes/{purge,resume}`.
-pub fn change(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Page {
-    if let Err((status, why)) = let_in(engine, path, shown, body) {
-        return Page::text(status, why + "\n");
+/// A request that changes something.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Request<'a> {
+    /// Path, `/mox` included.
+    pub path: &'a str,
+    /// What stands behind the question mark.
+    pub query: &'a str,
+    /// Header `If-Match`; empty: none.
+    pub if_match: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// Executes a request that changes something where no documents can be written.
+pub fn change(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Page {
+    let path = request.path.trim_end_matches('/');
+    let shared = ["/mox/freeze", "/mox/thaw", "/mox/policy", "/mox/refresh"].contains(&path);
+    if shared && engine.has_documents() && !is_local(shown, request.query) {
+        return Page::text(
+            409,
+            "this is for all session servers: send it to the session server's own port, by default 9603\n".to_owned(),
+        );
     }
-    match path.trim_end_matches('/') {
+    match ask(engine, shown, request) {
+        Next::Page(page) => page,
+        Next::Write(_) | Next::Refresh => Page::text(500, "nobody can write documents here\n".to_owned()),
+    }
+}
+
+/// Whether a request is about this server alone: what another server passes on, or what the operator calls so.
+fn is_local(shown: &Credentials, query: &str) -> bool {
+    !shown.signature.is_empty() || query.split('&').any(|pair| pair == "local" || pair.starts_with("local="))
+}
+
+/// Begins a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
+/// `/mox/kubernetes/{purge,resume}`. Where session servers share documents, policy and freeze are for all of them.
+pub fn ask(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Next {
+    let Request { path, query, body, .. } = request;
+    if let Err((status, why)) = let_in(engine, path, shown, body) {
+        return Next::Page(Page::text(status, why + "\n"));
+    }
+    let path = path.trim_end_matches('/');
+    if engine.has_documents() {
+        match path {
+            "/mox/refresh" => return Next::Refresh,
+            "/mox/freeze" | "/mox/thaw" | "/mox/policy" if !is_local(shown, query) => {
+                return shared::write(engine, path, request)
+                    .unwrap_or_else(|why| Next::Page(Page::text(400, why + "\n")));
+            }
+            _ => {}
+        }
+    }
+    Next::Page(change_here(engine, path, query, body))
+}
+
+fn change_here(engine: &Engine, path: &str, query: &str, body: &[u8]) -> Page {
+    if path == "/mox/freeze" && asked(query, "for").is_some() {
+        let why = "an end of a freeze is kept in the documents that session servers share, and those are off; see \"documents\" \
+                   in /mox/status, or freeze without one\n";
+        return Page::text(409, why.to_owned());
+    }
+    match path {
         "/mox/freeze" => {
             engine.freeze();
             Page::json(&json!({ "frozen": true }))
@@ -261,6 +319,7 @@ pub fn change(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> 
         }
         // Asked of every session server, of which one may hold and another not.
         "/mox/release" => Page::json(&json!({ "released": engine.release().is_ok() })),
+        "/mox/refresh" => engine.revisions(),
         "/mox/policy" => {
             match read_policy(body, &engine.config().namespace).and_then(|policy| engine.set_policy(policy)) {
                 Ok(hash) => Page::json(&json!({ "hash": hash })),
@@ -286,7 +345,7 @@ pub fn change(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> 
         }
         _ => Page::text(
             404,
-            "there are /mox/freeze, /mox/thaw, /mox/release, /mox/policy, /mox/kubernetes/purge and \
+            "there are /mox/freeze, /mox/thaw, /mox/release, /mox/policy, /mox/refresh, /mox/kubernetes/purge and \
              /mox/kubernetes/resume\n"
                 .to_owned(),
         ),

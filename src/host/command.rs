@@ -1,6 +1,6 @@
 //! Orders and questions as JSON, for callers on the other side of a language boundary.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{self, Config},
+    documents::{Name, Row},
     error::{Error, Result},
     host::{
-        admin::{self, Answer, Credentials, Page, large::Cursor},
+        admin::{self, Answer, Credentials, Page, Request, large::Cursor},
+        documents::{Next, Written},
         engine::Engine,
         feed::Feed,
         metrics,
@@ -83,6 +85,12 @@ pub enum Command {
     Change {
         /// Path, `/mox` included.
         path: String,
+        /// Query without the question mark.
+        #[serde(default)]
+        query: String,
+        /// Header `If-Match`; empty: none.
+        #[serde(default)]
+        if_match: String,
         /// The client's credentials.
         #[serde(default)]
         shown: Credentials,
@@ -90,6 +98,24 @@ pub enum Command {
         #[serde(default)]
         body: String,
     },
+    /// The documents' rows, as the host read them.
+    Rows {
+        /// By name; null where there is no row.
+        #[serde(default)]
+        rows: BTreeMap<Name, Option<Row>>,
+        /// Why they could not be read.
+        #[serde(default)]
+        failure: Option<String>,
+    },
+    /// The host reads no documents, for a reason.
+    NoDocuments {
+        /// Why.
+        why: String,
+    },
+    /// What came of a row that was to be written.
+    Written(Written),
+    /// The rows were read anew, as another session server asked.
+    Refreshed {},
 }
 
 /// Which page is asked for.
@@ -200,11 +226,34 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
                 "reads": cluster.reads,
                 "syncPort": cluster.sync_port,
                 "maxStalenessMillis": millis(protect.max_staleness),
+                "documents": engine.document_keys(),
             }))
         }
-        Command::Change { path, shown, body } => to_value(admin::change(engine, &path, &shown, body.as_bytes())),
+        Command::Change { path, query, if_match, shown, body } => {
+            let request = Request { path: &path, query: &query, if_match: &if_match, body: body.as_bytes() };
+            next(admin::ask(engine, &shown, request))
+        }
+        Command::Rows { rows, failure } => {
+            let writes = engine.documents_read(failure.map_or(Ok(rows), Err));
+            Ok(json!({ "writes": writes }))
+        }
+        Command::NoDocuments { why } => {
+            engine.documents_off(&why);
+            done
+        }
+        Command::Written(written) => next(engine.documents_written(written)),
+        Command::Refreshed {} => to_value(engine.revisions()),
         Command::Status {} => to_value(engine.status()),
         Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),
+    }
+}
+
+/// A page, or what the host is to do before there is one.
+fn next(next: Next) -> Result<Value> {
+    match next {
+        Next::Page(page) => to_value(page),
+        Next::Write(order) => Ok(json!({ "write": order })),
+        Next::Refresh => Ok(json!({ "refresh": true })),
     }
 }
 

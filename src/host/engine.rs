@@ -25,6 +25,7 @@ use crate::{
             large::{Cursor, Large},
             signature::Signatures,
         },
+        documents::Desk,
         feed::{Feed, LastFeed},
         status::{Bound, Flushed, Status},
     },
@@ -60,6 +61,7 @@ pub struct Engine {
     kubernetes: Option<Sink>,
     large: Arc<Large>,
     signatures: Signatures,
+    pub(super) documents: Desk,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
     pub(super) listeners: Mutex<Listeners>,
@@ -102,7 +104,8 @@ impl Engine {
         let followed =
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
         let kubernetes = Sink::start(&shared.config, &handle, followed);
-        Ok(Self {
+        let documents = Desk::new(&shared.config);
+        let engine = Self {
             shared,
             streams,
             draining,
@@ -111,11 +114,14 @@ impl Engine {
             kubernetes,
             large: Arc::default(),
             signatures: Signatures::new(model::date()),
+            documents,
             running: Mutex::new(Some(Running { runtime, rounds })),
             handle,
             listeners: Mutex::default(),
             closed: AtomicBool::new(false),
-        })
+        };
+        engine.put_kept_in_force();
+        Ok(engine)
     }
 
     /// Applies a packed frame and returns the sequence number of its last event. A malformed frame changes nothing; an
@@ -163,7 +169,7 @@ impl Engine {
         let frozen = {
             let mut orders = self.shared.orders.lock();
             change(&mut orders);
-            orders.frozen || orders.stopped
+            orders.is_frozen()
         };
         self.kubernetes.iter().for_each(|sink| sink.freeze(frozen));
         self.shared.store.wake().wake();
@@ -223,13 +229,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Replaces the policy; returns its hash. A document with a mistake changes nothing.
-    pub fn set_policy(&self, config: PolicyConfig) -> Result<String> {
+    /// Puts a policy in force; returns its hash.
+    pub(super) fn put_policy(&self, config: PolicyConfig) -> Result<String> {
         let policy = Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?;
         let hash = policy.hash().to_owned();
         self.shared.policy.store(Arc::new(policy));
         self.shared.store.wake().wake();
         Ok(hash)
+    }
+
+    /// The hash of the policy in force.
+    pub(super) fn policy_hash(&self) -> String {
+        self.shared.policy.load().hash().to_owned()
     }
 
     /// Waits until the served snapshot contains every event that was applied before. Never waits for a client.
@@ -282,7 +293,8 @@ impl Engine {
             store: self.shared.store.counts(),
             dropped: self.shared.store.dropped(),
             rounds,
-            policy: self.shared.policy.load().hash().to_owned(),
+            policy: self.policy_hash(),
+            documents: self.documents_status(),
             clients_left_out: totals.clients - clients.len(),
             // Streams come and go meanwhile.
             streams_left_out: totals.streams.saturating_sub(streams.len()),

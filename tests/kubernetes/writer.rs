@@ -349,7 +349,7 @@ fn a_purge_deletes_what_is_ours(server: &mut Server) {
     writer.sync();
     let post = |path: &str, token: &str, body: &str| {
         let shown = Credentials { token: token.to_owned(), ..Credentials::default() };
-        admin::change(&writer.mox.engine, path, &shown, body.as_bytes())
+        admin::change(&writer.mox.engine, &shown, admin::Request { path, body: body.as_bytes(), ..Default::default() })
     };
     assert_eq!(post("/mox/kubernetes/purge", "wrong", "default").status, 403);
     let refused = post("/mox/kubernetes/purge", "secret", "");

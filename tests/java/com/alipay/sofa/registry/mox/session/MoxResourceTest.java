@@ -108,7 +108,7 @@ public class MoxResourceTest {
             UriInfo broken = uri(() -> {
                 throw new OutOfMemoryError("none left");
             });
-            for (Response response : new Response[] {resource.page(broken), resource.index(broken), resource.change(broken, "sesame", null, null, null)}) {
+            for (Response response : new Response[] {resource.page(broken), resource.index(broken), resource.change(broken, "sesame", null, null, null, null)}) {
                 assertEquals(503, response.getStatus());
                 assertEquals("this cannot be answered now: java.lang.OutOfMemoryError: none left", response.getEntity());
             }

@@ -13,6 +13,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
 import javax.ws.rs.GET;
 import javax.ws.rs.HeaderParam;
@@ -33,6 +34,8 @@ import org.slf4j.LoggerFactory;
 @Path("mox")
 public class MoxResource {
     private static final int MOST_BODY = 1 << 20;
+    /** Has another session server read the documents. */
+    private static final String REFRESH = "/mox/refresh";
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
     private static final AtomicLong NEXT_WARNING = new AtomicLong(System.nanoTime());
 
@@ -63,12 +66,14 @@ public class MoxResource {
     }
 
     /**
-     * Freezes, thaws, releases, or sets the policy.
+     * Freezes, thaws, releases, or sets the policy. Where session servers share documents, policy and freeze are written for all
+     * of them, and the others are told to read what was written; everything else is passed on to them.
      *
      * @param uri what is to be done
      * @param token {@code mox.admin.token}; null in a request that another session server passes on
      * @param time when that was signed, milliseconds since 1970; else null
      * @param signature its signature by {@code mox.admin.token}, 64 hexadecimal digits; else null
+     * @param ifMatch the revision that the writer knows; null: whatever is there
      * @param body the policy
      * @return what came of it: for each server, or for this one of what another passes on
      */
@@ -79,6 +84,7 @@ public class MoxResource {
             @HeaderParam(Sessions.TOKEN_HEADER) String token,
             @HeaderParam(Sessions.TIME_HEADER) String time,
             @HeaderParam(Sessions.SIGNATURE_HEADER) String signature,
+            @HeaderParam("If-Match") String ifMatch,
             InputStream body) {
         Optional<RegistryMox> mox = RegistryMox.running();
         if (!mox.isPresent()) {
@@ -91,12 +97,31 @@ public class MoxResource {
             shown.put("token", token == null ? "" : token);
             shown.put("time", time == null ? "" : time);
             shown.put("signature", signature == null ? "" : signature);
-            Map<String, Object> own = mox.get().host().command("change", "path", path, "shown", shown, "body", text);
+            String query = uri.getRequestUri().getRawQuery();
+            Object[] request = {
+                "path", path, "query", query == null ? "" : query, "ifMatch", ifMatch == null ? "" : ifMatch, "shown", shown, "body", text
+            };
+            DocumentFollower documents = MoxBinding.documents();
+            MoxHost host = mox.get().host();
+            Map<String, Object> own = host.command("change", request);
+            if (own.get("refresh") != null && documents != null) {
+                documents.refresh();
+                own = host.command("refreshed");
+            } else if (own.get("write") != null && documents != null) {
+                own = documents.write(own);
+                path = REFRESH;
+                text = "";
+            }
             boolean here = signature != null || uri.getQueryParameters().containsKey("local");
             if (here || (Long) own.get("status") != 200) {
                 return response(own); // also what others would refuse
             }
-            return everywhere(mox.get().host(), own, path, token, text);
+            return everywhere(host, own, path, token, text);
+        } catch (TimeoutException e) {
+            return failed(
+                    503,
+                    "the registry's store of documents does not answer: nothing changed, unless it takes the write after all, which "
+                            + "GET /mox/policy then tells; ?local=1 freezes and thaws this server alone");
         } catch (MoxException e) {
             return failed(503, e.code() + ", " + e.getMessage());
         } catch (IOException e) {
