@@ -12,7 +12,7 @@ use crate::{
     catalog::{
         assignment::Place,
         breaker::{Totals, tenant},
-        changes::{RoundChanges, put, remove},
+        changes::ServiceChanges,
         last_good::LastService,
         services::large::Encoded,
     },
@@ -105,7 +105,7 @@ pub struct Build {
     /// Endpoints were left out that are served.
     pub loses: bool,
     /// The resources, and the removal of those that they take the place of.
-    pub changes: RoundChanges,
+    pub changes: ServiceChanges,
     name: Arc<str>,
     inputs: Inputs,
     workloads: Workloads,
@@ -307,10 +307,9 @@ impl Services {
             }
         };
         let endpoints = if encoded.is_some() { members.len() } else { entry.endpoints.len() };
-        let mut changes = RoundChanges::default();
         let name: Arc<str> = name.into();
-        changes.encodes += 1;
-        put(&mut changes.service_entries, (*slice, Arc::clone(&name)), resource);
+        let service_entries = vec![((*slice, Arc::clone(&name)), Some(resource))];
+        let changes = ServiceChanges { service_entries, encodes: 1, ..ServiceChanges::default() };
         let (place, workloads) = (place.clone(), Workloads::default());
         let encoded = encoded.map(|(_, encoded)| encoded);
         let mut build = Build { place, endpoints, left_out, loses: false, changes, name, inputs, workloads, encoded };
@@ -374,7 +373,7 @@ impl Services {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()));
             let resource = Resource::workload_entry(name.to_string(), annotations.into(), &workload);
             build.changes.encodes += 1;
-            put(&mut build.changes.workload_entries, (slice, Arc::clone(&name)), resource);
+            build.changes.workload_entries.push(((slice, Arc::clone(&name)), Some(resource)));
             build.workloads.insert(key, (name, member.clone()));
         }
     }
@@ -429,16 +428,14 @@ impl Services {
     }
 
     /// No longer serves a service; returns the removal of its resources, and its endpoints.
-    pub fn remove(&mut self, id: &Arc<str>) -> Option<(RoundChanges, Vec<Member>)> {
+    pub fn remove(&mut self, id: &Arc<str>) -> Option<(ServiceChanges, Vec<Member>)> {
         let service = self.services.remove(id)?;
         self.count(id, service.endpoints, 0);
         self.leave_grace(id, Some(&service));
-        let mut changes = RoundChanges::default();
-        remove(&mut changes.service_entries, (service.slice, Arc::clone(&service.name)));
-        for (name, _) in service.workloads.values() {
-            remove(&mut changes.workload_entries, (service.slice, Arc::clone(name)));
-        }
-        Some((changes, service.members))
+        let gone = |name: &Arc<str>| ((service.slice, Arc::clone(name)), None);
+        let service_entries = vec![gone(&service.name)];
+        let workload_entries = service.workloads.values().map(|(name, _)| gone(name)).collect();
+        Some((ServiceChanges { service_entries, workload_entries, encodes: 0 }, service.members))
     }
 
     fn leave_grace(&mut self, id: &Arc<str>, service: Option<&Service>) {
@@ -470,14 +467,16 @@ fn loses(service: &Service, members: &[Member], entry: &ServiceEntry, build: &Bu
 
 /// Adds to a build the removal of the resources that are served of the service and have no place in the new form.
 fn take_the_place_of(service: &Service, build: &mut Build) {
-    remove(&mut build.changes.service_entries, (service.slice, Arc::clone(&service.name)));
+    let gone = |name: &Arc<str>| ((service.slice, Arc::clone(name)), None);
+    if (service.slice, &service.name) != (build.place.slice, &build.name) {
+        build.changes.service_entries.push(gone(&service.name));
+    }
     let stay: BTreeSet<&Arc<str>> = match service.slice == build.place.slice {
         true => build.workloads.values().map(|(name, _)| name).collect(),
         false => BTreeSet::new(),
     };
-    for (name, _) in service.workloads.values().filter(|(name, _)| !stay.contains(name)) {
-        remove(&mut build.changes.workload_entries, (service.slice, Arc::clone(name)));
-    }
+    let go = service.workloads.values().filter(|(name, _)| !stay.contains(name));
+    build.changes.workload_entries.extend(go.map(|(name, _)| gone(name)));
 }
 
 #[cfg(test)]
