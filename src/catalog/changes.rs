@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::snapshot::{Changes, Resource};
+use crate::snapshot::{Changes, Resource, Room};
 
 /// Changes by type.
 #[derive(Debug, Default)]
@@ -16,6 +16,30 @@ pub struct RoundChanges {
     /// How many resources were encoded for these changes.
     pub encodes: u64,
 }
+
+/// The changes of one service. In lists, since there may be as many of them at a time as services, and most have one change.
+#[derive(Debug, Default)]
+pub struct ServiceChanges {
+    /// Changes of ServiceEntries.
+    pub service_entries: Vec<Change>,
+    /// Changes of WorkloadEntries.
+    pub workload_entries: Vec<Change>,
+    /// Changes of DestinationRules.
+    pub destination_rules: Vec<Change>,
+    /// How many resources were encoded for these changes.
+    pub encodes: u64,
+}
+
+impl ServiceChanges {
+    /// Moves what was encoded into the room.
+    pub fn gather(&mut self, room: &mut Room) {
+        let all = self.service_entries.iter_mut().chain(&mut self.workload_entries).chain(&mut self.destination_rules);
+        all.filter_map(|(_, resource)| resource.as_mut()).for_each(|resource| room.keep(resource));
+    }
+}
+
+/// What is put at a slice and name; `None`: what is there is removed, unless something is put there in the same round.
+pub type Change = ((usize, Arc<str>), Option<Resource>);
 
 /// Puts a resource at a slice and name, whatever was to be removed from there.
 pub fn put(changes: &mut Changes, place: (usize, Arc<str>), resource: Resource) {
@@ -37,9 +61,9 @@ impl RoundChanges {
         self.destination_rules.extend(destination_rules);
     }
 
-    /// Adds changes that were made apart, by the rules of [`put`] and [`remove`].
-    pub fn add(&mut self, other: Self) {
-        let Self { service_entries, workload_entries, destination_rules, encodes } = other;
+    /// Adds the changes of a service, by the rules of [`put`] and [`remove`].
+    pub fn add(&mut self, changes: ServiceChanges) {
+        let ServiceChanges { service_entries, workload_entries, destination_rules, encodes } = changes;
         self.encodes += encodes;
         for (all, changes) in [
             (&mut self.service_entries, service_entries),
@@ -68,17 +92,20 @@ mod tests {
         let resource =
             || Resource::service_entry("n/a".into(), BTreeMap::new(), BTreeMap::new(), &ServiceEntry::default());
         let place = || (3, Arc::from("n/a"));
-        let (mut comes, mut goes) = (RoundChanges::default(), RoundChanges::default());
-        put(&mut comes.service_entries, place(), resource());
-        remove(&mut goes.service_entries, place());
-        remove(&mut goes.workload_entries, place());
-        for (first, second) in [(&comes, &goes), (&goes, &comes)] {
+        let comes = || ServiceChanges {
+            service_entries: vec![(place(), Some(resource()))],
+            encodes: 1,
+            ..ServiceChanges::default()
+        };
+        let goes = || ServiceChanges {
+            service_entries: vec![(place(), None)],
+            workload_entries: vec![(place(), None)],
+            encodes: 1,
+            ..ServiceChanges::default()
+        };
+        for changes in [[comes(), goes()], [goes(), comes()]] {
             let mut all = RoundChanges::default();
-            for changes in [first, second] {
-                let service_entries = changes.service_entries.clone();
-                let workload_entries = changes.workload_entries.clone();
-                all.add(RoundChanges { service_entries, workload_entries, encodes: 1, ..RoundChanges::default() });
-            }
+            changes.into_iter().for_each(|changes| all.add(changes));
             assert!(all.service_entries[&place()].is_some() && all.workload_entries[&place()].is_none());
             assert_eq!(all.encodes, 2);
         }

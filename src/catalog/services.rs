@@ -13,7 +13,7 @@ use crate::{
     catalog::{
         assignment::Place,
         breaker::{Totals, tenant},
-        changes::{RoundChanges, put, remove},
+        changes::ServiceChanges,
         last_good::LastService,
         services::large::Encoded,
     },
@@ -108,7 +108,7 @@ pub struct Build {
     /// Endpoints were left out that are served.
     pub loses: bool,
     /// The resources, and the removal of those that they take the place of.
-    pub changes: RoundChanges,
+    pub changes: ServiceChanges,
     name: Arc<str>,
     inputs: Inputs,
     workloads: Workloads,
@@ -322,17 +322,16 @@ impl Services {
             }
         };
         let endpoints = if encoded.is_some() { members.len() } else { entry.endpoints.len() };
-        let mut changes = RoundChanges::default();
         let name: Arc<str> = name.into();
-        changes.encodes += 1;
-        put(&mut changes.service_entries, (*slice, Arc::clone(&name)), resource);
+        let service_entries = vec![((*slice, Arc::clone(&name)), Some(resource))];
+        let mut changes = ServiceChanges { service_entries, encodes: 1, ..ServiceChanges::default() };
         if let Some(rule) =
             service_entry::warmup(host, rules).filter(|_| !before.is_some_and(|it| it.has_rule(&name, &inputs)))
         {
             let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
             let rule = Resource::destination_rule(name.to_string(), annotations, &rule);
             changes.encodes += 1;
-            put(&mut changes.destination_rules, (*slice, Arc::clone(&name)), rule);
+            changes.destination_rules.push(((*slice, Arc::clone(&name)), Some(rule)));
         }
         let (place, workloads) = (place.clone(), Workloads::default());
         let encoded = encoded.map(|(_, encoded)| encoded);
@@ -397,7 +396,7 @@ impl Services {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()));
             let resource = Resource::workload_entry(name.to_string(), annotations.into(), &workload);
             build.changes.encodes += 1;
-            put(&mut build.changes.workload_entries, (slice, Arc::clone(&name)), resource);
+            build.changes.workload_entries.push(((slice, Arc::clone(&name)), Some(resource)));
             build.workloads.insert(key, (name, member.clone()));
         }
     }
@@ -452,18 +451,17 @@ impl Services {
     }
 
     /// No longer serves a service; returns the removal of its resources, and its endpoints.
-    pub fn remove(&mut self, id: &Arc<str>) -> Option<(RoundChanges, Vec<Member>)> {
+    pub fn remove(&mut self, id: &Arc<str>) -> Option<(ServiceChanges, Vec<Member>)> {
         let service = self.services.remove(id)?;
         self.count(id, service.endpoints, 0);
         self.leave_grace(id, Some(&service));
-        let mut changes = RoundChanges::default();
-        remove(&mut changes.service_entries, (service.slice, Arc::clone(&service.name)));
-        for (name, _) in service.workloads.values() {
-            remove(&mut changes.workload_entries, (service.slice, Arc::clone(name)));
-        }
-        if service.may_have_rule() {
-            remove(&mut changes.destination_rules, (service.slice, Arc::clone(&service.name)));
-        }
+        let gone = |name: &Arc<str>| ((service.slice, Arc::clone(name)), None);
+        let changes = ServiceChanges {
+            service_entries: vec![gone(&service.name)],
+            workload_entries: service.workloads.values().map(|(name, _)| gone(name)).collect(),
+            destination_rules: service.may_have_rule().then(|| gone(&service.name)).into_iter().collect(),
+            encodes: 0,
+        };
         Some((changes, service.members))
     }
 
@@ -496,17 +494,19 @@ fn loses(service: &Service, members: &[Member], entry: &ServiceEntry, build: &Bu
 
 /// Adds to a build the removal of the resources that are served of the service and have no place in the new form.
 fn take_the_place_of(service: &Service, build: &mut Build) {
-    remove(&mut build.changes.service_entries, (service.slice, Arc::clone(&service.name)));
+    let gone = |name: &Arc<str>| ((service.slice, Arc::clone(name)), None);
     if service.may_have_rule() && !service.has_rule(&build.name, &build.inputs) {
-        remove(&mut build.changes.destination_rules, (service.slice, Arc::clone(&service.name)));
+        build.changes.destination_rules.push(gone(&service.name));
+    }
+    if (service.slice, &service.name) != (build.place.slice, &build.name) {
+        build.changes.service_entries.push(gone(&service.name));
     }
     let stay: BTreeSet<&Arc<str>> = match service.slice == build.place.slice {
         true => build.workloads.values().map(|(name, _)| name).collect(),
         false => BTreeSet::new(),
     };
-    for (name, _) in service.workloads.values().filter(|(name, _)| !stay.contains(name)) {
-        remove(&mut build.changes.workload_entries, (service.slice, Arc::clone(name)));
-    }
+    let go = service.workloads.values().filter(|(name, _)| !stay.contains(name));
+    build.changes.workload_entries.extend(go.map(|(name, _)| gone(name)));
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::{
         additions,
         assignment::{Move, Movers},
         breaker::{Judgement, Totals},
-        changes::RoundChanges,
+        changes::{RoundChanges, ServiceChanges},
         direct,
         notices::Notice,
         report::Quarantine,
@@ -22,6 +22,7 @@ use crate::{
     model::Millis,
     policy::{Policy, Rules},
     registry::{publication::Publication, store::Taken},
+    snapshot::Room,
     translate::{
         payload::Reject,
         service_entry::{self, Member, Merged},
@@ -93,6 +94,8 @@ pub(super) struct Turn<'p> {
     /// Of which services no endpoint that is served may go.
     withhold: Withhold,
     work: BTreeMap<Arc<str>, Work<'p>>,
+    /// For what is built.
+    room: Room,
 }
 
 impl Round {
@@ -100,7 +103,7 @@ impl Round {
     pub(super) fn turn(&mut self, now: Millis, dirty: Vec<Taken>, policy: &Arc<Policy>) -> RoundChanges {
         self.follow(policy);
         let withhold = if self.stage == Stage::Gathering { Withhold::Everything } else { Withhold::Nothing };
-        let mut turn = Turn { now, policy, withhold, work: BTreeMap::new() };
+        let mut turn = Turn { now, policy, withhold, work: BTreeMap::new(), room: Room::default() };
         for Taken { data_info_id: id, entries, unknown } in dirty {
             self.unknown.note(&id, unknown);
             let rules = policy.rules(&id);
@@ -331,7 +334,10 @@ impl Round {
         work.outcome = match made {
             Ok(Ok(None)) => Outcome::Same,
             Ok(Ok(Some(build))) if build.loses && !may_lose => Outcome::Stayed,
-            Ok(Ok(Some(build))) => Outcome::Built(build.into()),
+            Ok(Ok(Some(mut build))) => {
+                build.changes.gather(&mut turn.room);
+                Outcome::Built(build.into())
+            }
             Ok(Err(invalid)) => {
                 Outcome::Refused(Quarantine { reason: invalid.rule.name(), detail: invalid.to_string() })
             }
@@ -512,7 +518,7 @@ impl Round {
         members: Vec<Member>,
         empty_since: Option<Millis>,
         intent: Intent,
-    ) -> RoundChanges {
+    ) -> ServiceChanges {
         let left_out = std::mem::take(&mut build.left_out);
         let before = self.left_out.set(id, left_out.iter().map(|(rule, (count, _))| (*rule, *count)));
         for (rule, (count, invalid)) in left_out {

@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    catalog::changes::RoundChanges,
     policy::{Policy, PolicyConfig},
     translate::{Parsed, payload},
 };
@@ -48,8 +49,10 @@ impl One {
     }
 }
 
-fn told(changes: RoundChanges) -> Vec<String> {
-    let RoundChanges { service_entries, workload_entries, .. } = changes;
+fn told(changes: ServiceChanges) -> Vec<String> {
+    let mut all = RoundChanges::default();
+    all.add(changes);
+    let RoundChanges { service_entries, workload_entries, .. } = all;
     let all = service_entries.into_iter().chain(workload_entries);
     all.map(|((_, name), resource)| format!("{}{name}", if resource.is_some() { '+' } else { '-' })).collect()
 }

@@ -118,6 +118,8 @@ impl Service {
     /// The place of a source in [`Service::sources`], which has it from now on.
     pub(super) fn place(&mut self, id: SourceId) -> usize {
         self.sources.iter().position(|(known, _)| *known == id).unwrap_or_else(|| {
+            // A list that grows begins with room for four.
+            self.sources.reserve_exact(1);
             self.sources.push((id, Source::default()));
             self.sources.len() - 1
         })
