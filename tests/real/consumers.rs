@@ -1,6 +1,9 @@
 //! Whom real consumers would call, beside whom the mesh is told to call: each is asked for its own list.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use harness::{
     SOON,
@@ -13,8 +16,9 @@ use crate::mesh::wait_for_line;
 /// Addresses and weights; of equal ones no weight says anything.
 type List = BTreeMap<String, u32>;
 
-/// Whether the services that a Dubbo id has of other protocols than `dubbo` are in the service of the id itself.
-const REST_IS_IN_THE_SERVICE: bool = true;
+/// Where the mesh has the providers of a Dubbo id that speak REST: in the id's own service, or in one beside it.
+const SERVICE_OF_REST: &str = SERVICE;
+const SERVICE: &str = "dubbo.v9-0-0.com.example.demoservice";
 
 pub(crate) fn of_sofarpc(registry: &mut Registry) {
     let ports = [(); 9].map(|()| free_port());
@@ -47,54 +51,57 @@ pub(crate) fn of_sofarpc(registry: &mut Registry) {
 }
 
 pub(crate) fn of_dubbo(registry: &mut Registry) {
-    let (port, disabled) = (free_port(), free_port());
-    let mut provider = DubboProvider::start("shop", port, ":9.0.0");
-    let _disabled = DubboProvider::start("shop", disabled, ":9.0.0:disabled=true");
-    let url = |address: &str, more: &str| {
-        let (scheme, address) = address.split_once("://").unwrap_or(("dubbo", address));
+    let (port, rest, disabled) = (free_port(), free_port(), free_port());
+    let mut provider = DubboProvider::start("shop", &format!("{port},{rest}"), ":9.0.0");
+    let _disabled = DubboProvider::start("shop-disabled", &disabled.to_string(), ":9.0.0:disabled=true");
+    let url = |scheme: &str, address: &str, more: &str| {
         let interface = "com.example.DemoService";
         format!("{scheme}://{address}/{interface}?interface={interface}&version=9.0.0{more}")
     };
-    for (address, more) in [
-        ("127.9.0.1:20880", "&application=shop&enabled=false"),
-        ("127.9.0.2:20880", "&application=shop&disabled=false&enabled=false"),
-        ("127.9.0.3:20880", "&application=shop&weight=0"),
-        ("127.9.0.4:20880", "&application=shop&weight=7"),
-        ("2001:db8:1:0:0:0:0:10%3:20880", "&application=shop"),
-        ("rest://127.9.0.5:8341", "&application=shop"),
+    for (scheme, address, more) in [
+        ("dubbo", "127.9.0.1:20880", "&application=shop&enabled=false"),
+        ("dubbo", "127.9.0.2:20880", "&application=shop&disabled=false&enabled=false"),
+        ("dubbo", "127.9.0.3:20880", "&application=shop&weight=0"),
+        ("dubbo", "127.9.0.4:20880", "&application=shop&weight=7"),
+        ("dubbo", "2001:db8:1:0:0:0:0:10%3:20880", "&application=shop"),
         // An admin client's; an application in them would be the consumer's.
-        ("override://127.9.0.2:20880", "&category=configurators&dynamic=false&timeout=6000"),
-        ("condition://0.0.0.0", "&category=routers&dynamic=false&force=false&rule=host%20%3D%20127.9.9.9%20%3D%3E%20"),
+        ("override", "127.9.0.2:20880", "&category=configurators&dynamic=false&timeout=6000"),
+        ("condition", "0.0.0.0", "&category=routers&dynamic=false&force=false&rule=host%20%3D%20127.9.9.9%20%3D%3E%20"),
     ] {
-        provider.0.tell(&format!("register {}", url(address, more)));
+        provider.0.tell(&format!("register {}", url(scheme, address, more)));
     }
-    let here = format!("127.0.0.1:{port}");
     let address = |text: &str| text.to_owned();
-    let wanted = List::from([
-        (here.clone(), 100),
+    let of_dubbo = List::from([
+        (format!("127.0.0.1:{port}"), 100),
         (address("127.9.0.2:20880"), 100),
         (address("127.9.0.4:20880"), 7),
         (address("2001:db8:1::10:20880"), 100),
     ]);
+    let of_rest = List::from([(format!("127.0.0.1:{rest}"), 100)]);
+    let both = |of_dubbo: &List| of_dubbo.clone().into_iter().chain(of_rest.clone()).collect::<List>();
     let mut consumer = Consumer::start(&["DubboConsumer", "127.0.0.1:9603", "9.0.0"]);
-    eventually_is(&wanted, "Dubbo's list", || consumer.list());
-    let mut in_mesh = wanted.clone();
-    if REST_IS_IN_THE_SERVICE {
-        // A consumer that has REST calls it there as well.
-        in_mesh.insert(address("127.9.0.5:8341"), 100);
-    }
+    eventually_is(&both(&of_dubbo), "Dubbo's list", || consumer.list());
     let mut mesh = Follower::connect(registry);
-    let name = "dubbo.v9-0-0.com.example.demoservice";
-    mesh.wait_until(|state| served(state, name) == in_mesh);
+    let mut is_served = |of_dubbo: &List| {
+        let wanted = if SERVICE_OF_REST == SERVICE {
+            vec![(SERVICE, both(of_dubbo))]
+        } else {
+            // Alone in its service its weight says nothing.
+            vec![(SERVICE, of_dubbo.clone()), (SERVICE_OF_REST, of_rest.keys().map(|rest| (rest.clone(), 0)).collect())]
+        };
+        mesh.wait_until(|state| wanted.iter().all(|(service, list)| served(state, service) == *list));
+    };
+    is_served(&of_dubbo);
 
     // What the mesh does not follow, as docs/providers.md says: a configurator that takes a provider out.
-    let out = url("override://127.9.0.2:20880", "&category=configurators&dynamic=false&disabled=true");
+    let out = url("override", "127.9.0.2:20880", "&category=configurators&dynamic=false&disabled=true");
     provider.0.tell(&format!("register {out}"));
-    let without: List = wanted.into_iter().filter(|(address, _)| address != "127.9.0.2:20880").collect();
+    let mut without = both(&of_dubbo);
+    without.remove("127.9.0.2:20880");
     eventually_is(&without, "Dubbo's list without what is disabled", || consumer.list());
-    provider.0.tell(&format!("register {}", url("127.9.0.6:20880", "&application=shop"))); // seen after it
-    in_mesh.insert(address("127.9.0.6:20880"), 100);
-    mesh.wait_until(|state| served(state, name) == in_mesh);
+    provider.0.tell(&format!("register {}", url("dubbo", "127.9.0.6:20880", "&application=shop"))); // seen after it
+    let more = of_dubbo.into_iter().chain([(address("127.9.0.6:20880"), 100)]).collect();
+    is_served(&more);
 }
 
 /// Addresses and weights of a service.
@@ -108,9 +115,9 @@ fn served(state: &harness::client::State, name: &str) -> List {
 struct DubboProvider(Driven);
 
 impl DubboProvider {
-    fn start(application: &str, port: u16, service: &str) -> Self {
-        let mut command = script("dubbo.sh", &log_path(&format!("dubbo-{port}")));
-        let mut driven = Driven::start(command.args([application, &port.to_string(), service]));
+    fn start(application: &str, ports: &str, service: &str) -> Self {
+        let mut command = script("dubbo.sh", &log_path(&format!("dubbo-of-tests-{application}")));
+        let mut driven = Driven::start(command.args([application, ports, service]));
         wait_for_line(&mut driven, "exported ");
         Self(driven)
     }
@@ -144,7 +151,7 @@ impl Consumer {
                 (format!("{ip}:{port}"), weight.parse().unwrap())
             })
             .collect();
-        if list.values().collect::<std::collections::BTreeSet<_>>().len() == 1 {
+        if list.values().collect::<BTreeSet<_>>().len() == 1 {
             list.values_mut().for_each(|weight| *weight = 0);
         }
         list

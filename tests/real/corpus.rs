@@ -154,7 +154,7 @@ const DISAGREEMENTS: &[Disagreement] = &[
         &[Dubbo],
         &[Field::Served],
         |case| case.scheme().is_some_and(|scheme| scheme != "dubbo"),
-        "other protocols than dubbo are called by consumers that have them (2.7.23 alone has neither tri nor rest)",
+        "other protocols than dubbo are called by consumers that have them (2.7.23 has rest with its jars, and no tri)",
     ),
     (
         &[Dubbo],

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Real Dubbo 2.7 providers of com.example.DemoService in one process. Dubbo listens on all interfaces whenever it publishes
-# a loopback address. Usage: [environment] dubbo.sh APP PORT [GROUP:VERSION]...
+# a loopback address. Usage: [environment] dubbo.sh APP PORT[,REST_PORT] [GROUP:VERSION[:KEY=VALUE]...]...
 #   REGISTRY_ADDRESS (127.0.0.1:9603)  PROVIDER_HOST (127.0.0.1)
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -17,7 +17,7 @@ import org.apache.dubbo.rpc.cluster.loadbalance.RandomLoadBalance;
 
 /**
  * A real Dubbo consumer of {@link DemoService} that subscribes, driven by {@link Load}: {@code DubboConsumer REGISTRY [VERSION]}.
- * It connects to a provider with its first call.
+ * With a VERSION it connects to a provider with its first call to it only.
  */
 public final class DubboConsumer {
     private DubboConsumer() {}
@@ -29,9 +29,9 @@ public final class DubboConsumer {
         reference.setInterface(DemoService.class);
         if (args.length > 1) {
             reference.setVersion(args[1]);
+            reference.setLazy(true); // else it dials whatever is registered
         }
         reference.setCheck(false);
-        reference.setLazy(true); // else it dials whatever is registered
         reference.setTimeout(Load.TIMEOUT);
         reference.setRetries(0); // by default a failed call is tried again elsewhere, and nobody sees it
         DubboBootstrap.getInstance().application(application).registry(new RegistryConfig("sofa://" + args[0]))

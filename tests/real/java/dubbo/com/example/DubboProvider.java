@@ -19,7 +19,7 @@ import org.apache.dubbo.registry.Registry;
 import org.apache.dubbo.registry.support.AbstractRegistryFactory;
 
 /**
- * Real Dubbo providers of {@link DemoService} on one port: {@code DubboProvider REGISTRY APP PORT [GROUP:VERSION[:KEY=VALUE]...]...},
+ * Real Dubbo providers of {@link DemoService} on one port: {@code DubboProvider REGISTRY APP PORT[,REST_PORT] [GROUP:VERSION[:KEY=VALUE]...]...},
  * one without group and version and one for each pair; a GROUP may be empty. Prints one line once all are exported; SIGTERM takes
  * them out of the registry first. {@code unpublish} and {@code publish} on standard input take them out of the registry and put
  * them back, while they go on serving; {@code register URL} has Dubbo's own registry client publish another URL, as admin tools
@@ -36,7 +36,8 @@ public final class DubboProvider {
         address.setAccessible(true);
         address.set(null, HOST);
         String app = args[1];
-        int port = Integer.parseInt(args[2]);
+        String[] ports = args[2].split(",");
+        int port = Integer.parseInt(ports[0]);
         ApplicationConfig application = new ApplicationConfig(app);
         application.setQosEnable(false); // one more port, on all interfaces
         ProtocolConfig protocol = new ProtocolConfig("dubbo", port);
@@ -47,6 +48,11 @@ public final class DubboProvider {
             .application(application)
             .registry(new RegistryConfig("sofa://" + args[0]))
             .protocol(protocol);
+        if (ports.length > 1) {
+            ProtocolConfig rest = new ProtocolConfig("rest", Integer.parseInt(ports[1]));
+            rest.setServer("netty");
+            bootstrap.protocol(rest);
+        }
         DemoService demo = name -> "hello " + name + ", from " + app + " on " + HOST + ":" + port;
         bootstrap.service(service(demo));
         for (int i = 3; i < args.length; i++) {
