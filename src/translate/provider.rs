@@ -55,8 +55,9 @@ pub struct Instance {
     metadata: Option<BTreeMap<String, Value>>,
 }
 
-/// An entry of an instance's `dubbo.endpoints`.
-#[derive(serde::Deserialize)]
+/// An entry of an instance's `dubbo.endpoints`; a port that it does not tell is 0.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
 struct InstancePort {
     port: u32,
     protocol: String,
@@ -172,8 +173,11 @@ impl<'a> Provider<'a> {
     }
 
     /// Whether Dubbo's consumers take it for a provider, and not for a configurator or something else that stands among
-    /// providers (`RegistryDirectory.java:109-146, 484-499`).
+    /// providers (`RegistryDirectory.java:109-146, 484-499`). Among instances nothing else stands.
     pub fn is_provider(&self) -> bool {
+        if matches!(self.parameters, Parameters::Instance(_)) {
+            return true;
+        }
         let category = self.parameter("category").is_none_or(|category| category.is_empty() || category == "providers");
         category && self.parameter("compatible_config").is_none_or(str::is_empty)
     }
@@ -293,6 +297,7 @@ mod tests {
         assert_eq!(read(&two), read_as("10.0.0.7", 2, Some("demo")));
         assert_eq!(read(&with("{")), read_as("10.0.0.7", 20880, Some("demo")));
         assert_eq!(read(&with(r#"[{"port":70000,"protocol":"tri"}]"#)), Err(Fault::Port));
+        assert_eq!(read(&with(r#"[{"protocol":"tri"}]"#)), Err(Fault::Port));
         assert_eq!(read(r#"{"host":"fe80::1%eth0","port":1,"metadata":null}"#), read_as("fe80::1", 1, None));
         assert_eq!(
             read(r#"{"host":"h","port":1,"name":" ","metadata":{"application":"a"}}"#),
@@ -300,6 +305,10 @@ mod tests {
         );
         assert_eq!(read(r#"{"host":"h"}"#), Err(Fault::Form));
         assert_eq!(read(&two.replace("20880", "0")), Err(Fault::Port));
+        let instance = Instance::parse(r#"{"host":"h","port":1,"metadata":{"category":"routers","disabled":"True"}}"#);
+        let instance = instance.unwrap();
+        let provider = Provider::of_instance(&instance).unwrap();
+        assert_eq!((provider.is_provider(), provider.is_in_service()), (true, false));
     }
 
     #[test]

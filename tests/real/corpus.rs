@@ -1,4 +1,4 @@
-//! Texts as they may stand in a registry, read by the clients' own parsers (`java/…/SofaRpcReading.java`, `DubboReading.java`)
+//! Texts as they may stand in a registry, read by the clients' own parsers (`java/…/SofaRpcReading.java`, `DubboReading.java`, `Dubbo3Reading.java`)
 //! and by ours. `REGISTRY_CORPUS` is how many of each client there are at least, `REGISTRY_SEED` the seed that they are made
 //! from. Where the two may differ, and why, is in [`DISAGREEMENTS`].
 
@@ -15,7 +15,7 @@ use registry_mox::testing::{
     policy::{Policy, PolicyConfig},
     translate::payload::{self, Endpoint, Reject},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Parameters that are compared, as labels: the first by its own name, the others since the policy allows them.
 const PARAMETERS: [&str; 3] = ["zone", "x", "rpcVer"];
@@ -26,12 +26,18 @@ const BATCH: usize = 1_000;
 enum Client {
     SofaRpc,
     Dubbo,
+    /// By instances alone; URLs are read as [`Dubbo`] reads them.
+    Dubbo3,
 }
-use Client::{Dubbo, SofaRpc};
+use Client::{Dubbo, Dubbo3, SofaRpc};
 
-pub(crate) fn trials() -> [Trial; 2] {
-    [(SofaRpc, "corpus_is_read_as_sofarpc_reads_it"), (Dubbo, "corpus_is_read_as_dubbo_reads_it")]
-        .map(|(client, name)| trial(name, move || compare(client)))
+pub(crate) fn trials() -> [Trial; 3] {
+    [
+        (SofaRpc, "corpus_is_read_as_sofarpc_reads_it"),
+        (Dubbo, "corpus_is_read_as_dubbo_reads_it"),
+        (Dubbo3, "corpus_is_read_as_dubbo_3_reads_it"),
+    ]
+    .map(|(client, name)| trial(name, move || compare(client)))
 }
 
 /// What a client makes of a text.
@@ -78,24 +84,24 @@ enum Field {
 /// Of whom, fields, where they may differ, and why.
 type Disagreement = (&'static [Client], &'static [Field], fn(&Case) -> bool, &'static str);
 
-const BOTH: &[Client] = &[SofaRpc, Dubbo];
+const ALL: &[Client] = &[SofaRpc, Dubbo, Dubbo3];
 
 /// Every case in which the readings may differ.
 const DISAGREEMENTS: &[Disagreement] = &[
     (
-        BOTH,
+        ALL,
         &[Field::LeftOut],
         |case| matches!(case.ours, Err(Reject::UnusableAddress | Reject::VipRange | Reject::Denied)),
         "the operator decides on addresses, and some are the mesh's own or lead back into it",
     ),
     (
-        BOTH,
+        ALL,
         &[Field::LeftOut],
         |case| case.is_form() && case.called().is_some_and(|provider| provider.ip().is_none()),
         "Envoy takes addresses: a host name is served where the policy says `dns`; Java's 10.1 and 010.0.0.1 never are",
     ),
     (
-        BOTH,
+        ALL,
         &[Field::LeftOut],
         |case| case.is_form() && case.called().is_some_and(|provider| !(1..=65_535).contains(&provider.port)),
         "nobody can be called at such a port",
@@ -147,7 +153,7 @@ const DISAGREEMENTS: &[Disagreement] = &[
     (
         &[Dubbo],
         &[Field::Served],
-        |case| case.scheme().is_none() && !case.is_instance(),
+        |case| case.scheme().is_none(),
         "a text without a scheme under a Dubbo id is taken for one of protocol dubbo (Dubbo's consumer fails on it)",
     ),
     (
@@ -157,13 +163,13 @@ const DISAGREEMENTS: &[Disagreement] = &[
         "other protocols than dubbo are called by consumers that have them (2.7.23 has rest with its jars, and no tri)",
     ),
     (
-        &[Dubbo],
+        &[Dubbo, Dubbo3],
         &[Field::Served],
         |case| case.is_error("NumberFormatException") && case.weight() == Some(100),
         "a weight that is no number: each call of a Dubbo consumer fails on it; it is read as none, as SOFARPC does",
     ),
     (
-        BOTH,
+        ALL,
         &[Field::Weight],
         |case| case.called().is_some_and(|provider| provider.weight > 100_000) && case.weight() == Some(100_000),
         "above 100,000 a weight says nothing more, and Envoy adds them up in 32 bits",
@@ -175,33 +181,39 @@ const DISAGREEMENTS: &[Disagreement] = &[
         "a weight below zero is never chosen, as zero",
     ),
     (
-        BOTH,
+        ALL,
         &[Field::LeftOut, Field::Weight],
         |case| case.text.chars().any(|c| c.is_numeric() && !c.is_ascii()),
         "to Java digits of all scripts are digits; no client writes them",
     ),
     (
-        BOTH,
+        ALL,
         &[Field::Application],
         |case| case.called().is_some_and(|provider| is_blank(provider.application.as_deref())),
         "a blank name is none, and the next parameter that may name an application is asked, the other client's too",
     ),
     (
-        &[Dubbo],
-        &[Field::Port],
-        |case| case.is_instance() && case.text.contains("dubbo.endpoints"),
-        "the port of an instance is that of `dubbo.endpoints`, as to Dubbo 3; 2.7.23 does not know it",
+        &[Dubbo3],
+        &[Field::Served],
+        |case| case.is_error("NullPointerException"),
+        "a consumer fails on an instance without metadata; its port is known",
     ),
     (
-        &[Dubbo],
+        &[Dubbo3],
+        &[Field::LeftOut, Field::Served, Field::Port],
+        |case| case.has_endpoints_that_are_no_list(),
+        "fastjson2 reads more than JSON in dubbo.endpoints, and no list of ports there is no word on them",
+    ),
+    (
+        &[Dubbo3],
         &[Field::LeftOut],
-        |case| case.is_instance() && case.is_form(),
+        |case| case.is_form(),
         "Gson reads more than JSON: quoted numbers, words without quotes; Dubbo's client writes JSON with numbers",
     ),
     (
-        &[Dubbo],
-        &[Field::Parameter],
-        |case| case.is_instance(),
+        &[Dubbo3],
+        &[Field::LeftOut, Field::Served, Field::Weight, Field::Parameter],
+        |case| case.has_numbers(),
         "Gson turns numbers into text; Dubbo's client writes text into metadata",
     ),
 ];
@@ -210,7 +222,11 @@ fn compare(client: Client) {
     let (texts, seed) = (number("REGISTRY_CORPUS", 10_000), number("REGISTRY_SEED", 20_261_129));
     println!("REGISTRY_CORPUS={texts} REGISTRY_SEED={seed}");
     let mut random = Random::new(seed);
-    let program = if client == Dubbo { "DubboReading" } else { "SofaRpcReading" };
+    let program = match client {
+        SofaRpc => "SofaRpcReading",
+        Dubbo => "DubboReading",
+        Dubbo3 => "Dubbo3Reading",
+    };
     let mut arguments = vec![program];
     arguments.extend(PARAMETERS);
     let mut reader = Driven::start(script("reading.sh", &log_path(program)).args(&arguments));
@@ -226,7 +242,7 @@ fn compare(client: Client) {
         batch.iter().for_each(|text| reader.tell(&BASE64_STANDARD.encode(text)));
         for text in &batch {
             let theirs = answer(&reader.line(if read == 0 { START } else { SOON }));
-            let ours = payload::parse(text, "", client == Dubbo, &rules);
+            let ours = payload::parse(text, "", client != SofaRpc, &rules);
             match &ours {
                 Ok(_) => served += 1,
                 Err(reject) => *left_out.entry(reject.to_string()).or_insert(0) += 1,
@@ -342,8 +358,20 @@ impl Case<'_> {
         self.ours.as_ref().ok().map(|endpoint| endpoint.weight)
     }
 
-    fn is_instance(&self) -> bool {
-        self.client == Dubbo && java_trim(self.text).starts_with('{')
+    /// The metadata of an instance.
+    fn metadata(&self) -> serde_json::Map<String, Value> {
+        let instance: Value = serde_json::from_str(java_trim(self.text)).unwrap_or_default();
+        instance["metadata"].as_object().cloned().unwrap_or_default()
+    }
+
+    fn has_numbers(&self) -> bool {
+        self.metadata().values().any(|value| !value.is_string())
+    }
+
+    fn has_endpoints_that_are_no_list(&self) -> bool {
+        let metadata = self.metadata();
+        let told = metadata.get("dubbo.endpoints").and_then(Value::as_str).unwrap_or_default();
+        !told.is_empty() && serde_json::from_str::<Vec<serde_json::Map<String, Value>>>(told).is_err()
     }
 
     /// What stands before the first `://`; to Dubbo one in a parameter is none.
@@ -376,9 +404,9 @@ fn is_scheme(text: &str) -> bool {
 
 /// A text that a client might find.
 fn text(random: &mut Random, client: Client) -> String {
-    let mut text = match random.below(100) {
-        0 | 1 => random.text(40),
-        2..12 if client == Dubbo => instance(random),
+    let mut text = match (random.below(100), client) {
+        (0 | 1, _) => random.text(40),
+        (_, Dubbo3) => instance(random),
         _ => url(random, client),
     };
     if random.percent(4) {
@@ -532,7 +560,11 @@ fn instance(random: &mut Random) -> String {
     ];
     let mut metadata = serde_json::Map::new();
     for _ in 0..random.below(5) {
-        let key = random.pick(&["zone", "x", "rpcVer", "application", "dubbo.endpoints", "dubbo.metadata.revision"]);
+        #[rustfmt::skip]
+        let key = random.pick(&[
+            "zone", "x", "rpcVer", "application", "dubbo.endpoints", "dubbo.endpoints", "dubbo.metadata.revision", "weight",
+            "disabled", "enabled", "category",
+        ]);
         let value = match key {
             "dubbo.endpoints" => random.pick(&endpoints).to_owned(),
             key => value(random, key),

@@ -14,11 +14,11 @@ wanted=" ${*:-java istio validation clients} "
 have() { cmp -s "$1" "$2"; }
 
 java=(tests/real/build.gradle tests/real/server.deps tests/real/java)
-made_here() { grep -qF "$real/" "$real/dubbo.cp" 2>/dev/null; } # class paths are absolute; a folder may be moved
-if [[ $wanted == *' java '* ]] && { ! made_here || [[ -n $(find "${java[@]}" -newer "$real/dubbo.cp") ]]; }; then
+made_here() { grep -qF "$real/" "$real/dubbo3.cp" 2>/dev/null; } # class paths are absolute; a folder may be moved
+if [[ $wanted == *' java '* ]] && { ! made_here || [[ -n $(find "${java[@]}" -newer "$real/dubbo3.cp") ]]; }; then
   echo "real parts: SOFARegistry, SOFARPC and Dubbo from Maven Central (about a minute the first time)"
   gradle --console=plain -q :real:classpaths
-  touch "$real"/{server,client,sofarpc,dubbo}.cp
+  touch "$real"/{server,client,sofarpc,dubbo,dubbo3}.cp
 fi
 
 # istiod VERSION MOD PROGRAM HOURS: builds the istiod of MOD.mod, in that time at most.

@@ -1,34 +1,27 @@
 package com.example;
 
-import com.google.gson.Gson;
 import java.lang.reflect.Proxy;
 import java.util.Collections;
-import java.util.Map;
 import org.apache.dubbo.common.URL;
 import org.apache.dubbo.config.ApplicationConfig;
 import org.apache.dubbo.registry.Registry;
-import org.apache.dubbo.registry.client.DefaultServiceInstance;
 import org.apache.dubbo.registry.integration.RegistryDirectory;
-import org.apache.dubbo.registry.sofa.SofaRegistryInstance;
 import org.apache.dubbo.rpc.Invoker;
 import org.apache.dubbo.rpc.Protocol;
 import org.apache.dubbo.rpc.model.ApplicationModel;
 
 /**
  * What a Dubbo consumer of {@link DemoService} reads in texts of the registry; see {@link Reading}: {@code URL.valueOf} as in
- * {@code SofaRegistry.handleRegistryData}, then its own {@link RegistryDirectory}, or an instance as in
- * {@code SofaRegistryServiceDiscovery.handleRegistryData}. Nothing is connected. {@code DubboReading PARAMETER...}
+ * {@code SofaRegistry.handleRegistryData}, then its own {@link RegistryDirectory}. Nothing is connected.
+ * {@code DubboReading PARAMETER...}
  */
 public final class DubboReading {
     private DubboReading() {}
 
     public static void main(String[] parameters) throws Exception {
         ApplicationModel.getConfigManager().setApplication(new ApplicationConfig("caller"));
-        Gson gson = new Gson();
         Directory directory = new Directory();
-        Reading.run(text -> text.trim().startsWith("{")
-            ? instance(gson.fromJson(text.trim(), SofaRegistryInstance.class), parameters)
-            : url(directory, URL.valueOf(text), parameters));
+        Reading.run(text -> url(directory, URL.valueOf(text), parameters));
     }
 
     private static Reading url(Directory directory, URL url, String[] parameters) {
@@ -39,18 +32,6 @@ public final class DubboReading {
         Reading reading = new Reading(url.getHost(), url.getPort(), weight, url.getParameter("application"));
         for (String parameter : parameters) {
             reading.text(url.getParameter(parameter));
-        }
-        return reading;
-    }
-
-    private static Reading instance(SofaRegistryInstance told, String[] parameters) {
-        DefaultServiceInstance instance =
-            new DefaultServiceInstance(told.getId(), told.getName(), told.getHost(), told.getPort());
-        instance.setMetadata(told.getMetadata());
-        Map<String, String> metadata = instance.getMetadata();
-        Reading reading = new Reading(instance.getHost(), instance.getPort(), 100, instance.getServiceName());
-        for (String parameter : parameters) {
-            reading.text(metadata == null ? null : metadata.get(parameter));
         }
         return reading;
     }
