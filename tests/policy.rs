@@ -154,12 +154,14 @@ async fn a_warm_up_is_a_destination_rule_of_the_host_where_the_policy_wants_it()
             let rule = |rule: &serde_json::Value| {
                 (rule["metadata"]["name"].as_str().unwrap().to_owned(), rule["spec"].clone())
             };
-            page["items"].as_array().unwrap().iter().map(rule).collect::<Vec<_>>()
+            let mut rules: Vec<_> = page["items"].as_array().unwrap().iter().map(rule).collect();
+            rules.sort_by(|a, b| a.0.cmp(&b.0));
+            rules
         };
         let before = sent(&mox).await;
         assert_eq!(rules(), [], "a publisher's word makes none");
         mox.policy(json!({ "overrides": {
-            "com.example.*": { "warmup": "60s" }, "*@dubbo": { "warmup": "2m 500ms", "exportTo": ["shop"] } } }));
+            "com.example.*": { "warmup": "60s" }, "com.example.*@dubbo": { "warmup": "2m 500ms", "exportTo": ["shop"] } } }));
         mox.engine.flush().await;
         let rule = |host: &str, export_to: &str, warmup: &str| {
             let load_balancer = json!({ "simple": "LEAST_REQUEST", "warmupDurationSecs": warmup });
