@@ -55,7 +55,7 @@ pub struct DirectCounts {
     pub left_out: usize,
     /// Addresses that are still in their entry since their provider went a short while ago.
     pub lingering: usize,
-    /// Addresses that went with their provider since too many lingered, since the start.
+    /// Addresses that went with their provider since too many lingered, as long as there are such entries.
     pub not_lingering: u64,
     /// Endpoints left out, with `direct.balance: mesh`, since their address is not their publisher's own and the policy does not
     /// vouch for it.

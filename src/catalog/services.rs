@@ -144,8 +144,8 @@ impl Service {
 
     /// Whether the DestinationRule is served that these inputs make.
     fn has_rule(&self, name: &str, inputs: &Inputs) -> bool {
-        let is_alike = |own: &Inputs| own.warmup == inputs.warmup && own.export_to == inputs.export_to;
-        *self.name == *name && self.may_have_rule() && self.inputs.as_ref().is_some_and(is_alike)
+        let is_alike = |own: &Inputs| own.warmup.is_some() && own.warmup == inputs.warmup;
+        *self.name == *name && self.inputs.as_ref().is_some_and(is_alike)
     }
 
     /// Whether a DestinationRule is served, as far as is known.

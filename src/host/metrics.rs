@@ -132,6 +132,11 @@ pub fn of(status: &Status) -> Vec<Metric> {
             rounds.waiting.unwrap_or_default() as u64,
         ),
         gauge("mox_grace_services", "Services that lost their last endpoint a while ago.", rounds.in_grace as u64),
+        gauge(
+            "mox_lingering_addresses",
+            "Addresses that are still in the entry of an application since their provider went a short while ago.",
+            rounds.direct.as_ref().map_or(0, |direct| direct.lingering) as u64,
+        ),
         labelled(
             "mox_rejected_payloads",
             "Payloads that are not served by mistake, by reason.",

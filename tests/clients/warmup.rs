@@ -27,8 +27,8 @@ fn balancing(envoy: &Envoy, n: usize) -> Option<(String, Option<String>)> {
     Some((policy, window.map(str::to_owned)))
 }
 
-/// istiod takes the rule of the client's namespace, then the one of the service's namespace with the oldest first, then that of
-/// the root namespace.
+/// istiod takes the rule of the client's namespace, then the one of the service's namespace, of two with one `exportTo` the older,
+/// then that of the root namespace.
 pub(crate) fn is_followed_and_gives_way() {
     let rule = |namespace: &str, host: String, policy: Value| {
         let metadata = json!({ "name": format!("own-{namespace}"), "namespace": namespace });
@@ -36,7 +36,11 @@ pub(crate) fn is_followed_and_gives_way() {
         json!({ "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": metadata, "spec": spec })
     };
     let host = |n: usize| format!("{}.sofa.mesh", name(n));
+    let mut exported = rule("sofa-registry", host(5), json!({ "simple": "RANDOM" }));
+    exported["metadata"]["name"] = "own-exported".into();
+    exported["spec"]["exportTo"] = json!(["*"]);
     let own = [
+        exported,
         rule("sofa", host(1), json!({ "simple": "RANDOM" })),
         rule("sofa-registry", host(2), json!({ "simple": "ROUND_ROBIN", "warmup": { "duration": "7s" } })),
         rule("istio-system", host(3), json!({ "simple": "RANDOM" })),
@@ -47,17 +51,18 @@ pub(crate) fn is_followed_and_gives_way() {
     let documents: Vec<String> = own.iter().map(Value::to_string).collect();
     fs::write(also.join("own.yaml"), documents.join("\n---\n")).unwrap();
 
-    let state = registered(5, 2);
+    let state = registered(6, 2);
     let mut serve = Server::loaded(json!({}), &state);
     let port = free_port();
-    let istiod = Istiod::with_sources(&sources(1), port, &[("ALSO", also.to_str().unwrap())]);
+    let istiod = Istiod::with_sources(&sources(1), port, &[("ALSO", also.to_str().unwrap()), ("MTLS", "false")]);
     wait_until_held(&istiod, &state);
     let envoy = Envoy::of(port, &format!("outbound|12200||{}", host(0)));
-    let all = || (0..5).map(|n| balancing(&envoy, n)).collect::<Option<Vec<_>>>();
+    let all = || (0..6).map(|n| balancing(&envoy, n)).collect::<Option<Vec<_>>>();
     let is = |policy: &str, window: Option<&str>| (policy.to_owned(), window.map(str::to_owned));
     let usual = is("LEAST_REQUEST", None);
     let (own_client, own_service) = (is("RANDOM", None), is("ROUND_ROBIN", Some("7s")));
-    let before = vec![usual.clone(), own_client.clone(), own_service.clone(), own_client.clone(), usual.clone()];
+    let before =
+        vec![usual.clone(), own_client.clone(), own_service.clone(), own_client.clone(), usual, own_client.clone()];
     eventually_is(&Some(before.clone()), "how Envoy balances", all);
 
     let warmup = |time: &str| json!({ "warmup": time });
@@ -65,9 +70,11 @@ pub(crate) fn is_followed_and_gives_way() {
         &json!({ "overrides": { "com.example.S*": warmup("90s"), "com.example.S4:*": { "exportTo": ["other"] } } }),
     );
     let ours = is("LEAST_REQUEST", Some("90s"));
-    // That of the root namespace loses: ours is in the service's own.
-    let after = vec![ours.clone(), own_client.clone(), own_service.clone(), ours.clone()];
-    eventually_is(&Some(after), "how Envoy balances", || (0..4).map(|n| balancing(&envoy, n)).collect());
+    // That of the root namespace loses, since ours is in the service's own, and so does one with another `exportTo`.
+    let after = vec![ours.clone(), own_client.clone(), own_service.clone(), ours.clone(), ours];
+    eventually_is(&Some(after), "how Envoy balances", || {
+        [0, 1, 2, 3, 5].map(|n| balancing(&envoy, n)).into_iter().collect()
+    });
     eventually_is(&None, "a service for another namespace", || balancing(&envoy, 4));
 
     serve.policy(&json!({ "overrides": { "com.example.S0:*": warmup("1500ms") } }));

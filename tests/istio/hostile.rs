@@ -120,13 +120,13 @@ fn config(round: usize) -> Value {
         7 => json!({"endpointMode": "workload-entry", "policy": {"labels": ["rpcVer"], "locality": {"RZ1": "cn/rz1"}}}),
         8 => json!({"policy": {
             "overrides": {
-                "*": {"dns": true},
+                "*": {"dns": true, "warmup": "1s"},
                 "*a*": {"port": 1, "protocol": "http_proxy", "exportTo": ["."]},
                 "*b*": {"host": "one.example.com"},
             },
         }}),
         9 => json!({"endpointMode": "workload-entry", "policy": {
-            "overrides": {"*": {"dns": true}},
+            "overrides": {"*": {"dns": true, "warmup": "1d"}, "*b*": {"warmup": "1s 1ms"}},
             "mtls": [{"applications": ["*"], "identities": ["spiffe://td/ns/a/sa/b"]}],
         }}),
         10 => json!({"policy": {

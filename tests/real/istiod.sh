@@ -5,6 +5,7 @@
 #   KUBECONFIG_FILE  of a Kubernetes API server; by default there is none, with which 1.30 and newer crash
 #   GRPC_ADDRESS (127.0.0.1)  GRPC_PORT (15010)  HTTP_PORT (8080: /debug/configz)  MONITORING_PORT (15014)
 #   ALSO  folder with more configuration, in YAML; then proxies use mTLS where endpoints ask for it
+#   MTLS (true with ALSO)  false: they do not
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 grpc=${GRPC_PORT:-15010} http=${HTTP_PORT:-8080} monitoring=${MONITORING_PORT:-15014}
@@ -13,7 +14,7 @@ mesh=target/real/run/mesh-$grpc.yaml
 # By default there are no certificates, and so no mTLS; and without a Kubernetes no ingress to configure.
 cat >"$mesh" <<YAML
 configSources: [$(printf '{address: "xds://%s"},' "$@")${ALSO:+{address: "fs://$ALSO"\},}${KUBECONFIG_FILE:+{address: "k8s://"\}}]
-enableAutoMtls: $([[ -n ${ALSO:-} ]] && echo true || echo false)
+enableAutoMtls: $([[ -n ${ALSO:-} ]] && echo "${MTLS:-true}" || echo false)
 ingressControllerMode: "OFF"
 YAML
 export ENABLE_CA_SERVER=false POD_NAME=istiod-0 POD_NAMESPACE=istio-system

@@ -51,10 +51,6 @@ const CALLS: usize = 1_000;
 
 type Scenario = (&'static str, &'static str, fn(&mut Mesh));
 
-/// How many calls it costs when the first provider goes depends on how busy the machine is, so it is run when it is asked for or
-/// with versions given, as by `make torture`.
-const NOISY: &str = "mesh_direct_mode_with_balance_mesh_lets_envoy_choose";
-
 /// The argument inside that has the scenarios told as a story.
 const STORY: &str = "story";
 
@@ -66,10 +62,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     for version in versions.split(',').filter(|version| !version.is_empty()).map(str::to_owned) {
         let kind = given.as_ref().map_or(String::new(), |_| format!("istiod {version}"));
         let mesh = Shared::new(move || Network::start("mesh.sh", &["mesh", &version]));
-        trials.extend(SCENARIOS.iter().map(|(name, ..)| {
-            let noisy = *name == NOISY && given.is_none();
-            network::trial(&mesh, name).with_kind(kind.clone()).with_ignored_flag(noisy)
-        }));
+        trials.extend(SCENARIOS.iter().map(|(name, ..)| network::trial(&mesh, name).with_kind(kind.clone())));
     }
     trials.push(trial_unless("mesh_story", network::needs_root, story).with_ignored_flag(true));
     trials
