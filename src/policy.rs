@@ -7,6 +7,7 @@ mod address;
 pub mod compiled;
 pub mod document;
 mod globs;
+pub mod matches;
 
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};

@@ -20,14 +20,15 @@ use crate::{
 #[derive(Debug)]
 pub struct Policy {
     config: PolicyConfig,
-    include: Globs,
-    exclude: Globs,
-    direct: Vec<WildMatch>,
-    mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
+    pub(super) include: Globs,
+    pub(super) exclude: Globs,
+    pub(super) direct: Vec<WildMatch>,
+    pub(super) mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
     /// Localities by prefixes of addresses, the longest first.
     localities: Vec<(IpNet, String)>,
-    /// The most specific first, and what is about those that each matches.
-    exceptions: Globs,
+    /// The most specific first, their texts, and what is about those that each matches.
+    pub(super) exceptions: Globs,
+    pub(super) override_globs: Vec<String>,
     overrides: Vec<Override>,
     vip_range: Option<IpNet>,
     hash: String,
@@ -65,6 +66,7 @@ impl Policy {
             mtls: config.mtls.iter().map(MtlsRule::compiled).collect(),
             localities,
             exceptions: Globs::new(overrides.iter().map(|(glob, _)| glob.as_str())),
+            override_globs: overrides.iter().map(|(glob, _)| (*glob).clone()).collect(),
             overrides: overrides.into_iter().map(|(_, exception)| exception.clone()).collect(),
             vip_range,
             hash: hex(&hash),
@@ -72,6 +74,11 @@ impl Policy {
             admitting: u64::from_be_bytes(admitting),
             config,
         })
+    }
+
+    /// The document.
+    pub(super) fn config(&self) -> &PolicyConfig {
+        &self.config
     }
 
     /// Equal for two policies under which every publisher's payloads are read alike; what was read under one holds under
