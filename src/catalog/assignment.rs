@@ -20,7 +20,10 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    catalog::assignment::claims::{Claims, Contest},
+    catalog::{
+        assignment::claims::{Claims, Contest},
+        key::ServiceKey,
+    },
     digest::prefix,
     snapshot::partition::slice_of,
     translate::names::{self, is_application},
@@ -72,7 +75,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Move {
     /// The service.
-    pub id: Arc<str>,
+    pub id: ServiceKey,
     /// Its place before.
     pub was: Place,
     /// Its place from now on.
@@ -85,18 +88,18 @@ pub struct Assignment {
     suffix: String,
     vip_range: Option<IpNet>,
     /// The claims of services, with the SHA-256 of the host that a virtual address is claimed for.
-    claims: HashMap<Arc<str>, (Claim, HostDigest)>,
+    claims: HashMap<ServiceKey, (Claim, HostDigest)>,
     /// Whole hosts.
-    hosts: Claims<Right, Arc<str>, String>,
-    vips: Claims<Right, (HostDigest, Arc<str>), IpAddr>,
+    hosts: Claims<Right, ServiceKey, String>,
+    vips: Claims<Right, (HostDigest, ServiceKey), IpAddr>,
     /// Where services are served, as far as anybody was told.
-    served: HashMap<Arc<str>, Place>,
+    served: HashMap<ServiceKey, Place>,
     /// Services whose place may be another than the one in `served`.
     unsettled: Movers,
 }
 
 /// Services whose host or virtual address may be another than before.
-pub type Movers = BTreeSet<Arc<str>>;
+pub type Movers = BTreeSet<ServiceKey>;
 
 impl Assignment {
     /// Nobody claims anything. Hosts end in `.suffix`; without a range there are no virtual addresses.
@@ -114,7 +117,7 @@ impl Assignment {
 
     /// Claims a host for a service with or without endpoints: the one that the policy sets, or else the best that is made of
     /// its dataInfoId. No effect if it has claimed just that before.
-    pub fn claim(&mut self, id: &Arc<str>, set: Option<&str>, is_empty: bool) -> Movers {
+    pub fn claim(&mut self, id: &ServiceKey, set: Option<&str>, is_empty: bool) -> Movers {
         // The names of applications' entries are no service's.
         let set = set.filter(|host| !is_application(&names::resource_name(host, &self.suffix)));
         let claim = Claim::Best { set: set.map(Into::into), is_empty };
@@ -122,42 +125,42 @@ impl Assignment {
             return Movers::new();
         }
         let digest = self.claims.get(id).map(|(_, digest)| *digest).unwrap_or_default();
-        self.claims.insert(Arc::clone(id), (claim, digest));
+        self.claims.insert(id.clone(), (claim, digest));
         let movers = self.claim_best(id);
         self.told(movers)
     }
 
     /// Keeps the host and the virtual address that a service is served under, whoever else claims them. No effect if it keeps
     /// just these already.
-    pub fn keep(&mut self, id: &Arc<str>, host: &str, vip: Option<IpAddr>) -> Movers {
+    pub fn keep(&mut self, id: &ServiceKey, host: &str, vip: Option<IpAddr>) -> Movers {
         if self.claims.get(id).is_some_and(|(claim, _)| *claim == Claim::Kept)
             && self.place(id).is_some_and(|place| (&*place.host, place.vip) == (host, vip))
         {
             return Movers::new();
         }
         let digest = Sha256::digest(host).into();
-        let mut movers = Movers::from([Arc::clone(id)]);
-        if let Some((_, before)) = self.claims.insert(Arc::clone(id), (Claim::Kept, digest))
+        let mut movers = Movers::from([id.clone()]);
+        if let Some((_, before)) = self.claims.insert(id.clone(), (Claim::Kept, digest))
             && before != digest
         {
-            movers.extend(ids(self.vips.remove(&(before, Arc::clone(id)))));
+            movers.extend(ids(self.vips.remove(&(before, id.clone()))));
         }
         let right = self.right(id, |_| true);
-        movers.extend(ids(self.vips.set(&(digest, Arc::clone(id)), vip.map(|vip| (vip, right)))));
+        movers.extend(ids(self.vips.set(&(digest, id.clone()), vip.map(|vip| (vip, right)))));
         let hosts = self.hosts.set(id, [(host.to_owned(), right)]);
         self.follow(hosts, &mut movers);
         self.told(movers)
     }
 
     /// Gives up the claim of a service.
-    pub fn withdraw(&mut self, id: &Arc<str>) -> Movers {
+    pub fn withdraw(&mut self, id: &ServiceKey) -> Movers {
         let mut movers = Movers::new();
         if let Some((_, digest)) = self.claims.remove(id) {
-            movers.extend(ids(self.vips.remove(&(digest, Arc::clone(id)))));
+            movers.extend(ids(self.vips.remove(&(digest, id.clone()))));
             let hosts = self.hosts.remove(id);
             self.follow(hosts, &mut movers);
         }
-        self.unsettled.insert(Arc::clone(id));
+        self.unsettled.insert(id.clone());
         self.told(movers)
     }
 
@@ -168,7 +171,7 @@ impl Assignment {
         for id in std::mem::take(&mut self.unsettled) {
             let is = self.place(&id);
             let was = match is.clone() {
-                Some(is) => self.served.insert(Arc::clone(&id), is),
+                Some(is) => self.served.insert(id.clone(), is),
                 None => self.served.remove(&id),
             };
             if was == is {
@@ -189,7 +192,7 @@ impl Assignment {
     }
 
     /// The right of a service that claims to a candidate that it `is_served` under, or not.
-    fn right(&self, id: &Arc<str>, is_served: impl FnOnce(&Place) -> bool) -> Right {
+    fn right(&self, id: &ServiceKey, is_served: impl FnOnce(&Place) -> bool) -> Right {
         let (may_move, is_empty) = match self.claims.get(id) {
             Some((Claim::Best { is_empty, .. }, _)) => (true, *is_empty),
             Some((Claim::Kept, _)) | None => (false, false),
@@ -198,10 +201,11 @@ impl Assignment {
     }
 
     /// Claims a host, and a virtual address for it, for a service with a claim to the best.
-    fn claim_best(&mut self, id: &Arc<str>) -> Movers {
+    fn claim_best(&mut self, id: &ServiceKey) -> Movers {
         let mut movers = Movers::new();
         if let Some((Claim::Best { set, .. }, _)) = self.claims.get(id) {
-            let made = names::candidates(id, &self.suffix).map(|name| format!("{name}.{}", self.suffix));
+            let made =
+                names::candidates(id.id(), id.other(), &self.suffix).map(|name| format!("{name}.{}", self.suffix));
             let candidates = set.iter().map(|host| host.to_string()).chain(made);
             let right = |host: String| {
                 let right = self.right(id, |served| *served.host == *host);
@@ -209,21 +213,21 @@ impl Assignment {
             };
             let candidates: Vec<(String, Right)> = candidates.map(right).collect();
             let mut hosts = self.hosts.set(id, candidates);
-            hosts.push(Arc::clone(id));
+            hosts.push(id.clone());
             self.follow(hosts, &mut movers);
         }
         movers
     }
 
     /// Claims virtual addresses for the hosts of services that may have another than before.
-    fn follow(&mut self, hosts: Vec<Arc<str>>, movers: &mut Movers) {
+    fn follow(&mut self, hosts: Vec<ServiceKey>, movers: &mut Movers) {
         for id in hosts {
             let Some((Claim::Best { .. }, digest)) = self.claims.get_mut(&id) else { continue };
             let host = self.hosts.get(&id).map(|host| HostDigest::from(Sha256::digest(host)));
             let before = std::mem::replace(digest, host.unwrap_or_default());
             if before != *digest {
-                movers.extend(ids(self.vips.remove(&(before, Arc::clone(&id)))));
-                movers.insert(Arc::clone(&id));
+                movers.extend(ids(self.vips.remove(&(before, id.clone()))));
+                movers.insert(id.clone());
             }
             if host.is_some() {
                 self.claim_vip(&id, movers);
@@ -232,19 +236,19 @@ impl Assignment {
     }
 
     /// Claims a virtual address for the host of a service with a claim to the best.
-    fn claim_vip(&mut self, id: &Arc<str>, movers: &mut Movers) {
+    fn claim_vip(&mut self, id: &ServiceKey, movers: &mut Movers) {
         let (Some(range), Some((Claim::Best { .. }, digest))) = (self.vip_range, self.claims.get(id)) else { return };
         let right = |vip| (vip, self.right(id, |served| served.vip == Some(vip)));
         let candidates: Vec<(IpAddr, Right)> = vip_candidates(digest, range).into_iter().map(right).collect();
-        let vip = (*digest, Arc::clone(id));
+        let vip = (*digest, id.clone());
         movers.extend(ids(self.vips.set(&vip, candidates)));
     }
 
     /// The place of a service that claims; `None`: every host that it may have is another service's.
-    pub fn place(&self, id: &Arc<str>) -> Option<Place> {
+    pub fn place(&self, id: &ServiceKey) -> Option<Place> {
         let (_, digest) = self.claims.get(id)?;
         let host = self.hosts.get(id)?;
-        let vip = self.vips.get(&(*digest, Arc::clone(id))).copied();
+        let vip = self.vips.get(&(*digest, id.clone())).copied();
         Some(Place { host: host.as_str().into(), slice: slice_of(digest), vip })
     }
 
@@ -258,22 +262,28 @@ impl Assignment {
         self.vips.moved()
     }
 
-    /// Hosts and virtual addresses for which other services contend than at the last call; `None`: nobody any more.
+    /// Hosts and virtual addresses for which other services contend than at the last call, by the texts of these; `None`: nobody
+    /// any more.
     pub fn contests_changed(&mut self) -> Vec<(Arc<str>, Option<Contest<Arc<str>>>)> {
-        let hosts = self.hosts.contests_changed().into_iter().map(|(host, contest)| (host.into(), contest));
+        let shown = |holder: ServiceKey, waiting: Vec<ServiceKey>, count| Contest {
+            holder: Arc::clone(holder.text()),
+            waiting: waiting.iter().map(|key| Arc::clone(key.text())).collect(),
+            count,
+        };
+        let hosts = self.hosts.contests_changed().into_iter().map(|(host, contest)| {
+            let contest = contest.map(|Contest { holder, waiting, count }| shown(holder, waiting, count));
+            (host.into(), contest)
+        });
         let vips = self.vips.contests_changed().into_iter().map(|(vip, contest)| {
-            let contest = contest.map(|Contest { holder: (_, holder), waiting, count }| Contest {
-                holder,
-                waiting: ids(waiting).collect(),
-                count,
-            });
+            let contest = contest
+                .map(|Contest { holder: (_, holder), waiting, count }| shown(holder, ids(waiting).collect(), count));
             (vip.to_string().into(), contest)
         });
         hosts.chain(vips).collect()
     }
 }
 
-fn ids(vips: Vec<(HostDigest, Arc<str>)>) -> impl Iterator<Item = Arc<str>> {
+fn ids(vips: Vec<(HostDigest, ServiceKey)>) -> impl Iterator<Item = ServiceKey> {
     vips.into_iter().map(|(_, id)| id)
 }
 
@@ -308,8 +318,8 @@ mod tests {
 
     const SUFFIX: &str = "sofa.mesh";
 
-    fn id(name: &str) -> Arc<str> {
-        format!("{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA").into()
+    fn id(name: &str) -> ServiceKey {
+        ServiceKey::main(&format!("{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA").into())
     }
 
     fn assignment(range: &str) -> Assignment {
@@ -347,9 +357,9 @@ mod tests {
         assert_eq!(host(&all, "a.demo").as_deref(), PLAIN);
         let contests = all.contests_changed();
         let [(name, Some(Contest { holder, waiting, count: 1 }))] = &contests[..] else { panic!("{contests:?}") };
-        assert_eq!((Some(&**name), holder, &waiting[..]), (PLAIN, &served, &[Arc::clone(&newcomer)][..]));
+        assert_eq!((Some(&**name), holder, &waiting[..]), (PLAIN, served.text(), &[Arc::clone(newcomer.text())][..]));
         // Without endpoints it is in the way of nobody.
-        assert_eq!(all.claim(&served, None, true), Movers::from([&newcomer, &served].map(Arc::clone)));
+        assert_eq!(all.claim(&served, None, true), Movers::from([&newcomer, &served].map(ServiceKey::clone)));
         assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
         let moves: Vec<_> = all.settle().into_iter().map(|Move { id, was, is }| (id, was.host, is.host)).collect();
         assert_eq!(moves.len(), 2);
@@ -431,7 +441,7 @@ mod tests {
     /// The hosts that a service would have, best first.
     fn wanted(n: usize, set: usize) -> Vec<String> {
         let id = id(NAMES[n]);
-        let made = names::candidates(&id, SUFFIX).map(|name| format!("{name}.{SUFFIX}"));
+        let made = names::candidates(id.id(), id.other(), SUFFIX).map(|name| format!("{name}.{SUFFIX}"));
         SETS[set].map(str::to_owned).into_iter().chain(made).collect()
     }
 

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     catalog::{
         changes::{RoundChanges, put, remove},
+        key::ServiceKey,
         notices::Notice,
         report::{DirectCounts, Quarantine},
     },
@@ -52,21 +53,21 @@ struct Claims {
 #[derive(Debug)]
 struct Claim {
     member: Member,
-    id: Arc<str>,
+    id: ServiceKey,
 }
 
 impl Claims {
-    fn insert(&mut self, id: &Arc<str>, member: &Member) {
+    fn insert(&mut self, id: &ServiceKey, member: &Member) {
         if let Some(application) = application(member)
-            && self.ranked.insert(Claim { member: member.clone(), id: Arc::clone(id) })
+            && self.ranked.insert(Claim { member: member.clone(), id: id.clone() })
         {
             *self.applications.entry(application.into()).or_default() += 1;
         }
     }
 
-    fn remove(&mut self, id: &Arc<str>, member: &Member) {
+    fn remove(&mut self, id: &ServiceKey, member: &Member) {
         if let Some(application) = application(member)
-            && self.ranked.remove(&Claim { member: member.clone(), id: Arc::clone(id) })
+            && self.ranked.remove(&Claim { member: member.clone(), id: id.clone() })
             && let Some(count) = self.applications.get_mut(application)
         {
             *count -= 1;
@@ -140,7 +141,7 @@ pub struct Direct {
     crowded: BTreeMap<Key, usize>,
     unnamed: usize,
     /// Endpoints that are in no entry since their address is not their publisher's own, with the application that they name.
-    not_own: BTreeMap<(IpAddr, u16, Arc<str>), Box<str>>,
+    not_own: BTreeMap<(IpAddr, u16, ServiceKey), Box<str>>,
     notices: Vec<Notice>,
     /// The policy that says whose claims count; `None`: the entries are those of a last good state, and nobody claims yet.
     policy: Option<Arc<Policy>>,
@@ -165,7 +166,7 @@ impl Direct {
 
     /// Follows a policy. Where it makes entries otherwise than the one before, all services claim anew and every entry is
     /// looked at; under the first policy after a last good state only those that change from then on.
-    pub fn follow<'a>(&mut self, policy: &Arc<Policy>, services: impl Iterator<Item = (&'a Arc<str>, &'a [Member])>) {
+    pub fn follow<'a>(&mut self, policy: &Arc<Policy>, services: impl Iterator<Item = (&'a ServiceKey, &'a [Member])>) {
         if self.policy.as_ref().is_some_and(|before| policy.makes_direct_as(before)) {
             return;
         }
@@ -182,7 +183,7 @@ impl Direct {
 
     /// Notes that a service has other endpoints than before, both sorted by address and port. Beside a walk over them it costs
     /// the endpoints that differ, each by the logarithm of the services that have one there.
-    pub fn update(&mut self, id: &Arc<str>, before: &[Member], after: &[Member]) {
+    pub fn update(&mut self, id: &ServiceKey, before: &[Member], after: &[Member]) {
         let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
         loop {
             let order = match (before.peek(), after.peek()) {
@@ -203,7 +204,7 @@ impl Direct {
     }
 
     /// Notes that a service has another endpoint at an address and port than before, or none.
-    fn change(&mut self, id: &Arc<str>, had: Option<&Member>, has: Option<&Member>) {
+    fn change(&mut self, id: &ServiceKey, had: Option<&Member>, has: Option<&Member>) {
         let Some(Endpoint { address: Address::Ip(address), port, .. }) = has.or(had).map(Member::endpoint) else {
             return;
         };
@@ -219,12 +220,12 @@ impl Direct {
         had.into_iter().for_each(|member| claims.remove(id, member));
         has.into_iter().filter(|has| is_vouched_for || has.is_own()).for_each(|member| claims.insert(id, member));
         if !is_vouched_for {
-            let had_it = self.not_own.remove(&(*address, *port, Arc::clone(id)));
+            let had_it = self.not_own.remove(&(*address, *port, id.clone()));
             let is_direct = |application: &&str| policy.is_some_and(|policy| policy.is_direct(application));
             if let Some(application) = has.filter(|has| !has.is_own()).and_then(application).filter(is_direct) {
-                self.not_own.insert((*address, *port, Arc::clone(id)), application.into());
+                self.not_own.insert((*address, *port, id.clone()), application.into());
                 if had_it.is_none() {
-                    let (id, application) = (Arc::clone(id), application.into());
+                    let (id, application) = (Arc::clone(id.text()), application.into());
                     self.notices.push(Notice::AddressNotOwn { id, address: *address, port: *port, application });
                 }
             }
@@ -396,8 +397,8 @@ fn make(
     Ok(Build { place: (slice_of(&Sha256::digest(host).into()), name), entry, rule, mixed, left_out })
 }
 
-fn shown((address, port, id): &(IpAddr, u16, Arc<str>), application: &str) -> Box<str> {
-    let id: String = id.chars().take(100).collect();
+fn shown((address, port, id): &(IpAddr, u16, ServiceKey), application: &str) -> Box<str> {
+    let id: String = id.text().chars().take(100).collect();
     format!("{address} {port} {application} {id}").into()
 }
 
@@ -424,7 +425,10 @@ mod tests {
 
     fn members_from(source_address: Option<IpAddr>, data: &[&str], version: i64) -> Vec<Member> {
         let policy = policy(serde_json::json!({}));
-        let endpoints = data.iter().map(|text| payload::parse(text, "", false, &policy.rules("a")).unwrap()).collect();
+        let endpoints = data
+            .iter()
+            .map(|text| payload::parse(text, "", payload::Client::Sofarpc, &policy.rules("a")).unwrap())
+            .collect();
         let version = crate::model::RegisterVersion { version, timestamp: 0 };
         let mut members: Vec<Member> =
             Member::all(&Arc::new(Parsed { endpoints, version, source_address, ..Parsed::default() })).collect();
@@ -502,7 +506,7 @@ mod tests {
     #[test]
     fn what_a_last_good_state_had_is_not_removed_while_it_is_to_be_kept() {
         let served = BTreeMap::from([((Box::from("orders"), 80), (3, Arc::from("old/name")))]);
-        let id: Arc<str> = "a".into();
+        let id: ServiceKey = "a".into();
         let orders = members(&["10.0.0.1:80?app=orders"], 1);
         let mut direct = Direct::restored(served);
         direct.follow(&Arc::new(all()), std::iter::once((&id, &orders[..])));
@@ -526,7 +530,7 @@ mod tests {
     #[test]
     fn where_the_proxy_chooses_an_address_is_its_publishers_own_or_vouched_for() {
         let mut direct = Direct::default();
-        let ids: [Arc<str>; 3] = ["Orders", "X", "Y"].map(Into::into);
+        let ids: [ServiceKey; 3] = ["Orders", "X", "Y"].map(Into::into);
         let own = "10.0.0.1".parse().ok();
         let evil = "10.66.6.6".parse().ok();
         let all = [
@@ -565,12 +569,12 @@ mod tests {
 
     /// The definition: all endpoints at an address and port are looked at.
     struct Naive {
-        services: BTreeMap<Arc<str>, Vec<Member>>,
+        services: BTreeMap<ServiceKey, Vec<Member>>,
         policy: Arc<Policy>,
     }
 
     impl Naive {
-        fn at(&self) -> BTreeMap<(IpAddr, u16), Vec<(&Arc<str>, &Member)>> {
+        fn at(&self) -> BTreeMap<(IpAddr, u16), Vec<(&ServiceKey, &Member)>> {
             let mut at: BTreeMap<_, Vec<_>> = BTreeMap::new();
             for (id, member) in self.services.iter().flat_map(|(id, members)| members.iter().map(move |m| (id, m))) {
                 let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { continue };
@@ -585,11 +589,11 @@ mod tests {
         fn entries(&self) -> BTreeMap<Key, BTreeMap<IpAddr, Member>> {
             let mut entries = BTreeMap::<Key, BTreeMap<IpAddr, Member>>::new();
             for ((address, port), claims) in self.at() {
-                let rank = |(id, member): &(&Arc<str>, &Member)| {
+                let rank = |(id, member): &(&ServiceKey, &Member)| {
                     let version = member.version();
                     let newest = std::cmp::Reverse((member.is_own(), version.timestamp, version.version));
                     let name = (application(member).map(str::to_owned), member.register_id().to_owned());
-                    (newest, name, Arc::clone(id))
+                    (newest, name, ServiceKey::clone(id))
                 };
                 let (_, winner) = claims.into_iter().min_by_key(rank).unwrap();
                 let key = (application(winner).unwrap().into(), port);
@@ -599,7 +603,7 @@ mod tests {
         }
 
         fn contested(&self) -> usize {
-            let several = |claims: &Vec<(&Arc<str>, &Member)>| {
+            let several = |claims: &Vec<(&ServiceKey, &Member)>| {
                 let all: BTreeSet<&str> = claims.iter().filter_map(|(_, member)| application(member)).collect();
                 all.len() > 1
             };
@@ -619,7 +623,7 @@ mod tests {
             direct.follow(&policy, std::iter::empty());
             let mut naive = Naive { services: BTreeMap::new(), policy: Arc::clone(&policy) };
             for ((service, version, source, endpoints), other) in history.into_iter().zip(policies) {
-                let id: Arc<str> = format!("s{service}").into();
+                let id: ServiceKey = (&*format!("s{service}")).into();
                 let apps = ["?app=orders", "?app=b", "?app=orders&weight=3", ""];
                 let data: Vec<String> =
                     endpoints.iter().map(|((host, port), app)| format!("10.0.0.{host}:{port}{}", apps[*app])).collect();
@@ -630,7 +634,7 @@ mod tests {
                     naive.policy = Arc::clone(&policy);
                 }
                 direct.follow(&policy, naive.services.iter().map(|(id, members)| (id, &members[..])));
-                let before = naive.services.insert(Arc::clone(&id), after.clone()).unwrap_or_default();
+                let before = naive.services.insert(id.clone(), after.clone()).unwrap_or_default();
                 let touched = direct.entries.clone();
                 direct.touched.clear();
                 direct.update(&id, &before, &after);
@@ -658,7 +662,7 @@ mod tests {
         let data: Vec<String> = (0..=instances).map(|n| format!("10.0.{}.{}:80?app=hot", n >> 8, n & 255)).collect();
         let data: Vec<&str> = data.iter().map(String::as_str).collect();
         let (before, after) = (members(&data[..instances], 1), members(&data, 1));
-        let ids: Vec<Arc<str>> = (0..interfaces).map(|n| format!("s{n}").into()).collect();
+        let ids: Vec<ServiceKey> = (0..interfaces).map(|n| (&*format!("s{n}")).into()).collect();
         ids.iter().for_each(|id| direct.update(id, &[], &before));
         COMPARED.set(0);
         ids.iter().for_each(|id| direct.update(id, &before, &after));

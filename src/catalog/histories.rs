@@ -25,11 +25,11 @@ use crate::{
     catalog::{
         assignment::vip_candidates,
         breaker::Totals,
-        driver::{Driver, START},
+        driver::{Driver, START, key},
+        key::ServiceKey,
         last_good::file::over_a_restart,
         reference::{Exceptions, Expected, Places, Reference},
     },
-    istio::names::ID_ANNOTATION,
     model::{Millis, RegisterVersion},
     policy::Policy,
     proto::istio::networking::v1alpha3::{ServiceEntry, WorkloadEntry},
@@ -46,17 +46,33 @@ const PUBLISHERS: usize = 3;
 const PART: usize = 2;
 const GRACE: Millis = 600_000;
 
-/// Services of three tenants, some of which have one host but for what tells them apart.
-const IDS: [&str; 8] = [
+/// Ids of three tenants, some of whose services have one host but for what tells them apart.
+const IDS: [&str; 9] = [
     "COM.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.a.s:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.b.T:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.c.U@dubbo#@#tenant-a#@#SOFA",
+    "com.c.u@dubbo#@#tenant-a#@#SOFA",
     "com.d.V:2.0:blue@DEFAULT#@#tenant-a#@#SOFA",
     "com.e.W:1.0@DEFAULT#@#tenant-a#@#SOFA",
     "odd one",
 ];
+
+/// Protocols that Dubbo's ids have services of their own by, the last where a policy knows it.
+const OTHERS: [&str; 3] = ["tri", "rest", "hessian"];
+
+/// The texts of the keys of all services that there may be.
+fn services() -> Vec<String> {
+    let others = IDS.into_iter().filter(|id| id.contains("@dubbo"));
+    let others = others.flat_map(|id| OTHERS.map(|protocol| ServiceKey::beside(id, protocol).text().to_string()));
+    IDS.map(str::to_owned).into_iter().chain(others).collect()
+}
+
+/// The dataInfoId of a service.
+fn id_of(service: &str) -> String {
+    ServiceKey::of_text(service.into()).id().to_owned()
+}
 
 /// Documents as an operator may set them, and such as the door would refuse: Istio's validation refuses what is made of those.
 fn policies() -> Vec<Value> {
@@ -71,6 +87,8 @@ fn policies() -> Vec<Value> {
         json!({ "ports": { "bolt": 81, "tri": 82 } }),
         json!({ "endpoints": { "deny": ["10.0.0.0/15"] } }),
         json!({ "overrides": { "com.b*": { "host": "x.example.com" }, "com.c*": { "host": "x.example.com" } } }),
+        json!({ "ports": { "Hessian": 83, "rest": 84 }, "overrides": { "com.c.U*": { "port": 85, "protocol": "HTTP2" } } }),
+        json!({ "overrides": { "com.e*": { "host": "tri.dubbo.com.c.u.tenant-a.sofa.mesh" } } }),
         json!({ "overrides": { "com.e*": { "host": "com.a.s.sofa.mesh" }, "odd*": { "host": "tri.com.b.t.sofa.mesh" } } }),
         json!({ "overrides": { "com.d*": { "dns": true, "labels": ["rpcVer"], "port": 99, "protocol": "HTTP" } } }),
         json!({ "direct": direct }),
@@ -89,7 +107,7 @@ fn policies() -> Vec<Value> {
 }
 
 /// Payloads of publishers; `{s}` and `{p}` stand for the service and the publisher.
-const PAYLOADS: [&[&str]; 12] = [
+const PAYLOADS: [&[&str]; 16] = [
     &["10.{s}.{p}.1:80"],
     &["10.{s}.{p}.1:80"],
     &["10.{s}.{p}.1:80", "10.{s}.{p}.2:80"],
@@ -100,6 +118,10 @@ const PAYLOADS: [&[&str]; 12] = [
     &["10.{s}.0.1:80?weight=0"],
     &["nonsense", "127.0.0.1:80"],
     &["what.example.com:80", "10.{s}.{p}.4:80"],
+    &["tri://10.{s}.{p}.1:80/x?app=x"],
+    &["tri://10.{s}.{p}.1:80", "dubbo://10.{s}.{p}.1:80", "REST://10.{s}.{p}.2:80", "tri://what.example.com:80"],
+    &["rest://10.{s}.0.1:80?weight=0", "hessian://10.{s}.{p}.5:80", "tri://10.{s}.0.1:80?zone={p}"],
+    &["rest://10.9.9.9:80?app=y y", "hessian://10.{s}.{p}.5:80?app=panic-when-made"],
     &["panic://10.0.0.1:80"],
     &["10.{s}.{p}.1:80?app=panic-when-made"],
 ];
@@ -159,7 +181,7 @@ fn steps(random: &mut Random) -> Vec<Step> {
     while steps.len() < LENGTH {
         let (s, p, d) = (random.below(IDS.len()), random.below(PUBLISHERS), random.below(PAYLOADS.len()));
         // Nothing is published that is a bug most of the time.
-        let d = if d >= 10 && random.below(3) > 0 { 0 } else { d };
+        let d = if d >= 14 && random.below(3) > 0 { 0 } else { d };
         steps.push(match random.below(40) {
             0..=13 => Step::Publish(s, p, d),
             14..=17 => Step::Unpublish(s, p),
@@ -459,11 +481,12 @@ impl World {
         // Nothing goes before the view is complete, and no endpoint of a service whose removals are withheld.
         let gathering = !view.complete;
         let held = report.held == Some(Held::MassDelete) && !gathering;
-        let wanted: BTreeMap<&str, Option<BTreeSet<String>>> = IDS
+        let services = services();
+        let wanted: BTreeMap<&str, Option<BTreeSet<String>>> = services
             .iter()
-            .map(|id| (*id, self.reference().wanted(id).map(|all| all.iter().map(address).collect())))
+            .map(|id| (&**id, self.reference().wanted(id).map(|all| all.iter().map(address).collect())))
             .collect();
-        for id in IDS {
+        for id in services.iter().map(String::as_str) {
             if wanted[id].as_ref().is_none_or(|wanted| !wanted.is_empty()) {
                 self.empty.remove(id);
             }
@@ -475,7 +498,7 @@ impl World {
             if gathering || after.withheld.contains(&**id) {
                 check(gone.is_empty(), || format!("{id} loses {gone:?}, which is to be withheld"))?;
             }
-            if self.unknown.contains(&**id) && self.driver.policy.serves(id) {
+            if self.unknown.contains(&*id_of(id)) && self.driver.policy.serves(&id_of(id)) {
                 check(has.is_some() && gone.is_empty(), || format!("{id} loses {gone:?}, and it could not be read"))?;
             }
             match &wanted[&**id] {
@@ -489,24 +512,24 @@ impl World {
                 check(!gathering, || format!("{id} goes before the view is complete"))?;
                 let may_go = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
                 let since = report_since(&self.empty, id, had, *now);
-                let excluded = !self.driver.policy.serves(id);
+                let excluded = !self.driver.policy.serves(&id_of(id));
                 check(may_go && (excluded || *now - since >= GRACE), || {
                     format!("{id} goes, though neither registry nor policy nor grace says so")
                 })?;
             }
         }
         // When a hold begins no more is said to be missing than would be, if nothing were withheld.
-        let would_be_empty = |id: &&&str| match &wanted[**id] {
+        let would_be_empty = |id: &&String| match &wanted[&***id] {
             Some(wanted) if wanted.is_empty() => {
-                let over = self.empty.get(**id).is_some_and(|since| *now - since >= GRACE);
-                let kept = report.quarantined.contains_key(**id) && self.driver.policy.serves(id) && !over;
-                !kept || after.served.get(**id).is_none_or(BTreeSet::is_empty)
+                let over = self.empty.get(*id).is_some_and(|since| *now - since >= GRACE);
+                let kept = report.quarantined.contains_key(&***id) && self.driver.policy.serves(&id_of(id)) && !over;
+                !kept || after.served.get(*id).is_none_or(BTreeSet::is_empty)
             }
-            Some(_) => report.quarantined.contains_key(**id) && after.served.get(**id).is_none_or(BTreeSet::is_empty),
-            None => after.served.get(**id).is_none_or(BTreeSet::is_empty),
+            Some(_) => report.quarantined.contains_key(&***id) && after.served.get(*id).is_none_or(BTreeSet::is_empty),
+            None => after.served.get(*id).is_none_or(BTreeSet::is_empty),
         };
         if held && self.before.held != report.held {
-            let (missing, most) = (report.withheld.unwrap_or_default(), IDS.iter().filter(would_be_empty).count());
+            let (missing, most) = (report.withheld.unwrap_or_default(), services.iter().filter(would_be_empty).count());
             check(missing.services <= most, || {
                 format!("{missing:?} is held, and at most {most} services would be empty")
             })?;
@@ -530,7 +553,7 @@ impl World {
             let is_empty = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
             // The grace of endpoints that are withheld, or not known to be gone, has not begun.
             match is_empty
-                && !self.unknown.contains(&**id)
+                && !self.unknown.contains(&*id_of(id))
                 && (has.is_empty() || !report.withheld_services.contains(&**id))
             {
                 true => drop(self.empty.entry(id.clone()).or_insert(*now)),
@@ -568,11 +591,11 @@ impl World {
     /// were withheld, and those that were withheld until now.
     fn check_lost(&self, after: &Before) -> Result<(), String> {
         let some = |served: &Served, id: &str| served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
-        let had: Vec<&str> = IDS.into_iter().filter(|id| some(&self.before.served, id)).collect();
-        let is_lost = |id: &&&str| !some(&after.served, id) && !self.before.withheld.contains(**id);
+        let had: Vec<String> = services().into_iter().filter(|id| some(&self.before.served, id)).collect();
+        let is_lost = |id: &&String| !some(&after.served, id) && !self.before.withheld.contains(&***id);
         // A service that came within the window is in another account than those that were there when it began.
         let (mut old, mut all) = (0, 0);
-        for (at, during) in had.iter().filter(is_lost).filter_map(|id| self.came.get(*id)) {
+        for (at, during) in had.iter().filter(is_lost).filter_map(|id| self.came.get(id)) {
             let is_old = self.driver.now - at >= 60_000;
             old += usize::from(is_old);
             all += usize::from(is_old || !during);
@@ -610,12 +633,12 @@ impl World {
         let mut exceptions = Exceptions { waiting, ..Exceptions::default() };
         for (id, _, _, entry) in &ours {
             let Some(id) = id else { continue };
-            let unknown = report.unknown.sample.iter().any(|known| **known == **id);
+            let unknown = report.unknown.sample.iter().any(|known| **known == *id_of(id));
             let quarantined = report.quarantined.contains_key(&**id);
             let withheld = report.withheld_services.contains(&**id);
             // An endpoint that may not go and has no place in a new form keeps its service in the old one, place and all.
             let dns = self.before.served[&**id].iter().any(|endpoint| endpoint.starts_with("what."));
-            let stays = (withheld || unknown) && dns && !self.driver.policy.rules(id).dns;
+            let stays = (withheld || unknown) && dns && !self.driver.policy.rules(&id_of(id)).dns;
             if quarantined || stays || (unknown && self.before.served[&**id].is_empty()) {
                 let vip = entry.addresses.first().map(|vip| vip.parse().unwrap());
                 exceptions.kept.insert(id.clone(), (entry.hosts[0].clone(), vip));
@@ -638,14 +661,20 @@ impl World {
         let has_held = matches!(report.held, Some(Held::MassAdd | Held::MassDelete));
         check(report.waiting.is_none() || has_held, || format!("some wait, and held is {:?}", report.held))?;
         let places = &self.before.places;
-        let Expected { ids, refused, resources } = self.reference().expected(&IDS, &exceptions, places);
+        let services = services();
+        let services: Vec<&str> = services.iter().map(String::as_str).collect();
+        let Expected { ids, refused, resources } = self.reference().expected(&services, &exceptions, places);
         let is_empty = |id: &str| self.before.served[id].is_empty();
         let wrong = self.reference().wrong(places, &self.told, &exceptions.kept, is_empty);
         check(wrong.is_none(), || wrong.unwrap_or_default())?;
         let served: BTreeSet<String> = ours.iter().filter_map(|(id, ..)| id.clone()).collect();
         check(served == ids, || format!("served are {served:?}, to be served are {ids:?}"))?;
-        let quarantined: BTreeSet<String> =
-            report.quarantined.keys().filter(|id| IDS.contains(&&***id)).map(|id| id.to_string()).collect();
+        // A service beside the main one may be known from before the id could not be read.
+        let is_unread = |id: &str| {
+            id != id_of(id) && !exceptions.kept.contains_key(id) && self.reference().wanted(id).is_none()
+        };
+        let quarantined = report.quarantined.keys().filter(|id| services.contains(&&***id) && !is_unread(id));
+        let quarantined: BTreeSet<String> = quarantined.map(|id| id.to_string()).collect();
         check(quarantined == refused, || format!("quarantined are {quarantined:?}, refused are {refused:?}"))?;
         // Byte by byte, by the versions, which are hashes of the bytes.
         let expected = resources.map(|changes| {
@@ -753,12 +782,11 @@ fn versions(view: &View) -> [String; 3] {
     view.versions().map(str::to_owned)
 }
 
-/// dataInfoId, name, version and content of each resource.
+/// The text of the service's key, name, version and content of each resource.
 fn resources<T>(snapshot: &Snapshot, decode: impl Fn(bytes::Bytes) -> T) -> Vec<(Option<String>, String, String, T)> {
     let resources = snapshot.decode().into_iter().map(|resource| {
-        let mut metadata = resource.metadata.unwrap();
-        let id = metadata.annotations.remove(ID_ANNOTATION);
-        (id, metadata.name, metadata.version, decode(resource.body.unwrap().value))
+        let metadata = resource.metadata.unwrap();
+        (key(&metadata), metadata.name, metadata.version, decode(resource.body.unwrap().value))
     });
     resources.collect()
 }

@@ -13,10 +13,10 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    catalog::assignment::vip_candidates,
+    catalog::{assignment::vip_candidates, key::ServiceKey},
     config::Config,
     istio::{
-        names::{EMPTY_LABEL, ID_ANNOTATION, REGISTER_ID_ANNOTATION},
+        names::{EMPTY_LABEL, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION},
         validate,
     },
     policy::Policy,
@@ -24,7 +24,7 @@ use crate::{
     snapshot::{Changes, Resource, partition::slice_of},
     translate::{
         names,
-        service_entry::{self, EndpointMode, Member, Shape},
+        service_entry::{self, EndpointMode, Member, Merged, Shape},
     },
 };
 
@@ -67,11 +67,18 @@ pub(crate) struct Reference<'a> {
 impl Reference<'_> {
     /// The endpoints that the registry and the policy want a service to have; `None`: its publishers cannot be read.
     pub(crate) fn wanted(&self, id: &str) -> Option<Vec<Member>> {
+        let key = ServiceKey::of_text(id.into());
+        let id = key.id();
         if !self.policy.serves(id) {
             return Some(Vec::new());
         }
         let merged = || {
-            service_entry::merge(id, &self.store.read(id), &self.policy.rules(id), self.config.limits.bounds()).members
+            let (rules, bounds) = (self.policy.rules(id), self.config.limits.bounds());
+            let Merged { members, mut others, .. } = service_entry::merge(id, &self.store.read(id), &rules, bounds);
+            match key.other() {
+                None => members,
+                Some(protocol) => others.remove(protocol).unwrap_or_default(),
+            }
         };
         catch_unwind(AssertUnwindSafe(merged)).ok()
     }
@@ -97,7 +104,10 @@ impl Reference<'_> {
                     && (some || graces.contains(id) || withheld.contains(id))
             };
             let claimants: Vec<&str> = ids.iter().copied().filter(|id| claims(id)).collect();
-            let mut unreadable = ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id));
+            // What else an id has beside its main service is not known while it cannot be read.
+            let is_main = |id: &str| ServiceKey::of_text(id.into()).other().is_none();
+            let mut unreadable =
+                ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id) && is_main(id));
             let mut resources = [Changes::new(), Changes::new()];
             let made = claimants.iter().filter(|id| !withheld.contains(**id)).map(|id| {
                 let first = || (self.candidates(id).remove(0), None);
@@ -126,9 +136,10 @@ impl Reference<'_> {
     /// The hosts that a service would have, best first.
     pub(crate) fn candidates(&self, id: &str) -> Vec<String> {
         let suffix = &self.config.host_suffix;
-        let rules = self.policy.rules(id);
+        let key = ServiceKey::of_text(id.into());
+        let rules = key.rules(self.policy);
         let set = rules.host.filter(|host| !names::is_application(&names::resource_name(host, suffix)));
-        let made = names::candidates(id, suffix).map(|name| format!("{name}.{suffix}"));
+        let made = names::candidates(key.id(), key.other(), suffix).map(|name| format!("{name}.{suffix}"));
         set.map(str::to_owned).into_iter().chain(made).collect()
     }
 
@@ -172,13 +183,16 @@ impl Reference<'_> {
         if members.iter().any(|member| member.endpoint().labels.get("app") == Some("panic-when-made")) {
             return None;
         }
-        let (rules, mode) = (self.policy.rules(id), self.config.endpoint_mode);
+        let key = ServiceKey::of_text(id.into());
+        let (rules, mode) = (key.rules(self.policy), self.config.endpoint_mode);
+        let (id, other) = (key.id(), key.other());
         let full = |name: String| format!("{}/{name}", self.config.namespace);
         let slice = slice_of(&Sha256::digest(host).into());
-        let mut entry = service_entry::build(&Shape { host, vip, id, members, mode }, &rules);
+        let mut entry = service_entry::build(&Shape { host, vip, id, other, members, mode }, &rules);
         assert!(validate::keep_valid_endpoints(&mut entry).is_empty());
         validate::service_entry(&entry, &self.config.namespace).ok()?;
-        let annotations: BTreeMap<_, _> = [(ID_ANNOTATION.to_owned(), id.to_owned())].into();
+        let mut annotations = BTreeMap::from([(ID_ANNOTATION.to_owned(), id.to_owned())]);
+        annotations.extend(other.map(|protocol| (PROTOCOL_ANNOTATION.to_owned(), protocol.to_owned())));
         let labels = members.is_empty().then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
         let name = full(names::resource_name(host, &self.config.host_suffix));
         let resource = Resource::service_entry(name.clone(), labels, annotations.clone(), &entry);

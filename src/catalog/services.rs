@@ -13,12 +13,13 @@ use crate::{
         assignment::Place,
         breaker::{Totals, tenant},
         changes::{RoundChanges, put, remove},
+        key::ServiceKey,
         last_good::LastService,
         services::large::Encoded,
     },
     config::Config,
     istio::{
-        names::{EMPTY_LABEL, ID_ANNOTATION, REGISTER_ID_ANNOTATION},
+        names::{EMPTY_LABEL, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION},
         rule::{Invalid, Rule},
         validate,
     },
@@ -29,6 +30,7 @@ use crate::{
     translate::{
         names,
         payload::{Address, Endpoint},
+        port::port,
         service_entry::{self, EndpointMode, Member, Shape},
     },
 };
@@ -149,34 +151,34 @@ impl Service {
 #[derive(Debug)]
 pub struct Services {
     config: Arc<Config>,
-    services: HashMap<Arc<str>, Service>,
+    services: HashMap<ServiceKey, Service>,
     totals: Totals,
     /// By tenant, those with endpoints.
     tenants: HashMap<Box<str>, Totals>,
     /// Services without endpoints that the registry has named, the longest empty first.
-    graces: BTreeSet<(Millis, Arc<str>)>,
+    graces: BTreeSet<(Millis, ServiceKey)>,
     /// Services that came into [`Services::graces`], with the time, or left.
     graces_changed: Vec<(Arc<str>, Option<Millis>)>,
 }
 
 impl Services {
     /// The services of a last good state, of which the registry has said nothing yet.
-    pub fn restored(config: Arc<Config>, last_good: BTreeMap<Arc<str>, LastService>) -> Self {
+    pub fn restored(config: Arc<Config>, last_good: BTreeMap<ServiceKey, LastService>) -> Self {
         let services: HashMap<_, _> = last_good.into_iter().map(|(id, last)| (id, Service::restored(last))).collect();
         let (totals, tenants) = (Totals::default(), HashMap::new());
         let mut all = Self { config, services, totals, tenants, graces: BTreeSet::new(), graces_changed: Vec::new() };
-        let counts: Vec<_> = all.services.iter().map(|(id, service)| (Arc::clone(id), service.endpoints)).collect();
+        let counts: Vec<_> = all.services.iter().map(|(id, service)| (id.clone(), service.endpoints)).collect();
         counts.into_iter().for_each(|(id, endpoints)| all.count(&id, 0, endpoints));
         all
     }
 
-    /// The service with a dataInfoId, if it is served.
-    pub fn get(&self, id: &str) -> Option<&Service> {
+    /// A service, if it is served.
+    pub fn get(&self, id: &ServiceKey) -> Option<&Service> {
         self.services.get(id)
     }
 
     /// Every service that is served, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Service)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &Service)> {
         self.services.iter()
     }
 
@@ -191,7 +193,7 @@ impl Services {
     }
 
     /// Keeps the totals when a service has another number of endpoints.
-    fn count(&mut self, id: &str, before: usize, after: usize) {
+    fn count(&mut self, id: &ServiceKey, before: usize, after: usize) {
         if before == after {
             return;
         }
@@ -201,7 +203,7 @@ impl Services {
             totals.services
         };
         count(&mut self.totals);
-        let tenant = tenant(id);
+        let tenant = tenant(id.id());
         let services = match self.tenants.get_mut(tenant) {
             Some(totals) => count(totals),
             None => count(self.tenants.entry(tenant.into()).or_default()),
@@ -213,7 +215,7 @@ impl Services {
 
     /// Services whose last endpoint the registry took away, and when.
     pub fn empty(&self) -> BTreeMap<Arc<str>, Millis> {
-        let since = |(id, service): (&Arc<str>, &Service)| Some((Arc::clone(id), service.empty_since?));
+        let since = |(id, service): (&ServiceKey, &Service)| Some((Arc::clone(id.text()), service.empty_since?));
         self.services.iter().filter_map(since).collect()
     }
 
@@ -223,9 +225,9 @@ impl Services {
     }
 
     /// Services whose grace began at `over` or before.
-    pub fn expired(&self, over: Millis) -> Vec<Arc<str>> {
+    pub fn expired(&self, over: Millis) -> Vec<ServiceKey> {
         let expired = self.graces.iter().take_while(|(since, _)| *since <= over);
-        expired.map(|(_, id)| Arc::clone(id)).collect()
+        expired.map(|(_, id)| id.clone()).collect()
     }
 
     /// Services whose grace began, with the time, or ended since the last call.
@@ -235,7 +237,7 @@ impl Services {
 
     /// Lends the intent of a service that is served; [`Services::put`], [`Services::stay`] or [`Services::remove`] ends the
     /// loan.
-    pub fn take_intent(&mut self, id: &str) -> Intent {
+    pub fn take_intent(&mut self, id: &ServiceKey) -> Intent {
         self.services.get_mut(id).map(|service| std::mem::take(&mut service.intent)).unwrap_or_default()
     }
 
@@ -262,13 +264,13 @@ impl Services {
     /// so. An error is the rule of Istio's that the resources would break.
     pub fn make(
         &self,
-        id: &Arc<str>,
+        id: &ServiceKey,
         place: &Place,
         members: &[Member],
         empty: bool,
         rules: &Rules<'_>,
     ) -> Result<Option<Build>, Invalid> {
-        let port = service_entry::port(id, rules);
+        let port = port(id.id(), id.other(), rules);
         let divisor = match self.config.endpoint_mode {
             EndpointMode::Inline => 1,
             EndpointMode::WorkloadEntry => service_entry::weight_divisor(members),
@@ -287,9 +289,9 @@ impl Services {
         #[cfg(test)]
         assert!(!members.iter().any(|member| member.endpoint().labels.get("app") == Some("panic-when-made")));
         let (Place { host, slice, vip }, mode) = (place, self.config.endpoint_mode);
-        let shape = Shape { host, vip: *vip, id, members, mode };
+        let shape = Shape { host, vip: *vip, id: id.id(), other: id.other(), members, mode };
         let labels = empty.then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
-        let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
+        let annotations = annotations(id);
         let name = self.name(host);
         validate::metadata(&name, &labels, &annotations)?;
         let encoded = self.encode(&shape, rules, before)?;
@@ -348,7 +350,7 @@ impl Services {
     }
 
     /// Encodes the WorkloadEntries that differ from those that are served.
-    fn make_workloads(&self, id: &Arc<str>, members: &[Member], entry: &ServiceEntry, build: &mut Build) {
+    fn make_workloads(&self, id: &ServiceKey, members: &[Member], entry: &ServiceEntry, build: &mut Build) {
         let (host, slice) = (&build.place.host, build.place.slice);
         let port_name = &*entry.ports[0].name;
         let (dns, divisor) = (build.inputs.dns, build.inputs.divisor);
@@ -370,9 +372,9 @@ impl Services {
                 build.left_out.entry(invalid.rule).or_insert((0, invalid)).0 += 1;
                 continue;
             }
-            let annotations = [(ID_ANNOTATION, &**id), (REGISTER_ID_ANNOTATION, member.register_id())]
-                .map(|(key, value)| (key.to_owned(), value.to_owned()));
-            let resource = Resource::workload_entry(name.to_string(), annotations.into(), &workload);
+            let mut annotations = annotations(id);
+            annotations.insert(REGISTER_ID_ANNOTATION.to_owned(), member.register_id().to_owned());
+            let resource = Resource::workload_entry(name.to_string(), annotations, &workload);
             build.changes.encodes += 1;
             put(&mut build.changes.workload_entries, (slice, Arc::clone(&name)), resource);
             build.workloads.insert(key, (name, member.clone()));
@@ -382,7 +384,7 @@ impl Services {
     /// Serves a service in a new form, with the endpoints that it was made of; returns the endpoints that were served before.
     pub fn put(
         &mut self,
-        id: &Arc<str>,
+        id: &ServiceKey,
         build: Build,
         members: Vec<Member>,
         empty_since: Option<Millis>,
@@ -402,7 +404,7 @@ impl Services {
             workloads,
             encoded,
         };
-        let before = self.services.insert(Arc::clone(id), service);
+        let before = self.services.insert(id.clone(), service);
         self.count(id, before.as_ref().map_or(0, |before| before.endpoints), endpoints);
         self.leave_grace(id, before.as_ref());
         self.stay(id, empty_since, intent);
@@ -410,26 +412,26 @@ impl Services {
     }
 
     /// Replaces a service's endpoints by equal ones of newer versions of their publishers; returns the old ones.
-    pub fn renew(&mut self, id: &str, members: Vec<Member>) -> Vec<Member> {
+    pub fn renew(&mut self, id: &ServiceKey, members: Vec<Member>) -> Vec<Member> {
         let service = self.services.get_mut(id);
         service.map(|service| std::mem::replace(&mut service.members, members)).unwrap_or_default()
     }
 
     /// Leaves the resources of a service as they are.
-    pub fn stay(&mut self, id: &Arc<str>, empty_since: Option<Millis>, intent: Intent) {
+    pub fn stay(&mut self, id: &ServiceKey, empty_since: Option<Millis>, intent: Intent) {
         let Some(service) = self.services.get_mut(id) else { return };
         service.intent = intent;
         let before = std::mem::replace(&mut service.empty_since, empty_since);
         // The grace of a restored service is not counted before the registry names the service.
-        let counted = before.filter(|since| self.graces.remove(&(*since, Arc::clone(id))));
-        self.graces.extend(empty_since.map(|since| (since, Arc::clone(id))));
+        let counted = before.filter(|since| self.graces.remove(&(*since, id.clone())));
+        self.graces.extend(empty_since.map(|since| (since, id.clone())));
         if counted != empty_since {
-            self.graces_changed.push((Arc::clone(id), empty_since));
+            self.graces_changed.push((Arc::clone(id.text()), empty_since));
         }
     }
 
     /// No longer serves a service; returns the removal of its resources, and its endpoints.
-    pub fn remove(&mut self, id: &Arc<str>) -> Option<(RoundChanges, Vec<Member>)> {
+    pub fn remove(&mut self, id: &ServiceKey) -> Option<(RoundChanges, Vec<Member>)> {
         let service = self.services.remove(id)?;
         self.count(id, service.endpoints, 0);
         self.leave_grace(id, Some(&service));
@@ -441,12 +443,18 @@ impl Services {
         Some((changes, service.members))
     }
 
-    fn leave_grace(&mut self, id: &Arc<str>, service: Option<&Service>) {
+    fn leave_grace(&mut self, id: &ServiceKey, service: Option<&Service>) {
         let since = service.and_then(|service| service.empty_since);
-        if since.is_some_and(|since| self.graces.remove(&(since, Arc::clone(id)))) {
-            self.graces_changed.push((Arc::clone(id), None));
+        if since.is_some_and(|since| self.graces.remove(&(since, id.clone()))) {
+            self.graces_changed.push((Arc::clone(id.text()), None));
         }
     }
+}
+
+/// What a service's resources say of it beside their content.
+fn annotations(id: &ServiceKey) -> BTreeMap<String, String> {
+    let other = id.other().map(|protocol| (PROTOCOL_ANNOTATION.to_owned(), protocol.to_owned()));
+    [(ID_ANNOTATION.to_owned(), id.id().to_owned())].into_iter().chain(other).collect()
 }
 
 /// Whether endpoints are left out of a build that are served of the service.

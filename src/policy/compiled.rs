@@ -1,6 +1,6 @@
 //! A checked policy, ready to be asked for each service and endpoint.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use wildmatch::WildMatch;
 use crate::{
     digest::{self, hex},
     error::{Error, Result},
+    model::PROTOCOLS,
     policy::{
         address::{self, Refusal},
         document::{Balance, MtlsRule, Override, PolicyConfig},
@@ -32,7 +33,10 @@ pub struct Policy {
     overrides: Vec<Override>,
     vip_range: Option<IpNet>,
     hash: String,
-    reading: u64,
+    /// Protocols that `ports` names beside [`PROTOCOLS`], in lower case.
+    protocols: BTreeSet<String>,
+    /// For texts that name protocols, and for others.
+    reading: [u64; 2],
     admitting: u64,
 }
 
@@ -56,6 +60,10 @@ impl Policy {
         let exceptions: Vec<_> = exceptions.filter(|(_, reads)| *reads != (None, None)).collect();
         let reading =
             digest(&(&config.labels, &config.locality, &config.endpoints, &config.mtls, exceptions, vip_range))?;
+        let protocols: BTreeSet<String> = config.ports.keys().map(|name| name.to_ascii_lowercase()).collect();
+        let protocols: BTreeSet<String> =
+            protocols.into_iter().filter(|name| !PROTOCOLS.contains(&name.as_str())).collect();
+        let of_protocols = digest(&(reading, &protocols))?;
         let dns = |(glob, exception): (&String, &Override)| exception.dns.map(|dns| (glob.clone(), dns));
         let dns: Vec<_> = config.overrides.iter().filter_map(dns).collect();
         let admitting = digest(&(&config.endpoints, &config.mtls, dns, vip_range))?;
@@ -70,7 +78,8 @@ impl Policy {
             overrides: overrides.into_iter().map(|(_, exception)| exception.clone()).collect(),
             vip_range,
             hash: hex(&hash),
-            reading: u64::from_be_bytes(reading),
+            protocols,
+            reading: [of_protocols, reading].map(u64::from_be_bytes),
             admitting: u64::from_be_bytes(admitting),
             config,
         })
@@ -81,10 +90,20 @@ impl Policy {
         &self.config
     }
 
-    /// Equal for two policies under which every publisher's payloads are read alike; what was read under one holds under
-    /// the other.
-    pub fn reading(&self) -> u64 {
-        self.reading
+    /// Equal for two policies under which payloads are read alike, such as name protocols or others; what was read under one
+    /// holds under the other.
+    pub fn reading(&self, names_protocols: bool) -> u64 {
+        self.reading[usize::from(!names_protocols)]
+    }
+
+    /// Whether there may be services of a protocol, whose name is in lower case.
+    pub fn knows(&self, protocol: &str) -> bool {
+        PROTOCOLS.contains(&protocol) || self.protocols.contains(protocol)
+    }
+
+    /// Whether the same protocols are known under another policy.
+    pub fn knows_as(&self, other: &Self) -> bool {
+        self.protocols == other.protocols
     }
 
     /// Whether the same endpoints of a service are served, and called with mTLS, under another policy that serves it.
@@ -192,6 +211,14 @@ impl Policy {
 fn digest(part: &impl Serialize) -> Result<[u8; 8]> {
     let json = serde_json::to_vec(part).map_err(|error| Error::Internal(error.to_string()))?;
     Ok(digest::prefix_of(json))
+}
+
+impl Rules<'_> {
+    /// The rules for a service that a dataInfoId has beside its main one, by another protocol: an override's host, port and
+    /// protocol are the main service's.
+    pub fn beside(self) -> Self {
+        Self { host: None, port: None, protocol: None, ..self }
+    }
 }
 
 /// A policy as it is for one service.

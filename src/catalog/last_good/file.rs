@@ -338,8 +338,8 @@ mod tests {
             content(&driver).save(&file.file).unwrap();
             let last_good = file.load().unwrap();
             assert_eq!((last_good.publishers, last_good.services.len()), (9, 2));
-            assert_eq!(last_good.services["b.Empty"].empty_since, Some(driver.now));
-            let service = &last_good.services["a.Full"];
+            assert_eq!(last_good.services[&"b.Empty".into()].empty_since, Some(driver.now));
+            let service = &last_good.services[&"a.Full".into()];
             assert_eq!(
                 (&*service.host, &*service.name),
                 ("a-7da7447a0e1d.full.sofa.mesh", "sofa-registry/a-7da7447a0e1d.full")
