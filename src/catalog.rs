@@ -30,3 +30,4 @@ pub mod rounds;
 pub mod services;
 pub mod shared;
 pub mod unknown;
+pub mod vips;

@@ -11,3 +11,4 @@ pub mod log;
 pub mod metrics;
 mod server;
 pub mod status;
+mod unmatched;

@@ -26,7 +26,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
         "overrides": {"com.example.*": {"dns": true}},
     });
     let policy: PolicyConfig = serde_json::from_value(policy).expect("a policy document");
-    Policy::new(policy, "248.0.0.0/6".parse().ok(), "ns").expect("a valid policy")
+    Policy::new(policy, &["248.0.0.0/6".parse().unwrap()], "ns").expect("a valid policy")
 });
 
 /// Of a service that may have host names, and of one that may not.
@@ -52,7 +52,7 @@ fn check(endpoint: &Endpoint, rules: &Rules<'_>) {
     }
     let parsed = Arc::new(Parsed { endpoints: vec![endpoint.clone()], ..Parsed::default() });
     let members: Vec<Member> = Member::all(&parsed).collect();
-    let shape = Shape { host: "a.sofa.mesh", vip: None, id: ID, other: None, members: &members, mode: EndpointMode::Inline };
+    let shape = Shape { host: "a.sofa.mesh", vips: &[], id: ID, other: None, members: &members, mode: EndpointMode::Inline };
     assert_eq!(validate::service_entry(&service_entry::build(&shape, rules), "sofa-registry"), Ok(()));
     assert_eq!(validate::workload_entry(&service_entry::workload_entry("a.sofa.mesh", &members[0], "tcp", 1)), Ok(()));
     let again = payload::parse(&plain, "", payload::Client::Sofarpc, rules).expect("the plain form of an address that was read");

@@ -1,6 +1,6 @@
-//! Which service has which host, and which host which virtual address.
+//! Which service has which host, and which host which virtual addresses, one of each range.
 //!
-//! Both go by [`Claims`]. Of several services that want one host, or hosts that want one address, comes first:
+//! All go by [`Claims`]. Of several services that want one host, or hosts that want one address, comes first:
 //!
 //! 1. who has to stay as it is served, since its newest form cannot be made: what is served stands in nobody's place;
 //! 2. who has endpoints, so that none that is empty is in the way of one that can be called;
@@ -23,6 +23,7 @@ use crate::{
     catalog::{
         assignment::claims::{Claims, Contest},
         key::ServiceKey,
+        vips::{FAMILIES, Vips, family},
     },
     digest::prefix,
     snapshot::partition::slice_of,
@@ -67,8 +68,8 @@ pub struct Place {
     pub host: Box<str>,
     /// The slice of the host.
     pub slice: usize,
-    /// The virtual address of the host; `None`: there are none, or every candidate is another's.
-    pub vip: Option<IpAddr>,
+    /// The virtual addresses of the host; where there is none of a range, every candidate is another's.
+    pub vips: Vips,
 }
 
 /// A service that is served under another host or virtual address than before.
@@ -86,12 +87,14 @@ pub struct Move {
 #[derive(Debug)]
 pub struct Assignment {
     suffix: String,
-    vip_range: Option<IpNet>,
+    /// By family.
+    vip_ranges: [Option<IpNet>; FAMILIES],
     /// The claims of services, with the SHA-256 of the host that a virtual address is claimed for.
     claims: HashMap<ServiceKey, (Claim, HostDigest)>,
     /// Whole hosts.
     hosts: Claims<Right, ServiceKey, String>,
-    vips: Claims<Right, (HostDigest, ServiceKey), IpAddr>,
+    /// By family.
+    vips: [Claims<Right, (HostDigest, ServiceKey), IpAddr>; FAMILIES],
     /// Where services are served, as far as anybody was told.
     served: HashMap<ServiceKey, Place>,
     /// Services whose place may be another than the one in `served`.
@@ -102,14 +105,17 @@ pub struct Assignment {
 pub type Movers = BTreeSet<ServiceKey>;
 
 impl Assignment {
-    /// Nobody claims anything. Hosts end in `.suffix`; without a range there are no virtual addresses.
-    pub fn new(suffix: &str, vip_range: Option<IpNet>) -> Self {
+    /// Nobody claims anything. Hosts end in `.suffix`; without a range there are no virtual addresses, and of a family there is
+    /// one range at most.
+    pub fn new(suffix: &str, vip_ranges: &[IpNet]) -> Self {
+        let mut by_family = [None; FAMILIES];
+        vip_ranges.iter().for_each(|range| by_family[family(range.addr())] = Some(*range));
         Self {
             suffix: suffix.to_owned(),
-            vip_range,
+            vip_ranges: by_family,
             claims: HashMap::new(),
             hosts: Claims::default(),
-            vips: Claims::default(),
+            vips: Default::default(),
             served: HashMap::new(),
             unsettled: Movers::new(),
         }
@@ -130,11 +136,11 @@ impl Assignment {
         self.told(movers)
     }
 
-    /// Keeps the host and the virtual address that a service is served under, whoever else claims them. No effect if it keeps
+    /// Keeps the host and the virtual addresses that a service is served under, whoever else claims them. No effect if it keeps
     /// just these already.
-    pub fn keep(&mut self, id: &ServiceKey, host: &str, vip: Option<IpAddr>) -> Movers {
+    pub fn keep(&mut self, id: &ServiceKey, host: &str, vips: Vips) -> Movers {
         if self.claims.get(id).is_some_and(|(claim, _)| *claim == Claim::Kept)
-            && self.place(id).is_some_and(|place| (&*place.host, place.vip) == (host, vip))
+            && self.place(id).is_some_and(|place| (&*place.host, place.vips) == (host, vips))
         {
             return Movers::new();
         }
@@ -143,10 +149,12 @@ impl Assignment {
         if let Some((_, before)) = self.claims.insert(id.clone(), (Claim::Kept, digest))
             && before != digest
         {
-            movers.extend(ids(self.vips.remove(&(before, id.clone()))));
+            self.withdraw_vips(before, id, &mut movers);
         }
         let right = self.right(id, |_| true);
-        movers.extend(ids(self.vips.set(&(digest, id.clone()), vip.map(|vip| (vip, right)))));
+        for (claims, vip) in self.vips.iter_mut().zip(vips.0) {
+            movers.extend(ids(claims.set(&(digest, id.clone()), vip.map(|vip| (vip, right)))));
+        }
         let hosts = self.hosts.set(id, [(host.to_owned(), right)]);
         self.follow(hosts, &mut movers);
         self.told(movers)
@@ -156,7 +164,7 @@ impl Assignment {
     pub fn withdraw(&mut self, id: &ServiceKey) -> Movers {
         let mut movers = Movers::new();
         if let Some((_, digest)) = self.claims.remove(id) {
-            movers.extend(ids(self.vips.remove(&(digest, id.clone()))));
+            self.withdraw_vips(digest, id, &mut movers);
             let hosts = self.hosts.remove(id);
             self.follow(hosts, &mut movers);
         }
@@ -226,30 +234,40 @@ impl Assignment {
             let host = self.hosts.get(&id).map(|host| HostDigest::from(Sha256::digest(host)));
             let before = std::mem::replace(digest, host.unwrap_or_default());
             if before != *digest {
-                movers.extend(ids(self.vips.remove(&(before, id.clone()))));
+                self.withdraw_vips(before, &id, movers);
                 movers.insert(id.clone());
             }
             if host.is_some() {
-                self.claim_vip(&id, movers);
+                self.claim_vips(&id, movers);
             }
         }
     }
 
-    /// Claims a virtual address for the host of a service with a claim to the best.
-    fn claim_vip(&mut self, id: &ServiceKey, movers: &mut Movers) {
-        let (Some(range), Some((Claim::Best { .. }, digest))) = (self.vip_range, self.claims.get(id)) else { return };
-        let right = |vip| (vip, self.right(id, |served| served.vip == Some(vip)));
-        let candidates: Vec<(IpAddr, Right)> = vip_candidates(digest, range).into_iter().map(right).collect();
+    /// Gives up the claims of a service to virtual addresses for a host.
+    fn withdraw_vips(&mut self, host: HostDigest, id: &ServiceKey, movers: &mut Movers) {
+        let vip = (host, id.clone());
+        self.vips.iter_mut().for_each(|claims| movers.extend(ids(claims.remove(&vip))));
+    }
+
+    /// Claims a virtual address of each range for the host of a service with a claim to the best.
+    fn claim_vips(&mut self, id: &ServiceKey, movers: &mut Movers) {
+        let Some((Claim::Best { .. }, digest)) = self.claims.get(id) else { return };
         let vip = (*digest, id.clone());
-        movers.extend(ids(self.vips.set(&vip, candidates)));
+        for (family, range) in self.vip_ranges.into_iter().enumerate() {
+            let Some(range) = range else { continue };
+            let right = |vip| (vip, self.right(id, |served| served.vips.0[family] == Some(vip)));
+            let candidates: Vec<(IpAddr, Right)> = vip_candidates(&vip.0, range).into_iter().map(right).collect();
+            movers.extend(ids(self.vips[family].set(&vip, candidates)));
+        }
     }
 
     /// The place of a service that claims; `None`: every host that it may have is another service's.
     pub fn place(&self, id: &ServiceKey) -> Option<Place> {
         let (_, digest) = self.claims.get(id)?;
         let host = self.hosts.get(id)?;
-        let vip = self.vips.get(&(*digest, id.clone())).copied();
-        Some(Place { host: host.as_str().into(), slice: slice_of(digest), vip })
+        let vip = (*digest, id.clone());
+        let vips = Vips(self.vips.each_ref().map(|claims| claims.get(&vip).copied()));
+        Some(Place { host: host.as_str().into(), slice: slice_of(digest), vips })
     }
 
     /// Services that do not have their first host, since another has it.
@@ -257,9 +275,9 @@ impl Assignment {
         self.hosts.moved()
     }
 
-    /// Hosts that do not have their first virtual address, since another has it.
+    /// Hosts that do not have their first virtual address of a range, since another has it.
     pub fn vips_moved(&self) -> usize {
-        self.vips.moved()
+        self.vips.iter().map(Claims::moved).sum()
     }
 
     /// Hosts and virtual addresses for which other services contend than at the last call, by the texts of these; `None`: nobody
@@ -274,7 +292,7 @@ impl Assignment {
             let contest = contest.map(|Contest { holder, waiting, count }| shown(holder, waiting, count));
             (host.into(), contest)
         });
-        let vips = self.vips.contests_changed().into_iter().map(|(vip, contest)| {
+        let vips = self.vips.iter_mut().flat_map(Claims::contests_changed).map(|(vip, contest)| {
             let contest = contest
                 .map(|Contest { holder: (_, holder), waiting, count }| shown(holder, ids(waiting).collect(), count));
             (vip.to_string().into(), contest)
@@ -323,7 +341,8 @@ mod tests {
     }
 
     fn assignment(range: &str) -> Assignment {
-        Assignment::new(SUFFIX, range.parse().ok())
+        let ranges: Vec<IpNet> = range.split_whitespace().map(|range| range.parse().unwrap()).collect();
+        Assignment::new(SUFFIX, &ranges)
     }
 
     fn host(assignment: &Assignment, name: &str) -> Option<String> {
@@ -390,8 +409,8 @@ mod tests {
         let mut all = assignment("10.96.0.0/30");
         all.claim(&id("a.demo"), None, false);
         let served = all.place(&id("a.demo")).unwrap();
-        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Movers::from([id("a.demo")]));
-        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Movers::new(), "it keeps that already");
+        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vips), Movers::from([id("a.demo")]));
+        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vips), Movers::new(), "it keeps that already");
         all.claim(&id("a.Demo"), None, false);
         assert_eq!(all.place(&id("a.demo")), Some(served.clone()));
         assert!(
@@ -401,9 +420,9 @@ mod tests {
         // Two hosts that the policy sets go around it as well, and there are two addresses.
         all.claim(&id("other"), Some(&served.host), false);
         assert_ne!(all.place(&id("other")).unwrap().host, served.host);
-        let vips: BTreeSet<_> = ["a.demo", "a.Demo", "other"].map(|name| all.place(&id(name)).unwrap().vip).into();
+        let vips: BTreeSet<_> = ["a.demo", "a.Demo", "other"].map(|name| all.place(&id(name)).unwrap().vips).into();
         assert_eq!(vips.len(), 3, "one has none: {vips:?}");
-        assert!(vips.contains(&served.vip) && vips.contains(&None));
+        assert!(vips.contains(&served.vips) && vips.contains(&Vips::default()));
         all.claim(&id("a.demo"), None, false);
         assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN, "no longer kept");
     }
@@ -430,7 +449,7 @@ mod tests {
 
     const NAMES: [&str; 6] = ["a.demo", "a.Demo", "A.demo", "b", "c.d", "x"];
     const SETS: [Option<&str>; 4] = [None, Some("b.sofa.mesh"), Some("s.example.com"), Some("a.demo.sofa.mesh")];
-    const RANGE: &str = "10.96.0.0/29";
+    const RANGES: &str = "10.96.0.0/29 fd00::/125";
 
     type Places = [Option<Place>; 6];
 
@@ -454,7 +473,8 @@ mod tests {
             None => (false, false, false),
             Some((_, is_empty)) => (true, is_empty, !is_served),
         };
-        let vips = |place: &Place| vip_candidates(&Sha256::digest(&*place.host).into(), RANGE.parse().unwrap());
+        let vips =
+            |place: &Place, range: &str| vip_candidates(&Sha256::digest(&*place.host).into(), range.parse().unwrap());
         for (n, claim) in model {
             let mine = now[*n].as_ref();
             let Some((set, _)) = claim else {
@@ -475,20 +495,24 @@ mod tests {
                 );
             }
             let Some(mine) = mine else { continue };
-            for vip in vips(mine).into_iter().take_while(|vip| mine.vip != Some(*vip)) {
-                let is_served = |n: usize| served[n].as_ref().is_some_and(|served| served.vip == Some(vip));
-                let holder = model.keys().find(|m| now[**m].as_ref().is_some_and(|place| place.vip == Some(vip)));
-                prop_assert!(holder.is_some(), "{} may have {}", NAMES[*n], vip);
-                let holder = *holder.unwrap();
-                let digest = |place: &Place| HostDigest::from(Sha256::digest(&*place.host));
-                let (theirs, ours) = (right(holder, is_served(holder)), right(*n, is_served(*n)));
-                let (theirs, ours) = ((theirs, digest(now[holder].as_ref().unwrap())), (ours, digest(mine)));
-                prop_assert!(theirs < ours, "{} has a right to {}", NAMES[*n], vip);
+            for (family, range) in RANGES.split_whitespace().enumerate() {
+                let vip_of = |place: &Place| place.vips.0[family];
+                for vip in vips(mine, range).into_iter().take_while(|vip| vip_of(mine) != Some(*vip)) {
+                    let is_served = |n: usize| served[n].as_ref().is_some_and(|served| vip_of(served) == Some(vip));
+                    let holder =
+                        model.keys().find(|m| now[**m].as_ref().is_some_and(|place| vip_of(place) == Some(vip)));
+                    prop_assert!(holder.is_some(), "{} may have {}", NAMES[*n], vip);
+                    let holder = *holder.unwrap();
+                    let digest = |place: &Place| HostDigest::from(Sha256::digest(&*place.host));
+                    let (theirs, ours) = (right(holder, is_served(holder)), right(*n, is_served(*n)));
+                    let (theirs, ours) = ((theirs, digest(now[holder].as_ref().unwrap())), (ours, digest(mine)));
+                    prop_assert!(theirs < ours, "{} has a right to {}", NAMES[*n], vip);
+                }
             }
         }
         let taken = || now.iter().flatten();
         prop_assert_eq!(taken().map(|place| &place.host).collect::<BTreeSet<_>>().len(), taken().count());
-        let vips: Vec<IpAddr> = taken().filter_map(|place| place.vip).collect();
+        let vips: Vec<IpAddr> = taken().flat_map(|place| place.vips.0).flatten().collect();
         prop_assert_eq!(vips.iter().collect::<BTreeSet<_>>().len(), vips.len());
         prop_assert_eq!(taken().count(), model.len(), "everybody has a host");
         Ok(())
@@ -501,7 +525,7 @@ mod tests {
         fn in_any_history_everybody_has_what_it_has_a_right_to(
             history in proptest::collection::vec((0..NAMES.len(), 0u8..10, 0..SETS.len()), 0..60)
         ) {
-            let mut all = assignment(RANGE);
+            let mut all = assignment(RANGES);
             let (mut model, mut served) = (Model::new(), Places::default());
             for (n, what, set) in history {
                 let (name, before) = (id(NAMES[n]), places(&all));
@@ -512,7 +536,7 @@ mod tests {
                     }
                     (6, Some(place)) => {
                         model.insert(n, None);
-                        all.keep(&name, &place.host, place.vip)
+                        all.keep(&name, &place.host, place.vips)
                     }
                     (6 | 7, _) => {
                         model.remove(&n);
@@ -548,9 +572,9 @@ mod tests {
             }
             all.settle();
             let before = places(&all);
-            let mut restarted = assignment(RANGE);
+            let mut restarted = assignment(RANGES);
             for (name, place) in NAMES.iter().zip(&before) {
-                place.iter().for_each(|place| drop(restarted.keep(&id(name), &place.host, place.vip)));
+                place.iter().for_each(|place| drop(restarted.keep(&id(name), &place.host, place.vips)));
             }
             restarted.settle();
             for (n, claim) in &model {

@@ -416,7 +416,7 @@ mod tests {
 
     fn policy(document: serde_json::Value) -> Policy {
         let config: PolicyConfig = serde_json::from_value(document).unwrap();
-        Policy::compile(config, None).unwrap()
+        Policy::compile(config, &[]).unwrap()
     }
 
     fn members(data: &[&str], version: i64) -> Vec<Member> {

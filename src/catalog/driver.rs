@@ -64,7 +64,7 @@ impl Driver {
         let view = last_good.as_ref().map(|last| last.view.clone()).unwrap_or_default();
         Self {
             store: Store::new(config.limits.store()),
-            policy: Arc::new(Policy::compile(config.policy.clone(), config.vip_cidr).unwrap()),
+            policy: Arc::new(Policy::compile(config.policy.clone(), &config.vip_cidr).unwrap()),
             orders: Orders::default(),
             now,
             round: Round::new(Arc::clone(&config), now, last_good),
@@ -112,7 +112,7 @@ impl Driver {
     /// Sets a policy without the check at the door, so that Istio may refuse what is made under it.
     pub(crate) fn policy(&mut self, document: &Value) {
         let config = serde_json::from_value(document.clone()).unwrap();
-        self.policy = Arc::new(Policy::compile(config, self.config.vip_cidr).unwrap());
+        self.policy = Arc::new(Policy::compile(config, &self.config.vip_cidr).unwrap());
     }
 
     /// A round, as the thread of the rounds makes it.

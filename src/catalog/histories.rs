@@ -29,6 +29,7 @@ use crate::{
         key::ServiceKey,
         last_good::file::over_a_restart,
         reference::{Exceptions, Expected, Places, Reference},
+        vips::{Vips, family},
     },
     model::{Millis, RegisterVersion},
     policy::Policy,
@@ -268,8 +269,8 @@ struct Before {
 impl World {
     fn new(seed: usize, thorough: bool) -> Self {
         let mode = ["inline", "workload-entry"][seed % 2];
-        // The first range is so small that hosts contest its addresses.
-        let range = ["248.0.0.0/29", "248.0.0.0/6"][seed / 2 % 2];
+        // Some ranges are so small that hosts contest their addresses.
+        let range = ["248.0.0.0/29", "248.0.0.0/6", "fd00::/124,248.0.0.0/28"][seed / 2 % 3];
         // Bounds that are met, or not.
         let (of_publisher, of_service) = ([64, 1][seed / 4 % 2], [50_000, 2][seed / 8 % 2]);
         let config = json!({
@@ -535,17 +536,20 @@ impl World {
             })?;
         }
         // A newcomer takes nothing from anybody who is served and has endpoints.
-        for (id, (host, vip)) in &self.told {
+        for (id, (host, vips)) in &self.told {
             let has_some = after.served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
-            let Some((now, address)) = after.places.get(id).filter(|_| has_some) else { continue };
+            let Some((now, addresses)) = after.places.get(id).filter(|_| has_some) else { continue };
             let wanted = self.reference().candidates(id);
             let at = |host: &String| wanted.iter().position(|wanted| wanted == host);
             check(at(host).is_none() || at(now) <= at(host), || format!("{id} was {host} and is {now}"))?;
-            let thief = after.places.iter().find(|(other, (_, theirs))| *other != id && *theirs == *vip);
-            if let (Some(thief), true) = (thief.filter(|_| vip.is_some()), host == now) {
-                let vips = vip_candidates(&Sha256::digest(host).into(), self.driver.config.vip_cidr.unwrap());
-                let at = |vip: &Option<IpAddr>| vips.iter().position(|wanted| Some(*wanted) == *vip);
-                check(at(address).is_some() && at(address) < at(vip), || format!("{thief:?} has what {id} had"))?;
+            for range in self.driver.config.vip_cidr.iter().filter(|_| host == now) {
+                let of = |vips: &Vips| vips.0[family(range.addr())];
+                let (Some(vip), address) = (of(vips), of(addresses)) else { continue };
+                let thief = after.places.iter().find(|(other, (_, theirs))| *other != id && of(theirs) == Some(vip));
+                let Some(thief) = thief else { continue };
+                let candidates = vip_candidates(&Sha256::digest(host).into(), *range);
+                let at = |vip: Option<IpAddr>| candidates.iter().position(|wanted| Some(*wanted) == vip);
+                check(at(address).is_some() && at(address) < at(Some(vip)), || format!("{thief:?} has what {id} had"))?;
             }
         }
         self.empty.retain(|id, _| after.served.contains_key(id));
@@ -640,8 +644,7 @@ impl World {
             let dns = self.before.served[&**id].iter().any(|endpoint| endpoint.starts_with("what."));
             let stays = (withheld || unknown) && dns && !self.driver.policy.rules(&id_of(id)).dns;
             if quarantined || stays || (unknown && self.before.served[&**id].is_empty()) {
-                let vip = entry.addresses.first().map(|vip| vip.parse().unwrap());
-                exceptions.kept.insert(id.clone(), (entry.hosts[0].clone(), vip));
+                exceptions.kept.insert(id.clone(), place(entry));
                 exceptions.quarantined.extend(quarantined.then(|| id.clone()));
             } else if unknown || withheld {
                 exceptions.withheld.insert(id.clone());
@@ -670,9 +673,8 @@ impl World {
         let served: BTreeSet<String> = ours.iter().filter_map(|(id, ..)| id.clone()).collect();
         check(served == ids, || format!("served are {served:?}, to be served are {ids:?}"))?;
         // A service beside the main one may be known from before the id could not be read.
-        let is_unread = |id: &str| {
-            id != id_of(id) && !exceptions.kept.contains_key(id) && self.reference().wanted(id).is_none()
-        };
+        let is_unread =
+            |id: &str| id != id_of(id) && !exceptions.kept.contains_key(id) && self.reference().wanted(id).is_none();
         let quarantined = report.quarantined.keys().filter(|id| services.contains(&&***id) && !is_unread(id));
         let quarantined: BTreeSet<String> = quarantined.map(|id| id.to_string()).collect();
         check(quarantined == refused, || format!("quarantined are {quarantined:?}, refused are {refused:?}"))?;
@@ -774,8 +776,11 @@ fn address(member: &crate::translate::service_entry::Member) -> String {
 /// Hosts and virtual addresses of services.
 fn places(view: &View) -> Places {
     let entries = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
-    let place = |entry: ServiceEntry| (entry.hosts[0].clone(), entry.addresses.first().map(|vip| vip.parse().unwrap()));
-    entries.into_iter().filter_map(|(id, _, _, entry)| Some((id?, place(entry)))).collect()
+    entries.into_iter().filter_map(|(id, _, _, entry)| Some((id?, place(&entry)))).collect()
+}
+
+fn place(entry: &ServiceEntry) -> (String, Vips) {
+    (entry.hosts[0].clone(), entry.addresses.iter().map(|vip| vip.parse().unwrap()).collect())
 }
 
 fn versions(view: &View) -> [String; 3] {
@@ -900,7 +905,7 @@ fn policies_are_what_they_are_said_to_be() {
     let refused =
         policies().into_iter().position(|policy| policy["exportTo"].as_array().is_some_and(|all| all.len() == 2));
     for (n, policy) in policies().into_iter().enumerate() {
-        let made = Policy::new(serde_json::from_value(policy.clone()).unwrap(), None, "sofa-registry");
+        let made = Policy::new(serde_json::from_value(policy.clone()).unwrap(), &[], "sofa-registry");
         assert_eq!(made.is_ok(), Some(n) < refused, "{policy}");
     }
 }

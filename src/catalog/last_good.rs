@@ -14,7 +14,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    catalog::{direct, key::ServiceKey},
+    catalog::{direct, key::ServiceKey, vips::Vips},
     istio::names::{APPLICATION_ANNOTATION, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
     model::Millis,
     proto::istio::{
@@ -38,8 +38,8 @@ pub struct LastService {
     pub slice: usize,
     /// The name of the ServiceEntry, `namespace/name`.
     pub name: Arc<str>,
-    /// The virtual address, if the host has one.
-    pub vip: Option<IpAddr>,
+    /// The virtual addresses of the host.
+    pub vips: Vips,
     /// The endpoints, by address and port. The publishers of endpoints that stand in a ServiceEntry are not known.
     pub members: Vec<Member>,
     /// The names of the WorkloadEntries, by address and port.
@@ -159,7 +159,7 @@ impl Reader {
             host,
             slice,
             name: Arc::clone(name),
-            vip: entry.addresses.first().and_then(|address| address.parse().ok()),
+            vips: entry.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
             members: Vec::new(),
             workloads: BTreeMap::new(),
             empty_since: None,

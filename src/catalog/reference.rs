@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -13,7 +12,11 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    catalog::{assignment::vip_candidates, key::ServiceKey},
+    catalog::{
+        assignment::vip_candidates,
+        key::ServiceKey,
+        vips::{Vips, family},
+    },
     config::Config,
     istio::{
         names::{EMPTY_LABEL, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION},
@@ -31,7 +34,7 @@ use crate::{
 /// Services that are not served as the registry has them, as the report names them.
 #[derive(Debug, Default)]
 pub(crate) struct Exceptions {
-    /// Served in an old form, with the host and the address of it.
+    /// Served in an old form, with the host and the addresses of it.
     pub(crate) kept: Places,
     /// The services of them that are kept since their newest form cannot be made.
     pub(crate) quarantined: BTreeSet<String>,
@@ -44,7 +47,7 @@ pub(crate) struct Exceptions {
 }
 
 /// Hosts and virtual addresses under which services are served.
-pub(crate) type Places = BTreeMap<String, (String, Option<IpAddr>)>;
+pub(crate) type Places = BTreeMap<String, (String, Vips)>;
 
 /// Everything that is to be served, without the entries of applications.
 #[derive(Debug, Default)]
@@ -91,7 +94,7 @@ impl Reference<'_> {
         for id in quarantined {
             let members = wanted[&**id].as_deref();
             let host = self.candidates(id).remove(0);
-            if members.is_none_or(|members| self.build(id, &host, None, members).is_none()) {
+            if members.is_none_or(|members| self.build(id, &host, Vips::default(), members).is_none()) {
                 expected.refused.insert(id.clone());
             }
         }
@@ -110,9 +113,9 @@ impl Reference<'_> {
                 ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id) && is_main(id));
             let mut resources = [Changes::new(), Changes::new()];
             let made = claimants.iter().filter(|id| !withheld.contains(**id)).map(|id| {
-                let first = || (self.candidates(id).remove(0), None);
-                let (host, vip) = places.get(*id).cloned().unwrap_or_else(first);
-                let built = self.build(id, &host, vip, wanted[id].as_deref().unwrap_or_default());
+                let first = || (self.candidates(id).remove(0), Vips::default());
+                let (host, vips) = places.get(*id).cloned().unwrap_or_else(first);
+                let built = self.build(id, &host, vips, wanted[id].as_deref().unwrap_or_default());
                 (id, built)
             });
             let mut refused = None;
@@ -157,7 +160,7 @@ impl Reference<'_> {
             if kept.contains_key(id) { (false, false, false) } else { (true, empty(id), !has(before, id)) }
         };
         let digest = |id: &str| -> [u8; 32] { Sha256::digest(&*places[id].0).into() };
-        for (id, (host, vip)) in places.iter().filter(|(id, _)| !kept.contains_key(*id)) {
+        for (id, (host, vips)) in places.iter().filter(|(id, _)| !kept.contains_key(*id)) {
             for better in self.candidates(id).into_iter().take_while(|better| better != host) {
                 let has = |places: &Places, id: &str| places.get(id).is_some_and(|(host, _)| *host == better);
                 let holder = places.keys().find(|holder| has(places, holder));
@@ -165,13 +168,17 @@ impl Reference<'_> {
                     return Some(format!("{id} is served as {host} and has a right to {better}, which {holder:?} has"));
                 }
             }
-            let vips = self.config.vip_cidr.map(|range| vip_candidates(&digest(id), range)).unwrap_or_default();
-            for better in vips.into_iter().take_while(|better| Some(*better) != *vip) {
-                let has = |places: &Places, id: &str| places.get(id).is_some_and(|(_, vip)| *vip == Some(better));
-                let holder = places.keys().find(|holder| has(places, holder));
-                let after_me = |holder: &String| (right(holder, &has), digest(holder)) > (right(id, &has), digest(id));
-                if holder.is_none_or(after_me) {
-                    return Some(format!("{id} has the address {vip:?} and a right to {better}, which {holder:?} has"));
+            for range in &self.config.vip_cidr {
+                let vip = |vips: &Vips| vips.0[family(range.addr())];
+                let candidates = vip_candidates(&digest(id), *range).into_iter();
+                for better in candidates.take_while(|better| Some(*better) != vip(vips)) {
+                    let has = |places: &Places, id: &str| places.get(id).is_some_and(|(_, it)| vip(it) == Some(better));
+                    let holder = places.keys().find(|holder| has(places, holder));
+                    let after_me =
+                        |holder: &String| (right(holder, &has), digest(holder)) > (right(id, &has), digest(id));
+                    if holder.is_none_or(after_me) {
+                        return Some(format!("{id} has {vips} and a right to {better}, which {holder:?} has"));
+                    }
                 }
             }
         }
@@ -179,7 +186,7 @@ impl Reference<'_> {
     }
 
     /// The resources of a service; `None`: they cannot be made.
-    fn build(&self, id: &str, host: &str, vip: Option<IpAddr>, members: &[Member]) -> Option<[Changes; 2]> {
+    fn build(&self, id: &str, host: &str, vips: Vips, members: &[Member]) -> Option<[Changes; 2]> {
         if members.iter().any(|member| member.endpoint().labels.get("app") == Some("panic-when-made")) {
             return None;
         }
@@ -188,7 +195,10 @@ impl Reference<'_> {
         let (id, other) = (key.id(), key.other());
         let full = |name: String| format!("{}/{name}", self.config.namespace);
         let slice = slice_of(&Sha256::digest(host).into());
-        let mut entry = service_entry::build(&Shape { host, vip, id, other, members, mode }, &rules);
+        let mut entry = service_entry::build(
+            &Shape { host, vips: &vips.in_order(&self.config.vip_cidr), id, other, members, mode },
+            &rules,
+        );
         assert!(validate::keep_valid_endpoints(&mut entry).is_empty());
         validate::service_entry(&entry, &self.config.namespace).ok()?;
         let mut annotations = BTreeMap::from([(ID_ANNOTATION.to_owned(), id.to_owned())]);

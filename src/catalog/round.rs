@@ -170,7 +170,7 @@ impl Round {
             shows_last_good: false,
             last_good_until,
             baseline: services.iter().map(|(key, served)| (key.clone(), served.endpoints)).collect(),
-            assignment: Assignment::new(&config.host_suffix, config.vip_cidr),
+            assignment: Assignment::new(&config.host_suffix, &config.vip_cidr),
             breaker: Breaker::new(protect.clone(), config.limits.services),
             additions: Additions::new(protect.clone()),
             others: Others::default(),

@@ -4,7 +4,6 @@ mod large;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -16,6 +15,7 @@ use crate::{
         key::ServiceKey,
         last_good::LastService,
         services::large::Encoded,
+        vips::Vips,
     },
     config::Config,
     istio::{
@@ -63,8 +63,8 @@ pub struct Service {
     slice: usize,
     /// The name of the ServiceEntry, `namespace/name`.
     name: Arc<str>,
-    /// The virtual address, if the host has one.
-    pub vip: Option<IpAddr>,
+    /// The virtual addresses of the host.
+    pub vips: Vips,
     /// The endpoints, by address and port.
     pub members: Vec<Member>,
     /// How many endpoints are served; Istio would refuse the other members.
@@ -79,7 +79,7 @@ pub struct Service {
     encoded: Option<Encoded>,
 }
 
-/// Everything that a service's resources are made from, but for its id, host, virtual address and endpoints.
+/// Everything that a service's resources are made from, but for its key, host, virtual addresses and endpoints.
 #[derive(Debug, PartialEq)]
 struct Inputs {
     port: ServicePort,
@@ -98,7 +98,7 @@ type Workloads = BTreeMap<(Address, u16), (Arc<str>, Member)>;
 /// The resources of a service in a form that Istio takes.
 #[derive(Debug)]
 pub struct Build {
-    /// The host, slice and virtual address that the resources were made for.
+    /// The host, slice and virtual addresses that the resources were made for.
     pub place: Place,
     /// How many endpoints the resources have.
     pub endpoints: usize,
@@ -116,7 +116,7 @@ pub struct Build {
 
 impl Service {
     fn restored(last: LastService) -> Self {
-        let LastService { host, slice, name, vip, members, mut workloads, empty_since } = last;
+        let LastService { host, slice, name, vips, members, mut workloads, empty_since } = last;
         let workloads = members.iter().filter_map(|member| {
             let key = (member.endpoint().address.clone(), member.endpoint().port);
             let name = workloads.remove(&key)?;
@@ -124,7 +124,7 @@ impl Service {
         });
         let (workloads, endpoints, intent) = (workloads.collect(), members.len(), Intent::Unheard);
         let (inputs, encoded) = (None, None);
-        Self { host, slice, name, vip, members, endpoints, empty_since, intent, inputs, workloads, encoded }
+        Self { host, slice, name, vips, members, endpoints, empty_since, intent, inputs, workloads, encoded }
     }
 
     /// The wanted endpoints, together with those that are served and not wanted. `None` if no endpoint is missing among the
@@ -278,7 +278,7 @@ impl Services {
         let inputs = Inputs { port, export_to: rules.export_to.into(), dns: rules.dns, empty, divisor };
         let before = self.services.get(id);
         let is_same = |service: &Service| {
-            (&service.host, service.vip) == (&place.host, place.vip)
+            (&service.host, service.vips) == (&place.host, place.vips)
                 && service.inputs.as_ref() == Some(&inputs)
                 && service.members == members
         };
@@ -288,8 +288,9 @@ impl Services {
         // A bug, for the tests of those who have to live with one.
         #[cfg(test)]
         assert!(!members.iter().any(|member| member.endpoint().labels.get("app") == Some("panic-when-made")));
-        let (Place { host, slice, vip }, mode) = (place, self.config.endpoint_mode);
-        let shape = Shape { host, vip: *vip, id: id.id(), other: id.other(), members, mode };
+        let (Place { host, slice, vips }, mode) = (place, self.config.endpoint_mode);
+        let vips = vips.in_order(&self.config.vip_cidr);
+        let shape = Shape { host, vips: &vips, id: id.id(), other: id.other(), members, mode };
         let labels = empty.then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
         let annotations = annotations(id);
         let name = self.name(host);
@@ -390,12 +391,12 @@ impl Services {
         empty_since: Option<Millis>,
         intent: Intent,
     ) -> Vec<Member> {
-        let Build { place: Place { host, slice, vip }, endpoints, name, inputs, workloads, encoded, .. } = build;
+        let Build { place: Place { host, slice, vips }, endpoints, name, inputs, workloads, encoded, .. } = build;
         let service = Service {
             host,
             slice,
             name,
-            vip,
+            vips,
             members,
             endpoints,
             empty_since: None,

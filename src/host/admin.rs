@@ -263,7 +263,7 @@ pub fn change(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> 
         "/mox/release" => Page::json(&json!({ "released": engine.release().is_ok() })),
         "/mox/policy" => {
             match read_policy(body, &engine.config().namespace).and_then(|policy| engine.set_policy(policy)) {
-                Ok(hash) => Page::json(&json!({ "hash": hash })),
+                Ok(hash) => Page::json(&json!({ "hash": hash, "unmatched": engine.unmatched() })),
                 Err(error) => Page::text(400, format!("{error}\n")),
             }
         }

@@ -31,7 +31,7 @@ pub struct Policy {
     pub(super) exceptions: Globs,
     pub(super) override_globs: Vec<String>,
     overrides: Vec<Override>,
-    vip_range: Option<IpNet>,
+    vip_ranges: Vec<IpNet>,
     hash: String,
     /// Protocols that `ports` names beside [`PROTOCOLS`], in lower case.
     protocols: BTreeSet<String>,
@@ -42,13 +42,13 @@ pub struct Policy {
 
 impl Policy {
     /// Checks the whole document, for resources in `namespace`; an error names every mistake, a line each.
-    pub fn new(config: PolicyConfig, vip_range: Option<IpNet>, namespace: &str) -> Result<Self> {
+    pub fn new(config: PolicyConfig, vip_ranges: &[IpNet], namespace: &str) -> Result<Self> {
         let mistakes = config.mistakes("policy", namespace);
-        if mistakes.is_empty() { Self::compile(config, vip_range) } else { Err(mistakes.into()) }
+        if mistakes.is_empty() { Self::compile(config, vip_ranges) } else { Err(mistakes.into()) }
     }
 
     /// Like [`Policy::new`], for a document that has no mistakes.
-    pub(crate) fn compile(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
+    pub(crate) fn compile(config: PolicyConfig, vip_ranges: &[IpNet]) -> Result<Self> {
         let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
         overrides.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.chars().filter(|c| !"*?".contains(*c)).count()));
         let by_prefix = |(key, locality): (&String, &String)| Some((key.parse().ok()?, locality.clone()));
@@ -59,14 +59,14 @@ impl Policy {
         let exceptions = config.overrides.iter().map(|(glob, it)| (glob, reads(it)));
         let exceptions: Vec<_> = exceptions.filter(|(_, reads)| *reads != (None, None)).collect();
         let reading =
-            digest(&(&config.labels, &config.locality, &config.endpoints, &config.mtls, exceptions, vip_range))?;
+            digest(&(&config.labels, &config.locality, &config.endpoints, &config.mtls, exceptions, vip_ranges))?;
         let protocols: BTreeSet<String> = config.ports.keys().map(|name| name.to_ascii_lowercase()).collect();
         let protocols: BTreeSet<String> =
             protocols.into_iter().filter(|name| !PROTOCOLS.contains(&name.as_str())).collect();
         let of_protocols = digest(&(reading, &protocols))?;
         let dns = |(glob, exception): (&String, &Override)| exception.dns.map(|dns| (glob.clone(), dns));
         let dns: Vec<_> = config.overrides.iter().filter_map(dns).collect();
-        let admitting = digest(&(&config.endpoints, &config.mtls, dns, vip_range))?;
+        let admitting = digest(&(&config.endpoints, &config.mtls, dns, vip_ranges))?;
         Ok(Self {
             include: Globs::new(config.include.iter().map(String::as_str)),
             exclude: Globs::new(config.exclude.iter().map(String::as_str)),
@@ -76,7 +76,7 @@ impl Policy {
             exceptions: Globs::new(overrides.iter().map(|(glob, _)| glob.as_str())),
             override_globs: overrides.iter().map(|(glob, _)| (*glob).clone()).collect(),
             overrides: overrides.into_iter().map(|(_, exception)| exception.clone()).collect(),
-            vip_range,
+            vip_ranges: vip_ranges.to_vec(),
             hash: hex(&hash),
             protocols,
             reading: [of_protocols, reading].map(u64::from_be_bytes),
@@ -128,7 +128,7 @@ impl Policy {
 
     /// Whether an address may be an endpoint.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Refusal> {
-        address::check(address, &self.config.endpoints, self.vip_range)
+        address::check(address, &self.config.endpoints, &self.vip_ranges)
     }
 
     /// Whom an endpoint's certificate must name; `None`: it is called without mTLS.

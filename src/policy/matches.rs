@@ -1,5 +1,7 @@
 //! How many services and applications each glob of a policy is about, for who wrote it: a glob with a slip in it is about none.
 
+use std::fmt::{self, Display, Formatter};
+
 use serde::Serialize;
 
 use crate::policy::compiled::Policy;
@@ -14,6 +16,12 @@ pub struct GlobMatches {
     pub glob: String,
     /// How many services it matches; in `direct.applications` and `mtls` how many applications.
     pub matches: usize,
+}
+
+impl Display for GlobMatches {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.setting, self.glob)
+    }
 }
 
 /// Counts, as services and applications are named.
@@ -60,6 +68,11 @@ impl<'p> Matches<'p> {
         }
     }
 
+    /// Whether a glob on applications matches none so far.
+    pub fn misses_applications(&self) -> bool {
+        self.direct.iter().chain(self.mtls.iter().flatten()).any(|matches| *matches == 0)
+    }
+
     /// Every glob, in the order of the document's settings.
     pub fn all(&self) -> Vec<GlobMatches> {
         let config = self.policy.config();
@@ -96,7 +109,7 @@ mod tests {
             "direct": { "applications": ["*o*", "none"] },
             "overrides": { "com.a.B:1.0@DEFAULT": {}, "com.a.B:1.0@DEFAULT#": {}, "com.a.*": {} },
         });
-        let policy = Policy::new(serde_json::from_value::<PolicyConfig>(document).unwrap(), None, "ns").unwrap();
+        let policy = Policy::new(serde_json::from_value::<PolicyConfig>(document).unwrap(), &[], "ns").unwrap();
         let mut matches = Matches::new(&policy);
         for id in ["com.a.B:1.0@DEFAULT#@#x#@#SOFA", "com.a.Internal:1.0@DEFAULT#@#x#@#SOFA", "net.C#@#x#@#SOFA"] {
             matches.service(id);

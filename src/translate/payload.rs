@@ -427,7 +427,8 @@ mod tests {
     };
 
     fn policy(json: serde_json::Value) -> Policy {
-        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok(), "ns").unwrap()
+        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), &["248.0.0.0/6".parse().unwrap()], "ns")
+            .unwrap()
     }
 
     fn read(text: &str) -> Result<(String, u32, Vec<(String, String)>), Reject> {
@@ -605,6 +606,26 @@ mod tests {
     }
 
     #[test]
+    fn what_dubbos_client_publishes_is_told_apart_by_its_scheme() {
+        let rules = policy(serde_json::json!({"ports": {"Hessian": 1}}));
+        let by = |text: &str, client| other_protocol(text, client, &rules.rules("")).map(|by| by.map(Cow::into_owned));
+        for (text, protocol) in [
+            ("dubbo://10.0.0.1:80/x", Ok(None)),
+            (" Dubbo://10.0.0.1:80/x", Ok(None)),
+            ("10.0.0.1:80?url=tri://10.0.0.1:80", Ok(None)),
+            (r#"{"host":"10.0.0.7","port":1,"x":"tri://"}"#, Ok(None)),
+            (" tri://10.0.0.1:80", Ok(Some("tri".to_owned()))),
+            ("REST://10.0.0.1:80", Ok(Some("rest".to_owned()))),
+            ("hessian://10.0.0.1:80", Ok(Some("hessian".to_owned()))),
+            ("rmi://10.0.0.1:80", Err(Reject::UnknownProtocol)),
+        ] {
+            assert_eq!(by(text, Client::Dubbo), protocol, "{text}");
+            assert_eq!(by(text, Client::Sofarpc), Ok(None), "{text}");
+            assert_eq!(by(text, Client::DubboApplication), Ok(None), "{text}");
+        }
+    }
+
+    #[test]
     fn an_application_keeps_its_name_beside_its_label() {
         let rules = policy(serde_json::json!({}));
         let read =
@@ -647,7 +668,7 @@ mod tests {
         });
         let [publication] = &store.read("a")[..] else { panic!("one was published") };
         let read = |policy: serde_json::Value| {
-            let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
+            let policy = Policy::new(serde_json::from_value(policy).unwrap(), &[], "ns").unwrap();
             parsed(publication, Client::Sofarpc, &policy.rules("a"), usize::MAX)
         };
         let mut before = read(serde_json::json!({}));
@@ -655,6 +676,7 @@ mod tests {
             (serde_json::json!({"exclude": ["b"], "exportTo": ["~"], "ports": {"bolt": 1}}), false),
             (serde_json::json!({"direct": {"applications": ["*"]}, "overrides": {"a": {"port": 1}}}), false),
             (serde_json::json!({"overrides": {"a": {"port": 2, "host": "a.b"}}}), false),
+            (serde_json::json!({"ports": {"hessian": 1}, "overrides": {"a": {"port": 3}}}), false),
             (serde_json::json!({"overrides": {"a": {"dns": true}}}), true),
             (serde_json::json!({"labels": ["x"]}), true),
             (serde_json::json!({"mtls": [{"zones": ["x"]}]}), true),

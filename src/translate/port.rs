@@ -60,7 +60,7 @@ mod tests {
             "ports": { "hessian": 8081, "rest": 8342 },
             "overrides": { "com.*": { "host": "a.b", "port": 1, "protocol": "HTTP" } },
         });
-        let policy = Policy::new(serde_json::from_value::<PolicyConfig>(document).unwrap(), None, "ns").unwrap();
+        let policy = Policy::new(serde_json::from_value::<PolicyConfig>(document).unwrap(), &[], "ns").unwrap();
         let id = "com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
         let of = |other: Option<&str>| {
             let rules = policy.rules(id);

@@ -40,8 +40,8 @@ pub enum EndpointMode {
 pub struct Shape<'a> {
     /// The host, suffix included.
     pub host: &'a str,
-    /// Its virtual address, if VIPs are on.
-    pub vip: Option<IpAddr>,
+    /// Its virtual addresses, in the order in which they are served.
+    pub vips: &'a [IpAddr],
     /// The dataInfoId.
     pub id: &'a str,
     /// The protocol of its providers, if that is another than the dataInfoId's.
@@ -262,7 +262,7 @@ pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceE
     };
     ServiceEntry {
         hosts: vec![shape.host.to_owned()],
-        addresses: shape.vip.iter().map(IpAddr::to_string).collect(),
+        addresses: shape.vips.iter().map(IpAddr::to_string).collect(),
         ports: vec![port],
         location: Location::MeshInternal.into(),
         resolution: if rules.dns { Resolution::Dns } else { Resolution::Static }.into(),
@@ -370,7 +370,7 @@ mod tests {
     const ID: &str = "com.example.DemoService:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
     fn policy() -> Policy {
-        Policy::new(PolicyConfig::default(), None, "ns").unwrap()
+        Policy::new(PolicyConfig::default(), &[], "ns").unwrap()
     }
 
     fn merged(publishers: &[(&str, i64, &[&str])]) -> Merged {
@@ -403,7 +403,7 @@ mod tests {
 
     fn shaped(members: &[Member], mode: EndpointMode, policy: &Policy) -> ServiceEntry {
         build(
-            &Shape { host: HOST, vip: "248.1.2.3".parse().ok(), id: ID, other: None, members, mode },
+            &Shape { host: HOST, vips: &[IpAddr::from([248, 1, 2, 3])], id: ID, other: None, members, mode },
             &policy.rules(ID),
         )
     }
@@ -531,7 +531,7 @@ mod tests {
     fn an_override_changes_what_it_names() {
         let policy = |exception: serde_json::Value| {
             let config = serde_json::json!({"ports": {"tri": 1234}, "overrides": {"com.example.*": exception}});
-            Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap()
+            Policy::new(serde_json::from_value(config).unwrap(), &[], "ns").unwrap()
         };
         let merged = merged(&[("a", 1, &["10.0.0.1:7000"])]);
         let with = |exception| shaped(&merged.members, EndpointMode::Inline, &policy(exception));
@@ -571,7 +571,7 @@ mod tests {
     fn mtls_is_the_operators_word() {
         let identity = "spiffe://cluster.local/ns/orders/sa/orders";
         let config = serde_json::json!({"mtls": [{"applications": ["orders"], "identities": [identity]}]});
-        let policy = Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap();
+        let policy = Policy::new(serde_json::from_value(config).unwrap(), &[], "ns").unwrap();
         let endpoint = |text: &str| payload::parse(text, "", payload::Client::Sofarpc, &policy.rules(ID)).unwrap();
         let endpoints = vec![
             endpoint("10.0.0.1:80?app_name=orders"),

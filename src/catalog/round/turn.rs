@@ -300,7 +300,7 @@ impl Round {
     /// Keeps the place of a service that stays as it is served; a service that is not served has none.
     pub(super) fn keep_place(&mut self, id: &ServiceKey) -> Movers {
         match self.services.get(id) {
-            Some(service) => self.assignment.keep(id, &self.services.kept_host(service), service.vip),
+            Some(service) => self.assignment.keep(id, &self.services.kept_host(service), service.vips),
             None => self.assignment.withdraw(id),
         }
     }
@@ -559,9 +559,9 @@ impl Round {
             if was.host != is.host {
                 self.moves.hosts += 1;
                 self.notices.give(now, Notice::HostChanged { id, was: was.host, is: is.host });
-            } else if was.vip != is.vip {
+            } else if was.vips != is.vips {
                 self.moves.vips += 1;
-                self.notices.give(now, Notice::VipChanged { id, was: was.vip, is: is.vip });
+                self.notices.give(now, Notice::VipChanged { id, was: was.vips, is: is.vips });
             }
         }
         for (name, contest) in self.assignment.contests_changed() {

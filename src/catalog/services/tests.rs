@@ -10,7 +10,7 @@ const ID: &str = "com.example.Demo:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
 fn policy(document: serde_json::Value) -> Policy {
     let config: PolicyConfig = serde_json::from_value(document).unwrap();
-    Policy::compile(config, None).unwrap()
+    Policy::compile(config, &[]).unwrap()
 }
 
 fn members(data: &[&str]) -> Vec<Member> {
@@ -25,7 +25,7 @@ fn members(data: &[&str]) -> Vec<Member> {
 fn place(name: &str, vip: &str) -> Place {
     let host = format!("{name}.sofa.mesh");
     let slice = crate::snapshot::partition::slice_of(&sha2::Digest::finalize(sha2::Sha256::default()).into());
-    Place { host: host.into(), slice, vip: vip.parse().ok() }
+    Place { host: host.into(), slice, vips: vip.parse().into_iter().collect() }
 }
 
 /// One service, served in one way after another.
@@ -125,7 +125,7 @@ fn what_is_restored_is_made_anew_whatever_it_was_made_from() {
         host: "a.old.mesh".into(),
         slice: 3,
         name: "old/a".into(),
-        vip: None,
+        vips: Vips::default(),
         members: members(&data),
         workloads: BTreeMap::from([(key, "old/r-1".into())]),
         empty_since: None,
