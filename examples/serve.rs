@@ -17,7 +17,7 @@
 //! | `unknown` | `dataInfoIds`: services that could not be read; before `loaded` |
 //! | `baseline` | `services`, `endpoints`: how much another session server serves; before `loaded` |
 //! | `loaded` | the first complete view is in: serving starts |
-//! | `policy` | `policy`: the new policy document, whole; answers its `hash` |
+//! | `policy` | `policy`: the new policy document, whole; answers its `hash`, and in `unmatched` its globs that match nothing |
 //! | `freeze`, `thaw` | the operator's latch |
 //! | `release` | lets a held mass deletion or addition through, once; an error while none is held |
 //! | `flush` | answers when the snapshot has every earlier line: `services`, `endpoints`, `version`, and `held` if something holds it back |
@@ -167,7 +167,7 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
         Line::Baseline { services, endpoints } => engine.baseline(services, endpoints),
         Line::Policy { policy } => {
             let hash = engine.set_policy(config::policy_from_json(policy, &engine.config().namespace)?)?;
-            return Ok(json!({ "hash": hash }));
+            return Ok(json!({ "hash": hash, "unmatched": engine.unmatched() }));
         }
         Line::Freeze {} => engine.freeze(),
         Line::Thaw {} => engine.thaw(),

@@ -17,9 +17,11 @@ mod driver;
 pub mod gate;
 #[cfg(test)]
 mod histories;
+pub mod key;
 pub mod last_good;
 pub mod notices;
 pub mod orders;
+pub mod others;
 #[cfg(test)]
 mod reference;
 pub mod report;
@@ -28,3 +30,4 @@ pub mod rounds;
 pub mod services;
 pub mod shared;
 pub mod unknown;
+pub mod vips;

@@ -12,7 +12,7 @@ mod spelling;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -55,8 +55,10 @@ pub struct Config {
     pub namespace: String,
     /// Where endpoints stand. Default: `inline`.
     pub endpoint_mode: EndpointMode,
-    /// Range of the virtual addresses; none: services have no `addresses`. Default: `248.0.0.0/6`.
-    pub vip_cidr: Option<IpNet>,
+    /// Ranges of the virtual addresses, of which a service has one of each; one range, or one of each family, for meshes with
+    /// both. None: services have no `addresses`. Default: `248.0.0.0/6`.
+    #[serde(deserialize_with = "or_none")]
+    pub vip_cidr: Vec<IpNet>,
     /// Threads that serve, 1 to 64; another one translates. Default: 2.
     pub threads: usize,
     /// How changes are pushed.
@@ -73,6 +75,11 @@ pub struct Config {
     pub admin: Admin,
     /// The policy to start with.
     pub policy: PolicyConfig,
+}
+
+/// A list that may be `null`, as what has a default and may be none.
+fn or_none<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<IpNet>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Which publishers a session server serves.
@@ -267,7 +274,7 @@ impl Default for Config {
             host_suffix: "sofa.mesh".to_owned(),
             namespace: "sofa-registry".to_owned(),
             endpoint_mode: EndpointMode::Inline,
-            vip_cidr: "248.0.0.0/6".parse().ok(),
+            vip_cidr: "248.0.0.0/6".parse().into_iter().collect(),
             threads: 2,
             push: Push::default(),
             protect: Protect::default(),

@@ -12,3 +12,4 @@ pub mod log;
 pub mod metrics;
 mod server;
 pub mod status;
+mod unmatched;

@@ -60,6 +60,9 @@ impl Clock {
     }
 }
 
+/// Protocols that a provider may speak and a service has a usual port for, in lower case.
+pub const PROTOCOLS: [&str; 9] = ["bolt", "dubbo", "grpc", "h2c", "http", "rest", "tr", "tri", "triple"];
+
 /// The three parts of a dataInfoId.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataInfoId<'a> {

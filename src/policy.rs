@@ -7,10 +7,12 @@ mod address;
 pub mod compiled;
 pub mod document;
 mod globs;
+pub mod matches;
 
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};
 pub use document::{Balance, PolicyConfig};
+pub use matches::Matches;
 
 #[cfg(test)]
 mod tests {
@@ -18,7 +20,7 @@ mod tests {
     use crate::error::Result;
 
     fn policy(json: serde_json::Value) -> Result<Policy> {
-        Policy::new(serde_json::from_value(json).unwrap(), None, "ns")
+        Policy::new(serde_json::from_value(json).unwrap(), &[], "ns")
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod app_entry;
 pub mod labels;
 pub mod names;
 pub mod payload;
+pub mod port;
 pub mod provider;
 pub mod serialized;
 pub mod service_entry;

@@ -10,7 +10,8 @@ use harness::{
 use registry_mox::testing::registry::frame::Publisher;
 use serde_json::{Value, json};
 
-/// Stands beside every payload, so that an entry exists and shows its weights: no sample has this one.
+/// Stands beside every payload, so that an entry exists and shows its weights: no sample has this one. Beside what is served by
+/// another protocol than its dataInfoId's it is by that, too.
 const COMPANION: &str = "192.0.2.254:1?weight=99";
 
 /// The entry that the engine serves for the payloads of a file, and what it left out. With `boxes` the payloads are in
@@ -29,7 +30,14 @@ async fn translate(golden: &Golden, boxes: bool) -> (Entry, Value) {
     };
     let id = &golden.data_info_id;
     mox.put(id, &publisher);
-    mox.publish(id, "companion", 1, &[COMPANION]);
+    let scheme = golden.data[0].split_once("://").map_or("", |(scheme, _)| scheme);
+    let is_other = id.contains("@dubbo") && matches!(golden.expect, Expect::Served(_)) && !scheme.is_empty();
+    mox.publish(
+        id,
+        "companion",
+        1,
+        &[&if is_other { format!("{scheme}://{COMPANION}") } else { COMPANION.to_owned() }],
+    );
     mox.engine.flush().await;
     let served: Value = serde_json::from_str(&mox.page("/mox/dump", "").1).unwrap();
     let items = served["items"].as_array().unwrap();

@@ -80,8 +80,8 @@ impl Hostile {
 /// An id that wants another's host.
 fn alike() -> impl Strategy<Value = String> {
     (select(good()), 0..14usize, any::<prop::sample::Index>()).prop_map(|(id, how, at)| {
-        let name = names::candidates(&id, "sofa.mesh").next().unwrap();
-        let hashed = names::candidates(&id, "sofa.mesh").nth(1).unwrap();
+        let name = names::candidates(&id, None, "sofa.mesh").next().unwrap();
+        let hashed = names::candidates(&id, None, "sofa.mesh").nth(1).unwrap();
         let at = at.index(id.len());
         match how {
             0 => name,

@@ -8,7 +8,7 @@ use harness::{
     nth as id,
 };
 use registry_mox::testing::host::admin;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SERVICES: usize = 40;
 
@@ -224,6 +224,32 @@ async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
     assert!(hash() != first && taken.body.contains(&hash()), "{}", taken.body);
     post("sesame", "{}");
     assert_eq!((mox.engine.flush().await.services, hash()), (SERVICES, first));
+}
+
+/// What has a slip in it is taken, since it may be about what is yet to come; but it is named.
+#[tokio::test]
+async fn the_answer_to_a_policy_names_globs_that_match_nothing() {
+    let mox = open("inline");
+    mox.engine.flush().await;
+    let unmatched = |document: Value| {
+        let shown = admin::Credentials { token: "sesame".to_owned(), ..Default::default() };
+        let document = document.to_string();
+        let request = admin::Request { path: "/mox/policy", body: document.as_bytes(), ..Default::default() };
+        let answer = admin::change(&mox.engine, &shown, request);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str::<Value>(&answer.body).unwrap()["unmatched"].clone()
+    };
+    let document = json!({
+        "exclude": ["*.S1:*", "*.Slip:*"],
+        "direct": { "applications": ["app1", "ap1"] },
+        "mtls": [{ "applications": ["app2*"] }, { "applications": ["nobody"] }],
+        "overrides": { "*.S2:1.0@DEFAULT": { "port": 1 }, "*.S2:1.0@DEFAULT#": { "port": 2 } },
+    });
+    let slips = ["policy.exclude[*.Slip:*]", "policy.mtls[1].applications[nobody]", "policy.direct.applications[ap1]"];
+    assert_eq!(unmatched(document), json!([slips[0], slips[1], slips[2], "policy.overrides[*.S2:1.0@DEFAULT#]"]));
+    assert_eq!(unmatched(json!({})), json!([]));
+    let empty = Mox::closed(json!({}));
+    assert_eq!(empty.engine.unmatched(), None, "of an empty registry nothing is known");
 }
 
 /// "." is the namespace that it is named beside, which Istio refuses; so does the door, and nothing changes.

@@ -26,7 +26,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
         "overrides": {"com.example.*": {"dns": true}},
     });
     let policy: PolicyConfig = serde_json::from_value(policy).expect("a policy document");
-    Policy::new(policy, "248.0.0.0/6".parse().ok(), "ns").expect("a valid policy")
+    Policy::new(policy, &["248.0.0.0/6".parse().unwrap()], "ns").expect("a valid policy")
 });
 
 /// Of a service that may have host names, and of one that may not.
@@ -52,10 +52,10 @@ fn check(endpoint: &Endpoint, rules: &Rules<'_>) {
     }
     let parsed = Arc::new(Parsed { endpoints: vec![endpoint.clone()], ..Parsed::default() });
     let members: Vec<Member> = Member::all(&parsed).collect();
-    let shape = Shape { host: "a.sofa.mesh", vip: None, id: ID, members: &members, mode: EndpointMode::Inline };
+    let shape = Shape { host: "a.sofa.mesh", vips: &[], id: ID, other: None, members: &members, mode: EndpointMode::Inline };
     assert_eq!(validate::service_entry(&service_entry::build(&shape, rules), "sofa-registry"), Ok(()));
     assert_eq!(validate::workload_entry(&service_entry::workload_entry("a.sofa.mesh", &members[0], "tcp", 1)), Ok(()));
-    let again = payload::parse(&plain, "", false, rules).expect("the plain form of an address that was read");
+    let again = payload::parse(&plain, "", payload::Client::Sofarpc, rules).expect("the plain form of an address that was read");
     assert_eq!((&again.address, again.port), (&endpoint.address, endpoint.port));
 }
 
@@ -69,7 +69,7 @@ fn parse_all(data: &[u8], serialized: bool, rules: &Rules<'_>) {
     let frame = frame::encode_publish("registry", ID, &publisher).expect("a small frame");
     for event in frame::decode(&frame).expect("a good frame") {
         let Event::Publish { body, .. } = event else { unreachable!("it is a publish") };
-        let parsed = payload::parse_publisher(&body, false, rules, 64);
+        let parsed = payload::parse_publisher(&body, payload::Client::Sofarpc, rules, 64);
         let rejected: u32 = parsed.rejects().map(|(_, (count, _))| count).sum();
         assert_eq!(parsed.endpoints.len() + rejected as usize, 2, "a payload is read or counted");
         parsed.endpoints.iter().for_each(|endpoint| check(endpoint, rules));
@@ -86,9 +86,9 @@ fuzz_target!(|data: &[u8]| {
         parse_all(data, false, &rules);
         let Ok(text) = std::str::from_utf8(data) else { continue };
         let (cell, text) = text.split_once('\n').unwrap_or(("", text));
-        for is_dubbo in [false, true] {
-            let read = payload::parse(text, cell, is_dubbo, &rules);
-            assert_eq!(payload::parse(&format!(" {text}\t"), cell, is_dubbo, &rules), read);
+        for client in [payload::Client::Sofarpc, payload::Client::Dubbo] {
+            let read = payload::parse(text, cell, client, &rules);
+            assert_eq!(payload::parse(&format!(" {text}\t"), cell, client, &rules), read);
             if let Ok(endpoint) = read {
                 check(&endpoint, &rules);
             }

@@ -1,6 +1,6 @@
-//! Which service has which host, and which host which virtual address.
+//! Which service has which host, and which host which virtual addresses, one of each range.
 //!
-//! Both go by [`Claims`]. Of several services that want one host, or hosts that want one address, comes first:
+//! All go by [`Claims`]. Of several services that want one host, or hosts that want one address, comes first:
 //!
 //! 1. who has to stay as it is served, since its newest form cannot be made: what is served stands in nobody's place;
 //! 2. who has endpoints, so that none that is empty is in the way of one that can be called;
@@ -20,7 +20,11 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    catalog::assignment::claims::{Claims, Contest},
+    catalog::{
+        assignment::claims::{Claims, Contest},
+        key::ServiceKey,
+        vips::{FAMILIES, Vips, family},
+    },
     digest::prefix,
     snapshot::partition::slice_of,
     translate::names::{self, is_application},
@@ -64,15 +68,15 @@ pub struct Place {
     pub host: Box<str>,
     /// The slice of the host.
     pub slice: usize,
-    /// The virtual address of the host; `None`: there are none, or every candidate is another's.
-    pub vip: Option<IpAddr>,
+    /// The virtual addresses of the host; where there is none of a range, every candidate is another's.
+    pub vips: Vips,
 }
 
 /// A service that is served under another host or virtual address than before.
 #[derive(Debug)]
 pub struct Move {
     /// The service.
-    pub id: Arc<str>,
+    pub id: ServiceKey,
     /// Its place before.
     pub was: Place,
     /// Its place from now on.
@@ -83,30 +87,35 @@ pub struct Move {
 #[derive(Debug)]
 pub struct Assignment {
     suffix: String,
-    vip_range: Option<IpNet>,
+    /// By family.
+    vip_ranges: [Option<IpNet>; FAMILIES],
     /// The claims of services, with the SHA-256 of the host that a virtual address is claimed for.
-    claims: HashMap<Arc<str>, (Claim, HostDigest)>,
+    claims: HashMap<ServiceKey, (Claim, HostDigest)>,
     /// Whole hosts.
-    hosts: Claims<Right, Arc<str>, String>,
-    vips: Claims<Right, (HostDigest, Arc<str>), IpAddr>,
+    hosts: Claims<Right, ServiceKey, String>,
+    /// By family.
+    vips: [Claims<Right, (HostDigest, ServiceKey), IpAddr>; FAMILIES],
     /// Where services are served, as far as anybody was told.
-    served: HashMap<Arc<str>, Place>,
+    served: HashMap<ServiceKey, Place>,
     /// Services whose place may be another than the one in `served`.
     unsettled: Movers,
 }
 
 /// Services whose host or virtual address may be another than before.
-pub type Movers = BTreeSet<Arc<str>>;
+pub type Movers = BTreeSet<ServiceKey>;
 
 impl Assignment {
-    /// Nobody claims anything. Hosts end in `.suffix`; without a range there are no virtual addresses.
-    pub fn new(suffix: &str, vip_range: Option<IpNet>) -> Self {
+    /// Nobody claims anything. Hosts end in `.suffix`; without a range there are no virtual addresses, and of a family there is
+    /// one range at most.
+    pub fn new(suffix: &str, vip_ranges: &[IpNet]) -> Self {
+        let mut by_family = [None; FAMILIES];
+        vip_ranges.iter().for_each(|range| by_family[family(range.addr())] = Some(*range));
         Self {
             suffix: suffix.to_owned(),
-            vip_range,
+            vip_ranges: by_family,
             claims: HashMap::new(),
             hosts: Claims::default(),
-            vips: Claims::default(),
+            vips: Default::default(),
             served: HashMap::new(),
             unsettled: Movers::new(),
         }
@@ -114,7 +123,7 @@ impl Assignment {
 
     /// Claims a host for a service with or without endpoints: the one that the policy sets, or else the best that is made of
     /// its dataInfoId. No effect if it has claimed just that before.
-    pub fn claim(&mut self, id: &Arc<str>, set: Option<&str>, is_empty: bool) -> Movers {
+    pub fn claim(&mut self, id: &ServiceKey, set: Option<&str>, is_empty: bool) -> Movers {
         // The names of applications' entries are no service's.
         let set = set.filter(|host| !is_application(&names::resource_name(host, &self.suffix)));
         let claim = Claim::Best { set: set.map(Into::into), is_empty };
@@ -122,42 +131,44 @@ impl Assignment {
             return Movers::new();
         }
         let digest = self.claims.get(id).map(|(_, digest)| *digest).unwrap_or_default();
-        self.claims.insert(Arc::clone(id), (claim, digest));
+        self.claims.insert(id.clone(), (claim, digest));
         let movers = self.claim_best(id);
         self.told(movers)
     }
 
-    /// Keeps the host and the virtual address that a service is served under, whoever else claims them. No effect if it keeps
+    /// Keeps the host and the virtual addresses that a service is served under, whoever else claims them. No effect if it keeps
     /// just these already.
-    pub fn keep(&mut self, id: &Arc<str>, host: &str, vip: Option<IpAddr>) -> Movers {
+    pub fn keep(&mut self, id: &ServiceKey, host: &str, vips: Vips) -> Movers {
         if self.claims.get(id).is_some_and(|(claim, _)| *claim == Claim::Kept)
-            && self.place(id).is_some_and(|place| (&*place.host, place.vip) == (host, vip))
+            && self.place(id).is_some_and(|place| (&*place.host, place.vips) == (host, vips))
         {
             return Movers::new();
         }
         let digest = Sha256::digest(host).into();
-        let mut movers = Movers::from([Arc::clone(id)]);
-        if let Some((_, before)) = self.claims.insert(Arc::clone(id), (Claim::Kept, digest))
+        let mut movers = Movers::from([id.clone()]);
+        if let Some((_, before)) = self.claims.insert(id.clone(), (Claim::Kept, digest))
             && before != digest
         {
-            movers.extend(ids(self.vips.remove(&(before, Arc::clone(id)))));
+            self.withdraw_vips(before, id, &mut movers);
         }
         let right = self.right(id, |_| true);
-        movers.extend(ids(self.vips.set(&(digest, Arc::clone(id)), vip.map(|vip| (vip, right)))));
+        for (claims, vip) in self.vips.iter_mut().zip(vips.0) {
+            movers.extend(ids(claims.set(&(digest, id.clone()), vip.map(|vip| (vip, right)))));
+        }
         let hosts = self.hosts.set(id, [(host.to_owned(), right)]);
         self.follow(hosts, &mut movers);
         self.told(movers)
     }
 
     /// Gives up the claim of a service.
-    pub fn withdraw(&mut self, id: &Arc<str>) -> Movers {
+    pub fn withdraw(&mut self, id: &ServiceKey) -> Movers {
         let mut movers = Movers::new();
         if let Some((_, digest)) = self.claims.remove(id) {
-            movers.extend(ids(self.vips.remove(&(digest, Arc::clone(id)))));
+            self.withdraw_vips(digest, id, &mut movers);
             let hosts = self.hosts.remove(id);
             self.follow(hosts, &mut movers);
         }
-        self.unsettled.insert(Arc::clone(id));
+        self.unsettled.insert(id.clone());
         self.told(movers)
     }
 
@@ -168,7 +179,7 @@ impl Assignment {
         for id in std::mem::take(&mut self.unsettled) {
             let is = self.place(&id);
             let was = match is.clone() {
-                Some(is) => self.served.insert(Arc::clone(&id), is),
+                Some(is) => self.served.insert(id.clone(), is),
                 None => self.served.remove(&id),
             };
             if was == is {
@@ -189,7 +200,7 @@ impl Assignment {
     }
 
     /// The right of a service that claims to a candidate that it `is_served` under, or not.
-    fn right(&self, id: &Arc<str>, is_served: impl FnOnce(&Place) -> bool) -> Right {
+    fn right(&self, id: &ServiceKey, is_served: impl FnOnce(&Place) -> bool) -> Right {
         let (may_move, is_empty) = match self.claims.get(id) {
             Some((Claim::Best { is_empty, .. }, _)) => (true, *is_empty),
             Some((Claim::Kept, _)) | None => (false, false),
@@ -198,10 +209,11 @@ impl Assignment {
     }
 
     /// Claims a host, and a virtual address for it, for a service with a claim to the best.
-    fn claim_best(&mut self, id: &Arc<str>) -> Movers {
+    fn claim_best(&mut self, id: &ServiceKey) -> Movers {
         let mut movers = Movers::new();
         if let Some((Claim::Best { set, .. }, _)) = self.claims.get(id) {
-            let made = names::candidates(id, &self.suffix).map(|name| format!("{name}.{}", self.suffix));
+            let made =
+                names::candidates(id.id(), id.other(), &self.suffix).map(|name| format!("{name}.{}", self.suffix));
             let candidates = set.iter().map(|host| host.to_string()).chain(made);
             let right = |host: String| {
                 let right = self.right(id, |served| *served.host == *host);
@@ -209,43 +221,53 @@ impl Assignment {
             };
             let candidates: Vec<(String, Right)> = candidates.map(right).collect();
             let mut hosts = self.hosts.set(id, candidates);
-            hosts.push(Arc::clone(id));
+            hosts.push(id.clone());
             self.follow(hosts, &mut movers);
         }
         movers
     }
 
     /// Claims virtual addresses for the hosts of services that may have another than before.
-    fn follow(&mut self, hosts: Vec<Arc<str>>, movers: &mut Movers) {
+    fn follow(&mut self, hosts: Vec<ServiceKey>, movers: &mut Movers) {
         for id in hosts {
             let Some((Claim::Best { .. }, digest)) = self.claims.get_mut(&id) else { continue };
             let host = self.hosts.get(&id).map(|host| HostDigest::from(Sha256::digest(host)));
             let before = std::mem::replace(digest, host.unwrap_or_default());
             if before != *digest {
-                movers.extend(ids(self.vips.remove(&(before, Arc::clone(&id)))));
-                movers.insert(Arc::clone(&id));
+                self.withdraw_vips(before, &id, movers);
+                movers.insert(id.clone());
             }
             if host.is_some() {
-                self.claim_vip(&id, movers);
+                self.claim_vips(&id, movers);
             }
         }
     }
 
-    /// Claims a virtual address for the host of a service with a claim to the best.
-    fn claim_vip(&mut self, id: &Arc<str>, movers: &mut Movers) {
-        let (Some(range), Some((Claim::Best { .. }, digest))) = (self.vip_range, self.claims.get(id)) else { return };
-        let right = |vip| (vip, self.right(id, |served| served.vip == Some(vip)));
-        let candidates: Vec<(IpAddr, Right)> = vip_candidates(digest, range).into_iter().map(right).collect();
-        let vip = (*digest, Arc::clone(id));
-        movers.extend(ids(self.vips.set(&vip, candidates)));
+    /// Gives up the claims of a service to virtual addresses for a host.
+    fn withdraw_vips(&mut self, host: HostDigest, id: &ServiceKey, movers: &mut Movers) {
+        let vip = (host, id.clone());
+        self.vips.iter_mut().for_each(|claims| movers.extend(ids(claims.remove(&vip))));
+    }
+
+    /// Claims a virtual address of each range for the host of a service with a claim to the best.
+    fn claim_vips(&mut self, id: &ServiceKey, movers: &mut Movers) {
+        let Some((Claim::Best { .. }, digest)) = self.claims.get(id) else { return };
+        let vip = (*digest, id.clone());
+        for (family, range) in self.vip_ranges.into_iter().enumerate() {
+            let Some(range) = range else { continue };
+            let right = |vip| (vip, self.right(id, |served| served.vips.0[family] == Some(vip)));
+            let candidates: Vec<(IpAddr, Right)> = vip_candidates(&vip.0, range).into_iter().map(right).collect();
+            movers.extend(ids(self.vips[family].set(&vip, candidates)));
+        }
     }
 
     /// The place of a service that claims; `None`: every host that it may have is another service's.
-    pub fn place(&self, id: &Arc<str>) -> Option<Place> {
+    pub fn place(&self, id: &ServiceKey) -> Option<Place> {
         let (_, digest) = self.claims.get(id)?;
         let host = self.hosts.get(id)?;
-        let vip = self.vips.get(&(*digest, Arc::clone(id))).copied();
-        Some(Place { host: host.as_str().into(), slice: slice_of(digest), vip })
+        let vip = (*digest, id.clone());
+        let vips = Vips(self.vips.each_ref().map(|claims| claims.get(&vip).copied()));
+        Some(Place { host: host.as_str().into(), slice: slice_of(digest), vips })
     }
 
     /// Services that do not have their first host, since another has it.
@@ -253,27 +275,33 @@ impl Assignment {
         self.hosts.moved()
     }
 
-    /// Hosts that do not have their first virtual address, since another has it.
+    /// Hosts that do not have their first virtual address of a range, since another has it.
     pub fn vips_moved(&self) -> usize {
-        self.vips.moved()
+        self.vips.iter().map(Claims::moved).sum()
     }
 
-    /// Hosts and virtual addresses for which other services contend than at the last call; `None`: nobody any more.
+    /// Hosts and virtual addresses for which other services contend than at the last call, by the texts of these; `None`: nobody
+    /// any more.
     pub fn contests_changed(&mut self) -> Vec<(Arc<str>, Option<Contest<Arc<str>>>)> {
-        let hosts = self.hosts.contests_changed().into_iter().map(|(host, contest)| (host.into(), contest));
-        let vips = self.vips.contests_changed().into_iter().map(|(vip, contest)| {
-            let contest = contest.map(|Contest { holder: (_, holder), waiting, count }| Contest {
-                holder,
-                waiting: ids(waiting).collect(),
-                count,
-            });
+        let shown = |holder: ServiceKey, waiting: Vec<ServiceKey>, count| Contest {
+            holder: Arc::clone(holder.text()),
+            waiting: waiting.iter().map(|key| Arc::clone(key.text())).collect(),
+            count,
+        };
+        let hosts = self.hosts.contests_changed().into_iter().map(|(host, contest)| {
+            let contest = contest.map(|Contest { holder, waiting, count }| shown(holder, waiting, count));
+            (host.into(), contest)
+        });
+        let vips = self.vips.iter_mut().flat_map(Claims::contests_changed).map(|(vip, contest)| {
+            let contest = contest
+                .map(|Contest { holder: (_, holder), waiting, count }| shown(holder, ids(waiting).collect(), count));
             (vip.to_string().into(), contest)
         });
         hosts.chain(vips).collect()
     }
 }
 
-fn ids(vips: Vec<(HostDigest, Arc<str>)>) -> impl Iterator<Item = Arc<str>> {
+fn ids(vips: Vec<(HostDigest, ServiceKey)>) -> impl Iterator<Item = ServiceKey> {
     vips.into_iter().map(|(_, id)| id)
 }
 
@@ -308,12 +336,13 @@ mod tests {
 
     const SUFFIX: &str = "sofa.mesh";
 
-    fn id(name: &str) -> Arc<str> {
-        format!("{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA").into()
+    fn id(name: &str) -> ServiceKey {
+        ServiceKey::main(&format!("{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA").into())
     }
 
     fn assignment(range: &str) -> Assignment {
-        Assignment::new(SUFFIX, range.parse().ok())
+        let ranges: Vec<IpNet> = range.split_whitespace().map(|range| range.parse().unwrap()).collect();
+        Assignment::new(SUFFIX, &ranges)
     }
 
     fn host(assignment: &Assignment, name: &str) -> Option<String> {
@@ -347,9 +376,9 @@ mod tests {
         assert_eq!(host(&all, "a.demo").as_deref(), PLAIN);
         let contests = all.contests_changed();
         let [(name, Some(Contest { holder, waiting, count: 1 }))] = &contests[..] else { panic!("{contests:?}") };
-        assert_eq!((Some(&**name), holder, &waiting[..]), (PLAIN, &served, &[Arc::clone(&newcomer)][..]));
+        assert_eq!((Some(&**name), holder, &waiting[..]), (PLAIN, served.text(), &[Arc::clone(newcomer.text())][..]));
         // Without endpoints it is in the way of nobody.
-        assert_eq!(all.claim(&served, None, true), Movers::from([&newcomer, &served].map(Arc::clone)));
+        assert_eq!(all.claim(&served, None, true), Movers::from([&newcomer, &served].map(ServiceKey::clone)));
         assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
         let moves: Vec<_> = all.settle().into_iter().map(|Move { id, was, is }| (id, was.host, is.host)).collect();
         assert_eq!(moves.len(), 2);
@@ -380,8 +409,8 @@ mod tests {
         let mut all = assignment("10.96.0.0/30");
         all.claim(&id("a.demo"), None, false);
         let served = all.place(&id("a.demo")).unwrap();
-        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Movers::from([id("a.demo")]));
-        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vip), Movers::new(), "it keeps that already");
+        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vips), Movers::from([id("a.demo")]));
+        assert_eq!(all.keep(&id("a.demo"), &served.host, served.vips), Movers::new(), "it keeps that already");
         all.claim(&id("a.Demo"), None, false);
         assert_eq!(all.place(&id("a.demo")), Some(served.clone()));
         assert!(
@@ -391,9 +420,9 @@ mod tests {
         // Two hosts that the policy sets go around it as well, and there are two addresses.
         all.claim(&id("other"), Some(&served.host), false);
         assert_ne!(all.place(&id("other")).unwrap().host, served.host);
-        let vips: BTreeSet<_> = ["a.demo", "a.Demo", "other"].map(|name| all.place(&id(name)).unwrap().vip).into();
+        let vips: BTreeSet<_> = ["a.demo", "a.Demo", "other"].map(|name| all.place(&id(name)).unwrap().vips).into();
         assert_eq!(vips.len(), 3, "one has none: {vips:?}");
-        assert!(vips.contains(&served.vip) && vips.contains(&None));
+        assert!(vips.contains(&served.vips) && vips.contains(&Vips::default()));
         all.claim(&id("a.demo"), None, false);
         assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN, "no longer kept");
     }
@@ -420,7 +449,7 @@ mod tests {
 
     const NAMES: [&str; 6] = ["a.demo", "a.Demo", "A.demo", "b", "c.d", "x"];
     const SETS: [Option<&str>; 4] = [None, Some("b.sofa.mesh"), Some("s.example.com"), Some("a.demo.sofa.mesh")];
-    const RANGE: &str = "10.96.0.0/29";
+    const RANGES: &str = "10.96.0.0/29 fd00::/125";
 
     type Places = [Option<Place>; 6];
 
@@ -431,7 +460,7 @@ mod tests {
     /// The hosts that a service would have, best first.
     fn wanted(n: usize, set: usize) -> Vec<String> {
         let id = id(NAMES[n]);
-        let made = names::candidates(&id, SUFFIX).map(|name| format!("{name}.{SUFFIX}"));
+        let made = names::candidates(id.id(), id.other(), SUFFIX).map(|name| format!("{name}.{SUFFIX}"));
         SETS[set].map(str::to_owned).into_iter().chain(made).collect()
     }
 
@@ -444,7 +473,8 @@ mod tests {
             None => (false, false, false),
             Some((_, is_empty)) => (true, is_empty, !is_served),
         };
-        let vips = |place: &Place| vip_candidates(&Sha256::digest(&*place.host).into(), RANGE.parse().unwrap());
+        let vips =
+            |place: &Place, range: &str| vip_candidates(&Sha256::digest(&*place.host).into(), range.parse().unwrap());
         for (n, claim) in model {
             let mine = now[*n].as_ref();
             let Some((set, _)) = claim else {
@@ -465,20 +495,24 @@ mod tests {
                 );
             }
             let Some(mine) = mine else { continue };
-            for vip in vips(mine).into_iter().take_while(|vip| mine.vip != Some(*vip)) {
-                let is_served = |n: usize| served[n].as_ref().is_some_and(|served| served.vip == Some(vip));
-                let holder = model.keys().find(|m| now[**m].as_ref().is_some_and(|place| place.vip == Some(vip)));
-                prop_assert!(holder.is_some(), "{} may have {}", NAMES[*n], vip);
-                let holder = *holder.unwrap();
-                let digest = |place: &Place| HostDigest::from(Sha256::digest(&*place.host));
-                let (theirs, ours) = (right(holder, is_served(holder)), right(*n, is_served(*n)));
-                let (theirs, ours) = ((theirs, digest(now[holder].as_ref().unwrap())), (ours, digest(mine)));
-                prop_assert!(theirs < ours, "{} has a right to {}", NAMES[*n], vip);
+            for (family, range) in RANGES.split_whitespace().enumerate() {
+                let vip_of = |place: &Place| place.vips.0[family];
+                for vip in vips(mine, range).into_iter().take_while(|vip| vip_of(mine) != Some(*vip)) {
+                    let is_served = |n: usize| served[n].as_ref().is_some_and(|served| vip_of(served) == Some(vip));
+                    let holder =
+                        model.keys().find(|m| now[**m].as_ref().is_some_and(|place| vip_of(place) == Some(vip)));
+                    prop_assert!(holder.is_some(), "{} may have {}", NAMES[*n], vip);
+                    let holder = *holder.unwrap();
+                    let digest = |place: &Place| HostDigest::from(Sha256::digest(&*place.host));
+                    let (theirs, ours) = (right(holder, is_served(holder)), right(*n, is_served(*n)));
+                    let (theirs, ours) = ((theirs, digest(now[holder].as_ref().unwrap())), (ours, digest(mine)));
+                    prop_assert!(theirs < ours, "{} has a right to {}", NAMES[*n], vip);
+                }
             }
         }
         let taken = || now.iter().flatten();
         prop_assert_eq!(taken().map(|place| &place.host).collect::<BTreeSet<_>>().len(), taken().count());
-        let vips: Vec<IpAddr> = taken().filter_map(|place| place.vip).collect();
+        let vips: Vec<IpAddr> = taken().flat_map(|place| place.vips.0).flatten().collect();
         prop_assert_eq!(vips.iter().collect::<BTreeSet<_>>().len(), vips.len());
         prop_assert_eq!(taken().count(), model.len(), "everybody has a host");
         Ok(())
@@ -491,7 +525,7 @@ mod tests {
         fn in_any_history_everybody_has_what_it_has_a_right_to(
             history in proptest::collection::vec((0..NAMES.len(), 0u8..10, 0..SETS.len()), 0..60)
         ) {
-            let mut all = assignment(RANGE);
+            let mut all = assignment(RANGES);
             let (mut model, mut served) = (Model::new(), Places::default());
             for (n, what, set) in history {
                 let (name, before) = (id(NAMES[n]), places(&all));
@@ -502,7 +536,7 @@ mod tests {
                     }
                     (6, Some(place)) => {
                         model.insert(n, None);
-                        all.keep(&name, &place.host, place.vip)
+                        all.keep(&name, &place.host, place.vips)
                     }
                     (6 | 7, _) => {
                         model.remove(&n);
@@ -538,9 +572,9 @@ mod tests {
             }
             all.settle();
             let before = places(&all);
-            let mut restarted = assignment(RANGE);
+            let mut restarted = assignment(RANGES);
             for (name, place) in NAMES.iter().zip(&before) {
-                place.iter().for_each(|place| drop(restarted.keep(&id(name), &place.host, place.vip)));
+                place.iter().for_each(|place| drop(restarted.keep(&id(name), &place.host, place.vips)));
             }
             restarted.settle();
             for (n, claim) in &model {

@@ -233,7 +233,7 @@ impl Breaker {
     pub fn judge<'a>(
         &mut self,
         now: Millis,
-        of: impl Fn(&str) -> Option<usize>,
+        of: impl Fn(&Arc<str>) -> Option<usize>,
         served: impl Iterator<Item = (&'a Arc<str>, usize)>,
     ) -> Judgement {
         let over = self.end(now, of);
@@ -289,7 +289,7 @@ impl Breaker {
     }
 
     /// Ends the holds that are to end; says why.
-    fn end(&mut self, now: Millis, of: impl Fn(&str) -> Option<usize>) -> Option<&'static str> {
+    fn end(&mut self, now: Millis, of: impl Fn(&Arc<str>) -> Option<usize>) -> Option<&'static str> {
         let (released, until) = (std::mem::take(&mut self.released), self.hold());
         let why = |hold: &Hold| match hold {
             hold if !hold.trips(&self.protect) => Some("what was missing is back"),
@@ -563,7 +563,7 @@ mod tests {
                 self.breaker.note(name, served, endpoints, of_tenant);
             }
             let judgement = {
-                let of = |id: &str| Some(self.counts.get(id).copied().unwrap_or_default());
+                let of = |id: &Arc<str>| Some(self.counts.get(id).copied().unwrap_or_default());
                 self.breaker.judge(now, of, self.counts.iter().map(|(id, count)| (id, *count)))
             };
             for name in names {

@@ -22,6 +22,7 @@ use crate::{
     catalog::{
         changes::{RoundChanges, put, remove},
         direct::lingering::{Lingering, Lingers},
+        key::ServiceKey,
         notices::Notice,
         report::{DirectCounts, Quarantine},
     },
@@ -63,21 +64,21 @@ struct Claims {
 #[derive(Debug)]
 struct Claim {
     member: Member,
-    id: Arc<str>,
+    id: ServiceKey,
 }
 
 impl Claims {
-    fn insert(&mut self, id: &Arc<str>, member: &Member) {
+    fn insert(&mut self, id: &ServiceKey, member: &Member) {
         if let Some(application) = application(member)
-            && self.ranked.insert(Claim { member: member.clone(), id: Arc::clone(id) })
+            && self.ranked.insert(Claim { member: member.clone(), id: id.clone() })
         {
             *self.applications.entry(application.into()).or_default() += 1;
         }
     }
 
-    fn remove(&mut self, id: &Arc<str>, member: &Member) {
+    fn remove(&mut self, id: &ServiceKey, member: &Member) {
         if let Some(application) = application(member)
-            && self.ranked.remove(&Claim { member: member.clone(), id: Arc::clone(id) })
+            && self.ranked.remove(&Claim { member: member.clone(), id: id.clone() })
             && let Some(count) = self.applications.get_mut(application)
         {
             *count -= 1;
@@ -152,7 +153,7 @@ pub struct Direct {
     crowded: BTreeMap<Key, usize>,
     unnamed: usize,
     /// Endpoints that are in no entry since their address is not their publisher's own, with the application that they name.
-    not_own: BTreeMap<(IpAddr, u16, Arc<str>), Box<str>>,
+    not_own: BTreeMap<(IpAddr, u16, ServiceKey), Box<str>>,
     notices: Vec<Notice>,
     /// The policy that says whose claims count; `None`: the entries are those of a last good state, and nobody claims yet.
     policy: Option<Arc<Policy>>,
@@ -177,7 +178,7 @@ impl Direct {
 
     /// Follows a policy. Where it makes entries otherwise than the one before, all services claim anew and every entry is
     /// looked at; under the first policy after a last good state only those that change from then on.
-    pub fn follow<'a>(&mut self, policy: &Arc<Policy>, services: impl Iterator<Item = (&'a Arc<str>, &'a [Member])>) {
+    pub fn follow<'a>(&mut self, policy: &Arc<Policy>, services: impl Iterator<Item = (&'a ServiceKey, &'a [Member])>) {
         let before = self.policy.replace(Arc::clone(policy));
         if before.as_ref().is_some_and(|before| policy.makes_direct_as(before) && policy.admits_as(before)) {
             return;
@@ -204,7 +205,7 @@ impl Direct {
 
     /// Notes that a service has other endpoints than before, both sorted by address and port. Beside a walk over them it costs
     /// the endpoints that differ, each by the logarithm of the services that have one there.
-    pub fn update(&mut self, now: Millis, id: &Arc<str>, before: &[Member], after: &[Member]) {
+    pub fn update(&mut self, now: Millis, id: &ServiceKey, before: &[Member], after: &[Member]) {
         let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
         loop {
             let order = match (before.peek(), after.peek()) {
@@ -225,7 +226,7 @@ impl Direct {
     }
 
     /// Notes that a service has another endpoint at an address and port than before, or none.
-    fn change(&mut self, now: Option<Millis>, id: &Arc<str>, had: Option<&Member>, has: Option<&Member>) {
+    fn change(&mut self, now: Option<Millis>, id: &ServiceKey, had: Option<&Member>, has: Option<&Member>) {
         let Some(Endpoint { address: Address::Ip(address), port, .. }) = has.or(had).map(Member::endpoint) else {
             return;
         };
@@ -241,12 +242,12 @@ impl Direct {
         had.into_iter().for_each(|member| claims.remove(id, member));
         has.into_iter().filter(|has| is_vouched_for || has.is_own()).for_each(|member| claims.insert(id, member));
         if !is_vouched_for {
-            let had_it = self.not_own.remove(&(*address, *port, Arc::clone(id)));
+            let had_it = self.not_own.remove(&(*address, *port, id.clone()));
             let is_direct = |application: &&str| policy.is_some_and(|policy| policy.is_direct(application));
             if let Some(application) = has.filter(|has| !has.is_own()).and_then(application).filter(is_direct) {
-                self.not_own.insert((*address, *port, Arc::clone(id)), application.into());
+                self.not_own.insert((*address, *port, id.clone()), application.into());
                 if had_it.is_none() {
-                    let (id, application) = (Arc::clone(id), application.into());
+                    let (id, application) = (Arc::clone(id.text()), application.into());
                     self.notices.push(Notice::AddressNotOwn { id, address: *address, port: *port, application });
                 }
             }
@@ -295,11 +296,12 @@ impl Direct {
     }
 
     /// Lets an address stay in its entry, where the last provider went from it. What the policy took away goes at once.
-    fn linger(&mut self, now: Millis, id: &str, member: &Member) {
+    fn linger(&mut self, now: Millis, id: &ServiceKey, member: &Member) {
         let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { return };
         let (Some(policy), Some(application)) = (&self.policy, application(member)) else { return };
         let key = (Box::from(application), *port);
-        let may_stay = policy.is_direct(application) && policy.check_address(*address).is_ok() && policy.serves(id);
+        let may_stay =
+            policy.is_direct(application) && policy.check_address(*address).is_ok() && policy.serves(id.id());
         if !policy.linger().is_zero() && may_stay && self.served.contains_key(&key) {
             self.lingering.begin(now, key, *address, member.clone());
         }
@@ -462,8 +464,8 @@ fn make(
     Ok(Build { place: (slice_of(&Sha256::digest(host).into()), name), entry, rule, mixed, left_out })
 }
 
-fn shown((address, port, id): &(IpAddr, u16, Arc<str>), application: &str) -> Box<str> {
-    let id: String = id.chars().take(100).collect();
+fn shown((address, port, id): &(IpAddr, u16, ServiceKey), application: &str) -> Box<str> {
+    let id: String = id.text().chars().take(100).collect();
     format!("{address} {port} {application} {id}").into()
 }
 

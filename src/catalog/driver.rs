@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     catalog::{
+        key::ServiceKey,
         last_good::{LastGood, file::over_a_restart},
         notices::Notice,
         orders::Orders,
@@ -14,10 +15,10 @@ use crate::{
         round::{Input, Output, Round},
     },
     config::Config,
-    istio::names::ID_ANNOTATION,
+    istio::names::{ID_ANNOTATION, PROTOCOL_ANNOTATION},
     model::{Millis, RegisterVersion},
     policy::Policy,
-    proto::istio::networking::v1alpha3::ServiceEntry,
+    proto::istio::{mcp::v1alpha1::Metadata, networking::v1alpha3::ServiceEntry},
     registry::{
         frame::{self, Publisher},
         store::Store,
@@ -27,6 +28,16 @@ use crate::{
 
 /// When a driver starts.
 pub(crate) const START: Millis = 1_700_000_000_000;
+
+/// The text of the key of the service that a resource is of.
+pub(crate) fn key(metadata: &Metadata) -> Option<String> {
+    let id = metadata.annotations.get(ID_ANNOTATION)?;
+    let key = match metadata.annotations.get(PROTOCOL_ANNOTATION) {
+        None => ServiceKey::from(&**id),
+        Some(protocol) => ServiceKey::beside(id, protocol),
+    };
+    Some(key.text().to_string())
+}
 
 /// A registry, a round and what is served.
 pub(crate) struct Driver {
@@ -53,7 +64,7 @@ impl Driver {
         let view = last_good.as_ref().map(|last| last.view.clone()).unwrap_or_default();
         Self {
             store: Store::new(config.limits.store()),
-            policy: Arc::new(Policy::compile(config.policy.clone(), config.vip_cidr).unwrap()),
+            policy: Arc::new(Policy::compile(config.policy.clone(), &config.vip_cidr).unwrap()),
             orders: Orders::default(),
             now,
             round: Round::new(Arc::clone(&config), now, last_good),
@@ -101,7 +112,7 @@ impl Driver {
     /// Sets a policy without the check at the door, so that Istio may refuse what is made under it.
     pub(crate) fn policy(&mut self, document: &Value) {
         let config = serde_json::from_value(document.clone()).unwrap();
-        self.policy = Arc::new(Policy::compile(config, self.config.vip_cidr).unwrap());
+        self.policy = Arc::new(Policy::compile(config, &self.config.vip_cidr).unwrap());
     }
 
     /// A round, as the thread of the rounds makes it.
@@ -132,12 +143,12 @@ impl Driver {
         self.store.mark_dirty(&self.store.ids());
     }
 
-    /// The services that are served, by dataInfoId, with the names of their resources.
+    /// The services that are served, by the texts of their keys, with the names of their resources.
     pub(crate) fn served(&self) -> BTreeMap<String, (String, ServiceEntry)> {
         let mut served = BTreeMap::new();
         for resource in self.view.service_entries.decode() {
             let metadata = resource.metadata.unwrap();
-            if let Some(id) = metadata.annotations.get(ID_ANNOTATION) {
+            if let Some(id) = key(&metadata) {
                 let entry = ServiceEntry::decode(resource.body.unwrap().value).unwrap();
                 assert!(served.insert(id.clone(), (metadata.name, entry)).is_none(), "{id} is served twice");
             }

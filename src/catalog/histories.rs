@@ -25,12 +25,13 @@ use crate::{
     catalog::{
         assignment::vip_candidates,
         breaker::Totals,
-        driver::{Driver, START},
+        driver::{Driver, START, key},
+        key::ServiceKey,
         last_good::file::over_a_restart,
         reference::{Exceptions, Expected, Places, Reference},
+        vips::{Vips, family},
     },
     config::Config,
-    istio::names::ID_ANNOTATION,
     model::{Millis, RegisterVersion},
     policy::Policy,
     proto::istio::networking::v1alpha3::{DestinationRule, ServiceEntry, WorkloadEntry},
@@ -48,17 +49,33 @@ const PUBLISHERS: usize = 3;
 const PART: usize = 2;
 const GRACE: Millis = 600_000;
 
-/// Services of three tenants, some of which have one host but for what tells them apart.
-const IDS: [&str; 8] = [
+/// Ids of three tenants, some of whose services have one host but for what tells them apart.
+const IDS: [&str; 9] = [
     "COM.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.a.s:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.b.T:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.c.U@dubbo#@#tenant-a#@#SOFA",
+    "com.c.u@dubbo#@#tenant-a#@#SOFA",
     "com.d.V:2.0:blue@DEFAULT#@#tenant-a#@#SOFA",
     "com.e.W:1.0@DEFAULT#@#tenant-a#@#SOFA",
     "odd one",
 ];
+
+/// Protocols that Dubbo's ids have services of their own by, the last where a policy knows it.
+const OTHERS: [&str; 3] = ["tri", "rest", "hessian"];
+
+/// The texts of the keys of all services that there may be.
+fn services() -> Vec<String> {
+    let others = IDS.into_iter().filter(|id| id.contains("@dubbo"));
+    let others = others.flat_map(|id| OTHERS.map(|protocol| ServiceKey::beside(id, protocol).text().to_string()));
+    IDS.map(str::to_owned).into_iter().chain(others).collect()
+}
+
+/// The dataInfoId of a service.
+fn id_of(service: &str) -> String {
+    ServiceKey::of_text(service.into()).id().to_owned()
+}
 
 /// Documents as an operator may set them, and such as the door would refuse: Istio's validation refuses what is made of those.
 fn policies() -> Vec<Value> {
@@ -73,6 +90,8 @@ fn policies() -> Vec<Value> {
         json!({ "ports": { "bolt": 81, "tri": 82 } }),
         json!({ "endpoints": { "deny": ["10.0.0.0/15"] } }),
         json!({ "overrides": { "com.b*": { "host": "x.example.com" }, "com.c*": { "host": "x.example.com" } } }),
+        json!({ "ports": { "Hessian": 83, "rest": 84 }, "overrides": { "com.c.U*": { "port": 85, "protocol": "HTTP2" } } }),
+        json!({ "overrides": { "com.e*": { "host": "tri.dubbo.com.c.u.tenant-a.sofa.mesh" } } }),
         json!({ "overrides": { "com.e*": { "host": "com.a.s.sofa.mesh" }, "odd*": { "host": "tri.com.b.t.sofa.mesh" } } }),
         json!({ "overrides": { "com.d*": { "dns": true, "labels": ["rpcVer"], "port": 99, "protocol": "HTTP" } } }),
         json!({ "overrides": { "com.*": { "warmup": "60s" }, "com.b*": { "warmup": "1s", "exportTo": ["."] }, "com.e*": { "host": "x.example.com" } } }),
@@ -94,7 +113,7 @@ fn policies() -> Vec<Value> {
 }
 
 /// Payloads of publishers; `{s}` and `{p}` stand for the service and the publisher.
-const PAYLOADS: [&[&str]; 12] = [
+const PAYLOADS: [&[&str]; 16] = [
     &["10.{s}.{p}.1:80"],
     &["10.{s}.{p}.1:80"],
     &["10.{s}.{p}.1:80", "10.{s}.{p}.2:80"],
@@ -105,6 +124,10 @@ const PAYLOADS: [&[&str]; 12] = [
     &["10.{s}.0.1:80?weight=0"],
     &["nonsense", "127.0.0.1:80"],
     &["what.example.com:80", "10.{s}.{p}.4:80"],
+    &["tri://10.{s}.{p}.1:80/x?app=x"],
+    &["tri://10.{s}.{p}.1:80", "dubbo://10.{s}.{p}.1:80", "REST://10.{s}.{p}.2:80", "tri://what.example.com:80"],
+    &["rest://10.{s}.0.1:80?weight=0", "hessian://10.{s}.{p}.5:80", "tri://10.{s}.0.1:80?zone={p}"],
+    &["rest://10.9.9.9:80?app=y y", "hessian://10.{s}.{p}.5:80?app=panic-when-made"],
     &["panic://10.0.0.1:80"],
     &["10.{s}.{p}.1:80?app=panic-when-made"],
 ];
@@ -166,7 +189,7 @@ fn steps(random: &mut Random) -> Vec<Step> {
     while steps.len() < LENGTH {
         let (s, p, d) = (random.below(IDS.len()), random.below(PUBLISHERS), random.below(PAYLOADS.len()));
         // Nothing is published that is a bug most of the time.
-        let d = if d >= 10 && random.below(3) > 0 { 0 } else { d };
+        let d = if d >= 14 && random.below(3) > 0 { 0 } else { d };
         steps.push(match random.below(40) {
             0..=13 => Step::Publish(s, p, d),
             14..=17 => Step::Unpublish(s, p),
@@ -263,8 +286,8 @@ struct Before {
 impl World {
     fn new(seed: usize, thorough: bool) -> Self {
         let mode = ["inline", "workload-entry"][seed % 2];
-        // The first range is so small that hosts contest its addresses.
-        let range = ["248.0.0.0/29", "248.0.0.0/6"][seed / 2 % 2];
+        // Some ranges are so small that hosts contest their addresses.
+        let range = ["248.0.0.0/29", "248.0.0.0/6", "fd00::/124,248.0.0.0/28"][seed / 2 % 3];
         // Bounds that are met, or not.
         let (of_publisher, of_service) = ([64, 1][seed / 4 % 2], [50_000, 2][seed / 8 % 2]);
         let config = json!({
@@ -486,11 +509,12 @@ impl World {
         // Nothing goes before the view is complete, and no endpoint of a service whose removals are withheld.
         let gathering = !view.complete;
         let held = report.held == Some(Held::MassDelete) && !gathering;
-        let wanted: BTreeMap<&str, Option<BTreeSet<String>>> = IDS
+        let services = services();
+        let wanted: BTreeMap<&str, Option<BTreeSet<String>>> = services
             .iter()
-            .map(|id| (*id, self.reference().wanted(id).map(|all| all.iter().map(address).collect())))
+            .map(|id| (&**id, self.reference().wanted(id).map(|all| all.iter().map(address).collect())))
             .collect();
-        for id in IDS {
+        for id in services.iter().map(String::as_str) {
             if wanted[id].as_ref().is_none_or(|wanted| !wanted.is_empty()) {
                 self.empty.remove(id);
             }
@@ -502,7 +526,7 @@ impl World {
             if gathering || after.withheld.contains(&**id) {
                 check(gone.is_empty(), || format!("{id} loses {gone:?}, which is to be withheld"))?;
             }
-            if self.unknown.contains(&**id) && self.driver.policy.serves(id) {
+            if self.unknown.contains(&*id_of(id)) && self.driver.policy.serves(&id_of(id)) {
                 check(has.is_some() && gone.is_empty(), || format!("{id} loses {gone:?}, and it could not be read"))?;
             }
             match &wanted[&**id] {
@@ -516,40 +540,43 @@ impl World {
                 check(!gathering, || format!("{id} goes before the view is complete"))?;
                 let may_go = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
                 let since = report_since(&self.empty, id, had, *now);
-                let excluded = !self.driver.policy.serves(id);
+                let excluded = !self.driver.policy.serves(&id_of(id));
                 check(may_go && (excluded || *now - since >= GRACE), || {
                     format!("{id} goes, though neither registry nor policy nor grace says so")
                 })?;
             }
         }
         // When a hold begins no more is said to be missing than would be, if nothing were withheld.
-        let would_be_empty = |id: &&&str| match &wanted[**id] {
+        let would_be_empty = |id: &&String| match &wanted[&***id] {
             Some(wanted) if wanted.is_empty() => {
-                let over = self.empty.get(**id).is_some_and(|since| *now - since >= GRACE);
-                let kept = report.quarantined.contains_key(**id) && self.driver.policy.serves(id) && !over;
-                !kept || after.served.get(**id).is_none_or(BTreeSet::is_empty)
+                let over = self.empty.get(*id).is_some_and(|since| *now - since >= GRACE);
+                let kept = report.quarantined.contains_key(&***id) && self.driver.policy.serves(&id_of(id)) && !over;
+                !kept || after.served.get(*id).is_none_or(BTreeSet::is_empty)
             }
-            Some(_) => report.quarantined.contains_key(**id) && after.served.get(**id).is_none_or(BTreeSet::is_empty),
-            None => after.served.get(**id).is_none_or(BTreeSet::is_empty),
+            Some(_) => report.quarantined.contains_key(&***id) && after.served.get(*id).is_none_or(BTreeSet::is_empty),
+            None => after.served.get(*id).is_none_or(BTreeSet::is_empty),
         };
         if held && self.before.held != report.held {
-            let (missing, most) = (report.withheld.unwrap_or_default(), IDS.iter().filter(would_be_empty).count());
+            let (missing, most) = (report.withheld.unwrap_or_default(), services.iter().filter(would_be_empty).count());
             check(missing.services <= most, || {
                 format!("{missing:?} is held, and at most {most} services would be empty")
             })?;
         }
         // A newcomer takes nothing from anybody who is served and has endpoints.
-        for (id, (host, vip)) in &self.told {
+        for (id, (host, vips)) in &self.told {
             let has_some = after.served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
-            let Some((now, address)) = after.places.get(id).filter(|_| has_some) else { continue };
+            let Some((now, addresses)) = after.places.get(id).filter(|_| has_some) else { continue };
             let wanted = self.reference().candidates(id);
             let at = |host: &String| wanted.iter().position(|wanted| wanted == host);
             check(at(host).is_none() || at(now) <= at(host), || format!("{id} was {host} and is {now}"))?;
-            let thief = after.places.iter().find(|(other, (_, theirs))| *other != id && *theirs == *vip);
-            if let (Some(thief), true) = (thief.filter(|_| vip.is_some()), host == now) {
-                let vips = vip_candidates(&Sha256::digest(host).into(), self.driver.config.vip_cidr.unwrap());
-                let at = |vip: &Option<IpAddr>| vips.iter().position(|wanted| Some(*wanted) == *vip);
-                check(at(address).is_some() && at(address) < at(vip), || format!("{thief:?} has what {id} had"))?;
+            for range in self.driver.config.vip_cidr.iter().filter(|_| host == now) {
+                let of = |vips: &Vips| vips.0[family(range.addr())];
+                let (Some(vip), address) = (of(vips), of(addresses)) else { continue };
+                let thief = after.places.iter().find(|(other, (_, theirs))| *other != id && of(theirs) == Some(vip));
+                let Some(thief) = thief else { continue };
+                let candidates = vip_candidates(&Sha256::digest(host).into(), *range);
+                let at = |vip: Option<IpAddr>| candidates.iter().position(|wanted| Some(*wanted) == vip);
+                check(at(address).is_some() && at(address) < at(Some(vip)), || format!("{thief:?} has what {id} had"))?;
             }
         }
         self.empty.retain(|id, _| after.served.contains_key(id));
@@ -557,7 +584,7 @@ impl World {
             let is_empty = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
             // The grace of endpoints that are withheld, or not known to be gone, has not begun.
             match is_empty
-                && !self.unknown.contains(&**id)
+                && !self.unknown.contains(&*id_of(id))
                 && (has.is_empty() || !report.withheld_services.contains(&**id))
             {
                 true => drop(self.empty.entry(id.clone()).or_insert(*now)),
@@ -637,11 +664,11 @@ impl World {
     /// were withheld, and those that were withheld until now.
     fn check_lost(&self, after: &Before) -> Result<(), String> {
         let some = |served: &Served, id: &str| served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
-        let had: Vec<&str> = IDS.into_iter().filter(|id| some(&self.before.served, id)).collect();
-        let is_lost = |id: &&&str| !some(&after.served, id) && !self.before.withheld.contains(**id);
+        let had: Vec<String> = services().into_iter().filter(|id| some(&self.before.served, id)).collect();
+        let is_lost = |id: &&String| !some(&after.served, id) && !self.before.withheld.contains(&***id);
         // A service that came within the window is in another account than those that were there when it began.
         let (mut old, mut all) = (0, 0);
-        for (at, during) in had.iter().filter(is_lost).filter_map(|id| self.came.get(*id)) {
+        for (at, during) in had.iter().filter(is_lost).filter_map(|id| self.came.get(id)) {
             let is_old = self.driver.now - at >= 60_000;
             old += usize::from(is_old);
             all += usize::from(is_old || !during);
@@ -679,15 +706,14 @@ impl World {
         let mut exceptions = Exceptions { waiting, ..Exceptions::default() };
         for (id, _, _, entry) in &ours {
             let Some(id) = id else { continue };
-            let unknown = report.unknown.sample.iter().any(|known| **known == **id);
+            let unknown = report.unknown.sample.iter().any(|known| **known == *id_of(id));
             let quarantined = report.quarantined.contains_key(&**id);
             let withheld = report.withheld_services.contains(&**id);
             // An endpoint that may not go and has no place in a new form keeps its service in the old one, place and all.
             let dns = self.before.served[&**id].iter().any(|endpoint| endpoint.starts_with("what."));
-            let stays = (withheld || unknown) && dns && !self.driver.policy.rules(id).dns;
+            let stays = (withheld || unknown) && dns && !self.driver.policy.rules(&id_of(id)).dns;
             if quarantined || stays || (unknown && self.before.served[&**id].is_empty()) {
-                let vip = entry.addresses.first().map(|vip| vip.parse().unwrap());
-                exceptions.kept.insert(id.clone(), (entry.hosts[0].clone(), vip));
+                exceptions.kept.insert(id.clone(), place(entry));
                 exceptions.quarantined.extend(quarantined.then(|| id.clone()));
             } else if unknown || withheld {
                 exceptions.withheld.insert(id.clone());
@@ -707,14 +733,19 @@ impl World {
         let has_held = matches!(report.held, Some(Held::MassAdd | Held::MassDelete));
         check(report.waiting.is_none() || has_held, || format!("some wait, and held is {:?}", report.held))?;
         let places = &self.before.places;
-        let Expected { ids, refused, resources: expected } = self.reference().expected(&IDS, &exceptions, places);
+        let services = services();
+        let services: Vec<&str> = services.iter().map(String::as_str).collect();
+        let Expected { ids, refused, resources: expected } = self.reference().expected(&services, &exceptions, places);
         let is_empty = |id: &str| self.before.served[id].is_empty();
         let wrong = self.reference().wrong(places, &self.told, &exceptions.kept, is_empty);
         check(wrong.is_none(), || wrong.unwrap_or_default())?;
         let served: BTreeSet<String> = ours.iter().filter_map(|(id, ..)| id.clone()).collect();
         check(served == ids, || format!("served are {served:?}, to be served are {ids:?}"))?;
-        let quarantined: BTreeSet<String> =
-            report.quarantined.keys().filter(|id| IDS.contains(&&***id)).map(|id| id.to_string()).collect();
+        // A service beside the main one may be known from before the id could not be read.
+        let is_unread =
+            |id: &str| id != id_of(id) && !exceptions.kept.contains_key(id) && self.reference().wanted(id).is_none();
+        let quarantined = report.quarantined.keys().filter(|id| services.contains(&&***id) && !is_unread(id));
+        let quarantined: BTreeSet<String> = quarantined.map(|id| id.to_string()).collect();
         check(quarantined == refused, || format!("quarantined are {quarantined:?}, refused are {refused:?}"))?;
         // Byte by byte, by the versions, which are hashes of the bytes.
         let expected = expected.map(|changes| {
@@ -823,8 +854,11 @@ fn address(member: &crate::translate::service_entry::Member) -> String {
 /// Hosts and virtual addresses of services.
 fn places(view: &View) -> Places {
     let entries = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
-    let place = |entry: ServiceEntry| (entry.hosts[0].clone(), entry.addresses.first().map(|vip| vip.parse().unwrap()));
-    entries.into_iter().filter_map(|(id, _, _, entry)| Some((id?, place(entry)))).collect()
+    entries.into_iter().filter_map(|(id, _, _, entry)| Some((id?, place(&entry)))).collect()
+}
+
+fn place(entry: &ServiceEntry) -> (String, Vips) {
+    (entry.hosts[0].clone(), entry.addresses.iter().map(|vip| vip.parse().unwrap()).collect())
 }
 
 /// The name of the entry of an application's port.
@@ -843,12 +877,11 @@ fn versions(view: &View) -> [String; 3] {
     view.versions().map(str::to_owned)
 }
 
-/// dataInfoId, name, version and content of each resource.
+/// The text of the service's key, name, version and content of each resource.
 fn resources<T>(snapshot: &Snapshot, decode: impl Fn(bytes::Bytes) -> T) -> Vec<(Option<String>, String, String, T)> {
     let resources = snapshot.decode().into_iter().map(|resource| {
-        let mut metadata = resource.metadata.unwrap();
-        let id = metadata.annotations.remove(ID_ANNOTATION);
-        (id, metadata.name, metadata.version, decode(resource.body.unwrap().value))
+        let metadata = resource.metadata.unwrap();
+        (key(&metadata), metadata.name, metadata.version, decode(resource.body.unwrap().value))
     });
     resources.collect()
 }
@@ -962,7 +995,7 @@ fn policies_are_what_they_are_said_to_be() {
     let refused =
         policies().into_iter().position(|policy| policy["exportTo"].as_array().is_some_and(|all| all.len() == 2));
     for (n, policy) in policies().into_iter().enumerate() {
-        let made = Policy::new(serde_json::from_value(policy.clone()).unwrap(), None, "sofa-registry");
+        let made = Policy::new(serde_json::from_value(policy.clone()).unwrap(), &[], "sofa-registry");
         assert_eq!(made.is_ok(), Some(n) < refused, "{policy}");
     }
 }

@@ -14,8 +14,8 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    catalog::direct,
-    istio::names::{APPLICATION_ANNOTATION, ID_ANNOTATION, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
+    catalog::{direct, key::ServiceKey, vips::Vips},
+    istio::names::{APPLICATION_ANNOTATION, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
     model::Millis,
     proto::istio::{
         mcp::v1alpha1::Resource as McpResource,
@@ -38,8 +38,8 @@ pub struct LastService {
     pub slice: usize,
     /// The name of the ServiceEntry, `namespace/name`.
     pub name: Arc<str>,
-    /// The virtual address, if the host has one.
-    pub vip: Option<IpAddr>,
+    /// The virtual addresses of the host.
+    pub vips: Vips,
     /// The endpoints, by address and port. The publishers of endpoints that stand in a ServiceEntry are not known.
     pub members: Vec<Member>,
     /// The names of the WorkloadEntries, by address and port.
@@ -57,8 +57,8 @@ pub struct LastGood {
     pub publishers: usize,
     /// The snapshots that were served, not to be shown yet.
     pub view: View,
-    /// Every service in the snapshots, by dataInfoId.
-    pub services: BTreeMap<Arc<str>, LastService>,
+    /// Every service in the snapshots.
+    pub services: BTreeMap<ServiceKey, LastService>,
     /// Slices and names of the entries of applications in the snapshots.
     pub entries: BTreeMap<direct::Key, (usize, Arc<str>)>,
 }
@@ -102,9 +102,9 @@ struct Reading {
 /// Reads resources in the order of [`View::snapshots`].
 #[derive(Default)]
 struct Reader {
-    services: BTreeMap<Arc<str>, Reading>,
+    services: BTreeMap<ServiceKey, Reading>,
     /// Services by the label that their WorkloadEntries have.
-    selected: HashMap<String, Arc<str>>,
+    selected: HashMap<String, ServiceKey>,
     entries: BTreeMap<direct::Key, (usize, Arc<str>)>,
     /// The applications in whose entries addresses and ports stand.
     addresses: HashMap<(IpAddr, u16), Box<str>>,
@@ -144,9 +144,13 @@ impl Reader {
             self.entries.insert(key, (slice, Arc::clone(name)));
             return Ok((slice, 0));
         }
-        let id: Arc<str> = annotation(resource, ID_ANNOTATION).ok_or("a ServiceEntry has no dataInfoId")?.into();
+        let id = annotation(resource, ID_ANNOTATION).ok_or("a ServiceEntry has no dataInfoId")?;
+        let id = match annotation(resource, PROTOCOL_ANNOTATION) {
+            None => ServiceKey::main(&id.into()),
+            Some(protocol) => ServiceKey::beside(id, protocol),
+        };
         let labels = entry.workload_selector.map(|selector| selector.labels).unwrap_or_default();
-        self.selected.extend(labels.into_values().map(|label| (label, Arc::clone(&id))));
+        self.selected.extend(labels.into_values().map(|label| (label, id.clone())));
         let identities: Arc<[String]> = entry.subject_alt_names.into();
         let count = entry.endpoints.len() as u32;
         let endpoints = entry.endpoints.into_iter().filter_map(|entry| service_entry::read_back(entry, &identities));
@@ -155,7 +159,7 @@ impl Reader {
             host,
             slice,
             name: Arc::clone(name),
-            vip: entry.addresses.first().and_then(|address| address.parse().ok()),
+            vips: entry.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
             members: Vec::new(),
             workloads: BTreeMap::new(),
             empty_since: None,
@@ -182,7 +186,7 @@ impl Reader {
 
     fn finish(self, view: View, empty: &BTreeMap<Arc<str>, Millis>, publishers: usize) -> LastGood {
         let services = self.services.into_iter().map(|(id, Reading { service, endpoints, .. })| {
-            let empty_since = empty.get(&id).copied();
+            let empty_since = empty.get(id.text()).copied();
             (id, LastService { members: members(endpoints, &self.addresses), empty_since, ..service })
         });
         LastGood { age: Duration::MAX, publishers, view, services: services.collect(), entries: self.entries }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    catalog::{assignment::claims::Contest, breaker::Lost, report::Quarantine},
+    catalog::{assignment::claims::Contest, breaker::Lost, report::Quarantine, vips::Vips},
     istio::rule::Invalid,
     model::Millis,
     translate::payload::Reject,
@@ -61,10 +61,10 @@ pub enum Notice {
     VipChanged {
         /// The service.
         id: Arc<str>,
-        /// The address before.
-        was: Option<IpAddr>,
-        /// The address from now on.
-        is: Option<IpAddr>,
+        /// The addresses before.
+        was: Vips,
+        /// The addresses from now on.
+        is: Vips,
     },
     /// Several services want one host or virtual address.
     PlaceContested {

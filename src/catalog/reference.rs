@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -13,10 +12,14 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    catalog::assignment::vip_candidates,
+    catalog::{
+        assignment::vip_candidates,
+        key::ServiceKey,
+        vips::{Vips, family},
+    },
     config::Config,
     istio::{
-        names::{EMPTY_LABEL, ID_ANNOTATION, REGISTER_ID_ANNOTATION},
+        names::{EMPTY_LABEL, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION},
         validate,
     },
     policy::Policy,
@@ -24,14 +27,14 @@ use crate::{
     snapshot::{Changes, Resource, partition::slice_of},
     translate::{
         names,
-        service_entry::{self, EndpointMode, Member, Shape},
+        service_entry::{self, EndpointMode, Member, Merged, Shape},
     },
 };
 
 /// Services that are not served as the registry has them, as the report names them.
 #[derive(Debug, Default)]
 pub(crate) struct Exceptions {
-    /// Served in an old form, with the host and the address of it.
+    /// Served in an old form, with the host and the addresses of it.
     pub(crate) kept: Places,
     /// The services of them that are kept since their newest form cannot be made.
     pub(crate) quarantined: BTreeSet<String>,
@@ -44,7 +47,7 @@ pub(crate) struct Exceptions {
 }
 
 /// Hosts and virtual addresses under which services are served.
-pub(crate) type Places = BTreeMap<String, (String, Option<IpAddr>)>;
+pub(crate) type Places = BTreeMap<String, (String, Vips)>;
 
 /// Everything that is to be served, without the entries of applications.
 #[derive(Debug, Default)]
@@ -67,11 +70,18 @@ pub(crate) struct Reference<'a> {
 impl Reference<'_> {
     /// The endpoints that the registry and the policy want a service to have; `None`: its publishers cannot be read.
     pub(crate) fn wanted(&self, id: &str) -> Option<Vec<Member>> {
+        let key = ServiceKey::of_text(id.into());
+        let id = key.id();
         if !self.policy.serves(id) {
             return Some(Vec::new());
         }
         let merged = || {
-            service_entry::merge(id, &self.store.read(id), &self.policy.rules(id), self.config.limits.bounds()).members
+            let (rules, bounds) = (self.policy.rules(id), self.config.limits.bounds());
+            let Merged { members, mut others, .. } = service_entry::merge(id, &self.store.read(id), &rules, bounds);
+            match key.other() {
+                None => members,
+                Some(protocol) => others.remove(protocol).unwrap_or_default(),
+            }
         };
         catch_unwind(AssertUnwindSafe(merged)).ok()
     }
@@ -84,7 +94,7 @@ impl Reference<'_> {
         for id in quarantined {
             let members = wanted[&**id].as_deref();
             let host = self.candidates(id).remove(0);
-            if members.is_none_or(|members| self.build(id, &host, None, members).is_none()) {
+            if members.is_none_or(|members| self.build(id, &host, Vips::default(), members).is_none()) {
                 expected.refused.insert(id.clone());
             }
         }
@@ -97,12 +107,15 @@ impl Reference<'_> {
                     && (some || graces.contains(id) || withheld.contains(id))
             };
             let claimants: Vec<&str> = ids.iter().copied().filter(|id| claims(id)).collect();
-            let mut unreadable = ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id));
+            // What else an id has beside its main service is not known while it cannot be read.
+            let is_main = |id: &str| ServiceKey::of_text(id.into()).other().is_none();
+            let mut unreadable =
+                ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id) && is_main(id));
             let mut resources = [Changes::new(), Changes::new(), Changes::new()];
             let made = claimants.iter().filter(|id| !withheld.contains(**id)).map(|id| {
-                let first = || (self.candidates(id).remove(0), None);
-                let (host, vip) = places.get(*id).cloned().unwrap_or_else(first);
-                let built = self.build(id, &host, vip, wanted[id].as_deref().unwrap_or_default());
+                let first = || (self.candidates(id).remove(0), Vips::default());
+                let (host, vips) = places.get(*id).cloned().unwrap_or_else(first);
+                let built = self.build(id, &host, vips, wanted[id].as_deref().unwrap_or_default());
                 (id, built)
             });
             let mut refused = None;
@@ -126,9 +139,10 @@ impl Reference<'_> {
     /// The hosts that a service would have, best first.
     pub(crate) fn candidates(&self, id: &str) -> Vec<String> {
         let suffix = &self.config.host_suffix;
-        let rules = self.policy.rules(id);
+        let key = ServiceKey::of_text(id.into());
+        let rules = key.rules(self.policy);
         let set = rules.host.filter(|host| !names::is_application(&names::resource_name(host, suffix)));
-        let made = names::candidates(id, suffix).map(|name| format!("{name}.{suffix}"));
+        let made = names::candidates(key.id(), key.other(), suffix).map(|name| format!("{name}.{suffix}"));
         set.map(str::to_owned).into_iter().chain(made).collect()
     }
 
@@ -146,7 +160,7 @@ impl Reference<'_> {
             if kept.contains_key(id) { (false, false, false) } else { (true, empty(id), !has(before, id)) }
         };
         let digest = |id: &str| -> [u8; 32] { Sha256::digest(&*places[id].0).into() };
-        for (id, (host, vip)) in places.iter().filter(|(id, _)| !kept.contains_key(*id)) {
+        for (id, (host, vips)) in places.iter().filter(|(id, _)| !kept.contains_key(*id)) {
             for better in self.candidates(id).into_iter().take_while(|better| better != host) {
                 let has = |places: &Places, id: &str| places.get(id).is_some_and(|(host, _)| *host == better);
                 let holder = places.keys().find(|holder| has(places, holder));
@@ -154,13 +168,17 @@ impl Reference<'_> {
                     return Some(format!("{id} is served as {host} and has a right to {better}, which {holder:?} has"));
                 }
             }
-            let vips = self.config.vip_cidr.map(|range| vip_candidates(&digest(id), range)).unwrap_or_default();
-            for better in vips.into_iter().take_while(|better| Some(*better) != *vip) {
-                let has = |places: &Places, id: &str| places.get(id).is_some_and(|(_, vip)| *vip == Some(better));
-                let holder = places.keys().find(|holder| has(places, holder));
-                let after_me = |holder: &String| (right(holder, &has), digest(holder)) > (right(id, &has), digest(id));
-                if holder.is_none_or(after_me) {
-                    return Some(format!("{id} has the address {vip:?} and a right to {better}, which {holder:?} has"));
+            for range in &self.config.vip_cidr {
+                let vip = |vips: &Vips| vips.0[family(range.addr())];
+                let candidates = vip_candidates(&digest(id), *range).into_iter();
+                for better in candidates.take_while(|better| Some(*better) != vip(vips)) {
+                    let has = |places: &Places, id: &str| places.get(id).is_some_and(|(_, it)| vip(it) == Some(better));
+                    let holder = places.keys().find(|holder| has(places, holder));
+                    let after_me =
+                        |holder: &String| (right(holder, &has), digest(holder)) > (right(id, &has), digest(id));
+                    if holder.is_none_or(after_me) {
+                        return Some(format!("{id} has {vips} and a right to {better}, which {holder:?} has"));
+                    }
                 }
             }
         }
@@ -168,17 +186,23 @@ impl Reference<'_> {
     }
 
     /// The resources of a service; `None`: they cannot be made.
-    fn build(&self, id: &str, host: &str, vip: Option<IpAddr>, members: &[Member]) -> Option<[Changes; 3]> {
+    fn build(&self, id: &str, host: &str, vips: Vips, members: &[Member]) -> Option<[Changes; 3]> {
         if members.iter().any(|member| member.endpoint().labels.get("app") == Some("panic-when-made")) {
             return None;
         }
-        let (rules, mode) = (self.policy.rules(id), self.config.endpoint_mode);
+        let key = ServiceKey::of_text(id.into());
+        let (rules, mode) = (key.rules(self.policy), self.config.endpoint_mode);
+        let (id, other) = (key.id(), key.other());
         let full = |name: String| format!("{}/{name}", self.config.namespace);
         let slice = slice_of(&Sha256::digest(host).into());
-        let mut entry = service_entry::build(&Shape { host, vip, id, members, mode }, &rules);
+        let mut entry = service_entry::build(
+            &Shape { host, vips: &vips.in_order(&self.config.vip_cidr), id, other, members, mode },
+            &rules,
+        );
         assert!(validate::keep_valid_endpoints(&mut entry).is_empty());
         validate::service_entry(&entry, &self.config.namespace).ok()?;
-        let annotations: BTreeMap<_, _> = [(ID_ANNOTATION.to_owned(), id.to_owned())].into();
+        let mut annotations = BTreeMap::from([(ID_ANNOTATION.to_owned(), id.to_owned())]);
+        annotations.extend(other.map(|protocol| (PROTOCOL_ANNOTATION.to_owned(), protocol.to_owned())));
         let labels = members.is_empty().then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
         let name = full(names::resource_name(host, &self.config.host_suffix));
         let resource = Resource::service_entry(name.clone(), labels, annotations.clone(), &entry);

@@ -26,9 +26,11 @@ use crate::{
         changes::RoundChanges,
         direct::Direct,
         gate::{FirstView, Gate},
+        key::ServiceKey,
         last_good::LastGood,
         notices::{Notice, Notices},
         orders::Orders,
+        others::Others,
         report::{Findings, Moves, Names, Tally},
         services::{Intent, Services},
         unknown::Unknown,
@@ -39,7 +41,10 @@ use crate::{
     policy::Policy,
     registry::store::{Store, Taken},
     snapshot::view::Held,
-    translate::{payload::Reject, service_entry},
+    translate::{
+        payload::{Client, Reject},
+        port::port,
+    },
 };
 
 /// So many services a round takes that another policy gives another form. Every round may have changes of others, too, which
@@ -105,20 +110,22 @@ pub struct Round {
     /// Until when the last good state is good enough to be shown; `None`: there is none, or it was asked for already.
     last_good_until: Option<Millis>,
     /// Endpoints of the last good state's services, until the first complete view was judged against it.
-    baseline: Vec<(Arc<str>, usize)>,
+    baseline: Vec<(ServiceKey, usize)>,
     services: Services,
+    /// The services that are beside the main ones of their dataInfoIds.
+    others: Others,
     assignment: Assignment,
     breaker: Breaker,
     additions: Additions,
     /// New services that wait, with what is wanted of them.
-    waiting: HashMap<Arc<str>, Intent>,
+    waiting: HashMap<ServiceKey, Intent>,
     /// Services that something is withheld of.
-    withheld: BTreeSet<Arc<str>>,
-    /// Services that could not be read yet: nothing goes from them until they are.
+    withheld: BTreeSet<ServiceKey>,
+    /// DataInfoIds that could not be read yet: nothing goes from them until they are.
     unknown: Unknown,
     /// Entries by application, made of the services' endpoints; `None` where the policy wants none.
     direct: Option<Direct>,
-    /// Services that have yet to be looked at under the policy of the round before.
+    /// DataInfoIds that have yet to be looked at under the policy of the round before.
     pending: BTreeSet<Arc<str>>,
     /// How many of them a round takes.
     part: usize,
@@ -128,7 +135,7 @@ pub struct Round {
     policy: Option<Arc<Policy>>,
     /// Services and entries whose newest form cannot be made, with the reason.
     quarantined: Tally<&'static str>,
-    /// Payloads that are not served.
+    /// Payloads that are not served, by dataInfoId.
     rejects: Tally<Reject>,
     /// Endpoints that Istio would refuse.
     left_out: Tally<Rule>,
@@ -166,10 +173,11 @@ impl Round {
             shows_last_good: false,
             restored,
             last_good_until,
-            baseline: services.iter().map(|(id, served)| (Arc::clone(id), served.endpoints)).collect(),
-            assignment: Assignment::new(&config.host_suffix, config.vip_cidr),
+            baseline: services.iter().map(|(key, served)| (key.clone(), served.endpoints)).collect(),
+            assignment: Assignment::new(&config.host_suffix, &config.vip_cidr),
             breaker: Breaker::new(protect.clone(), config.limits.services),
             additions: Additions::new(protect.clone()),
+            others: Others::default(),
             waiting: HashMap::new(),
             withheld: BTreeSet::new(),
             unknown: Unknown::default(),
@@ -190,8 +198,11 @@ impl Round {
             services,
             config,
         };
-        let ids: Vec<Arc<str>> = round.services.iter().map(|(id, _)| Arc::clone(id)).collect();
-        ids.iter().for_each(|id| drop(round.keep_place(id)));
+        let keys: Vec<ServiceKey> = round.services.iter().map(|(key, _)| key.clone()).collect();
+        for key in &keys {
+            round.others.note(key, true);
+            round.keep_place(key);
+        }
         round.assignment.settle();
         round
     }
@@ -227,12 +238,15 @@ impl Round {
     pub fn take(&mut self, store: &Store, policy: &Arc<Policy>) -> Vec<Taken> {
         let mut now = Vec::new();
         if self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy)) {
-            let ids = store.ids();
+            let mut ids = store.ids();
             let known: HashSet<&str> = ids.iter().map(|id| &**id).collect();
             // With those that the store has forgotten, since they have no publishers left.
-            let served = self.services.iter().filter(|(_, served)| !served.is_unheard()).map(|(id, _)| id);
-            for id in ids.iter().chain(served.filter(|id| !known.contains(&***id))) {
-                match self.policy.as_ref().map_or(Touch::Whole, |before| touch(before, policy, id)) {
+            let served = self.services.iter().filter(|(_, served)| !served.is_unheard()).map(|(key, _)| key.id());
+            let forgotten: BTreeSet<&str> = served.filter(|id| !known.contains(id)).collect();
+            let forgotten: Vec<Arc<str>> = forgotten.into_iter().map(Arc::from).collect();
+            ids.extend(forgotten);
+            for id in &ids {
+                match self.policy.as_ref().map_or(Touch::Whole, |before| self.touch(before, policy, id)) {
                     Touch::Not => {}
                     Touch::Form => {
                         self.pending.insert(Arc::clone(id));
@@ -277,6 +291,33 @@ impl Round {
         orders.ordered && (self.complete || self.restored)
     }
 
+    /// How the services of a dataInfoId have to be looked at when one policy follows on another.
+    fn touch(&self, before: &Policy, after: &Policy, id: &Arc<str>) -> Touch {
+        let (old, new) = (before.rules(id), after.rules(id));
+        let names_protocols = Client::of(id).names_protocols();
+        if !after.admits_as(before)
+            || before.serves(id) != after.serves(id)
+            || old.host != new.host
+            || (names_protocols && !after.knows_as(before))
+        {
+            return Touch::Whole;
+        }
+        let has_other_port = |key: &ServiceKey| {
+            let port = |policy| port(key.id(), key.other(), &key.rules(policy));
+            port(before) != port(after)
+        };
+        if before.reading(names_protocols) != after.reading(names_protocols)
+            || old.export_to != new.export_to
+            || old.warmup != new.warmup
+            || port(id, None, &old) != port(id, None, &new)
+            || self.others.of(id).any(has_other_port)
+        {
+            Touch::Form
+        } else {
+            Touch::Not
+        }
+    }
+
     /// When there is something to do although nothing changes.
     pub fn deadline(&self, orders: &Orders) -> Option<Millis> {
         if self.is_frozen(orders) {
@@ -317,7 +358,7 @@ impl Round {
         self.breaker.held().is_some()
     }
 
-    /// Services that are served though the registry has no endpoints of them, and since when.
+    /// Services that are served though the registry has no endpoints of them, by the texts of their keys, and since when.
     pub fn empty(&self) -> BTreeMap<Arc<str>, Millis> {
         self.services.empty()
     }
@@ -368,7 +409,7 @@ impl Round {
                 if self.stage == Stage::Completed && self.baseline.is_empty() {
                     // Nothing went while the view was gathered, so what goes now is judged by what was.
                     let gathered = self.services.iter().filter(|(_, service)| service.endpoints > 0);
-                    self.baseline = gathered.map(|(id, service)| (Arc::clone(id), service.endpoints)).collect();
+                    self.baseline = gathered.map(|(key, service)| (key.clone(), service.endpoints)).collect();
                 }
             }
             if self.stage == Stage::Gathering && self.gate.is_over(now, listening_since) {
@@ -410,7 +451,10 @@ impl Round {
     }
 
     fn findings(&mut self, now: Millis, held: Option<Held>) -> Findings {
-        let is_served = |id: &str| self.services.get(id).is_some_and(|served| !served.members.is_empty());
+        let is_served = |id: &Arc<str>| {
+            let served = |key: &ServiceKey| self.services.get(key).is_some_and(|served| !served.members.is_empty());
+            served(&ServiceKey::main(id)) || self.others.of(id).any(served)
+        };
         let unknown = if self.stage == Stage::Gathering { None } else { self.unknown.report(is_served) };
         let notice = unknown.as_ref().and_then(|report| self.unknown.notice(report));
         notice.into_iter().for_each(|notice| self.notices.give(now, notice));
@@ -445,21 +489,6 @@ enum Touch {
     Form,
     /// The service or some of its endpoints may come or go, or it may have another host.
     Whole,
-}
-
-fn touch(before: &Policy, after: &Policy, id: &str) -> Touch {
-    let (old, new) = (before.rules(id), after.rules(id));
-    if !after.admits_as(before) || before.serves(id) != after.serves(id) || old.host != new.host {
-        Touch::Whole
-    } else if before.reading() != after.reading()
-        || old.export_to != new.export_to
-        || old.warmup != new.warmup
-        || service_entry::port(id, &old) != service_entry::port(id, &new)
-    {
-        Touch::Form
-    } else {
-        Touch::Not
-    }
 }
 
 #[cfg(test)]

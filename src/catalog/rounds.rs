@@ -197,7 +197,7 @@ fn log(notice: &Notice) {
             tracing::warn!(event, data_info_id = short(id), was = &**was, is = &**is, "a service has another host now");
         }
         Notice::VipChanged { id, was, is } => {
-            tracing::warn!(event, data_info_id = short(id), ?was, ?is, "a service has another virtual address now");
+            tracing::warn!(event, data_info_id = short(id), %was, %is, "a service has another virtual address now");
         }
         Notice::PlaceContested { name, contest: Contest { holder, waiting, count } } => {
             let waiting = waiting.first().map(|id| id.chars().take(LOGGED / 2).collect::<String>());

@@ -4,7 +4,6 @@ mod large;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -14,12 +13,14 @@ use crate::{
         assignment::Place,
         breaker::{Totals, tenant},
         changes::ServiceChanges,
+        key::ServiceKey,
         last_good::LastService,
         services::large::Encoded,
+        vips::Vips,
     },
     config::Config,
     istio::{
-        names::{EMPTY_LABEL, ID_ANNOTATION, REGISTER_ID_ANNOTATION},
+        names::{EMPTY_LABEL, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION},
         rule::{Invalid, Rule},
         validate,
     },
@@ -30,6 +31,7 @@ use crate::{
     translate::{
         names,
         payload::{Address, Endpoint},
+        port::port,
         service_entry::{self, EndpointMode, Member, Shape},
     },
 };
@@ -62,8 +64,8 @@ pub struct Service {
     slice: usize,
     /// The name of the ServiceEntry, `namespace/name`.
     name: Arc<str>,
-    /// The virtual address, if the host has one.
-    pub vip: Option<IpAddr>,
+    /// The virtual addresses of the host.
+    pub vips: Vips,
     /// The endpoints, by address and port.
     pub members: Vec<Member>,
     /// How many endpoints are served; Istio would refuse the other members.
@@ -78,7 +80,7 @@ pub struct Service {
     encoded: Option<Encoded>,
 }
 
-/// Everything that a service's resources are made from, but for its id, host, virtual address and endpoints.
+/// Everything that a service's resources are made from, but for its key, host, virtual addresses and endpoints.
 #[derive(Debug, PartialEq)]
 struct Inputs {
     port: ServicePort,
@@ -99,7 +101,7 @@ type Workloads = BTreeMap<(Address, u16), (Arc<str>, Member)>;
 /// The resources of a service in a form that Istio takes.
 #[derive(Debug)]
 pub struct Build {
-    /// The host, slice and virtual address that the resources were made for.
+    /// The host, slice and virtual addresses that the resources were made for.
     pub place: Place,
     /// How many endpoints the resources have.
     pub endpoints: usize,
@@ -117,7 +119,7 @@ pub struct Build {
 
 impl Service {
     fn restored(last: LastService) -> Self {
-        let LastService { host, slice, name, vip, members, mut workloads, empty_since } = last;
+        let LastService { host, slice, name, vips, members, mut workloads, empty_since } = last;
         let workloads = members.iter().filter_map(|member| {
             let key = (member.endpoint().address.clone(), member.endpoint().port);
             let name = workloads.remove(&key)?;
@@ -125,7 +127,7 @@ impl Service {
         });
         let (workloads, endpoints, intent) = (workloads.collect(), members.len(), Intent::Unheard);
         let (inputs, encoded) = (None, None);
-        Self { host, slice, name, vip, members, endpoints, empty_since, intent, inputs, workloads, encoded }
+        Self { host, slice, name, vips, members, endpoints, empty_since, intent, inputs, workloads, encoded }
     }
 
     /// The wanted endpoints, together with those that are served and not wanted. `None` if no endpoint is missing among the
@@ -163,34 +165,34 @@ impl Service {
 #[derive(Debug)]
 pub struct Services {
     config: Arc<Config>,
-    services: HashMap<Arc<str>, Service>,
+    services: HashMap<ServiceKey, Service>,
     totals: Totals,
     /// By tenant, those with endpoints.
     tenants: HashMap<Box<str>, Totals>,
     /// Services without endpoints that the registry has named, the longest empty first.
-    graces: BTreeSet<(Millis, Arc<str>)>,
+    graces: BTreeSet<(Millis, ServiceKey)>,
     /// Services that came into [`Services::graces`], with the time, or left.
     graces_changed: Vec<(Arc<str>, Option<Millis>)>,
 }
 
 impl Services {
     /// The services of a last good state, of which the registry has said nothing yet.
-    pub fn restored(config: Arc<Config>, last_good: BTreeMap<Arc<str>, LastService>) -> Self {
+    pub fn restored(config: Arc<Config>, last_good: BTreeMap<ServiceKey, LastService>) -> Self {
         let services: HashMap<_, _> = last_good.into_iter().map(|(id, last)| (id, Service::restored(last))).collect();
         let (totals, tenants) = (Totals::default(), HashMap::new());
         let mut all = Self { config, services, totals, tenants, graces: BTreeSet::new(), graces_changed: Vec::new() };
-        let counts: Vec<_> = all.services.iter().map(|(id, service)| (Arc::clone(id), service.endpoints)).collect();
+        let counts: Vec<_> = all.services.iter().map(|(id, service)| (id.clone(), service.endpoints)).collect();
         counts.into_iter().for_each(|(id, endpoints)| all.count(&id, 0, endpoints));
         all
     }
 
-    /// The service with a dataInfoId, if it is served.
-    pub fn get(&self, id: &str) -> Option<&Service> {
+    /// A service, if it is served.
+    pub fn get(&self, id: &ServiceKey) -> Option<&Service> {
         self.services.get(id)
     }
 
     /// Every service that is served, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Service)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &Service)> {
         self.services.iter()
     }
 
@@ -205,7 +207,7 @@ impl Services {
     }
 
     /// Keeps the totals when a service has another number of endpoints.
-    fn count(&mut self, id: &str, before: usize, after: usize) {
+    fn count(&mut self, id: &ServiceKey, before: usize, after: usize) {
         if before == after {
             return;
         }
@@ -215,7 +217,7 @@ impl Services {
             totals.services
         };
         count(&mut self.totals);
-        let tenant = tenant(id);
+        let tenant = tenant(id.id());
         let services = match self.tenants.get_mut(tenant) {
             Some(totals) => count(totals),
             None => count(self.tenants.entry(tenant.into()).or_default()),
@@ -227,7 +229,7 @@ impl Services {
 
     /// Services whose last endpoint the registry took away, and when.
     pub fn empty(&self) -> BTreeMap<Arc<str>, Millis> {
-        let since = |(id, service): (&Arc<str>, &Service)| Some((Arc::clone(id), service.empty_since?));
+        let since = |(id, service): (&ServiceKey, &Service)| Some((Arc::clone(id.text()), service.empty_since?));
         self.services.iter().filter_map(since).collect()
     }
 
@@ -237,9 +239,9 @@ impl Services {
     }
 
     /// Services whose grace began at `over` or before.
-    pub fn expired(&self, over: Millis) -> Vec<Arc<str>> {
+    pub fn expired(&self, over: Millis) -> Vec<ServiceKey> {
         let expired = self.graces.iter().take_while(|(since, _)| *since <= over);
-        expired.map(|(_, id)| Arc::clone(id)).collect()
+        expired.map(|(_, id)| id.clone()).collect()
     }
 
     /// Services whose grace began, with the time, or ended since the last call.
@@ -249,7 +251,7 @@ impl Services {
 
     /// Lends the intent of a service that is served; [`Services::put`], [`Services::stay`] or [`Services::remove`] ends the
     /// loan.
-    pub fn take_intent(&mut self, id: &str) -> Intent {
+    pub fn take_intent(&mut self, id: &ServiceKey) -> Intent {
         self.services.get_mut(id).map(|service| std::mem::take(&mut service.intent)).unwrap_or_default()
     }
 
@@ -276,13 +278,13 @@ impl Services {
     /// so. An error is the rule of Istio's that the resources would break.
     pub fn make(
         &self,
-        id: &Arc<str>,
+        id: &ServiceKey,
         place: &Place,
         members: &[Member],
         empty: bool,
         rules: &Rules<'_>,
     ) -> Result<Option<Build>, Invalid> {
-        let port = service_entry::port(id, rules);
+        let port = port(id.id(), id.other(), rules);
         let divisor = match self.config.endpoint_mode {
             EndpointMode::Inline => 1,
             EndpointMode::WorkloadEntry => service_entry::weight_divisor(members),
@@ -291,7 +293,7 @@ impl Services {
         let inputs = Inputs { port, export_to, dns, empty, divisor, warmup };
         let before = self.services.get(id);
         let is_same = |service: &Service| {
-            (&service.host, service.vip) == (&place.host, place.vip)
+            (&service.host, service.vips) == (&place.host, place.vips)
                 && service.inputs.as_ref() == Some(&inputs)
                 && service.members == members
         };
@@ -301,10 +303,11 @@ impl Services {
         // A bug, for the tests of those who have to live with one.
         #[cfg(test)]
         assert!(!members.iter().any(|member| member.endpoint().labels.get("app") == Some("panic-when-made")));
-        let (Place { host, slice, vip }, mode) = (place, self.config.endpoint_mode);
-        let shape = Shape { host, vip: *vip, id, members, mode };
+        let (Place { host, slice, vips }, mode) = (place, self.config.endpoint_mode);
+        let vips = vips.in_order(&self.config.vip_cidr);
+        let shape = Shape { host, vips: &vips, id: id.id(), other: id.other(), members, mode };
         let labels = empty.then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
-        let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
+        let annotations = annotations(id);
         let name = self.name(host);
         validate::metadata(&name, &labels, &annotations)?;
         let encoded = self.encode(&shape, rules, before)?;
@@ -328,8 +331,7 @@ impl Services {
         if let Some(rule) =
             service_entry::warmup(host, rules).filter(|_| !before.is_some_and(|it| it.has_rule(&name, &inputs)))
         {
-            let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
-            let rule = Resource::destination_rule(name.to_string(), annotations, &rule);
+            let rule = Resource::destination_rule(name.to_string(), self::annotations(id), &rule);
             changes.encodes += 1;
             changes.destination_rules.push(((*slice, Arc::clone(&name)), Some(rule)));
         }
@@ -370,7 +372,7 @@ impl Services {
     }
 
     /// Encodes the WorkloadEntries that differ from those that are served.
-    fn make_workloads(&self, id: &Arc<str>, members: &[Member], entry: &ServiceEntry, build: &mut Build) {
+    fn make_workloads(&self, id: &ServiceKey, members: &[Member], entry: &ServiceEntry, build: &mut Build) {
         let (host, slice) = (&build.place.host, build.place.slice);
         let port_name = &*entry.ports[0].name;
         let (dns, divisor) = (build.inputs.dns, build.inputs.divisor);
@@ -392,9 +394,9 @@ impl Services {
                 build.left_out.entry(invalid.rule).or_insert((0, invalid)).0 += 1;
                 continue;
             }
-            let annotations = [(ID_ANNOTATION, &**id), (REGISTER_ID_ANNOTATION, member.register_id())]
-                .map(|(key, value)| (key.to_owned(), value.to_owned()));
-            let resource = Resource::workload_entry(name.to_string(), annotations.into(), &workload);
+            let mut annotations = annotations(id);
+            annotations.insert(REGISTER_ID_ANNOTATION.to_owned(), member.register_id().to_owned());
+            let resource = Resource::workload_entry(name.to_string(), annotations, &workload);
             build.changes.encodes += 1;
             build.changes.workload_entries.push(((slice, Arc::clone(&name)), Some(resource)));
             build.workloads.insert(key, (name, member.clone()));
@@ -404,18 +406,18 @@ impl Services {
     /// Serves a service in a new form, with the endpoints that it was made of; returns the endpoints that were served before.
     pub fn put(
         &mut self,
-        id: &Arc<str>,
+        id: &ServiceKey,
         build: Build,
         members: Vec<Member>,
         empty_since: Option<Millis>,
         intent: Intent,
     ) -> Vec<Member> {
-        let Build { place: Place { host, slice, vip }, endpoints, name, inputs, workloads, encoded, .. } = build;
+        let Build { place: Place { host, slice, vips }, endpoints, name, inputs, workloads, encoded, .. } = build;
         let service = Service {
             host,
             slice,
             name,
-            vip,
+            vips,
             members,
             endpoints,
             empty_since: None,
@@ -424,7 +426,7 @@ impl Services {
             workloads,
             encoded,
         };
-        let before = self.services.insert(Arc::clone(id), service);
+        let before = self.services.insert(id.clone(), service);
         self.count(id, before.as_ref().map_or(0, |before| before.endpoints), endpoints);
         self.leave_grace(id, before.as_ref());
         self.stay(id, empty_since, intent);
@@ -432,26 +434,26 @@ impl Services {
     }
 
     /// Replaces a service's endpoints by equal ones of newer versions of their publishers; returns the old ones.
-    pub fn renew(&mut self, id: &str, members: Vec<Member>) -> Vec<Member> {
+    pub fn renew(&mut self, id: &ServiceKey, members: Vec<Member>) -> Vec<Member> {
         let service = self.services.get_mut(id);
         service.map(|service| std::mem::replace(&mut service.members, members)).unwrap_or_default()
     }
 
     /// Leaves the resources of a service as they are.
-    pub fn stay(&mut self, id: &Arc<str>, empty_since: Option<Millis>, intent: Intent) {
+    pub fn stay(&mut self, id: &ServiceKey, empty_since: Option<Millis>, intent: Intent) {
         let Some(service) = self.services.get_mut(id) else { return };
         service.intent = intent;
         let before = std::mem::replace(&mut service.empty_since, empty_since);
         // The grace of a restored service is not counted before the registry names the service.
-        let counted = before.filter(|since| self.graces.remove(&(*since, Arc::clone(id))));
-        self.graces.extend(empty_since.map(|since| (since, Arc::clone(id))));
+        let counted = before.filter(|since| self.graces.remove(&(*since, id.clone())));
+        self.graces.extend(empty_since.map(|since| (since, id.clone())));
         if counted != empty_since {
-            self.graces_changed.push((Arc::clone(id), empty_since));
+            self.graces_changed.push((Arc::clone(id.text()), empty_since));
         }
     }
 
     /// No longer serves a service; returns the removal of its resources, and its endpoints.
-    pub fn remove(&mut self, id: &Arc<str>) -> Option<(ServiceChanges, Vec<Member>)> {
+    pub fn remove(&mut self, id: &ServiceKey) -> Option<(ServiceChanges, Vec<Member>)> {
         let service = self.services.remove(id)?;
         self.count(id, service.endpoints, 0);
         self.leave_grace(id, Some(&service));
@@ -465,12 +467,18 @@ impl Services {
         Some((changes, service.members))
     }
 
-    fn leave_grace(&mut self, id: &Arc<str>, service: Option<&Service>) {
+    fn leave_grace(&mut self, id: &ServiceKey, service: Option<&Service>) {
         let since = service.and_then(|service| service.empty_since);
-        if since.is_some_and(|since| self.graces.remove(&(since, Arc::clone(id)))) {
-            self.graces_changed.push((Arc::clone(id), None));
+        if since.is_some_and(|since| self.graces.remove(&(since, id.clone()))) {
+            self.graces_changed.push((Arc::clone(id.text()), None));
         }
     }
+}
+
+/// What a service's resources say of it beside their content.
+fn annotations(id: &ServiceKey) -> BTreeMap<String, String> {
+    let other = id.other().map(|protocol| (PROTOCOL_ANNOTATION.to_owned(), protocol.to_owned()));
+    [(ID_ANNOTATION.to_owned(), id.id().to_owned())].into_iter().chain(other).collect()
 }
 
 /// Whether endpoints are left out of a build that are served of the service.

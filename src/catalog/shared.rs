@@ -42,7 +42,7 @@ pub struct Shared {
 impl Shared {
     /// Nothing is known and nothing is served. An error names the part of the policy that cannot be used.
     pub fn new(config: Config) -> Result<Self> {
-        let policy = Policy::new(config.policy.clone(), config.vip_cidr, &config.namespace)?;
+        let policy = Policy::new(config.policy.clone(), &config.vip_cidr, &config.namespace)?;
         Ok(Self {
             clock: Clock::start(),
             store: Store::new(config.limits.store()),

@@ -41,7 +41,7 @@ impl Unknown {
     }
 
     /// The report, if it is another than before.
-    pub fn report(&mut self, is_served: impl Fn(&str) -> bool) -> Option<UnknownReport> {
+    pub fn report(&mut self, is_served: impl Fn(&Arc<str>) -> bool) -> Option<UnknownReport> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(unknown.report(|_| true), None);
         let ids: Vec<Arc<str>> = (10..40).map(|n| format!("s{n}").into()).collect();
         ids.iter().for_each(|id| unknown.note(id, true));
-        let report = unknown.report(|id| id < "s35").unwrap();
+        let report = unknown.report(|id| &**id < "s35").unwrap();
         assert_eq!((report.last_good, report.missing, report.sample.len()), (25, 5, NAMED));
         assert_eq!((&*report.sample[0], &*report.sample[5]), ("s35", "s10"));
         assert_eq!(unknown.report(|_| true), None, "nothing changed");

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::{
     config::{
         Admin, Cluster, Config, Limits, MAX_RESPONSE, Protect, Push, TlsFiles,
@@ -41,7 +43,7 @@ impl Config {
             host_suffix,
             namespace,
             endpoint_mode: _,
-            vip_cidr: _,
+            vip_cidr,
             threads,
             push,
             protect,
@@ -56,6 +58,7 @@ impl Config {
         tls.check(&mut mistakes);
         cluster.check(&mut mistakes);
         check_suffix(host_suffix, &mut mistakes);
+        check_vips(vip_cidr, &mut mistakes);
         if !is_kubernetes_label(namespace) {
             mistakes.add("mox.namespace", format!("\"{namespace}\" is no DNS label; {LABELS}"));
         }
@@ -83,6 +86,22 @@ fn check_partitions(port: u16, partitions: &[usize], mistakes: &mut Mistakes) {
         let text =
             format!("port {port} leaves no ports for mox.partitions above it; allowed are ports up to {highest}");
         mistakes.add("mox.listen", text);
+    }
+}
+
+/// A service has one address of each range, and proxies of a family one of that family to call it by.
+fn check_vips(ranges: &[IpNet], mistakes: &mut Mistakes) {
+    for (name, is_v6) in [("IPv4", false), ("IPv6", true)] {
+        let of_family = ranges.iter().filter(|range| range.addr().is_ipv6() == is_v6);
+        let of_family: Vec<String> = of_family.map(IpNet::to_string).collect();
+        if of_family.len() > 1 {
+            let all = of_family.join(", ");
+            let text = format!(
+                "{all} are ranges of {name}, of which there may be one; keep one of them, and beside it at most one of the \
+                 other family, as 248.0.0.0/6,fd00:f8::/64"
+            );
+            mistakes.add("mox.vipCidr", text);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::policy::document::Override;
+use ipnet::IpNet;
 
 fn read(json: &str) -> Result<Config> {
     Config::from_json(json.as_bytes())
@@ -36,6 +37,25 @@ fn partitions_and_pacing_are_read_from_text_too() {
     let spring = read(r#"{"partitions": {"0": "16", "1": "64"}, "push": {"duty": "0.25", "max": "1s"}}"#).unwrap();
     let text = read(r#"{"partitions": "16, 64", "push": {"duty": 0.25, "max": "1s"}}"#).unwrap();
     assert_eq!((&spring, spring.partitions.as_slice()), (&text, &[16, 64][..]));
+}
+
+#[test]
+fn virtual_addresses_are_of_one_range_or_of_one_of_each_family() {
+    let ranges = |given: &str| read(&format!(r#"{{"vip-cidr": {given}}}"#)).map(|config| config.vip_cidr);
+    let both: Vec<IpNet> = ["248.0.0.0/6", "fd00:f8::/64"].map(|range| range.parse().unwrap()).into();
+    for given in [
+        r#""248.0.0.0/6,fd00:f8::/64""#,
+        r#"["248.0.0.0/6", "fd00:f8::/64"]"#,
+        r#"{"0": "248.0.0.0/6", "1": "fd00:f8::/64"}"#,
+    ] {
+        assert_eq!(ranges(given).unwrap(), both, "{given}");
+    }
+    assert_eq!(ranges(r#""fd00:f8::/64""#).unwrap(), both[1..]);
+    for (given, family) in [("10.0.0.0/8, 248.0.0.0/6", "IPv4"), ("fd00:f8::/64,248.0.0.0/6,fd00:f9::/64", "IPv6")] {
+        let text = ranges(&format!("\"{given}\"")).unwrap_err().to_string();
+        assert!(text.contains("mox.vip-cidr") && text.contains(&format!("are ranges of {family}")), "{text}");
+        assert!(text.contains("keep one of them"), "{text}");
+    }
 }
 
 #[test]
@@ -95,7 +115,7 @@ fn what_is_set_to_an_empty_text_is_set_to_nothing() {
         ("partitions", "\" , \""),
     ] {
         let config = read(&text((&format!("\"{key}\""), given))).unwrap();
-        let vip_cidr = if key == "vipCidr" { None } else { Config::default().vip_cidr };
+        let vip_cidr = if key == "vipCidr" { Vec::new() } else { Config::default().vip_cidr };
         assert_eq!(config, Config { vip_cidr, ..Config::default() }, "{key}");
     }
     let overrides = r#"{"policy": {"include": "", "locality": "", "overrides": {"a*": {"labels": "", "exportTo": []},
@@ -242,7 +262,7 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
             r#"{"listen": "nowhere"}"#,
             "mox.listen: \"nowhere\" is not possible; allowed is an IP address with a port, as 0.0.0.0:9700",
         ),
-        (r#"{"vip-cidr": "248.0.0.0/60"}"#, &format!("mox.vip-cidr: \"248.0.0.0/60\" is not possible; {RANGE}")),
+        (r#"{"vip-cidr": "248.0.0.0/60"}"#, &format!("mox.vip-cidr[0]: \"248.0.0.0/60\" is not possible; {RANGE}")),
         (r#"{"allowCidrs": ["10.0.0.1"]}"#, &format!("mox.allowCidrs[0]: \"10.0.0.1\" is not possible; {RANGE}")),
         (
             r#"{"allowCidrs": 5}"#,

@@ -322,7 +322,7 @@ fn change_here(engine: &Engine, path: &str, query: &str, body: &[u8]) -> Page {
         "/mox/refresh" => engine.revisions(),
         "/mox/policy" => {
             match read_policy(body, &engine.config().namespace).and_then(|policy| engine.set_policy(policy)) {
-                Ok(hash) => Page::json(&json!({ "hash": hash })),
+                Ok(hash) => Page::json(&json!({ "hash": hash, "unmatched": engine.unmatched() })),
                 Err(error) => Page::text(400, format!("{error}\n")),
             }
         }

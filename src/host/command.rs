@@ -201,7 +201,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
                 document => config::policy_from_json(document, namespace)?,
             };
             let hash = engine.set_policy(policy)?;
-            Ok(json!({ "hash": hash }))
+            Ok(json!({ "hash": hash, "unmatched": engine.unmatched() }))
         }
         Command::Flush { timeout_millis } => {
             let flushed = engine.flush_within(Duration::from_millis(timeout_millis));

@@ -4,6 +4,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -28,6 +29,7 @@ use crate::{
         documents::Desk,
         feed::{Feed, LastFeed},
         status::{Bound, Flushed, Status},
+        unmatched::unmatched,
     },
     kubernetes::{Followed, Sink},
     model,
@@ -44,6 +46,12 @@ use crate::{
 
 /// How long a stop waits for streams to end before it cuts them.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long names in a log line may be, in characters.
+const LOGGED: usize = 300;
+
+/// How long the answer to a policy waits for the globs that match nothing.
+const UNMATCHED: Duration = Duration::from_secs(1);
 
 /// Of clients, and of bytes of streams, a status or a page shows this much.
 const SHOWN_CLIENTS: usize = 200;
@@ -231,7 +239,7 @@ impl Engine {
 
     /// Puts a policy in force; returns its hash.
     pub(super) fn put_policy(&self, config: PolicyConfig) -> Result<String> {
-        let policy = Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?;
+        let policy = Policy::new(config, &self.shared.config.vip_cidr, &self.shared.config.namespace)?;
         let hash = policy.hash().to_owned();
         self.shared.policy.store(Arc::new(policy));
         self.shared.store.wake().wake();
@@ -241,6 +249,26 @@ impl Engine {
     /// The hash of the policy in force.
     pub(super) fn policy_hash(&self) -> String {
         self.shared.policy.load().hash().to_owned()
+    }
+
+    /// The globs of the policy in force that match nothing, for a thread that is not the engine's: another looks for them. `None`
+    /// while nothing is known of the registry, or if it takes longer than a second.
+    pub fn unmatched(&self) -> Option<Vec<String>> {
+        let shared = Arc::clone(&self.shared);
+        let (tell, told) = mpsc::sync_channel(1);
+        // Where the engine is being closed nobody tells.
+        self.handle.spawn_blocking(move || drop(tell.send(unmatched(&shared.store, &shared.policy.load_full()))));
+        let unmatched = told.recv_timeout(UNMATCHED).ok()??;
+        if !unmatched.is_empty() {
+            let globs: String = unmatched.join(", ").chars().take(LOGGED).collect();
+            tracing::warn!(
+                event = "policy_globs_unmatched",
+                count = unmatched.len(),
+                globs,
+                "globs of the policy match nothing"
+            );
+        }
+        Some(unmatched)
     }
 
     /// Waits until the served snapshot contains every event that was applied before. Never waits for a client.

@@ -2,6 +2,8 @@
 
 /// Annotation with the exact dataInfoId, since hosts are lower case and may be hashed.
 pub const ID_ANNOTATION: &str = "sofa.registry/data-info-id";
+/// Annotation with the protocol of a service that its dataInfoId has beside its main one.
+pub const PROTOCOL_ANNOTATION: &str = "sofa.registry/protocol";
 /// Annotation of a WorkloadEntry with the registerId of the publisher that it comes from.
 pub const REGISTER_ID_ANNOTATION: &str = "sofa.registry/register-id";
 /// Annotation of an application's entry with the application's name as its publishers write it.

@@ -15,7 +15,7 @@ use crate::policy::document::EndpointPolicy;
 pub enum Refusal {
     /// In a range in which nobody has a service for others.
     Unusable,
-    /// Inside the range that VIPs are taken from.
+    /// Inside a range that VIPs are taken from.
     VipRange,
     /// Left out by `endpoints.allow` or `endpoints.deny`.
     Denied,
@@ -60,12 +60,12 @@ const CARRIERS: [(IpNet, u32); 5] = [
     (v6(0x2002 << 112, 16), 80), // 6to4 (RFC 3056)
 ];
 
-/// Whether `address` may be an endpoint under `policy`, where VIPs are taken from `vip_range`. An address that carries
+/// Whether `address` may be an endpoint under `policy`, where VIPs are taken from `vip_ranges`. An address that carries
 /// another is judged as that one, too; `allow` has to name only the address itself.
-pub(super) fn check(address: IpAddr, policy: &EndpointPolicy, vip_range: Option<IpNet>) -> Result<(), Refusal> {
+pub(super) fn check(address: IpAddr, policy: &EndpointPolicy, vip_ranges: &[IpNet]) -> Result<(), Refusal> {
     let within = |ranges: &[IpNet], address: IpAddr| ranges.iter().any(|range| range.contains(&address));
     for judged in [Some(address)].into_iter().chain(carried(address)).flatten() {
-        if vip_range.is_some_and(|range| range.contains(&judged)) {
+        if within(vip_ranges, judged) {
             return Err(Refusal::VipRange);
         }
         if is_unusable(judged, policy) {
@@ -103,10 +103,10 @@ fn carried(address: IpAddr) -> [Option<IpAddr>; 2] {
 mod tests {
     use super::*;
 
-    const VIPS: Option<IpNet> = Some(v4([248, 0, 0, 0], 6));
+    const VIPS: [IpNet; 2] = [v4([248, 0, 0, 0], 6), v6(0xfd00_00f8 << 96, 32)];
 
     fn ask(address: &str, policy: &EndpointPolicy) -> Result<(), Refusal> {
-        check(address.parse().unwrap(), policy, VIPS)
+        check(address.parse().unwrap(), policy, &VIPS)
     }
 
     fn policy(allow: &[&str], deny: &[&str]) -> EndpointPolicy {
@@ -152,7 +152,7 @@ mod tests {
         ] {
             assert_eq!(ask(unusable, &open), Err(Refusal::Unusable), "{unusable}");
         }
-        for vip in ["248.0.0.1", "251.255.255.255", "64:ff9b::f800:1"] {
+        for vip in ["248.0.0.1", "251.255.255.255", "64:ff9b::f800:1", "fd00:f8::1"] {
             assert_eq!(ask(vip, &open), Err(Refusal::VipRange), "{vip}");
         }
     }

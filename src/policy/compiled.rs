@@ -1,6 +1,6 @@
 //! A checked policy, ready to be asked for each service and endpoint.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use wildmatch::WildMatch;
 use crate::{
     digest::{self, hex},
     error::{Error, Result},
+    model::PROTOCOLS,
     policy::{
         address::{self, Refusal},
         document::{Balance, DirectOverride, MtlsRule, Override, PolicyConfig},
@@ -20,32 +21,36 @@ use crate::{
 #[derive(Debug)]
 pub struct Policy {
     config: PolicyConfig,
-    include: Globs,
-    exclude: Globs,
-    direct: Vec<WildMatch>,
+    pub(super) include: Globs,
+    pub(super) exclude: Globs,
+    pub(super) direct: Vec<WildMatch>,
     /// Exceptions of applications, the most specific first.
     direct_overrides: Vec<(WildMatch, DirectOverride)>,
-    mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
+    pub(super) mtls: Vec<(Vec<WildMatch>, Arc<[String]>)>,
     /// Localities by prefixes of addresses, the longest first.
     localities: Vec<(IpNet, String)>,
-    /// The most specific first, and what is about those that each matches.
-    exceptions: Globs,
+    /// The most specific first, their texts, and what is about those that each matches.
+    pub(super) exceptions: Globs,
+    pub(super) override_globs: Vec<String>,
     overrides: Vec<Override>,
-    vip_range: Option<IpNet>,
+    vip_ranges: Vec<IpNet>,
     hash: String,
-    reading: u64,
+    /// Protocols that `ports` names beside [`PROTOCOLS`], in lower case.
+    protocols: BTreeSet<String>,
+    /// For texts that name protocols, and for others.
+    reading: [u64; 2],
     admitting: u64,
 }
 
 impl Policy {
     /// Checks the whole document, for resources in `namespace`; an error names every mistake, a line each.
-    pub fn new(config: PolicyConfig, vip_range: Option<IpNet>, namespace: &str) -> Result<Self> {
+    pub fn new(config: PolicyConfig, vip_ranges: &[IpNet], namespace: &str) -> Result<Self> {
         let mistakes = config.mistakes("policy", namespace);
-        if mistakes.is_empty() { Self::compile(config, vip_range) } else { Err(mistakes.into()) }
+        if mistakes.is_empty() { Self::compile(config, vip_ranges) } else { Err(mistakes.into()) }
     }
 
     /// Like [`Policy::new`], for a document that has no mistakes.
-    pub(crate) fn compile(config: PolicyConfig, vip_range: Option<IpNet>) -> Result<Self> {
+    pub(crate) fn compile(config: PolicyConfig, vip_ranges: &[IpNet]) -> Result<Self> {
         let mut overrides: Vec<(&String, &Override)> = config.overrides.iter().collect();
         overrides.sort_by_key(|(glob, _)| specific(glob));
         let mut direct_overrides: Vec<(&String, &DirectOverride)> = config.direct.overrides.iter().collect();
@@ -60,10 +65,14 @@ impl Policy {
         let exceptions = config.overrides.iter().map(|(glob, it)| (glob, reads(it)));
         let exceptions: Vec<_> = exceptions.filter(|(_, reads)| *reads != (None, None)).collect();
         let reading =
-            digest(&(&config.labels, &config.locality, &config.endpoints, &config.mtls, exceptions, vip_range))?;
+            digest(&(&config.labels, &config.locality, &config.endpoints, &config.mtls, exceptions, vip_ranges))?;
+        let protocols: BTreeSet<String> = config.ports.keys().map(|name| name.to_ascii_lowercase()).collect();
+        let protocols: BTreeSet<String> =
+            protocols.into_iter().filter(|name| !PROTOCOLS.contains(&name.as_str())).collect();
+        let of_protocols = digest(&(reading, &protocols))?;
         let dns = |(glob, exception): (&String, &Override)| exception.dns.map(|dns| (glob.clone(), dns));
         let dns: Vec<_> = config.overrides.iter().filter_map(dns).collect();
-        let admitting = digest(&(&config.endpoints, &config.mtls, dns, vip_range))?;
+        let admitting = digest(&(&config.endpoints, &config.mtls, dns, vip_ranges))?;
         Ok(Self {
             include: Globs::new(config.include.iter().map(String::as_str)),
             exclude: Globs::new(config.exclude.iter().map(String::as_str)),
@@ -72,19 +81,36 @@ impl Policy {
             mtls: config.mtls.iter().map(MtlsRule::compiled).collect(),
             localities,
             exceptions: Globs::new(overrides.iter().map(|(glob, _)| glob.as_str())),
+            override_globs: overrides.iter().map(|(glob, _)| (*glob).clone()).collect(),
             overrides: overrides.into_iter().map(|(_, exception)| exception.clone()).collect(),
-            vip_range,
+            vip_ranges: vip_ranges.to_vec(),
             hash: hex(&hash),
-            reading: u64::from_be_bytes(reading),
+            protocols,
+            reading: [of_protocols, reading].map(u64::from_be_bytes),
             admitting: u64::from_be_bytes(admitting),
             config,
         })
     }
 
-    /// Equal for two policies under which every publisher's payloads are read alike; what was read under one holds under
-    /// the other.
-    pub fn reading(&self) -> u64 {
-        self.reading
+    /// The document.
+    pub(super) fn config(&self) -> &PolicyConfig {
+        &self.config
+    }
+
+    /// Equal for two policies under which payloads are read alike, such as name protocols or others; what was read under one
+    /// holds under the other.
+    pub fn reading(&self, names_protocols: bool) -> u64 {
+        self.reading[usize::from(!names_protocols)]
+    }
+
+    /// Whether there may be services of a protocol, whose name is in lower case.
+    pub fn knows(&self, protocol: &str) -> bool {
+        PROTOCOLS.contains(&protocol) || self.protocols.contains(protocol)
+    }
+
+    /// Whether the same protocols are known under another policy.
+    pub fn knows_as(&self, other: &Self) -> bool {
+        self.protocols == other.protocols
     }
 
     /// Whether the same endpoints of a service are served, and called with mTLS, under another policy that serves it.
@@ -109,7 +135,7 @@ impl Policy {
 
     /// Whether an address may be an endpoint.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Refusal> {
-        address::check(address, &self.config.endpoints, self.vip_range)
+        address::check(address, &self.config.endpoints, &self.vip_ranges)
     }
 
     /// Whom an endpoint's certificate must name; `None`: it is called without mTLS.
@@ -204,6 +230,14 @@ fn specific(glob: &str) -> std::cmp::Reverse<usize> {
 fn digest(part: &impl Serialize) -> Result<[u8; 8]> {
     let json = serde_json::to_vec(part).map_err(|error| Error::Internal(error.to_string()))?;
     Ok(digest::prefix_of(json))
+}
+
+impl Rules<'_> {
+    /// The rules for a service that a dataInfoId has beside its main one, by another protocol: an override's host, port and
+    /// protocol are the main service's.
+    pub fn beside(self) -> Self {
+        Self { host: None, port: None, protocol: None, ..self }
+    }
 }
 
 /// A policy as it is for one service.

@@ -68,6 +68,11 @@ impl Globs {
         self.globs.is_empty()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.globs.len()
+    }
+
     /// The places of the globs that match, in their order.
     pub fn matching(&self, text: &str) -> Vec<usize> {
         let mut matching = self.candidates(text);

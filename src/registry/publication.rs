@@ -93,6 +93,12 @@ impl Memo {
         *kept = Some((key, Arc::<T>::clone(&made)));
         made
     }
+
+    /// The form that was made last, under whatever key.
+    pub fn peek<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let kept = self.0.lock();
+        kept.as_ref().and_then(|(_, made)| Arc::clone(made).downcast().ok())
+    }
 }
 
 #[cfg(test)]
@@ -106,5 +112,6 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &memo.get(1, || panic!("it is known"))));
         assert_eq!(*memo.get(2, || "b".to_owned()), "b");
         assert_eq!(*memo.get(2, || 7u8), 7, "of another type nothing is known");
+        assert_eq!((memo.peek::<u8>().as_deref(), memo.peek::<String>()), (Some(&7), None));
     }
 }

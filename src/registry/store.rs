@@ -219,7 +219,6 @@ impl Store {
     }
 
     /// The live publishers of one service, in no order, while nobody applies a read to it.
-    #[cfg(any(test, feature = "testing"))]
     pub fn read(&self, id: &str) -> Vec<Arc<Publication>> {
         self.entries(id).unwrap_or_default()
     }

@@ -1,7 +1,8 @@
 //! Hosts from dataInfoIds, and their documented reading.
 //!
 //! `[protocol.][uniqueId.][v<version>.]<interface>[.<group>][.<instanceId>].<suffix>`, lower case, usual values left
-//! out. [`read`] gives the id back from such a host. An id that it does not give back carries the first 12 hex digits
+//! out. A service that a dataInfoId of Dubbo's client has beside its main one, by another protocol, has that protocol in front
+//! of it all. [`read`] gives the id and that protocol back from such a host. An id that it does not give back carries the first 12 hex digits
 //! of the SHA-256 of its dataInfoId on its first label. That is decided from the id alone, so one service never
 //! renames another; and nobody finds an id with the digits of a given other one in less than thousands of core years.
 
@@ -28,17 +29,21 @@ pub(crate) const HASH_BYTES: usize = HASH_DIGITS[0] / 2;
 /// Protocols that a first label is read as; any other protocol in an id makes it a hashed one.
 const PROTOCOLS: [&str; 9] = ["dubbo", "grpc", "h2c", "http", "rest", "tr", "tri", "triple", "xfire"];
 
-/// The names that a dataInfoId may be served under, best first, all without the suffix. The second and third are for
-/// ids that the first does not tell apart.
-pub fn candidates(id: &str, suffix: &str) -> impl Iterator<Item = String> {
-    let labels = labels(id);
-    let digest = hex(&prefix_of::<16>(id));
+/// The names that the service of a dataInfoId may be served under, or the one that it has beside that by another protocol, best
+/// first, all without the suffix. The second and third are for those that the first does not tell apart.
+pub fn candidates(id: &str, other: Option<&str>, suffix: &str) -> impl Iterator<Item = String> {
+    let labels: Vec<String> = other.and_then(label).into_iter().chain(labels(id)).collect();
+    let digest = match other {
+        None => prefix_of::<16>(id),
+        Some(other) => prefix_of::<16>(format!("{other}://{id}")),
+    };
+    let digest = hex(&digest);
     let room = MAX_HOST.saturating_sub(suffix.len() + 1);
     let plain = labels.join(".");
     let faithful = labels.iter().all(|label| label.len() <= MAX_LABEL)
         && plain.len() <= room
         && !is_application(&plain)
-        && read(&plain).as_deref() == Some(&*id.to_ascii_lowercase());
+        && read(&plain).is_some_and(|(read, by)| read == id.to_ascii_lowercase() && by == other);
     let hashed = move |digits: usize| hash_first_label(&labels, &digest[..digits], room);
     let plain = faithful.then_some(plain);
     plain.into_iter().chain(HASH_DIGITS.into_iter().map(hashed))
@@ -60,9 +65,9 @@ pub(crate) fn is_application(name: &str) -> bool {
     matches!(name.split('.').collect::<Vec<_>>()[..], [first, _, APPLICATIONS] if port(first))
 }
 
-/// The lower-case dataInfoId that a name (a host without its suffix) stands for; `None` for a hashed name, whose id
-/// stands in the annotation `sofa.registry/data-info-id` only.
-pub fn read(name: &str) -> Option<String> {
+/// The lower-case dataInfoId that a name (a host without its suffix) stands for, and the protocol if it is not the main service
+/// of that; `None` for a hashed name, whose id stands in the annotation `sofa.registry/data-info-id` only.
+pub fn read(name: &str) -> Option<(String, Option<&str>)> {
     let mut labels: Vec<&str> = name.split('.').collect();
     if carries_hash(labels[0]) {
         return None;
@@ -73,6 +78,13 @@ pub fn read(name: &str) -> Option<String> {
         _ => INSTANCE,
     };
     let mut labels = labels.as_slice();
+    let other = match labels {
+        [first, "dubbo", _, ..] if *first != "dubbo" && PROTOCOLS.contains(first) => {
+            labels = &labels[1..];
+            Some(*first)
+        }
+        _ => None,
+    };
     let protocol = match labels {
         [first, rest @ ..] if !rest.is_empty() && PROTOCOLS.contains(first) => {
             labels = rest;
@@ -100,7 +112,7 @@ pub fn read(name: &str) -> Option<String> {
     if let Some(unique_id) = unique_id {
         id = format!("{id}:{unique_id}");
     }
-    Some(format!("{id}@{protocol}#@#{instance}#@#{GROUP}").to_ascii_lowercase())
+    Some((format!("{id}@{protocol}#@#{instance}#@#{GROUP}").to_ascii_lowercase(), other))
 }
 
 /// The labels of an id's host, each legal in itself but for its length; never empty.
@@ -176,7 +188,7 @@ mod tests {
     }
 
     fn name(id: &str) -> String {
-        candidates(id, "sofa.mesh").next().unwrap()
+        candidates(id, None, "sofa.mesh").next().unwrap()
     }
 
     fn hashed(id: &str, expected: &str) {
@@ -195,9 +207,33 @@ mod tests {
             ("com.example.DemoService:2.0.0:blue@dubbo", "dubbo.blue.v2-0-0.com.example.demoservice"),
         ] {
             assert_eq!(name(&id(data_id)), expected);
-            assert_eq!(read(expected), Some(id(data_id).to_ascii_lowercase()));
+            assert_eq!(read(expected), Some((id(data_id).to_ascii_lowercase(), None)));
         }
         assert_eq!(name("com.example.DemoService:1.0@DEFAULT#@#tenant-a#@#SOFA"), "com.example.demoservice.tenant-a");
+    }
+
+    #[test]
+    fn another_protocol_of_a_dubbo_id_stands_in_front_of_its_name() {
+        let name = |data_id: &str, other| candidates(&id(data_id), Some(other), "sofa.mesh").next().unwrap();
+        for (data_id, other, expected) in [
+            ("com.example.DemoService@dubbo", "tri", "tri.dubbo.com.example.demoservice"),
+            ("com.example.DemoService:2.0.0:blue@dubbo", "rest", "rest.dubbo.blue.v2-0-0.com.example.demoservice"),
+        ] {
+            assert_eq!(name(data_id, other), expected);
+            assert_eq!(read(expected), Some((id(data_id).to_ascii_lowercase(), Some(other))));
+        }
+        // A protocol that a host is not read as, by itself and told apart from one that makes the same label.
+        let hashed = ["hessian", "a+b", "a-b"].map(|other| name("com.example.DemoService@dubbo", other));
+        assert!(
+            hashed[0].starts_with("hessian-") && hashed[0].ends_with(".dubbo.com.example.demoservice"),
+            "{hashed:?}"
+        );
+        assert!(hashed[1].starts_with("a-b-") && hashed[2].starts_with("a-b-") && hashed[1] != hashed[2], "{hashed:?}");
+        assert!(hashed.iter().all(|name| read(name).is_none()));
+        // SOFARPC's services that would be called so are not.
+        let digest = &hex(&prefix_of::<6>(id("dubbo.DemoService:1.0@tri")));
+        assert_eq!(super::tests::name(&id("dubbo.DemoService:1.0@tri")), format!("tri-{digest}.dubbo.demoservice"));
+        assert_eq!(super::tests::name(&id("dubbo:1.0@tri")), "tri.dubbo");
     }
 
     #[test]
@@ -231,7 +267,7 @@ mod tests {
     #[test]
     fn long_names_are_cut_to_their_bounds() {
         let long = id(&format!("{}.{}:1.0@DEFAULT", "p".repeat(70), "q.".repeat(150)));
-        for name in candidates(&long, "sofa.mesh") {
+        for name in candidates(&long, None, "sofa.mesh") {
             assert!(name.len() + ".sofa.mesh".len() <= 255 && name.split('.').all(|l| (1..=63).contains(&l.len())));
         }
     }

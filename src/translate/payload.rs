@@ -4,7 +4,7 @@
 //! Dubbo 3 (a JSON instance) and plain `host:port` are read; anything else is counted by its reason and left out. So is a text
 //! that the registry's own clients would not call.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     istio::grammar::is_kubernetes_label,
@@ -13,7 +13,7 @@ use crate::{
     registry::{frame::Body, publication::Publication},
     translate::{
         labels::Labels,
-        provider::{Fault, Instance, Provider},
+        provider::{self, Fault, Instance, Provider},
         serialized,
     },
 };
@@ -127,6 +127,8 @@ pub enum Reject {
     OutOfService,
     /// An override, a route or another text that Dubbo's clients keep among providers. A decision of the publisher's.
     NotAProvider,
+    /// Of Dubbo's client, by a protocol that has no usual port and that the policy's `ports` does not name.
+    UnknownProtocol,
     /// Above `mox.limits.endpointsPerPublisher`.
     PublisherLimit,
     /// Above `mox.limits.endpointsPerService`.
@@ -183,6 +185,8 @@ pub struct Parsed {
     pub source_address: Option<IpAddr>,
     /// Endpoints that can be served.
     pub endpoints: Vec<Endpoint>,
+    /// What is of other protocols than the dataInfoId's, by their names in lower case; each is a service of its own.
+    pub others: Option<Box<BTreeMap<Arc<str>, Arc<Parsed>>>>,
     /// Payloads that cannot be served, counted by reason, with a sample of each.
     pub rejects: Option<Box<Rejects>>,
 }
@@ -192,36 +196,51 @@ pub type Rejects = BTreeMap<Reject, (u32, Box<str>)>;
 
 /// The payloads of a publication, of which at most so many endpoints are served; read again only if the policy reads otherwise
 /// than last time.
-pub fn parsed(publication: &Publication, is_dubbo: bool, rules: &Rules<'_>, limit: usize) -> Arc<Parsed> {
-    publication.memo.get(rules.policy.reading(), || parse_publisher(&publication.body(), is_dubbo, rules, limit))
+pub fn parsed(publication: &Publication, client: Client, rules: &Rules<'_>, limit: usize) -> Arc<Parsed> {
+    let reading = rules.policy.reading(client.names_protocols());
+    publication.memo.get(reading, || parse_publisher(&publication.body(), client, rules, limit))
 }
 
 /// Reads every payload of a publisher; what is kept of them does not grow with their number.
-pub fn parse_publisher(body: &Body<'_>, is_dubbo: bool, rules: &Rules<'_>, limit: usize) -> Parsed {
-    let register_id = body.register_id.as_str().into();
-    let mut parsed = Parsed { register_id, version: body.version, ..Parsed::default() };
-    let Ok(details) = body.details() else { return parsed };
-    parsed.source_address = source_address(details.source_address);
+pub fn parse_publisher(body: &Body<'_>, client: Client, rules: &Rules<'_>, limit: usize) -> Parsed {
+    let nothing = |source_address| Parsed {
+        register_id: body.register_id.as_str().into(),
+        version: body.version,
+        source_address,
+        ..Parsed::default()
+    };
+    let Ok(details) = body.details() else { return nothing(None) };
+    let source_address = source_address(details.source_address);
+    let (mut parsed, mut others) = (nothing(source_address), BTreeMap::new());
     for payload in &details.payloads {
         let text = if details.serialized {
             serialized::decode(payload).map(Option::unwrap_or_default).map_err(|_| Reject::NotText)
         } else {
             std::str::from_utf8(payload).map(str::to_owned).map_err(|_| Reject::NotText)
         };
-        match text.as_deref().map_err(|reject| *reject).and_then(|text| parse(text, details.cell, is_dubbo, rules)) {
-            Ok(endpoint) => parsed.endpoints.push(endpoint),
-            Err(reject) => parsed.reject(reject, 1, || sample(text.as_deref().unwrap_or("(not text)"))),
+        let read = text.as_deref().map_err(|reject| *reject).and_then(|text| {
+            let endpoint = parse(text, details.cell, client, rules)?;
+            Ok((other_protocol(text, client, rules)?, endpoint))
+        });
+        let service = match &read {
+            Ok((Some(protocol), _)) => {
+                others.entry(Arc::<str>::from(&**protocol)).or_insert_with(|| nothing(source_address))
+            }
+            Ok((None, _)) | Err(_) => &mut parsed,
+        };
+        match read {
+            Ok((_, endpoint)) => service.endpoints.push(endpoint),
+            Err(reject) => service.reject(reject, 1, || sample(text.as_deref().unwrap_or("(not text)"))),
         }
-        if parsed.endpoints.len() / 2 >= limit {
-            parsed.keep_smallest(limit);
+        if service.endpoints.len() / 2 >= limit {
+            service.keep_smallest(limit);
         }
     }
-    if parsed.endpoints.len() > limit {
-        parsed.keep_smallest(limit);
+    if !others.is_empty() {
+        let others = others.into_iter().map(|(protocol, other): (_, Parsed)| (protocol, Arc::new(other.within(limit))));
+        parsed.others = Some(Box::new(others.collect()));
     }
-    // Most publishers have one, and a list that grows begins with room for four.
-    parsed.endpoints.shrink_to_fit();
-    parsed
+    parsed.within(limit)
 }
 
 impl Parsed {
@@ -232,6 +251,16 @@ impl Parsed {
     /// The parts of the payloads that cannot be served, counted by reason, with a sample of each.
     pub fn rejects(&self) -> impl Iterator<Item = (Reject, &(u32, Box<str>))> {
         self.rejects.iter().flat_map(|rejects| rejects.iter()).map(|(reject, found)| (*reject, found))
+    }
+
+    /// The same within a limit, in as little memory as it takes.
+    fn within(mut self, limit: usize) -> Self {
+        if self.endpoints.len() > limit {
+            self.keep_smallest(limit);
+        }
+        // Most publishers have one, and a list that grows begins with room for four.
+        self.endpoints.shrink_to_fit();
+        self
     }
 
     /// Leaves out what is above a limit: the largest addresses. Of several endpoints on one address and port one stays, as
@@ -263,8 +292,49 @@ fn sample(text: &str) -> Box<str> {
     text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// The clients that publish under a dataInfoId, and so how its texts are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// SOFARPC's, or what is published as if by it. The dataInfoId says the protocol.
+    Sofarpc,
+    /// Dubbo's, which ends every dataId in `@dubbo`, whatever its providers speak (`SofaRegistry.java:228-242`).
+    Dubbo,
+    /// Dubbo 3's, with instances of an application.
+    DubboApplication,
+}
+
+impl Client {
+    /// The clients of a dataInfoId.
+    pub fn of(data_info_id: &str) -> Self {
+        match DataInfoId::parse(data_info_id) {
+            Some(id) if id.protocol().is_some_and(|name| name.eq_ignore_ascii_case(DUBBO)) => Self::Dubbo,
+            Some(id) if id.group == DUBBO => Self::DubboApplication,
+            _ => Self::Sofarpc,
+        }
+    }
+
+    /// Whether the texts say by which protocol their providers are called.
+    pub fn names_protocols(self) -> bool {
+        self == Self::Dubbo
+    }
+}
+
+/// Protocol in the dataIds of Dubbo's client, and group of its applications.
+const DUBBO: &str = "dubbo";
+
+/// The protocol that a provider is called by, in lower case, if it is another than that of its dataInfoId.
+fn other_protocol<'t>(text: &'t str, client: Client, rules: &Rules<'_>) -> Result<Option<Cow<'t, str>>, Reject> {
+    let scheme = provider::scheme(text.trim()).filter(|_| client.names_protocols());
+    let Some(scheme) = scheme.filter(|scheme| !scheme.eq_ignore_ascii_case(DUBBO)) else { return Ok(None) };
+    let protocol = match scheme.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(scheme.to_ascii_lowercase()),
+        false => Cow::Borrowed(scheme),
+    };
+    if rules.policy.knows(&protocol) { Ok(Some(protocol)) } else { Err(Reject::UnknownProtocol) }
+}
+
 /// Reads a payload that was published under a dataInfoId.
-pub fn parse(text: &str, cell: &str, is_dubbo: bool, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
+pub fn parse(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
     let text = text.trim_matches(|c| c <= ' '); // as Java trims
     if text.is_empty() {
         return Err(Reject::Empty);
@@ -276,13 +346,8 @@ pub fn parse(text: &str, cell: &str, is_dubbo: bool, rules: &Rules<'_>) -> Resul
         let instance = Instance::parse(text)?;
         return endpoint(&Provider::of_instance(&instance)?, true, cell, rules);
     }
+    let is_dubbo = client != Client::Sofarpc;
     endpoint(&Provider::of_url(text, is_dubbo)?, is_dubbo, cell, rules)
-}
-
-/// Whether Dubbo's clients publish under a dataInfoId.
-pub fn is_dubbo(data_info_id: &str) -> bool {
-    let id = DataInfoId::parse(data_info_id);
-    id.is_some_and(|id| id.group == "dubbo" || id.protocol().is_some_and(|name| name.eq_ignore_ascii_case("dubbo")))
 }
 
 fn endpoint(provider: &Provider<'_>, is_dubbo: bool, cell: &str, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
@@ -359,12 +424,13 @@ mod tests {
     };
 
     fn policy(json: serde_json::Value) -> Policy {
-        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), "248.0.0.0/6".parse().ok(), "ns").unwrap()
+        Policy::new(serde_json::from_value::<PolicyConfig>(json).unwrap(), &["248.0.0.0/6".parse().unwrap()], "ns")
+            .unwrap()
     }
 
     fn read(text: &str) -> Result<(String, u32, Vec<(String, String)>), Reject> {
         let policy = policy(serde_json::json!({"labels": ["rpcVer"]}));
-        parse(text, "", false, &policy.rules("")).map(|e| {
+        parse(text, "", Client::Sofarpc, &policy.rules("")).map(|e| {
             let address = match e.address {
                 Address::Ip(address) => std::net::SocketAddr::new(address, e.port).to_string(),
                 Address::Name(name) => format!("{name}:{}", e.port),
@@ -461,17 +527,17 @@ mod tests {
     #[test]
     fn the_operator_decides_on_addresses() {
         let strict = policy(serde_json::json!({"endpoints": {"allow": ["10.0.0.0/8"], "deny": ["10.9.0.0/16"]}}));
-        assert!(parse("10.1.0.1:80", "", false, &strict.rules("")).is_ok());
-        assert_eq!(parse("10.9.0.1:80", "", false, &strict.rules("")), Err(Reject::Denied));
-        assert_eq!(parse("192.168.0.1:80", "", false, &strict.rules("")), Err(Reject::Denied));
+        assert!(parse("10.1.0.1:80", "", Client::Sofarpc, &strict.rules("")).is_ok());
+        assert_eq!(parse("10.9.0.1:80", "", Client::Sofarpc, &strict.rules("")), Err(Reject::Denied));
+        assert_eq!(parse("192.168.0.1:80", "", Client::Sofarpc, &strict.rules("")), Err(Reject::Denied));
         let demo = policy(serde_json::json!({"endpoints": {"allowLoopback": true}}));
-        assert!(parse("127.0.0.1:80", "", false, &demo.rules("")).is_ok());
+        assert!(parse("127.0.0.1:80", "", Client::Sofarpc, &demo.rules("")).is_ok());
     }
 
     #[test]
     fn host_names_are_served_only_where_the_operator_says_so() {
         let policy = policy(serde_json::json!({"overrides": {"*": {"dns": true}}}));
-        let read = |text: &str| parse(text, "", false, &policy.rules("")).map(|e| e.address.to_string());
+        let read = |text: &str| parse(text, "", Client::Sofarpc, &policy.rules("")).map(|e| e.address.to_string());
         assert_eq!(read("Provider-1.example.COM:12200"), Ok("provider-1.example.com".into()));
         assert_eq!(read("10.0.0.1:12200"), Ok("10.0.0.1".into()));
         assert_eq!(read("127.0.0.1:12200"), Err(Reject::UnusableAddress));
@@ -487,8 +553,9 @@ mod tests {
         let policy = policy(serde_json::json!({
             "locality": {"GZ00A": "cn-gz/a", "DEFAULT_ZONE": "x/y", "10.1.0.0/16": "cn-gz/b", "10.1.2.0/24": "cn-gz/c"},
         }));
-        let locality =
-            |text: &str, cell: &str| parse(text, cell, false, &policy.rules("")).unwrap().locality().map(str::to_owned);
+        let locality = |text: &str, cell: &str| {
+            parse(text, cell, Client::Sofarpc, &policy.rules("")).unwrap().locality().map(str::to_owned)
+        };
         assert_eq!(locality("10.0.0.1:80", "GZ00A"), Some("cn-gz/a".into()));
         assert_eq!(locality("10.0.0.1:80?zone=GZ00A", "other"), Some("cn-gz/a".into()));
         assert_eq!(locality("10.0.0.1:80?zone=GZ00B", "GZ00A"), None, "what the URL says is nearer");
@@ -498,8 +565,9 @@ mod tests {
         assert_eq!(locality("10.1.2.1:80", ""), Some("cn-gz/c".into()), "the longest prefix decides");
         assert_eq!(locality("10.1.2.1:80", "GZ00A"), Some("cn-gz/a".into()), "a zone says more than an address");
         let all = super::tests::policy(serde_json::json!({"locality": {"*": "cn-gz/z", "GZ00A": "cn-gz/a"}}));
-        let locality =
-            |text: &str, cell: &str| parse(text, cell, false, &all.rules("")).unwrap().locality().map(str::to_owned);
+        let locality = |text: &str, cell: &str| {
+            parse(text, cell, Client::Sofarpc, &all.rules("")).unwrap().locality().map(str::to_owned)
+        };
         assert_eq!(locality("10.0.0.1:80", "GZ00B"), Some("cn-gz/z".into()));
         assert_eq!(locality("10.0.0.1:80", "GZ00A"), Some("cn-gz/a".into()));
     }
@@ -507,7 +575,8 @@ mod tests {
     #[test]
     fn what_no_client_would_call_is_left_out_by_the_publishers_decision() {
         let rules = policy(serde_json::json!({}));
-        let read = |text: &str, is_dubbo| parse(text, "", is_dubbo, &rules.rules("")).map(|_| ());
+        let client = |is_dubbo| if is_dubbo { Client::Dubbo } else { Client::Sofarpc };
+        let read = |text: &str, is_dubbo| parse(text, "", client(is_dubbo), &rules.rules("")).map(|_| ());
         assert_eq!(
             read("override://10.0.0.1:80/x?category=configurators&disabled=true", true),
             Err(Reject::NotAProvider)
@@ -524,18 +593,40 @@ mod tests {
             assert_eq!(reject.is_decision(), decision, "{reject}");
         }
         for (id, is) in [
-            ("com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", true),
-            ("app#@#DEFAULT_INSTANCE_ID#@#dubbo", true),
-            ("com.example.A:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA", false),
+            ("com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", Client::Dubbo),
+            ("com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#dubbo", Client::Dubbo),
+            ("app#@#DEFAULT_INSTANCE_ID#@#dubbo", Client::DubboApplication),
+            ("com.example.A:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA", Client::Sofarpc),
         ] {
-            assert_eq!(is_dubbo(id), is, "{id}");
+            assert_eq!(Client::of(id), is, "{id}");
+        }
+    }
+
+    #[test]
+    fn what_dubbos_client_publishes_is_told_apart_by_its_scheme() {
+        let rules = policy(serde_json::json!({"ports": {"Hessian": 1}}));
+        let by = |text: &str, client| other_protocol(text, client, &rules.rules("")).map(|by| by.map(Cow::into_owned));
+        for (text, protocol) in [
+            ("dubbo://10.0.0.1:80/x", Ok(None)),
+            (" Dubbo://10.0.0.1:80/x", Ok(None)),
+            ("10.0.0.1:80?url=tri://10.0.0.1:80", Ok(None)),
+            (r#"{"host":"10.0.0.7","port":1,"x":"tri://"}"#, Ok(None)),
+            (" tri://10.0.0.1:80", Ok(Some("tri".to_owned()))),
+            ("REST://10.0.0.1:80", Ok(Some("rest".to_owned()))),
+            ("hessian://10.0.0.1:80", Ok(Some("hessian".to_owned()))),
+            ("rmi://10.0.0.1:80", Err(Reject::UnknownProtocol)),
+        ] {
+            assert_eq!(by(text, Client::Dubbo), protocol, "{text}");
+            assert_eq!(by(text, Client::Sofarpc), Ok(None), "{text}");
+            assert_eq!(by(text, Client::DubboApplication), Ok(None), "{text}");
         }
     }
 
     #[test]
     fn an_application_keeps_its_name_beside_its_label() {
         let rules = policy(serde_json::json!({}));
-        let read = |app: &str| parse(&format!("10.0.0.1:80?app_name={app}"), "", false, &rules.rules("")).unwrap();
+        let read =
+            |app: &str| parse(&format!("10.0.0.1:80?app_name={app}"), "", Client::Sofarpc, &rules.rules("")).unwrap();
         for (app, label) in [("shop", Some("shop")), ("a b", Some("a-b")), ("支付", None)] {
             let endpoint = read(app);
             assert_eq!((endpoint.application(), endpoint.labels.get("app")), (Some(app), label));
@@ -548,15 +639,15 @@ mod tests {
         assert_eq!(label_value("-a b/c_"), Some("a-b-c".into()));
         assert_eq!(label_value("---"), None);
         assert_eq!(label_value(&"x".repeat(100)).unwrap().len(), 63);
-        let zoned = parse("10.0.0.1:80", "RZ 1", false, &policy(serde_json::json!({})).rules("")).unwrap();
+        let zoned = parse("10.0.0.1:80", "RZ 1", Client::Sofarpc, &policy(serde_json::json!({})).rules("")).unwrap();
         assert_eq!(zoned.labels.get("zone"), Some("RZ-1"));
     }
 
     proptest::proptest! {
         #[test]
         fn never_panics(text in "\\PC*", cell in "\\PC*") {
-            let _ = parse(&text, &cell, false, &policy(serde_json::json!({})).rules(""));
-            let _ = parse(&format!("10.0.0.1:80?{text}"), &cell, false, &policy(serde_json::json!({})).rules(""));
+            let _ = parse(&text, &cell, Client::Sofarpc, &policy(serde_json::json!({})).rules(""));
+            let _ = parse(&format!("10.0.0.1:80?{text}"), &cell, Client::Sofarpc, &policy(serde_json::json!({})).rules(""));
         }
     }
 
@@ -574,14 +665,15 @@ mod tests {
         });
         let [publication] = &store.read("a")[..] else { panic!("one was published") };
         let read = |policy: serde_json::Value| {
-            let policy = Policy::new(serde_json::from_value(policy).unwrap(), None, "ns").unwrap();
-            parsed(publication, false, &policy.rules("a"), usize::MAX)
+            let policy = Policy::new(serde_json::from_value(policy).unwrap(), &[], "ns").unwrap();
+            parsed(publication, Client::Sofarpc, &policy.rules("a"), usize::MAX)
         };
         let mut before = read(serde_json::json!({}));
         for (policy, again) in [
             (serde_json::json!({"exclude": ["b"], "exportTo": ["~"], "ports": {"bolt": 1}}), false),
             (serde_json::json!({"direct": {"applications": ["*"]}, "overrides": {"a": {"port": 1}}}), false),
             (serde_json::json!({"overrides": {"a": {"port": 2, "host": "a.b"}}}), false),
+            (serde_json::json!({"ports": {"hessian": 1}, "overrides": {"a": {"port": 3}}}), false),
             (serde_json::json!({"overrides": {"a": {"dns": true}}}), true),
             (serde_json::json!({"labels": ["x"]}), true),
             (serde_json::json!({"mtls": [{"zones": ["x"]}]}), true),

@@ -103,6 +103,12 @@ fn bare(host: &str) -> &str {
     }
 }
 
+/// The scheme of a text that has one.
+pub fn scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)).then_some(scheme)
+}
+
 impl<'a> Provider<'a> {
     /// The provider that an instance is.
     pub fn of_instance(instance: &'a Instance) -> Result<Self, Fault> {
@@ -113,12 +119,11 @@ impl<'a> Provider<'a> {
     /// The provider in `[scheme://]host:port[/path][?parameters]`; to Dubbo's clients it may have a user before the host and a
     /// fragment after the path.
     pub fn of_url(text: &'a str, is_dubbo: bool) -> Result<Self, Fault> {
-        let is_scheme =
-            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-        let (scheme, rest) = match text.split_once("://") {
-            Some((scheme, rest)) if is_scheme(scheme) => (Some(scheme), rest),
+        let scheme = scheme(text);
+        let rest = match text.split_once("://") {
+            Some((_, rest)) if scheme.is_some() => rest,
             Some((before, _)) if !before.contains('?') => return Err(Fault::Form),
-            _ => (None, text),
+            _ => text,
         };
         let is_other = |scheme: &str| NO_PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(scheme));
         if scheme.is_some_and(is_other) {

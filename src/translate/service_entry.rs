@@ -11,13 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::{hex, prefix_of},
     istio::names::{SERVICE_LABEL, TLS_LABEL, WORKLOAD_PREFIX},
-    model::{DataInfoId, RegisterVersion},
+    model::RegisterVersion,
     policy::Rules,
     proto::{
         google::protobuf::Duration,
         istio::networking::v1alpha3::{
-            DestinationRule, LoadBalancerSettings, ServiceEntry, ServicePort, TrafficPolicy, WorkloadEntry,
-            WorkloadSelector,
+            DestinationRule, LoadBalancerSettings, ServiceEntry, TrafficPolicy, WorkloadEntry, WorkloadSelector,
             load_balancer_settings::SimpleLb,
             service_entry::{Location, Resolution},
         },
@@ -25,23 +24,10 @@ use crate::{
     registry::publication::Publication,
     translate::{
         Bounds, Parsed, names,
-        payload::{self, Address, DEFAULT_WEIGHT, Endpoint, Extras, Reject, Rejects},
+        payload::{self, Address, Client, DEFAULT_WEIGHT, Endpoint, Extras, Reject, Rejects},
+        port::port,
     },
 };
-
-/// Port number, Istio protocol and port name by the protocol in the dataId. Protocols that Istio's validation does not
-/// know (`pkg/config/protocol/instance.go`) are TCP.
-const PORTS: [(&str, u16, &str, &str); 9] = [
-    ("bolt", 12200, "TCP", "tcp-bolt"),
-    ("tr", 12200, "TCP", "tcp-tr"),
-    ("tri", 50051, "GRPC", "grpc-tri"),
-    ("triple", 50051, "GRPC", "grpc-tri"),
-    ("grpc", 50051, "GRPC", "grpc"),
-    ("rest", 8341, "HTTP", "http-rest"),
-    ("dubbo", 20880, "TCP", "tcp-dubbo"),
-    ("h2c", 8080, "HTTP2", "http2-h2c"),
-    ("http", 8080, "HTTP", "http"),
-];
 
 /// Where endpoints stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,10 +44,12 @@ pub enum EndpointMode {
 pub struct Shape<'a> {
     /// The host, suffix included.
     pub host: &'a str,
-    /// Its virtual address, if VIPs are on.
-    pub vip: Option<IpAddr>,
+    /// Its virtual addresses, in the order in which they are served.
+    pub vips: &'a [IpAddr],
     /// The dataInfoId.
     pub id: &'a str,
+    /// The protocol of its providers, if that is another than the dataInfoId's.
+    pub other: Option<&'a str>,
     /// Sorted by address and port, each pair once.
     pub members: &'a [Member],
     /// Where its endpoints stand.
@@ -129,35 +117,53 @@ impl std::fmt::Debug for Member {
 pub struct Merged {
     /// Sorted by address and port, each pair once.
     pub members: Vec<Member>,
+    /// The endpoints of the services that are beside the main one, by their protocols.
+    pub others: BTreeMap<Arc<str>, Vec<Member>>,
     /// Counted rejects.
     pub rejects: Rejects,
 }
 
-/// Puts the publishers of a service together. Of two on one address and port the one that registered later decides, then the
+/// Puts the publishers of a dataInfoId together. Of two on one address and port the one that registered later decides, then the
 /// smallest registerId, then (for two sources with the same) the version and the endpoint itself. The version alone compares
 /// nothing: it counts the states of one client object (`AbstractInternalRegister.java:54`).
 pub fn merge(id: &str, publications: &[Arc<Publication>], rules: &Rules<'_>, bounds: Bounds) -> Merged {
-    let is_dubbo = payload::is_dubbo(id);
+    let client = Client::of(id);
+    let (mut main, mut others) = (Vec::with_capacity(publications.len()), BTreeMap::<Arc<str>, Vec<Member>>::new());
     let mut rejects = Rejects::new();
-    let mut reject = |reject, count: u32, sample: &dyn Fn() -> Box<str>| {
-        rejects.entry(reject).or_insert_with(|| (0, sample())).0 += count;
-    };
-    let mut all: Vec<Member> = Vec::with_capacity(publications.len());
     for publication in publications {
-        let parsed = payload::parsed(publication, is_dubbo, rules, bounds.per_publisher);
-        all.extend(Member::all(&parsed));
-        for (why, (count, sample)) in parsed.rejects() {
-            reject(why, *count, &|| sample.clone());
+        let parsed = payload::parsed(publication, client, rules, bounds.per_publisher);
+        add(&parsed, &mut main, &mut rejects);
+        for (protocol, parsed) in parsed.others.iter().flat_map(|others| others.iter()) {
+            add(parsed, others.entry(Arc::clone(protocol)).or_default(), &mut rejects);
         }
     }
-    let mut members = sorted(&all);
+    let members = decide(&main, bounds, &mut rejects);
+    let others = others.into_iter().map(|(protocol, all)| (protocol, decide(&all, bounds, &mut rejects))).collect();
+    Merged { members, others, rejects }
+}
+
+/// Adds what was read of a publisher.
+fn add(parsed: &Arc<Parsed>, all: &mut Vec<Member>, rejects: &mut Rejects) {
+    all.extend(Member::all(parsed));
+    for (why, (count, sample)) in parsed.rejects() {
+        reject(rejects, why, *count, || sample.clone());
+    }
+}
+
+fn reject(rejects: &mut Rejects, why: Reject, count: u32, sample: impl FnOnce() -> Box<str>) {
+    rejects.entry(why).or_insert_with(|| (0, sample())).0 += count;
+}
+
+/// The endpoints of one service, of all that are published.
+fn decide(all: &[Member], bounds: Bounds, rejects: &mut Rejects) -> Vec<Member> {
+    let mut members = sorted(all);
     members.dedup_by(|later, first| later.key() == first.key());
     // Clients go round a service whose weights are all zero as if they were equal.
     if members.iter().any(|member| member.endpoint().weight > 0) {
         members.retain(|member| {
             let Endpoint { address, port, weight, .. } = member.endpoint();
             if *weight == 0 {
-                reject(Reject::ZeroWeight, 1, &|| format!("{address}:{port}").into());
+                reject(rejects, Reject::ZeroWeight, 1, || format!("{address}:{port}").into());
             }
             *weight > 0
         });
@@ -165,10 +171,10 @@ pub fn merge(id: &str, publications: &[Arc<Publication>], rules: &Rules<'_>, bou
     if let Some(first) = members.get(bounds.per_service) {
         let Endpoint { address, port, .. } = first.endpoint();
         let count = members.len() - bounds.per_service;
-        reject(Reject::ServiceLimit, count as u32, &|| format!("{address}:{port}").into());
+        reject(rejects, Reject::ServiceLimit, count as u32, || format!("{address}:{port}").into());
         members.truncate(bounds.per_service);
     }
-    Merged { members, rejects }
+    members
 }
 
 /// By address and port; of those on one the one first that decides. Addresses lie all over the memory, so they are compared
@@ -219,28 +225,6 @@ fn scaled(weight: u32, divisor: u32) -> u32 {
     (weight / divisor).max(1)
 }
 
-/// The one port of a service.
-pub fn port(id: &str, rules: &Rules<'_>) -> ServicePort {
-    // Dubbo 3 publishes applications, without a protocol, in a group of its own.
-    let by_group = |id: DataInfoId<'_>| (id.group == "dubbo").then_some("dubbo");
-    let protocol = DataInfoId::parse(id).and_then(|id| id.protocol().or_else(|| by_group(id))).unwrap_or("DEFAULT");
-    let protocol = if protocol.eq_ignore_ascii_case("DEFAULT") { "bolt" } else { protocol };
-    let known = PORTS.iter().find(|(name, ..)| name.eq_ignore_ascii_case(protocol));
-    let (number, usual, name) =
-        known.map_or((12200, "TCP", "tcp"), |(_, number, usual, name)| (*number, *usual, *name));
-    let name = match (rules.protocol, known) {
-        (None, _) => name.to_owned(),
-        (Some(istio), None) => istio.to_ascii_lowercase().replace('_', "-"),
-        (Some(istio), Some((protocol, ..))) => format!("{}-{protocol}", istio.to_ascii_lowercase().replace('_', "-")),
-    };
-    ServicePort {
-        number: u32::from(rules.port.or_else(|| rules.policy.port(protocol)).unwrap_or(number)),
-        protocol: rules.protocol.unwrap_or(usual).to_ascii_uppercase(),
-        name,
-        target_port: 0,
-    }
-}
-
 /// How the weights of a service's endpoints are written in its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weights {
@@ -275,14 +259,14 @@ pub fn build(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
 
 /// The ServiceEntry of a service, before the endpoints that stand in it are added.
 pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
-    let port = port(shape.id, rules);
+    let port = port(shape.id, shape.other, rules);
     let workload_selector = match shape.mode {
         EndpointMode::Inline => None,
         EndpointMode::WorkloadEntry => Some(WorkloadSelector { labels: selector(shape.host) }),
     };
     ServiceEntry {
         hosts: vec![shape.host.to_owned()],
-        addresses: shape.vip.iter().map(IpAddr::to_string).collect(),
+        addresses: shape.vips.iter().map(IpAddr::to_string).collect(),
         ports: vec![port],
         location: Location::MeshInternal.into(),
         resolution: if rules.dns { Resolution::Dns } else { Resolution::Static }.into(),
@@ -401,6 +385,7 @@ mod tests {
     use crate::{
         istio::validate,
         policy::{Policy, PolicyConfig},
+        proto::istio::networking::v1alpha3::ServicePort,
         registry::{
             frame::{self, Event, Publisher},
             store::{Limits, Store},
@@ -411,7 +396,7 @@ mod tests {
     const ID: &str = "com.example.DemoService:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
     fn policy() -> Policy {
-        Policy::new(PolicyConfig::default(), None, "ns").unwrap()
+        Policy::new(PolicyConfig::default(), &[], "ns").unwrap()
     }
 
     fn merged(publishers: &[(&str, i64, &[&str])]) -> Merged {
@@ -443,7 +428,10 @@ mod tests {
     }
 
     fn shaped(members: &[Member], mode: EndpointMode, policy: &Policy) -> ServiceEntry {
-        build(&Shape { host: HOST, vip: "248.1.2.3".parse().ok(), id: ID, members, mode }, &policy.rules(ID))
+        build(
+            &Shape { host: HOST, vips: &[IpAddr::from([248, 1, 2, 3])], id: ID, other: None, members, mode },
+            &policy.rules(ID),
+        )
     }
 
     fn addresses(merged: &Merged) -> Vec<String> {
@@ -465,7 +453,8 @@ mod tests {
             let endpoint = |(n, weight): (usize, &u32)| {
                 let text = format!("10.{}.{}.{}:80", n >> 16, n >> 8 & 255, n & 255);
                 {
-                    let mut endpoint = payload::parse(&text, "", false, &policy().rules(ID)).unwrap();
+                    let mut endpoint =
+                        payload::parse(&text, "", payload::Client::Sofarpc, &policy().rules(ID)).unwrap();
                     endpoint.weight = *weight;
                     endpoint
                 }
@@ -568,7 +557,7 @@ mod tests {
     fn an_override_changes_what_it_names() {
         let policy = |exception: serde_json::Value| {
             let config = serde_json::json!({"ports": {"tri": 1234}, "overrides": {"com.example.*": exception}});
-            Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap()
+            Policy::new(serde_json::from_value(config).unwrap(), &[], "ns").unwrap()
         };
         let merged = merged(&[("a", 1, &["10.0.0.1:7000"])]);
         let with = |exception| shaped(&merged.members, EndpointMode::Inline, &policy(exception));
@@ -608,8 +597,8 @@ mod tests {
     fn mtls_is_the_operators_word() {
         let identity = "spiffe://cluster.local/ns/orders/sa/orders";
         let config = serde_json::json!({"mtls": [{"applications": ["orders"], "identities": [identity]}]});
-        let policy = Policy::new(serde_json::from_value(config).unwrap(), None, "ns").unwrap();
-        let endpoint = |text: &str| payload::parse(text, "", false, &policy.rules(ID)).unwrap();
+        let policy = Policy::new(serde_json::from_value(config).unwrap(), &[], "ns").unwrap();
+        let endpoint = |text: &str| payload::parse(text, "", payload::Client::Sofarpc, &policy.rules(ID)).unwrap();
         let endpoints = vec![
             endpoint("10.0.0.1:80?app_name=orders"),
             endpoint("10.0.0.2:80?app_name=users&security.istio.io/tlsMode=istio&tlsMode=istio"),

@@ -82,7 +82,7 @@ fn ingest(criterion: &mut Criterion) {
 
 fn policy() -> Policy {
     let labels = vec!["serialization".to_owned(), "startTime".to_owned()];
-    Policy::new(PolicyConfig { labels, ..PolicyConfig::default() }, None, "ns").expect("a policy without mistakes")
+    Policy::new(PolicyConfig { labels, ..PolicyConfig::default() }, &[], "ns").expect("a policy without mistakes")
 }
 
 fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
@@ -97,7 +97,7 @@ fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
         let frame = encode_publish("registry", &id, &publisher).expect("a frame within its bounds");
         let events: Vec<_> = decode(&frame).expect("a whole frame").into_iter().collect();
         let [frame::Event::Publish { body, .. }] = &events[..] else { panic!("one publish, not {events:?}") };
-        Arc::new(payload::parse_publisher(body, false, &rules, 64))
+        Arc::new(payload::parse_publisher(body, payload::Client::Sofarpc, &rules, 64))
     });
     parsed.flat_map(|parsed| Member::all(&parsed).collect::<Vec<_>>()).collect()
 }
@@ -106,7 +106,7 @@ fn members(service: usize, endpoints: usize, policy: &Policy) -> Vec<Member> {
 fn entry(service: usize, members: &[Member], policy: &Policy) -> Resource {
     let (id, name) = (id(service), format!("com.example.bench.service{service:05}"));
     let host = format!("{name}.sofa.mesh");
-    let shape = Shape { host: &host, vip: None, id: &id, members, mode: EndpointMode::Inline };
+    let shape = Shape { host: &host, vips: &[], id: &id, other: None, members, mode: EndpointMode::Inline };
     let built = service_entry::build(&shape, &policy.rules(&id));
     let annotations = BTreeMap::from([(ID_ANNOTATION.to_owned(), id.clone())]);
     Resource::service_entry(format!("sofa-registry/{name}"), BTreeMap::new(), annotations, &built)

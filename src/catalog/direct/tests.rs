@@ -10,7 +10,7 @@ use crate::{
 
 fn policy(document: serde_json::Value) -> Policy {
     let config: PolicyConfig = serde_json::from_value(document).unwrap();
-    Policy::compile(config, None).unwrap()
+    Policy::compile(config, &[]).unwrap()
 }
 
 fn members(data: &[&str], version: i64) -> Vec<Member> {
@@ -19,7 +19,10 @@ fn members(data: &[&str], version: i64) -> Vec<Member> {
 
 fn members_from(source_address: Option<IpAddr>, data: &[&str], version: i64) -> Vec<Member> {
     let policy = policy(serde_json::json!({}));
-    let endpoints = data.iter().map(|text| payload::parse(text, "", false, &policy.rules("a")).unwrap()).collect();
+    let endpoints = data
+        .iter()
+        .map(|text| payload::parse(text, "", payload::Client::Sofarpc, &policy.rules("a")).unwrap())
+        .collect();
     let version = crate::model::RegisterVersion { version, timestamp: 0 };
     let mut members: Vec<Member> =
         Member::all(&Arc::new(Parsed { endpoints, version, source_address, ..Parsed::default() })).collect();
@@ -93,7 +96,7 @@ fn what_istio_would_refuse_is_served_as_before_and_named() {
 #[test]
 fn what_a_last_good_state_had_is_not_removed_while_it_is_to_be_kept() {
     let served = BTreeMap::from([((Box::from("orders"), 80), (3, Arc::from("old/name")))]);
-    let id: Arc<str> = "a".into();
+    let id: ServiceKey = "a".into();
     let orders = members(&["10.0.0.1:80?app=orders"], 1);
     let mut direct = Direct::restored(served);
     direct.follow(&Arc::new(all()), std::iter::once((&id, &orders[..])));
@@ -118,7 +121,7 @@ fn an_entry_that_gets_another_name_leaves_none_behind() {
 #[test]
 fn where_the_proxy_chooses_an_address_is_its_publishers_own_or_vouched_for() {
     let mut direct = Direct::default();
-    let ids: [Arc<str>; 3] = ["Orders", "X", "Y"].map(Into::into);
+    let ids: [ServiceKey; 3] = ["Orders", "X", "Y"].map(Into::into);
     let own = "10.0.0.1".parse().ok();
     let evil = "10.66.6.6".parse().ok();
     let all = [
@@ -169,7 +172,7 @@ fn orders(direct: &mut Direct, policy: &Policy) -> Option<(ServiceEntry, bool)> 
 
 #[test]
 fn an_address_lingers_after_its_provider_and_its_endpoint_goes_at_once() {
-    let id: Arc<str> = "a".into();
+    let id: ServiceKey = "a".into();
     let both = members(&["10.0.0.1:80?app=orders", "10.0.0.2:80?app=orders"], 1);
     for (policy, endpoints) in [(all(), [0, 0]), (mesh(&["10.0.0.0/24"]), [2, 1])] {
         let mut direct = Direct::default();
@@ -198,7 +201,7 @@ fn an_address_lingers_after_its_provider_and_its_endpoint_goes_at_once() {
 
 #[test]
 fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
-    let id: Arc<str> = "a".into();
+    let id: ServiceKey = "a".into();
     let orders = members(&["10.0.0.1:80?app=orders"], 1);
     let document = |more: serde_json::Value| {
         let mut document = serde_json::json!({ "direct": { "applications": ["orders", "users"] } });
@@ -273,7 +276,7 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
 
 #[test]
 fn no_more_linger_than_a_proxy_can_bear() {
-    let id: Arc<str> = "a".into();
+    let id: ServiceKey = "a".into();
     let data = |application: usize, count: usize| -> Vec<String> {
         (0..count).map(|n| format!("10.{application}.{}.{}:80?app=app{application}", n >> 8, n & 255)).collect()
     };
@@ -310,12 +313,12 @@ fn an_application_has_an_export_of_its_own() {
 
 /// The definition: all endpoints at an address and port are looked at.
 struct Naive {
-    services: BTreeMap<Arc<str>, Vec<Member>>,
+    services: BTreeMap<ServiceKey, Vec<Member>>,
     policy: Arc<Policy>,
 }
 
 impl Naive {
-    fn at(&self) -> BTreeMap<(IpAddr, u16), Vec<(&Arc<str>, &Member)>> {
+    fn at(&self) -> BTreeMap<(IpAddr, u16), Vec<(&ServiceKey, &Member)>> {
         let mut at: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (id, member) in self.services.iter().flat_map(|(id, members)| members.iter().map(move |m| (id, m))) {
             let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { continue };
@@ -330,11 +333,11 @@ impl Naive {
     fn entries(&self) -> BTreeMap<Key, BTreeMap<IpAddr, Member>> {
         let mut entries = BTreeMap::<Key, BTreeMap<IpAddr, Member>>::new();
         for ((address, port), claims) in self.at() {
-            let rank = |(id, member): &(&Arc<str>, &Member)| {
+            let rank = |(id, member): &(&ServiceKey, &Member)| {
                 let version = member.version();
                 let newest = std::cmp::Reverse((member.is_own(), version.timestamp, version.version));
                 let name = (application(member).map(str::to_owned), member.register_id().to_owned());
-                (newest, name, Arc::clone(id))
+                (newest, name, ServiceKey::clone(id))
             };
             let (_, winner) = claims.into_iter().min_by_key(rank).unwrap();
             let key = (application(winner).unwrap().into(), port);
@@ -353,7 +356,7 @@ impl Naive {
     }
 
     fn contested(&self) -> usize {
-        let several = |claims: &Vec<(&Arc<str>, &Member)>| {
+        let several = |claims: &Vec<(&ServiceKey, &Member)>| {
             let all: BTreeSet<&str> = claims.iter().filter_map(|(_, member)| application(member)).collect();
             all.len() > 1
         };
@@ -377,7 +380,7 @@ proptest::proptest! {
         let mut naive = Naive { services: BTreeMap::new(), policy: Arc::clone(&policy) };
         for (((service, version, source, endpoints), other), wait) in history.into_iter().zip(policies).zip(waits) {
             now += wait;
-            let id: Arc<str> = format!("s{service}").into();
+            let id: ServiceKey = (&*format!("s{service}")).into();
             let apps = ["?app=orders", "?app=b", "?app=orders&weight=3", ""];
             let data: Vec<String> =
                 endpoints.iter().map(|((host, port), app)| format!("10.0.0.{host}:{port}{}", apps[*app])).collect();
@@ -390,7 +393,7 @@ proptest::proptest! {
             direct.follow(&policy, naive.services.iter().map(|(id, members)| (id, &members[..])));
             changes(&mut direct, &policy, false);
             let (served, had) = (direct.served.clone(), naive.entries());
-            let before = naive.services.insert(Arc::clone(&id), after.clone()).unwrap_or_default();
+            let before = naive.services.insert(id.clone(), after.clone()).unwrap_or_default();
             let touched = direct.entries.clone();
             direct.update(now, &id, &before, &after);
             direct.expire(now);
@@ -446,7 +449,7 @@ fn compared(interfaces: usize, instances: usize) -> usize {
     let data: Vec<String> = (0..=instances).map(|n| format!("10.0.{}.{}:80?app=hot", n >> 8, n & 255)).collect();
     let data: Vec<&str> = data.iter().map(String::as_str).collect();
     let (before, after) = (members(&data[..instances], 1), members(&data, 1));
-    let ids: Vec<Arc<str>> = (0..interfaces).map(|n| format!("s{n}").into()).collect();
+    let ids: Vec<ServiceKey> = (0..interfaces).map(|n| (&*format!("s{n}")).into()).collect();
     ids.iter().for_each(|id| direct.update(0, id, &[], &before));
     COMPARED.set(0);
     ids.iter().for_each(|id| direct.update(0, id, &before, &after));

@@ -32,7 +32,10 @@ use crate::{
 };
 
 const FILE: &str = "last-good";
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
+/// The oldest format that is read. In 3 no dataInfoId has more than one service; a release that writes it would lose track of
+/// the others.
+const OLDEST: u32 = 3;
 /// Above this nothing is kept: W4, a million endpoints, is about 150 MB.
 const MAX_BYTES: u64 = 1 << 30;
 /// The header names services without endpoints.
@@ -120,8 +123,8 @@ fn parse(bytes: Bytes) -> Result<LastGood, String> {
     let (header, mut pages) = (bytes.slice(..end), bytes.slice(end + 1..));
     let format = serde_json::from_slice::<serde_json::Value>(&header).ok().and_then(|header| header["format"].as_u64());
     match format {
-        Some(format) if format == u64::from(FORMAT) => {}
-        Some(format) => return Err(format!("its format is {format}, this release reads {FORMAT}")),
+        Some(format) if (u64::from(OLDEST)..=u64::from(FORMAT)).contains(&format) => {}
+        Some(format) => return Err(format!("its format is {format}, this release reads {OLDEST} to {FORMAT}")),
         None => return Err("its header is not ours".to_owned()),
     }
     let header: Header = serde_json::from_slice(&header).map_err(|error| format!("its header: {error}"))?;
@@ -301,13 +304,13 @@ mod tests {
             content(&driver).save(&file.file).unwrap();
             let last_good = file.load().unwrap();
             assert_eq!((last_good.publishers, last_good.services.len()), (9, 2));
-            assert_eq!(last_good.services["b.Empty"].empty_since, Some(driver.now));
-            let service = &last_good.services["a.Full"];
+            assert_eq!(last_good.services[&"b.Empty".into()].empty_since, Some(driver.now));
+            let service = &last_good.services[&"a.Full".into()];
             assert_eq!(
                 (&*service.host, &*service.name),
                 ("a-7da7447a0e1d.full.sofa.mesh", "sofa-registry/a-7da7447a0e1d.full")
             );
-            assert!(service.vip.is_some());
+            assert!(service.vips != crate::catalog::vips::Vips::default());
             let shown: Vec<_> =
                 service.members.iter().map(|m| (m.endpoint().address.to_string(), m.endpoint().weight)).collect();
             assert_eq!(shown, [("10.0.0.1".into(), 100), ("10.0.0.2".into(), 5)]);
@@ -341,8 +344,14 @@ mod tests {
         let mut flipped = good.to_vec();
         *flipped.last_mut().unwrap() ^= 1;
         assert_eq!(parse(flipped.clone().into()).unwrap_err(), "its checksum is wrong");
-        let newer = [br#"{"format":4,"what":"ever"}"#.as_slice(), b"\n"].concat();
-        assert_eq!(parse(newer.into()).unwrap_err(), "its format is 4, this release reads 3");
+        let newer = [br#"{"format":5,"what":"ever"}"#.as_slice(), b"\n"].concat();
+        assert_eq!(parse(newer.into()).unwrap_err(), "its format is 5, this release reads 3 to 4");
+        let older = [br#"{"format":2}"#.as_slice(), b"\n"].concat();
+        assert_eq!(parse(older.into()).unwrap_err(), "its format is 2, this release reads 3 to 4");
+        let end = good.iter().position(|byte| *byte == b'\n').unwrap();
+        let header = std::str::from_utf8(&good[..end]).unwrap().replace("\"format\":4", "\"format\":3");
+        let before = parse([header.as_bytes(), &good[end..]].concat().into()).unwrap();
+        assert_eq!(before.services.len(), 2, "in 3 everything is where it is in 4");
         assert!(parse(Bytes::from_static(b"#!/bin/sh\necho")).unwrap_err().contains("not ours"));
         std::fs::write(&file.file, flipped).unwrap();
         assert!(file.load().is_none());

@@ -10,7 +10,9 @@ use crate::{
         report::{Moves, Quarantine},
     },
     model::Millis,
+    proto::istio::networking::v1alpha3::ServiceEntry,
     snapshot::view::Held,
+    translate::payload::Reject,
 };
 
 const GRACE: Millis = 600_000;
@@ -540,4 +542,142 @@ fn a_start_under_a_freeze_without_a_last_good_state_serves_and_then_freezes() {
     driver.orders.ordered = false;
     driver.round();
     assert_eq!(driver.served().len(), 2);
+}
+const DUBBO: &str = "com.example.Demo@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+
+/// Name, port and endpoints of every service that is served.
+fn ports(driver: &Driver) -> Vec<(String, String, usize)> {
+    let served = driver.served().into_values();
+    let port =
+        |entry: &ServiceEntry| format!("{} {} {}", entry.ports[0].number, entry.ports[0].protocol, entry.ports[0].name);
+    served.map(|(name, entry)| (name, port(&entry), entry.endpoints.len())).collect()
+}
+
+fn is(name: &str, port: &str, endpoints: usize) -> (String, String, usize) {
+    (format!("sofa-registry/{name}"), port.to_owned(), endpoints)
+}
+
+#[test]
+fn each_protocol_of_a_dubbo_id_comes_and_goes_as_a_service_of_its_own() {
+    let mut driver = full(json!({}), 0);
+    driver.publish(DUBBO, "a", 1, &["tri://10.0.0.2:50051/com.example.Demo?application=shop"]);
+    driver.publish(DUBBO, "b", 1, &["tri://10.0.0.3:50051/com.example.Demo?application=shop", "redis://10.0.0.3:1"]);
+    driver.round();
+    let tri = |endpoints| is("tri.dubbo.com.example.demo", "50051 GRPC grpc-tri", endpoints);
+    assert_eq!(ports(&driver), [tri(2)], "an id without endpoints of its own has no main service");
+    assert_eq!(driver.report.rejects, [(Reject::UnknownProtocol, 1)].into());
+    let resource = driver.view.service_entries.decode().remove(0).metadata.unwrap();
+    assert_eq!(resource.annotations["sofa.registry/data-info-id"], DUBBO);
+    assert_eq!(resource.annotations["sofa.registry/protocol"], "tri");
+    // What comes by another protocol changes nothing of it, and has a translation to itself.
+    let (before, encodes) = (form(&driver, &format!("tri://{DUBBO}")), driver.report.encodes);
+    driver.publish(DUBBO, "c", 1, &["10.0.0.2:50051", "dubbo://10.0.0.4:20880/com.example.Demo", "rest://10.0.0.4:80"]);
+    driver.round();
+    let main = |endpoints| is("dubbo.com.example.demo", "20880 TCP tcp-dubbo", endpoints);
+    let rest = |endpoints| is("rest.dubbo.com.example.demo", "8341 HTTP http-rest", endpoints);
+    assert_eq!(ports(&driver), [main(2), rest(1), tri(2)]);
+    assert_eq!((form(&driver, &format!("tri://{DUBBO}")), driver.report.encodes), (before, encodes + 2));
+    // Each has a grace of its own, and none takes another with it.
+    driver.unpublish(DUBBO, "c", 2);
+    driver.publish(DUBBO, "a", 2, &["rest://10.0.0.2:80"]);
+    driver.round();
+    assert_eq!(ports(&driver), [main(0), rest(1), tri(1)]);
+    assert_eq!(driver.report.graces.keys().map(|id| &**id).collect::<Vec<_>>(), [DUBBO]);
+    driver.now += GRACE;
+    driver.round();
+    assert_eq!(ports(&driver), [rest(1), tri(1)]);
+    // After a restart they are what they were, and what the registry no longer has goes in its time.
+    let mut driver = {
+        let mut restarted = driver.restarted(Duration::from_secs(1));
+        restarted.publish(DUBBO, "b", 1, &["tri://10.0.0.3:50051/com.example.Demo?application=shop"]);
+        restarted.orders.loaded = true;
+        restarted.round();
+        restarted
+    };
+    assert_eq!(ports(&driver), [rest(0), tri(1)]);
+    driver.now += GRACE;
+    driver.round();
+    assert_eq!(ports(&driver), [tri(1)]);
+    driver.unpublish(DUBBO, "b", 2);
+    driver.policy(&json!({ "exclude": ["com.example.Demo*"] }));
+    driver.round();
+    assert_eq!(ports(&driver), [], "a policy goes by the dataInfoId");
+}
+
+#[test]
+fn a_policy_treats_the_services_of_an_id_alike_but_for_what_is_about_the_main_one() {
+    let mut driver = full(json!({}), 0);
+    driver.publish(DUBBO, "a", 1, &["dubbo://10.0.0.1:1", "tri://10.0.0.1:2", "Hessian://10.0.0.1:3"]);
+    driver.round();
+    let tri = |port: &str| is("tri.dubbo.com.example.demo", port, 1);
+    assert_eq!(ports(&driver), [is("dubbo.com.example.demo", "20880 TCP tcp-dubbo", 1), tri("50051 GRPC grpc-tri")]);
+    let exception = json!({ "host": "demo.example.com", "port": 99, "protocol": "HTTP", "exportTo": ["~"] });
+    driver.policy(&json!({ "ports": { "hessian": 8081, "tri": 82 }, "overrides": { "com.example.Demo*": exception } }));
+    driver.round();
+    let all = ports(&driver);
+    assert_eq!(all.len(), 3);
+    assert_eq!((&*all[0].1, &all[2]), ("99 HTTP http-dubbo", &tri("82 GRPC grpc-tri")));
+    assert!(all[1].0.starts_with("sofa-registry/hessian-") && all[1].1 == "8081 TCP tcp", "{:?}", all[1]);
+    assert!(driver.served().values().all(|(_, entry)| entry.export_to == ["~"]));
+    assert_eq!(driver.served()[DUBBO].1.hosts, ["demo.example.com"]);
+    // What the policy no longer knows is no provider any more.
+    driver.policy(&json!({}));
+    driver.round();
+    assert_eq!(ports(&driver).iter().map(|(.., endpoints)| *endpoints).collect::<Vec<_>>(), [1, 0, 1]);
+    assert_eq!(driver.report.rejects, [(Reject::UnknownProtocol, 1)].into());
+}
+
+#[test]
+fn who_is_served_under_a_host_keeps_it_from_another_protocol_too() {
+    let mut driver = full(json!({}), 1);
+    driver.policy(&json!({ "overrides": { "com.example.S0*": { "host": "tri.dubbo.com.example.demo.sofa.mesh" } } }));
+    driver.round();
+    driver.publish(DUBBO, "a", 1, &["tri://10.0.0.1:2"]);
+    driver.round();
+    let key = format!("tri://{DUBBO}");
+    let host = |driver: &Driver, key: &str| driver.served()[key].1.hosts[0].clone();
+    assert_eq!(host(&driver, &id(0)), "tri.dubbo.com.example.demo.sofa.mesh");
+    assert!(host(&driver, &key).starts_with("tri-"), "{}", host(&driver, &key));
+    let (_, contest) = driver.report.contested.iter().next().unwrap();
+    assert_eq!((&*contest.holder, &*contest.waiting[0]), (&*id(0), &*key));
+    driver.policy(&json!({}));
+    driver.round();
+    assert_eq!(host(&driver, &key), "tri.dubbo.com.example.demo.sofa.mesh");
+}
+
+#[test]
+fn a_service_has_a_virtual_address_of_each_range() {
+    let mut driver = full(json!({ "vipCidr": ["fd00:f8::/64", "248.0.0.0/6"] }), 3);
+    let ranges = ["fd00:f8::/64", "248.0.0.0/6"].map(|range| range.parse::<ipnet::IpNet>().unwrap());
+    for (_, entry) in driver.served().values() {
+        let addresses: Vec<std::net::IpAddr> = entry.addresses.iter().map(|address| address.parse().unwrap()).collect();
+        assert!(
+            addresses.iter().zip(ranges).filter(|(address, range)| range.contains(*address)).count() == 2,
+            "{addresses:?}"
+        );
+    }
+    driver.publish(&id(0), "b", 1, &["[fd00:f8::1]:80", "248.1.2.3:80"]);
+    driver.round();
+    assert_eq!(driver.report.rejects, [(Reject::VipRange, 2)].into());
+    // Whether a range is there or not, the addresses of the other are the same.
+    let of = |config: Value| {
+        let driver = full(config, 3);
+        let all = driver.served().into_iter().map(|(id, (_, entry))| (id, entry.addresses));
+        all.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let (both, v4) = (of(json!({ "vipCidr": "248.0.0.0/6,fd00:f8::/64" })), of(json!({ "vipCidr": "248.0.0.0/6" })));
+    assert!(both.iter().all(|(id, addresses)| addresses.len() == 2 && addresses[..1] == v4[id]), "{both:?} {v4:?}");
+    // A restart with the ranges the other way round serves the same addresses in that order.
+    let mut config = (*driver.config).clone();
+    config.vip_cidr.reverse();
+    let last_good = over_a_restart(driver.view.clone(), 4, driver.round.empty(), Duration::ZERO);
+    let mut turned = Driver::started(Arc::new(config), driver.now, Some(last_good));
+    (0..3).for_each(|n| publish(&turned, n, 1));
+    turned.orders.loaded = true;
+    turned.round();
+    for (id, (_, entry)) in driver.served() {
+        let (mut before, after) = (entry.addresses, turned.served()[&id].1.addresses.clone());
+        before.reverse();
+        assert_eq!(before, after);
+    }
 }

@@ -13,6 +13,7 @@ use crate::{
         breaker::{Judgement, Totals},
         changes::{RoundChanges, ServiceChanges},
         direct,
+        key::ServiceKey,
         notices::Notice,
         report::Quarantine,
         round::{Round, Stage},
@@ -93,7 +94,7 @@ pub(super) struct Turn<'p> {
     policy: &'p Policy,
     /// Of which services no endpoint that is served may go.
     withhold: Withhold,
-    work: BTreeMap<Arc<str>, Work<'p>>,
+    work: BTreeMap<ServiceKey, Work<'p>>,
     /// For what is built.
     room: Room,
 }
@@ -107,8 +108,10 @@ impl Round {
         for Taken { data_info_id: id, entries, unknown } in dirty {
             self.unknown.note(&id, unknown);
             let rules = policy.rules(&id);
-            let intent = self.read(now, &id, &entries, &rules);
-            self.insert(&mut turn, id, intent, rules);
+            for (key, intent) in self.read(now, &id, &entries, &rules) {
+                let rules = if key.other().is_some() { rules.beside() } else { rules };
+                self.insert(&mut turn, key, intent, rules);
+            }
         }
         if self.stage != Stage::Gathering {
             self.look_again(&mut turn, self.services.expired(now - self.empty_grace()));
@@ -117,7 +120,7 @@ impl Round {
             self.miss_unheard(&mut turn);
             self.look_again(&mut turn, self.withheld.clone());
         }
-        let all: BTreeSet<Arc<str>> = turn.work.keys().cloned().collect();
+        let all: BTreeSet<ServiceKey> = turn.work.keys().cloned().collect();
         self.settle(&mut turn, all);
         self.judge(&mut turn);
         let mut changes = self.serve(turn);
@@ -141,15 +144,25 @@ impl Round {
         }
     }
 
-    /// The intent of the registry and the policy for a service, read from its publishers.
-    fn read(&mut self, now: Millis, id: &Arc<str>, entries: &[Arc<Publication>], rules: &Rules<'_>) -> Intent {
+    /// The intents of the registry and the policy for the services of a dataInfoId, read from its publishers.
+    fn read(
+        &mut self,
+        now: Millis,
+        id: &Arc<str>,
+        entries: &[Arc<Publication>],
+        rules: &Rules<'_>,
+    ) -> Vec<(ServiceKey, Intent)> {
+        let known = self.others.with_main(id);
         if !rules.policy.serves(id) {
             self.set_rejects(id, &BTreeMap::new());
-            return Intent::Endpoints { members: Vec::new(), allowed: false };
+            let intent = |key| (key, Intent::Endpoints { members: Vec::new(), allowed: false });
+            return known.into_iter().map(intent).collect();
         }
         let merged =
             catch_unwind(AssertUnwindSafe(|| service_entry::merge(id, entries, rules, self.config.limits.bounds())));
-        let Ok(Merged { members, rejects }) = merged else { return Intent::Unreadable };
+        let Ok(Merged { members, others, rejects }) = merged else {
+            return known.into_iter().map(|key| (key, Intent::Unreadable)).collect();
+        };
         let before = self.set_rejects(id, &rejects);
         for (reason, (count, sample)) in rejects {
             let grew = before.get(&reason).is_none_or(|before| *before < count);
@@ -157,7 +170,13 @@ impl Round {
                 self.notices.give(now, Notice::PayloadNotServed { id: Arc::clone(id), reason, sample });
             }
         }
-        Intent::Endpoints { members, allowed: true }
+        let main = std::iter::once((ServiceKey::main(id), members));
+        let found = main.chain(others.into_iter().map(|(by, members)| (ServiceKey::beside(id, &by), members)));
+        let mut found: BTreeMap<ServiceKey, Vec<Member>> = found.collect();
+        for key in known {
+            found.entry(key).or_default();
+        }
+        found.into_iter().map(|(key, members)| (key, Intent::Endpoints { members, allowed: true })).collect()
     }
 
     /// Counts what is not served of a service, and names the service where that is since there is too much; returns the counts
@@ -175,7 +194,7 @@ impl Round {
         before
     }
 
-    fn insert<'p>(&self, turn: &mut Turn<'p>, id: Arc<str>, intent: Intent, rules: Rules<'p>) {
+    fn insert<'p>(&self, turn: &mut Turn<'p>, id: ServiceKey, intent: Intent, rules: Rules<'p>) {
         let target = self.target(turn, &id, &intent);
         let outcome = match &intent {
             Intent::Unreadable => Outcome::Refused(Quarantine::by_panic()),
@@ -185,12 +204,12 @@ impl Round {
     }
 
     /// Draws services in whose intent is as it was, and returns them; a service that is there already stays.
-    fn look_again(&mut self, turn: &mut Turn<'_>, ids: impl IntoIterator<Item = Arc<str>>) -> Vec<Arc<str>> {
+    fn look_again(&mut self, turn: &mut Turn<'_>, ids: impl IntoIterator<Item = ServiceKey>) -> Vec<ServiceKey> {
         let drawn: Vec<_> = ids.into_iter().filter(|id| !turn.work.contains_key(id)).collect();
         for id in &drawn {
             let waited = self.waiting.get_mut(id).map(std::mem::take);
-            let (intent, rules) = (waited.unwrap_or_else(|| self.services.take_intent(id)), turn.policy.rules(id));
-            self.insert(turn, Arc::clone(id), intent, rules);
+            let (intent, rules) = (waited.unwrap_or_else(|| self.services.take_intent(id)), id.rules(turn.policy));
+            self.insert(turn, id.clone(), intent, rules);
         }
         drawn
     }
@@ -198,15 +217,15 @@ impl Round {
     /// The view is complete: the registry has no endpoints of a service that it has not named.
     fn miss_unheard(&self, turn: &mut Turn<'_>) {
         let unheard = self.services.iter().filter(|(id, service)| service.is_unheard() && !turn.work.contains_key(*id));
-        let unheard: Vec<Arc<str>> = unheard.map(|(id, _)| Arc::clone(id)).collect();
+        let unheard: Vec<ServiceKey> = unheard.map(|(id, _)| id.clone()).collect();
         for id in unheard {
-            let intent = Intent::Endpoints { members: Vec::new(), allowed: turn.policy.serves(&id) };
-            let rules = turn.policy.rules(&id);
+            let intent = Intent::Endpoints { members: Vec::new(), allowed: turn.policy.serves(id.id()) };
+            let rules = id.rules(turn.policy);
             self.insert(turn, id, intent, rules);
         }
     }
 
-    fn target(&self, turn: &Turn<'_>, id: &str, intent: &Intent) -> Target {
+    fn target(&self, turn: &Turn<'_>, id: &ServiceKey, intent: &Intent) -> Target {
         let service = self.services.get(id);
         let (members, allowed) = match (intent, service) {
             (Intent::Endpoints { members, allowed }, _) => (&members[..], *allowed),
@@ -229,7 +248,7 @@ impl Round {
         };
         // Before the view is complete nothing goes.
         let over = |since| self.stage != Stage::Gathering && since <= turn.now - self.empty_grace();
-        if service.is_none() && allowed && self.additions.waits(id) {
+        if service.is_none() && allowed && self.additions.waits(id.text()) {
             Target::Wait
         } else if (allowed || extended.is_some()) && !empty_since.is_some_and(over) {
             Target::Serve { extended, empty_since }
@@ -238,21 +257,21 @@ impl Round {
         }
     }
 
-    fn withholds(&self, withhold: Withhold, id: &str) -> bool {
+    fn withholds(&self, withhold: Withhold, id: &ServiceKey) -> bool {
         match withhold {
             Withhold::Nothing => false,
-            Withhold::Held => self.breaker.withholds(id),
+            Withhold::Held => self.breaker.withholds(id.text()),
             Withhold::Everything => true,
         }
     }
 
     /// Whether a service that the policy serves could not be read, so that nothing is known to be gone from it.
-    fn is_unknown(&self, id: &str, intent: &Intent) -> bool {
-        self.unknown.contains(id) && !matches!(intent, Intent::Endpoints { allowed: false, .. })
+    fn is_unknown(&self, id: &ServiceKey, intent: &Intent) -> bool {
+        self.unknown.contains(id.id()) && !matches!(intent, Intent::Endpoints { allowed: false, .. })
     }
 
     /// Finds the outcome of services, and of those whose host or virtual address that changes.
-    fn settle(&mut self, turn: &mut Turn<'_>, mut todo: BTreeSet<Arc<str>>) {
+    fn settle(&mut self, turn: &mut Turn<'_>, mut todo: BTreeSet<ServiceKey>) {
         while !todo.is_empty() {
             // First places for all, so that few are built for a place that they do not keep. Services that are drawn in may
             // claim otherwise than before.
@@ -273,7 +292,7 @@ impl Round {
     }
 
     /// Claims a place for a service, or gives it up, as its aim is.
-    fn claim_place(&mut self, Work { rules, target, outcome, .. }: &Work<'_>, id: &Arc<str>) -> Movers {
+    fn claim_place(&mut self, Work { rules, target, outcome, .. }: &Work<'_>, id: &ServiceKey) -> Movers {
         match (target, outcome) {
             (Target::Gone | Target::Wait, _) => self.assignment.withdraw(id),
             (Target::Stay, _) | (_, Outcome::Stayed | Outcome::Refused(_)) => self.keep_place(id),
@@ -282,15 +301,15 @@ impl Round {
     }
 
     /// Keeps the place of a service that stays as it is served; a service that is not served has none.
-    pub(super) fn keep_place(&mut self, id: &Arc<str>) -> Movers {
+    pub(super) fn keep_place(&mut self, id: &ServiceKey) -> Movers {
         match self.services.get(id) {
-            Some(service) => self.assignment.keep(id, &self.services.kept_host(service), service.vip),
+            Some(service) => self.assignment.keep(id, &self.services.kept_host(service), service.vips),
             None => self.assignment.withdraw(id),
         }
     }
 
     /// Builds a service for its place; `false`: the service turns out to have to stay as it is.
-    fn build(&mut self, turn: &mut Turn<'_>, id: &Arc<str>) -> bool {
+    fn build(&mut self, turn: &mut Turn<'_>, id: &ServiceKey) -> bool {
         let Some(work) = turn.work.get_mut(id) else { return true };
         let (members, is_empty) = match (&work.target, &work.outcome) {
             (Target::Gone, _) => {
@@ -347,7 +366,7 @@ impl Round {
     }
 
     /// How many endpoints are served of a service.
-    fn endpoints(&self, id: &str) -> usize {
+    fn endpoints(&self, id: &ServiceKey) -> usize {
         self.services.get(id).map_or(0, |service| service.endpoints)
     }
 
@@ -359,7 +378,10 @@ impl Round {
         match self.stage {
             Stage::Gathering => return,
             Stage::Completed if self.baseline.is_empty() => return,
-            Stage::Completed => self.breaker.begin_with(now, std::mem::take(&mut self.baseline).into_iter()),
+            Stage::Completed => {
+                let baseline = std::mem::take(&mut self.baseline).into_iter();
+                self.breaker.begin_with(now, baseline.map(|(id, endpoints)| (Arc::clone(id.text()), endpoints)));
+            }
             Stage::Live => self.breaker.begin(now, self.services.totals()),
         }
         for (id, work) in &turn.work {
@@ -371,23 +393,26 @@ impl Round {
             };
             // A service that is not in the last good state was not served before.
             let served = if self.stage == Stage::Live { served } else { 0 };
-            self.breaker.note(id, served, next, |tenant| self.services.totals_of(tenant));
+            self.breaker.note(id.text(), served, next, |tenant| self.services.totals_of(tenant));
         }
         if self.stage == Stage::Completed {
             for (id, service) in self.services.iter().filter(|(id, _)| !turn.work.contains_key(*id)) {
-                self.breaker.note(id, 0, service.endpoints, |_| Totals::default());
+                self.breaker.note(id.text(), 0, service.endpoints, |_| Totals::default());
             }
         }
         let services = &self.services;
-        let of = |id: &str| Some(services.get(id).map_or(0, |service| service.endpoints));
-        let served = services.iter().map(|(id, service)| (id, service.endpoints));
+        let of = |id: &Arc<str>| {
+            let service = services.get(&ServiceKey::of_text(Arc::clone(id)));
+            Some(service.map_or(0, |service| service.endpoints))
+        };
+        let served = services.iter().map(|(id, service)| (id.text(), service.endpoints));
         let Judgement { held, over, too_many } = self.breaker.judge(now, of, served);
         held.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteHeld(lost)));
         too_many.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteNotHeld(lost)));
         if let Some(why) = over {
-            let freed = self.withheld.iter().filter(|id| !self.breaker.withholds(id));
+            let freed = self.withheld.iter().filter(|id| !self.breaker.withholds(id.text()));
             let (services, freed) = (freed.clone().count(), freed.filter(|id| !turn.work.contains_key(*id)));
-            let freed: BTreeSet<Arc<str>> = freed.cloned().collect();
+            let freed: BTreeSet<ServiceKey> = freed.cloned().collect();
             self.notices.give(now, Notice::MassDeleteOver { why, services });
             self.settle(turn, freed);
         }
@@ -407,7 +432,7 @@ impl Round {
             let is_served = self.services.get(id).is_some();
             let comes = matches!(work.outcome, Outcome::Waits | Outcome::Built(_));
             let stays = is_served && !matches!(work.outcome, Outcome::Gone);
-            self.additions.note(id, is_served, comes || stays);
+            self.additions.note(id.text(), is_served, comes || stays);
         }
         let additions::Judgement { held, over } = self.additions.judge(turn.now);
         if let Some(services) = held {
@@ -420,7 +445,7 @@ impl Round {
             again.extend(self.waiting.keys().filter(|id| !turn.work.contains_key(*id)).cloned());
         }
         for id in turn.work.keys().cloned().collect::<Vec<_>>() {
-            let waits = self.services.get(&id).is_none() && self.additions.waits(&id);
+            let waits = self.services.get(&id).is_none() && self.additions.waits(id.text());
             let is_other = match &turn.work[&id].outcome {
                 Outcome::Waits => !waits,
                 Outcome::Built(_) => waits,
@@ -441,7 +466,7 @@ impl Round {
     fn withhold(&mut self, turn: &mut Turn<'_>) {
         turn.withhold = Withhold::Held;
         let mut again = BTreeSet::new();
-        for id in turn.work.keys().filter(|id| self.breaker.withholds(id)).cloned().collect::<Vec<_>>() {
+        for id in turn.work.keys().filter(|id| self.breaker.withholds(id.text())).cloned().collect::<Vec<_>>() {
             let target = self.target(turn, &id, &turn.work[&id].intent);
             let Some(work) = turn.work.get_mut(&id) else { continue };
             let loses = matches!(&work.outcome, Outcome::Built(build) if build.loses);
@@ -463,46 +488,47 @@ impl Round {
                 Target::Gone | Target::Wait | Target::Stay => (None, None),
             };
             if !matches!(outcome, Outcome::Waits) && self.waiting.remove(&id).is_some() {
-                self.names.waiting.push((Arc::clone(&id), false));
+                self.names.waiting.push((Arc::clone(id.text()), false));
             }
             let has_more = extended.is_some() || matches!(outcome, Outcome::Stayed);
+            self.others.note(&id, !matches!(outcome, Outcome::Gone));
             self.set_withheld(&id, has_more && self.withholds(withhold, &id) && !self.is_unknown(&id, &intent));
             match outcome {
                 Outcome::Gone => {
-                    self.release(&id);
-                    self.left_out.set(&id, []);
+                    self.release(id.text());
+                    self.left_out.set(id.text(), []);
                     if let Some((removed, members)) = self.services.remove(&id) {
                         changes.add(removed);
                         self.direct.iter_mut().for_each(|direct| direct.update(now, &id, &members, &[]));
                     }
                 }
                 Outcome::Waits => {
-                    self.release(&id);
-                    self.left_out.set(&id, []);
-                    if self.waiting.insert(Arc::clone(&id), intent).is_none() {
-                        self.names.waiting.push((id, true));
+                    self.release(id.text());
+                    self.left_out.set(id.text(), []);
+                    if self.waiting.insert(id.clone(), intent).is_none() {
+                        self.names.waiting.push((Arc::clone(id.text()), true));
                     }
                 }
                 Outcome::Built(build) => {
-                    self.release(&id);
+                    self.release(id.text());
                     let (members, intent) = self.members(&id, extended, intent);
                     changes.add(self.put(now, &id, *build, members, empty_since, intent));
                 }
                 Outcome::Same => {
-                    self.release(&id);
+                    self.release(id.text());
                     let (members, intent) = self.members(&id, extended, intent);
                     let before = self.services.renew(&id, members);
                     self.services.stay(&id, empty_since, intent);
                     self.update_direct(now, &id, &before);
                 }
                 Outcome::Stayed | Outcome::Open => {
-                    self.release(&id);
+                    self.release(id.text());
                     self.services.stay(&id, empty_since, intent);
                 }
                 Outcome::Refused(why) => {
                     let kept = self.services.get(&id).is_some();
                     self.services.stay(&id, empty_since, intent);
-                    self.quarantine(now, &id, why, kept);
+                    self.quarantine(now, id.text(), why, kept);
                 }
             }
         }
@@ -513,17 +539,17 @@ impl Round {
     fn put(
         &mut self,
         now: Millis,
-        id: &Arc<str>,
+        id: &ServiceKey,
         mut build: Build,
         members: Vec<Member>,
         empty_since: Option<Millis>,
         intent: Intent,
     ) -> ServiceChanges {
         let left_out = std::mem::take(&mut build.left_out);
-        let before = self.left_out.set(id, left_out.iter().map(|(rule, (count, _))| (*rule, *count)));
+        let before = self.left_out.set(id.text(), left_out.iter().map(|(rule, (count, _))| (*rule, *count)));
         for (rule, (count, invalid)) in left_out {
             if !before.contains_key(&rule) {
-                self.notices.give(now, Notice::EndpointsLeftOut { id: Arc::clone(id), count, invalid });
+                self.notices.give(now, Notice::EndpointsLeftOut { id: Arc::clone(id.text()), count, invalid });
             }
         }
         let changes = std::mem::take(&mut build.changes);
@@ -535,12 +561,13 @@ impl Round {
     /// Ends a round for the places: who has a host or virtual address keeps it, and who has another than before is named.
     fn settle_places(&mut self, now: Millis) {
         for Move { id, was, is } in self.assignment.settle() {
+            let id = Arc::clone(id.text());
             if was.host != is.host {
                 self.moves.hosts += 1;
                 self.notices.give(now, Notice::HostChanged { id, was: was.host, is: is.host });
-            } else if was.vip != is.vip {
+            } else if was.vips != is.vips {
                 self.moves.vips += 1;
-                self.notices.give(now, Notice::VipChanged { id, was: was.vip, is: is.vip });
+                self.notices.give(now, Notice::VipChanged { id, was: was.vips, is: is.vips });
             }
         }
         for (name, contest) in self.assignment.contests_changed() {
@@ -552,7 +579,7 @@ impl Round {
     }
 
     /// The endpoints that a service was built of, and the intent that remains beside them.
-    fn members(&self, id: &str, extended: Option<Vec<Member>>, intent: Intent) -> (Vec<Member>, Intent) {
+    fn members(&self, id: &ServiceKey, extended: Option<Vec<Member>>, intent: Intent) -> (Vec<Member>, Intent) {
         match (extended, intent) {
             (Some(extended), intent) => (extended, intent),
             (None, Intent::Endpoints { members, .. }) => (members, Intent::AsServed),
@@ -563,7 +590,7 @@ impl Round {
     }
 
     /// Tells the entries of applications that a service had other endpoints before.
-    fn update_direct(&mut self, now: Millis, id: &Arc<str>, before: &[Member]) {
+    fn update_direct(&mut self, now: Millis, id: &ServiceKey, before: &[Member]) {
         if let (Some(direct), Some(service)) = (&mut self.direct, self.services.get(id)) {
             direct.update(now, id, before, &service.members);
         }
@@ -589,10 +616,10 @@ impl Round {
         }
     }
 
-    fn set_withheld(&mut self, id: &Arc<str>, is_withheld: bool) {
-        let changed = if is_withheld { self.withheld.insert(Arc::clone(id)) } else { self.withheld.remove(id) };
+    fn set_withheld(&mut self, id: &ServiceKey, is_withheld: bool) {
+        let changed = if is_withheld { self.withheld.insert(id.clone()) } else { self.withheld.remove(id) };
         if changed {
-            self.names.withheld.push((Arc::clone(id), is_withheld));
+            self.names.withheld.push((Arc::clone(id.text()), is_withheld));
         }
     }
 

@@ -78,7 +78,7 @@ async fn a_start_under_a_policy_that_istio_would_refuse_serves_the_last_good_sta
     assert_eq!(**shared.view.borrow().service_entries.version(), *before, "there before the first round");
     assert!(!shared.view.borrow().shown && !shared.view.borrow().complete, "but not to be seen");
     let refused = serde_json::from_str(r#"{"exportTo": ["sofa-registry", "."]}"#).unwrap();
-    shared.policy.store(Arc::new(crate::policy::Policy::compile(refused, shared.config.vip_cidr).unwrap()));
+    shared.policy.store(Arc::new(crate::policy::Policy::compile(refused, &shared.config.vip_cidr).unwrap()));
     (0..100).for_each(|service| change(&shared, service, 1, Some("10.0.0.1:80")));
     assert!(rounds.round());
     assert_eq!(served(&shared), (100, 100, None));

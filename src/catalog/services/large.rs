@@ -128,7 +128,11 @@ impl Known<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::{
+        collections::BTreeMap,
+        net::{IpAddr, Ipv4Addr},
+        sync::Arc,
+    };
 
     use proptest::prelude::*;
 
@@ -141,10 +145,11 @@ mod tests {
         },
     };
 
+    const VIPS: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::new(248, 0, 0, 1))];
     const ID: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
     fn shape<'a>(members: &'a [Member], host: &'a str) -> Shape<'a> {
-        Shape { host, vip: "248.0.0.1".parse().ok(), id: ID, members, mode: EndpointMode::Inline }
+        Shape { host, vips: &VIPS, id: ID, other: None, members, mode: EndpointMode::Inline }
     }
 
     /// Endpoints by the last number of their address: weight, and whether they are known from before.
@@ -165,14 +170,14 @@ mod tests {
         ) {
             let policy = |export: bool| {
                 let document = serde_json::json!({ "exportTo": [if export { "~" } else { "*" }] });
-                Policy::new(serde_json::from_value::<PolicyConfig>(document).unwrap(), None, "ns").unwrap()
+                Policy::new(serde_json::from_value::<PolicyConfig>(document).unwrap(), &[], "ns").unwrap()
             };
             let mut before: Option<(Encoded, Vec<Member>)> = None;
             for (chosen, export, renamed) in history {
                 let (policy, host) = (policy(export), if renamed { "b.sofa.mesh" } else { "a.sofa.mesh" });
                 let rules = policy.rules(ID);
                 let members: Vec<Member> = chosen.iter().map(|(n, (weight, known))| {
-                    let endpoint = payload::parse(&format!("10.0.0.{n}:80?app_name=a{n}"), "", false, &rules).unwrap();
+                    let endpoint = payload::parse(&format!("10.0.0.{n}:80?app_name=a{n}"), "", payload::Client::Sofarpc, &rules).unwrap();
                     let mut endpoint = endpoint;
                     endpoint.weight = *weight;
                     let same = before.iter().flat_map(|(_, members)| members).find(|member| *member.endpoint() == endpoint);
@@ -193,11 +198,11 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_encoded() {
-        let policy = Policy::new(PolicyConfig::default(), None, "ns").unwrap();
+        let policy = Policy::new(PolicyConfig::default(), &[], "ns").unwrap();
         let rules = policy.rules(ID);
         let member = |n: usize, parameters: &str| {
             let text = format!("10.0.{}.{}:80{parameters}", n >> 8, n & 255);
-            let endpoints = vec![payload::parse(&text, "", false, &rules).unwrap()];
+            let endpoints = vec![payload::parse(&text, "", payload::Client::Sofarpc, &rules).unwrap()];
             Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).next().unwrap()
         };
         let mut members: Vec<Member> = (0..1_000).map(|n| member(2 * n, "")).collect();
@@ -220,9 +225,9 @@ mod tests {
 
     #[test]
     fn what_istio_would_refuse_is_not_encoded() {
-        let policy = Policy::new(PolicyConfig::default(), None, "ns").unwrap();
+        let policy = Policy::new(PolicyConfig::default(), &[], "ns").unwrap();
         let rules = policy.rules(ID);
-        let endpoint = payload::parse("10.0.0.1:80", "", false, &rules).unwrap();
+        let endpoint = payload::parse("10.0.0.1:80", "", payload::Client::Sofarpc, &rules).unwrap();
         let mut wrong = endpoint.clone();
         wrong.address = payload::Address::Name("no address".into());
         let parsed = Arc::new(Parsed { endpoints: vec![endpoint, wrong], ..Parsed::default() });

@@ -11,25 +11,28 @@ const ID: &str = "com.example.Demo:1.0@tri#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
 fn policy(document: serde_json::Value) -> Policy {
     let config: PolicyConfig = serde_json::from_value(document).unwrap();
-    Policy::compile(config, None).unwrap()
+    Policy::compile(config, &[]).unwrap()
 }
 
 fn members(data: &[&str]) -> Vec<Member> {
     let policy = policy(json!({}));
-    let endpoints = data.iter().map(|text| payload::parse(text, "", false, &policy.rules(ID)).unwrap()).collect();
+    let endpoints = data
+        .iter()
+        .map(|text| payload::parse(text, "", payload::Client::Sofarpc, &policy.rules(ID)).unwrap())
+        .collect();
     Member::all(&Arc::new(Parsed { endpoints, register_id: "r".into(), ..Parsed::default() })).collect()
 }
 
 fn place(name: &str, vip: &str) -> Place {
     let host = format!("{name}.sofa.mesh");
     let slice = crate::snapshot::partition::slice_of(&sha2::Digest::finalize(sha2::Sha256::default()).into());
-    Place { host: host.into(), slice, vip: vip.parse().ok() }
+    Place { host: host.into(), slice, vips: vip.parse().into_iter().collect() }
 }
 
 /// A single service, served in one way after another.
 struct One {
     services: Services,
-    id: Arc<str>,
+    id: ServiceKey,
 }
 
 impl One {
@@ -86,7 +89,7 @@ fn what_istio_would_refuse_changes_nothing() {
     one.serve(&a, &["10.0.0.1:80"], &policy(json!({}))).unwrap();
     let refused = policy(json!({ "exportTo": ["sofa-registry", "."] }));
     assert_eq!(one.serve(&b, &["10.0.0.1:80"], &refused), Err(Rule::ExportTo));
-    let served = one.services.get(ID).unwrap();
+    let served = one.services.get(&ID.into()).unwrap();
     assert_eq!((&*served.host, one.services.kept_host(served)), ("a.sofa.mesh", "a.sofa.mesh".to_owned()));
 }
 
@@ -112,7 +115,7 @@ fn a_workload_entry_is_encoded_once_and_goes_with_its_endpoint_or_host() {
     let there = &names(&["10.0.0.2:80"], "b.sofa.mesh")[0];
     let expected = ["-sofa-registry/a".into(), "+sofa-registry/b".into(), format!("-{second}"), format!("+{there}")];
     assert_eq!(moved, BTreeSet::from(expected));
-    let (gone, had) = one.services.remove(&Arc::from(ID)).unwrap();
+    let (gone, had) = one.services.remove(&ID.into()).unwrap();
     assert_eq!((told(gone), had.len()), (vec!["-sofa-registry/b".into(), format!("-{there}")], 1));
     assert_eq!((one.services.iter().count(), one.services.totals()), (0, Totals::default()));
 }
@@ -125,16 +128,16 @@ fn what_is_restored_is_made_anew_whatever_it_was_made_from() {
         host: "a.old.mesh".into(),
         slice: 3,
         name: "old/a".into(),
-        vip: None,
+        vips: Vips::default(),
         members: members(&data),
         workloads: BTreeMap::from([(key, "old/r-1".into())]),
         empty_since: None,
     };
     for mode in [EndpointMode::Inline, EndpointMode::WorkloadEntry] {
         let config = Config { endpoint_mode: mode, ..Config::default() };
-        let last_good = BTreeMap::from([(Arc::from(ID), last.clone())]);
+        let last_good = BTreeMap::from([(ID.into(), last.clone())]);
         let mut one = One { services: Services::restored(Arc::new(config), last_good), id: ID.into() };
-        let served = one.services.get(ID).unwrap();
+        let served = one.services.get(&ID.into()).unwrap();
         assert!(served.is_unheard() && served.endpoints == 1);
         assert_eq!(one.services.kept_host(served), "a.sofa.mesh", "nobody else is to have its name");
         assert_eq!(one.services.totals(), Totals { services: 1, endpoints: 1 });
@@ -149,7 +152,7 @@ fn what_is_restored_is_made_anew_whatever_it_was_made_from() {
 fn what_is_missing_is_put_beside_what_is_wanted() {
     let mut one = One::new(EndpointMode::Inline);
     one.serve(&place("a", ""), &["10.0.0.1:80", "10.0.0.3:80"], &policy(json!({}))).unwrap();
-    let served = one.services.get(ID).unwrap();
+    let served = one.services.get(&ID.into()).unwrap();
     let with = |data: &[&str], allowed| {
         let all = served.with_missing(&members(data), allowed)?;
         Some(all.iter().map(|member| member.endpoint().address.to_string()).collect::<Vec<_>>())
@@ -173,7 +176,7 @@ fn graces_are_kept_in_order_and_told_when_they_change() {
     assert!(one.services.graces_changed().is_empty());
     one.services.stay(&ID.into(), Some(9), Intent::Unreadable);
     assert_eq!((one.services.empty()[ID], one.services.expired(8).len()), (9, 0));
-    assert!(matches!(one.services.take_intent(ID), Intent::Unreadable));
+    assert!(matches!(one.services.take_intent(&ID.into()), Intent::Unreadable));
     one.serve(&a, &["10.0.0.1:80"], &usual).unwrap();
     assert_eq!(one.services.graces_changed(), [(ID.into(), Some(9)), (ID.into(), None)]);
     assert_eq!((one.services.first_grace(), one.services.empty().len()), (None, 0));
@@ -184,14 +187,17 @@ fn graces_are_kept_in_order_and_told_when_they_change() {
 fn a_build_tells_whether_it_leaves_out_what_is_served() {
     let (usual, dns) = (policy(json!({})), policy(json!({ "overrides": { "*": { "dns": true } } })));
     let with_name = |data: &[&str]| {
-        let endpoints = data.iter().map(|text| payload::parse(text, "", false, &dns.rules(ID)).unwrap()).collect();
+        let endpoints = data
+            .iter()
+            .map(|text| payload::parse(text, "", payload::Client::Sofarpc, &dns.rules(ID)).unwrap())
+            .collect();
         let mut members: Vec<Member> = Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).collect();
         members.sort_by(|a, b| a.key().cmp(&b.key()));
         members
     };
     for mode in [EndpointMode::Inline, EndpointMode::WorkloadEntry] {
         let mut one = One::new(mode);
-        let (id, a) = (Arc::<str>::from(ID), place("a", ""));
+        let (id, a) = (ServiceKey::from(ID), place("a", ""));
         let mut make = |data: &[&str], policy: &Policy, put: bool| {
             let members = with_name(data);
             let build = one.services.make(&id, &a, &members, false, &policy.rules(ID)).unwrap().unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use crate::catalog::assignment::claims::Claims;
+use crate::{catalog::assignment::claims::Claims, translate::payload::Client};
 
 const SUFFIX: &str = "sofa.mesh";
 
@@ -45,12 +45,22 @@ fn parts() -> impl Strategy<Value = String> {
     (instance, select(vec!["SOFA", "sofa", "", "a", "7"])).prop_map(|(i, g)| format!("#@#{i}#@#{g}"))
 }
 
+/// A protocol of a service that an id has beside its main one, or none.
+fn other() -> impl Strategy<Value = Option<String>> {
+    let known = select(vec!["tri", "rest", "bolt", "http"]).prop_map(str::to_owned);
+    prop_oneof![2 => Just(None), 2 => known.prop_map(Some), 1 => "[a-ce-z][a-z0-9+.-]{0,70}".prop_map(Some)]
+}
+
+fn is_dubbo(id: &str) -> bool {
+    Client::of(id) == Client::Dubbo
+}
+
 /// An id and others that try to get its host: by letter case, by what becomes the same label, by carrying its hash.
 fn alike() -> impl Strategy<Value = Vec<String>> {
     any_id().prop_flat_map(|id| {
         let digest = hex(&prefix_of::<32>(&id));
         let rest = "#@#DEFAULT_INSTANCE_ID#@#SOFA";
-        let mut alike: Vec<String> = candidates(&id, SUFFIX)
+        let mut alike: Vec<String> = candidates(&id, None, SUFFIX)
             .flat_map(|name| {
                 [format!("{name}:1.0@DEFAULT{rest}"), format!("{name}{rest}"), format!("{name}@dubbo{rest}"), name]
             })
@@ -100,14 +110,14 @@ fn legal(host: &str) -> bool {
 type Hosts = Claims<bool, String, String>;
 
 fn arrive(hosts: &mut Hosts, id: &str) -> Vec<String> {
-    hosts.set(&id.to_owned(), candidates(id, SUFFIX).map(|host| (host, true)))
+    hosts.set(&id.to_owned(), candidates(id, None, SUFFIX).map(|host| (host, true)))
 }
 
 /// From now on the id is served under the host that it has.
 fn serve(hosts: &mut Hosts, id: &str) -> Vec<String> {
     let id = id.to_owned();
     let has = hosts.get(&id).cloned();
-    hosts.set(&id, candidates(&id, SUFFIX).map(|host| (host.clone(), Some(host) != has)))
+    hosts.set(&id, candidates(&id, None, SUFFIX).map(|host| (host.clone(), Some(host) != has)))
 }
 
 fn assigned(hosts: &Hosts, ids: &[String]) -> BTreeMap<String, Option<String>> {
@@ -124,17 +134,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_name_is_legal_and_read_back_or_hashed(id in any_id(), suffix in "[a-z]{1,63}\\.[a-z]{1,36}") {
-        let candidates: Vec<String> = candidates(&id, &suffix).collect();
+    fn every_name_is_legal_and_read_back_or_hashed(
+        id in any_id(), other in other(), suffix in "[a-z]{1,63}\\.[a-z]{1,36}",
+    ) {
+        let candidates: Vec<String> = candidates(&id, other.as_deref(), &suffix).collect();
         for name in &candidates {
             let host = format!("{name}.{suffix}");
             prop_assert!(legal(&host), "{}", host);
         }
         let (plain, hashed) = candidates.split_at(candidates.len() - 2);
         for name in plain {
-            prop_assert_eq!(read(name), Some(id.to_ascii_lowercase()), "{}", name);
+            prop_assert_eq!(read(name), Some((id.to_ascii_lowercase(), other.as_deref())), "{}", name);
         }
-        let digest = hex(&prefix_of::<32>(&id));
+        let whole = other.as_ref().map_or_else(|| id.clone(), |other| format!("{other}://{id}"));
+        let digest = hex(&prefix_of::<32>(whole));
         for (name, digits) in hashed.iter().zip(HASH_DIGITS) {
             prop_assert_eq!(read(name), None, "{}", name);
             let first = name.split('.').next().unwrap();
@@ -185,7 +198,7 @@ proptest! {
             }
             let mut twins = ids[..=at].iter().filter(|id| id.eq_ignore_ascii_case(newcomer));
             let first = if served { twins.next() } else { twins.min() }.unwrap();
-            let best = candidates(first, SUFFIX).next();
+            let best = candidates(first, None, SUFFIX).next();
             prop_assert_eq!(hosts.get(first), best.as_ref(), "the first, or the bytewise smallest, has the best host");
             if served {
                 prop_assert_eq!(serve(&mut hosts, newcomer), Vec::<String>::new());
@@ -194,13 +207,15 @@ proptest! {
     }
 
     #[test]
-    fn reading_undoes_naming(name in "[a-z0-9-]{1,8}(\\.[a-z0-9-]{1,8}){0,5}") {
+    fn reading_undoes_naming(
+        name in "((tri|rest|dubbo|h2c)\\.){0,3}[a-z0-9-]{1,8}(\\.[a-z0-9-]{1,8}){0,5}",
+    ) {
         // Whatever a name reads as, that id has this name or one with a hash.
-        if let Some(id) = read(&name)
-            && let Some(again) = candidates(&id, SUFFIX).next()
+        if let Some((id, other)) = read(&name)
+            && let Some(again) = candidates(&id, other, SUFFIX).next()
             && read(&again).is_some()
         {
-            prop_assert_eq!(again, name);
+            prop_assert_eq!(&again, &name);
         }
     }
 
@@ -209,7 +224,11 @@ proptest! {
         a in "[a-c]{1,2}(\\.[a-cv2-]{1,3}){0,2}(:[0-9.v-]{1,3}){0,1}(:[a-c]){0,1}(@(DEFAULT|tri|dubbo|x))?#@#(DEFAULT_INSTANCE_ID|a|b-c)#@#(SOFA|a)",
         b in "[a-c]{1,2}(\\.[a-cv2-]{1,3}){0,2}(:[0-9.v-]{1,3}){0,1}(:[a-c]){0,1}(@(DEFAULT|tri|dubbo|x))?#@#(DEFAULT_INSTANCE_ID|a|b-c)#@#(SOFA|a)",
     ) {
-        let name = |id: &str| candidates(id, SUFFIX).next();
-        prop_assert!(a == b || name(&a) != name(&b), "{} and {} are both {:?}", a, b, name(&a));
+        let names = |id: &str| {
+            let others = [None, Some("tri"), Some("rest")].into_iter().filter(|other| other.is_none() || is_dubbo(id));
+            others.filter_map(|other| candidates(id, other, SUFFIX).next()).collect::<BTreeSet<_>>()
+        };
+        prop_assert!(a == b || names(&a).is_disjoint(&names(&b)), "{} and {} have one of {:?}", a, b, names(&a));
+        prop_assert!(names(&a).len() == if is_dubbo(&a) { 3 } else { 1 }, "{}: {:?}", a, names(&a));
     }
 }

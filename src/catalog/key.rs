@@ -1,0 +1,107 @@
+//! What a service goes by in a round.
+
+use std::sync::Arc;
+
+use crate::{
+    policy::{Policy, Rules},
+    translate::payload::Client,
+};
+
+/// In the place of a protocol: the main service of a dataInfoId that would else be taken for another's.
+const MAIN: &str = "dubbo";
+
+/// A service: the main one of a dataInfoId, or one that an id of Dubbo's client has beside it, by another protocol.
+///
+/// A text that is the dataInfoId itself, so that most keys cost no memory, or `<protocol>://<dataInfoId>`. An id that reads so
+/// is told apart by `dubbo://` in front of it, and no other key begins with that; so no publisher chooses an id that is the key
+/// of another's service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey(Arc<str>);
+
+/// Protocol and dataInfoId of a key that is not just a dataInfoId.
+fn split(text: &str) -> Option<(&str, &str)> {
+    text.split_once("://").filter(|(_, id)| Client::of(id).names_protocols())
+}
+
+impl ServiceKey {
+    /// The main service of a dataInfoId.
+    pub fn main(id: &Arc<str>) -> Self {
+        match split(id) {
+            None => Self(Arc::clone(id)),
+            Some(_) => Self::beside(id, MAIN),
+        }
+    }
+
+    /// The service that an id of Dubbo's client has by another protocol.
+    pub fn beside(id: &str, protocol: &str) -> Self {
+        Self(format!("{protocol}://{id}").into())
+    }
+
+    /// The key that has this text.
+    pub fn of_text(text: Arc<str>) -> Self {
+        Self(text)
+    }
+
+    /// The text, for reports and for what does not look into it.
+    pub fn text(&self) -> &Arc<str> {
+        &self.0
+    }
+
+    /// The dataInfoId.
+    pub fn id(&self) -> &str {
+        split(&self.0).map_or(&self.0, |(_, id)| id)
+    }
+
+    /// The protocol of a service that is not its dataInfoId's main one.
+    pub fn other(&self) -> Option<&str> {
+        split(&self.0).map(|(protocol, _)| protocol).filter(|protocol| *protocol != MAIN)
+    }
+
+    /// What a policy says of the service.
+    pub fn rules<'p>(&self, policy: &'p Policy) -> Rules<'p> {
+        let rules = policy.rules(self.id());
+        if self.other().is_some() { rules.beside() } else { rules }
+    }
+}
+
+#[cfg(test)]
+impl From<&str> for ServiceKey {
+    fn from(id: &str) -> Self {
+        Self::main(&id.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+
+    #[test]
+    fn a_key_gives_back_what_it_is_of_and_no_two_are_alike() {
+        let mut ids: Vec<String> =
+            ["", "a", "a://b", ID, "com.example.A:1.0@DEFAULT#@#a#@#SOFA"].map(str::to_owned).into();
+        for protocol in ["tri", "dubbo", "", "a b"] {
+            for n in 0..ids.len().min(20) {
+                ids.push(format!("{protocol}://{}", ids[n]));
+            }
+        }
+        let mut keys = std::collections::BTreeSet::new();
+        for id in ids {
+            let id: Arc<str> = id.into();
+            let main = ServiceKey::main(&id);
+            assert_eq!((main.id(), main.other()), (&*id, None));
+            assert!(keys.insert(main), "{id}");
+            for protocol in ["tri", "a+b"] {
+                if Client::of(&id).names_protocols() {
+                    let key = ServiceKey::beside(&id, protocol);
+                    assert_eq!((key.id(), key.other()), (&*id, Some(protocol)));
+                    assert_eq!(ServiceKey::of_text(Arc::clone(key.text())), key);
+                    assert!(keys.insert(key), "{protocol} of {id}");
+                }
+            }
+        }
+        let id: Arc<str> = ID.into();
+        assert!(Arc::ptr_eq(ServiceKey::main(&id).text(), &id), "the key of most is their id");
+    }
+}
