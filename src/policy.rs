@@ -7,10 +7,12 @@ mod address;
 pub mod compiled;
 pub mod document;
 mod globs;
+mod matches;
 
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};
 pub use document::{Balance, PolicyConfig};
+pub use matches::GlobMatches;
 
 #[cfg(test)]
 mod tests {

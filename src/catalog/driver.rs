@@ -112,14 +112,7 @@ impl Driver {
         let (policy, publishers) = (Arc::clone(&self.policy), self.store.counts().publishers);
         let output = self.round.round(Input { now: self.now, dirty, policy, orders, publishers });
         let Output { changes, complete, shown, findings, notices } = output;
-        let View { service_entries, workload_entries, destination_rules, .. } = &self.view;
-        self.view = View {
-            complete,
-            shown,
-            service_entries: Arc::new(service_entries.with(&changes.service_entries)),
-            workload_entries: Arc::new(workload_entries.with(&changes.workload_entries)),
-            destination_rules: Arc::new(destination_rules.with(&changes.destination_rules)),
-        };
+        self.view = View { complete, shown, ..changes.apply(&self.view) };
         self.report.take(findings, true);
         self.notices = notices;
     }

@@ -39,7 +39,10 @@ use crate::{
     policy::Policy,
     registry::store::{Store, Taken},
     snapshot::view::Held,
-    translate::{payload::Reject, service_entry},
+    translate::{
+        payload::Reject,
+        service_entry::{self, Member},
+    },
 };
 
 /// So many services a round takes that another policy gives another form. Every round may have changes of others, too, which
@@ -74,6 +77,23 @@ pub struct Output {
     pub findings: Findings,
     /// For the log.
     pub notices: Vec<Notice>,
+}
+
+/// See [`Round::outline`].
+#[derive(Debug)]
+pub struct Outline {
+    config: Arc<Config>,
+    /// The policy in force.
+    pub policy: Arc<Policy>,
+    gate: Gate,
+    first_view: FirstView,
+    breaker: Breaker,
+    additions: Additions,
+    /// Services without endpoints, and since when.
+    pub graces: BTreeMap<Arc<str>, Millis>,
+    /// The endpoints of services that are not served as the registry has them now, so that it does not tell whose they are.
+    kept: Vec<(Arc<str>, Vec<Member>)>,
+    part: usize,
 }
 
 /// How far the registry's view is.
@@ -192,6 +212,56 @@ impl Round {
         round
     }
 
+    /// Everything that a copy of the round is made of, beside what is served and what the registry says. It costs what changed
+    /// within a minute and what is held, not what is served. `None` before the first complete view.
+    pub fn outline(&self) -> Option<Outline> {
+        let policy = self.policy.as_ref().filter(|_| self.stage == Stage::Live)?;
+        let kept = self.quarantined.ids().chain(&self.withheld).chain(self.unknown.ids());
+        let kept = kept.filter_map(|id| Some((Arc::clone(id), self.services.get(id)?.members.clone())));
+        Some(Outline {
+            config: Arc::clone(&self.config),
+            policy: Arc::clone(policy),
+            gate: self.gate,
+            first_view: self.first_view.clone(),
+            breaker: self.breaker.clone(),
+            additions: self.additions.clone(),
+            graces: self.services.graces(),
+            kept: kept.collect(),
+            part: self.part,
+        })
+    }
+
+    /// A copy of a round, of its outline and of what is served. Its first round has to look at every service.
+    pub fn copy(outline: Outline, now: Millis, served: LastGood) -> Self {
+        let Outline { config, policy: _, gate, first_view, breaker, additions, graces: _, kept, part } = outline;
+        let mut begun = Self::new(config, now, Some(served));
+        for (id, members) in kept {
+            begun.services.renew(&id, members);
+        }
+        Self {
+            gate,
+            first_view,
+            stage: Stage::Live,
+            complete: true,
+            last_good_until: None,
+            baseline: Vec::new(),
+            breaker,
+            additions,
+            part,
+            ..begun
+        }
+    }
+
+    /// Both breakers, as they are.
+    pub fn breakers(&self) -> (Breaker, Additions) {
+        (self.breaker.clone(), self.additions.clone())
+    }
+
+    /// Has the breakers forget what they took note of since.
+    pub fn rewind(&mut self, (breaker, additions): (Breaker, Additions)) {
+        (self.breaker, self.additions) = (breaker, additions);
+    }
+
     /// A round that knows nothing but what is served, to go on after a bug in this one. The next round has to look at every
     /// service.
     pub fn again(&self, now: Millis, served: LastGood) -> Self {
@@ -220,9 +290,42 @@ impl Round {
     /// come by the policy, or have another host, is taken at once, so that it is judged and placed as a whole; what gets
     /// another form only is taken in parts.
     pub fn take(&mut self, store: &Store, policy: &Arc<Policy>) -> Vec<Taken> {
+        let now = self.due(policy, || store.ids());
+        store.mark_dirty(&now);
+        let mut taken = store.take_dirty();
+        for taken in &taken {
+            self.pending.remove(&taken.data_info_id);
+        }
+        let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
+        let mut forgotten = Vec::new();
+        for id in now.iter().filter(|id| !named.contains(&***id)) {
+            // A service that is there and was not taken is being read: what it has is not known before the end of that.
+            if store.has(id) {
+                self.pending.insert(Arc::clone(id));
+            } else {
+                forgotten.push(Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false });
+            }
+        }
+        taken.extend(forgotten);
+        self.waits_for_reads = store.has_put_off();
+        taken
+    }
+
+    /// Like [`Round::take`], for a copy: from what was read of the registry before. A service that is `None` there was being read.
+    pub fn take_of(&mut self, registry: &BTreeMap<Arc<str>, Option<Taken>>, policy: &Arc<Policy>) -> Vec<Taken> {
+        let now = self.due(policy, || registry.keys().cloned().collect());
+        let nothing = |id: &Arc<str>| Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false };
+        let read = now.iter().filter_map(|id| registry.get(id).cloned().unwrap_or_else(|| Some(nothing(id))));
+        let taken: Vec<Taken> = read.collect();
+        now.iter().for_each(|id| drop(self.pending.remove(id)));
+        taken
+    }
+
+    /// The services to look at since a policy follows on another: see [`Round::take`]. `ids` are those that the store has.
+    fn due(&mut self, policy: &Arc<Policy>, ids: impl FnOnce() -> Vec<Arc<str>>) -> Vec<Arc<str>> {
         let mut now = Vec::new();
         if self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy)) {
-            let ids = store.ids();
+            let ids = ids();
             let known: HashSet<&str> = ids.iter().map(|id| &**id).collect();
             // With those that the store has forgotten, since they have no publishers left.
             let served = self.services.iter().filter(|(_, served)| !served.is_unheard()).map(|(id, _)| id);
@@ -242,24 +345,7 @@ impl Round {
         {
             now.push(id);
         }
-        store.mark_dirty(&now);
-        let mut taken = store.take_dirty();
-        for taken in &taken {
-            self.pending.remove(&taken.data_info_id);
-        }
-        let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
-        let mut forgotten = Vec::new();
-        for id in now.iter().filter(|id| !named.contains(&***id)) {
-            // A service that is there and was not taken is being read: what it has is not known before the end of that.
-            if store.has(id) {
-                self.pending.insert(Arc::clone(id));
-            } else {
-                forgotten.push(Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false });
-            }
-        }
-        taken.extend(forgotten);
-        self.waits_for_reads = store.has_put_off();
-        taken
+        now
     }
 
     /// When there is something to do although nothing changes.
@@ -293,6 +379,21 @@ impl Round {
     #[cfg(test)]
     pub fn take_in_parts_of(&mut self, part: usize) {
         self.part = part;
+    }
+
+    /// Every service that is served.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// The breaker of removals.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// The breaker of new services.
+    pub fn additions(&self) -> &Additions {
+        &self.additions
     }
 
     /// Whether removals are withheld.

@@ -16,7 +16,7 @@ use crate::{
         round::{Input, Output, Round},
         shared::Shared,
     },
-    snapshot::{Changes, Snapshot, view::View},
+    snapshot::view::View,
 };
 
 /// How often expired removals are looked for, while there are any.
@@ -126,13 +126,7 @@ impl Rounds {
         let Output { changes, complete, shown, findings, notices } =
             self.round.round(Input { now, dirty, policy, orders, publishers });
         let current = shared.view.borrow().clone();
-        let next = View {
-            complete,
-            shown,
-            service_entries: with(&current.service_entries, &changes.service_entries),
-            workload_entries: with(&current.workload_entries, &changes.workload_entries),
-            destination_rules: with(&current.destination_rules, &changes.destination_rules),
-        };
+        let next = View { complete, shown, ..changes.apply(&current) };
         let is_new =
             next.versions() != current.versions() || (next.complete, next.shown) != (current.complete, current.shown);
         // First the report, so that whoever sees the view finds it explained.
@@ -146,11 +140,6 @@ impl Rounds {
             shared.flushed.send_replace(orders.flushes);
         }
     }
-}
-
-/// The next snapshot of one type.
-fn with(current: &Arc<Snapshot>, changes: &Changes) -> Arc<Snapshot> {
-    if changes.is_empty() { Arc::clone(current) } else { Arc::new(current.with(changes)) }
 }
 
 /// The longest dataInfoId in a log line; the rest of a line has at most 300 characters.

@@ -33,6 +33,7 @@ pub struct Policy {
     hash: String,
     reading: u64,
     admitting: u64,
+    on_trial: bool,
 }
 
 impl Policy {
@@ -70,8 +71,24 @@ impl Policy {
             hash: hex(&hash),
             reading: u64::from_be_bytes(reading),
             admitting: u64::from_be_bytes(admitting),
+            on_trial: false,
             config,
         })
+    }
+
+    /// The same policy for a dry run, of which nothing is to be kept.
+    pub fn on_trial(self) -> Self {
+        Self { on_trial: true, ..self }
+    }
+
+    /// Whether the policy is tried only: what is read under it takes the place of nothing that was read under the one in force.
+    pub fn is_on_trial(&self) -> bool {
+        self.on_trial
+    }
+
+    /// The document that was compiled.
+    pub fn document(&self) -> &PolicyConfig {
+        &self.config
     }
 
     /// Equal for two policies under which every publisher's payloads are read alike; what was read under one holds under
