@@ -9,5 +9,6 @@ pub mod engine;
 pub mod feed;
 pub mod log;
 pub mod metrics;
+pub mod policies;
 mod server;
 pub mod status;

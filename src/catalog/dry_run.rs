@@ -32,26 +32,35 @@ use crate::{
     snapshot::view::View,
 };
 
-/// What a policy would change.
+/// What a policy would change, as it is told.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DryRun {
+    /// The changes that go out at once.
+    #[serde(flatten)]
+    pub changes: Difference,
+    /// All changes, once what the breakers hold is released; only where they hold anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub released: Option<Difference>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub findings: Findings,
+}
+
+/// What came of a dry run beside the changes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Findings {
     /// Hash of the document that was tried.
     pub hash: String,
     /// Hash of the one in force.
     pub in_force: String,
     /// Services with endpoints and their endpoints, under the policy in force and the one that was tried.
     pub serving: [Totals; 2],
-    /// The changes that go out at once.
-    #[serde(flatten)]
-    pub changes: Difference,
     /// Services, and entries of applications by their host, whose new form Istio would refuse, so that they stay as they are.
     pub refused: Listed<Refused>,
     /// What the breakers would do.
     pub breakers: Breakers,
-    /// All changes, once what the breakers hold is released; only where they hold anything.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub released: Option<Difference>,
     /// How many services, or applications, each glob of the document matches.
     pub globs: Vec<GlobMatches>,
     /// Services that were left out, since they were being read just then.
@@ -100,7 +109,7 @@ struct Copy {
     waiting: BTreeSet<Arc<str>>,
 }
 
-/// The views of a dry run, and what came of it beside them.
+/// A dry run: what would be served, and what was found.
 #[derive(Debug)]
 pub struct Trial {
     /// Everything that came in so far is served.
@@ -109,7 +118,7 @@ pub struct Trial {
     pub after: View,
     /// What the breakers held is released; `None`: they held nothing.
     pub released: Option<View>,
-    result: DryRun,
+    findings: Findings,
 }
 
 impl Copy {
@@ -195,37 +204,25 @@ pub fn run(outline: Outline, view: &View, store: &Store, policy: Policy, now: Mi
         copy.view.clone()
     });
     let loss = loss(totals, copy.round.services().totals());
-    let result = DryRun {
+    let share = copy.round.breaker().share();
+    let findings = Findings {
         hash: policy.hash().to_owned(),
         in_force: in_force.hash().to_owned(),
         serving,
-        changes: difference(&before, &after)?,
         refused,
-        breakers: Breakers {
-            loss,
-            allowed: copy.round.breaker().share(),
-            mass_delete,
-            withheld,
-            waiting,
-            waiting_tenant,
-        },
-        released: released.as_ref().map(|released| difference(&before, released)).transpose()?,
+        breakers: Breakers { loss, allowed: share, mass_delete, withheld, waiting, waiting_tenant },
         globs,
         being_read: registry.values().filter(|taken| taken.is_none()).count(),
     };
-    Ok(Trial { before, after, released, result })
+    Ok(Trial { before, after, released, findings })
 }
 
 impl Trial {
-    /// See [`Trial::into_result`].
-    #[cfg(test)]
-    pub(crate) fn result(&self) -> &DryRun {
-        &self.result
-    }
-
-    /// What is told of it.
-    pub fn into_result(self) -> DryRun {
-        self.result
+    /// What is told of it. An error is a bug, as in [`run`].
+    pub fn told(self) -> Result<DryRun, String> {
+        let Self { before, after, released, findings } = self;
+        let released = released.map(|released| difference(&before, &released)).transpose()?;
+        Ok(DryRun { changes: difference(&before, &after)?, released, findings })
     }
 }
 

@@ -317,7 +317,9 @@ impl Round {
         let nothing = |id: &Arc<str>| Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false };
         let read = now.iter().filter_map(|id| registry.get(id).cloned().unwrap_or_else(|| Some(nothing(id))));
         let taken: Vec<Taken> = read.collect();
-        now.iter().for_each(|id| drop(self.pending.remove(id)));
+        for id in &now {
+            self.pending.remove(id);
+        }
         taken
     }
 

@@ -94,6 +94,7 @@ impl Rounds {
                 self.start_over();
             }
             self.try_round();
+            self.shared.answer(&self.round);
         }));
         if done.is_err() {
             self.broken = true;

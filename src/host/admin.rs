@@ -5,6 +5,8 @@
 
 pub mod large;
 pub mod listener;
+mod policy;
+mod query;
 pub mod signature;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,8 @@ const JSON: &str = "application/json";
 const TOKEN_HEADER: &str = "x-mox-token";
 const TIME_HEADER: &str = "x-mox-time";
 const SIGNATURE_HEADER: &str = "x-mox-signature";
+const BY_HEADER: &str = "x-mox-by";
+const WHY_HEADER: &str = "x-mox-why";
 
 /// Credentials of a request: the token, or a signature and its time; a field that the request does not have is empty.
 #[derive(Debug, Default, Deserialize)]
@@ -40,6 +44,33 @@ pub struct Credentials {
     pub time: String,
     /// Header `X-Mox-Signature`, 64 hexadecimal digits.
     pub signature: String,
+}
+
+/// A request that changes something, but for its body. A field that it does not have is empty.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Asked {
+    /// Path, `/mox` included.
+    pub path: String,
+    /// Query without the question mark, undecoded.
+    pub query: String,
+    /// The client's credentials.
+    pub shown: Credentials,
+    /// Header `If-Match`.
+    pub if_match: String,
+    /// Header `X-Mox-By`: who asks.
+    pub by: String,
+    /// Header `X-Mox-Why`: why.
+    pub why: String,
+}
+
+/// The request that other session servers are to get of one that this one has executed.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Forward {
+    /// Its query, without the question mark; empty for none.
+    pub query: String,
+    /// Its body.
+    pub body: String,
 }
 
 /// Answer to a request.
@@ -69,6 +100,9 @@ pub struct Page {
     pub retry_after: Option<u32>,
     /// The text.
     pub body: String,
+    /// What the other session servers are to be asked; `None`: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Forward>,
 }
 
 impl Page {
@@ -80,7 +114,7 @@ impl Page {
     }
 
     fn text(status: u16, body: String) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, body }
+        Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, body, forward: None }
     }
 }
 
@@ -94,6 +128,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
         "/mox/fresh" => fresh(engine),
         "/mox/serving" => serving(engine),
+        "/mox/policy" => policy::shown(engine, query),
         "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
         "/mox/metrics" => Page { content_type: PROMETHEUS, ..Page::text(200, metrics::text(engine)) },
@@ -104,26 +139,22 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and \
-             /mox/dump\n"
+            "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config, /mox/policy, /mox/kubernetes, \
+             /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),
     })
 }
 
-/// Value of a name in the query.
-fn asked<'q>(query: &'q str, name: &str) -> Option<&'q str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
-}
-
 /// The served resources of a type.
 fn dump(engine: &Engine, query: &str) -> Answer {
-    let (kind, format) = (asked(query, "type").unwrap_or("ServiceEntry"), asked(query, "format").unwrap_or("json"));
+    let asked = |name: &str, usual: &str| query::value(query, name).unwrap_or_else(|| usual.to_owned());
+    let (kind, format) = (asked("type", "ServiceEntry"), asked("format", "json"));
     let Some(kind) = kubectl::KINDS.into_iter().find(|known| *known == kind) else {
         let text = format!("type {kind:?} is not served; there are {}\n", kubectl::KINDS.join(" and "));
         return Answer::Page(Page::text(404, text));
     };
-    let (format, content_type) = match format {
+    let (format, content_type) = match &*format {
         "json" => (Format::Json, JSON),
         "yaml" => (Format::Yaml, "application/yaml"),
         other => {
@@ -162,7 +193,7 @@ fn streams(engine: &Engine, query: &str) -> Page {
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<usize>,
     }
-    let from = asked(query, "from").unwrap_or("0");
+    let from = query::value(query, "from").unwrap_or_else(|| "0".to_owned());
     let Ok(from) = from.parse::<usize>() else {
         return Page::text(
             400,
@@ -184,9 +215,9 @@ fn streams(engine: &Engine, query: &str) -> Page {
 /// Text to paste into Istio's mesh configuration, with the host that the query names.
 fn istio_config(engine: &Engine, query: &str) -> String {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
-    let host = asked(query, "host")
+    let host = query::value(query, "host")
         .filter(|host| !host.is_empty() && host.chars().all(legal))
-        .unwrap_or("session-server.example.com");
+        .unwrap_or_else(|| "session-server.example.com".to_owned());
     let config = engine.config();
     let bound = engine.status().listening;
     let port = bound.as_ref().map_or(config.listen, |bound| bound.mox).port();
@@ -232,63 +263,69 @@ pub(super) fn read_policy(text: &[u8], namespace: &str) -> Result<PolicyConfig> 
 }
 
 /// Whether a request that changes something comes from who may.
-fn let_in(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Result<(), (u16, String)> {
+fn let_in(engine: &Engine, asked: &Asked, body: &[u8]) -> Result<(), (u16, String)> {
     let Some(own) = engine.config().admin.token.as_ref().filter(|own| !own.key().is_empty()) else {
         return Err((403, "mox.admin.token is not set, so nothing can be changed here".to_owned()));
     };
-    let Credentials { token, time, signature } = shown;
+    let Asked { path, query, shown: Credentials { token, time, signature }, .. } = asked;
     if !signature.is_empty() {
-        let request = Signed { method: "POST", path, time, signature, body };
+        let target = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
+        let request = Signed { method: "POST", target: &target, time, signature, body };
         return engine.signatures().check(own.key(), request, model::date());
     }
     own.is(token).then_some(()).ok_or_else(|| (403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token")))
 }
 
 /// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
-/// `/mox/kubernetes/{purge,resume}`.
-pub fn change(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Page {
-    if let Err((status, why)) = let_in(engine, path, shown, body) {
+/// `/mox/kubernetes/{purge,resume}`. What other session servers are to do as well is in [`Page::forward`].
+pub fn change(engine: &Engine, asked: &Asked, body: &[u8]) -> Page {
+    if let Err((status, why)) = let_in(engine, asked, body) {
         return Page::text(status, why + "\n");
     }
-    match path.trim_end_matches('/') {
+    let everywhere = |page: Page| {
+        let forward = String::from_utf8(body.to_vec()).ok().filter(|_| page.status == 200);
+        Page { forward: forward.map(|body| Forward { query: String::new(), body }), ..page }
+    };
+    let page = match asked.path.trim_end_matches('/') {
         "/mox/freeze" => {
             engine.freeze();
-            Page::json(&json!({ "frozen": true }))
+            everywhere(Page::json(&json!({ "frozen": true })))
         }
         "/mox/thaw" => {
             engine.thaw();
-            Page::json(&json!({ "frozen": false }))
+            everywhere(Page::json(&json!({ "frozen": false })))
         }
         // Asked of every session server, of which one may hold and another not.
-        "/mox/release" => Page::json(&json!({ "released": engine.release().is_ok() })),
-        "/mox/policy" => {
-            match read_policy(body, &engine.config().namespace).and_then(|policy| engine.set_policy(policy)) {
-                Ok(hash) => Page::json(&json!({ "hash": hash })),
-                Err(error) => Page::text(400, format!("{error}\n")),
-            }
-        }
-        path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => {
-            let Some(sink) = engine.kubernetes() else {
-                return Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned());
-            };
-            let purging = path.ends_with("purge");
-            let done = match purging {
-                true => sink.purge(String::from_utf8_lossy(body).trim()),
-                false => {
-                    sink.resume();
-                    Ok(())
-                }
-            };
-            match done {
-                Ok(()) => Page::json(&json!({ "purging": purging, "writer": sink.report().writer })),
-                Err(error) => Page::text(400, format!("{error}\n")),
-            }
-        }
+        "/mox/release" => everywhere(Page::json(&json!({ "released": engine.release().is_ok() }))),
+        "/mox/policy" => policy::set(engine, asked, body),
+        path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => everywhere(purge(engine, path, body)),
         _ => Page::text(
             404,
             "there are /mox/freeze, /mox/thaw, /mox/release, /mox/policy, /mox/kubernetes/purge and \
              /mox/kubernetes/resume\n"
                 .to_owned(),
         ),
+    };
+    // What another server passes on goes no further.
+    let stays = !asked.shown.signature.is_empty() || query::names(&asked.query).any(|name| name == "local");
+    Page { forward: page.forward.filter(|_| !stays), ..page }
+}
+
+/// Takes everything out of Kubernetes, or ends that.
+fn purge(engine: &Engine, path: &str, body: &[u8]) -> Page {
+    let Some(sink) = engine.kubernetes() else {
+        return Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned());
+    };
+    let purging = path.ends_with("purge");
+    let done = match purging {
+        true => sink.purge(String::from_utf8_lossy(body).trim()),
+        false => {
+            sink.resume();
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => Page::json(&json!({ "purging": purging, "writer": sink.report().writer })),
+        Err(error) => Page::text(400, format!("{error}\n")),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     config::{self, Config},
     error::{Error, Result},
     host::{
-        admin::{self, Answer, Credentials, Page, large::Cursor},
+        admin::{self, Answer, Asked, Page, large::Cursor},
         engine::Engine,
         feed::Feed,
         metrics,
@@ -52,6 +52,9 @@ pub enum Command {
     Policy {
         /// The whole new document: its text, or the value itself.
         policy: Value,
+        /// Change nothing, and tell what it would.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Wait until every earlier event is in the served snapshot.
     Flush {
@@ -81,11 +84,9 @@ pub enum Command {
     Metrics {},
     /// An admin request that changes something.
     Change {
-        /// Path, `/mox` included.
-        path: String,
-        /// The client's credentials.
-        #[serde(default)]
-        shown: Credentials,
+        /// Where to, and what its headers say.
+        #[serde(flatten)]
+        asked: Box<Asked>,
         /// The request's body.
         #[serde(default)]
         body: String,
@@ -94,7 +95,7 @@ pub enum Command {
 
 /// Which page is asked for.
 #[derive(Debug, Deserialize)]
-struct Asked {
+struct Question {
     /// Path, `/mox` included.
     path: String,
     /// Query without the question mark.
@@ -118,10 +119,10 @@ struct Head {
 /// Makes an admin page for a caller on the other side of a language boundary, who takes its bytes as they are: the length of
 /// its head in four bytes, big end first, the head as JSON, and the page or the first chunk of a large one.
 pub fn open_page(engine: &Engine, request: &[u8]) -> Result<(Vec<u8>, Option<Cursor>)> {
-    let Asked { path, query } = serde_json::from_slice(request)
+    let Question { path, query } = serde_json::from_slice(request)
         .map_err(|error| Error::InvalidArgument(format!("this names no page: {error}")))?;
     let (head, body, cursor) = match admin::page(engine, &path, &query) {
-        Answer::Page(Page { status, content_type, retry_after, body }) => {
+        Answer::Page(Page { status, content_type, retry_after, body, forward: _ }) => {
             (Head { status, content_type, retry_after, cursor: None }, Bytes::from(body), None)
         }
         Answer::Large { content_type, cursor } => {
@@ -168,12 +169,15 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             engine.release()?;
             done
         }
-        Command::Policy { policy } => {
+        Command::Policy { policy, dry_run } => {
             let namespace = &engine.config().namespace;
             let policy = match policy {
                 Value::String(text) => admin::read_policy(text.as_bytes(), namespace)?,
                 document => config::policy_from_json(document, namespace)?,
             };
+            if dry_run {
+                return to_value(engine.dry_run(policy)?.told()?);
+            }
             let hash = engine.set_policy(policy)?;
             Ok(json!({ "hash": hash }))
         }
@@ -202,7 +206,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
                 "maxStalenessMillis": millis(protect.max_staleness),
             }))
         }
-        Command::Change { path, shown, body } => to_value(admin::change(engine, &path, &shown, body.as_bytes())),
+        Command::Change { asked, body } => to_value(admin::change(engine, &asked, body.as_bytes())),
         Command::Status {} => to_value(engine.status()),
         Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     runtime::{Handle, Runtime},
     sync::{oneshot, watch},
@@ -17,7 +17,13 @@ use tokio::{
 use tracing::{Dispatch, dispatcher};
 
 use crate::{
-    catalog::{breaker, orders::Orders, rounds::Rounds, shared::Shared},
+    catalog::{
+        breaker,
+        dry_run::{self, DryRun, Trial},
+        orders::Orders,
+        rounds::Rounds,
+        shared::Shared,
+    },
     config::{Config, Push},
     error::{Error, Result},
     host::{
@@ -26,6 +32,7 @@ use crate::{
             signature::Signatures,
         },
         feed::{Feed, LastFeed},
+        policies::{Entry, Policies, Stamp},
         status::{Bound, Flushed, Status},
     },
     kubernetes::{Followed, Sink},
@@ -48,6 +55,38 @@ const DRAIN: Duration = Duration::from_secs(5);
 const SHOWN_CLIENTS: usize = 200;
 const SHOWN_STREAMS: usize = 256 << 10;
 
+/// How long the thread of the rounds may take until it has a moment for a dry run.
+const OUTLINE: Duration = Duration::from_secs(10);
+
+/// What became of a dry run.
+#[derive(Debug)]
+pub enum Tried {
+    /// What the policy would change.
+    Told(Box<DryRun>),
+    /// Another is under way.
+    Busy,
+    /// The first complete view is not in yet.
+    TooEarly,
+}
+
+impl Tried {
+    /// For callers who have no other use for the rest.
+    pub fn told(self) -> Result<Box<DryRun>> {
+        match self {
+            Self::Told(told) => Ok(told),
+            Self::Busy => Err(Error::InvalidArgument("another dry run is under way; ask again in a second".to_owned())),
+            Self::TooEarly => {
+                let text = "the view is not complete, so it is not known what a policy would change; ask again later";
+                Err(Error::InvalidArgument(text.to_owned()))
+            }
+        }
+    }
+}
+
+/// A policy is not replaced, since it is another than the writer knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mismatch;
+
 /// A running engine. Dropping it without [`Engine::close`] stops its threads without draining.
 #[derive(Debug)]
 pub struct Engine {
@@ -60,6 +99,9 @@ pub struct Engine {
     kubernetes: Option<Sink>,
     large: Arc<Large>,
     signatures: Signatures,
+    policies: Mutex<Policies>,
+    /// Held while a dry run is under way.
+    trying: Mutex<()>,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
     pub(super) listeners: Mutex<Listeners>,
@@ -84,7 +126,7 @@ impl Engine {
     /// listens yet.
     pub fn open(config: Config) -> Result<Self> {
         let shared = Arc::new(Shared::new(config)?);
-        let config = &shared.config;
+        let (config, policy) = (&shared.config, shared.policy.load_full());
         let logs = dispatcher::get_default(Dispatch::clone);
         let rounds_logs = logs.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -111,6 +153,8 @@ impl Engine {
             kubernetes,
             large: Arc::default(),
             signatures: Signatures::new(model::date()),
+            policies: Mutex::new(Policies::new(policy)),
+            trying: Mutex::default(),
             running: Mutex::new(Some(Running { runtime, rounds })),
             handle,
             listeners: Mutex::default(),
@@ -225,11 +269,54 @@ impl Engine {
 
     /// Replaces the policy; returns its hash. A document with a mistake changes nothing.
     pub fn set_policy(&self, config: PolicyConfig) -> Result<String> {
-        let policy = Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?;
-        let hash = policy.hash().to_owned();
-        self.shared.policy.store(Arc::new(policy));
+        let stamp = Stamp { when: model::date(), ..Stamp::default() };
+        // Nothing is asked of the policy in force.
+        let _ = self.replace_policy(config, stamp, "")?;
+        Ok(self.policies.lock().present().policy.hash().to_owned())
+    }
+
+    /// Replaces the policy, if the one in force is what the condition says ([`Policies::is_matched_by`]); returns the one before.
+    /// A document with a mistake changes nothing.
+    pub fn replace_policy(
+        &self,
+        config: PolicyConfig,
+        stamp: Stamp,
+        condition: &str,
+    ) -> Result<Result<Entry, Mismatch>> {
+        let policy = Arc::new(Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?);
+        let was = {
+            let mut policies = self.policies.lock();
+            if !policies.is_matched_by(condition) {
+                return Ok(Err(Mismatch));
+            }
+            let was = policies.present().clone();
+            policies.take(Arc::clone(&policy), stamp);
+            self.shared.policy.store(policy);
+            was
+        };
         self.shared.store.wake().wake();
-        Ok(hash)
+        Ok(Ok(was))
+    }
+
+    /// The policy in force and those before it, for as long as it is held.
+    pub fn policies(&self) -> MutexGuard<'_, Policies> {
+        self.policies.lock()
+    }
+
+    /// Tells what a policy would change, without a change of anything. It takes as long as the caller's thread needs to make
+    /// everything anew that is served, so one is made at a time. An error names the mistakes of the document.
+    pub fn dry_run(&self, config: PolicyConfig) -> Result<Tried> {
+        let policy = Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?;
+        let Some(_place) = self.trying.try_lock() else { return Ok(Tried::Busy) };
+        let outlined = self.shared.outline();
+        self.shared.store.wake().wake();
+        let timeout = || Error::Timeout { what: "dry run", millis: OUTLINE.as_millis() as u64 };
+        let outlined = outlined.recv_timeout(OUTLINE).map_err(|_| timeout())?;
+        let Some((outline, view)) = outlined else { return Ok(Tried::TooEarly) };
+        let now = self.shared.clock.now();
+        let tried = dry_run::run(outline, &view, &self.shared.store, policy, now);
+        let told = tried.and_then(Trial::told).map_err(Error::Internal)?;
+        Ok(Tried::Told(Box::new(told)))
     }
 
     /// Waits until the served snapshot contains every event that was applied before. Never waits for a client.

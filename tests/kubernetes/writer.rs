@@ -12,7 +12,7 @@ use std::{
 
 use harness::process::{Process, eventually};
 use http::Method;
-use registry_mox::testing::host::admin::{self, Credentials};
+use registry_mox::testing::host::admin::{self, Asked, Credentials};
 use serde_json::json;
 
 use crate::{
@@ -349,7 +349,8 @@ fn a_purge_deletes_what_is_ours(server: &mut Server) {
     writer.sync();
     let post = |path: &str, token: &str, body: &str| {
         let shown = Credentials { token: token.to_owned(), ..Credentials::default() };
-        admin::change(&writer.mox.engine, path, &shown, body.as_bytes())
+        let asked = Asked { path: path.to_owned(), shown, ..Asked::default() };
+        admin::change(&writer.mox.engine, &asked, body.as_bytes())
     };
     assert_eq!(post("/mox/kubernetes/purge", "wrong", "default").status, 403);
     let refused = post("/mox/kubernetes/purge", "secret", "");

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Credentials, Page, SIGNATURE_HEADER, TIME_HEADER, TOKEN_HEADER, change,
+    Answer, Asked, BY_HEADER, Credentials, Page, SIGNATURE_HEADER, TIME_HEADER, TOKEN_HEADER, WHY_HEADER, change,
     large::{Cursor, Large},
     page,
 };
@@ -169,8 +169,10 @@ async fn answer(
                 time: header(TIME_HEADER),
                 signature: header(SIGNATURE_HEADER),
             };
+            let (if_match, by, why) = (header(header::IF_MATCH.as_str()), header(BY_HEADER), header(WHY_HEADER));
+            let asked = Asked { path, query, shown, if_match, by, why };
             spawn_blocking(move || {
-                engine.upgrade().map(|engine| Answer::Page(change(&engine, &path, &shown, &body.to_bytes())))
+                engine.upgrade().map(|engine| Answer::Page(change(&engine, &asked, &body.to_bytes())))
             })
         }
         _ => return text(Page::text(405, "there are GET and POST\n".to_owned())),
