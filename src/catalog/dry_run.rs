@@ -234,3 +234,6 @@ fn loss(before: Totals, after: Totals) -> [f64; 2] {
     };
     [lost(before.services, after.services), lost(before.endpoints, after.endpoints)]
 }
+
+#[cfg(test)]
+mod tests;

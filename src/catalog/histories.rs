@@ -441,7 +441,7 @@ impl World {
     /// Sets a policy after a dry run of it, which has to tell what comes of that, to the byte; and what comes of a release, where
     /// the breakers hold something.
     fn try_and_set(&mut self, document: &Value) -> Result<(), String> {
-        let before = self.driver.policy.clone();
+        let before = Arc::clone(&self.driver.policy);
         self.driver.policy(document);
         let outline = self.driver.round.outline().filter(|_| !self.driver.orders.is_frozen());
         let policy = std::mem::replace(&mut self.driver.policy, before);

@@ -1,7 +1,6 @@
 //! The pages of the policy: what is in force and was, a new one, a way back, and a dry run before.
 
 use serde::Serialize;
-use serde_json::json;
 
 use super::{Asked, Forward, Page, read_policy};
 use crate::{
@@ -20,14 +19,41 @@ const WHY: usize = 1_000;
 /// Parameters of a request that sets a policy. Others are refused: who mistypes `dryRun` is not to set it.
 const PARAMETERS: [&str; 5] = ["dryRun", "rollback", "by", "why", "local"];
 
-/// A policy without its document.
+/// A policy without its document. The Java side reads the first two where they are.
 #[derive(Serialize)]
 struct Shown<'a> {
-    revision: u64,
     hash: &'a str,
+    revision: u64,
     source: Source,
     #[serde(flatten)]
     stamp: Option<&'a Stamp>,
+}
+
+/// A policy of before with its document.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    shown: Shown<'a>,
+    document: &'a PolicyConfig,
+}
+
+/// The policy in force, and those before it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Present<'a> {
+    #[serde(flatten)]
+    present: Shown<'a>,
+    kept_in: &'static str,
+    history: Vec<Shown<'a>>,
+    document: &'a PolicyConfig,
+}
+
+/// The answer to who set a policy.
+#[derive(Serialize)]
+struct Done<'a> {
+    #[serde(flatten)]
+    is: Shown<'a>,
+    was: Shown<'a>,
 }
 
 impl<'a> From<&'a Entry> for Shown<'a> {
@@ -41,34 +67,14 @@ pub(super) fn shown(engine: &Engine, query: &str) -> Page {
     let policies = engine.policies();
     let Some(revision) = query::value(query, "revision") else { return present(200, &policies) };
     match revision.parse().ok().and_then(|revision| policies.get(revision)) {
-        Some(entry) => Page::json(&document(entry)),
+        Some(entry) => Page::json(&Whole { shown: entry.into(), document: entry.policy.document() }),
         None => {
             Page::text(404, format!("revision {revision:?} is not remembered; GET /mox/policy names those that are\n"))
         }
     }
 }
 
-fn document(entry: &Entry) -> impl Serialize {
-    #[derive(Serialize)]
-    struct Whole<'a> {
-        #[serde(flatten)]
-        shown: Shown<'a>,
-        document: &'a PolicyConfig,
-    }
-    // Borrowed for as long as the entry.
-    serde_json::to_value(Whole { shown: entry.into(), document: entry.policy.document() }).unwrap_or_default()
-}
-
 fn present(status: u16, policies: &Policies) -> Page {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Present<'a> {
-        #[serde(flatten)]
-        present: Shown<'a>,
-        kept_in: &'static str,
-        history: Vec<Shown<'a>>,
-        document: &'a PolicyConfig,
-    }
     let page = Page::json(&Present {
         present: policies.present().into(),
         kept_in: "the memory of this process, until it ends; then the properties are in force",
@@ -145,11 +151,8 @@ fn put(engine: &Engine, asked: &Asked, document: PolicyConfig, rollback: Option<
     match engine.replace_policy(document, stamp, &asked.if_match) {
         Ok(Ok(was)) => {
             let policies = engine.policies();
-            let (is, was) = (Shown::from(policies.present()), Shown::from(&was));
-            let was = json!({ "revision": was.revision, "hash": was.hash, "source": was.source });
-            let mut answer = serde_json::to_value(is).unwrap_or_default();
-            answer["was"] = was;
-            Page { forward, ..Page::json(&answer) }
+            let done = Page::json(&Done { is: policies.present().into(), was: (&was).into() });
+            Page { forward, ..done }
         }
         // With what the writer has to know to write it anew.
         Ok(Err(_)) => present(412, &engine.policies()),

@@ -14,6 +14,8 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import javax.ws.rs.GET;
 import javax.ws.rs.HeaderParam;
 import javax.ws.rs.POST;
@@ -33,6 +35,11 @@ import org.slf4j.LoggerFactory;
 @Path("mox")
 public class MoxResource {
     private static final int MOST_BODY = 1 << 20;
+    private static final String BY_HEADER = "X-Mox-By";
+    private static final String WHY_HEADER = "X-Mox-Why";
+    /** As the engine begins the answer for a policy that is in force. */
+    private static final Pattern POLICY =
+            Pattern.compile("\\s*\\{\\s*\"hash\":\\s*\"([0-9a-f]{1,64})\",\\s*\"revision\":\\s*([0-9]{1,18})\\b");
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
     private static final AtomicLong NEXT_WARNING = new AtomicLong(System.nanoTime());
 
@@ -63,14 +70,17 @@ public class MoxResource {
     }
 
     /**
-     * Freezes, thaws, releases, or sets the policy.
+     * Freezes, thaws, releases, sets the policy, or tells what a policy would change.
      *
      * @param uri what is to be done
      * @param token {@code mox.admin.token}; null in a request that another session server passes on
      * @param time when that was signed, milliseconds since 1970; else null
      * @param signature its signature by {@code mox.admin.token}, 64 hexadecimal digits; else null
+     * @param ifMatch hash or revision of the policy that is to be replaced; null: whichever is in force
+     * @param by who sets the policy; null: nobody says so
+     * @param why why he does; null: for no reason that he gives
      * @param body the policy
-     * @return what came of it: for each server, or for this one of what another passes on
+     * @return what came of it: for each server, or for this one of what another passes on or what changes nothing
      */
     @POST
     @Path("{page:.*}")
@@ -79,24 +89,41 @@ public class MoxResource {
             @HeaderParam(Sessions.TOKEN_HEADER) String token,
             @HeaderParam(Sessions.TIME_HEADER) String time,
             @HeaderParam(Sessions.SIGNATURE_HEADER) String signature,
+            @HeaderParam("If-Match") String ifMatch,
+            @HeaderParam(BY_HEADER) String by,
+            @HeaderParam(WHY_HEADER) String why,
             InputStream body) {
         Optional<RegistryMox> mox = RegistryMox.running();
         if (!mox.isPresent()) {
             return off();
         }
         try {
-            String path = uri.getRequestUri().getRawPath();
-            String text = body == null ? "" : read(body, MOST_BODY);
+            URI asked = uri.getRequestUri();
+            String path = asked.getRawPath();
             Map<String, Object> shown = new LinkedHashMap<>();
-            shown.put("token", token == null ? "" : token);
-            shown.put("time", time == null ? "" : time);
-            shown.put("signature", signature == null ? "" : signature);
-            Map<String, Object> own = mox.get().host().command("change", "path", path, "shown", shown, "body", text);
-            boolean here = signature != null || uri.getQueryParameters().containsKey("local");
-            if (here || (Long) own.get("status") != 200) {
-                return response(own); // also what others would refuse
-            }
-            return everywhere(mox.get().host(), own, path, token, text);
+            shown.put("token", text(token));
+            shown.put("time", text(time));
+            shown.put("signature", text(signature));
+            Map<String, Object> own =
+                    mox.get()
+                            .host()
+                            .command(
+                                    "change",
+                                    "path",
+                                    path,
+                                    "query",
+                                    text(asked.getRawQuery()),
+                                    "shown",
+                                    shown,
+                                    "ifMatch",
+                                    text(ifMatch),
+                                    "by",
+                                    text(by),
+                                    "why",
+                                    text(why),
+                                    "body",
+                                    body == null ? "" : read(body, MOST_BODY));
+            return own.get("forward") == null ? response(own) : everywhere(mox.get().host(), own, MoxBinding.sessions(), path, token);
         } catch (MoxException e) {
             return failed(503, e.code() + ", " + e.getMessage());
         } catch (IOException e) {
@@ -106,14 +133,23 @@ public class MoxResource {
         }
     }
 
-    private static Response everywhere(MoxHost host, Map<String, Object> own, String path, String token, String body) {
+    /**
+     * Asks the other session servers what the engine says that they are to be asked.
+     *
+     * @param own the engine's answer for this server
+     * @param sessions null where there are no others
+     */
+    @SuppressWarnings("unchecked")
+    static Response everywhere(MoxHost host, Map<String, Object> own, Sessions sessions, String path, String token) {
+        Map<String, Object> forward = (Map<String, Object>) own.get("forward");
+        String query = (String) forward.get("query");
         Map<String, Object> servers = new LinkedHashMap<>();
         servers.put("this", answer(200, (String) own.get("body")));
         boolean all = true;
         try {
-            Sessions sessions = MoxBinding.sessions();
             if (sessions != null) {
-                for (Map.Entry<String, Exchange.Answer> other : sessions.change(path, token, body).entrySet()) {
+                String target = query.isEmpty() ? path : path + '?' + query;
+                for (Map.Entry<String, Exchange.Answer> other : sessions.change(target, token, (String) forward.get("body")).entrySet()) {
                     all &= other.getValue().status == 200;
                     servers.put(other.getKey(), answer(other.getValue().status, other.getValue().body));
                 }
@@ -142,8 +178,17 @@ public class MoxResource {
     private static Map<String, Object> answer(int status, String body) {
         Map<String, Object> answer = new LinkedHashMap<>();
         answer.put("status", status);
+        Matcher policy = POLICY.matcher(body);
+        if (status == 200 && policy.lookingAt()) {
+            answer.put("hash", policy.group(1));
+            answer.put("revision", Long.valueOf(policy.group(2)));
+        }
         answer.put("answer", body.trim());
         return answer;
+    }
+
+    private static String text(String header) {
+        return header == null ? "" : header;
     }
 
     private static Response made(UriInfo uri) {
