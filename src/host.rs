@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod command;
+pub mod documents;
 pub mod engine;
 pub mod feed;
 pub mod log;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Raised when a native's name, signature or meaning changes; the jar refuses a library with another.
-const ABI_VERSION: jint = 4;
+const ABI_VERSION: jint = 5;
 
 #[unsafe(no_mangle)]
 extern "system" fn Java_com_alipay_sofa_registry_mox_NativeBridge_abiVersion(_: EnvUnowned<'_>, _: JClass<'_>) -> jint {

@@ -21,6 +21,7 @@ pub mod proto {
 }
 
 mod digest;
+mod disk;
 mod error;
 mod model;
 
@@ -32,6 +33,7 @@ mod policy;
 mod translate;
 
 mod config;
+mod documents;
 
 mod catalog;
 

@@ -15,26 +15,53 @@ use syn::{
 };
 
 /// Each room with those that it may import, in the order of the data's way: a room imports only rooms that stand before it.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("proto", &[]),
     ("error", &[]),
     ("model", &[]),
     ("digest", &[]),
+    ("disk", &[]),
     ("istio", &["proto"]),
     ("registry", &["error", "model"]),
     ("snapshot", &["digest", "proto"]),
     ("policy", &["digest", "error", "istio"]),
     ("translate", &["digest", "istio", "model", "policy", "proto", "registry"]),
     ("config", &["error", "istio", "policy", "registry", "snapshot", "translate"]),
+    ("documents", &["config", "digest", "model"]),
     (
         "catalog",
-        &["config", "digest", "error", "istio", "model", "policy", "proto", "registry", "snapshot", "translate"],
+        &[
+            "config",
+            "digest",
+            "disk",
+            "error",
+            "istio",
+            "model",
+            "policy",
+            "proto",
+            "registry",
+            "snapshot",
+            "translate",
+        ],
     ),
     ("xds", &["config", "error", "proto", "snapshot"]),
     ("kubernetes", &["catalog", "config", "digest", "error", "istio", "model", "proto", "snapshot", "translate"]),
     (
         "host",
-        &["catalog", "config", "error", "kubernetes", "model", "policy", "registry", "snapshot", "translate", "xds"],
+        &[
+            "catalog",
+            "config",
+            "disk",
+            "documents",
+            "error",
+            "kubernetes",
+            "model",
+            "policy",
+            "registry",
+            "snapshot",
+            "translate",
+            "xds",
+        ],
     ),
     ("jni", &["config", "error", "host", "registry"]),
 ];

@@ -25,10 +25,11 @@ fn open(mode: &str) -> Mox {
     mox
 }
 
-/// A request that sets the policy.
-fn asked(token: &str, query: &str) -> admin::Asked {
+/// The answer to a request that sets the policy.
+fn ask(mox: &Mox, token: &str, query: &str, if_match: &str, body: &str) -> admin::Page {
     let shown = admin::Credentials { token: token.to_owned(), ..Default::default() };
-    admin::Asked { path: "/mox/policy".to_owned(), query: query.to_owned(), shown, ..Default::default() }
+    let request = admin::Request { path: "/mox/policy", query, if_match, body: body.as_bytes() };
+    admin::change(&mox.engine, &shown, request)
 }
 
 /// What a client gets of each type: the version, and the resources as they are sent.
@@ -151,7 +152,7 @@ async fn what_is_not_served_is_not_read() {
 #[tokio::test]
 async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
     let mox = open("inline");
-    let post = |token: &str, body: &str| admin::change(&mox.engine, &asked(token, ""), body.as_bytes());
+    let post = |token: &str, body: &str| ask(&mox, token, "", "", body);
     let hash = || mox.engine.status().policy;
     let first = hash();
     assert_eq!((post("guess", "{}").status, hash()), (403, first.clone()));
@@ -185,7 +186,7 @@ async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
             "{field}: \".\" is not possible in \"sofa-registry, .\", in namespace sofa-registry; exportTo is \"*\" or \"~\" \
              alone, or \".\" and namespaces, each once and the own one as \".\" or by name"
         );
-        let refused = admin::change(&mox.engine, &asked("sesame", ""), document.to_string().as_bytes());
+        let refused = ask(&mox, "sesame", "", "", &document.to_string());
         assert_eq!((refused.status, refused.body.trim_end()), (400, &*says));
         let error = mox.engine.set_policy(serde_json::from_value(document).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), says);
@@ -198,9 +199,8 @@ async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
 
 /// The answer of a request about the policy: its status, and its body as JSON where it is.
 fn post(mox: &Mox, query: &str, if_match: &str, document: &Value) -> (u16, Value) {
-    let asked = admin::Asked { if_match: if_match.to_owned(), ..asked("sesame", query) };
     let body = if document.is_null() { String::new() } else { document.to_string() };
-    let page = admin::change(&mox.engine, &asked, body.as_bytes());
+    let page = ask(mox, "sesame", query, if_match, &body);
     (page.status, serde_json::from_str(&page.body).unwrap_or_else(|_| page.body.clone().into()))
 }
 
@@ -311,33 +311,32 @@ async fn a_dry_run_is_not_made_before_there_is_a_view_nor_of_a_mistake() {
         assert_eq!(status, 400, "{query}: {why}");
     }
     assert_eq!(policy_page(&mox, "")["revision"], 0);
-    let asked = admin::Asked { ..asked("wrong", "dryRun") };
-    assert_eq!(admin::change(&mox.engine, &asked, b"{}").status, 403);
+    assert_eq!(ask(&mox, "wrong", "dryRun", "", "{}").status, 403);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_is_replaced_by_who_knows_the_one_in_force() {
     let mox = open("inline");
     let (hash, revision) = (policy_page(&mox, "")["hash"].clone(), policy_page(&mox, "")["revision"].clone());
-    assert_eq!((&policy_page(&mox, "")["source"], &revision), (&json!("properties"), &json!(0)));
+    assert_eq!((&policy_page(&mox, "")["from"], &revision), (&json!("properties"), &json!(0)));
     let [first, second] = [json!({ "exclude": ["*.S1:*"] }), json!({ "exclude": ["*.S2:*"] })];
     let (status, done) = post(&mox, "by=ann%20lee&why=S1+is+%22done%22", hash.as_str().unwrap(), &first);
     assert_eq!((status, &done["revision"], &done["was"]["hash"]), (200, &json!(1), &hash), "{done}");
-    assert_eq!((&done["by"], &done["why"]), (&json!("ann lee"), &json!("S1 is \"done\"")));
+    assert_eq!((&done["stamp"]["by"], &done["stamp"]["why"]), (&json!("ann lee"), &json!("S1 is \"done\"")));
     // Of two who saw the same one is refused, and told what there is now.
     let (status, present) = post(&mox, "", "0", &second);
-    assert_eq!((status, &present["revision"], &present["hash"]), (412, &json!(1), &done["hash"]));
-    assert_eq!((&present["document"]["exclude"], &present["by"]), (&first["exclude"], &json!("ann lee")));
+    assert_eq!((status, &present["revision"], &present["hash"]), (409, &json!(1), &done["hash"]));
+    assert_eq!((&present["policy"]["exclude"], &present["stamp"]["by"]), (&first["exclude"], &json!("ann lee")));
     assert_eq!(post(&mox, "", &format!("\"{}\"", done["hash"].as_str().unwrap()), &second).0, 200);
     assert_eq!(post(&mox, "", "", &json!({ "exclude": ["*.S3:*"] })).0, 200, "who asks for nothing is not asked");
     let page = policy_page(&mox, "");
     let revisions: Vec<&Value> = page["history"].as_array().unwrap().iter().map(|past| &past["revision"]).collect();
     assert_eq!(
-        (&page["revision"], &page["source"], revisions),
+        (&page["revision"], &page["from"], revisions),
         (&json!(3), &json!("local"), vec![&json!(2), &json!(1), &json!(0)])
     );
     assert!(page["keptIn"].as_str().unwrap().contains("memory"), "{page}");
-    assert_eq!(policy_page(&mox, "revision=1")["document"]["exclude"], first["exclude"]);
+    assert_eq!(policy_page(&mox, "revision=1")["policy"]["exclude"], first["exclude"]);
     assert_eq!(mox.page("/mox/policy", "revision=9").0, 404);
 }
 
@@ -352,8 +351,8 @@ async fn a_roll_back_restores_every_byte() {
     assert_eq!((&told["services"]["come"]["count"], &told["services"]["go"]["count"]), (&json!(1), &json!(0)));
     assert!(sent(&mox).await == after, "a dry run of it");
     let (status, done) = post(&mox, "rollback=0", "1", &Value::Null);
-    assert_eq!((status, &done["revision"], &done["source"]), (200, &json!(2), &json!("properties")));
-    assert_eq!(done["why"], "back to revision 0");
+    assert_eq!((status, &done["revision"], &done["from"]), (200, &json!(2), &json!("properties")));
+    assert_eq!(done["stamp"]["why"], "back to revision 0");
     assert!(sent(&mox).await == before);
     assert_eq!(post(&mox, "rollback=1", "2", &Value::Null).0, 200, "and forth");
     assert!(sent(&mox).await == after);
@@ -364,7 +363,7 @@ async fn a_roll_back_restores_every_byte() {
 #[tokio::test]
 async fn what_others_are_asked_has_the_document_itself() {
     let mox = open("inline");
-    let ask = |query: &str, body: &str| admin::change(&mox.engine, &asked("sesame", query), body.as_bytes()).forward;
+    let ask = |query: &str, body: &str| ask(&mox, "sesame", query, "", body).forward;
     let sent = ask("", r#"{"exclude":["*.S1:*"]}"#).unwrap();
     assert_eq!((&*sent.query, sent.body.contains(r#""exclude":["*.S1:*"]"#)), ("", true));
     let sent = ask("rollback=0&by=ann", "").unwrap();

@@ -108,7 +108,7 @@ impl Driver {
     pub(crate) fn round(&mut self) {
         self.store.expire(self.now);
         let orders = self.orders.take();
-        let dirty = if orders.is_frozen() { Vec::new() } else { self.round.take(&self.store, &self.policy) };
+        let dirty = if self.round.is_frozen(&orders) { Vec::new() } else { self.round.take(&self.store, &self.policy) };
         let (policy, publishers) = (Arc::clone(&self.policy), self.store.counts().publishers);
         let output = self.round.round(Input { now: self.now, dirty, policy, orders, publishers });
         let Output { changes, complete, shown, findings, notices } = output;

@@ -138,6 +138,8 @@ enum Step {
     Massacre(usize),
     Policy(usize),
     Frozen(bool),
+    /// A freeze that outlives restarts.
+    Ordered(bool),
     Stopped(bool),
     Release,
     Wait(Millis),
@@ -172,7 +174,10 @@ fn steps(random: &mut Random) -> Vec<Step> {
             21 => Step::Massacre(random.below(3)),
             22..=24 => Step::Policy(random.below(policies().len())),
             25 => Step::Policy(0),
-            26 => Step::Frozen(random.below(3) == 0),
+            26 => match random.below(2) {
+                0 => Step::Frozen(random.below(3) == 0),
+                _ => Step::Ordered(random.below(3) == 0),
+            },
             27 => Step::Stopped(random.below(3) == 0),
             28 => Step::Release,
             29..=31 => Step::Wait([1, 1_000, 59_999, 60_000, 400_000, GRACE, 2 * GRACE][random.below(7)]),
@@ -356,6 +361,7 @@ impl World {
                 return self.round();
             }
             Step::Frozen(frozen) => self.driver.orders.frozen = *frozen,
+            Step::Ordered(ordered) => self.driver.orders.ordered = *ordered,
             Step::Stopped(stopped) => self.driver.orders.stopped = *stopped,
             Step::Release => self.driver.orders.release = true,
             Step::Wait(millis) => self.driver.now += millis,
@@ -399,7 +405,7 @@ impl World {
         self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
         self.driver.policy = policy;
         self.driver.round.take_in_parts_of(PART);
-        self.driver.orders.frozen = orders.frozen;
+        (self.driver.orders.frozen, self.driver.orders.ordered) = (orders.frozen, orders.ordered);
         self.driver.orders.listening_since = Some(now);
         let before = self.kept.as_ref().filter(|_| had_last_good).map(|kept| kept.view.clone()).unwrap_or_default();
         self.told = places(&before);
@@ -429,9 +435,12 @@ impl World {
         self.round()?;
         let Driver { view, orders, report, .. } = &self.driver;
         let had = had_last_good && !before.service_entries.decode().is_empty();
-        check(orders.is_frozen() || view.complete || (totals.is_some() && !had && report.withheld.is_some()), || {
-            format!("{totals:?} holds the first view back, {had}, {:?}", report.withheld)
-        })
+        check(
+            self.driver.round.is_frozen(orders)
+                || view.complete
+                || (totals.is_some() && !had && report.withheld.is_some()),
+            || format!("{totals:?} holds the first view back, {had}, {:?}", report.withheld),
+        )
     }
 
     fn reference(&self) -> Reference<'_> {
@@ -502,7 +511,7 @@ impl World {
     /// As many rounds as it takes until everything is looked at.
     fn round(&mut self) -> Result<(), String> {
         self.one_round()?;
-        while !self.driver.orders.is_frozen() && !self.driver.round.is_settled() {
+        while !self.driver.round.is_frozen(&self.driver.orders) && !self.driver.round.is_settled() {
             self.one_round()?;
         }
         Ok(())
@@ -511,8 +520,10 @@ impl World {
     /// A round, and what holds after each.
     fn one_round(&mut self) -> Result<(), String> {
         self.rounds += 1;
+        // The first view of a start without a last good state comes before a freeze.
+        let frozen = self.driver.round.is_frozen(&self.driver.orders);
         self.driver.round();
-        let Driver { view, report, orders, now, .. } = &self.driver;
+        let Driver { view, report, now, .. } = &self.driver;
         let versions = versions(view);
         let is_new = versions != self.before.versions;
         let served = if is_new { served(view) } else { self.before.served.clone() };
@@ -520,7 +531,6 @@ impl World {
         let (withheld, waiting) = (report.withheld_services.clone(), report.waiting_services.clone());
         let adding = report.waiting.is_some();
         let after = Before { served, places, versions, held: report.held, withheld, waiting, adding };
-        let frozen = orders.is_frozen();
         if frozen {
             check(!is_new, || "something changes while frozen".into())?;
             self.before = after;

@@ -149,6 +149,8 @@ pub enum Notice {
         /// The endpoints of all services.
         endpoints: usize,
     },
+    /// There is a freeze of all session servers, and nothing that could stay as it is.
+    NothingToFreeze,
     /// The last good state is served until the view is complete.
     LastGoodServed,
     /// The last good state is older than it may be.
@@ -192,6 +194,7 @@ impl Notice {
             Self::ServicesUnknown { .. } => "service_unknown",
             Self::ServicesKnown => "service_known",
             Self::ViewComplete { .. } => "view_complete",
+            Self::NothingToFreeze => "nothing_to_freeze",
             Self::LastGoodServed => "last_good_served",
             Self::LastGoodTooOld { .. } => "last_good_too_old",
             Self::LeftOut { .. } => "notices_left_out",
@@ -214,7 +217,8 @@ impl Notice {
             | Self::MassDeleteNotHeld(_)
             | Self::MassDeleteOver { .. }
             | Self::MassAddHeld { .. }
-            | Self::MassAddOver { .. } => (String::new(), "".into()),
+            | Self::MassAddOver { .. }
+            | Self::NothingToFreeze => (String::new(), "".into()),
             _ => return None,
         })
     }

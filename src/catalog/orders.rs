@@ -11,8 +11,10 @@ pub struct Orders {
     pub baseline: Option<Totals>,
     /// When the engine began to listen, by its own clock.
     pub listening_since: Option<Millis>,
-    /// The operator's latch.
+    /// The operator's latch of this process.
     pub frozen: bool,
+    /// The operator's freeze of all session servers, which outlives restarts.
+    pub ordered: bool,
     /// The registry's stop-push switch.
     pub stopped: bool,
     /// Let a held mass deletion or addition through; counts for one round.
@@ -31,6 +33,6 @@ impl Orders {
 
     /// Whether what is served is to stay as it is.
     pub fn is_frozen(&self) -> bool {
-        self.frozen || self.stopped
+        self.frozen || self.ordered || self.stopped
     }
 }

@@ -54,7 +54,7 @@ const PART: usize = 500;
 pub struct Input {
     /// Milliseconds since the epoch; never less than in the round before.
     pub now: Millis,
-    /// The services to look at, as [`Round::take`] takes them from the store; none while [`Orders::is_frozen`].
+    /// The services to look at, as [`Round::take`] takes them from the store; none while [`Round::is_frozen`].
     pub dirty: Vec<Taken>,
     /// The policy that [`Round::take`] was asked with.
     pub policy: Arc<Policy>,
@@ -120,6 +120,8 @@ pub struct Round {
     complete: bool,
     /// The last good state is shown, or was.
     shows_last_good: bool,
+    /// A last good state was there at the start, or it was gone on from what is served.
+    restored: bool,
     /// Until when the last good state is good enough to be shown; `None`: there is none, or it was asked for already.
     last_good_until: Option<Millis>,
     /// Endpoints of the last good state's services, until the first complete view was judged against it.
@@ -167,6 +169,7 @@ impl Round {
             let age = Millis::try_from(last.age.as_millis()).unwrap_or(Millis::MAX);
             now.saturating_add(protect.last_good_max_age.as_millis() as Millis).saturating_sub(age)
         });
+        let restored = last_good.is_some();
         let (mut services, entries) = last_good.map(|last| (last.services, last.entries)).unwrap_or_default();
         for service in services.values_mut() {
             // The machine's clock may have been set back since.
@@ -181,6 +184,7 @@ impl Round {
             stage: Stage::Gathering,
             complete: false,
             shows_last_good: false,
+            restored,
             last_good_until,
             baseline: services.iter().map(|(id, served)| (Arc::clone(id), served.endpoints)).collect(),
             assignment: Assignment::new(&config.host_suffix, config.vip_cidr),
@@ -275,6 +279,7 @@ impl Round {
             stage: if self.complete { Stage::Completed } else { Stage::Gathering },
             complete: self.complete,
             shows_last_good: self.shows_last_good,
+            restored: self.restored,
             last_good_until: self.last_good_until,
             moves: self.moves,
             part: self.part,
@@ -350,11 +355,22 @@ impl Round {
         now
     }
 
+    /// Whether what is served is to stay as it is. A start under a freeze of all session servers that finds no last good state
+    /// has nothing that could stay, so it goes on to its first view, which then does.
+    pub fn is_frozen(&self, orders: &Orders) -> bool {
+        orders.frozen || orders.stopped || self.is_kept_frozen(orders)
+    }
+
+    fn is_kept_frozen(&self, orders: &Orders) -> bool {
+        orders.ordered && (self.complete || self.restored)
+    }
+
     /// When there is something to do although nothing changes.
     pub fn deadline(&self, orders: &Orders) -> Option<Millis> {
-        if orders.is_frozen() {
-            // The thaw is a change.
-            return None;
+        if self.is_frozen(orders) {
+            // The thaw is a change; a last good state is to be shown before.
+            let waits = !self.complete && self.last_good_until.is_some();
+            return self.gate.hold_ends(orders.listening_since).filter(|_| waits);
         }
         if !self.pending.is_empty() {
             return Some(0);
@@ -423,7 +439,17 @@ impl Round {
             self.first_view.release();
         }
         let mut changes = RoundChanges::default();
-        if !orders.is_frozen() {
+        let frozen = self.is_frozen(&orders);
+        let is_over = loaded || self.gate.is_over(now, listening_since);
+        if frozen && self.stage == Stage::Gathering && is_over {
+            // It was to stay as it was, however long ago that is.
+            self.last_good_until = self.last_good_until.map(|_| Millis::MAX);
+            self.show_last_good(now);
+        }
+        if !frozen {
+            if orders.ordered && !self.complete && is_over {
+                self.notices.give(now, Notice::NothingToFreeze);
+            }
             let (mut dirty, had_baseline) = (dirty, !self.baseline.is_empty());
             // A view without a service that is being read would not be complete.
             let is_open = !self.waits_for_reads && self.gate.is_open(now, loaded, listening_since, publishers);
@@ -465,7 +491,7 @@ impl Round {
             }
         }
         let shown = self.complete || self.shows_last_good;
-        let held = match (orders.is_frozen(), self.complete) {
+        let held = match (self.is_frozen(&orders), self.complete) {
             (true, _) => Some(Held::Frozen),
             (false, false) if self.first_view.held().is_some() => Some(Held::MassDelete),
             (false, false) => Some(if shown { Held::LastGood } else { Held::NotLoaded }),

@@ -122,7 +122,7 @@ impl Rounds {
         let orders: Orders = shared.orders.lock().take();
         shared.store.expire(shared.clock.now());
         let policy = shared.policy.load_full();
-        let dirty = if orders.is_frozen() { Vec::new() } else { self.round.take(&shared.store, &policy) };
+        let dirty = if self.round.is_frozen(&orders) { Vec::new() } else { self.round.take(&shared.store, &policy) };
         let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
         let Output { changes, complete, shown, findings, notices } =
             self.round.round(Input { now, dirty, policy, orders, publishers });
@@ -137,7 +137,7 @@ impl Rounds {
             shared.signals.tell(&current, &next);
         }
         notices.iter().for_each(log);
-        if self.round.is_settled() || orders.is_frozen() {
+        if self.round.is_settled() || self.round.is_frozen(&orders) {
             shared.flushed.send_replace(orders.flushes);
         }
     }
@@ -289,6 +289,13 @@ fn log(notice: &Notice) {
             tracing::warn!(
                 event,
                 "no complete view within mox.protect.startup-hold: the last good state is served until there is one"
+            );
+        }
+        Notice::NothingToFreeze => {
+            tracing::error!(
+                event,
+                "what is served is frozen, but this session server has no last good state that could stay: it serves what the \
+                 registry has now, and keeps that; mox.state-dir keeps a last good state"
             );
         }
         Notice::LastGoodTooOld { age, most } => {

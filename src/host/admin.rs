@@ -7,6 +7,7 @@ pub mod large;
 pub mod listener;
 mod policy;
 mod query;
+mod shared;
 pub mod signature;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use crate::{
     error::{Error, Result},
     host::{
         admin::{large::Cursor, signature::Signed},
+        documents::Next,
         engine::Engine,
         metrics,
     },
@@ -31,8 +33,6 @@ const JSON: &str = "application/json";
 const TOKEN_HEADER: &str = "x-mox-token";
 const TIME_HEADER: &str = "x-mox-time";
 const SIGNATURE_HEADER: &str = "x-mox-signature";
-const BY_HEADER: &str = "x-mox-by";
-const WHY_HEADER: &str = "x-mox-why";
 
 /// Credentials of a request: the token, or a signature and its time; a field that the request does not have is empty.
 #[derive(Debug, Default, Deserialize)]
@@ -46,27 +46,11 @@ pub struct Credentials {
     pub signature: String,
 }
 
-/// A request that changes something, but for its body. A field that it does not have is empty.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Asked {
-    /// Path, `/mox` included.
-    pub path: String,
-    /// Query without the question mark, undecoded.
-    pub query: String,
-    /// The client's credentials.
-    pub shown: Credentials,
-    /// Header `If-Match`.
-    pub if_match: String,
-    /// Header `X-Mox-By`: who asks.
-    pub by: String,
-    /// Header `X-Mox-Why`: why.
-    pub why: String,
-}
-
 /// The request that other session servers are to get of one that this one has executed.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Forward {
+    /// Its path.
+    pub path: String,
     /// Its query, without the question mark; empty for none.
     pub query: String,
     /// Its body.
@@ -106,15 +90,21 @@ pub struct Page {
 }
 
 impl Page {
-    fn json(value: &impl Serialize) -> Self {
+    pub(super) fn json(value: &impl Serialize) -> Self {
         match serde_json::to_string_pretty(value) {
             Ok(body) => Self { content_type: JSON, ..Self::text(200, body + "\n") },
             Err(error) => Self::text(500, format!("{error}\n")),
         }
     }
 
-    fn text(status: u16, body: String) -> Self {
+    pub(super) fn text(status: u16, body: String) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, body, forward: None }
+    }
+
+    /// With what the other session servers are to be asked, if this one did it.
+    pub(super) fn with(self, path: &str, query: String, body: String) -> Self {
+        let forward = (self.status == 200).then(|| Forward { path: path.to_owned(), query, body });
+        Self { forward, ..self }
     }
 }
 
@@ -128,9 +118,9 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
         "/mox/fresh" => fresh(engine),
         "/mox/serving" => serving(engine),
-        "/mox/policy" => policy::shown(engine, query),
         "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
+        "/mox/policy" => policy::shown(engine, query),
         "/mox/metrics" => Page { content_type: PROMETHEUS, ..Page::text(200, metrics::text(engine)) },
         "/mox/kubernetes" => match engine.kubernetes() {
             Some(sink) => Page::json(&sink.report()),
@@ -139,7 +129,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/streams, /mox/metrics, /mox/istio-config, /mox/policy, /mox/kubernetes, \
+            "there are /mox/status, /mox/policy, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, \
              /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),
@@ -263,30 +253,94 @@ pub(super) fn read_policy(text: &[u8], namespace: &str) -> Result<PolicyConfig> 
 }
 
 /// Whether a request that changes something comes from who may.
-fn let_in(engine: &Engine, asked: &Asked, body: &[u8]) -> Result<(), (u16, String)> {
+fn let_in(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Result<(), (u16, String)> {
     let Some(own) = engine.config().admin.token.as_ref().filter(|own| !own.key().is_empty()) else {
         return Err((403, "mox.admin.token is not set, so nothing can be changed here".to_owned()));
     };
-    let Asked { path, query, shown: Credentials { token, time, signature }, .. } = asked;
+    let (Credentials { token, time, signature }, Request { path, query, body, .. }) = (shown, request);
     if !signature.is_empty() {
-        let target = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
+        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
         let request = Signed { method: "POST", target: &target, time, signature, body };
         return engine.signatures().check(own.key(), request, model::date());
     }
     own.is(token).then_some(()).ok_or_else(|| (403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token")))
 }
 
-/// Executes a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
-/// `/mox/kubernetes/{purge,resume}`. What other session servers are to do as well is in [`Page::forward`].
-pub fn change(engine: &Engine, asked: &Asked, body: &[u8]) -> Page {
-    if let Err((status, why)) = let_in(engine, asked, body) {
-        return Page::text(status, why + "\n");
+/// A request that changes something.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Request<'a> {
+    /// Path, `/mox` included.
+    pub path: &'a str,
+    /// What stands behind the question mark.
+    pub query: &'a str,
+    /// Header `If-Match`; empty: none.
+    pub if_match: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// Executes a request that changes something where no documents can be written.
+pub fn change(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Page {
+    let path = request.path.trim_end_matches('/');
+    let shared = ["/mox/freeze", "/mox/thaw", "/mox/policy", "/mox/refresh"].contains(&path);
+    let is_dry = path == "/mox/policy" && query::names(request.query).any(|name| name == "dryRun");
+    if shared && engine.has_documents() && !is_local(shown, request.query) && !is_dry {
+        return Page::text(
+            409,
+            "this is for all session servers: send it to the session server's own port, by default 9603\n".to_owned(),
+        );
     }
-    let everywhere = |page: Page| {
-        let forward = String::from_utf8(body.to_vec()).ok().filter(|_| page.status == 200);
-        Page { forward: forward.map(|body| Forward { query: String::new(), body }), ..page }
+    match ask(engine, shown, request) {
+        Next::Page(page) => page,
+        Next::Write(_) | Next::Refresh => Page::text(500, "nobody can write documents here\n".to_owned()),
+    }
+}
+
+/// Whether a request is about this server alone: what another server passes on, or what the operator calls so.
+fn is_local(shown: &Credentials, query: &str) -> bool {
+    !shown.signature.is_empty() || query::names(query).any(|name| name == "local")
+}
+
+/// Begins a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
+/// `/mox/kubernetes/{purge,resume}`. Where session servers share documents, policy and freeze are for all of them. What the
+/// others are to do as well is in [`Page::forward`].
+pub fn ask(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Next {
+    if let Err((status, why)) = let_in(engine, shown, request) {
+        return Next::Page(Page::text(status, why + "\n"));
+    }
+    let path = request.path.trim_end_matches('/');
+    if path == "/mox/policy"
+        && let Some(page) = policy::tried(engine, request)
+    {
+        return Next::Page(page);
+    }
+    let is_local = is_local(shown, request.query);
+    if engine.has_documents() {
+        match path {
+            "/mox/refresh" => return Next::Refresh,
+            "/mox/freeze" | "/mox/thaw" | "/mox/policy" if !is_local => {
+                return shared::write(engine, path, request)
+                    .unwrap_or_else(|why| Next::Page(Page::text(400, why + "\n")));
+            }
+            _ => {}
+        }
+    }
+    let page = change_here(engine, path, request);
+    Next::Page(Page { forward: page.forward.filter(|_| !is_local), ..page })
+}
+
+fn change_here(engine: &Engine, path: &str, request: Request<'_>) -> Page {
+    let Request { query, body, .. } = request;
+    if path == "/mox/freeze" && query::value(query, "for").is_some() {
+        let why = "an end of a freeze is kept in the documents that session servers share, and those are off; see \"documents\" \
+                   in /mox/status, or freeze without one\n";
+        return Page::text(409, why.to_owned());
+    }
+    let everywhere = |page: Page| match std::str::from_utf8(body) {
+        Ok(body) => page.with(path, String::new(), body.to_owned()),
+        Err(_) => page,
     };
-    let page = match asked.path.trim_end_matches('/') {
+    match path {
         "/mox/freeze" => {
             engine.freeze();
             everywhere(Page::json(&json!({ "frozen": true })))
@@ -297,18 +351,16 @@ pub fn change(engine: &Engine, asked: &Asked, body: &[u8]) -> Page {
         }
         // Asked of every session server, of which one may hold and another not.
         "/mox/release" => everywhere(Page::json(&json!({ "released": engine.release().is_ok() }))),
-        "/mox/policy" => policy::set(engine, asked, body),
+        "/mox/refresh" => engine.revisions(),
+        "/mox/policy" => policy::set(engine, request),
         path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => everywhere(purge(engine, path, body)),
         _ => Page::text(
             404,
-            "there are /mox/freeze, /mox/thaw, /mox/release, /mox/policy, /mox/kubernetes/purge and \
+            "there are /mox/freeze, /mox/thaw, /mox/release, /mox/policy, /mox/refresh, /mox/kubernetes/purge and \
              /mox/kubernetes/resume\n"
                 .to_owned(),
         ),
-    };
-    // What another server passes on goes no further.
-    let stays = !asked.shown.signature.is_empty() || query::names(&asked.query).any(|name| name == "local");
-    Page { forward: page.forward.filter(|_| !stays), ..page }
+    }
 }
 
 /// Takes everything out of Kubernetes, or ends that.

@@ -1,6 +1,6 @@
 //! Orders and questions as JSON, for callers on the other side of a language boundary.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{self, Config},
+    documents::{Name, Row},
     error::{Error, Result},
     host::{
-        admin::{self, Answer, Asked, Page, large::Cursor},
+        admin::{self, Answer, Credentials, Page, Request, large::Cursor},
+        documents::{Next, Written},
         engine::Engine,
         feed::Feed,
         metrics,
@@ -84,18 +86,44 @@ pub enum Command {
     Metrics {},
     /// An admin request that changes something.
     Change {
-        /// Where to, and what its headers say.
-        #[serde(flatten)]
-        asked: Box<Asked>,
+        /// Path, `/mox` included.
+        path: String,
+        /// Query without the question mark.
+        #[serde(default)]
+        query: String,
+        /// Header `If-Match`; empty: none.
+        #[serde(default)]
+        if_match: String,
+        /// The client's credentials.
+        #[serde(default)]
+        shown: Credentials,
         /// The request's body.
         #[serde(default)]
         body: String,
     },
+    /// The documents' rows, as the host read them.
+    Rows {
+        /// By name; null where there is no row.
+        #[serde(default)]
+        rows: BTreeMap<Name, Option<Row>>,
+        /// Why they could not be read.
+        #[serde(default)]
+        failure: Option<String>,
+    },
+    /// The host reads no documents, for a reason.
+    NoDocuments {
+        /// Why.
+        why: String,
+    },
+    /// What came of a row that was to be written.
+    Written(Written),
+    /// The rows were read anew, as another session server asked.
+    Refreshed {},
 }
 
 /// Which page is asked for.
 #[derive(Debug, Deserialize)]
-struct Question {
+struct Asked {
     /// Path, `/mox` included.
     path: String,
     /// Query without the question mark.
@@ -119,7 +147,7 @@ struct Head {
 /// Makes an admin page for a caller on the other side of a language boundary, who takes its bytes as they are: the length of
 /// its head in four bytes, big end first, the head as JSON, and the page or the first chunk of a large one.
 pub fn open_page(engine: &Engine, request: &[u8]) -> Result<(Vec<u8>, Option<Cursor>)> {
-    let Question { path, query } = serde_json::from_slice(request)
+    let Asked { path, query } = serde_json::from_slice(request)
         .map_err(|error| Error::InvalidArgument(format!("this names no page: {error}")))?;
     let (head, body, cursor) = match admin::page(engine, &path, &query) {
         Answer::Page(Page { status, content_type, retry_after, body, forward: _ }) => {
@@ -204,11 +232,34 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
                 "reads": cluster.reads,
                 "syncPort": cluster.sync_port,
                 "maxStalenessMillis": millis(protect.max_staleness),
+                "documents": engine.document_keys(),
             }))
         }
-        Command::Change { asked, body } => to_value(admin::change(engine, &asked, body.as_bytes())),
+        Command::Change { path, query, if_match, shown, body } => {
+            let request = Request { path: &path, query: &query, if_match: &if_match, body: body.as_bytes() };
+            next(admin::ask(engine, &shown, request))
+        }
+        Command::Rows { rows, failure } => {
+            let writes = engine.documents_read(failure.map_or(Ok(rows), Err));
+            Ok(json!({ "writes": writes }))
+        }
+        Command::NoDocuments { why } => {
+            engine.documents_off(&why);
+            done
+        }
+        Command::Written(written) => next(engine.documents_written(written)),
+        Command::Refreshed {} => to_value(engine.revisions()),
         Command::Status {} => to_value(engine.status()),
         Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),
+    }
+}
+
+/// A page, or what the host is to do before there is one.
+fn next(next: Next) -> Result<Value> {
+    match next {
+        Next::Page(page) => to_value(page),
+        Next::Write(order) => Ok(json!({ "write": order })),
+        Next::Refresh => Ok(json!({ "refresh": true })),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::{
     runtime::{Handle, Runtime},
     sync::{oneshot, watch},
@@ -31,8 +31,8 @@ use crate::{
             large::{Cursor, Large},
             signature::Signatures,
         },
+        documents::Desk,
         feed::{Feed, LastFeed},
-        policies::{Entry, Policies, Stamp},
         status::{Bound, Flushed, Status},
     },
     kubernetes::{Followed, Sink},
@@ -83,10 +83,6 @@ impl Tried {
     }
 }
 
-/// A policy is not replaced, since it is another than the writer knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mismatch;
-
 /// A running engine. Dropping it without [`Engine::close`] stops its threads without draining.
 #[derive(Debug)]
 pub struct Engine {
@@ -99,9 +95,9 @@ pub struct Engine {
     kubernetes: Option<Sink>,
     large: Arc<Large>,
     signatures: Signatures,
-    policies: Mutex<Policies>,
     /// Held while a dry run is under way.
     trying: Mutex<()>,
+    pub(super) documents: Desk,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
     pub(super) listeners: Mutex<Listeners>,
@@ -144,7 +140,8 @@ impl Engine {
         let followed =
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
         let kubernetes = Sink::start(&shared.config, &handle, followed);
-        Ok(Self {
+        let documents = Desk::new(&shared.config, policy);
+        let engine = Self {
             shared,
             streams,
             draining,
@@ -153,13 +150,15 @@ impl Engine {
             kubernetes,
             large: Arc::default(),
             signatures: Signatures::new(model::date()),
-            policies: Mutex::new(Policies::new(policy)),
             trying: Mutex::default(),
+            documents,
             running: Mutex::new(Some(Running { runtime, rounds })),
             handle,
             listeners: Mutex::default(),
             closed: AtomicBool::new(false),
-        })
+        };
+        engine.put_kept_in_force();
+        Ok(engine)
     }
 
     /// Applies a packed frame and returns the sequence number of its last event. A malformed frame changes nothing; an
@@ -207,7 +206,7 @@ impl Engine {
         let frozen = {
             let mut orders = self.shared.orders.lock();
             change(&mut orders);
-            orders.frozen || orders.stopped
+            orders.is_frozen()
         };
         self.kubernetes.iter().for_each(|sink| sink.freeze(frozen));
         self.shared.store.wake().wake();
@@ -267,40 +266,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Replaces the policy; returns its hash. A document with a mistake changes nothing.
-    pub fn set_policy(&self, config: PolicyConfig) -> Result<String> {
-        let stamp = Stamp { when: model::date(), ..Stamp::default() };
-        // Nothing is asked of the policy in force.
-        let _ = self.replace_policy(config, stamp, "")?;
-        Ok(self.policies.lock().present().policy.hash().to_owned())
+    /// Checks a policy, and compiles it.
+    pub(super) fn compiled(&self, config: PolicyConfig) -> Result<Arc<Policy>> {
+        Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace).map(Arc::new)
     }
 
-    /// Replaces the policy, if the one in force is what the condition says ([`Policies::is_matched_by`]); returns the one before.
-    /// A document with a mistake changes nothing.
-    pub fn replace_policy(
-        &self,
-        config: PolicyConfig,
-        stamp: Stamp,
-        condition: &str,
-    ) -> Result<Result<Entry, Mismatch>> {
-        let policy = Arc::new(Policy::new(config, self.shared.config.vip_cidr, &self.shared.config.namespace)?);
-        let was = {
-            let mut policies = self.policies.lock();
-            if !policies.is_matched_by(condition) {
-                return Ok(Err(Mismatch));
-            }
-            let was = policies.present().clone();
-            policies.take(Arc::clone(&policy), stamp);
-            self.shared.policy.store(policy);
-            was
-        };
+    /// Puts a policy in force.
+    pub(super) fn put_policy(&self, policy: Arc<Policy>) {
+        self.shared.policy.store(policy);
         self.shared.store.wake().wake();
-        Ok(Ok(was))
-    }
-
-    /// The policy in force and those before it, for as long as it is held.
-    pub fn policies(&self) -> MutexGuard<'_, Policies> {
-        self.policies.lock()
     }
 
     /// Tells what a policy would change, without a change of anything. It takes as long as the caller's thread needs to make
@@ -317,6 +291,11 @@ impl Engine {
         let tried = dry_run::run(outline, &view, &self.shared.store, policy, now);
         let told = tried.and_then(Trial::told).map_err(Error::Internal)?;
         Ok(Tried::Told(Box::new(told)))
+    }
+
+    /// The hash of the policy in force.
+    pub(super) fn policy_hash(&self) -> String {
+        self.shared.policy.load().hash().to_owned()
     }
 
     /// Waits until the served snapshot contains every event that was applied before. Never waits for a client.
@@ -369,7 +348,8 @@ impl Engine {
             store: self.shared.store.counts(),
             dropped: self.shared.store.dropped(),
             rounds,
-            policy: self.shared.policy.load().hash().to_owned(),
+            policy: self.policy_hash(),
+            documents: self.documents_status(),
             clients_left_out: totals.clients - clients.len(),
             // Streams come and go meanwhile.
             streams_left_out: totals.streams.saturating_sub(streams.len()),

@@ -6,8 +6,15 @@ use std::fmt::{self, Display, Write};
 use serde::Serialize;
 
 use crate::{
-    host::{engine::Engine, feed::Feed, status::Status},
+    documents::{Name, Reason, Shown},
+    host::{
+        documents::{DocumentsStatus, State},
+        engine::Engine,
+        feed::Feed,
+        status::Status,
+    },
     kubernetes::report::KubernetesReport,
+    model,
     snapshot::view::Held,
 };
 
@@ -24,8 +31,8 @@ pub enum Kind {
 /// A value of a metric.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
-    /// Name and value of its label, if it has one.
-    pub label: Option<(&'static str, String)>,
+    /// Names and values of its labels.
+    pub labels: Vec<(&'static str, String)>,
     /// The value.
     pub value: f64,
 }
@@ -232,6 +239,7 @@ pub fn of(status: &Status) -> Vec<Metric> {
             status.pages.ended,
         ),
     ];
+    all.extend(of_documents(&status.documents));
     if let Some(feed) = &status.feed {
         all.extend(of_feed(feed));
     }
@@ -239,6 +247,43 @@ pub fn of(status: &Status) -> Vec<Metric> {
         all.extend(of_kubernetes(report));
     }
     all
+}
+
+fn of_documents(status: &DocumentsStatus) -> Vec<Metric> {
+    let of = |name, help, samples: Vec<Sample>| Metric { name, help, kind: Kind::Gauge, samples };
+    let all = || status.documents.iter();
+    let labels = |document: &Name| vec![("name", document.as_str().to_owned())];
+    let age = |shown: &Shown| shown.stamp.as_ref().map(|stamp| (model::date() - stamp.when) as f64 / 1e3);
+    let mut metrics = vec![
+        gauge("mox_documents", "1 while documents are read from the registry's store.", status.state == State::On),
+        of(
+            "mox_document_revision",
+            "Revision of the document that is in force, 0 for none.",
+            all().map(|(name, shown)| Sample { labels: labels(name), value: shown.revision as f64 }).collect(),
+        ),
+        of(
+            "mox_document_age_seconds",
+            "Time since the document was written, by the clocks of its writer and of this server.",
+            all().filter_map(|(name, shown)| Some(Sample { labels: labels(name), value: age(shown)? })).collect(),
+        ),
+        of(
+            "mox_document_refused",
+            "1 while the row of a document is refused, by reason; the last document that counted stays.",
+            all()
+                .flat_map(|(document, shown)| {
+                    Reason::ALL.map(|reason| Sample {
+                        labels: vec![("name", document.as_str().to_owned()), ("reason", name(&reason))],
+                        value: f64::from(u8::from(shown.refused.as_ref().is_some_and(|it| it.reason == reason))),
+                    })
+                })
+                .collect(),
+        ),
+    ];
+    if let Some(millis) = status.read_millis_ago {
+        let samples = vec![Sample { labels: vec![], value: millis as f64 / 1e3 }];
+        metrics.push(of("mox_documents_silence_seconds", "Time since the store was read.", samples));
+    }
+    metrics
 }
 
 fn of_kubernetes(report: &KubernetesReport) -> Vec<Metric> {
@@ -321,7 +366,7 @@ fn of_feed(feed: &Feed) -> Vec<Metric> {
         ),
     ] {
         if let Some(value) = value {
-            all.push(Metric { name, help, kind: Kind::Gauge, samples: vec![Sample { label: None, value }] });
+            all.push(Metric { name, help, kind: Kind::Gauge, samples: vec![Sample { labels: vec![], value }] });
         }
     }
     all
@@ -340,7 +385,7 @@ fn counter(name: &'static str, help: &'static str, value: u64) -> Metric {
 }
 
 fn plain(name: &'static str, help: &'static str, kind: Kind, value: u64) -> Metric {
-    Metric { name, help, kind, samples: vec![Sample { label: None, value: value as f64 }] }
+    Metric { name, help, kind, samples: vec![Sample { labels: vec![], value: value as f64 }] }
 }
 
 fn labelled(
@@ -349,7 +394,7 @@ fn labelled(
     label: &'static str,
     values: impl IntoIterator<Item = (String, u64)>,
 ) -> Metric {
-    let sample = |(value, count): (String, u64)| Sample { label: Some((label, value)), value: count as f64 };
+    let sample = |(value, count): (String, u64)| Sample { labels: vec![(label, value)], value: count as f64 };
     Metric { name, help, kind: Kind::Gauge, samples: values.into_iter().map(sample).collect() }
 }
 
@@ -368,11 +413,12 @@ impl Display for Metric {
             Kind::Counter => "counter",
         };
         writeln!(f, "# HELP {} {}\n# TYPE {} {kind}", self.name, self.help, self.name)?;
-        for Sample { label, value } in &self.samples {
-            match label {
-                // Labels are words of ours, a release or a rule: nothing to escape.
-                Some((label, text)) => writeln!(f, "{}{{{label}=\"{text}\"}} {value}", self.name)?,
-                None => writeln!(f, "{} {value}", self.name)?,
+        for Sample { labels, value } in &self.samples {
+            // Labels are words of ours, a release or a rule: nothing to escape.
+            let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{text}\"")).collect();
+            match &labels[..] {
+                [] => writeln!(f, "{} {value}", self.name)?,
+                labels => writeln!(f, "{}{{{}}} {value}", self.name, labels.join(","))?,
             }
         }
         Ok(())

@@ -1,13 +1,13 @@
 //! Which policies were in force: the present one, where it comes from, and the last ten before it, to go back to.
 //!
-//! A value that its owner locks. Where session servers share no documents, this is all that remembers them, until the process
-//! ends; where they do, [`Policies::take`] is given what these say.
+//! They count where session servers share no policy, and this alone remembers them, until the process ends. A shared one is in
+//! the [`Documents`](crate::documents::Documents).
 
 use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 
-use crate::{model::Millis, policy::Policy};
+use crate::{documents::Stamp, policy::Policy};
 
 /// How many policies are kept beside the one in force.
 const KEPT: usize = 10;
@@ -20,19 +20,8 @@ pub enum Source {
     Properties,
     /// A request to this session server, which alone remembers it.
     Local,
-}
-
-/// Who set a policy, when and why.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Stamp {
-    /// As the operator says; empty where he did not.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub by: String,
-    /// Milliseconds since 1970, by the clock of the server that was asked.
-    pub when: Millis,
-    /// The operator's reason; empty where none was given.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub why: String,
+    /// The document that session servers share.
+    Document,
 }
 
 /// A policy that is or was in force.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     catalog::report::Report,
     config::Scope,
-    host::{admin::large::PageCounts, feed::Feed},
+    host::{admin::large::PageCounts, documents::DocumentsStatus, feed::Feed},
     kubernetes::report::KubernetesReport,
     registry::store::{Counts, Dropped},
     snapshot::view::Held,
@@ -74,6 +74,8 @@ pub struct Status {
     pub rounds: Report,
     /// Hash of the policy.
     pub policy: String,
+    /// The documents that session servers share.
+    pub documents: DocumentsStatus,
     /// All streams in numbers.
     pub totals: Totals,
     /// Who is connected, and whether with the right partitions; the first two hundred, those with something wrong before others.

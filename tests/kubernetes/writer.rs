@@ -12,7 +12,7 @@ use std::{
 
 use harness::process::{Process, eventually};
 use http::Method;
-use registry_mox::testing::host::admin::{self, Asked, Credentials};
+use registry_mox::testing::host::admin::{self, Credentials};
 use serde_json::json;
 
 use crate::{
@@ -349,8 +349,7 @@ fn a_purge_deletes_what_is_ours(server: &mut Server) {
     writer.sync();
     let post = |path: &str, token: &str, body: &str| {
         let shown = Credentials { token: token.to_owned(), ..Credentials::default() };
-        let asked = Asked { path: path.to_owned(), shown, ..Asked::default() };
-        admin::change(&writer.mox.engine, &asked, body.as_bytes())
+        admin::change(&writer.mox.engine, &shown, admin::Request { path, body: body.as_bytes(), ..Default::default() })
     };
     assert_eq!(post("/mox/kubernetes/purge", "wrong", "default").status, 403);
     let refused = post("/mox/kubernetes/purge", "secret", "");

@@ -3,16 +3,11 @@
 //! `last-good` in `mox.state-dir` is one line of JSON, then the pages of the ServiceEntries, of the WorkloadEntries and of the
 //! DestinationRules. The file is replaced as a whole, readable by its owner only, and checked by length and SHA-256 when it
 //! is read: a file that is torn, of another format or not ours is refused with a warning and is as good as none.
-//!
-//! The directory may be one that others can write to. So the new file has a name that nobody foresees and is not there yet, no
-//! link is followed, and what is no regular file is neither read nor waited for.
 
 use std::{
     collections::BTreeMap,
-    fs::{DirBuilder, File, OpenOptions},
-    hash::{BuildHasher, Hasher, RandomState},
+    fs::File,
     io::{Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -22,17 +17,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use crate::{catalog::last_good::LastGood, digest::hex, model::Millis, snapshot::view::View, translate::TRANSLATION};
+use crate::{
+    catalog::last_good::LastGood,
+    digest::hex,
+    disk::{self, open},
+    model::Millis,
+    snapshot::view::View,
+    translate::TRANSLATION,
+};
 
 const FILE: &str = "last-good";
-/// The end of the names under which new files are written.
-const PART: &str = ".part";
 const FORMAT: u32 = 3;
 /// Above this nothing is kept: W4, a million endpoints, is about 150 MB.
 const MAX_BYTES: u64 = 1 << 30;
@@ -89,49 +88,13 @@ impl Content {
 
     /// Replaces the file. Takes as long as the disk does.
     fn save(&self, file: &Path) -> std::io::Result<()> {
-        if let Some(dir) = file.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        }
-        let part = file.with_file_name(format!("{FILE}.{:016x}{PART}", RandomState::new().build_hasher().finish()));
-        // A link of that name is an error as well.
-        let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
-        let done = self.write_synced(out).and_then(|()| std::fs::rename(&part, file));
-        if done.is_err() {
-            let _ = std::fs::remove_file(part);
-        }
-        done
+        disk::replace(file, |out| self.write(out))
     }
-
-    fn write_synced(&self, out: File) -> std::io::Result<()> {
-        let mut out = std::io::BufWriter::new(out);
-        self.write(&mut out)?;
-        // Synced before the rename: after a crash the name must not point at bytes that are not there.
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_data()
-    }
-}
-
-/// Opens a regular file, however it is called; a pipe is not waited for.
-fn open(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    let file = options.custom_flags(flags as i32).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is no regular file"));
-    }
-    Ok(file)
 }
 
 /// Marks the content of the file as still good: the time of the last change is how old it is.
 fn touch(file: &Path) -> std::io::Result<()> {
     open(File::options().append(true), file)?.set_modified(SystemTime::now())
-}
-
-/// Removes files whose writers ended before they were whole.
-fn clean(dir: &Path) {
-    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let is_part =
-        |name: &str| name.strip_prefix(FILE).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(PART));
-    let parts = files.filter(|entry| entry.file_name().to_str().is_some_and(is_part));
-    parts.for_each(|entry| drop(std::fs::remove_file(entry.path())));
 }
 
 fn read(file: &Path) -> Result<Option<LastGood>, String> {
@@ -212,7 +175,7 @@ impl LastGoodFile {
 
     /// Reads the file; `None` if there is none or it cannot be used, which is logged.
     pub fn load(&self) -> Option<LastGood> {
-        self.file.parent().into_iter().for_each(clean);
+        disk::clean(&self.file);
         match read(&self.file) {
             Ok(last_good) => last_good,
             Err(why) => {

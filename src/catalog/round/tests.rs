@@ -6,6 +6,7 @@ use crate::{
     catalog::{
         driver::Driver,
         last_good::file::over_a_restart,
+        orders::Orders,
         report::{Moves, Quarantine},
     },
     model::Millis,
@@ -493,4 +494,50 @@ fn what_was_withheld_goes_when_the_hold_is_over_and_is_named_until_then() {
     driver.now += GRACE;
     driver.round();
     assert_eq!((driver.report.graces.len(), driver.served().len()), (0, 10));
+}
+
+/// Ten services are served, and kept for another start.
+fn kept() -> Driver {
+    let driver = full(json!({ "scope": "cluster" }), 10);
+    assert!(driver.view.complete);
+    driver
+}
+
+#[test]
+fn a_start_under_a_freeze_shows_the_last_good_state_however_old_it_is() {
+    let day = Duration::from_secs(86_400);
+    for freeze in [|orders: &mut Orders| orders.ordered = true, |orders: &mut Orders| orders.stopped = true] {
+        let mut driver = kept().restarted(10 * day);
+        freeze(&mut driver.orders);
+        driver.orders.listening_since = Some(driver.now);
+        driver.publish("new.Service", "a", 1, &["10.0.0.1:80"]);
+        driver.round();
+        assert!(!driver.view.shown, "what the documents say was not read yet");
+        let ends = driver.round.deadline(&driver.orders);
+        assert_eq!(ends, Some(driver.now + 60_000), "it is not waited for longer than for a complete view");
+        driver.orders.loaded = true;
+        driver.round();
+        assert_eq!((driver.view.shown, driver.view.complete, driver.report.held), (true, false, Some(Held::Frozen)));
+        assert_eq!((driver.served().len(), driver.round.deadline(&driver.orders)), (10, None));
+        (driver.orders.ordered, driver.orders.stopped) = (false, false);
+        driver.round();
+        assert!(driver.view.complete && driver.served().contains_key("new.Service"));
+    }
+}
+
+#[test]
+fn a_start_under_a_freeze_without_a_last_good_state_serves_and_then_freezes() {
+    let mut driver = Driver::new(json!({ "scope": "cluster" }));
+    driver.orders.ordered = true;
+    driver.publish("a.Service", "a", 1, &["10.0.0.1:80"]);
+    driver.orders.loaded = true;
+    driver.round();
+    assert!(driver.view.complete && driver.events().contains(&"nothing_to_freeze"), "{:?}", driver.events());
+    assert_eq!((driver.served().len(), driver.report.held), (1, Some(Held::Frozen)));
+    driver.publish("b.Service", "a", 1, &["10.0.0.1:80"]);
+    driver.round();
+    assert_eq!(driver.served().len(), 1);
+    driver.orders.ordered = false;
+    driver.round();
+    assert_eq!(driver.served().len(), 2);
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Asked, BY_HEADER, Credentials, Page, SIGNATURE_HEADER, TIME_HEADER, TOKEN_HEADER, WHY_HEADER, change,
+    Answer, Credentials, Page, Request, SIGNATURE_HEADER, TIME_HEADER, TOKEN_HEADER, change,
     large::{Cursor, Large},
     page,
 };
@@ -147,7 +147,7 @@ async fn deadline(read: oneshot::Receiver<(Arc<Large>, u64)>, limits: Limits) {
 type Reply = Response<Either<Full<Bytes>, Chunks>>;
 
 async fn answer(
-    request: Request<Incoming>,
+    request: http::Request<Incoming>,
     engine: Weak<Engine>,
     reads: Option<oneshot::Sender<(Arc<Large>, u64)>>,
     limits: Limits,
@@ -169,10 +169,11 @@ async fn answer(
                 time: header(TIME_HEADER),
                 signature: header(SIGNATURE_HEADER),
             };
-            let (if_match, by, why) = (header(header::IF_MATCH.as_str()), header(BY_HEADER), header(WHY_HEADER));
-            let asked = Asked { path, query, shown, if_match, by, why };
+            let if_match = header(header::IF_MATCH.as_str());
             spawn_blocking(move || {
-                engine.upgrade().map(|engine| Answer::Page(change(&engine, &asked, &body.to_bytes())))
+                let (engine, body) = (engine.upgrade()?, body.to_bytes());
+                let request = Request { path: &path, query: &query, if_match: &if_match, body: &body };
+                Some(Answer::Page(change(&engine, &shown, request)))
             })
         }
         _ => return text(Page::text(405, "there are GET and POST\n".to_owned())),

@@ -80,6 +80,15 @@ mod tests {
         assert_eq!(names(query).collect::<Vec<_>>(), ["dryRun", "by", "why", "local", "x"]);
     }
 
+    #[test]
+    fn a_value_is_read_as_it_was_meant() {
+        for (text, meant) in
+            [("", ""), ("a+b%20c", "a b c"), ("%C3%A4%4", "ä%4"), ("100%", "100%"), ("%zz", "%zz"), ("%ff", "\u{fffd}")]
+        {
+            assert_eq!(decoded(text), meant);
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(text in ".{0,40}") {

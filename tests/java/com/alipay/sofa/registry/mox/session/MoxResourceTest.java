@@ -108,7 +108,7 @@ public class MoxResourceTest {
             UriInfo broken = uri(() -> {
                 throw new OutOfMemoryError("none left");
             });
-            for (Response response : new Response[] {resource.page(broken), resource.index(broken), resource.change(broken, "sesame", null, null, null, null, null, null)}) {
+            for (Response response : new Response[] {resource.page(broken), resource.index(broken), resource.change(broken, "sesame", null, null, null, null)}) {
                 assertEquals(503, response.getStatus());
                 assertEquals("this cannot be answered now: java.lang.OutOfMemoryError: none left", response.getEntity());
             }
@@ -148,9 +148,9 @@ public class MoxResourceTest {
         Map<String, Object> shown = Collections.singletonMap("token", "sesame");
         String document = "{\"exclude\": [\"*.S1:*\"]}";
         Map<String, Object> own =
-                mox.host().command("change", "path", "/mox/policy", "shown", shown, "by", "ann & bob", "why", "S1 ist übrig", "body", document);
+                mox.host().command("change", "path", "/mox/policy", "query", "by=ann+%26+bob&why=S1+ist+%C3%BCbrig", "shown", shown, "body", document);
         Sessions sessions = new Sessions(() -> Collections.singletonList("127.0.0.1"), port());
-        Response all = MoxResource.everywhere(mox.host(), own, sessions, "/mox/policy", "sesame");
+        Response all = MoxResource.everywhere(mox.host(), own, sessions, "sesame");
         String hash = (String) mox.status().get("policy");
         String named = "{\"status\":200,\"hash\":\"" + hash + "\",\"revision\":1,\"answer\":";
         String text = (String) all.getEntity();
@@ -160,7 +160,7 @@ public class MoxResourceTest {
         assertTrue(present, present.contains("\"by\": \"ann & bob\"") && present.contains("\"why\": \"S1 ist übrig\""));
 
         mox.close();
-        Response cut = MoxResource.everywhere(mox.host(), own, sessions, "/mox/policy", "sesame");
+        Response cut = MoxResource.everywhere(mox.host(), own, sessions, "sesame");
         assertEquals(502, cut.getStatus());
         assertTrue(cut.getEntity().toString(), cut.getEntity().toString().contains("\"127.0.0.1\":{\"status\":503,\"answer\":"));
     }
@@ -174,10 +174,9 @@ public class MoxResourceTest {
         assertTrue(get("/mox/policy", 200, "application/json").contains("\"revision\": 0"));
         Map<String, String> headers = new HashMap<>();
         headers.put("If-Match", "\"0\"");
-        headers.put("X-Mox-By", "ann");
-        assertEquals(200, ask("/mox/policy", headers, document).status);
+        assertEquals(200, ask("/mox/policy?by=ann", headers, document).status);
         Exchange.Answer second = ask("/mox/policy", headers, "{}");
-        assertEquals(second.body, 412, second.status);
+        assertEquals(second.body, 409, second.status);
         assertTrue(second.body, second.body.contains("\"revision\": 1") && second.body.contains("\"by\": \"ann\""));
         Exchange.Answer back = ask("/mox/policy?rollback=0", Collections.emptyMap(), "");
         assertTrue(back.body, back.status == 200 && back.body.contains("\"revision\":2"));

@@ -3,7 +3,7 @@ package com.alipay.sofa.registry.mox;
 /** The native methods. Nothing but {@link RegistryMox}, {@link EnginePage} and {@link LogPump} calls them, after {@link NativeLoader#load()}. */
 final class NativeBridge {
     /** What {@link #abiVersion()} must answer, so that a jar is never used with the library of another. */
-    static final int ABI = 4;
+    static final int ABI = 5;
 
     private NativeBridge() {}
 

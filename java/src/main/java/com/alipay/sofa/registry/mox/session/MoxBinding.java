@@ -212,6 +212,12 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
         return parts == null ? null : parts.sessions();
     }
 
+    /** The documents that session servers share; null where there are none. */
+    static DocumentFollower documents() {
+        SessionParts parts = PARTS.get();
+        return parts == null ? null : parts.documents();
+    }
+
     @Override
     public void start() {
         running = true;

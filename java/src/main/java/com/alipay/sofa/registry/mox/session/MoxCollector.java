@@ -5,7 +5,6 @@ import com.alipay.sofa.registry.mox.RegistryMox;
 import io.prometheus.client.Collector;
 import io.prometheus.client.CollectorRegistry;
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -42,9 +41,12 @@ final class MoxCollector extends Collector implements AutoCloseable {
         List<MetricFamilySamples.Sample> samples = new ArrayList<>();
         for (Object one : (List<?>) metric.get("samples")) {
             Map<?, ?> sample = (Map<?, ?>) one;
-            List<?> label = (List<?>) sample.get("label");
-            List<String> names = label == null ? Collections.emptyList() : Collections.singletonList((String) label.get(0));
-            List<String> values = label == null ? Collections.emptyList() : Collections.singletonList((String) label.get(1));
+            List<String> names = new ArrayList<>();
+            List<String> values = new ArrayList<>();
+            for (Object label : (List<?>) sample.get("labels")) {
+                names.add((String) ((List<?>) label).get(0));
+                values.add((String) ((List<?>) label).get(1));
+            }
             samples.add(new MetricFamilySamples.Sample(name, names, values, ((Number) sample.get("value")).doubleValue()));
         }
         Type type = Type.valueOf(((String) metric.get("kind")).toUpperCase(Locale.ROOT));

@@ -13,6 +13,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -35,11 +36,9 @@ import org.slf4j.LoggerFactory;
 @Path("mox")
 public class MoxResource {
     private static final int MOST_BODY = 1 << 20;
-    private static final String BY_HEADER = "X-Mox-By";
-    private static final String WHY_HEADER = "X-Mox-Why";
-    /** As the engine begins the answer for a policy that is in force. */
+    /** As the engine begins the answer where it says which policy is in force. */
     private static final Pattern POLICY =
-            Pattern.compile("\\s*\\{\\s*\"hash\":\\s*\"([0-9a-f]{1,64})\",\\s*\"revision\":\\s*([0-9]{1,18})\\b");
+            Pattern.compile("\\s*\\{[^{}]*?\"hash\":\\s*\"([0-9a-f]{1,64})\"[^{}]*?\"revision\":\\s*([0-9]{1,18})\\b");
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
     private static final AtomicLong NEXT_WARNING = new AtomicLong(System.nanoTime());
 
@@ -70,15 +69,14 @@ public class MoxResource {
     }
 
     /**
-     * Freezes, thaws, releases, sets the policy, or tells what a policy would change.
+     * Freezes, thaws, releases, sets the policy, or tells what a policy would change. Where session servers share documents, policy and freeze are written for all
+     * of them, and the others are told to read what was written; everything else is passed on to them.
      *
      * @param uri what is to be done
      * @param token {@code mox.admin.token}; null in a request that another session server passes on
      * @param time when that was signed, milliseconds since 1970; else null
      * @param signature its signature by {@code mox.admin.token}, 64 hexadecimal digits; else null
-     * @param ifMatch hash or revision of the policy that is to be replaced; null: whichever is in force
-     * @param by who sets the policy; null: nobody says so
-     * @param why why he does; null: for no reason that he gives
+     * @param ifMatch the revision, or the policy's hash, that the writer knows; null: whatever is there
      * @param body the policy
      * @return what came of it: for each server, or for this one of what another passes on or what changes nothing
      */
@@ -90,40 +88,38 @@ public class MoxResource {
             @HeaderParam(Sessions.TIME_HEADER) String time,
             @HeaderParam(Sessions.SIGNATURE_HEADER) String signature,
             @HeaderParam("If-Match") String ifMatch,
-            @HeaderParam(BY_HEADER) String by,
-            @HeaderParam(WHY_HEADER) String why,
             InputStream body) {
         Optional<RegistryMox> mox = RegistryMox.running();
         if (!mox.isPresent()) {
             return off();
         }
         try {
-            URI asked = uri.getRequestUri();
-            String path = asked.getRawPath();
+            String path = uri.getRequestUri().getRawPath();
+            String text = body == null ? "" : read(body, MOST_BODY);
             Map<String, Object> shown = new LinkedHashMap<>();
-            shown.put("token", text(token));
-            shown.put("time", text(time));
-            shown.put("signature", text(signature));
-            Map<String, Object> own =
-                    mox.get()
-                            .host()
-                            .command(
-                                    "change",
-                                    "path",
-                                    path,
-                                    "query",
-                                    text(asked.getRawQuery()),
-                                    "shown",
-                                    shown,
-                                    "ifMatch",
-                                    text(ifMatch),
-                                    "by",
-                                    text(by),
-                                    "why",
-                                    text(why),
-                                    "body",
-                                    body == null ? "" : read(body, MOST_BODY));
-            return own.get("forward") == null ? response(own) : everywhere(mox.get().host(), own, MoxBinding.sessions(), path, token);
+            shown.put("token", token == null ? "" : token);
+            shown.put("time", time == null ? "" : time);
+            shown.put("signature", signature == null ? "" : signature);
+            String query = uri.getRequestUri().getRawQuery();
+            Object[] request = {
+                "path", path, "query", query == null ? "" : query, "ifMatch", ifMatch == null ? "" : ifMatch, "shown", shown, "body", text
+            };
+            DocumentFollower documents = MoxBinding.documents();
+            MoxHost host = mox.get().host();
+            Map<String, Object> own = host.command("change", request);
+            if (own.get("refresh") != null && documents != null) {
+                documents.refresh();
+                own = host.command("refreshed");
+            } else if (own.get("write") != null && documents != null) {
+                own = documents.write(own);
+            }
+            // What others would refuse as well is not passed on, nor what another passes on.
+            return own.get("forward") == null ? response(own) : everywhere(host, own, MoxBinding.sessions(), token);
+        } catch (TimeoutException e) {
+            return failed(
+                    503,
+                    "the registry's store of documents does not answer: nothing changed, unless it takes the write after all, which "
+                            + "GET /mox/policy then tells; ?local=1 freezes and thaws this server alone");
         } catch (MoxException e) {
             return failed(503, e.code() + ", " + e.getMessage());
         } catch (IOException e) {
@@ -139,16 +135,15 @@ public class MoxResource {
      * @param own the engine's answer for this server
      * @param sessions null where there are no others
      */
-    @SuppressWarnings("unchecked")
-    static Response everywhere(MoxHost host, Map<String, Object> own, Sessions sessions, String path, String token) {
-        Map<String, Object> forward = (Map<String, Object>) own.get("forward");
+    static Response everywhere(MoxHost host, Map<String, Object> own, Sessions sessions, String token) {
+        Map<?, ?> forward = (Map<?, ?>) own.get("forward");
         String query = (String) forward.get("query");
+        String target = query.isEmpty() ? (String) forward.get("path") : forward.get("path") + "?" + query;
         Map<String, Object> servers = new LinkedHashMap<>();
         servers.put("this", answer(200, (String) own.get("body")));
         boolean all = true;
         try {
             if (sessions != null) {
-                String target = query.isEmpty() ? path : path + '?' + query;
                 for (Map.Entry<String, Exchange.Answer> other : sessions.change(target, token, (String) forward.get("body")).entrySet()) {
                     all &= other.getValue().status == 200;
                     servers.put(other.getKey(), answer(other.getValue().status, other.getValue().body));
@@ -185,10 +180,6 @@ public class MoxResource {
         }
         answer.put("answer", body.trim());
         return answer;
-    }
-
-    private static String text(String header) {
-        return header == null ? "" : header;
     }
 
     private static Response made(UriInfo uri) {

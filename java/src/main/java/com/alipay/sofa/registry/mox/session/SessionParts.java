@@ -14,10 +14,14 @@ import java.util.Map;
 import java.util.concurrent.Future;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 import org.springframework.beans.factory.ListableBeanFactory;
 
 /** What runs beside the session server once it is up, made of its beans. */
 final class SessionParts implements AutoCloseable {
+    private static final Logger LOG = LoggerFactory.getLogger("MOX");
+
     private final String dataCenter;
     private final Sessions sessions;
     /** Null with local scope. */
@@ -28,7 +32,17 @@ final class SessionParts implements AutoCloseable {
     /** Null where the registry has no metrics of this kind. */
     private final MoxCollector metrics;
 
-    private SessionParts(String dataCenter, Sessions sessions, ClusterFeed feed, SessionWatch watch, MoxCollector metrics) {
+    /** Null where session servers share no documents. */
+    private final DocumentFollower documents;
+
+    private SessionParts(
+            String dataCenter,
+            Sessions sessions,
+            ClusterFeed feed,
+            SessionWatch watch,
+            MoxCollector metrics,
+            DocumentFollower documents) {
+        this.documents = documents;
         this.metrics = metrics;
         this.dataCenter = dataCenter;
         this.sessions = sessions;
@@ -68,8 +82,10 @@ final class SessionParts implements AutoCloseable {
             // A gray push, to some addresses while all others wait, thaws nothing: PushSwitchService would say that pushes go on.
             watch = new SessionWatch(mox, () -> !stop.isStopPushSwitch(), feed, sessions, maxSilent, refused, broken);
         }
-        SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch, metrics(mox));
         Future<?> baseline = sessions.baseline(mox);
+        // Before anything is served: under which policy, and whether at all.
+        DocumentFollower documents = documents(beans, mox, settings, broken);
+        SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch, metrics(mox), documents);
         if (feed != null) {
             feed.start(baseline);
         }
@@ -77,6 +93,29 @@ final class SessionParts implements AutoCloseable {
             watch.start();
         }
         return parts;
+    }
+
+    /** Null, with one error in the log, where there is no store that a document would outlive a restart in. */
+    private static DocumentFollower documents(
+            ListableBeanFactory beans, RegistryMox mox, Map<String, Object> settings, Consumer<Throwable> broken) {
+        Map<?, ?> keys = (Map<?, ?>) settings.get("documents");
+        if (keys == null || keys.isEmpty()) {
+            return null; // nothing could be signed, which the status says
+        }
+        DocumentFollower documents = null;
+        try {
+            documents = new DocumentFollower(mox, RealDocumentStore.of(beans), keys, DocumentFollower.POLL_MILLIS, broken);
+            documents.start();
+            return documents;
+        } catch (Throwable t) {
+            if (documents != null) {
+                documents.close();
+            }
+            String why = t instanceof IllegalStateException ? t.getMessage() : t.toString();
+            LOG.error("event=documents_off session servers share no policy and no freeze: {}", why);
+            mox.host().command("noDocuments", "why", why);
+            return null;
+        }
     }
 
     /** They are at {@code /mox/metrics} as well, so nothing is lost where they find no place here. */
@@ -122,10 +161,18 @@ final class SessionParts implements AutoCloseable {
         return sessions;
     }
 
+    /** Null where session servers share no documents. */
+    DocumentFollower documents() {
+        return documents;
+    }
+
     @Override
     public void close() {
         if (metrics != null) {
             metrics.close();
+        }
+        if (documents != null) {
+            documents.close();
         }
         if (watch != null) {
             watch.close();

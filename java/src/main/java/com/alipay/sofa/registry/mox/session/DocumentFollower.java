@@ -1,0 +1,231 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.sofa.registry.mox.MoxException;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
+
+/**
+ * Carries rows between the registry's store and the engine, which alone knows what they mean: all of them every 3 s, at once when
+ * another session server says so, and those that the engine wants to be written.
+ *
+ * <p>A database that is cut off may keep a call for as long as TCP does. So what asks it is on a thread of its own, which is given
+ * up where it takes too long: what it says later counts for nothing, and the next call has another thread.
+ */
+final class DocumentFollower implements AutoCloseable {
+    static final long POLL_MILLIS = 3_000;
+    /** How long the start of a session server may wait. */
+    private static final long START_MILLIS = 2_000;
+    /** How long a call may take. */
+    private static final long CALL_MILLIS = 2_500;
+    /** How many threads may have been given up and not have ended. */
+    private static final int GIVEN_UP = 4;
+    /** A row has 64 KiB at most; a longer one is as good as its beginning, which is refused for its length. */
+    private static final int MOST_CHARS = (64 << 10) + 1;
+
+    private final RegistryMox mox;
+    private final DocumentStore store;
+    /** By the documents' names. */
+    private final Map<String, String> keys;
+
+    private final long pollMillis;
+    private final Consumer<Throwable> broken;
+    private final ScheduledThreadPoolExecutor polls = new ScheduledThreadPoolExecutor(1, work -> thread(work, "mox-documents"));
+    private final AtomicInteger givenUp = new AtomicInteger();
+    /** Guarded by this. */
+    private Lane lane = new Lane();
+
+    /** A thread for calls of the store, one after the other. */
+    private static final class Lane {
+        final ExecutorService thread = Executors.newSingleThreadExecutor(work -> thread(work, "mox-store"));
+        volatile boolean givenUp;
+    }
+
+    /** Work that asks the store, and tells the engine unless its lane was given up. */
+    private interface Call<T> {
+        T on(Lane lane) throws TimeoutException;
+    }
+
+    /** @param keys the rows' keys by the documents' names, as the engine's settings have them */
+    DocumentFollower(RegistryMox mox, DocumentStore store, Map<?, ?> keys, long pollMillis, Consumer<Throwable> broken) {
+        this.mox = mox;
+        this.store = store;
+        this.keys = new LinkedHashMap<>();
+        keys.forEach((name, key) -> this.keys.put((String) name, (String) key));
+        this.pollMillis = pollMillis;
+        this.broken = broken;
+    }
+
+    private static Thread thread(Runnable work, String name) {
+        Thread thread = new Thread(work, name);
+        thread.setDaemon(true);
+        return thread;
+    }
+
+    /** Reads everything once, for 2 s at most, and again and again from then on. */
+    void start() {
+        try {
+            within(START_MILLIS, this::read);
+        } catch (TimeoutException e) {
+            // The engine has what it kept of before; what is read late counts from then on.
+        }
+        polls.scheduleWithFixedDelay(this::poll, pollMillis, pollMillis, TimeUnit.MILLISECONDS);
+    }
+
+    private void poll() {
+        try {
+            refresh();
+        } catch (TimeoutException | MoxException e) {
+            // The engine was told, or is closed, which ends this as well.
+        } catch (LinkageError e) {
+            broken.accept(e);
+            throw e; // ends the polls
+        } catch (Throwable t) {
+            // A full heap or the like; the next poll tells whether it is over.
+        }
+    }
+
+    /** Reads all rows now. Throws where the database takes too long. */
+    void refresh() throws TimeoutException {
+        within(CALL_MILLIS, this::read);
+    }
+
+    /**
+     * Writes what the engine wants to be written for a request, until it has an answer for it.
+     *
+     * @param next the engine's answer to the request
+     * @return the engine's last answer
+     */
+    Map<String, Object> write(Map<String, Object> next) throws TimeoutException {
+        return within(
+                CALL_MILLIS,
+                on -> {
+                    Map<String, Object> answer = next;
+                    while (answer.get("write") != null) {
+                        answer = put(on, (Map<?, ?>) answer.get("write"));
+                    }
+                    return answer;
+                });
+    }
+
+    private Void read(Lane on) throws TimeoutException {
+        Map<String, Object> rows = new LinkedHashMap<>();
+        String failure = null;
+        try {
+            for (Map.Entry<String, String> document : keys.entrySet()) {
+                rows.put(document.getKey(), shown(store.get(document.getValue())));
+            }
+        } catch (LinkageError e) {
+            throw e;
+        } catch (Throwable t) {
+            failure = String.valueOf(t);
+        }
+        Map<String, Object> answer = failure == null ? tell(on, "rows", "rows", rows) : tell(on, "rows", "failure", failure);
+        for (Object write : (List<?>) answer.get("writes")) {
+            put(on, (Map<?, ?>) write);
+        }
+        return null;
+    }
+
+    /** Writes a row and tells the engine what is there then. */
+    private Map<String, Object> put(Lane on, Map<?, ?> write) throws TimeoutException {
+        String key = (String) write.get("key");
+        boolean stored = false;
+        boolean read = false;
+        DocumentStore.Row row = null;
+        try {
+            DocumentStore.Row wanted = new DocumentStore.Row((Long) write.get("version"), (String) write.get("value"));
+            stored = store.put(key, wanted, (Long) write.get("expect"));
+        } catch (LinkageError e) {
+            throw e;
+        } catch (Throwable t) {
+            // Whether it was written all the same is what is there.
+        }
+        try {
+            row = store.get(key);
+            read = true;
+        } catch (LinkageError e) {
+            throw e;
+        } catch (Throwable t) {
+            // The engine is told that nobody knows.
+        }
+        return tell(on, "written", "ticket", write.get("ticket"), "stored", stored, "read", read, "row", shown(row));
+    }
+
+    /** What was read long ago would be taken for what is there now. */
+    private synchronized Map<String, Object> tell(Lane on, String operation, Object... fields) throws TimeoutException {
+        if (on.givenUp) {
+            throw new TimeoutException();
+        }
+        return mox.host().command(operation, fields);
+    }
+
+    private static Map<String, Object> shown(DocumentStore.Row row) {
+        if (row == null) {
+            return null;
+        }
+        String value = row.value == null ? "" : row.value;
+        Map<String, Object> shown = new LinkedHashMap<>();
+        shown.put("version", row.version);
+        shown.put("value", value.length() > MOST_CHARS ? value.substring(0, MOST_CHARS) : value);
+        return Collections.unmodifiableMap(shown);
+    }
+
+    private <T> T within(long millis, Call<T> call) throws TimeoutException {
+        Lane on;
+        synchronized (this) {
+            on = lane;
+        }
+        Future<T> done = on.thread.submit(() -> call.on(on));
+        try {
+            return done.get(millis, TimeUnit.MILLISECONDS);
+        } catch (TimeoutException e) {
+            done.cancel(false); // nobody waits for it, if it has not begun
+            giveUp(on, millis);
+            throw e;
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            throw new IllegalStateException("interrupted", e);
+        } catch (ExecutionException e) {
+            if (e.getCause() instanceof TimeoutException) {
+                throw (TimeoutException) e.getCause();
+            }
+            if (e.getCause() instanceof Error) {
+                throw (Error) e.getCause();
+            }
+            throw e.getCause() instanceof RuntimeException ? (RuntimeException) e.getCause() : new IllegalStateException(e.getCause());
+        }
+    }
+
+    /** Whoever waits for another call of the lane gives up as well. */
+    private synchronized void giveUp(Lane late, long millis) {
+        if (late.givenUp || givenUp.get() >= GIVEN_UP) {
+            return;
+        }
+        givenUp.incrementAndGet();
+        late.givenUp = true;
+        late.thread.submit(givenUp::decrementAndGet); // when the call has come to its end
+        late.thread.shutdown();
+        lane = new Lane();
+        mox.host().command("rows", "failure", "no answer within " + millis + " ms");
+    }
+
+    @Override
+    public void close() {
+        polls.shutdownNow();
+        synchronized (this) {
+            lane.thread.shutdown();
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What the session servers agree on, and what survives their restarts: documents in the registry's own store.
+//!
+//! Takes the rows that somebody read there, and what operators want to be written; gives the documents in force and the rows
+//! to write. It is a value: no lock, clock, log or IO, and nothing of Java. Whoever reaches the store can write any row, so a
+//! document counts only if it verifies by `mox.admin.token`, has no lower revision than one before, and is understood whole.
+//! Whatever else happens to a row or to the store, the last document that counted stays.
+
+mod content;
+mod envelope;
+mod slot;
+
+use std::collections::BTreeMap;
+
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::model::Millis;
+
+pub use content::{Freeze, OrdersContent, PastPolicy, PinsContent, PolicyContent};
+pub use envelope::{Reason, Refusal, Stamp};
+pub use slot::NotWritten;
+
+use slot::{Rows, Slot, Took};
+
+/// A token of fewer bytes signs nothing: who reads rows could try them all.
+pub const LEAST_TOKEN: usize = 16;
+
+/// The documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Name {
+    /// The policy, see [`PolicyContent`].
+    Policy,
+    /// The operator's orders, see [`OrdersContent`].
+    Orders,
+    /// Who has a contested place, see [`PinsContent`].
+    Pins,
+}
+
+impl Name {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Policy, Self::Orders, Self::Pins];
+
+    /// As it is signed and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Orders => "orders",
+            Self::Pins => "pins",
+        }
+    }
+
+    /// The key of the document's row, in the form of the registry's own keys.
+    pub fn key(self) -> String {
+        format!("registry-mox.{}#@#9600#@#CONFIG", self.as_str())
+    }
+}
+
+/// A row of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Row {
+    /// Its version, above 0, by which it is compared and set.
+    pub version: i64,
+    /// Its text. Whoever reads one of more than 64 KiB may cut it anywhere behind that.
+    pub value: String,
+}
+
+/// A row to be written, if the store still has the version that is expected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Write {
+    /// The document.
+    #[serde(skip)]
+    pub name: Name,
+    /// The version that the row has to have, 0: it must not be there.
+    pub expect: i64,
+    /// The version that it then has.
+    pub version: i64,
+    /// The text.
+    pub value: String,
+}
+
+/// What came of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The store has it.
+    Done,
+    /// Somebody else wrote meanwhile; that is what is there now.
+    Conflict,
+    /// The store was not reached. Where it took the write all the same, the next read tells.
+    Unreachable,
+}
+
+/// What rows are judged by.
+#[derive(Debug, Clone)]
+struct Rule {
+    key: hmac::Key,
+    namespace: String,
+}
+
+/// What came of what was read.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Documents that are others than before.
+    pub changed: Vec<Name>,
+    /// Documents whose row is refused from now on.
+    pub refused: Vec<(Name, Refusal)>,
+}
+
+/// What is kept of the documents over a restart. It needs no protection of its own: its rows are judged as those of the store.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Kept {
+    /// The highest revision that was there of each document, so that no older one is taken any more.
+    pub highest: BTreeMap<Name, u64>,
+    /// The rows that counted.
+    pub rows: BTreeMap<Name, String>,
+}
+
+/// A document for the status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    /// The revision that is in force; 0: none is.
+    pub revision: u64,
+    /// Who wrote it, when and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<Stamp>,
+    /// Why the row that is there does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refusal>,
+    /// How many rows did not count since the start, by the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refusals: BTreeMap<Reason, u64>,
+}
+
+/// All documents as this session server knows them.
+#[derive(Debug)]
+pub struct Documents {
+    rule: Rule,
+    policy: Slot<PolicyContent>,
+    orders: Slot<OrdersContent>,
+    pins: Slot<PinsContent>,
+}
+
+impl Documents {
+    /// None is known yet. Documents are signed with `token`, policies are for resources in `namespace`; `None`: the token is
+    /// too short to sign with.
+    pub fn new(token: &[u8], namespace: &str) -> Option<Self> {
+        (token.len() >= LEAST_TOKEN).then(|| Self {
+            rule: Rule { key: hmac::Key::new(hmac::HMAC_SHA256, token), namespace: namespace.to_owned() },
+            policy: Slot::default(),
+            orders: Slot::default(),
+            pins: Slot::default(),
+        })
+    }
+
+    fn all(&self) -> [(Name, &dyn Rows); 3] {
+        [(Name::Policy, &self.policy), (Name::Orders, &self.orders), (Name::Pins, &self.pins)]
+    }
+
+    fn rows(&mut self, name: Name) -> (&mut dyn Rows, &Rule) {
+        let rows: &mut dyn Rows = match name {
+            Name::Policy => &mut self.policy,
+            Name::Orders => &mut self.orders,
+            Name::Pins => &mut self.pins,
+        };
+        (rows, &self.rule)
+    }
+
+    /// Takes what was kept over a restart, before anything is read.
+    pub fn restore(&mut self, kept: &Kept) -> Taken {
+        let mut taken = Taken::default();
+        for name in Name::ALL {
+            let highest = kept.highest.get(&name).copied().unwrap_or_default();
+            let (rows, rule) = self.rows(name);
+            let took = rows.restore(rule, highest, kept.rows.get(&name).map(String::as_str));
+            taken.note(name, rows, took);
+        }
+        taken
+    }
+
+    /// What is to be kept over a restart.
+    pub fn kept(&self) -> Kept {
+        let all = || self.all().into_iter();
+        Kept {
+            highest: all().map(|(name, rows)| (name, rows.highest())).filter(|(_, highest)| *highest > 0).collect(),
+            rows: all().filter_map(|(name, rows)| Some((name, rows.text()?.to_owned()))).collect(),
+        }
+    }
+
+    /// Takes a row as it was read; `None`: there is none.
+    pub fn take(&mut self, name: Name, row: Option<&Row>) -> Taken {
+        let (rows, rule) = self.rows(name);
+        let took = rows.take(rule, row);
+        let mut taken = Taken::default();
+        taken.note(name, rows, took);
+        taken
+    }
+
+    /// The store could not be read: nothing can be written over what is not known.
+    pub fn lose(&mut self) {
+        Name::ALL.into_iter().for_each(|name| self.rows(name).0.lose());
+    }
+
+    /// Rows to put back where they have vanished, or where older ones were put in their place.
+    pub fn put_back(&self, now: Millis) -> Vec<Write> {
+        self.all().into_iter().filter_map(|(_, rows)| rows.put_back(now)).collect()
+    }
+
+    /// The stored policy; `None`: that of the properties is in force.
+    pub fn policy(&self) -> Option<&Value> {
+        self.policy.held().and_then(|held| held.content.policy.as_ref())
+    }
+
+    /// Policies that were in force, the newest first.
+    pub fn history(&self) -> &[PastPolicy] {
+        self.policy.held().map_or(&[], |held| &held.content.history)
+    }
+
+    /// The freeze that is ordered, with who ordered it, when and why.
+    pub fn freeze(&self) -> Option<(Freeze, &Stamp)> {
+        let held = self.orders.held()?;
+        held.content.freeze.map(|freeze| (freeze, &held.stamp))
+    }
+
+    /// Who has which contested place.
+    pub fn pins(&self) -> Option<&PinsContent> {
+        self.pins.held().map(|held| &held.content)
+    }
+
+    /// The write that replaces the policy, by `None` with that of the properties. `saw`: the revision that the writer knows, 0
+    /// for none; `None`: whatever is there.
+    pub fn set_policy(&self, policy: Option<Value>, stamp: &Stamp, saw: Option<u64>) -> Result<Write, NotWritten> {
+        let content = match self.policy.held() {
+            Some(held) => held.content.next(held.revision, &held.stamp, policy),
+            None => PolicyContent { policy, history: Vec::new() },
+        };
+        self.policy.propose(&self.rule, content, stamp, saw)
+    }
+
+    /// The write that replaces the orders.
+    pub fn set_orders(&self, orders: OrdersContent, stamp: &Stamp, saw: Option<u64>) -> Result<Write, NotWritten> {
+        self.orders.propose(&self.rule, orders, stamp, saw)
+    }
+
+    /// The write that replaces the pins.
+    pub fn set_pins(&self, pins: PinsContent, stamp: &Stamp) -> Result<Write, NotWritten> {
+        self.pins.propose(&self.rule, pins, stamp, None)
+    }
+
+    /// Takes what came of a write. `stored`: the store says that it took it; `now`: what it has after that, `None` where it
+    /// cannot be read.
+    pub fn written(&mut self, write: &Write, stored: bool, now: Option<Option<&Row>>) -> (Outcome, Taken) {
+        let (rows, rule) = self.rows(write.name);
+        let (outcome, took) = rows.written(rule, write, stored, now);
+        let mut taken = Taken::default();
+        taken.note(write.name, rows, took);
+        (outcome, taken)
+    }
+
+    /// For the status.
+    pub fn shown(&self) -> BTreeMap<Name, Shown> {
+        self.all().into_iter().map(|(name, rows)| (name, rows.shown())).collect()
+    }
+}
+
+impl Taken {
+    fn note(&mut self, name: Name, rows: &dyn Rows, took: Took) {
+        if took.changed {
+            self.changed.push(name);
+        }
+        if took.newly_refused {
+            self.refused.extend(rows.refused().cloned().map(|refusal| (name, refusal)));
+        }
+    }
+
+    /// Adds what came of another row.
+    pub fn add(&mut self, other: Self) {
+        self.changed.extend(other.changed);
+        self.refused.extend(other.refused);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! One document: what is held of it, what its row had last, and what may be written over it.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    documents::{
+        Outcome, Row, Rule, Shown, Write,
+        content::Content,
+        envelope::{self, Opened, Reason, Refusal, Stamp},
+    },
+    model::Millis,
+};
+
+/// A document that was accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Held<C> {
+    pub(super) revision: u64,
+    pub(super) stamp: Stamp,
+    pub(super) content: C,
+    /// The row.
+    text: String,
+}
+
+/// Everything that is known of one document.
+#[derive(Debug)]
+pub(super) struct Slot<C> {
+    held: Option<Held<C>>,
+    /// The highest revision of any row that verified.
+    highest: u64,
+    /// The highest revision that any row said it had.
+    claimed: u64,
+    /// The version of the row when it was read last, 0 where there was none; `None`: the store was not reached yet, or not
+    /// the last time.
+    seen: Option<i64>,
+    /// Why the row is refused that was read last.
+    refused: Option<Refusal>,
+    /// How many rows were refused.
+    refusals: BTreeMap<Reason, u64>,
+}
+
+impl<C> Default for Slot<C> {
+    fn default() -> Self {
+        Self { held: None, highest: 0, claimed: 0, seen: None, refused: None, refusals: BTreeMap::new() }
+    }
+}
+
+/// What came of a row that was read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Took {
+    /// Another document is held than before.
+    pub(super) changed: bool,
+    /// The row is refused, and was not, or for another reason.
+    pub(super) newly_refused: bool,
+}
+
+/// Why a document is not even tried to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotWritten {
+    /// The store was not reached the last time, or not yet.
+    Unreachable,
+    /// The document is another than the writer saw.
+    Conflict,
+    /// A newer release wrote the present document, and this one cannot read it.
+    Newer,
+    /// The document would have more bytes than a row may have.
+    TooLarge,
+    /// The document is none, for the reason that is said.
+    Invalid(String),
+}
+
+/// What becomes of a document's rows, whatever it says.
+pub(super) trait Rows {
+    /// The highest revision that was there; 0: there was none.
+    fn highest(&self) -> u64;
+
+    /// The row that is held, for the next start.
+    fn text(&self) -> Option<&str>;
+
+    /// Why the row is refused that was read last.
+    fn refused(&self) -> Option<&Refusal>;
+
+    /// For the status.
+    fn shown(&self) -> Shown;
+
+    /// Takes what was kept over a restart; the store was not read yet.
+    fn restore(&mut self, rule: &Rule, highest: u64, text: Option<&str>) -> Took;
+
+    /// Takes a row as it was read; `None`: there is none, which changes nothing but that it can be written again.
+    fn take(&mut self, rule: &Rule, row: Option<&Row>) -> Took;
+
+    /// The store could not be read.
+    fn lose(&mut self);
+
+    /// Puts the document that is held back where its row has vanished, or an older one was put in its place. A row that does not
+    /// verify is left to the operator: it may be right for servers with another token.
+    fn put_back(&self, now: Millis) -> Option<Write>;
+
+    /// What came of a write: the store says whether it took it, which it denies for a conflict and for a failure alike, and what
+    /// there is now; `None`: it cannot be read.
+    fn written(&mut self, rule: &Rule, write: &Write, stored: bool, now: Option<Option<&Row>>) -> (Outcome, Took);
+}
+
+impl<C: Content> Rows for Slot<C> {
+    fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    fn text(&self) -> Option<&str> {
+        self.held.as_ref().map(|held| &*held.text)
+    }
+
+    fn refused(&self) -> Option<&Refusal> {
+        self.refused.as_ref()
+    }
+
+    fn shown(&self) -> Shown {
+        Shown {
+            revision: self.held.as_ref().map_or(0, |held| held.revision),
+            stamp: self.held.as_ref().map(|held| held.stamp.clone()),
+            refused: self.refused.clone(),
+            refusals: self.refusals.clone(),
+        }
+    }
+
+    fn restore(&mut self, rule: &Rule, highest: u64, text: Option<&str>) -> Took {
+        let took = text.map(|text| self.judge(rule, text)).unwrap_or_default();
+        // A replay stays one, also where what is kept cannot be used any more.
+        self.highest = self.highest.max(highest);
+        took
+    }
+
+    fn take(&mut self, rule: &Rule, row: Option<&Row>) -> Took {
+        let version = row.map_or(0, |row| row.version);
+        let is_same = self.seen == Some(version);
+        self.seen = Some(version);
+        let before = self.refused.take();
+        let took = match row {
+            Some(row) => self.judge(rule, &row.value),
+            None => {
+                self.refused = (!self.holds_newest()).then(|| {
+                    let what = format!("the document of revision {} has vanished; write it anew", self.highest);
+                    Refusal::new(Reason::Gone, what)
+                });
+                Took::default()
+            }
+        };
+        if let Some(refused) = &self.refused
+            && !(is_same && before.as_ref() == Some(refused))
+        {
+            *self.refusals.entry(refused.reason).or_default() += 1;
+        }
+        let newly_refused = self.refused.as_ref().map(|it| it.reason) != before.map(|it| it.reason);
+        Took { newly_refused: newly_refused && self.refused.is_some(), ..took }
+    }
+
+    fn lose(&mut self) {
+        self.seen = None;
+    }
+
+    fn put_back(&self, now: Millis) -> Option<Write> {
+        let gone = match (self.seen, &self.refused) {
+            (Some(0), _) => true,
+            (_, refused) => refused.as_ref().is_some_and(|refused| refused.reason == Reason::Older),
+        };
+        let (held, seen) = (self.held.as_ref()?, self.seen?);
+        (gone && self.holds_newest()).then(|| self.write(now, seen, held.text.clone()))
+    }
+
+    fn written(&mut self, rule: &Rule, write: &Write, stored: bool, now: Option<Option<&Row>>) -> (Outcome, Took) {
+        let Some(row) = now else {
+            if !stored {
+                self.lose();
+                return (Outcome::Unreachable, Took::default());
+            }
+            let row = Row { version: write.version, value: write.value.clone() };
+            return (Outcome::Done, self.take(rule, Some(&row)));
+        };
+        let is_ours = row.is_some_and(|row| row.value == write.value);
+        let took = self.take(rule, row);
+        (if is_ours || stored { Outcome::Done } else { Outcome::Conflict }, took)
+    }
+}
+
+impl<C: Content> Slot<C> {
+    pub(super) fn held(&self) -> Option<&Held<C>> {
+        self.held.as_ref()
+    }
+
+    /// Whether no revision is known that is newer than what is held.
+    fn holds_newest(&self) -> bool {
+        self.held.as_ref().map_or(0, |held| held.revision) == self.highest
+    }
+
+    /// The write of a document that follows on the one that is held. `saw`: the revision that the writer knows.
+    pub(super) fn propose(
+        &self,
+        rule: &Rule,
+        mut content: C,
+        stamp: &Stamp,
+        saw: Option<u64>,
+    ) -> Result<Write, NotWritten> {
+        let seen = self.seen.ok_or(NotWritten::Unreachable)?;
+        if saw.is_some_and(|saw| saw != self.highest) {
+            return Err(NotWritten::Conflict);
+        }
+        if saw.is_none() && self.refused.as_ref().is_some_and(|refused| refused.reason.is_newer_release()) {
+            return Err(NotWritten::Newer);
+        }
+        content.check(&rule.namespace).map_err(NotWritten::Invalid)?;
+        let revision = self.highest.max(self.claimed) + 1;
+        loop {
+            match envelope::seal(&rule.key, C::NAME, revision, stamp, &content) {
+                Some(text) => return Ok(self.write(stamp.when, seen, text)),
+                None if content.shrink() => {}
+                None => return Err(NotWritten::TooLarge),
+            }
+        }
+    }
+
+    /// Versions are dates in the registry's own rows; a clock that is behind does not keep a row from being written.
+    fn write(&self, now: Millis, seen: i64, value: String) -> Write {
+        Write { name: C::NAME, expect: seen, version: now.max(seen.saturating_add(1)), value }
+    }
+
+    fn judge(&mut self, rule: &Rule, text: &str) -> Took {
+        if self.text() == Some(text) && self.holds_newest() {
+            return Took::default();
+        }
+        match self.read(rule, text) {
+            Ok(held) => {
+                let changed = self.held.as_ref() != Some(&held);
+                self.held = Some(held);
+                Took { changed, newly_refused: false }
+            }
+            Err(refusal) => {
+                self.claimed = self.claimed.max(envelope::claimed(text));
+                self.refused = Some(refusal);
+                Took::default()
+            }
+        }
+    }
+
+    fn read(&mut self, rule: &Rule, text: &str) -> Result<Held<C>, Refusal> {
+        let Opened { revision, stamp, content } = envelope::open(&rule.key, C::NAME, text)?;
+        if revision < self.highest {
+            let what = format!("its revision is {revision}, and there was {}; write it anew", self.highest);
+            return Err(Refusal::new(Reason::Older, what));
+        }
+        self.highest = revision;
+        let newer = |what: String| {
+            Refusal::new(Reason::Content, format!("{what}; upgrade this session server, or write it anew"))
+        };
+        let content: C = serde_json::from_str(&content).map_err(|error| newer(error.to_string()))?;
+        content.check(&rule.namespace).map_err(newer)?;
+        Ok(Held { revision, stamp, content, text: text.to_owned() })
+    }
+}

@@ -1,0 +1,439 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::{envelope::MOST_ROW, *};
+
+const TOKEN: &[u8] = b"open sesame 1234";
+const NAMESPACE: &str = "sofa-registry";
+const NOW: Millis = 1_700_000_000_000;
+
+fn documents() -> Documents {
+    Documents::new(TOKEN, NAMESPACE).unwrap()
+}
+
+fn policy(n: usize) -> Value {
+    json!({ "exclude": [format!("com.example.N{n}*")] })
+}
+
+fn stamp(by: &str) -> Stamp {
+    Stamp { by: by.to_owned(), when: NOW, why: "a reason".to_owned() }
+}
+
+/// The registry's store: one table that compares and sets, and says no to whatever goes wrong.
+#[derive(Debug, Default)]
+struct Store {
+    rows: BTreeMap<Name, Row>,
+    away: bool,
+}
+
+impl Store {
+    fn put(&mut self, write: &Write) -> bool {
+        let there = self.rows.get(&write.name).map_or(0, |row| row.version);
+        let takes = !self.away && there == write.expect && write.version > write.expect;
+        if takes {
+            self.rows.insert(write.name, Row { version: write.version, value: write.value.clone() });
+        }
+        takes
+    }
+
+    fn read(&self, name: Name) -> Option<Option<&Row>> {
+        (!self.away).then(|| self.rows.get(&name))
+    }
+
+    /// A session server reads everything, and puts back what is missing.
+    fn poll(&mut self, server: &mut Documents, now: Millis) -> Taken {
+        let mut taken = Taken::default();
+        if self.away {
+            server.lose();
+            return taken;
+        }
+        Name::ALL.into_iter().for_each(|name| taken.add(server.take(name, self.rows.get(&name))));
+        for write in server.put_back(now) {
+            let stored = self.put(&write);
+            taken.add(server.written(&write, stored, self.read(write.name)).1);
+        }
+        taken
+    }
+
+    fn post(&mut self, server: &mut Documents, policy: Value, saw: Option<u64>) -> Result<Outcome, NotWritten> {
+        let write = server.set_policy(Some(policy), &stamp("ann"), saw)?;
+        let stored = self.put(&write);
+        Ok(server.written(&write, stored, self.read(Name::Policy)).0)
+    }
+
+    /// Somebody who reaches the database.
+    fn vandal(&mut self, value: impl Into<String>) {
+        let version = self.rows.get(&Name::Policy).map_or(NOW, |row| row.version + 1);
+        self.rows.insert(Name::Policy, Row { version, value: value.into() });
+    }
+}
+
+fn revision(server: &Documents) -> u64 {
+    server.shown()[&Name::Policy].revision
+}
+
+fn refused(server: &Documents) -> Option<Reason> {
+    server.shown()[&Name::Policy].refused.as_ref().map(|refusal| refusal.reason)
+}
+
+#[test]
+fn a_short_token_signs_nothing() {
+    assert!(Documents::new(b"open sesame 123", NAMESPACE).is_none());
+    assert!(Documents::new(TOKEN, NAMESPACE).is_some());
+}
+
+#[test]
+fn nothing_is_written_before_the_store_was_read() {
+    let (mut store, mut server) = (Store::default(), documents());
+    assert_eq!(store.post(&mut server, policy(1), None), Err(NotWritten::Unreachable));
+    store.poll(&mut server, NOW);
+    assert_eq!(store.post(&mut server, policy(1), None), Ok(Outcome::Done));
+    assert_eq!((server.policy(), revision(&server)), (Some(&policy(1)), 1));
+    store.away = true;
+    store.poll(&mut server, NOW);
+    assert_eq!(store.post(&mut server, policy(2), None), Err(NotWritten::Unreachable));
+    assert_eq!(server.policy(), Some(&policy(1)), "an unreachable store changes nothing");
+    store.away = false;
+    assert_eq!(store.poll(&mut server, NOW), Taken::default());
+}
+
+#[test]
+fn of_two_writers_at_once_one_is_told_of_the_other() {
+    let (mut store, mut a, mut b) = (Store::default(), documents(), documents());
+    store.poll(&mut a, NOW);
+    store.poll(&mut b, NOW);
+    assert_eq!(store.post(&mut a, policy(1), None), Ok(Outcome::Done));
+    assert_eq!(store.post(&mut b, policy(2), None), Ok(Outcome::Conflict));
+    assert_eq!(b.policy(), Some(&policy(1)), "the loser knows the present document");
+    assert_eq!(store.post(&mut b, policy(2), None), Ok(Outcome::Done));
+    assert_eq!(store.post(&mut a, policy(3), Some(1)), Ok(Outcome::Conflict));
+    assert_eq!(store.post(&mut a, policy(3), Some(1)), Err(NotWritten::Conflict));
+    assert_eq!(store.post(&mut a, policy(3), Some(2)), Ok(Outcome::Done));
+    assert_eq!((revision(&a), a.history().len()), (3, 2));
+}
+
+/// The store says no for a conflict and for a failure alike.
+#[test]
+fn what_came_of_a_write_is_what_is_there() {
+    let (mut store, mut server) = (Store::default(), documents());
+    store.poll(&mut server, NOW);
+    let write = server.set_policy(Some(policy(1)), &stamp("ann"), None).unwrap();
+    assert!(store.put(&write));
+    assert_eq!(server.written(&write, false, store.read(Name::Policy)).0, Outcome::Done, "only the answer was lost");
+    let write = server.set_policy(Some(policy(2)), &stamp("ann"), None).unwrap();
+    assert_eq!(server.written(&write, false, None).0, Outcome::Unreachable);
+    assert_eq!(server.policy(), Some(&policy(1)));
+    store.poll(&mut server, NOW);
+    let write = server.set_policy(Some(policy(2)), &stamp("ann"), None).unwrap();
+    assert!(store.put(&write));
+    assert_eq!(server.written(&write, true, None).0, Outcome::Done, "it cannot be read, but was taken");
+    assert_eq!(server.policy(), Some(&policy(2)));
+    assert_eq!(store.post(&mut server, policy(3), None), Ok(Outcome::Done));
+}
+
+#[test]
+fn a_row_that_does_not_count_changes_nothing_and_is_named_once() {
+    let (mut store, mut server) = (Store::default(), documents());
+    store.poll(&mut server, NOW);
+    store.post(&mut server, policy(1), None).unwrap();
+    let good = store.rows[&Name::Policy].value.clone();
+    let other = Documents::new(b"another token 12", NAMESPACE).unwrap();
+    let unknown = |content: Value| envelope::seal(&server.rule.key, Name::Policy, 2, &stamp("x"), &content).unwrap();
+    let cases = [
+        (good.replace("N1", "N2"), Reason::Signature),
+        (envelope::seal(&other.rule.key, Name::Policy, 9, &stamp("x"), &json!({})).unwrap(), Reason::Signature),
+        ("garbage".to_owned(), Reason::Malformed),
+        ("x".repeat(MOST_ROW + 1), Reason::TooLarge),
+        (r#"{"schema":2}"#.to_owned(), Reason::Schema),
+        (unknown(json!({ "policy": null, "history": [], "more": 1 })), Reason::Content),
+        (unknown(json!({ "policy": { "fromNextYear": true }, "history": [] })), Reason::Content),
+        (good.clone(), Reason::Older),
+    ];
+    for (row, reason) in cases {
+        store.vandal(row);
+        let version = store.rows[&Name::Policy].version;
+        let taken = server.take(Name::Policy, store.rows.get(&Name::Policy));
+        assert_eq!(taken.refused.iter().map(|(_, refusal)| refusal.reason).collect::<Vec<_>>(), [reason]);
+        assert_eq!((server.policy(), revision(&server)), (Some(&policy(1)), 1));
+        let before = server.shown()[&Name::Policy].refusals.clone();
+        assert_eq!(server.take(Name::Policy, store.rows.get(&Name::Policy)), Taken::default());
+        assert_eq!(server.shown()[&Name::Policy].refusals, before, "a row counts once");
+        assert_eq!(store.rows[&Name::Policy].version, version);
+        server.take(Name::Policy, None);
+        assert!(matches!(refused(&server), None | Some(Reason::Gone)));
+        if reason == Reason::Older {
+            assert_eq!(server.shown()[&Name::Policy].refusals[&Reason::Older], 1);
+        }
+    }
+    // The highest revision of any that verified is 2, the highest that one said is 9.
+    store.vandal("garbage");
+    server.take(Name::Policy, store.rows.get(&Name::Policy));
+    assert_eq!(store.post(&mut server, policy(5), None), Ok(Outcome::Done), "whoever has the token writes over it");
+    assert_eq!((revision(&server), refused(&server)), (10, None));
+}
+
+#[test]
+fn an_older_release_writes_over_nothing_that_it_cannot_read() {
+    let (mut store, mut server) = (Store::default(), documents());
+    store.poll(&mut server, NOW);
+    let content = json!({ "policy": { "fromNextYear": true }, "history": [] });
+    store.vandal(envelope::seal(&server.rule.key, Name::Policy, 4, &stamp("x"), &content).unwrap());
+    store.poll(&mut server, NOW);
+    assert_eq!(refused(&server), Some(Reason::Content));
+    assert_eq!(store.post(&mut server, policy(1), None), Err(NotWritten::Newer));
+    assert_eq!(
+        store.post(&mut server, policy(1), Some(4)),
+        Ok(Outcome::Done),
+        "unless the operator says that it is seen"
+    );
+    assert_eq!(revision(&server), 5);
+}
+
+#[test]
+fn a_row_that_vanished_or_is_old_is_put_back() {
+    let (mut store, mut a, mut b) = (Store::default(), documents(), documents());
+    store.poll(&mut a, NOW);
+    store.post(&mut a, policy(1), None).unwrap();
+    let old = store.rows[&Name::Policy].value.clone();
+    store.post(&mut a, policy(2), None).unwrap();
+    store.rows.clear();
+    assert_eq!(store.poll(&mut a, NOW), Taken::default());
+    store.poll(&mut b, NOW);
+    assert_eq!((b.policy(), revision(&b)), (Some(&policy(2)), 2));
+    store.vandal(old);
+    let mut fresh = documents();
+    store.poll(&mut fresh, NOW);
+    assert_eq!(revision(&fresh), 1, "it cannot know better");
+    let taken = store.poll(&mut a, NOW);
+    assert_eq!(taken.refused.iter().map(|(_, refusal)| refusal.reason).collect::<Vec<_>>(), [Reason::Older]);
+    store.poll(&mut fresh, NOW);
+    assert_eq!((fresh.policy(), refused(&a)), (Some(&policy(2)), None));
+    // What is right for servers with another token is nobody's to write over but the operator's.
+    store.vandal("garbage");
+    store.poll(&mut a, NOW);
+    assert_eq!(store.rows[&Name::Policy].value, "garbage");
+}
+
+#[test]
+fn only_a_signed_null_goes_back_to_the_properties() {
+    let (mut store, mut server) = (Store::default(), documents());
+    store.poll(&mut server, NOW);
+    store.post(&mut server, policy(1), None).unwrap();
+    store.rows.clear();
+    server.take(Name::Policy, None);
+    assert!(server.policy().is_some());
+    let write = server.set_policy(None, &stamp("ann"), Some(1)).unwrap();
+    let stored = store.put(&write);
+    assert_eq!(server.written(&write, stored, store.read(Name::Policy)).0, Outcome::Done);
+    assert_eq!((server.policy(), revision(&server)), (None, 2));
+    assert_eq!(server.history()[0].policy, Some(policy(1)));
+}
+
+#[test]
+fn what_is_kept_over_a_restart_knows_the_document_and_what_is_older() {
+    let (mut store, mut server) = (Store::default(), documents());
+    store.poll(&mut server, NOW);
+    store.post(&mut server, policy(1), None).unwrap();
+    let old = store.rows[&Name::Policy].value.clone();
+    store.post(&mut server, policy(2), None).unwrap();
+    let kept: Kept = serde_json::from_str(&serde_json::to_string(&server.kept()).unwrap()).unwrap();
+    let mut again = documents();
+    assert_eq!(again.restore(&kept).changed, [Name::Policy]);
+    assert_eq!((again.policy(), again.history().len()), (Some(&policy(2)), 1), "also while the store is away");
+    store.vandal(old);
+    again.take(Name::Policy, store.rows.get(&Name::Policy));
+    assert_eq!((refused(&again), revision(&again)), (Some(Reason::Older), 2));
+    // Whoever changed the token cannot verify what was kept, and knows what was there all the same.
+    let mut other = Documents::new(b"another token 12", NAMESPACE).unwrap();
+    let taken = other.restore(&kept);
+    assert!(taken.changed.is_empty() && other.policy().is_none());
+    other.take(Name::Policy, None);
+    assert_eq!(store.rows.remove(&Name::Policy).map(|_| ()), Some(()));
+    assert_eq!(store.post(&mut other, policy(3), None), Ok(Outcome::Done));
+    assert_eq!(revision(&other), 3);
+}
+
+#[test]
+fn a_clock_that_is_an_hour_behind_writes_all_the_same() {
+    let (mut store, mut ahead, mut behind) = (Store::default(), documents(), documents());
+    store.poll(&mut ahead, NOW);
+    store.post(&mut ahead, policy(1), None).unwrap();
+    store.poll(&mut behind, NOW);
+    let late = Stamp { when: NOW - 3_600_000, ..stamp("bob") };
+    let write = behind.set_policy(Some(policy(2)), &late, None).unwrap();
+    assert_eq!(write.version, write.expect + 1);
+    assert!(store.put(&write));
+    assert_eq!(behind.written(&write, true, store.read(Name::Policy)).0, Outcome::Done);
+    assert_eq!(store.poll(&mut ahead, NOW).changed, [Name::Policy]);
+}
+
+#[test]
+fn the_last_ten_policies_are_kept_as_far_as_a_row_has_room() {
+    let (mut store, mut server) = (Store::default(), documents());
+    store.poll(&mut server, NOW);
+    for n in 0..13 {
+        assert_eq!(store.post(&mut server, policy(n), None), Ok(Outcome::Done));
+    }
+    let history: Vec<u64> = server.history().iter().map(|past| past.revision).collect();
+    assert_eq!(history, (3..13).rev().collect::<Vec<u64>>());
+    assert_eq!(
+        (server.history()[0].policy.as_ref(), server.history()[0].stamp.by.as_str()),
+        (Some(&policy(11)), "ann")
+    );
+    // Digits of a hash do not pack to less than half: three of these fill a row.
+    let noise = |n: usize| {
+        let digits = |k: usize| crate::digest::hex(&crate::digest::prefix_of::<32>(format!("{n} {k}")));
+        json!({ "exclude": (0..350).map(digits).collect::<Vec<_>>() })
+    };
+    for n in 0..5 {
+        assert_eq!(store.post(&mut server, noise(n), None), Ok(Outcome::Done));
+        assert!(store.rows[&Name::Policy].value.len() <= MOST_ROW);
+    }
+    assert!((1..5).contains(&server.history().len()), "{}", server.history().len());
+    let too_large = json!({ "exclude": (0..8).map(noise).collect::<Vec<_>>().iter().flat_map(|it| it["exclude"].as_array().unwrap()).collect::<Vec<_>>() });
+    assert_eq!(store.post(&mut server, too_large, None), Err(NotWritten::TooLarge));
+    let invalid = store.post(&mut server, json!({ "exclude": 1, "x": 2 }), None);
+    assert!(matches!(invalid, Err(NotWritten::Invalid(why)) if why.lines().count() == 2));
+}
+
+#[test]
+fn a_freeze_and_pins_are_documents_as_well() {
+    let (mut store, mut a, mut b) = (Store::default(), documents(), documents());
+    store.poll(&mut a, NOW);
+    let orders = OrdersContent { freeze: Some(Freeze { until: Some(NOW + 60_000) }) };
+    let write = a.set_orders(orders, &stamp("ann"), None).unwrap();
+    assert!(store.put(&write));
+    let pins = PinsContent { places: [("a.sofa.mesh".into(), "a".into())].into() };
+    let write = a.set_pins(pins.clone(), &stamp("registry-mox")).unwrap();
+    assert!(store.put(&write));
+    assert_eq!(store.poll(&mut b, NOW).changed, [Name::Orders, Name::Pins]);
+    assert_eq!(b.freeze().map(|(freeze, stamp)| (freeze.until, stamp.by.as_str())), Some((Some(NOW + 60_000), "ann")));
+    assert_eq!(b.pins(), Some(&pins));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Post { server: usize, n: usize, answer_lost: bool, seen: bool },
+    Poll { server: usize },
+    Restart { server: usize, keeps: bool },
+    Tamper,
+    Remove,
+    Replay { which: usize },
+    NewerRelease,
+    Away(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let server = 0..3usize;
+    prop_oneof![
+        4 => (server.clone(), 0..1_000usize, any::<bool>(), any::<bool>())
+            .prop_map(|(server, n, answer_lost, seen)| Step::Post { server, n, answer_lost, seen }),
+        6 => server.clone().prop_map(|server| Step::Poll { server }),
+        1 => (server, any::<bool>()).prop_map(|(server, keeps)| Step::Restart { server, keeps }),
+        1 => Just(Step::Tamper),
+        1 => Just(Step::Remove),
+        1 => any::<usize>().prop_map(|which| Step::Replay { which }),
+        1 => Just(Step::NewerRelease),
+        1 => any::<bool>().prop_map(Step::Away),
+    ]
+}
+
+/// Three session servers whose clocks are an hour apart.
+struct World {
+    store: Store,
+    servers: Vec<Documents>,
+    posted: Vec<Value>,
+    rows: Vec<String>,
+    highest: Vec<u64>,
+}
+
+impl World {
+    fn clock(server: usize) -> Millis {
+        NOW + 3_600_000 * server as Millis
+    }
+
+    fn do_step(&mut self, step: Step) {
+        match step {
+            Step::Post { server, n, answer_lost, seen } => {
+                let at = Stamp { when: Self::clock(server), ..stamp("ann") };
+                let saw = seen.then(|| self.servers[server].policy.highest());
+                let document = &mut self.servers[server];
+                let Ok(write) = document.set_policy(Some(policy(n)), &at, saw) else { return };
+                self.posted.push(policy(n));
+                let before = self.store.rows.get(&Name::Policy).cloned();
+                let stored = self.store.put(&write);
+                let (outcome, _) = document.written(&write, stored && !answer_lost, self.store.read(Name::Policy));
+                match outcome {
+                    Outcome::Done => assert_eq!(document.policy(), Some(&policy(n))),
+                    _ => assert!(!stored && self.store.rows.get(&Name::Policy) == before.as_ref()),
+                }
+            }
+            Step::Poll { server } => {
+                self.store.poll(&mut self.servers[server], Self::clock(server));
+            }
+            Step::Restart { server, keeps } => {
+                let kept = self.servers[server].kept();
+                self.servers[server] = documents();
+                match keeps {
+                    true => drop(self.servers[server].restore(&kept)),
+                    false => self.highest[server] = 0,
+                }
+            }
+            Step::Tamper => {
+                if let Some(row) = self.store.rows.get(&Name::Policy).cloned() {
+                    self.store.vandal(row.value.replace("com.example", "org.example").replacen(':', " : ", 1));
+                }
+            }
+            Step::Remove => drop(self.store.rows.remove(&Name::Policy)),
+            Step::Replay { which } => {
+                if !self.rows.is_empty() {
+                    self.store.vandal(self.rows[which % self.rows.len()].clone());
+                }
+            }
+            Step::NewerRelease => {
+                let revision = self.servers.iter().map(|server| server.policy.highest()).max().unwrap_or_default() + 1;
+                let content = json!({ "policy": { "fromNextYear": true }, "history": [] });
+                let key = &self.servers[0].rule.key;
+                self.store.vandal(envelope::seal(key, Name::Policy, revision, &stamp("x"), &content).unwrap());
+            }
+            Step::Away(away) => self.store.away = away,
+        }
+        if let Some(row) = self.store.rows.get(&Name::Policy) {
+            self.rows.push(row.value.clone());
+        }
+        for (server, highest) in self.servers.iter().zip(&mut self.highest) {
+            let held = server.policy();
+            assert!(held.is_none_or(|held| self.posted.contains(held)), "nobody with the token wrote {held:?}");
+            assert!(revision(server) >= *highest, "a revision never goes back");
+            *highest = revision(server);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Whatever is done to the store: only signed documents count, revisions never go back, and when it is over all agree.
+    #[test]
+    fn whatever_happens_to_the_store_all_agree_in_the_end(steps in prop::collection::vec(step(), 1..60)) {
+        let servers = (0..3).map(|_| documents()).collect();
+        let mut world = World { store: Store::default(), servers, posted: vec![], rows: vec![], highest: vec![0; 3] };
+        steps.into_iter().for_each(|step| world.do_step(step));
+        world.do_step(Step::Away(false));
+        (0..3).for_each(|server| world.do_step(Step::Poll { server }));
+        if (0..3).any(|server| refused(&world.servers[server]).is_some()) {
+            // The operator writes over what does not count, and after a conflict once more.
+            let server = (0..3).max_by_key(|server| world.servers[*server].policy.highest()).unwrap();
+            for _ in 0..2 {
+                world.do_step(Step::Post { server, n: 7, answer_lost: false, seen: true });
+            }
+        }
+        // Each reads once; who has put something back had the others read before it.
+        for _ in 0..2 {
+            (0..3).for_each(|server| world.do_step(Step::Poll { server }));
+        }
+        let all: Vec<_> = world.servers.iter().map(|server| (revision(server), server.policy())).collect();
+        prop_assert!(all.windows(2).all(|two| two[0] == two[1]), "{all:?}");
+        prop_assert!((0..3).all(|server| refused(&world.servers[server]).is_none()));
+    }
+}

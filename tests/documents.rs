@@ -1,0 +1,373 @@
+//! Documents that session servers share: engines whose host carries rows between them and one store, as the registry's binding
+//! does. On the real registry: `real/documents.rs`.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use harness::{Mox, SOON, nth as id, process::eventually};
+use registry_mox::testing::host::command;
+use serde_json::{Value, json};
+
+const TOKEN: &str = "open sesame 1234";
+const SERVICES: usize = 10;
+
+/// The registry's table, by the rows' keys: version and value.
+#[derive(Clone, Default)]
+struct Table(Arc<Mutex<BTreeMap<String, (i64, String)>>>);
+
+impl Table {
+    fn row(&self, name: &str) -> Option<(i64, String)> {
+        self.0.lock().unwrap().get(&key(name)).cloned()
+    }
+
+    /// Somebody who reaches the database.
+    fn set(&self, name: &str, value: String) {
+        let mut rows = self.0.lock().unwrap();
+        let version = rows.get(&key(name)).map_or(1, |(version, _)| version + 1);
+        rows.insert(key(name), (version, value));
+    }
+}
+
+fn key(name: &str) -> String {
+    format!("registry-mox.{name}#@#9600#@#CONFIG")
+}
+
+/// A session server: its engine, and what carries rows. Without a table the database is away.
+struct Server {
+    mox: Mox,
+    table: Option<Table>,
+}
+
+impl Server {
+    fn start(table: Option<&Table>, config: Value) -> Self {
+        let mut config = config;
+        if config["admin"].is_null() {
+            config["admin"] = json!({ "token": TOKEN });
+        }
+        let mox = Mox::closed(config);
+        for n in 0..SERVICES {
+            mox.publish(&id(n), "r", 1, &[&format!("10.0.0.{n}:12200")]);
+        }
+        let mut server = Self { mox, table: table.cloned() };
+        server.poll();
+        server.mox.engine.loaded();
+        server
+    }
+
+    fn tell(&self, command: Value) -> Value {
+        command::execute(&self.mox.engine, command.to_string().as_bytes()).unwrap()
+    }
+
+    /// Reads all rows, and writes those that the engine wants to be written.
+    fn poll(&mut self) {
+        let Some(table) = self.table.clone() else {
+            self.tell(json!({ "op": "rows", "failure": "the database is away" }));
+            return;
+        };
+        let keys = self.tell(json!({ "op": "settings" }))["documents"].clone();
+        let row = |(name, _): (&String, &Value)| (name.clone(), shown(table.row(name)));
+        let rows: BTreeMap<String, Value> = keys.as_object().unwrap().iter().map(row).collect();
+        let answer = self.tell(json!({ "op": "rows", "rows": rows }));
+        for write in answer["writes"].as_array().unwrap() {
+            self.put(write);
+        }
+    }
+
+    fn put(&mut self, write: &Value) -> Value {
+        let key = write["key"].as_str().unwrap();
+        let (mut stored, mut row) = (false, None);
+        if let Some(table) = &self.table {
+            let mut rows = table.0.lock().unwrap();
+            let there = rows.get(key).map_or(0, |(version, _)| *version);
+            stored = there == write["expect"];
+            if stored {
+                let written = (write["version"].as_i64().unwrap(), write["value"].as_str().unwrap().to_owned());
+                rows.insert(key.to_owned(), written);
+            }
+            row = rows.get(key).cloned();
+        }
+        let read = self.table.is_some();
+        self.tell(
+            json!({ "op": "written", "ticket": write["ticket"], "stored": stored, "read": read, "row": shown(row) }),
+        )
+    }
+
+    /// Status and body of what an operator asks for.
+    fn post(&mut self, path: &str, query: &str, if_match: &str, body: &str) -> (u64, String) {
+        let shown = json!({ "token": TOKEN });
+        let mut next = self.tell(json!({
+            "op": "change", "path": path, "query": query, "ifMatch": if_match, "shown": shown, "body": body,
+        }));
+        while next["write"].is_object() {
+            next = self.put(&next["write"].clone());
+        }
+        (next["status"].as_u64().unwrap(), next["body"].as_str().unwrap().to_owned())
+    }
+
+    fn policy(&self) -> Value {
+        serde_json::from_str(&self.mox.page("/mox/policy", "").1).unwrap()
+    }
+
+    fn document(&self, name: &str) -> Value {
+        let status = serde_json::to_value(self.mox.engine.status()).unwrap();
+        status["documents"]["documents"][name].clone()
+    }
+
+    fn state(&self) -> (String, String) {
+        let status = serde_json::to_value(self.mox.engine.status()).unwrap();
+        let text = |key: &str| status["documents"][key].as_str().unwrap_or_default().to_owned();
+        (text("state"), text("why"))
+    }
+
+    /// The version of what is served, and how many services that are.
+    async fn serves(&self) -> (String, usize) {
+        let served = self.mox.engine.flush().await;
+        (served.version, served.services)
+    }
+}
+
+fn shown(row: Option<(i64, String)>) -> Value {
+    row.map_or(Value::Null, |(version, value)| json!({ "version": version, "value": value }))
+}
+
+fn excluding(n: usize) -> String {
+    json!({ "exclude": [format!("*.S{n}:*")] }).to_string()
+}
+
+fn directory(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("mox-documents-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    dir
+}
+
+#[tokio::test]
+async fn a_policy_is_for_all_and_a_step_back_is_to_the_byte() {
+    let table = Table::default();
+    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    assert_eq!(a.state().0, "on");
+    let first = a.serves().await;
+    assert_eq!(first.1, SERVICES);
+    let (status, body) = a.post("/mox/policy", "by=ann&why=S1+moves", "0", &excluding(1));
+    assert_eq!(status, 200, "{body}");
+    b.poll();
+    assert_eq!((a.serves().await.1, a.serves().await), (SERVICES - 1, b.serves().await));
+    let page = b.policy();
+    assert_eq!((&page["revision"], &page["from"]), (&json!(1), &json!("document")));
+    assert_eq!((&page["stamp"]["by"], &page["stamp"]["why"]), (&json!("ann"), &json!("S1 moves")));
+
+    assert_eq!(b.post("/mox/policy", "by=bob", "\"1\"", &excluding(2)).0, 200);
+    let second = b.serves().await;
+    let (status, body) = a.post("/mox/policy", "by=ann", "1", "{}");
+    assert!(status == 409 && body.contains("\"revision\": 2"), "{body}");
+    assert_eq!(a.serves().await, second, "who is told of a conflict has what is there");
+
+    assert_eq!(a.post("/mox/policy", "rollback=9", "2", "").0, 404);
+    assert_eq!(a.post("/mox/policy", "rollback=1&by=ann", "2", "").0, 200);
+    b.poll();
+    assert_eq!(a.serves().await, b.serves().await);
+    assert_eq!((&b.policy()["revision"], &b.policy()["stamp"]["why"]), (&json!(3), &json!("back to revision 1")));
+    assert_eq!(b.policy()["history"].as_array().unwrap().len(), 2);
+    // Only a signed null goes back to the properties.
+    assert_eq!(a.post("/mox/policy", "", "", "null").0, 200);
+    b.poll();
+    assert_eq!((a.serves().await, b.serves().await), (first.clone(), first));
+    assert_eq!(b.policy()["from"], "properties");
+}
+
+#[tokio::test]
+async fn what_is_wrong_at_the_door_is_written_nowhere() {
+    let table = Table::default();
+    let mut server = Server::start(Some(&table), json!({}));
+    for (query, if_match, body, status, says) in [
+        ("", "", "{\"exclud\": []}", 400, "policy.exclud"),
+        ("", "", "{", 400, "this is no JSON"),
+        ("", "abc", "{}", 400, "If-Match"),
+        ("", "7", "{}", 409, "another than you saw"),
+        (&*format!("by={}", "x".repeat(101)), "", "{}", 400, "by has at most 100"),
+        ("rollback=x", "", "", 400, "rollback"),
+    ] {
+        let (got, body) = server.post("/mox/policy", query, if_match, body);
+        assert!(got == status && body.contains(says), "{got}: {body}");
+    }
+    let large: Vec<String> = (0..6_000u64).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    assert_eq!(server.post("/mox/policy", "", "", &json!({ "exclude": large }).to_string()).0, 413);
+    assert_eq!(table.row("policy"), None);
+    assert_eq!(server.policy()["revision"], 0);
+}
+
+#[tokio::test]
+async fn rows_that_do_not_count_and_rows_that_are_gone_change_nothing() {
+    let table = Table::default();
+    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    a.post("/mox/policy", "", "", &excluding(1));
+    let old = table.row("policy").unwrap().1;
+    a.post("/mox/policy", "", "", &excluding(2));
+    b.poll();
+    let before = a.serves().await;
+    let good = table.row("policy").unwrap().1;
+    for (row, reason) in [
+        (good.replace("S2", "S3"), "signature"),
+        ("{}".to_owned(), "malformed"),
+        (good.replace("\"mac\"", "\"Mac\""), "malformed"),
+        ("x".repeat(70_000), "too-large"),
+    ] {
+        table.set("policy", row);
+        for server in [&mut a, &mut b] {
+            server.poll();
+            assert_eq!(server.document("policy")["refused"]["reason"], reason);
+            assert_eq!(server.serves().await, before);
+            let metrics = server.mox.page("/mox/metrics", "").1;
+            let metric = format!("mox_document_refused{{name=\"policy\",reason=\"{reason}\"}} 1\n");
+            assert!(metrics.contains(&metric) && metrics.contains("mox_document_revision{name=\"policy\"} 2\n"));
+        }
+    }
+    // One that starts meanwhile knows no better than its properties, until somebody writes over the row.
+    let mut c = Server::start(Some(&table), json!({}));
+    assert_eq!(c.serves().await.1, SERVICES);
+    assert_eq!(b.post("/mox/policy", "", "2", &excluding(2)).0, 200);
+    c.poll();
+    a.poll();
+    assert_eq!((c.serves().await, a.serves().await), (before.clone(), before.clone()));
+    // An old one, and none, are put right by whoever knows the present one.
+    table.set("policy", old);
+    a.poll();
+    assert_eq!(a.serves().await, before);
+    table.0.lock().unwrap().clear();
+    b.poll();
+    let mut d = Server::start(Some(&table), json!({}));
+    assert_eq!(d.serves().await, before);
+    d.poll();
+    assert_eq!(d.document("policy")["revision"], 3);
+}
+
+#[tokio::test]
+async fn what_is_known_outlives_a_restart_without_the_database() {
+    let (table, dir) = (Table::default(), directory("kept"));
+    let config = json!({ "stateDir": dir });
+    let mut server = Server::start(Some(&table), config.clone());
+    server.post("/mox/policy", "", "", &excluding(1));
+    let old = table.row("policy").unwrap().1;
+    server.post("/mox/policy", "", "", &excluding(2));
+    let before = server.serves().await;
+    drop(server);
+    let mut again = Server::start(None, config.clone());
+    assert_eq!((again.serves().await, again.state().0), (before.clone(), "unreachable".to_owned()));
+    assert_eq!(again.post("/mox/policy", "", "", "{}").0, 503);
+    assert_eq!(again.post("/mox/freeze", "", "", "").0, 503);
+    assert_eq!(again.post("/mox/freeze", "local=1", "", "").0, 200);
+    again.post("/mox/thaw", "local", "", "");
+    // It is back, with an old document in place of the last.
+    table.set("policy", old);
+    again.table = Some(table.clone());
+    again.poll();
+    assert_eq!((again.serves().await, again.state().0), (before.clone(), "on".to_owned()));
+    let mut fresh = Server::start(Some(&table), json!({}));
+    assert_eq!(fresh.serves().await, before);
+    // A file that is not ours is as good as none.
+    drop(again);
+    fs::write(dir.join("documents"), "{\"rows\":").unwrap();
+    assert_eq!(Server::start(None, config).serves().await.1, SERVICES);
+    fresh.poll();
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
+async fn without_a_token_or_a_store_everything_is_for_one_server() {
+    let table = Table::default();
+    let mut writer = Server::start(Some(&table), json!({}));
+    writer.post("/mox/policy", "", "", &excluding(1));
+    let mut short = Server::start(Some(&table), json!({ "admin": { "token": "open sesame 123" } }));
+    short.poll();
+    let (state, why) = short.state();
+    assert!(state == "off" && why.contains("fewer than 16 bytes"), "{why}");
+    assert_eq!(short.serves().await.1, SERVICES);
+
+    let alone = Server::start(None, json!({}));
+    alone.tell(json!({ "op": "noDocuments", "why": "not persistent: H2" }));
+    assert_eq!(alone.state(), ("off".to_owned(), "not persistent: H2".to_owned()));
+    let mut alone = alone;
+    assert_eq!(alone.post("/mox/policy", "", "", &excluding(1)).0, 200);
+    assert_eq!((alone.serves().await.1, alone.policy()["from"].clone()), (SERVICES - 1, json!("local")));
+    assert_eq!(alone.post("/mox/freeze", "for=1h", "", "").0, 409);
+    assert_eq!(alone.post("/mox/freeze", "", "", "").0, 200);
+    assert_eq!(table.row("orders"), None);
+}
+
+#[tokio::test]
+async fn a_stored_policy_wins_over_one_that_is_set_here() {
+    let table = Table::default();
+    let mut server = Server::start(Some(&table), json!({ "policy": { "exclude": ["*.S7:*"] } }));
+    server.post("/mox/policy", "", "", &excluding(1));
+    let error = server.mox.engine.set_policy(serde_json::from_value(json!({})).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("a stored policy is in force"), "{error}");
+    // What an older release passes on is for one server, and does not count either.
+    assert_eq!(server.post("/mox/policy", "local=1", "", "{}").0, 400);
+    let before = server.serves().await;
+    server.post("/mox/policy", "", "", "null");
+    assert_eq!(server.policy()["policy"]["exclude"], json!(["*.S7:*"]));
+    assert_ne!(server.serves().await, before);
+}
+
+#[tokio::test]
+async fn a_freeze_is_for_all_and_outlives_restarts() {
+    let (table, dir) = (Table::default(), directory("frozen"));
+    let config = json!({ "stateDir": dir, "scope": "cluster" });
+    let mut a = Server::start(Some(&table), config.clone());
+    let mut b = Server::start(Some(&table), json!({}));
+    let before = a.serves().await;
+    eventually(SOON, "the last good state is kept", || dir.join("last-good").exists().then_some(()));
+    let (status, body) = a.post("/mox/freeze", "by=ann&why=a+move&for=2h", "", "");
+    assert!(status == 200 && body.contains("\"until\": \"20"), "{body}");
+    b.poll();
+    for server in [&a, &b] {
+        server.mox.publish(&id(50), "r", 1, &["10.0.0.50:12200"]);
+        assert_eq!(server.mox.engine.flush().await.held.map(|held| json!(held)), Some(json!("frozen")));
+        assert_eq!(
+            (server.serves().await, server.document("orders")["stamp"]["why"].clone()),
+            (before.clone(), json!("a move"))
+        );
+    }
+    drop(a);
+    let again = Server::start(None, config);
+    again.mox.publish(&id(50), "r", 1, &["10.0.0.50:12200"]);
+    assert_eq!(again.serves().await, before, "its last good state, also without the database");
+    // Two servers thaw at once: an order is tried again.
+    let mut again = again;
+    again.table = Some(table.clone());
+    again.poll();
+    assert_eq!(b.post("/mox/thaw", "", "", "").0, 200);
+    assert_eq!(again.post("/mox/thaw", "", "", "").0, 200);
+    assert_eq!((again.serves().await.1, b.serves().await.1), (SERVICES + 1, SERVICES + 1));
+    assert_eq!(again.document("orders")["revision"], 3);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_freeze_ends_by_itself_everywhere() {
+    let table = Table::default();
+    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    a.post("/mox/freeze", "for=1s", "", "");
+    b.poll();
+    let held = |server: &Server| server.mox.engine.status().served.held.is_some();
+    b.mox.engine.flush().await;
+    assert!(held(&b));
+    b.table = None; // it ends for who cannot reach the store, too
+    eventually(SOON, "both thaw", || {
+        a.poll();
+        b.poll();
+        std::thread::sleep(Duration::from_millis(20)); // the polling interval
+        (!held(&a) && !held(&b)).then_some(())
+    });
+    b.table = Some(table.clone());
+    b.poll();
+    assert_eq!(
+        (b.document("orders")["revision"].clone(), b.document("orders")["stamp"]["by"].clone()),
+        (json!(2), json!("registry-mox"))
+    );
+}

@@ -1,0 +1,262 @@
+package com.alipay.sofa.registry.mox.session;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertNotNull;
+import static org.junit.Assert.assertNull;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+
+import com.alipay.sofa.registry.common.model.console.PersistenceData;
+import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import com.alipay.sofa.registry.mox.TestData;
+import com.alipay.sofa.registry.store.api.meta.ProvideDataRepository;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeoutException;
+import org.junit.After;
+import org.junit.Test;
+import org.springframework.context.support.GenericApplicationContext;
+import org.springframework.core.env.MapPropertySource;
+
+/** Rows between a store and the engine; what they mean is the engine's, and tested there. */
+public class DocumentFollowerTest {
+    private static final String TOKEN = "open sesame 1234";
+    private static final String POLICY = "registry-mox.policy#@#9600#@#CONFIG";
+    private static final long NEVER = 1_000_000;
+
+    private final List<AutoCloseable> opened = new ArrayList<>();
+
+    /** The registry's table, as its repository has it: no for a conflict and for whatever goes wrong alike. */
+    private static final class Table implements ProvideDataRepository {
+        final Map<String, PersistenceData> rows = new HashMap<>();
+        RuntimeException away;
+        /** Calls wait for it, where there is one. */
+        CountDownLatch deaf;
+
+        private void call() {
+            CountDownLatch waits;
+            synchronized (this) {
+                waits = deaf;
+            }
+            try {
+                if (waits != null) {
+                    waits.await();
+                }
+            } catch (InterruptedException e) {
+                throw new IllegalStateException(e);
+            }
+        }
+
+        @Override
+        public boolean put(PersistenceData data) {
+            throw new AssertionError("nothing is written without a comparison");
+        }
+
+        @Override
+        public boolean put(PersistenceData data, long expect) {
+            call();
+            synchronized (this) {
+                String key = data.getDataId() + "#@#" + data.getInstanceId() + "#@#" + data.getGroup();
+                long there = rows.containsKey(key) ? rows.get(key).getVersion() : 0;
+                if (away != null || there != expect || data.getVersion() <= expect) {
+                    return false;
+                }
+                rows.put(key, data);
+                return true;
+            }
+        }
+
+        @Override
+        public PersistenceData get(String key) {
+            call();
+            synchronized (this) {
+                if (away != null) {
+                    throw away;
+                }
+                return rows.get(key);
+            }
+        }
+
+        @Override
+        public boolean remove(String key, long version) {
+            throw new AssertionError("nothing is removed");
+        }
+
+        @Override
+        public Map<String, PersistenceData> getAll() {
+            throw new AssertionError("not asked for");
+        }
+
+        synchronized void set(RuntimeException away, CountDownLatch deaf) {
+            this.away = away;
+            this.deaf = deaf;
+        }
+
+        synchronized String value(String key) {
+            return rows.get(key).getData();
+        }
+    }
+
+    @After
+    public void close() throws Exception {
+        Collections.reverse(opened);
+        for (AutoCloseable one : opened) {
+            one.close();
+        }
+    }
+
+    private RegistryMox mox() {
+        RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", TOKEN).build());
+        opened.add(mox);
+        return mox;
+    }
+
+    private RealDocumentStore store(Table table, String url) {
+        GenericApplicationContext context = new GenericApplicationContext();
+        context.getEnvironment().getPropertySources().addFirst(new MapPropertySource("test", Collections.singletonMap("jdbc.url", url)));
+        if (table != null) {
+            context.registerBean(ProvideDataRepository.class, () -> table);
+        }
+        context.refresh();
+        opened.add(context);
+        return RealDocumentStore.of(context);
+    }
+
+    private DocumentFollower follower(RegistryMox mox, Table table, long poll) {
+        Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
+        DocumentStore store = store(table, "jdbc:mysql://db/registry");
+        DocumentFollower follower = new DocumentFollower(mox, store, keys, poll, broken -> { });
+        opened.add(follower);
+        return follower;
+    }
+
+    private static Map<String, Object> change(RegistryMox mox, String path, String body) {
+        Map<String, Object> shown = Collections.singletonMap("token", TOKEN);
+        return mox.host().command("change", "path", path, "shown", shown, "body", body);
+    }
+
+    private static Map<?, ?> documents(RegistryMox mox) {
+        return (Map<?, ?>) mox.status().get("documents");
+    }
+
+    private static Object revision(RegistryMox mox) {
+        return ((Map<?, ?>) ((Map<?, ?>) documents(mox).get("documents")).get("policy")).get("revision");
+    }
+
+    @Test
+    public void whatOneWritesTheOthersRead() throws Exception {
+        Table table = new Table();
+        RegistryMox[] servers = {mox(), mox()};
+        DocumentFollower writer = follower(servers[0], table, NEVER);
+        writer.start();
+        follower(servers[1], table, 20).start();
+        assertEquals("on", documents(servers[0]).get("state"));
+        Map<String, Object> answer = writer.write(change(servers[0], "/mox/policy", "{\"exclude\":[\"a*\"]}"));
+        assertEquals(answer.toString(), 200L, answer.get("status"));
+        assertTrue(table.value(POLICY), table.value(POLICY).startsWith("{\"schema\":1,\"name\":\"policy\",\"revision\":1,"));
+        TestData.await("it is read", () -> revision(servers[1]).equals(1L));
+        assertEquals(servers[0].status().get("policy"), servers[1].status().get("policy"));
+    }
+
+    @Test
+    public void aRowOfAnySizeIsReadAndRefused() throws Exception {
+        Table table = new Table();
+        RegistryMox mox = mox();
+        PersistenceData row = new PersistenceData();
+        row.setVersion(5);
+        row.setData(new String(new char[20 << 20]));
+        table.rows.put(POLICY, row);
+        DocumentFollower follower = follower(mox, table, NEVER);
+        follower.start();
+        assertTrue(documents(mox).toString(), documents(mox).toString().contains("too-large"));
+        row.setData(null);
+        follower.refresh();
+        assertTrue(documents(mox).toString(), documents(mox).toString().contains("malformed"));
+        assertEquals(200L, follower.write(change(mox, "/mox/policy", "{}")).get("status"));
+    }
+
+    @Test
+    public void aDatabaseThatIsAwayIsSaidToBe() throws Exception {
+        Table table = new Table();
+        table.set(new IllegalStateException("no connection"), null);
+        RegistryMox mox = mox();
+        DocumentFollower follower = follower(mox, table, 20);
+        follower.start();
+        assertEquals("unreachable", documents(mox).get("state"));
+        assertTrue(documents(mox).get("why").toString().contains("no connection"));
+        assertEquals(503L, change(mox, "/mox/policy", "{}").get("status"));
+        table.set(null, null);
+        TestData.await("it is back", () -> "on".equals(documents(mox).get("state")));
+        Map<String, Object> write = change(mox, "/mox/policy", "{}");
+        table.set(new IllegalStateException("no connection"), null);
+        assertEquals("what became of it is not known", 503L, follower.write(write).get("status"));
+        table.set(null, null);
+        TestData.await("it is back", () -> "on".equals(documents(mox).get("state")));
+        assertEquals(0L, revision(mox));
+    }
+
+    /** As where a firewall drops what is sent: no call ends before it is gone. */
+    @Test
+    public void aDatabaseThatDoesNotAnswerHoldsNobodyUp() throws Exception {
+        Table table = new Table();
+        CountDownLatch deaf = new CountDownLatch(1);
+        RegistryMox mox = mox();
+        DocumentFollower follower = follower(mox, table, 20);
+        follower.start();
+        Map<String, Object> write = change(mox, "/mox/policy", "{}");
+        table.set(null, deaf);
+        assertThrows(TimeoutException.class, () -> follower.write(write));
+        assertEquals("unreachable", documents(mox).get("state"));
+        table.set(null, null);
+        TestData.await("other calls are answered", () -> "on".equals(documents(mox).get("state")));
+        assertEquals(200L, follower.write(change(mox, "/mox/policy", "{\"exclude\":[\"a*\"]}")).get("status"));
+        Object policy = mox.status().get("policy");
+        deaf.countDown(); // the first write comes late, and over what is there now
+        TestData.await(
+                "all that was late has ended",
+                () -> Thread.getAllStackTraces().keySet().stream().filter(thread -> thread.getName().equals("mox-store")).count() <= 1);
+        follower.refresh();
+        assertEquals(policy, mox.status().get("policy"));
+        assertEquals(1L, revision(mox));
+    }
+
+    @Test
+    public void aStartWaitsForNoDatabase() {
+        Table table = new Table();
+        CountDownLatch deaf = new CountDownLatch(1);
+        table.set(null, deaf);
+        RegistryMox mox = mox();
+        follower(mox, table, 20).start();
+        assertEquals("unreachable", documents(mox).get("state"));
+        deaf.countDown();
+        TestData.await("it is read", () -> "on".equals(documents(mox).get("state")));
+    }
+
+    @Test
+    public void thereIsNoStoreWhereRowsWouldNotOutliveTheProcess() {
+        for (String url : new String[] {"jdbc:h2:mem:metadatadb;MODE=MySQL", "jdbc:h2:file:/tmp/x"}) {
+            IllegalStateException off = assertThrows(IllegalStateException.class, () -> store(new Table(), url));
+            assertTrue(off.getMessage(), off.getMessage().startsWith("not persistent: "));
+        }
+        assertNotNull(store(new Table(), "jdbc:h2:tcp://db:9092/mem:metadatadb"));
+        IllegalStateException none = assertThrows(IllegalStateException.class, () -> store(null, "jdbc:mysql://db/x"));
+        assertTrue(none.getMessage(), none.getMessage().contains("ProvideDataRepository"));
+    }
+
+    @Test
+    public void aStoreComparesAndSets() {
+        RealDocumentStore store = store(new Table(), "jdbc:mysql://db/registry");
+        assertNull(store.get(POLICY));
+        assertTrue(store.put(POLICY, new DocumentStore.Row(7, "a"), 0));
+        assertFalse(store.put(POLICY, new DocumentStore.Row(8, "b"), 0));
+        assertTrue(store.put(POLICY, new DocumentStore.Row(8, "b"), 7));
+        assertEquals("b", store.get(POLICY).value);
+        assertEquals(8, store.get(POLICY).version);
+    }
+}
