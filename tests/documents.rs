@@ -341,8 +341,8 @@ async fn a_freeze_is_for_all_and_outlives_restarts() {
     let mut again = again;
     again.table = Some(table.clone());
     again.poll();
-    assert_eq!(b.post("/mox/thaw", "", "", "").0, 200);
-    assert_eq!(again.post("/mox/thaw", "", "", "").0, 200);
+    assert_eq!(b.post("/mox/thaw", "by=bob", "", "").0, 200);
+    assert_eq!(again.post("/mox/thaw", "by=ann", "", "").0, 200);
     assert_eq!((again.serves().await.1, b.serves().await.1), (SERVICES + 1, SERVICES + 1));
     assert_eq!(again.document("orders")["revision"], 3);
     fs::remove_dir_all(dir).unwrap();
