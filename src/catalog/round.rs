@@ -21,7 +21,7 @@ use std::{
 use crate::{
     catalog::{
         additions::Additions,
-        assignment::Assignment,
+        assignment::{Assignment, Movers, Pins},
         breaker::Breaker,
         changes::RoundChanges,
         direct::Direct,
@@ -59,6 +59,8 @@ pub struct Input {
     pub orders: Orders,
     /// How many publishers the registry has.
     pub publishers: usize,
+    /// Who is to have a place that several want.
+    pub pins: Arc<Pins>,
 }
 
 /// The result of a round.
@@ -108,6 +110,8 @@ pub struct Round {
     baseline: Vec<(Arc<str>, usize)>,
     services: Services,
     assignment: Assignment,
+    /// Services whose places other pins may change.
+    repinned: Movers,
     breaker: Breaker,
     additions: Additions,
     /// New services that wait, with what is wanted of them.
@@ -168,6 +172,7 @@ impl Round {
             last_good_until,
             baseline: services.iter().map(|(id, served)| (Arc::clone(id), served.endpoints)).collect(),
             assignment: Assignment::new(&config.host_suffix, config.vip_cidr),
+            repinned: Movers::new(),
             breaker: Breaker::new(protect.clone(), config.limits.services),
             additions: Additions::new(protect.clone()),
             waiting: HashMap::new(),
@@ -327,7 +332,7 @@ impl Round {
 
     /// Makes a round.
     pub fn round(&mut self, input: Input) -> Output {
-        let Input { now, dirty, policy, orders, publishers } = input;
+        let Input { now, dirty, policy, orders, publishers, pins } = input;
         let Orders { loaded, listening_since, .. } = orders;
         self.rounds += 1;
         if orders.release {
@@ -347,6 +352,7 @@ impl Round {
             if orders.ordered && !self.complete && is_over {
                 self.notices.give(now, Notice::NothingToFreeze);
             }
+            self.repinned.extend(self.assignment.pin(&pins));
             let (mut dirty, had_baseline) = (dirty, !self.baseline.is_empty());
             // A view without a service that is being read would not be complete.
             let is_open = !self.waits_for_reads && self.gate.is_open(now, loaded, listening_since, publishers);

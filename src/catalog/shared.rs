@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    catalog::{orders::Orders, report::Report},
+    catalog::{assignment::Pins, orders::Orders, report::Report},
     config::Config,
     error::Result,
     model::Clock,
@@ -27,6 +27,8 @@ pub struct Shared {
     pub store: Store,
     /// The policy in force.
     pub policy: ArcSwap<Policy>,
+    /// Who is to have a place that several want.
+    pub pins: ArcSwap<Pins>,
     /// The snapshots that streams and sinks follow.
     pub view: watch::Sender<View>,
     /// Wakes those who wait for another view of a partition.
@@ -47,6 +49,7 @@ impl Shared {
             clock: Clock::start(),
             store: Store::new(config.limits.store()),
             policy: ArcSwap::from_pointee(policy),
+            pins: ArcSwap::default(),
             view: watch::Sender::new(View::default()),
             signals: Arc::default(),
             flushed: watch::Sender::new(0),

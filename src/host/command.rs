@@ -107,6 +107,8 @@ pub enum Command {
         #[serde(default)]
         failure: Option<String>,
     },
+    /// The host is going to read documents.
+    AwaitDocuments {},
     /// The host reads no documents, for a reason.
     NoDocuments {
         /// Why.
@@ -236,6 +238,10 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         Command::Rows { rows, failure } => {
             let writes = engine.documents_read(failure.map_or(Ok(rows), Err));
             Ok(json!({ "writes": writes }))
+        }
+        Command::AwaitDocuments {} => {
+            engine.await_documents();
+            done
         }
         Command::NoDocuments { why } => {
             engine.documents_off(&why);

@@ -6,9 +6,10 @@
 //! with, everything is as the properties and the local commands say.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{Read, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -35,6 +36,8 @@ const MOST_FILE: u64 = 1 << 20;
 const PENDING: usize = 16;
 /// How often an order is tried against other writers.
 const TRIES: usize = 3;
+/// How long a pin outlives its service.
+const PINNED: Duration = Duration::from_secs(86_400);
 /// Who writes what no operator asks for.
 const OURSELVES: &str = "registry-mox";
 
@@ -136,6 +139,12 @@ struct Following {
     own: PolicyConfig,
     /// When the freeze that is ordered ends.
     thaws_at: Option<Instant>,
+    /// Services that have a pin and are not known, and since when.
+    missed: BTreeMap<Arc<str>, Instant>,
+    /// The log says that the store cannot be read.
+    said_away: bool,
+    /// The log says that there is no room for more pins.
+    said_full: bool,
     next_ticket: u64,
     pending: BTreeMap<u64, (Write, For)>,
 }
@@ -164,6 +173,9 @@ impl Desk {
             saved,
             own: config.policy.clone(),
             thaws_at,
+            missed: BTreeMap::new(),
+            said_away: false,
+            said_full: false,
             next_ticket: 1,
             pending: BTreeMap::new(),
         }))
@@ -256,7 +268,7 @@ impl Engine {
                     following.thaws_at = documents.and_then(|documents| thaws_at(documents, heard));
                     self.put_freeze_in_force(following);
                 }
-                Name::Pins => {}
+                Name::Pins => self.put_pins_in_force(following),
             }
         }
         following.save();
@@ -293,6 +305,12 @@ impl Engine {
         }
     }
 
+    fn put_pins_in_force(&self, following: &Following) {
+        let pins = following.documents.as_ref().and_then(Documents::pins);
+        self.shared.pins.store(Arc::new(pins.map(|pins| pins.places.clone()).unwrap_or_default()));
+        self.shared.store.wake().wake();
+    }
+
     /// Does what the documents of before a restart say.
     pub(super) fn put_kept_in_force(&self) {
         let following = self.documents.0.lock();
@@ -303,6 +321,16 @@ impl Engine {
         if documents.freeze().is_some() {
             self.put_freeze_in_force(&following);
         }
+        self.put_pins_in_force(&following);
+    }
+
+    /// Says that the host is going to read documents: until it has, nothing that is for all session servers is done for one.
+    pub fn await_documents(&self) {
+        let mut following = self.documents.0.lock();
+        if following.documents.is_some() {
+            following.off = None;
+            following.failure = Some("they were not read yet since the start".to_owned());
+        }
     }
 
     /// Says that the host reads no documents, and why: what an earlier start kept of them does not count.
@@ -312,6 +340,7 @@ impl Engine {
             following.off = Some(why.to_owned());
             following.thaws_at = None;
             self.put_policy_in_force(&following);
+            self.put_pins_in_force(&following);
             self.order(|orders| orders.ordered = false);
         }
     }
@@ -326,7 +355,8 @@ impl Engine {
         match read {
             Ok(rows) => {
                 let heard = following.read_at.replace(Instant::now()).is_some();
-                if following.failure.take().is_some() {
+                following.failure = None;
+                if std::mem::replace(&mut following.said_away, false) {
                     tracing::warn!(
                         event = "documents_reachable",
                         "the registry's store of documents can be read again"
@@ -341,7 +371,7 @@ impl Engine {
             Err(why) => {
                 documents.lose();
                 let why: String = why.chars().take(400).collect();
-                if following.failure.is_none() {
+                if !std::mem::replace(&mut following.said_away, true) {
                     tracing::error!(
                         event = "documents_unreachable",
                         why,
@@ -352,9 +382,12 @@ impl Engine {
             }
         }
         let lapsed = self.lapse(following);
+        let pinned = self.repin(following).filter(|_| is_reachable);
         let Some(documents) = &following.documents else { return Vec::new() };
         let mut writes = if is_reachable { documents.put_back(model::date()) } else { Vec::new() };
-        writes.extend(lapsed);
+        let puts_back = |name| writes.iter().any(|write: &Write| write.name == name);
+        let more: Vec<Write> = lapsed.into_iter().chain(pinned).filter(|write| !puts_back(write.name)).collect();
+        writes.extend(more);
         writes.into_iter().map(|write| following.order(write, For::Nobody)).collect()
     }
 
@@ -366,6 +399,36 @@ impl Engine {
         self.order(|orders| orders.ordered = false);
         let stamp = Stamp { by: OURSELVES.to_owned(), when: model::date(), why: "its time is over".to_owned() };
         documents.set_orders(OrdersContent::default(), &stamp, None).ok()
+    }
+
+    /// Pins places that several want here, and lets pins go whose service has been unknown for long.
+    fn repin(&self, following: &mut Following) -> Option<Write> {
+        if !self.view().complete {
+            return None;
+        }
+        let contests = self.shared.report.lock().contested.clone();
+        let documents = following.documents.as_ref()?;
+        let pinned: BTreeSet<&Arc<str>> = documents.pins().into_iter().flat_map(|pins| pins.places.values()).collect();
+        let unknown = |id: &&Arc<str>| pinned.contains(*id) && !self.shared.store.has(id);
+        following.missed.retain(|id, _| unknown(&id));
+        for id in pinned.iter().filter(|id| unknown(id)) {
+            following.missed.entry(Arc::clone(id)).or_insert_with(Instant::now);
+        }
+        let is_over = |(_, since): &(&Arc<str>, &Instant)| since.elapsed() >= PINNED;
+        let gone = following.missed.iter().filter(is_over).map(|(id, _)| Arc::clone(id)).collect();
+        let stamp = Stamp { by: OURSELVES.to_owned(), when: model::date(), why: "several want one place".to_owned() };
+        let contests = contests.iter().map(|(place, contest)| (place, &contest.holder));
+        match documents.repin(contests, &gone, &stamp)? {
+            Ok(write) => Some(write),
+            Err(NotWritten::TooLarge) if !std::mem::replace(&mut following.said_full, true) => {
+                tracing::error!(
+                    event = "pins_full",
+                    "so many places are contested that a row has no room for them: session servers may differ in the rest"
+                );
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// Takes what came of a write.
