@@ -5,10 +5,12 @@
 
 pub mod admin;
 pub mod command;
+mod desk;
 pub mod documents;
 pub mod engine;
 pub mod feed;
 pub mod log;
 pub mod metrics;
+mod page;
 mod server;
 pub mod status;

@@ -12,7 +12,8 @@ use crate::{
     error::{Error, Result},
     host::{
         admin::{self, Answer, Credentials, Page, Request, large::Cursor},
-        documents::{Next, Written},
+        desk::Written,
+        documents::Next,
         engine::Engine,
         feed::Feed,
         metrics,

@@ -1,5 +1,4 @@
-//! The shell around [`Documents`]: the lock, the clock, the file in `mox.state-dir` and the log; and what documents do to an
-//! engine.
+//! What documents do to an engine, and how they are read and written: the shell around [`Documents`] and its [`Desk`].
 //!
 //! Nothing here calls out. Whoever hosts the engine reads the rows every few seconds and hands them in, and takes back the rows
 //! that are to be written; what came of those it says by their tickets. Where no host does so, or there is no token to sign
@@ -7,81 +6,31 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read, Write as _},
-    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    config::{self, Config},
-    disk,
-    documents::{
-        Documents, Freeze, Kept, LEAST_TOKEN, Name, NotWritten, OrdersContent, Outcome, Row, Shown, Stamp, Taken, Write,
-    },
+    config,
+    documents::{Documents, Name, NotWritten, OrdersContent, Outcome, Row, Stamp, Taken, Write},
     error::{Error, Result},
-    host::{admin::Page, engine::Engine},
+    host::{
+        desk::{DocumentsStatus, Following, For, Order, Written, log, thaws_at},
+        engine::Engine,
+        page::Page,
+    },
     model::{self, Millis},
     policy::PolicyConfig,
 };
 
-const FILE: &str = "documents";
-/// The most bytes of the file: three rows, and more for another release.
-const MOST_FILE: u64 = 1 << 20;
-/// Writes whose outcome nobody has said yet; the oldest are forgotten.
-const PENDING: usize = 16;
 /// How often an order is tried against other writers.
 const TRIES: usize = 3;
 /// How long a pin outlives its service.
 const PINNED: Duration = Duration::from_secs(86_400);
 /// Who writes what no operator asks for.
 const OURSELVES: &str = "registry-mox";
-
-/// What the status says of the documents.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DocumentsStatus {
-    /// Whether documents are read and written.
-    pub state: State,
-    /// Why not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    /// How long ago the store was read last, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub read_millis_ago: Option<u64>,
-    /// The documents by name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub documents: BTreeMap<Name, Shown>,
-}
-
-/// Whether documents are read and written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// They are.
-    On,
-    /// The store cannot be read: the last known documents count, and none can be written.
-    Unreachable,
-    /// They are not: properties are the policy, and commands are for one server.
-    Off,
-}
-
-/// A row that the host is to write.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Order {
-    /// By which the outcome is told.
-    ticket: u64,
-    /// The row's key.
-    key: String,
-    /// What to write over what.
-    #[serde(flatten)]
-    write: Write,
-}
 
 /// What the host is to do next.
 #[derive(Debug)]
@@ -92,168 +41,6 @@ pub enum Next {
     Write(Order),
     /// Read the rows, and ask for the revisions then.
     Refresh,
-}
-
-/// What the host read after a write.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Written {
-    /// Of the order.
-    pub ticket: u64,
-    /// Whether the store says that it took the row.
-    pub stored: bool,
-    /// Whether the row could be read after that.
-    pub read: bool,
-    /// The row; none where there is none.
-    #[serde(default)]
-    pub row: Option<Row>,
-}
-
-/// For whom a row is written.
-#[derive(Debug)]
-enum For {
-    /// For nobody: a row is put back, or a freeze is over.
-    Nobody,
-    /// For the operator who sets the policy.
-    Policy,
-    /// For the operator who freezes or thaws.
-    Orders { content: OrdersContent, stamp: Stamp, tries: usize },
-}
-
-/// The documents and what surrounds them.
-#[derive(Debug)]
-pub struct Desk(Mutex<Following>);
-
-#[derive(Debug)]
-struct Following {
-    /// `None`: the token is too short to sign with.
-    documents: Option<Documents>,
-    /// Why documents are not followed; `None`: they are.
-    off: Option<String>,
-    /// Why the store could not be read the last time.
-    failure: Option<String>,
-    read_at: Option<Instant>,
-    file: Option<PathBuf>,
-    saved: Kept,
-    /// The policy where no document has one.
-    own: PolicyConfig,
-    /// When the freeze that is ordered ends.
-    thaws_at: Option<Instant>,
-    /// Services that have a pin and are not known, and since when.
-    missed: BTreeMap<Arc<str>, Instant>,
-    /// The log says that the store cannot be read.
-    said_away: bool,
-    /// The log says that there is no room for more pins.
-    said_full: bool,
-    next_ticket: u64,
-    pending: BTreeMap<u64, (Write, For)>,
-}
-
-impl Desk {
-    /// With what was kept over a restart; [`Engine::put_in_force`] is to follow.
-    pub fn new(config: &Config) -> Self {
-        let token = config.admin.token.as_ref().map_or(&[][..], |token| token.key());
-        let mut documents = Documents::new(token, &config.namespace);
-        let file = config.state_dir.as_deref().map(|dir| dir.join(FILE)).filter(|_| documents.is_some());
-        let saved = file.as_deref().and_then(load).unwrap_or_default();
-        if let Some(documents) = &mut documents {
-            log(&documents.restore(&saved));
-        }
-        let off = match documents {
-            Some(_) => "no host reads them",
-            None => "mox.admin.token has fewer than 16 bytes, so nothing can be signed; set a longer one everywhere",
-        };
-        let thaws_at = documents.as_ref().and_then(|documents| thaws_at(documents, false));
-        Self(Mutex::new(Following {
-            documents,
-            off: Some(off.to_owned()),
-            failure: None,
-            read_at: None,
-            file,
-            saved,
-            own: config.policy.clone(),
-            thaws_at,
-            missed: BTreeMap::new(),
-            said_away: false,
-            said_full: false,
-            next_ticket: 1,
-            pending: BTreeMap::new(),
-        }))
-    }
-}
-
-/// When the freeze ends. The writer's clock counts where the freeze was heard of as it was ordered: it lasts as long as was
-/// said. After a restart it is this server's clock, and no longer than that.
-fn thaws_at(documents: &Documents, heard: bool) -> Option<Instant> {
-    let (Freeze { until }, Stamp { when, .. }) = documents.freeze()?;
-    let whole = until?.saturating_sub(*when).max(0);
-    let left = if heard { whole } else { until?.saturating_sub(model::date()).clamp(0, whole) };
-    Instant::now().checked_add(Duration::from_millis(left as u64))
-}
-
-fn load(file: &Path) -> Option<Kept> {
-    disk::clean(file);
-    let read = || -> std::io::Result<Kept> {
-        let mut text = Vec::new();
-        disk::open(std::fs::File::options().read(true), file)?.take(MOST_FILE).read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
-    };
-    match read() {
-        Ok(kept) => Some(kept),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => {
-            let file = file.display();
-            tracing::warn!(event = "documents_unusable", %file, %error, "the documents of before this start cannot be read");
-            None
-        }
-    }
-}
-
-fn log(taken: &Taken) {
-    for (name, refusal) in &taken.refused {
-        tracing::error!(
-            event = "document_refused",
-            name = name.as_str(),
-            reason = ?refusal.reason,
-            detail = refusal.detail.chars().take(400).collect::<String>(),
-            "the row of a document does not count, the last one that did stays"
-        );
-    }
-}
-
-impl Following {
-    fn is_on(&self) -> bool {
-        self.off.is_none()
-    }
-
-    /// Gives a write a ticket.
-    fn order(&mut self, write: Write, whom: For) -> Order {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        while self.pending.len() >= PENDING {
-            self.pending.pop_first();
-        }
-        self.pending.insert(ticket, (write.clone(), whom));
-        Order { ticket, key: write.name.key(), write }
-    }
-
-    fn save(&mut self) {
-        let (Some(file), Some(kept)) = (&self.file, self.documents.as_ref().map(Documents::kept)) else { return };
-        if kept == self.saved {
-            return;
-        }
-        let written = disk::replace(file, |out| {
-            serde_json::to_writer(&mut *out, &kept)?;
-            out.write_all(b"\n")
-        });
-        match written {
-            Ok(()) => self.saved = kept,
-            Err(error) => {
-                let file = file.display();
-                tracing::warn!(event = "documents_not_kept", %file, %error, "documents do not outlive a restart without the store");
-            }
-        }
-    }
 }
 
 impl Engine {
@@ -313,7 +100,7 @@ impl Engine {
 
     /// Does what the documents of before a restart say.
     pub(super) fn put_kept_in_force(&self) {
-        let following = self.documents.0.lock();
+        let following = self.documents.lock();
         let Some(documents) = &following.documents else { return };
         if documents.policy().is_some() {
             self.put_policy_in_force(&following);
@@ -326,7 +113,7 @@ impl Engine {
 
     /// Says that the host is going to read documents: until it has, nothing that is for all session servers is done for one.
     pub fn await_documents(&self) {
-        let mut following = self.documents.0.lock();
+        let mut following = self.documents.lock();
         if following.documents.is_some() {
             following.off = None;
             following.failure = Some("they were not read yet since the start".to_owned());
@@ -335,7 +122,7 @@ impl Engine {
 
     /// Says that the host reads no documents, and why: what an earlier start kept of them does not count.
     pub fn documents_off(&self, why: &str) {
-        let mut following = self.documents.0.lock();
+        let mut following = self.documents.lock();
         if following.documents.take().is_some() {
             following.off = Some(why.to_owned());
             following.thaws_at = None;
@@ -347,7 +134,7 @@ impl Engine {
 
     /// Takes the rows as the host read them, or why it could not; returns rows to write.
     pub fn documents_read(&self, read: std::result::Result<BTreeMap<Name, Option<Row>>, String>) -> Vec<Order> {
-        let mut following = self.documents.0.lock();
+        let mut following = self.documents.lock();
         let following = &mut *following;
         let Some(documents) = &mut following.documents else { return Vec::new() };
         following.off = None;
@@ -434,7 +221,7 @@ impl Engine {
     /// Takes what came of a write.
     pub fn documents_written(&self, written: Written) -> Next {
         let Written { ticket, stored, read, row } = written;
-        let mut following = self.documents.0.lock();
+        let mut following = self.documents.lock();
         let following = &mut *following;
         let (Some(documents), Some((write, whom))) = (&mut following.documents, following.pending.remove(&ticket))
         else {
@@ -459,19 +246,19 @@ impl Engine {
 
     /// Whether changes are written as documents.
     pub fn has_documents(&self) -> bool {
-        self.documents.0.lock().is_on()
+        self.documents.lock().is_on()
     }
 
     /// The keys of the documents' rows, for the host to read; none where nothing could be signed.
     pub(super) fn document_keys(&self) -> BTreeMap<Name, String> {
-        let following = self.documents.0.lock();
+        let following = self.documents.lock();
         let all = following.documents.iter().flat_map(|_| Name::ALL);
         all.map(|name| (name, name.key())).collect()
     }
 
     /// Begins to replace the policy of all session servers, by that of the properties where `policy` is `None`.
     pub fn write_policy(&self, policy: Option<Value>, stamp: &Stamp, saw: Option<u64>) -> Next {
-        let mut following = self.documents.0.lock();
+        let mut following = self.documents.lock();
         let Some(documents) = &following.documents else { return unreachable_store() };
         match documents.set_policy(policy, stamp, saw) {
             Ok(write) => Next::Write(following.order(write, For::Policy)),
@@ -481,7 +268,7 @@ impl Engine {
 
     /// The policy that the document of this revision had; `None`: no document that is known.
     pub fn past_policy(&self, revision: u64) -> Option<Option<Value>> {
-        let following = self.documents.0.lock();
+        let following = self.documents.lock();
         let documents = following.documents.as_ref()?;
         let past = documents.history().iter().find(|past| past.revision == revision);
         past.map(|past| past.policy.clone())
@@ -489,7 +276,7 @@ impl Engine {
 
     /// Begins to freeze or thaw all session servers.
     pub fn write_orders(&self, content: OrdersContent, stamp: &Stamp, saw: Option<u64>) -> Next {
-        let mut following = self.documents.0.lock();
+        let mut following = self.documents.lock();
         let Some(documents) = &following.documents else { return unreachable_store() };
         match documents.set_orders(content.clone(), stamp, saw) {
             Ok(write) => {
@@ -504,7 +291,7 @@ impl Engine {
     /// Replaces the policy that counts where session servers share none; returns its hash. A document with a mistake changes
     /// nothing, and so does any while a shared one is in force.
     pub fn set_policy(&self, policy: PolicyConfig) -> Result<String> {
-        let mut following = self.documents.0.lock();
+        let mut following = self.documents.lock();
         if following.documents.as_ref().is_some_and(|documents| documents.policy().is_some()) {
             return Err(Error::InvalidArgument(
                 "a stored policy is in force, which wins over this one; change it by POST /mox/policy".to_owned(),
@@ -517,7 +304,7 @@ impl Engine {
 
     /// Revisions of the documents and the hash of the policy, as every server answers after a change.
     pub fn revisions(&self) -> Page {
-        match &self.documents.0.lock().documents {
+        match &self.documents.lock().documents {
             Some(documents) => self.revisions_of(documents),
             None => Page::json(&json!({ "hash": self.policy_hash() })),
         }
@@ -535,7 +322,7 @@ impl Engine {
 
     /// The policy in force, who wrote it when and why, and those before it.
     pub fn policy_page(&self) -> Page {
-        let following = self.documents.0.lock();
+        let following = self.documents.lock();
         let documents = following.documents.as_ref();
         let shown = documents.and_then(|documents| documents.shown().remove(&Name::Policy));
         let stored = documents.and_then(Documents::policy);
@@ -553,23 +340,7 @@ impl Engine {
     }
 
     pub(super) fn documents_status(&self) -> DocumentsStatus {
-        self.documents.0.lock().status()
-    }
-}
-
-impl Following {
-    fn status(&self) -> DocumentsStatus {
-        let state = match (&self.off, &self.failure) {
-            (Some(_), _) => State::Off,
-            (None, Some(_)) => State::Unreachable,
-            (None, None) => State::On,
-        };
-        DocumentsStatus {
-            state,
-            why: self.off.clone().or_else(|| self.failure.clone()),
-            read_millis_ago: self.read_at.map(|at| at.elapsed().as_millis() as u64),
-            documents: self.documents.as_ref().map(Documents::shown).unwrap_or_default(),
-        }
+        self.documents.lock().status()
     }
 }
 
@@ -625,5 +396,3 @@ fn date(millis: Millis) -> String {
     let at = std::time::UNIX_EPOCH + Duration::from_millis(millis.max(0) as u64);
     humantime::format_rfc3339_seconds(at).to_string()
 }
-
-const _: () = assert!(LEAST_TOKEN == 16, "texts here name it");

@@ -263,7 +263,8 @@ pub(crate) fn faults(cell: &mut Cell) {
     let begin = Instant::now();
     eventually(SETTLED, "frozen, and served from its last good state", || {
         let status = status(other);
-        (status["served"]["held"] == "frozen" && status["served"]["version"] == json!(served)).then_some(())
+        let frozen = status["served"]["held"] == "frozen" && status["served"]["version"] == json!(served);
+        (frozen && status["documents"]["state"] == "on").then_some(())
     });
     times.note("a restart under a freeze", begin, "it serves the last good state, frozen");
     assert_eq!(post(other, "/mox/thaw?by=ann", "", "").status, 200);
