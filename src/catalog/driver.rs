@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     catalog::{
+        assignment::Pins,
         last_good::{LastGood, file::over_a_restart},
         notices::Notice,
         orders::Orders,
@@ -34,6 +35,7 @@ pub(crate) struct Driver {
     pub(crate) store: Store,
     pub(crate) policy: Arc<Policy>,
     pub(crate) orders: Orders,
+    pub(crate) pins: Arc<Pins>,
     pub(crate) now: Millis,
     pub(crate) round: Round,
     pub(crate) view: View,
@@ -55,6 +57,7 @@ impl Driver {
             store: Store::new(config.limits.store()),
             policy: Arc::new(Policy::compile(config.policy.clone(), config.vip_cidr).unwrap()),
             orders: Orders::default(),
+            pins: Arc::default(),
             now,
             round: Round::new(Arc::clone(&config), now, last_good),
             view,
@@ -110,7 +113,8 @@ impl Driver {
         let orders = self.orders.take();
         let dirty = if self.round.is_frozen(&orders) { Vec::new() } else { self.round.take(&self.store, &self.policy) };
         let (policy, publishers) = (Arc::clone(&self.policy), self.store.counts().publishers);
-        let output = self.round.round(Input { now: self.now, dirty, policy, orders, publishers });
+        let output =
+            self.round.round(Input { now: self.now, dirty, policy, orders, publishers, pins: Arc::clone(&self.pins) });
         let Output { changes, complete, shown, findings, notices } = output;
         self.view = View { complete, shown, ..changes.apply(&self.view) };
         self.report.take(findings, true);

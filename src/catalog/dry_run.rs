@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::{
     catalog::{
+        assignment::Pins,
         breaker::{HoldState, Totals},
         dry_run::difference::{Difference, Listed, difference},
         last_good::LastGood,
@@ -103,6 +104,7 @@ struct Copy {
     round: Round,
     view: View,
     now: Millis,
+    pins: Arc<Pins>,
     /// Of the rounds since it was asked last.
     refused: BTreeMap<Arc<str>, Option<Quarantine>>,
     withheld: BTreeSet<Arc<str>>,
@@ -124,14 +126,16 @@ pub struct Trial {
 impl Copy {
     fn of(outline: Outline, view: &View, now: Millis) -> Result<Self, String> {
         let served = LastGood::of_view(view, &outline.graces, 0)?;
+        let pins = Arc::clone(&outline.pins);
         let round = Round::copy(outline, now, served);
         let (refused, withheld, waiting) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Ok(Self { round, view: view.clone(), now, refused, withheld, waiting })
+        Ok(Self { round, view: view.clone(), now, pins, refused, withheld, waiting })
     }
 
     fn round(&mut self, dirty: Vec<Taken>, policy: &Arc<Policy>, release: bool) {
         let orders = Orders { loaded: true, release, ..Orders::default() };
-        let input = Input { now: self.now, dirty, policy: Arc::clone(policy), orders, publishers: 0 };
+        let (policy, pins) = (Arc::clone(policy), Arc::clone(&self.pins));
+        let input = Input { now: self.now, dirty, policy, orders, publishers: 0, pins };
         let Output { changes, findings, .. } = self.round.round(input);
         self.view = changes.apply(&self.view);
         self.refused.extend(findings.names.quarantined);

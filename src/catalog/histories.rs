@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     catalog::{
-        assignment::vip_candidates,
+        assignment::{Pins, vip_candidates},
         breaker::Totals,
         driver::{Driver, START},
         dry_run::{
@@ -141,6 +141,8 @@ enum Step {
     /// A freeze that outlives restarts.
     Ordered(bool),
     Stopped(bool),
+    /// The first places of these services are pinned to them, of several that want one to the last; all other pins go.
+    Pins(Vec<usize>),
     Release,
     Wait(Millis),
     Round,
@@ -179,7 +181,10 @@ fn steps(random: &mut Random) -> Vec<Step> {
                 _ => Step::Ordered(random.below(3) == 0),
             },
             27 => Step::Stopped(random.below(3) == 0),
-            28 => Step::Release,
+            28 => match random.below(2) {
+                0 => Step::Release,
+                _ => Step::Pins((0..IDS.len()).filter(|_| random.below(2) == 0).collect()),
+            },
             29..=31 => Step::Wait([1, 1_000, 59_999, 60_000, 400_000, GRACE, 2 * GRACE][random.below(7)]),
             32..=34 => Step::Round,
             35 => Step::Break,
@@ -361,6 +366,17 @@ impl World {
                 return self.round();
             }
             Step::Frozen(frozen) => self.driver.orders.frozen = *frozen,
+            Step::Pins(services) => {
+                let mut pins = Pins::new();
+                for id in services.iter().map(|service| IDS[*service]) {
+                    let host = self.reference().candidates(id).remove(0);
+                    let range = self.driver.config.vip_cidr;
+                    let vips = range.map(|range| vip_candidates(&Sha256::digest(&host).into(), range));
+                    pins.extend(vips.iter().flatten().take(1).map(|vip| (vip.to_string().into(), id.into())));
+                    pins.insert(host.into(), id.into());
+                }
+                self.driver.pins = Arc::new(pins);
+            }
             Step::Ordered(ordered) => self.driver.orders.ordered = *ordered,
             Step::Stopped(stopped) => self.driver.orders.stopped = *stopped,
             Step::Release => self.driver.orders.release = true,
@@ -401,9 +417,9 @@ impl World {
         });
         let had_last_good = last_good.is_some();
         let orders = self.driver.orders;
-        let policy = Arc::clone(&self.driver.policy);
+        let (policy, pins) = (Arc::clone(&self.driver.policy), Arc::clone(&self.driver.pins));
         self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
-        self.driver.policy = policy;
+        (self.driver.policy, self.driver.pins) = (policy, pins);
         self.driver.round.take_in_parts_of(PART);
         (self.driver.orders.frozen, self.driver.orders.ordered) = (orders.frozen, orders.ordered);
         self.driver.orders.listening_since = Some(now);
@@ -444,7 +460,8 @@ impl World {
     }
 
     fn reference(&self) -> Reference<'_> {
-        Reference { config: &self.driver.config, store: &self.driver.store, policy: &self.driver.policy }
+        let Driver { config, store, policy, pins, .. } = &self.driver;
+        Reference { config, store, policy, pins }
     }
 
     /// Sets a policy after a dry run of it, which has to tell what comes of that, to the byte; and what comes of a release, where
@@ -591,18 +608,24 @@ impl World {
                 format!("{missing:?} is held, and at most {most} services would be empty")
             })?;
         }
-        // A newcomer takes nothing from anybody who is served and has endpoints.
+        // A newcomer takes nothing from anybody who is served and has endpoints, but for the pins.
+        let pinned = |place: &str, id: &str| self.driver.pins.get(place).is_some_and(|pinned| **pinned != *id);
         for (id, (host, vip)) in &self.told {
             let has_some = after.served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
             let Some((now, address)) = after.places.get(id).filter(|_| has_some) else { continue };
             let wanted = self.reference().candidates(id);
             let at = |host: &String| wanted.iter().position(|wanted| wanted == host);
-            check(at(host).is_none() || at(now) <= at(host), || format!("{id} was {host} and is {now}"))?;
+            check(at(host).is_none() || at(now) <= at(host) || pinned(host, id), || {
+                format!("{id} was {host} and is {now}")
+            })?;
             let thief = after.places.iter().find(|(other, (_, theirs))| *other != id && *theirs == *vip);
             if let (Some(thief), true) = (thief.filter(|_| vip.is_some()), host == now) {
                 let vips = vip_candidates(&Sha256::digest(host).into(), self.driver.config.vip_cidr.unwrap());
                 let at = |vip: &Option<IpAddr>| vips.iter().position(|wanted| Some(*wanted) == *vip);
-                check(at(address).is_some() && at(address) < at(vip), || format!("{thief:?} has what {id} had"))?;
+                let is_pinned = vip.is_some_and(|vip| pinned(&vip.to_string(), id));
+                check(is_pinned || at(address).is_some() && at(address) < at(vip), || {
+                    format!("{thief:?} has what {id} had")
+                })?;
             }
         }
         self.empty.retain(|id, _| after.served.contains_key(id));
@@ -766,6 +789,7 @@ impl World {
         let graces = graces && last_good.is_none();
         let mut fresh = Driver::started(Arc::clone(config), *now, last_good);
         fresh.policy = Arc::clone(&self.driver.policy);
+        fresh.pins = Arc::clone(&self.driver.pins);
         fresh.orders.loaded = true;
         for id in IDS {
             let bodies: Vec<(String, Vec<u8>)> = self

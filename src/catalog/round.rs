@@ -21,7 +21,7 @@ use std::{
 use crate::{
     catalog::{
         additions::Additions,
-        assignment::Assignment,
+        assignment::{Assignment, Movers, Pins},
         breaker::Breaker,
         changes::RoundChanges,
         direct::Direct,
@@ -62,6 +62,8 @@ pub struct Input {
     pub orders: Orders,
     /// How many publishers the registry has.
     pub publishers: usize,
+    /// Who is to have a place that several want.
+    pub pins: Arc<Pins>,
 }
 
 /// The result of a round.
@@ -85,6 +87,8 @@ pub struct Outline {
     config: Arc<Config>,
     /// The policy in force.
     pub policy: Arc<Policy>,
+    /// The pins in force.
+    pub pins: Arc<Pins>,
     gate: Gate,
     first_view: FirstView,
     breaker: Breaker,
@@ -128,6 +132,8 @@ pub struct Round {
     baseline: Vec<(Arc<str>, usize)>,
     services: Services,
     assignment: Assignment,
+    /// Services whose places other pins may change.
+    repinned: Movers,
     breaker: Breaker,
     additions: Additions,
     /// New services that wait, with what is wanted of them.
@@ -188,6 +194,7 @@ impl Round {
             last_good_until,
             baseline: services.iter().map(|(id, served)| (Arc::clone(id), served.endpoints)).collect(),
             assignment: Assignment::new(&config.host_suffix, config.vip_cidr),
+            repinned: Movers::new(),
             breaker: Breaker::new(protect.clone(), config.limits.services),
             additions: Additions::new(protect.clone()),
             waiting: HashMap::new(),
@@ -225,6 +232,7 @@ impl Round {
         Some(Outline {
             config: Arc::clone(&self.config),
             policy: Arc::clone(policy),
+            pins: self.assignment.pins(),
             gate: self.gate,
             first_view: self.first_view.clone(),
             breaker: self.breaker.clone(),
@@ -237,7 +245,8 @@ impl Round {
 
     /// A copy of a round, of its outline and of what is served. Its first round has to look at every service.
     pub fn copy(outline: Outline, now: Millis, served: LastGood) -> Self {
-        let Outline { config, policy: _, gate, first_view, breaker, additions, graces: _, kept, part } = outline;
+        let Outline { config, policy: _, pins: _, gate, first_view, breaker, additions, graces: _, kept, part } =
+            outline;
         let mut begun = Self::new(config, now, Some(served));
         for (id, members) in kept {
             begun.services.renew(&id, members);
@@ -430,7 +439,7 @@ impl Round {
 
     /// Makes a round.
     pub fn round(&mut self, input: Input) -> Output {
-        let Input { now, dirty, policy, orders, publishers } = input;
+        let Input { now, dirty, policy, orders, publishers, pins } = input;
         let Orders { loaded, listening_since, .. } = orders;
         self.rounds += 1;
         if orders.release {
@@ -450,6 +459,7 @@ impl Round {
             if orders.ordered && !self.complete && is_over {
                 self.notices.give(now, Notice::NothingToFreeze);
             }
+            self.repinned.extend(self.assignment.pin(&pins));
             let (mut dirty, had_baseline) = (dirty, !self.baseline.is_empty());
             // A view without a service that is being read would not be complete.
             let is_open = !self.waits_for_reads && self.gate.is_open(now, loaded, listening_since, publishers);

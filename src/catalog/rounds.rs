@@ -125,7 +125,7 @@ impl Rounds {
         let dirty = if self.round.is_frozen(&orders) { Vec::new() } else { self.round.take(&shared.store, &policy) };
         let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
         let Output { changes, complete, shown, findings, notices } =
-            self.round.round(Input { now, dirty, policy, orders, publishers });
+            self.round.round(Input { now, dirty, policy, orders, publishers, pins: shared.pins.load_full() });
         let current = shared.view.borrow().clone();
         let next = View { complete, shown, ..changes.apply(&current) };
         let is_new =
@@ -288,7 +288,8 @@ fn log(notice: &Notice) {
         Notice::LastGoodServed => {
             tracing::warn!(
                 event,
-                "no complete view within mox.protect.startup-hold: the last good state is served until there is one"
+                "no complete view within mox.protect.startup-hold, or what is served is frozen: the last good state is served until \
+                 there is a complete view"
             );
         }
         Notice::NothingToFreeze => {

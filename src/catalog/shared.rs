@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     catalog::{
+        assignment::Pins,
         orders::Orders,
         report::Report,
         round::{Outline, Round},
@@ -34,6 +35,8 @@ pub struct Shared {
     pub store: Store,
     /// The policy in force.
     pub policy: ArcSwap<Policy>,
+    /// Who is to have a place that several want.
+    pub pins: ArcSwap<Pins>,
     /// The snapshots that streams and sinks follow.
     pub view: watch::Sender<View>,
     /// Wakes those who wait for another view of a partition.
@@ -59,6 +62,7 @@ impl Shared {
             clock: Clock::start(),
             store: Store::new(config.limits.store()),
             policy: ArcSwap::from_pointee(policy),
+            pins: ArcSwap::default(),
             view: watch::Sender::new(View::default()),
             signals: Arc::default(),
             flushed: watch::Sender::new(0),

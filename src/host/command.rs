@@ -12,7 +12,8 @@ use crate::{
     error::{Error, Result},
     host::{
         admin::{self, Answer, Credentials, Page, Request, large::Cursor},
-        documents::{Next, Written},
+        desk::Written,
+        documents::Next,
         engine::Engine,
         feed::Feed,
         metrics,
@@ -110,6 +111,8 @@ pub enum Command {
         #[serde(default)]
         failure: Option<String>,
     },
+    /// The host is going to read documents.
+    AwaitDocuments {},
     /// The host reads no documents, for a reason.
     NoDocuments {
         /// Why.
@@ -242,6 +245,10 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         Command::Rows { rows, failure } => {
             let writes = engine.documents_read(failure.map_or(Ok(rows), Err));
             Ok(json!({ "writes": writes }))
+        }
+        Command::AwaitDocuments {} => {
+            engine.await_documents();
+            done
         }
         Command::NoDocuments { why } => {
             engine.documents_off(&why);

@@ -31,7 +31,7 @@ use crate::{
             large::{Cursor, Large},
             signature::Signatures,
         },
-        documents::Desk,
+        desk::Desk,
         feed::{Feed, LastFeed},
         status::{Bound, Flushed, Status},
     },

@@ -7,6 +7,7 @@
 
 mod cell;
 mod cluster;
+mod documents;
 mod faults;
 mod load;
 mod mesh;

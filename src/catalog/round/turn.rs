@@ -107,6 +107,8 @@ impl Round {
             let intent = self.read(now, &id, &entries, &rules);
             self.insert(&mut turn, id, intent, rules);
         }
+        let repinned = std::mem::take(&mut self.repinned);
+        self.look_again(&mut turn, repinned);
         if self.stage != Stage::Gathering {
             self.look_again(&mut turn, self.services.expired(now - self.empty_grace()));
         }
