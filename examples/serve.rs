@@ -17,7 +17,7 @@
 //! | `unknown` | `dataInfoIds`: services that could not be read; before `loaded` |
 //! | `baseline` | `services`, `endpoints`: how much another session server serves; before `loaded` |
 //! | `loaded` | the first complete view is in: serving starts |
-//! | `policy` | `policy`: the new policy document, whole; answers its `hash`, and in `unmatched` its globs that match nothing |
+//! | `policy` | `policy`: the new policy document, whole; answers its `hash`, and in `unmatched` its globs that match nothing; with `dryRun: true` nothing is changed, and the answer is that of `POST /mox/policy?dryRun` |
 //! | `freeze`, `thaw` | the operator's latch |
 //! | `release` | lets a held mass deletion or addition through, once; an error while none is held |
 //! | `flush` | answers when the snapshot has every earlier line: `services`, `endpoints`, `version`, and `held` if something holds it back |
@@ -81,6 +81,8 @@ enum Line {
     },
     Policy {
         policy: Value,
+        #[serde(default)]
+        dry_run: bool,
     },
     Freeze {},
     Thaw {},
@@ -165,8 +167,14 @@ async fn execute(engine: &Engine, line: Line) -> Result<Value> {
         Line::Unknown { data_info_ids } => engine.unknown(&data_info_ids),
         Line::Loaded {} => engine.loaded(),
         Line::Baseline { services, endpoints } => engine.baseline(services, endpoints),
-        Line::Policy { policy } => {
-            let hash = engine.set_policy(config::policy_from_json(policy, &engine.config().namespace)?)?;
+        Line::Policy { policy, dry_run } => {
+            let policy = config::policy_from_json(policy, &engine.config().namespace)?;
+            if dry_run {
+                // It takes a while, and blocks its thread.
+                let told = tokio::task::block_in_place(|| engine.dry_run(policy))?.told()?;
+                return serde_json::to_value(told).map_err(|error| Error::Internal(error.to_string()));
+            }
+            let hash = engine.set_policy(policy)?;
             return Ok(json!({ "hash": hash, "unmatched": engine.unmatched() }));
         }
         Line::Freeze {} => engine.freeze(),

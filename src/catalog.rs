@@ -14,6 +14,7 @@ pub mod changes;
 pub mod direct;
 #[cfg(test)]
 mod driver;
+pub mod dry_run;
 pub mod gate;
 #[cfg(test)]
 mod histories;

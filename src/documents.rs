@@ -9,7 +9,10 @@ mod content;
 mod envelope;
 mod slot;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ring::hmac;
 use serde::{Deserialize, Serialize};
@@ -25,6 +28,9 @@ use slot::{Rows, Slot, Took};
 
 /// A token of fewer bytes signs nothing: who reads rows could try them all.
 pub const LEAST_TOKEN: usize = 16;
+
+/// So many places are pinned; of 40,000 services about twelve have to be.
+const MOST_PINS: usize = 1_000;
 
 /// The documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -246,9 +252,23 @@ impl Documents {
         self.orders.propose(&self.rule, orders, stamp, saw)
     }
 
-    /// The write that replaces the pins.
-    pub fn set_pins(&self, pins: PinsContent, stamp: &Stamp) -> Result<Write, NotWritten> {
-        self.pins.propose(&self.rule, pins, stamp, None)
+    /// The write that pins contested places to those who have them here, if no pin says otherwise, and takes back pins of
+    /// services that are `gone` for good; `None`: there is nothing to write.
+    pub fn repin<'a>(
+        &self,
+        contests: impl IntoIterator<Item = (&'a Arc<str>, &'a Arc<str>)>,
+        gone: &BTreeSet<Arc<str>>,
+        stamp: &Stamp,
+    ) -> Option<Result<Write, NotWritten>> {
+        let before = self.pins().cloned().unwrap_or_default();
+        let mut pins = before.clone();
+        pins.places.retain(|_, id| !gone.contains(id));
+        for (place, holder) in contests {
+            if pins.places.len() < MOST_PINS || pins.places.contains_key(place) {
+                pins.places.entry(Arc::clone(place)).or_insert_with(|| Arc::clone(holder));
+            }
+        }
+        (pins != before).then(|| self.pins.propose(&self.rule, pins, stamp, None))
     }
 
     /// Takes what came of a write. `stored`: the store says that it took it; `now`: what it has after that, `None` where it

@@ -5,11 +5,15 @@
 
 pub mod admin;
 pub mod command;
+mod desk;
 pub mod documents;
 pub mod engine;
 pub mod feed;
 pub mod log;
 pub mod metrics;
+mod page;
+pub mod policies;
+mod policy;
 mod server;
 pub mod status;
 mod unmatched;

@@ -7,12 +7,12 @@ mod address;
 pub mod compiled;
 pub mod document;
 mod globs;
-pub mod matches;
+mod matches;
 
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};
 pub use document::{Balance, PolicyConfig};
-pub use matches::Matches;
+pub use matches::{GlobMatches, Matches};
 
 #[cfg(test)]
 mod tests {

@@ -51,6 +51,7 @@ impl Server {
             config["admin"] = json!({ "token": TOKEN });
         }
         let mox = Mox::closed(config);
+        command::execute(&mox.engine, br#"{"op":"awaitDocuments"}"#).unwrap();
         for n in 0..SERVICES {
             mox.publish(&id(n), "r", 1, &[&format!("10.0.0.{n}:12200")]);
         }
@@ -288,12 +289,14 @@ async fn without_a_token_or_a_store_everything_is_for_one_server() {
     assert!(state == "off" && why.contains("fewer than 16 bytes"), "{why}");
     assert_eq!(short.serves().await.1, SERVICES);
 
+    let mut starting = Server::start(None, json!({}));
+    assert_eq!(starting.post("/mox/freeze", "", "", "").0, 503, "it is not known yet for whom");
     let alone = Server::start(None, json!({}));
     alone.tell(json!({ "op": "noDocuments", "why": "not persistent: H2" }));
     assert_eq!(alone.state(), ("off".to_owned(), "not persistent: H2".to_owned()));
     let mut alone = alone;
     assert_eq!(alone.post("/mox/policy", "", "", &excluding(1)).0, 200);
-    assert_eq!((alone.serves().await.1, alone.policy()["from"].clone()), (SERVICES - 1, json!("properties")));
+    assert_eq!((alone.serves().await.1, alone.policy()["from"].clone()), (SERVICES - 1, json!("local")));
     assert_eq!(alone.post("/mox/freeze", "for=1h", "", "").0, 409);
     assert_eq!(alone.post("/mox/freeze", "", "", "").0, 200);
     assert_eq!(table.row("orders"), None);
@@ -341,8 +344,8 @@ async fn a_freeze_is_for_all_and_outlives_restarts() {
     let mut again = again;
     again.table = Some(table.clone());
     again.poll();
-    assert_eq!(b.post("/mox/thaw", "", "", "").0, 200);
-    assert_eq!(again.post("/mox/thaw", "", "", "").0, 200);
+    assert_eq!(b.post("/mox/thaw", "by=bob", "", "").0, 200);
+    assert_eq!(again.post("/mox/thaw", "by=ann", "", "").0, 200);
     assert_eq!((again.serves().await.1, b.serves().await.1), (SERVICES + 1, SERVICES + 1));
     assert_eq!(again.document("orders")["revision"], 3);
     fs::remove_dir_all(dir).unwrap();
@@ -370,4 +373,36 @@ async fn a_freeze_ends_by_itself_everywhere() {
         (b.document("orders")["revision"].clone(), b.document("orders")["stamp"]["by"].clone()),
         (json!(2), json!("registry-mox"))
     );
+}
+
+/// Two services that differ in the case of a letter want one host, and come to two session servers in another order.
+#[tokio::test]
+async fn a_contested_place_is_pinned_and_all_serve_alike_over_restarts_of_all() {
+    let table = Table::default();
+    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    let ids = ["com.example.Contested", "com.example.CONTESTED"]
+        .map(|name| format!("{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA"));
+    let come = async |server: &Server, order: [usize; 2]| {
+        for n in order {
+            server.mox.publish(&ids[n], "r", 1, &[&format!("10.1.0.{n}:12200")]);
+            server.mox.engine.flush().await;
+        }
+    };
+    come(&a, [0, 1]).await;
+    come(&b, [1, 0]).await;
+    let has_it = |server: &Server| server.mox.page("/mox/dump", "").1.contains("\"com.example.contested.sofa.mesh\"");
+    assert!(has_it(&a) && has_it(&b));
+    assert_ne!(a.serves().await, b.serves().await, "each has another one under it");
+    let first = a.serves().await;
+    a.poll();
+    b.poll();
+    assert_eq!((a.serves().await, b.serves().await), (first.clone(), first.clone()), "who saw it first has its way");
+    let revision = a.document("pins")["revision"].clone();
+    assert_eq!((&revision, a.document("pins")["stamp"]["by"].clone()), (&json!(1), json!("registry-mox")));
+    drop((a, b));
+    let mut c = Server::start(Some(&table), json!({}));
+    come(&c, [1, 0]).await;
+    assert_eq!(c.serves().await, first, "a newcomer moves nobody");
+    c.poll();
+    assert_eq!(c.document("pins")["revision"], revision);
 }

@@ -25,6 +25,13 @@ fn open(mode: &str) -> Mox {
     mox
 }
 
+/// The answer to a request that sets the policy.
+fn ask(mox: &Mox, token: &str, query: &str, if_match: &str, body: &str) -> admin::Page {
+    let shown = admin::Credentials { token: token.to_owned(), ..Default::default() };
+    let request = admin::Request { path: "/mox/policy", query, if_match, body: body.as_bytes() };
+    admin::change(&mox.engine, &shown, request)
+}
+
 /// The version and the resources, as they are sent, that a client gets of each type.
 async fn sent(mox: &Mox) -> Vec<(String, Vec<Bytes>)> {
     mox.engine.flush().await;
@@ -201,14 +208,7 @@ async fn what_is_not_served_is_not_read() {
 #[tokio::test]
 async fn the_admin_page_takes_a_policy_whole_or_not_at_all() {
     let mox = open("inline");
-    let post = |token: &str, body: &str| {
-        let shown = admin::Credentials { token: token.to_owned(), ..Default::default() };
-        admin::change(
-            &mox.engine,
-            &shown,
-            admin::Request { path: "/mox/policy", body: body.as_bytes(), ..Default::default() },
-        )
-    };
+    let post = |token: &str, body: &str| ask(&mox, token, "", "", body);
     let hash = || mox.engine.status().policy;
     let first = hash();
     assert_eq!((post("guess", "{}").status, hash()), (403, first.clone()));
@@ -268,10 +268,7 @@ async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
             "{field}: \".\" is not possible in \"sofa-registry, .\", in namespace sofa-registry; exportTo is \"*\" or \"~\" \
              alone, or \".\" and namespaces, each once and the own one as \".\" or by name"
         );
-        let shown = admin::Credentials { token: "sesame".to_owned(), ..Default::default() };
-        let text = document.to_string();
-        let request = admin::Request { path: "/mox/policy", body: text.as_bytes(), ..Default::default() };
-        let refused = admin::change(&mox.engine, &shown, request);
+        let refused = ask(&mox, "sesame", "", "", &document.to_string());
         assert_eq!((refused.status, refused.body.trim_end()), (400, &*says));
         let error = mox.engine.set_policy(serde_json::from_value(document).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), says);
@@ -280,4 +277,181 @@ async fn what_istio_would_refuse_of_an_export_is_refused_at_the_door() {
     mox.policy(json!({ "exportTo": ["sofa-registry", "istio-system"] }));
     assert_eq!(mox.engine.flush().await.services, SERVICES);
     assert!(mox.engine.status().rounds.quarantined.is_empty());
+}
+
+/// The answer of a request about the policy: its status, and its body as JSON where it is.
+fn post(mox: &Mox, query: &str, if_match: &str, document: &Value) -> (u16, Value) {
+    let body = if document.is_null() { String::new() } else { document.to_string() };
+    let page = ask(mox, "sesame", query, if_match, &body);
+    (page.status, serde_json::from_str(&page.body).unwrap_or_else(|_| page.body.clone().into()))
+}
+
+fn policy_page(mox: &Mox, query: &str) -> Value {
+    let (status, body) = mox.page("/mox/policy", query);
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_what_a_policy_changes_and_changes_nothing() {
+    for mode in ["inline", "workload-entry"] {
+        let mox = open(mode);
+        let before = sent(&mox).await;
+        let status = |mox: &Mox| {
+            let status = mox.engine.status();
+            (status.policy, status.rounds.translations, status.rounds.encodes, status.rounds.snapshots)
+        };
+        let was = status(&mox);
+        let document = json!({
+            "exclude": ["*.S1:*", "*.Nobody*"], "endpoints": { "deny": ["10.0.2.0/24", "10.0.3.1/32"] }, "labels": ["rpcVer"],
+            "overrides": { "*.S4:*": { "host": "four.example.com" } }, "direct": { "applications": ["app5"] },
+            "mtls": [{ "applications": ["app5"], "identities": ["spiffe://cluster.local/ns/a/sa/b"] }],
+        });
+        let (status_code, told) = post(&mox, "dryRun", "", &document);
+        assert_eq!(status_code, 200, "{told}");
+        let services = &told["services"];
+        let gone = json!([{ "dataInfoId": id(1), "host": "com.example.s1.sofa.mesh", "endpoints": 2 }]);
+        assert_eq!(services["go"], json!({ "count": 1, "first": gone }), "{mode}");
+        let renamed = json!([{ "dataInfoId": id(4), "from": "com.example.s4.sofa.mesh", "to": "four.example.com" }]);
+        assert_eq!(services["renamed"], json!({ "count": 1, "first": renamed }));
+        assert_eq!((&services["come"]["count"], &services["change"]["count"]), (&json!(0), &json!(SERVICES - 1)));
+        assert_eq!(services["emptied"], 1, "both endpoints of S2 are denied");
+        let endpoints = json!({ "come": 0, "go": 2 + 2 + 1, "change": 2 * (SERVICES - 3) + 1 });
+        assert_eq!(told["endpoints"], endpoints, "{mode}");
+        let entry = json!({ "count": 1, "first": ["sofa-registry/p12200.app5.app"] });
+        assert_eq!((&told["entries"]["come"], &told["destinationRules"]["come"]["count"]), (&entry, &json!(1)));
+        let totals = json!([{ "services": 40, "endpoints": 80 }, { "services": 38, "endpoints": 75 }]);
+        assert_eq!(told["serving"], totals);
+        assert_eq!(told["breakers"]["loss"], json!([5.0, 6.3]));
+        let globs: Vec<(&str, &str, u64)> = told["globs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| (it["setting"].as_str().unwrap(), it["glob"].as_str().unwrap(), it["matches"].as_u64().unwrap()))
+            .collect();
+        let expected = [
+            ("policy.include", "*", 40),
+            ("policy.exclude", "*.S1:*", 1),
+            ("policy.exclude", "*.Nobody*", 0),
+            ("policy.mtls[0].applications", "app5", 1),
+            ("policy.direct.applications", "app5", 1),
+            ("policy.overrides", "*.S4:*", 1),
+        ];
+        assert_eq!(globs, expected);
+        assert_eq!(told["inForce"], policy_page(&mox, "")["hash"]);
+        // Nothing is changed: no policy, no translation of the engine's own, not a byte.
+        assert_eq!(status(&mox), was);
+        assert!(sent(&mox).await == before);
+        assert_eq!(policy_page(&mox, "")["revision"], 0);
+        // And it comes as it was told.
+        assert_eq!(post(&mox, "", "", &document).0, 200);
+        mox.engine.flush().await;
+        let served = mox.engine.status().rounds.serving;
+        assert_eq!((served.services, served.endpoints), (38, 75));
+        let (_, again) = post(&mox, "dryRun", "", &document);
+        assert_eq!((&again["services"]["change"]["count"], &again["hash"]), (&json!(0), &told["hash"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_what_a_breaker_would_hold() {
+    let mox = Mox::closed(json!({ "admin": { "token": "sesame" } }));
+    (0..300).for_each(|n| mox.publish(&id(n), "a", 1, &[&format!("10.0.{}.{}:12200", n / 250, n % 250)]));
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    let document = json!({ "exclude": ["*.S1*"] });
+    let (_, told) = post(&mox, "dryRun=true", "", &document);
+    let hold = json!([{ "of": { "services": 300, "endpoints": 300 }, "missing": { "services": 111, "endpoints": 111 },
+                        "ofEverything": false, "tenants": ["DEFAULT_INSTANCE_ID"] }]);
+    assert_eq!(told["breakers"]["massDelete"], hold);
+    assert_eq!(
+        (&told["services"]["go"]["count"], &told["released"]["services"]["go"]["count"]),
+        (&json!(0), &json!(111))
+    );
+    let listed = told["released"]["services"]["go"]["first"].as_array().unwrap().len();
+    assert_eq!(
+        (listed, &told["breakers"]["withheld"]["count"], &told["breakers"]["loss"]),
+        (100, &json!(111), &json!([37.0, 37.0]))
+    );
+    assert_eq!(mox.engine.status().rounds.withheld, None, "and it holds nothing");
+    assert_eq!(post(&mox, "", "", &document).0, 200);
+    mox.engine.flush().await;
+    assert_eq!(mox.engine.status().rounds.withheld.unwrap().services, 111);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_is_not_made_before_there_is_a_view_nor_of_a_mistake() {
+    let mox = Mox::closed(json!({ "admin": { "token": "sesame" } }));
+    assert_eq!(post(&mox, "dryRun", "", &json!({})).0, 503, "nothing is known");
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    assert_eq!(post(&mox, "dryRun", "", &json!({})).0, 200);
+    assert_eq!(post(&mox, "dryRun", "", &json!({ "exlude": [] })).0, 400);
+    // Who mistypes it sets nothing.
+    for query in ["dryrun", "dryRun=maybe", "dry-run=true&by=ann"] {
+        let (status, why) = post(&mox, query, "", &json!({ "exclude": ["*"] }));
+        assert_eq!(status, 400, "{query}: {why}");
+    }
+    assert_eq!(policy_page(&mox, "")["revision"], 0);
+    assert_eq!(ask(&mox, "wrong", "dryRun", "", "{}").status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_replaced_by_who_knows_the_one_in_force() {
+    let mox = open("inline");
+    let (hash, revision) = (policy_page(&mox, "")["hash"].clone(), policy_page(&mox, "")["revision"].clone());
+    assert_eq!((&policy_page(&mox, "")["from"], &revision), (&json!("properties"), &json!(0)));
+    let [first, second] = [json!({ "exclude": ["*.S1:*"] }), json!({ "exclude": ["*.S2:*"] })];
+    let (status, done) = post(&mox, "by=ann%20lee&why=S1+is+%22done%22", hash.as_str().unwrap(), &first);
+    assert_eq!((status, &done["revision"], &done["was"]["hash"]), (200, &json!(1), &hash), "{done}");
+    assert_eq!((&done["stamp"]["by"], &done["stamp"]["why"]), (&json!("ann lee"), &json!("S1 is \"done\"")));
+    // Of two who saw the same one is refused, and told what there is now.
+    let (status, present) = post(&mox, "", "0", &second);
+    assert_eq!((status, &present["revision"], &present["hash"]), (409, &json!(1), &done["hash"]));
+    assert_eq!((&present["policy"]["exclude"], &present["stamp"]["by"]), (&first["exclude"], &json!("ann lee")));
+    assert_eq!(post(&mox, "", &format!("\"{}\"", done["hash"].as_str().unwrap()), &second).0, 200);
+    assert_eq!(post(&mox, "", "", &json!({ "exclude": ["*.S3:*"] })).0, 200, "who asks for nothing is not asked");
+    let page = policy_page(&mox, "");
+    let revisions: Vec<&Value> = page["history"].as_array().unwrap().iter().map(|past| &past["revision"]).collect();
+    assert_eq!(
+        (&page["revision"], &page["from"], revisions),
+        (&json!(3), &json!("local"), vec![&json!(2), &json!(1), &json!(0)])
+    );
+    assert!(page["keptIn"].as_str().unwrap().contains("memory"), "{page}");
+    assert_eq!(policy_page(&mox, "revision=1")["policy"]["exclude"], first["exclude"]);
+    assert_eq!(mox.page("/mox/policy", "revision=9").0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roll_back_restores_every_byte() {
+    let mox = open("inline");
+    let before = sent(&mox).await;
+    assert_eq!(post(&mox, "", "", &json!({ "exclude": ["*.S1:*"] })).0, 200);
+    let after = sent(&mox).await;
+    assert!(after != before);
+    let (_, told) = post(&mox, "dryRun&rollback=0", "", &Value::Null);
+    assert_eq!((&told["services"]["come"]["count"], &told["services"]["go"]["count"]), (&json!(1), &json!(0)));
+    assert!(sent(&mox).await == after, "a dry run of it");
+    let (status, done) = post(&mox, "rollback=0", "1", &Value::Null);
+    assert_eq!((status, &done["revision"], &done["from"]), (200, &json!(2), &json!("properties")));
+    assert_eq!(done["stamp"]["why"], "back to revision 0");
+    assert!(sent(&mox).await == before);
+    assert_eq!(post(&mox, "rollback=1", "2", &Value::Null).0, 200, "and forth");
+    assert!(sent(&mox).await == after);
+    assert_eq!(post(&mox, "rollback=7", "", &Value::Null).0, 404);
+    assert_eq!(post(&mox, "rollback=1", "", &json!({})).0, 400, "one document of two");
+}
+
+#[tokio::test]
+async fn what_others_are_asked_has_the_document_itself() {
+    let mox = open("inline");
+    let ask = |query: &str, body: &str| ask(&mox, "sesame", query, "", body).forward;
+    let sent = ask("", r#"{"exclude":["*.S1:*"]}"#).unwrap();
+    assert_eq!((&*sent.query, sent.body.contains(r#""exclude":["*.S1:*"]"#)), ("", true));
+    let sent = ask("rollback=0&by=ann", "").unwrap();
+    assert_eq!(&*sent.query, "by=ann&why=back%20to%20revision%200");
+    assert!(sent.body.contains(r#""exclude":[]"#), "another server counts its own revisions: {}", sent.body);
+    assert_eq!(ask("local=1", "{}"), None);
+    assert_eq!(ask("dryRun", "{}"), None, "one server tells");
+    assert_eq!(ask("", "{"), None, "what is refused here");
 }

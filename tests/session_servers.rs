@@ -152,6 +152,28 @@ async fn a_signed_change_is_made_once() {
 }
 
 #[tokio::test]
+async fn the_query_of_what_is_passed_on_is_signed() {
+    let mox = Mox::open(json!({ "adminListen": "127.0.0.1:0", "admin": { "token": "sesame" } }));
+    let admin = mox.engine.listen().unwrap().admin.unwrap();
+    let body = r#"{"exclude":["a.*"]}"#;
+    let post = |target: &str, signed: &str| {
+        let time = registry_mox::testing::model::date() + 1_000;
+        let mut message = format!("registry-mox request 1\nPOST\n{signed}\n{time}\n").into_bytes();
+        message.extend_from_slice(digest::digest(&digest::SHA256, body.as_bytes()).as_ref());
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b"sesame"), &message);
+        let signature: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let headers = [format!("X-Mox-Time: {time}"), format!("X-Mox-Signature: {signature}")];
+        http::ask(admin, SOON, "POST", target, &[&headers[0], &headers[1]], body).unwrap()
+    };
+    let (ann, bob) = ("/mox/policy?by=ann", "/mox/policy?by=bob");
+    for (target, signed) in [(bob, ann), (ann, "/mox/policy"), ("/mox/policy", ann)] {
+        assert_eq!(post(target, signed).status, 403, "{target} for {signed}");
+    }
+    let done = post(ann, ann);
+    assert!(done.status == 200 && done.body.contains(r#""by": "ann""#), "{done:?}");
+}
+
+#[tokio::test]
 async fn changes_need_the_token() {
     let mox = Mox::open(json!({ "adminListen": "127.0.0.1:0", "admin": { "token": "sesame" } }));
     mox.engine.loaded();

@@ -4,14 +4,15 @@
 //!
 //! 1. who has to stay as it is served, since its newest form cannot be made: what is served stands in nobody's place;
 //! 2. who has endpoints, so that none that is empty is in the way of one that can be called;
-//! 3. who is served under it. So a newcomer takes nothing from anybody, whatever its dataInfoId: what is served is no pure
+//! 3. who has a pin to it, on which all session servers agree ([`Pins`]);
+//! 4. who is served under it. So a newcomer takes nothing from anybody, whatever its dataInfoId: what is served is no pure
 //!    function of what the registry says in this one point, and the last good state remembers it over a restart;
-//! 4. the bytewise smallest dataInfoId, or host by its SHA-256.
+//! 5. the bytewise smallest dataInfoId, or host by its SHA-256.
 
 pub mod claims;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -43,7 +44,8 @@ struct Right {
     may_move: bool,
     /// The service has no endpoints.
     is_empty: bool,
-    // A pin, on which all session servers agree, would stand here: before a place that this process happens to serve.
+    /// The service has no pin to the host or address.
+    has_no_pin: bool,
     /// The service is not served under the host or address.
     is_new: bool,
 }
@@ -83,6 +85,9 @@ pub struct Move {
     pub is: Place,
 }
 
+/// Hosts, suffix included, and virtual addresses, each with the service that is to have it, as all session servers agree.
+pub type Pins = BTreeMap<Arc<str>, Arc<str>>;
+
 /// Hosts of services and virtual addresses of hosts.
 #[derive(Debug)]
 pub struct Assignment {
@@ -95,6 +100,7 @@ pub struct Assignment {
     hosts: Claims<Right, ServiceKey, String>,
     /// By family.
     vips: [Claims<Right, (HostDigest, ServiceKey), IpAddr>; FAMILIES],
+    pins: Arc<Pins>,
     /// Where services are served, as far as anybody was told.
     served: HashMap<ServiceKey, Place>,
     /// Services whose place may be another than the one in `served`.
@@ -116,6 +122,7 @@ impl Assignment {
             claims: HashMap::new(),
             hosts: Claims::default(),
             vips: Default::default(),
+            pins: Arc::default(),
             served: HashMap::new(),
             unsettled: Movers::new(),
         }
@@ -136,6 +143,23 @@ impl Assignment {
         self.told(movers)
     }
 
+    /// The pins that count.
+    pub fn pins(&self) -> Arc<Pins> {
+        Arc::clone(&self.pins)
+    }
+
+    /// From now on these pins count, and no others.
+    pub fn pin(&mut self, pins: &Arc<Pins>) -> Movers {
+        if *self.pins == **pins {
+            return Movers::new();
+        }
+        let before = std::mem::replace(&mut self.pins, Arc::clone(pins));
+        let changed = |(place, _): &(&Arc<str>, &Arc<str>)| before.get(*place) != pins.get(*place);
+        let concerned: Movers = before.iter().chain(&**pins).filter(changed).map(|(_, id)| ServiceKey::of_text(Arc::clone(id))).collect();
+        let movers = concerned.iter().flat_map(|id| self.claim_best(id)).collect();
+        self.told(movers)
+    }
+
     /// Keeps the host and the virtual addresses that a service is served under, whoever else claims them. No effect if it keeps
     /// just these already.
     pub fn keep(&mut self, id: &ServiceKey, host: &str, vips: Vips) -> Movers {
@@ -151,7 +175,7 @@ impl Assignment {
         {
             self.withdraw_vips(before, id, &mut movers);
         }
-        let right = self.right(id, |_| true);
+        let right = self.right(id, "", |_| true);
         for (claims, vip) in self.vips.iter_mut().zip(vips.0) {
             movers.extend(ids(claims.set(&(digest, id.clone()), vip.map(|vip| (vip, right)))));
         }
@@ -199,13 +223,14 @@ impl Assignment {
         movers
     }
 
-    /// The right of a service that claims to a candidate that it `is_served` under, or not.
-    fn right(&self, id: &ServiceKey, is_served: impl FnOnce(&Place) -> bool) -> Right {
+    /// The right of a service that claims to a candidate, which it `is_served` under or not.
+    fn right(&self, id: &ServiceKey, candidate: &str, is_served: impl FnOnce(&Place) -> bool) -> Right {
         let (may_move, is_empty) = match self.claims.get(id) {
             Some((Claim::Best { is_empty, .. }, _)) => (true, *is_empty),
             Some((Claim::Kept, _)) | None => (false, false),
         };
-        Right { may_move, is_empty, is_new: may_move && !self.served.get(id).is_some_and(is_served) }
+        let has_no_pin = may_move && self.pins.get(candidate) != Some(id.text());
+        Right { may_move, is_empty, has_no_pin, is_new: may_move && !self.served.get(id).is_some_and(is_served) }
     }
 
     /// Claims a host, and a virtual address for it, for a service with a claim to the best.
@@ -216,7 +241,7 @@ impl Assignment {
                 names::candidates(id.id(), id.other(), &self.suffix).map(|name| format!("{name}.{}", self.suffix));
             let candidates = set.iter().map(|host| host.to_string()).chain(made);
             let right = |host: String| {
-                let right = self.right(id, |served| *served.host == *host);
+                let right = self.right(id, &host, |served| *served.host == *host);
                 (host, right)
             };
             let candidates: Vec<(String, Right)> = candidates.map(right).collect();
@@ -255,7 +280,10 @@ impl Assignment {
         let vip = (*digest, id.clone());
         for (family, range) in self.vip_ranges.into_iter().enumerate() {
             let Some(range) = range else { continue };
-            let right = |vip| (vip, self.right(id, |served| served.vips.0[family] == Some(vip)));
+            let right = |vip: IpAddr| {
+                let right = self.right(id, &vip.to_string(), |served| served.vips.0[family] == Some(vip));
+                (vip, right)
+            };
             let candidates: Vec<(IpAddr, Right)> = vip_candidates(&vip.0, range).into_iter().map(right).collect();
             movers.extend(ids(self.vips[family].set(&vip, candidates)));
         }
@@ -328,8 +356,6 @@ pub(super) fn vip_candidates(host: &HostDigest, range: IpNet) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -350,6 +376,33 @@ mod tests {
     }
 
     const PLAIN: Option<&str> = Some("a.demo.sofa.mesh");
+
+    #[test]
+    fn whoever_has_the_pin_has_the_place_if_there_are_endpoints() {
+        let mut all = assignment("248.0.0.0/6");
+        all.claim(&id("a.Demo"), None, false);
+        all.settle();
+        all.claim(&id("a.demo"), None, false);
+        assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
+        let pins = |name: &str| Arc::new(Pins::from([(PLAIN.unwrap().into(), id(name))]));
+        let movers = all.pin(&pins("a.demo"));
+        assert_eq!(movers, [id("a.Demo"), id("a.demo")].into());
+        assert_eq!(host(&all, "a.demo").as_deref(), PLAIN, "also from who is served");
+        assert_eq!(all.settle().len(), 1);
+        assert!(all.pin(&pins("a.demo")).is_empty());
+        all.claim(&id("a.demo"), None, true);
+        assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN, "an empty one is in nobody's way");
+        all.claim(&id("a.demo"), None, false);
+        assert_eq!(host(&all, "a.demo").as_deref(), PLAIN);
+        all.settle();
+        // Without a pin it stays where it is, and a pin of one that is not there is for nobody.
+        all.pin(&Arc::default());
+        assert_eq!(host(&all, "a.demo").as_deref(), PLAIN);
+        all.pin(&pins("a.DEMO"));
+        assert_eq!(host(&all, "a.demo").as_deref(), PLAIN);
+        all.withdraw(&id("a.demo"));
+        assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
+    }
 
     #[test]
     fn of_two_that_come_at_once_the_smaller_has_the_host() {

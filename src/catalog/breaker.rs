@@ -104,7 +104,7 @@ struct Accounts {
     new: Account,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Window {
     since: Millis,
     changes: HashMap<Arc<str>, Change>,
@@ -116,12 +116,28 @@ struct Window {
 }
 
 /// Services of which nothing is removed for now.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Hold {
     since: Millis,
     account: Account,
     /// The hold began since nothing at all would have been left.
     of_everything: bool,
+    /// The tenants whose services it is of; `None`: it is of everybody's.
+    tenants: Option<BTreeSet<Box<str>>>,
+}
+
+/// A hold as a dry run shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HoldState {
+    /// Services of which nothing goes, and their endpoints.
+    pub of: Totals,
+    /// What is missing of them.
+    pub missing: Lost,
+    /// The hold began since nothing at all would be left.
+    pub of_everything: bool,
+    /// The tenants whose services it is of, if it is not of everybody's.
+    pub tenants: Option<BTreeSet<Box<str>>>,
 }
 
 /// Whose removals are to be withheld.
@@ -131,7 +147,7 @@ enum Scope {
 }
 
 /// The state of the breaker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Breaker {
     protect: Protect,
     /// How many services may be held.
@@ -250,7 +266,14 @@ impl Breaker {
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.holds.insert(number, Hold { since: now, account, of_everything });
+        let mut tenants = Some(BTreeSet::new());
+        for (_, scope) in &scopes {
+            match scope {
+                Scope::Everybody => tenants = None,
+                Scope::Tenants(of) => tenants.iter_mut().for_each(|all| all.extend(of.iter().cloned())),
+            }
+        }
+        self.holds.insert(number, Hold { since: now, account, of_everything, tenants });
         if let Some(window) = &mut self.window {
             scopes.into_iter().for_each(|(part, scope)| window.leave_out(part, scope));
             for (id, _) in &ids {
@@ -326,6 +349,27 @@ impl Breaker {
     /// When the first hold ends by itself.
     pub fn deadline(&self) -> Option<Millis> {
         self.holds.values().next().map(|hold| hold.since + self.hold())
+    }
+
+    /// How much may go, in percent.
+    pub fn share(&self) -> usize {
+        self.protect.mass_delete_share
+    }
+
+    /// The number of the next hold.
+    pub fn next_hold(&self) -> u64 {
+        self.next_number
+    }
+
+    /// The holds from a number on.
+    pub fn holds_from(&self, number: u64) -> Vec<HoldState> {
+        let state = |Hold { account, of_everything, tenants, .. }: &Hold| HoldState {
+            of: account.totals,
+            missing: account.lost,
+            of_everything: *of_everything,
+            tenants: tenants.clone(),
+        };
+        self.holds.range(number..).map(|(_, hold)| state(hold)).collect()
     }
 
     /// Ends all holds at the next judgement; once.

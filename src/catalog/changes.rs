@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::snapshot::{Changes, Resource, Room};
+use crate::snapshot::{Changes, Resource, Room, Snapshot, view::View};
 
 /// Changes by type.
 #[derive(Debug, Default)]
@@ -51,7 +51,22 @@ pub fn remove(changes: &mut Changes, place: (usize, Arc<str>)) {
     changes.entry(place).or_insert(None);
 }
 
+/// The next snapshot of one type.
+fn with(current: &Arc<Snapshot>, changes: &Changes) -> Arc<Snapshot> {
+    if changes.is_empty() { Arc::clone(current) } else { Arc::new(current.with(changes)) }
+}
+
 impl RoundChanges {
+    /// The snapshots with these changes; whether they are shown stays as it is.
+    pub fn apply(&self, view: &View) -> View {
+        View {
+            service_entries: with(&view.service_entries, &self.service_entries),
+            workload_entries: with(&view.workload_entries, &self.workload_entries),
+            destination_rules: with(&view.destination_rules, &self.destination_rules),
+            ..view.clone()
+        }
+    }
+
     /// Adds changes that come after these.
     pub fn then(&mut self, later: Self) {
         let Self { service_entries, workload_entries, destination_rules, encodes } = later;

@@ -184,7 +184,7 @@ impl Direct {
             return;
         }
         // What lingers was read under the policy before, whose mTLS may be another.
-        let admits_as_before = before.as_ref().is_some_and(|before| policy.admits_as(before));
+        let admits_as_before = before.as_ref().is_none_or(|before| policy.admits_as(before));
         self.touched.extend(self.lingering.retain(|application, address, member| {
             let is_its = member.is_own() || policy.is_vouched_for(address);
             admits_as_before && is_its && policy.is_direct(application)
@@ -305,6 +305,16 @@ impl Direct {
         if !policy.linger().is_zero() && may_stay && self.served.contains_key(&key) {
             self.lingering.begin(now, key, *address, member.clone());
         }
+    }
+
+    /// The addresses that linger.
+    pub fn lingering(&self) -> &Lingering {
+        &self.lingering
+    }
+
+    /// Has addresses linger that did before, in the entries of a last good state.
+    pub fn restore_lingering(&mut self, lingering: Lingering) {
+        self.lingering = lingering;
     }
 
     /// Looks at the entries of which an address has lingered for long enough.

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     catalog::{
+        assignment::Pins,
         key::ServiceKey,
         last_good::{LastGood, file::over_a_restart},
         notices::Notice,
@@ -45,6 +46,7 @@ pub(crate) struct Driver {
     pub(crate) store: Store,
     pub(crate) policy: Arc<Policy>,
     pub(crate) orders: Orders,
+    pub(crate) pins: Arc<Pins>,
     pub(crate) now: Millis,
     pub(crate) round: Round,
     pub(crate) view: View,
@@ -66,6 +68,7 @@ impl Driver {
             store: Store::new(config.limits.store()),
             policy: Arc::new(Policy::compile(config.policy.clone(), &config.vip_cidr).unwrap()),
             orders: Orders::default(),
+            pins: Arc::default(),
             now,
             round: Round::new(Arc::clone(&config), now, last_good),
             view,
@@ -121,16 +124,10 @@ impl Driver {
         let orders = self.orders.take();
         let dirty = if self.round.is_frozen(&orders) { Vec::new() } else { self.round.take(&self.store, &self.policy) };
         let (policy, publishers) = (Arc::clone(&self.policy), self.store.counts().publishers);
-        let output = self.round.round(Input { now: self.now, dirty, policy, orders, publishers });
+        let output =
+            self.round.round(Input { now: self.now, dirty, policy, orders, publishers, pins: Arc::clone(&self.pins) });
         let Output { changes, complete, shown, findings, notices } = output;
-        let View { service_entries, workload_entries, destination_rules, .. } = &self.view;
-        self.view = View {
-            complete,
-            shown,
-            service_entries: Arc::new(service_entries.with(&changes.service_entries)),
-            workload_entries: Arc::new(workload_entries.with(&changes.workload_entries)),
-            destination_rules: Arc::new(destination_rules.with(&changes.destination_rules)),
-        };
+        self.view = View { complete, shown, ..changes.apply(&self.view) };
         self.report.take(findings, true);
         self.notices = notices;
     }

@@ -23,9 +23,13 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     catalog::{
-        assignment::vip_candidates,
+        assignment::{Pins, vip_candidates},
         breaker::Totals,
         driver::{Driver, START, key},
+        dry_run::{
+            self, DryRun,
+            difference::{Listed, ServiceShown},
+        },
         key::ServiceKey,
         last_good::file::over_a_restart,
         reference::{Exceptions, Expected, Places, Reference},
@@ -165,6 +169,8 @@ enum Step {
     /// A freeze that outlives restarts.
     Ordered(bool),
     Stopped(bool),
+    /// The first places of these services are pinned to them, of several that want one to the last; all other pins go.
+    Pins(Vec<usize>),
     Release,
     Wait(Millis),
     Round,
@@ -203,7 +209,10 @@ fn steps(random: &mut Random) -> Vec<Step> {
                 _ => Step::Ordered(random.below(3) == 0),
             },
             27 => Step::Stopped(random.below(3) == 0),
-            28 => Step::Release,
+            28 => match random.below(2) {
+                0 => Step::Release,
+                _ => Step::Pins((0..IDS.len()).filter(|_| random.below(2) == 0).collect()),
+            },
             29..=31 => Step::Wait([1, 1_000, 59_999, 60_000, 400_000, GRACE, 2 * GRACE][random.below(7)]),
             32..=34 => Step::Round,
             35 => Step::Break,
@@ -385,10 +394,26 @@ impl World {
             }
             Step::Policy(n) => {
                 let policy = self.policies[*n].clone();
+                // A dry run tells of the policy alone, so nothing else may be new; not always, since all comes together else.
+                if self.rounds.is_multiple_of(2) {
+                    self.round()?;
+                    return self.try_and_set(&policy);
+                }
                 self.driver.policy(&policy);
                 return self.round();
             }
             Step::Frozen(frozen) => self.driver.orders.frozen = *frozen,
+            Step::Pins(services) => {
+                let mut pins = Pins::new();
+                for id in services.iter().map(|service| IDS[*service]) {
+                    let host = self.reference().candidates(id).remove(0);
+                    let range = self.driver.config.vip_cidr;
+                    let vips = range.map(|range| vip_candidates(&Sha256::digest(&host).into(), range));
+                    pins.extend(vips.iter().flatten().take(1).map(|vip| (vip.to_string().into(), id.into())));
+                    pins.insert(host.into(), id.into());
+                }
+                self.driver.pins = Arc::new(pins);
+            }
             Step::Ordered(ordered) => self.driver.orders.ordered = *ordered,
             Step::Stopped(stopped) => self.driver.orders.stopped = *stopped,
             Step::Release => self.driver.orders.release = true,
@@ -432,9 +457,9 @@ impl World {
         self.dialed = None;
         self.deserted.clear();
         let orders = self.driver.orders;
-        let policy = Arc::clone(&self.driver.policy);
+        let (policy, pins) = (Arc::clone(&self.driver.policy), Arc::clone(&self.driver.pins));
         self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
-        self.driver.policy = policy;
+        (self.driver.policy, self.driver.pins) = (policy, pins);
         self.driver.round.take_in_parts_of(PART);
         (self.driver.orders.frozen, self.driver.orders.ordered) = (orders.frozen, orders.ordered);
         self.driver.orders.listening_since = Some(now);
@@ -475,7 +500,69 @@ impl World {
     }
 
     fn reference(&self) -> Reference<'_> {
-        Reference { config: &self.driver.config, store: &self.driver.store, policy: &self.driver.policy }
+        let Driver { config, store, policy, pins, .. } = &self.driver;
+        Reference { config, store, policy, pins }
+    }
+
+    /// Sets a policy after a dry run of it, which has to tell what comes of that, to the byte; and what comes of a release, where
+    /// the breakers hold something.
+    fn try_and_set(&mut self, document: &Value) -> Result<(), String> {
+        let before = Arc::clone(&self.driver.policy);
+        self.driver.policy(document);
+        let outline = self.driver.round.outline().filter(|_| !self.driver.orders.is_frozen());
+        let policy = std::mem::replace(&mut self.driver.policy, before);
+        let Some(outline) = outline else {
+            self.driver.policy = policy;
+            return self.round();
+        };
+        let tried = Policy::compile(policy.document().clone(), self.driver.config.vip_cidr).unwrap();
+        let trial = dry_run::run(outline, &self.driver.view, &self.driver.store, tried, self.driver.now)?;
+        let (old, now) = (versions(&trial.before), versions(&self.driver.view));
+        check(old == now, || format!("a dry run takes {old:?} for what is served, which is {now:?}"))?;
+        let was = (served(&self.driver.view), places(&self.driver.view));
+        self.driver.policy = policy;
+        self.round()?;
+        let (told, now) = (versions(&trial.after), versions(&self.driver.view));
+        check(told == now, || format!("a dry run tells of {told:?}, served is {now:?}"))?;
+        let released = trial.released.as_ref().map(versions).filter(|_| self.rounds.is_multiple_of(3));
+        self.check_difference(&trial.told()?, was)?;
+        if let Some(told) = released {
+            self.driver.orders.release = true;
+            self.round()?;
+            let now = versions(&self.driver.view);
+            check(told == now, || format!("a dry run tells of {told:?} after a release, served is {now:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// A dry run told what came of a policy, by the services and endpoints before and after.
+    fn check_difference(&self, told: &DryRun, (had, was): (Served, Places)) -> Result<(), String> {
+        let (has, is) = (served(&self.driver.view), places(&self.driver.view));
+        let only = |one: &Served, other: &Served| -> Vec<String> {
+            one.keys().filter(|id| !other.contains_key(*id)).cloned().collect()
+        };
+        let services = &told.changes.services;
+        let listed = |listed: &Listed<ServiceShown>| -> Vec<String> {
+            listed.first.iter().map(|service| service.data_info_id.to_string()).collect()
+        };
+        let (come, go) = (listed(&services.come), listed(&services.go));
+        check(come == only(&has, &had) && go == only(&had, &has), || format!("{come:?} come and {go:?} go"))?;
+        let renamed: Vec<(String, String, String)> = was
+            .iter()
+            .filter_map(|(id, (from, _))| Some((id.clone(), from.clone(), is.get(id)?.0.clone())))
+            .filter(|(_, from, to)| from != to)
+            .collect();
+        let listed =
+            services.renamed.first.iter().map(|it| (it.data_info_id.to_string(), it.from.clone(), it.to.clone()));
+        let listed: Vec<_> = listed.collect();
+        check(listed == renamed, || format!("{listed:?} are said to be renamed, and are {renamed:?}"))?;
+        let of = |all: &Served| -> BTreeSet<(String, String)> {
+            all.iter().flat_map(|(id, some)| some.iter().map(|endpoint| (id.clone(), endpoint.clone()))).collect()
+        };
+        let (had, has) = (of(&had), of(&has));
+        let counts = (has.difference(&had).count(), had.difference(&has).count());
+        let told = (told.changes.endpoints.come, told.changes.endpoints.go);
+        check(told == counts, || format!("endpoints that come and go: {told:?}, not {counts:?}"))
     }
 
     /// As many rounds as it takes until everything is looked at.
@@ -562,13 +649,16 @@ impl World {
                 format!("{missing:?} is held, and at most {most} services would be empty")
             })?;
         }
-        // A newcomer takes nothing from anybody who is served and has endpoints.
+        // A newcomer takes nothing from anybody who is served and has endpoints, but for the pins.
+        let pinned = |place: &str, id: &str| self.driver.pins.get(place).is_some_and(|pinned| **pinned != *id);
         for (id, (host, vips)) in &self.told {
             let has_some = after.served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
             let Some((now, addresses)) = after.places.get(id).filter(|_| has_some) else { continue };
             let wanted = self.reference().candidates(id);
             let at = |host: &String| wanted.iter().position(|wanted| wanted == host);
-            check(at(host).is_none() || at(now) <= at(host), || format!("{id} was {host} and is {now}"))?;
+            check(at(host).is_none() || at(now) <= at(host) || pinned(host, id), || {
+                format!("{id} was {host} and is {now}")
+            })?;
             for range in self.driver.config.vip_cidr.iter().filter(|_| host == now) {
                 let of = |vips: &Vips| vips.0[family(range.addr())];
                 let (Some(vip), address) = (of(vips), of(addresses)) else { continue };
@@ -576,7 +666,10 @@ impl World {
                 let Some(thief) = thief else { continue };
                 let candidates = vip_candidates(&Sha256::digest(host).into(), *range);
                 let at = |vip: Option<IpAddr>| candidates.iter().position(|wanted| Some(*wanted) == vip);
-                check(at(address).is_some() && at(address) < at(Some(vip)), || format!("{thief:?} has what {id} had"))?;
+                let is_pinned = pinned(&vip.to_string(), id);
+                check(is_pinned || at(address).is_some() && at(address) < at(Some(vip)), || {
+                    format!("{thief:?} has what {id} had")
+                })?;
             }
         }
         self.empty.retain(|id, _| after.served.contains_key(id));
@@ -790,6 +883,7 @@ impl World {
         let graces = graces && last_good.is_none();
         let mut fresh = Driver::started(Arc::clone(config), *now, last_good);
         fresh.policy = Arc::clone(&self.driver.policy);
+        fresh.pins = Arc::clone(&self.driver.pins);
         fresh.orders.loaded = true;
         for id in IDS {
             let bodies: Vec<(String, Vec<u8>)> = self

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     catalog::{
-        assignment::vip_candidates,
+        assignment::{Pins, vip_candidates},
         key::ServiceKey,
         vips::{Vips, family},
     },
@@ -65,6 +65,7 @@ pub(crate) struct Reference<'a> {
     pub(crate) config: &'a Config,
     pub(crate) store: &'a Store,
     pub(crate) policy: &'a Policy,
+    pub(crate) pins: &'a Pins,
 }
 
 impl Reference<'_> {
@@ -156,15 +157,20 @@ impl Reference<'_> {
         empty: impl Fn(&str) -> bool,
     ) -> Option<String> {
         type Has<'a> = &'a dyn Fn(&Places, &str) -> bool;
-        let right = |id: &str, has: Has<'_>| {
-            if kept.contains_key(id) { (false, false, false) } else { (true, empty(id), !has(before, id)) }
+        let right = |id: &str, place: &str, has: Has<'_>| {
+            let pinned = |id: &str| self.pins.get(place).is_some_and(|pinned| **pinned == *id);
+            if kept.contains_key(id) {
+                (false, false, false, false)
+            } else {
+                (true, empty(id), !pinned(id), !has(before, id))
+            }
         };
         let digest = |id: &str| -> [u8; 32] { Sha256::digest(&*places[id].0).into() };
         for (id, (host, vips)) in places.iter().filter(|(id, _)| !kept.contains_key(*id)) {
             for better in self.candidates(id).into_iter().take_while(|better| better != host) {
                 let has = |places: &Places, id: &str| places.get(id).is_some_and(|(host, _)| *host == better);
                 let holder = places.keys().find(|holder| has(places, holder));
-                if holder.is_none_or(|holder| (right(holder, &has), holder) > (right(id, &has), id)) {
+                if holder.is_none_or(|holder| (right(holder, &better, &has), holder) > (right(id, &better, &has), id)) {
                     return Some(format!("{id} is served as {host} and has a right to {better}, which {holder:?} has"));
                 }
             }
@@ -174,8 +180,10 @@ impl Reference<'_> {
                 for better in candidates.take_while(|better| Some(*better) != vip(vips)) {
                     let has = |places: &Places, id: &str| places.get(id).is_some_and(|(_, it)| vip(it) == Some(better));
                     let holder = places.keys().find(|holder| has(places, holder));
-                    let after_me =
-                        |holder: &String| (right(holder, &has), digest(holder)) > (right(id, &has), digest(id));
+                    let name = better.to_string();
+                    let after_me = |holder: &String| {
+                        (right(holder, &name, &has), digest(holder)) > (right(id, &name, &has), digest(id))
+                    };
                     if holder.is_none_or(after_me) {
                         return Some(format!("{id} has {vips} and a right to {better}, which {holder:?} has"));
                     }

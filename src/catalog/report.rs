@@ -372,6 +372,11 @@ impl<K: Ord + Copy> Tally<K> {
         before
     }
 
+    /// The services with counts.
+    pub fn ids(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_service.keys()
+    }
+
     /// Sums over all services; none is 0.
     pub fn sums(&self) -> &BTreeMap<K, u64> {
         &self.sums

@@ -21,10 +21,10 @@ use std::{
 use crate::{
     catalog::{
         additions::Additions,
-        assignment::Assignment,
+        assignment::{Assignment, Movers, Pins},
         breaker::Breaker,
         changes::RoundChanges,
-        direct::Direct,
+        direct::{Direct, lingering::Lingering},
         gate::{FirstView, Gate},
         key::ServiceKey,
         last_good::LastGood,
@@ -44,6 +44,7 @@ use crate::{
     translate::{
         payload::{Client, Reject},
         port::port,
+        service_entry::Member,
     },
 };
 
@@ -64,6 +65,8 @@ pub struct Input {
     pub orders: Orders,
     /// How many publishers the registry has.
     pub publishers: usize,
+    /// Who is to have a place that several want.
+    pub pins: Arc<Pins>,
 }
 
 /// The result of a round.
@@ -79,6 +82,27 @@ pub struct Output {
     pub findings: Findings,
     /// For the log.
     pub notices: Vec<Notice>,
+}
+
+/// See [`Round::outline`].
+#[derive(Debug)]
+pub struct Outline {
+    config: Arc<Config>,
+    /// The policy in force.
+    pub policy: Arc<Policy>,
+    /// The pins in force.
+    pub pins: Arc<Pins>,
+    gate: Gate,
+    first_view: FirstView,
+    breaker: Breaker,
+    additions: Additions,
+    /// Services without endpoints, and since when.
+    pub graces: BTreeMap<Arc<str>, Millis>,
+    /// The endpoints of services that are not served as the registry has them now, so that it does not tell whose they are.
+    kept: Vec<(Vec<Member>, ServiceKey)>,
+    /// The addresses that linger in entries of applications.
+    lingering: Lingering,
+    part: usize,
 }
 
 /// How far the registry's view is.
@@ -115,6 +139,8 @@ pub struct Round {
     /// The services that are beside the main ones of their dataInfoIds.
     others: Others,
     assignment: Assignment,
+    /// Services whose places other pins may change.
+    repinned: Movers,
     breaker: Breaker,
     additions: Additions,
     /// New services that wait, with what is wanted of them.
@@ -175,6 +201,7 @@ impl Round {
             last_good_until,
             baseline: services.iter().map(|(key, served)| (key.clone(), served.endpoints)).collect(),
             assignment: Assignment::new(&config.host_suffix, &config.vip_cidr),
+            repinned: Movers::new(),
             breaker: Breaker::new(protect.clone(), config.limits.services),
             additions: Additions::new(protect.clone()),
             others: Others::default(),
@@ -207,6 +234,63 @@ impl Round {
         round
     }
 
+    /// Everything that a copy of the round is made of, beside what is served and what the registry says. It costs what changed
+    /// within a minute and what is held, not what is served. `None` before the first complete view.
+    pub fn outline(&self) -> Option<Outline> {
+        let policy = self.policy.as_ref().filter(|_| self.stage == Stage::Live)?;
+        let quarantined = self.quarantined.ids().map(|text| ServiceKey::of_text(Arc::clone(text)));
+        let unknown = self.unknown.ids().flat_map(|id| self.others.with_main(id));
+        let kept = quarantined.chain(self.withheld.iter().cloned()).chain(unknown);
+        let kept = kept.filter_map(|key| Some((self.services.get(&key)?.members.clone(), key)));
+        Some(Outline {
+            config: Arc::clone(&self.config),
+            policy: Arc::clone(policy),
+            pins: self.assignment.pins(),
+            gate: self.gate,
+            first_view: self.first_view.clone(),
+            breaker: self.breaker.clone(),
+            additions: self.additions.clone(),
+            graces: self.services.graces(),
+            kept: kept.collect(),
+            lingering: self.direct.as_ref().map(|direct| direct.lingering().clone()).unwrap_or_default(),
+            part: self.part,
+        })
+    }
+
+    /// A copy of a round, of its outline and of what is served. Its first round has to look at every service.
+    pub fn copy(outline: Outline, now: Millis, served: LastGood) -> Self {
+        let Outline { config, gate, first_view, breaker, additions, kept, lingering, part, .. } = outline;
+        let mut begun = Self::new(config, now, Some(served));
+        for (members, key) in kept {
+            begun.services.renew(&key, members);
+        }
+        if let Some(direct) = &mut begun.direct {
+            direct.restore_lingering(lingering);
+        }
+        Self {
+            gate,
+            first_view,
+            stage: Stage::Live,
+            complete: true,
+            last_good_until: None,
+            baseline: Vec::new(),
+            breaker,
+            additions,
+            part,
+            ..begun
+        }
+    }
+
+    /// Both breakers, as they are.
+    pub fn breakers(&self) -> (Breaker, Additions) {
+        (self.breaker.clone(), self.additions.clone())
+    }
+
+    /// Has the breakers forget what they took note of since.
+    pub fn rewind(&mut self, (breaker, additions): (Breaker, Additions)) {
+        (self.breaker, self.additions) = (breaker, additions);
+    }
+
     /// A round that knows nothing but what is served, to go on after a bug in this one. The next round has to look at every
     /// service.
     pub fn again(&self, now: Millis, served: LastGood) -> Self {
@@ -236,9 +320,44 @@ impl Round {
     /// policy touches. The services that may go or come by the policy, or have another host, are taken at once, so that
     /// they are judged and placed as a whole; services that get another form only are taken in parts.
     pub fn take(&mut self, store: &Store, policy: &Arc<Policy>) -> Vec<Taken> {
+        let now = self.due(policy, || store.ids());
+        store.mark_dirty(&now);
+        let mut taken = store.take_dirty();
+        for taken in &taken {
+            self.pending.remove(&taken.data_info_id);
+        }
+        let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
+        let mut forgotten = Vec::new();
+        for id in now.iter().filter(|id| !named.contains(&***id)) {
+            // A service that is there and was not taken is being read: what it has is not known before the end of that.
+            if store.has(id) {
+                self.pending.insert(Arc::clone(id));
+            } else {
+                forgotten.push(Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false });
+            }
+        }
+        taken.extend(forgotten);
+        self.waits_for_reads = store.has_put_off();
+        taken
+    }
+
+    /// Like [`Round::take`], for a copy: from what was read of the registry before. A service that is `None` there was being read.
+    pub fn take_of(&mut self, registry: &BTreeMap<Arc<str>, Option<Taken>>, policy: &Arc<Policy>) -> Vec<Taken> {
+        let now = self.due(policy, || registry.keys().cloned().collect());
+        let nothing = |id: &Arc<str>| Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false };
+        let read = now.iter().filter_map(|id| registry.get(id).cloned().unwrap_or_else(|| Some(nothing(id))));
+        let taken: Vec<Taken> = read.collect();
+        for id in &now {
+            self.pending.remove(id);
+        }
+        taken
+    }
+
+    /// The services to look at since a policy follows on another: see [`Round::take`]. `ids` are those that the store has.
+    fn due(&mut self, policy: &Arc<Policy>, ids: impl FnOnce() -> Vec<Arc<str>>) -> Vec<Arc<str>> {
         let mut now = Vec::new();
         if self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy)) {
-            let mut ids = store.ids();
+            let mut ids = ids();
             let known: HashSet<&str> = ids.iter().map(|id| &**id).collect();
             // With those that the store has forgotten, since they have no publishers left.
             let served = self.services.iter().filter(|(_, served)| !served.is_unheard()).map(|(key, _)| key.id());
@@ -261,24 +380,7 @@ impl Round {
         {
             now.push(id);
         }
-        store.mark_dirty(&now);
-        let mut taken = store.take_dirty();
-        for taken in &taken {
-            self.pending.remove(&taken.data_info_id);
-        }
-        let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
-        let mut forgotten = Vec::new();
-        for id in now.iter().filter(|id| !named.contains(&***id)) {
-            // A service that is there and was not taken is being read: what it has is not known before the end of that.
-            if store.has(id) {
-                self.pending.insert(Arc::clone(id));
-            } else {
-                forgotten.push(Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false });
-            }
-        }
-        taken.extend(forgotten);
-        self.waits_for_reads = store.has_put_off();
-        taken
+        now
     }
 
     /// Whether what is served is to stay as it is. A start under a freeze of all session servers that finds no last good state
@@ -353,6 +455,21 @@ impl Round {
         self.part = part;
     }
 
+    /// Every service that is served.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// The breaker of removals.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// The breaker of new services.
+    pub fn additions(&self) -> &Additions {
+        &self.additions
+    }
+
     /// Whether removals are withheld.
     pub fn is_holding(&self) -> bool {
         self.breaker.held().is_some()
@@ -369,7 +486,7 @@ impl Round {
 
     /// Makes a round.
     pub fn round(&mut self, input: Input) -> Output {
-        let Input { now, dirty, policy, orders, publishers } = input;
+        let Input { now, dirty, policy, orders, publishers, pins } = input;
         let Orders { loaded, listening_since, .. } = orders;
         self.rounds += 1;
         if orders.release {
@@ -389,6 +506,7 @@ impl Round {
             if orders.ordered && !self.complete && is_over {
                 self.notices.give(now, Notice::NothingToFreeze);
             }
+            self.repinned.extend(self.assignment.pin(&pins));
             let (mut dirty, had_baseline) = (dirty, !self.baseline.is_empty());
             // A view without a service that is being read would not be complete.
             let is_open = !self.waits_for_reads && self.gate.is_open(now, loaded, listening_since, publishers);

@@ -16,7 +16,7 @@ use crate::{
         round::{Input, Output, Round},
         shared::Shared,
     },
-    snapshot::{Changes, Snapshot, view::View},
+    snapshot::view::View,
 };
 
 /// How often expired removals are looked for, while there are any.
@@ -94,6 +94,7 @@ impl Rounds {
                 self.start_over();
             }
             self.try_round();
+            self.shared.answer(&self.round);
         }));
         if done.is_err() {
             self.broken = true;
@@ -124,15 +125,9 @@ impl Rounds {
         let dirty = if self.round.is_frozen(&orders) { Vec::new() } else { self.round.take(&shared.store, &policy) };
         let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
         let Output { changes, complete, shown, findings, notices } =
-            self.round.round(Input { now, dirty, policy, orders, publishers });
+            self.round.round(Input { now, dirty, policy, orders, publishers, pins: shared.pins.load_full() });
         let current = shared.view.borrow().clone();
-        let next = View {
-            complete,
-            shown,
-            service_entries: with(&current.service_entries, &changes.service_entries),
-            workload_entries: with(&current.workload_entries, &changes.workload_entries),
-            destination_rules: with(&current.destination_rules, &changes.destination_rules),
-        };
+        let next = View { complete, shown, ..changes.apply(&current) };
         let is_new =
             next.versions() != current.versions() || (next.complete, next.shown) != (current.complete, current.shown);
         // First the report, so that whoever sees the view finds it explained.
@@ -146,11 +141,6 @@ impl Rounds {
             shared.flushed.send_replace(orders.flushes);
         }
     }
-}
-
-/// The next snapshot of one type.
-fn with(current: &Arc<Snapshot>, changes: &Changes) -> Arc<Snapshot> {
-    if changes.is_empty() { Arc::clone(current) } else { Arc::new(current.with(changes)) }
 }
 
 /// The longest dataInfoId in a log line; the rest of a line has at most 300 characters.
@@ -298,7 +288,8 @@ fn log(notice: &Notice) {
         Notice::LastGoodServed => {
             tracing::warn!(
                 event,
-                "no complete view within mox.protect.startup-hold: the last good state is served until there is one"
+                "no complete view within mox.protect.startup-hold, or what is served is frozen: the last good state is served until \
+                 there is a complete view"
             );
         }
         Notice::NothingToFreeze => {

@@ -233,6 +233,11 @@ impl Services {
         self.services.iter().filter_map(since).collect()
     }
 
+    /// Services in their grace, and since when; unlike [`Services::empty`] it costs no more than there are.
+    pub fn graces(&self) -> BTreeMap<Arc<str>, Millis> {
+        self.graces.iter().map(|(since, key)| (Arc::clone(key.text()), *since)).collect()
+    }
+
     /// When the oldest grace began.
     pub fn first_grace(&self) -> Option<Millis> {
         self.graces.first().map(|(since, _)| *since)

@@ -1,13 +1,21 @@
 //! The state that the thread of the rounds shares with those who steer it and those who read from it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, SyncSender, sync_channel},
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    catalog::{orders::Orders, report::Report},
+    catalog::{
+        assignment::Pins,
+        orders::Orders,
+        report::Report,
+        round::{Outline, Round},
+    },
     config::Config,
     error::Result,
     model::Clock,
@@ -27,6 +35,8 @@ pub struct Shared {
     pub store: Store,
     /// The policy in force.
     pub policy: ArcSwap<Policy>,
+    /// Who is to have a place that several want.
+    pub pins: ArcSwap<Pins>,
     /// The snapshots that streams and sinks follow.
     pub view: watch::Sender<View>,
     /// Wakes those who wait for another view of a partition.
@@ -37,7 +47,12 @@ pub struct Shared {
     pub orders: Mutex<Orders>,
     /// The findings of all rounds so far.
     pub report: Mutex<Report>,
+    /// Who waits for an outline of the round; the last who asked.
+    outlined: Mutex<Option<SyncSender<Outlined>>>,
 }
+
+/// An outline of the round and what it serves; `None` before the first complete view.
+pub type Outlined = Option<(Outline, View)>;
 
 impl Shared {
     /// Nothing is known and nothing is served. An error names the part of the policy that cannot be used.
@@ -47,12 +62,29 @@ impl Shared {
             clock: Clock::start(),
             store: Store::new(config.limits.store()),
             policy: ArcSwap::from_pointee(policy),
+            pins: ArcSwap::default(),
             view: watch::Sender::new(View::default()),
             signals: Arc::default(),
             flushed: watch::Sender::new(0),
             orders: Mutex::new(Orders::default()),
             report: Mutex::new(Report::new()),
+            outlined: Mutex::default(),
             config: Arc::new(config),
         })
+    }
+
+    /// Asks the thread of the rounds for an outline. It answers after its next round, and not if that is broken.
+    pub fn outline(&self) -> Receiver<Outlined> {
+        let (asked, answer) = sync_channel(1);
+        *self.outlined.lock() = Some(asked);
+        answer
+    }
+
+    /// Answers who asked for an outline.
+    pub fn answer(&self, round: &Round) {
+        if let Some(asked) = self.outlined.lock().take() {
+            // Who does not wait any more has no use for it.
+            let _ = asked.send(round.outline().map(|outline| (outline, self.view.borrow().clone())));
+        }
     }
 }

@@ -40,6 +40,11 @@ impl Unknown {
         self.ids.contains(id)
     }
 
+    /// All of them.
+    pub fn ids(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.ids.iter()
+    }
+
     /// The report, if it is another than before.
     pub fn report(&mut self, is_served: impl Fn(&Arc<str>) -> bool) -> Option<UnknownReport> {
         if !std::mem::take(&mut self.changed) {

@@ -304,11 +304,39 @@ fn a_freeze_and_pins_are_documents_as_well() {
     let write = a.set_orders(orders, &stamp("ann"), None).unwrap();
     assert!(store.put(&write));
     let pins = PinsContent { places: [("a.sofa.mesh".into(), "a".into())].into() };
-    let write = a.set_pins(pins.clone(), &stamp("registry-mox")).unwrap();
+    let write = a.repin(&pins.places, &BTreeSet::new(), &stamp("registry-mox")).unwrap().unwrap();
     assert!(store.put(&write));
     assert_eq!(store.poll(&mut b, NOW).changed, [Name::Orders, Name::Pins]);
     assert_eq!(b.freeze().map(|(freeze, stamp)| (freeze.until, stamp.by.as_str())), Some((Some(NOW + 60_000), "ann")));
     assert_eq!(b.pins(), Some(&pins));
+}
+
+#[test]
+fn who_sees_a_contest_first_pins_it_and_a_pin_goes_with_its_service() {
+    let (mut store, mut a, mut b) = (Store::default(), documents(), documents());
+    let places = |all: &[(&str, &str)]| -> BTreeMap<Arc<str>, Arc<str>> {
+        all.iter().map(|(place, id)| ((*place).into(), (*id).into())).collect()
+    };
+    let at = stamp("registry-mox");
+    let mut repin = |server: &mut Documents, contests: &[(&str, &str)], gone: &[&str]| {
+        store.poll(server, NOW);
+        let gone = gone.iter().map(|id| Arc::from(*id)).collect();
+        let write = server.repin(&places(contests), &gone, &at)?.unwrap();
+        let stored = store.put(&write);
+        Some(server.written(&write, stored, store.read(Name::Pins)).0)
+    };
+    assert_eq!(repin(&mut a, &[], &[]), None);
+    assert_eq!(repin(&mut a, &[("h", "x")], &[]), Some(Outcome::Done));
+    assert_eq!(repin(&mut b, &[("h", "y")], &[]), None, "another has it there, until it hears of the pin");
+    assert_eq!(repin(&mut b, &[("h", "y"), ("248.0.0.1", "z")], &[]), Some(Outcome::Done));
+    assert_eq!(repin(&mut a, &[("h", "x")], &["other"]), None);
+    assert_eq!(a.pins().unwrap().places, places(&[("h", "x"), ("248.0.0.1", "z")]));
+    assert_eq!(repin(&mut a, &[], &["x"]), Some(Outcome::Done));
+    assert_eq!(a.pins().unwrap().places, places(&[("248.0.0.1", "z")]));
+    let many: Vec<String> = (0..2 * MOST_PINS).map(|n| n.to_string()).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|place| (&**place, "x")).collect();
+    assert_eq!(repin(&mut a, &many, &[]), Some(Outcome::Done));
+    assert_eq!(a.pins().unwrap().places.len(), MOST_PINS);
 }
 
 #[derive(Debug, Clone)]

@@ -5,6 +5,8 @@
 
 pub mod large;
 pub mod listener;
+mod policy;
+mod query;
 mod shared;
 pub mod signature;
 
@@ -19,6 +21,7 @@ use crate::{
         documents::Next,
         engine::Engine,
         metrics,
+        page::JSON,
     },
     kubernetes, model,
     policy::PolicyConfig,
@@ -26,8 +29,9 @@ use crate::{
     xds::streams::{ClientState, StreamState, Totals},
 };
 
+pub use crate::host::page::Page;
+
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const JSON: &str = "application/json";
 const TOKEN_HEADER: &str = "x-mox-token";
 const TIME_HEADER: &str = "x-mox-time";
 const SIGNATURE_HEADER: &str = "x-mox-signature";
@@ -58,34 +62,6 @@ pub enum Answer {
     },
 }
 
-/// A page.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Page {
-    /// HTTP status.
-    pub status: u16,
-    /// Media type.
-    pub content_type: &'static str,
-    /// After how many seconds to ask again, where that makes sense.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_after: Option<u32>,
-    /// The text.
-    pub body: String,
-}
-
-impl Page {
-    pub(super) fn json(value: &impl Serialize) -> Self {
-        match serde_json::to_string_pretty(value) {
-            Ok(body) => Self { content_type: JSON, ..Self::text(200, body + "\n") },
-            Err(error) => Self::text(500, format!("{error}\n")),
-        }
-    }
-
-    pub(super) fn text(status: u16, body: String) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, body }
-    }
-}
-
 /// Makes the page of a path.
 pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     let path = path.trim_end_matches('/');
@@ -98,7 +74,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox/serving" => serving(engine),
         "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
-        "/mox/policy" => engine.policy_page(),
+        "/mox/policy" => policy::shown(engine, query),
         "/mox/metrics" => Page { content_type: PROMETHEUS, ..Page::text(200, metrics::text(engine)) },
         "/mox/kubernetes" => match engine.kubernetes() {
             Some(sink) => Page::json(&sink.report()),
@@ -114,19 +90,15 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     })
 }
 
-/// Value of a name in the query.
-fn asked<'q>(query: &'q str, name: &str) -> Option<&'q str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
-}
-
 /// The served resources of a type.
 fn dump(engine: &Engine, query: &str) -> Answer {
-    let (kind, format) = (asked(query, "type").unwrap_or("ServiceEntry"), asked(query, "format").unwrap_or("json"));
+    let asked = |name: &str, usual: &str| query::value(query, name).unwrap_or_else(|| usual.to_owned());
+    let (kind, format) = (asked("type", "ServiceEntry"), asked("format", "json"));
     let Some(kind) = kubectl::KINDS.into_iter().find(|known| *known == kind) else {
         let text = format!("type {kind:?} is not served; there are {}\n", kubectl::KINDS.join(" and "));
         return Answer::Page(Page::text(404, text));
     };
-    let (format, content_type) = match format {
+    let (format, content_type) = match &*format {
         "json" => (Format::Json, JSON),
         "yaml" => (Format::Yaml, "application/yaml"),
         other => {
@@ -165,7 +137,7 @@ fn streams(engine: &Engine, query: &str) -> Page {
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<usize>,
     }
-    let from = asked(query, "from").unwrap_or("0");
+    let from = query::value(query, "from").unwrap_or_else(|| "0".to_owned());
     let Ok(from) = from.parse::<usize>() else {
         return Page::text(
             400,
@@ -187,9 +159,9 @@ fn streams(engine: &Engine, query: &str) -> Page {
 /// Text to paste into Istio's mesh configuration, with the host that the query names.
 fn istio_config(engine: &Engine, query: &str) -> String {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
-    let host = asked(query, "host")
+    let host = query::value(query, "host")
         .filter(|host| !host.is_empty() && host.chars().all(legal))
-        .unwrap_or("session-server.example.com");
+        .unwrap_or_else(|| "session-server.example.com".to_owned());
     let config = engine.config();
     let bound = engine.status().listening;
     let port = bound.as_ref().map_or(config.listen, |bound| bound.mox).port();
@@ -235,13 +207,14 @@ pub(super) fn read_policy(text: &[u8], namespace: &str) -> Result<PolicyConfig> 
 }
 
 /// Whether a request that changes something comes from who may.
-fn let_in(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Result<(), (u16, String)> {
+fn let_in(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Result<(), (u16, String)> {
     let Some(own) = engine.config().admin.token.as_ref().filter(|own| !own.key().is_empty()) else {
         return Err((403, "mox.admin.token is not set, so nothing can be changed here".to_owned()));
     };
-    let Credentials { token, time, signature } = shown;
+    let (Credentials { token, time, signature }, Request { path, query, body, .. }) = (shown, request);
     if !signature.is_empty() {
-        let request = Signed { method: "POST", path, time, signature, body };
+        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        let request = Signed { method: "POST", target: &target, time, signature, body };
         return engine.signatures().check(own.key(), request, model::date());
     }
     own.is(token).then_some(()).ok_or_else(|| (403, format!("the header {TOKEN_HEADER} does not hold mox.admin.token")))
@@ -264,7 +237,8 @@ pub struct Request<'a> {
 pub fn change(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Page {
     let path = request.path.trim_end_matches('/');
     let shared = ["/mox/freeze", "/mox/thaw", "/mox/policy", "/mox/refresh"].contains(&path);
-    if shared && engine.has_documents() && !is_local(shown, request.query) {
+    let is_dry = path == "/mox/policy" && query::names(request.query).any(|name| name == "dryRun");
+    if shared && engine.has_documents() && !is_local(shown, request.query) && !is_dry {
         return Page::text(
             409,
             "this is for all session servers: send it to the session server's own port, by default 9603\n".to_owned(),
@@ -278,76 +252,86 @@ pub fn change(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Pag
 
 /// Whether a request is about this server alone: what another server passes on, or what the operator calls so.
 fn is_local(shown: &Credentials, query: &str) -> bool {
-    !shown.signature.is_empty() || query.split('&').any(|pair| pair == "local" || pair.starts_with("local="))
+    !shown.signature.is_empty() || query::names(query).any(|name| name == "local")
 }
 
 /// Begins a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
-/// `/mox/kubernetes/{purge,resume}`. Where session servers share documents, policy and freeze are for all of them.
+/// `/mox/kubernetes/{purge,resume}`. Where session servers share documents, policy and freeze are for all of them. What the
+/// others are to do as well is in [`Page::forward`].
 pub fn ask(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Next {
-    let Request { path, query, body, .. } = request;
-    if let Err((status, why)) = let_in(engine, path, shown, body) {
+    if let Err((status, why)) = let_in(engine, shown, request) {
         return Next::Page(Page::text(status, why + "\n"));
     }
-    let path = path.trim_end_matches('/');
+    let path = request.path.trim_end_matches('/');
+    if path == "/mox/policy"
+        && let Some(page) = policy::tried(engine, request)
+    {
+        return Next::Page(page);
+    }
+    let is_local = is_local(shown, request.query);
     if engine.has_documents() {
         match path {
             "/mox/refresh" => return Next::Refresh,
-            "/mox/freeze" | "/mox/thaw" | "/mox/policy" if !is_local(shown, query) => {
+            "/mox/freeze" | "/mox/thaw" | "/mox/policy" if !is_local => {
                 return shared::write(engine, path, request)
                     .unwrap_or_else(|why| Next::Page(Page::text(400, why + "\n")));
             }
             _ => {}
         }
     }
-    Next::Page(change_here(engine, path, query, body))
+    let page = change_here(engine, path, request);
+    Next::Page(Page { forward: page.forward.filter(|_| !is_local), ..page })
 }
 
-fn change_here(engine: &Engine, path: &str, query: &str, body: &[u8]) -> Page {
-    if path == "/mox/freeze" && asked(query, "for").is_some() {
+fn change_here(engine: &Engine, path: &str, request: Request<'_>) -> Page {
+    let Request { query, body, .. } = request;
+    if path == "/mox/freeze" && query::value(query, "for").is_some() {
         let why = "an end of a freeze is kept in the documents that session servers share, and those are off; see \"documents\" \
                    in /mox/status, or freeze without one\n";
         return Page::text(409, why.to_owned());
     }
+    let everywhere = |page: Page| match std::str::from_utf8(body) {
+        Ok(body) => page.with(path, String::new(), body.to_owned()),
+        Err(_) => page,
+    };
     match path {
         "/mox/freeze" => {
             engine.freeze();
-            Page::json(&json!({ "frozen": true }))
+            everywhere(Page::json(&json!({ "frozen": true })))
         }
         "/mox/thaw" => {
             engine.thaw();
-            Page::json(&json!({ "frozen": false }))
+            everywhere(Page::json(&json!({ "frozen": false })))
         }
         // Asked of every session server, of which one may hold and another not.
-        "/mox/release" => Page::json(&json!({ "released": engine.release().is_ok() })),
+        "/mox/release" => everywhere(Page::json(&json!({ "released": engine.release().is_ok() }))),
         "/mox/refresh" => engine.revisions(),
-        "/mox/policy" => {
-            match read_policy(body, &engine.config().namespace).and_then(|policy| engine.set_policy(policy)) {
-                Ok(hash) => Page::json(&json!({ "hash": hash, "unmatched": engine.unmatched() })),
-                Err(error) => Page::text(400, format!("{error}\n")),
-            }
-        }
-        path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => {
-            let Some(sink) = engine.kubernetes() else {
-                return Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned());
-            };
-            let purging = path.ends_with("purge");
-            let done = match purging {
-                true => sink.purge(String::from_utf8_lossy(body).trim()),
-                false => {
-                    sink.resume();
-                    Ok(())
-                }
-            };
-            match done {
-                Ok(()) => Page::json(&json!({ "purging": purging, "writer": sink.report().writer })),
-                Err(error) => Page::text(400, format!("{error}\n")),
-            }
-        }
+        "/mox/policy" => policy::set(engine, request),
+        path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => everywhere(purge(engine, path, body)),
         _ => Page::text(
             404,
             "there are /mox/freeze, /mox/thaw, /mox/release, /mox/policy, /mox/refresh, /mox/kubernetes/purge and \
              /mox/kubernetes/resume\n"
                 .to_owned(),
         ),
+    }
+}
+
+/// Takes everything out of Kubernetes, or ends that.
+fn purge(engine: &Engine, path: &str, body: &[u8]) -> Page {
+    let Some(sink) = engine.kubernetes() else {
+        return Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned());
+    };
+    let purging = path.ends_with("purge");
+    let done = match purging {
+        true => sink.purge(String::from_utf8_lossy(body).trim()),
+        false => {
+            sink.resume();
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => Page::json(&json!({ "purging": purging, "writer": sink.report().writer })),
+        Err(error) => Page::text(400, format!("{error}\n")),
     }
 }

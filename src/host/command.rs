@@ -12,7 +12,8 @@ use crate::{
     error::{Error, Result},
     host::{
         admin::{self, Answer, Credentials, Page, Request, large::Cursor},
-        documents::{Next, Written},
+        desk::Written,
+        documents::Next,
         engine::Engine,
         feed::Feed,
         metrics,
@@ -54,6 +55,9 @@ pub enum Command {
     Policy {
         /// The whole new document: its text, or the value itself.
         policy: Value,
+        /// Change nothing, and tell what it would.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Wait until every earlier event is in the served snapshot.
     Flush {
@@ -107,6 +111,8 @@ pub enum Command {
         #[serde(default)]
         failure: Option<String>,
     },
+    /// The host is going to read documents.
+    AwaitDocuments {},
     /// The host reads no documents, for a reason.
     NoDocuments {
         /// Why.
@@ -147,7 +153,7 @@ pub fn open_page(engine: &Engine, request: &[u8]) -> Result<(Vec<u8>, Option<Cur
     let Asked { path, query } = serde_json::from_slice(request)
         .map_err(|error| Error::InvalidArgument(format!("this names no page: {error}")))?;
     let (head, body, cursor) = match admin::page(engine, &path, &query) {
-        Answer::Page(Page { status, content_type, retry_after, body }) => {
+        Answer::Page(Page { status, content_type, retry_after, body, forward: _ }) => {
             (Head { status, content_type, retry_after, cursor: None }, Bytes::from(body), None)
         }
         Answer::Large { content_type, cursor } => {
@@ -194,12 +200,15 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             engine.release()?;
             done
         }
-        Command::Policy { policy } => {
+        Command::Policy { policy, dry_run } => {
             let namespace = &engine.config().namespace;
             let policy = match policy {
                 Value::String(text) => admin::read_policy(text.as_bytes(), namespace)?,
                 document => config::policy_from_json(document, namespace)?,
             };
+            if dry_run {
+                return to_value(engine.dry_run(policy)?.told()?);
+            }
             let hash = engine.set_policy(policy)?;
             Ok(json!({ "hash": hash, "unmatched": engine.unmatched() }))
         }
@@ -236,6 +245,10 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         Command::Rows { rows, failure } => {
             let writes = engine.documents_read(failure.map_or(Ok(rows), Err));
             Ok(json!({ "writes": writes }))
+        }
+        Command::AwaitDocuments {} => {
+            engine.await_documents();
+            done
         }
         Command::NoDocuments { why } => {
             engine.documents_off(&why);

@@ -18,7 +18,13 @@ use tokio::{
 use tracing::{Dispatch, dispatcher};
 
 use crate::{
-    catalog::{breaker, orders::Orders, rounds::Rounds, shared::Shared},
+    catalog::{
+        breaker,
+        dry_run::{self, DryRun, Trial},
+        orders::Orders,
+        rounds::Rounds,
+        shared::Shared,
+    },
     config::{Config, Push},
     error::{Error, Result},
     host::{
@@ -26,7 +32,7 @@ use crate::{
             large::{Cursor, Large},
             signature::Signatures,
         },
-        documents::Desk,
+        desk::Desk,
         feed::{Feed, LastFeed},
         status::{Bound, Flushed, Status},
         unmatched::unmatched,
@@ -57,6 +63,34 @@ const UNMATCHED: Duration = Duration::from_secs(1);
 const SHOWN_CLIENTS: usize = 200;
 const SHOWN_STREAMS: usize = 256 << 10;
 
+/// How long the thread of the rounds may take until it has a moment for a dry run.
+const OUTLINE: Duration = Duration::from_secs(10);
+
+/// What became of a dry run.
+#[derive(Debug)]
+pub enum Tried {
+    /// What the policy would change.
+    Told(Box<DryRun>),
+    /// Another is under way.
+    Busy,
+    /// The first complete view is not in yet.
+    TooEarly,
+}
+
+impl Tried {
+    /// For callers who have no other use for the rest.
+    pub fn told(self) -> Result<Box<DryRun>> {
+        match self {
+            Self::Told(told) => Ok(told),
+            Self::Busy => Err(Error::InvalidArgument("another dry run is under way; ask again in a second".to_owned())),
+            Self::TooEarly => {
+                let text = "the view is not complete, so it is not known what a policy would change; ask again later";
+                Err(Error::InvalidArgument(text.to_owned()))
+            }
+        }
+    }
+}
+
 /// A running engine. Dropping it without [`Engine::close`] stops its threads without draining.
 #[derive(Debug)]
 pub struct Engine {
@@ -69,6 +103,8 @@ pub struct Engine {
     kubernetes: Option<Sink>,
     large: Arc<Large>,
     signatures: Signatures,
+    /// Held while a dry run is under way.
+    trying: Mutex<()>,
     pub(super) documents: Desk,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
@@ -94,7 +130,7 @@ impl Engine {
     /// listens yet.
     pub fn open(config: Config) -> Result<Self> {
         let shared = Arc::new(Shared::new(config)?);
-        let config = &shared.config;
+        let (config, policy) = (&shared.config, shared.policy.load_full());
         let logs = dispatcher::get_default(Dispatch::clone);
         let rounds_logs = logs.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -112,7 +148,7 @@ impl Engine {
         let followed =
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
         let kubernetes = Sink::start(&shared.config, &handle, followed);
-        let documents = Desk::new(&shared.config);
+        let documents = Desk::new(&shared.config, policy);
         let engine = Self {
             shared,
             streams,
@@ -122,6 +158,7 @@ impl Engine {
             kubernetes,
             large: Arc::default(),
             signatures: Signatures::new(model::date()),
+            trying: Mutex::default(),
             documents,
             running: Mutex::new(Some(Running { runtime, rounds })),
             handle,
@@ -237,13 +274,31 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a policy in force; returns its hash.
-    pub(super) fn put_policy(&self, config: PolicyConfig) -> Result<String> {
-        let policy = Policy::new(config, &self.shared.config.vip_cidr, &self.shared.config.namespace)?;
-        let hash = policy.hash().to_owned();
-        self.shared.policy.store(Arc::new(policy));
+    /// Checks a policy, and compiles it.
+    pub(super) fn compiled(&self, config: PolicyConfig) -> Result<Arc<Policy>> {
+        Policy::new(config, &self.shared.config.vip_cidr, &self.shared.config.namespace).map(Arc::new)
+    }
+
+    /// Puts a policy in force.
+    pub(super) fn put_policy(&self, policy: Arc<Policy>) {
+        self.shared.policy.store(policy);
         self.shared.store.wake().wake();
-        Ok(hash)
+    }
+
+    /// Tells what a policy would change, without a change of anything. It takes as long as the caller's thread needs to make
+    /// everything anew that is served, so one is made at a time. An error names the mistakes of the document.
+    pub fn dry_run(&self, config: PolicyConfig) -> Result<Tried> {
+        let policy = Policy::new(config, &self.shared.config.vip_cidr, &self.shared.config.namespace)?;
+        let Some(_place) = self.trying.try_lock() else { return Ok(Tried::Busy) };
+        let outlined = self.shared.outline();
+        self.shared.store.wake().wake();
+        let timeout = || Error::Timeout { what: "dry run", millis: OUTLINE.as_millis() as u64 };
+        let outlined = outlined.recv_timeout(OUTLINE).map_err(|_| timeout())?;
+        let Some((outline, view)) = outlined else { return Ok(Tried::TooEarly) };
+        let now = self.shared.clock.now();
+        let tried = dry_run::run(outline, &view, &self.shared.store, policy, now);
+        let told = tried.and_then(Trial::told).map_err(Error::Internal)?;
+        Ok(Tried::Told(Box::new(told)))
     }
 
     /// The hash of the policy in force.

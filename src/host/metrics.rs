@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     documents::{Name, Reason, Shown},
     host::{
-        documents::{DocumentsStatus, State},
+        desk::{DocumentsStatus, State},
         engine::Engine,
         feed::Feed,
         status::Status,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     catalog::report::Report,
     config::Scope,
-    host::{admin::large::PageCounts, documents::DocumentsStatus, feed::Feed},
+    host::{admin::large::PageCounts, desk::DocumentsStatus, feed::Feed},
     kubernetes::report::KubernetesReport,
     registry::store::{Counts, Dropped},
     snapshot::view::Held,

@@ -27,7 +27,7 @@ pub fn unmatched(store: &Store, policy: &Policy) -> Option<Vec<String>> {
             break;
         }
         for publication in store.read(id) {
-            let Some(parsed) = publication.memo.peek::<Parsed>() else { continue };
+            let Some(parsed) = publication.memo.last::<Parsed>() else { continue };
             let others = parsed.others.iter().flat_map(|others| others.values());
             let endpoints = others.chain([&parsed]).flat_map(|parsed| &parsed.endpoints);
             for application in endpoints.filter_map(|endpoint| endpoint.application()) {

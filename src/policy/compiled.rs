@@ -40,6 +40,7 @@ pub struct Policy {
     /// For texts that name protocols, and for others.
     reading: [u64; 2],
     admitting: u64,
+    on_trial: bool,
 }
 
 impl Policy {
@@ -88,12 +89,23 @@ impl Policy {
             protocols,
             reading: [of_protocols, reading].map(u64::from_be_bytes),
             admitting: u64::from_be_bytes(admitting),
+            on_trial: false,
             config,
         })
     }
 
-    /// The document.
-    pub(super) fn config(&self) -> &PolicyConfig {
+    /// The same policy for a dry run, of which nothing is to be kept.
+    pub fn on_trial(self) -> Self {
+        Self { on_trial: true, ..self }
+    }
+
+    /// Whether the policy is tried only: what is read under it takes the place of nothing that was read under the one in force.
+    pub fn is_on_trial(&self) -> bool {
+        self.on_trial
+    }
+
+    /// The document that was compiled.
+    pub fn document(&self) -> &PolicyConfig {
         &self.config
     }
 

@@ -75,7 +75,7 @@ impl<'p> Matches<'p> {
 
     /// Every glob, in the order of the document's settings.
     pub fn all(&self) -> Vec<GlobMatches> {
-        let config = self.policy.config();
+        let config = self.policy.document();
         let of = |setting: &str, globs: &mut dyn Iterator<Item = &String>, counts: &[usize]| {
             let glob = |(glob, count): (&String, &usize)| GlobMatches {
                 setting: format!("policy.{setting}"),

@@ -83,22 +83,30 @@ impl Memo {
     /// The form that was made last, if it was made under the same `key`; else what `make` makes now.
     pub fn get<T: Any + Send + Sync>(&self, key: u64, make: impl FnOnce() -> T) -> Arc<T> {
         let mut kept = self.0.lock();
-        if let Some((known, made)) = &*kept
-            && *known == key
-            && let Ok(made) = Arc::clone(made).downcast()
-        {
-            return made;
-        }
-        let made = Arc::new(make());
-        *kept = Some((key, Arc::<T>::clone(&made)));
-        made
+        known(&kept, key).unwrap_or_else(|| {
+            let made = Arc::new(make());
+            *kept = Some((key, Arc::<T>::clone(&made)));
+            made
+        })
     }
 
     /// The form that was made last, under whatever key.
-    pub fn peek<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+    pub fn last<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         let kept = self.0.lock();
         kept.as_ref().and_then(|(_, made)| Arc::clone(made).downcast().ok())
     }
+
+    /// Like [`Memo::get`], but what is made now is not kept, and what was made last is.
+    pub fn peek<T: Any + Send + Sync>(&self, key: u64, make: impl FnOnce() -> T) -> Arc<T> {
+        let kept = known(&self.0.lock(), key);
+        kept.unwrap_or_else(|| Arc::new(make()))
+    }
+}
+
+/// The form that was made under a key, if it was the last.
+fn known<T: Any + Send + Sync>(kept: &Option<(u64, Arc<dyn Any + Send + Sync>)>, key: u64) -> Option<Arc<T>> {
+    let (_, made) = kept.as_ref().filter(|(known, _)| *known == key)?;
+    Arc::clone(made).downcast().ok()
 }
 
 #[cfg(test)]
@@ -112,6 +120,7 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &memo.get(1, || panic!("it is known"))));
         assert_eq!(*memo.get(2, || "b".to_owned()), "b");
         assert_eq!(*memo.get(2, || 7u8), 7, "of another type nothing is known");
-        assert_eq!((memo.peek::<u8>().as_deref(), memo.peek::<String>()), (Some(&7), None));
+        assert_eq!((memo.last::<u8>().as_deref(), memo.last::<String>()), (Some(&7), None));
+        assert_eq!((*memo.peek(3, || 8u8), *memo.peek(2, || 9u8)), (8, 7), "a look changes nothing");
     }
 }

@@ -94,7 +94,7 @@ struct State {
 }
 
 /// A dirty service, taken for translation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Taken {
     /// The service.
     pub data_info_id: Arc<str>,
@@ -221,6 +221,16 @@ impl Store {
     /// The live publishers of one service, in no order, while nobody applies a read to it.
     pub fn read(&self, id: &str) -> Vec<Arc<Publication>> {
         self.entries(id).unwrap_or_default()
+    }
+
+    /// A service as [`Store::take_dirty`] would give it, without taking it; one that is not there has no publishers. `None`: a
+    /// read is being applied to it.
+    pub fn peek(&self, id: &Arc<str>) -> Option<Taken> {
+        let entries = self.entries(id)?;
+        let hash = self.hash(id.as_bytes());
+        let state = self.shards[shard_of(hash)].state.lock();
+        let unknown = state.services.find(hash, |service| *service.data_info_id == **id).is_some_and(|it| it.unknown);
+        Some(Taken { data_info_id: Arc::clone(id), entries, unknown })
     }
 
     /// Begins a read of what is known of a service, and leaves it there.

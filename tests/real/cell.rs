@@ -29,7 +29,7 @@ use crate::recorder::{DataReader, Recorder, converge, now};
 pub(crate) const META: u8 = 2;
 pub(crate) const DATA: u8 = 3;
 pub(crate) const SESSIONS: [u8; 2] = [11, 12];
-pub(crate) const TOKEN: &str = "open-sesame";
+pub(crate) const TOKEN: &str = "open-sesame-1234";
 pub(crate) const SERVICES: usize = 20;
 const ENDPOINTS: usize = 6;
 /// For a page of a server that may have been cut off.

@@ -9,6 +9,7 @@ mod cell;
 mod cluster;
 mod consumers;
 mod corpus;
+mod documents;
 mod faults;
 mod load;
 mod mesh;

@@ -29,7 +29,7 @@ pub struct Lingers {
 }
 
 /// The addresses that linger. There is no provider at any of them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Lingering {
     by_place: HashMap<(IpAddr, u16), Lingers>,
     /// The providers that went, by entry.

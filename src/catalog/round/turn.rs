@@ -113,6 +113,8 @@ impl Round {
                 self.insert(&mut turn, key, intent, rules);
             }
         }
+        let repinned = std::mem::take(&mut self.repinned);
+        self.look_again(&mut turn, repinned);
         if self.stage != Stage::Gathering {
             self.look_again(&mut turn, self.services.expired(now - self.empty_grace()));
         }

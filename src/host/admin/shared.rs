@@ -7,13 +7,15 @@ use serde_json::Value;
 use crate::{
     documents::{Freeze, OrdersContent, Stamp},
     host::{
-        admin::{Page, Request, asked},
+        admin::{Page, Request, query},
         documents::Next,
         engine::Engine,
     },
     model::{self, Millis},
 };
 
+/// Digits of a policy's hash.
+const HASH: usize = 16;
 /// Most characters of who writes, and of why.
 const MOST_BY: usize = 100;
 const MOST_WHY: usize = 500;
@@ -23,15 +25,16 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 /// Begins the write that a request asks for; an error says what is wrong with the request.
 pub(super) fn write(engine: &Engine, path: &str, request: Request<'_>) -> Result<Next, String> {
     let Request { query, if_match, body, .. } = request;
-    let saw = saw(if_match)?;
-    let stamp = Stamp { by: text(query, "by", MOST_BY)?, when: model::date(), why: text(query, "why", MOST_WHY)? };
+    let is_policy = path == "/mox/policy";
+    let saw = if is_policy { saw_policy(engine, if_match)? } else { saw(if_match)? };
+    let stamp = stamp(query)?;
     Ok(match path {
         "/mox/freeze" => {
             let freeze = Freeze { until: end(query, stamp.when)? };
             engine.write_orders(OrdersContent { freeze: Some(freeze) }, &stamp, saw)
         }
         "/mox/thaw" => engine.write_orders(OrdersContent::default(), &stamp, saw),
-        _ => match asked(query, "rollback") {
+        _ => match query::value(query, "rollback") {
             None => engine.write_policy(policy(body)?, &stamp, saw),
             Some(revision) => {
                 let revision = revision
@@ -57,6 +60,11 @@ fn policy(body: &[u8]) -> Result<Option<Value>, String> {
     Ok(Some(policy).filter(|policy| !policy.is_null()))
 }
 
+/// Who asks, now and why, as the query says.
+pub(super) fn stamp(query: &str) -> Result<Stamp, String> {
+    Ok(Stamp { by: text(query, "by", MOST_BY)?, when: model::date(), why: text(query, "why", MOST_WHY)? })
+}
+
 /// The revision of an `If-Match`, with quotes or without; `None`: whatever is there.
 fn saw(if_match: &str) -> Result<Option<u64>, String> {
     let bare = if_match.trim().trim_start_matches("W/").trim_matches('"');
@@ -70,11 +78,23 @@ fn saw(if_match: &str) -> Result<Option<u64>, String> {
     }
 }
 
+/// The revision of an `If-Match` that may have the policy's hash in its place.
+fn saw_policy(engine: &Engine, if_match: &str) -> Result<Option<u64>, String> {
+    let tag = if_match.trim().trim_matches('"');
+    let is_hash = tag.len() == HASH && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match engine.revision_with(tag) {
+        Some(revision) => Ok(Some(revision)),
+        // That of another policy is none that there is.
+        None if is_hash => Ok(Some(u64::MAX)),
+        None => saw(if_match),
+    }
+}
+
 /// When a freeze ends that begins now.
 fn end(query: &str, now: Millis) -> Result<Option<Millis>, String> {
-    let Some(span) = asked(query, "for") else { return Ok(None) };
+    let Some(span) = query::value(query, "for") else { return Ok(None) };
     let wrong = || format!("for {span:.40?} is no span; allowed are 1s to 365d, as 30m or 2h");
-    let span = humantime::parse_duration(&decode(span)).map_err(|_| wrong())?;
+    let span = humantime::parse_duration(&span).map_err(|_| wrong())?;
     if span < Duration::from_secs(1) || span > LONGEST {
         return Err(wrong());
     }
@@ -82,42 +102,16 @@ fn end(query: &str, now: Millis) -> Result<Option<Millis>, String> {
 }
 
 fn text(query: &str, name: &str, most: usize) -> Result<String, String> {
-    let text = decode(asked(query, name).unwrap_or_default());
+    let text = query::value(query, name).unwrap_or_default();
     match text.chars().count() > most || text.chars().any(char::is_control) {
         true => Err(format!("{name} has at most {most} characters, on one line; shorten it")),
         false => Ok(text),
     }
 }
 
-/// A value of a query as it was meant: `+` is a space, and `%41` is `A`.
-fn decode(value: &str) -> String {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let digit = |at: usize| tail.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        let (byte, taken) = match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => ((high << 4 | low) as u8, 2),
-            (b'+', ..) => (b' ', 0),
-            _ => (*first, 0),
-        };
-        bytes.push(byte);
-        rest = &tail[taken..];
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_value_of_a_query_is_read_as_it_was_meant() {
-        for (value, meant) in
-            [("", ""), ("a+b%20c", "a b c"), ("%C3%A4%4", "ä%4"), ("100%", "100%"), ("%zz", "%zz"), ("%ff", "\u{fffd}")]
-        {
-            assert_eq!(decode(value), meant);
-        }
-    }
 
     #[test]
     fn what_the_writer_saw_is_a_revision() {

@@ -20,8 +20,8 @@ const PURPOSE: &str = "registry-mox request 1";
 pub(super) struct Signed<'a> {
     /// HTTP method, in capitals.
     pub(super) method: &'a str,
-    /// Path as it was sent, without the query.
-    pub(super) path: &'a str,
+    /// Path as it was sent, with the question mark and the query where there is one.
+    pub(super) target: &'a str,
     /// Header `X-Mox-Time`: when the request was signed, milliseconds since 1970.
     pub(super) time: &'a str,
     /// Header `X-Mox-Signature`: 64 hexadecimal digits.
@@ -98,8 +98,8 @@ impl Taken {
 }
 
 fn message(request: Signed<'_>) -> Vec<u8> {
-    let Signed { method, path, time, body, .. } = request;
-    let mut message = format!("{PURPOSE}\n{method}\n{path}\n{time}\n").into_bytes();
+    let Signed { method, target, time, body, .. } = request;
+    let mut message = format!("{PURPOSE}\n{method}\n{target}\n{time}\n").into_bytes();
     message.extend_from_slice(digest::digest(&digest::SHA256, body).as_ref());
     message
 }
@@ -123,7 +123,7 @@ mod tests {
     const BODY: &[u8] = br#"{"exclude":["a.*"]}"#;
 
     fn sign(token: &[u8], method: &str, path: &str, time: &str, body: &[u8]) -> String {
-        let request = Signed { method, path, time, signature: "", body };
+        let request = Signed { method, target: path, time, signature: "", body };
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token), &message(request));
         tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -131,7 +131,7 @@ mod tests {
     fn check_at(signatures: &Signatures, time: Millis, now: Millis) -> Result<(), Refusal> {
         let time = time.to_string();
         let signature = sign(TOKEN, "POST", "/mox/freeze", &time, b"");
-        let request = Signed { method: "POST", path: "/mox/freeze", time: &time, signature: &signature, body: b"" };
+        let request = Signed { method: "POST", target: "/mox/freeze", time: &time, signature: &signature, body: b"" };
         signatures.check(TOKEN, request, now)
     }
 
@@ -141,7 +141,7 @@ mod tests {
         let signature = sign(TOKEN, "POST", "/mox/policy", "1700000000000", BODY);
         assert_eq!(signature, "8049318598811d8791b7eb72413e0ca63aec2695cdf9bd602774ed7ff52a3409");
         let request =
-            Signed { method: "POST", path: "/mox/policy", time: "1700000000000", signature: &signature, body: BODY };
+            Signed { method: "POST", target: "/mox/policy", time: "1700000000000", signature: &signature, body: BODY };
         assert_eq!(Signatures::new(NOW).check(TOKEN, request, NOW), Ok(()));
     }
 
@@ -150,11 +150,11 @@ mod tests {
         let signatures = Signatures::new(NOW);
         let time = NOW.to_string();
         let signature = sign(TOKEN, "POST", "/mox/policy", &time, BODY);
-        let good = Signed { method: "POST", path: "/mox/policy", time: &time, signature: &signature, body: BODY };
+        let good = Signed { method: "POST", target: "/mox/policy", time: &time, signature: &signature, body: BODY };
         let later = (NOW + 1).to_string();
         for wrong in [
             Signed { method: "GET", ..good },
-            Signed { path: "/mox/freeze", ..good },
+            Signed { target: "/mox/freeze", ..good },
             Signed { time: &later, ..good },
             Signed { body: b"{}", ..good },
         ] {

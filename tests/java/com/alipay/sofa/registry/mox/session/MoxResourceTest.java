@@ -142,13 +142,64 @@ public class MoxResourceTest {
         assertNull(mox.flush(TestData.DEADLINE).get("held"));
     }
 
+    /** Each server is named with the policy that it has then; here the other one is this one, too. */
+    @Test
+    public void theAnswerNamesThePolicyOfEachServer() throws Exception {
+        Map<String, Object> shown = Collections.singletonMap("token", "sesame");
+        String document = "{\"exclude\": [\"*.S1:*\"]}";
+        Map<String, Object> own =
+                mox.host().command("change", "path", "/mox/policy", "query", "by=ann+%26+bob&why=S1+ist+%C3%BCbrig", "shown", shown, "body", document);
+        Sessions sessions = new Sessions(() -> Collections.singletonList("127.0.0.1"), port());
+        Response all = MoxResource.everywhere(mox.host(), own, sessions, "sesame");
+        String hash = (String) mox.status().get("policy");
+        String named = "{\"status\":200,\"hash\":\"" + hash + "\",\"revision\":1,\"answer\":";
+        String text = (String) all.getEntity();
+        assertTrue(text, text.startsWith("{\"this\":" + named) && text.contains("\"127.0.0.1\":" + named));
+        assertEquals(200, all.getStatus());
+        String present = get("/mox/policy", 200, "application/json");
+        assertTrue(present, present.contains("\"by\": \"ann & bob\"") && present.contains("\"why\": \"S1 ist übrig\""));
+
+        mox.close();
+        Response cut = MoxResource.everywhere(mox.host(), own, sessions, "sesame");
+        assertEquals(502, cut.getStatus());
+        assertTrue(cut.getEntity().toString(), cut.getEntity().toString().contains("\"127.0.0.1\":{\"status\":503,\"answer\":"));
+    }
+
+    @Test
+    public void aPolicyIsTriedAndReplacedByWhoKnowsIt() throws Exception {
+        String document = "{\"exclude\": [\"" + TestData.service(1) + "\"]}";
+        Exchange.Answer told = ask("/mox/policy?dryRun", Collections.emptyMap(), document);
+        assertEquals(told.body, 200, told.status);
+        assertTrue(told.body, told.body.contains("\"count\": 1") && told.body.contains(TestData.service(1)));
+        assertTrue(get("/mox/policy", 200, "application/json").contains("\"revision\": 0"));
+        Map<String, String> headers = new HashMap<>();
+        headers.put("If-Match", "\"0\"");
+        assertEquals(200, ask("/mox/policy?by=ann", headers, document).status);
+        Exchange.Answer second = ask("/mox/policy", headers, "{}");
+        assertEquals(second.body, 409, second.status);
+        assertTrue(second.body, second.body.contains("\"revision\": 1") && second.body.contains("\"by\": \"ann\""));
+        Exchange.Answer back = ask("/mox/policy?rollback=0", Collections.emptyMap(), "");
+        assertTrue(back.body, back.status == 200 && back.body.contains("\"revision\":2"));
+        assertEquals(SERVICES + "/" + SERVICES, TestData.served(mox));
+    }
+
+    private Exchange.Answer ask(String path, Map<String, String> more, String body) throws Exception {
+        Map<String, String> headers = new HashMap<>(more);
+        headers.put(Sessions.TOKEN_HEADER, "sesame");
+        return exchange(path, headers, body);
+    }
+
     private Exchange.Answer post(String path, String token, long time, String signed) throws Exception {
         Map<String, String> headers = new HashMap<>();
         headers.put(Sessions.TIME_HEADER, String.valueOf(time));
         headers.put(Sessions.SIGNATURE_HEADER, Sessions.signature(token, "POST", signed, String.valueOf(time), ""));
+        return exchange(path, headers, "");
+    }
+
+    private Exchange.Answer exchange(String path, Map<String, String> headers, String body) throws Exception {
         ScheduledExecutorService cutter = Executors.newSingleThreadScheduledExecutor();
         try {
-            return Exchange.with(cutter, TestData.DEADLINE.toMillis(), "127.0.0.1", port(), path, headers, "");
+            return Exchange.with(cutter, TestData.DEADLINE.toMillis(), "127.0.0.1", port(), path, headers, body);
         } finally {
             cutter.shutdownNow();
         }

@@ -86,6 +86,7 @@ public final class MoxBinding implements BeanPostProcessor, BeanFactoryAware, Sm
             RegistryMox mox = RegistryMox.embed(config);
             binding.mox.set(mox);
             binding.settings = mox.host().command("settings");
+            mox.host().command("awaitDocuments");
             binding.registry = binding.isCluster() ? new Behind() : null;
         } catch (Throwable t) {
             binding.off(t, Runnable::run);

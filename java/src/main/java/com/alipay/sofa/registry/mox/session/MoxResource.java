@@ -15,6 +15,8 @@ import java.util.Optional;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import javax.ws.rs.GET;
 import javax.ws.rs.HeaderParam;
 import javax.ws.rs.POST;
@@ -34,8 +36,9 @@ import org.slf4j.LoggerFactory;
 @Path("mox")
 public class MoxResource {
     private static final int MOST_BODY = 1 << 20;
-    /** Has another session server read the documents. */
-    private static final String REFRESH = "/mox/refresh";
+    /** As the engine begins the answer where it says which policy is in force. */
+    private static final Pattern POLICY =
+            Pattern.compile("\\s*\\{[^{}]*?\"hash\":\\s*\"([0-9a-f]{1,64})\"[^{}]*?\"revision\":\\s*([0-9]{1,18})\\b");
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
     private static final AtomicLong NEXT_WARNING = new AtomicLong(System.nanoTime());
 
@@ -66,16 +69,16 @@ public class MoxResource {
     }
 
     /**
-     * Freezes, thaws, releases, or sets the policy. Where session servers share documents, policy and freeze are written for all
+     * Freezes, thaws, releases, sets the policy, or tells what a policy would change. Where session servers share documents, policy and freeze are written for all
      * of them, and the others are told to read what was written; everything else is passed on to them.
      *
      * @param uri what is to be done
      * @param token {@code mox.admin.token}; null in a request that another session server passes on
      * @param time when that was signed, milliseconds since 1970; else null
      * @param signature its signature by {@code mox.admin.token}, 64 hexadecimal digits; else null
-     * @param ifMatch the revision that the writer knows; null: whatever is there
+     * @param ifMatch the revision, or the policy's hash, that the writer knows; null: whatever is there
      * @param body the policy
-     * @return what came of it: for each server, or for this one of what another passes on
+     * @return what came of it: for each server, or for this one of what another passes on or what changes nothing
      */
     @POST
     @Path("{page:.*}")
@@ -109,14 +112,9 @@ public class MoxResource {
                 own = host.command("refreshed");
             } else if (own.get("write") != null && documents != null) {
                 own = documents.write(own);
-                path = REFRESH;
-                text = "";
             }
-            boolean here = signature != null || uri.getQueryParameters().containsKey("local");
-            if (here || (Long) own.get("status") != 200) {
-                return response(own); // also what others would refuse
-            }
-            return everywhere(host, own, path, token, text);
+            // What others would refuse as well is not passed on, nor what another passes on.
+            return own.get("forward") == null ? response(own) : everywhere(host, own, MoxBinding.sessions(), token);
         } catch (TimeoutException e) {
             return failed(
                     503,
@@ -131,14 +129,22 @@ public class MoxResource {
         }
     }
 
-    private static Response everywhere(MoxHost host, Map<String, Object> own, String path, String token, String body) {
+    /**
+     * Asks the other session servers what the engine says that they are to be asked.
+     *
+     * @param own the engine's answer for this server
+     * @param sessions null where there are no others
+     */
+    static Response everywhere(MoxHost host, Map<String, Object> own, Sessions sessions, String token) {
+        Map<?, ?> forward = (Map<?, ?>) own.get("forward");
+        String query = (String) forward.get("query");
+        String target = query.isEmpty() ? (String) forward.get("path") : forward.get("path") + "?" + query;
         Map<String, Object> servers = new LinkedHashMap<>();
         servers.put("this", answer(200, (String) own.get("body")));
         boolean all = true;
         try {
-            Sessions sessions = MoxBinding.sessions();
             if (sessions != null) {
-                for (Map.Entry<String, Exchange.Answer> other : sessions.change(path, token, body).entrySet()) {
+                for (Map.Entry<String, Exchange.Answer> other : sessions.change(target, token, (String) forward.get("body")).entrySet()) {
                     all &= other.getValue().status == 200;
                     servers.put(other.getKey(), answer(other.getValue().status, other.getValue().body));
                 }
@@ -167,6 +173,11 @@ public class MoxResource {
     private static Map<String, Object> answer(int status, String body) {
         Map<String, Object> answer = new LinkedHashMap<>();
         answer.put("status", status);
+        Matcher policy = POLICY.matcher(body);
+        if (status == 200 && policy.lookingAt()) {
+            answer.put("hash", policy.group(1));
+            answer.put("revision", Long.valueOf(policy.group(2)));
+        }
         answer.put("answer", body.trim());
         return answer;
     }

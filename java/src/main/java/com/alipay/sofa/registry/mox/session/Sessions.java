@@ -102,7 +102,11 @@ final class Sessions {
         return question;
     }
 
-    /** Sends a changing request to every other server, signed, so that those do not pass it on. */
+    /**
+     * Sends a changing request to every other server, signed, so that those do not pass it on.
+     *
+     * @param path with the question mark and the query where there is one: both are signed
+     */
     Map<String, Exchange.Answer> change(String path, String token, String body) throws Exception {
         String time = String.valueOf(System.currentTimeMillis());
         Map<String, String> headers = new LinkedHashMap<>();

@@ -1,0 +1,261 @@
+//! The documents as an engine holds them: the lock around [`Documents`], the file in `mox.state-dir`, and the writes that somebody
+//! is to make.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    config::Config,
+    disk,
+    documents::{Documents, Freeze, Kept, LEAST_TOKEN, Name, OrdersContent, Row, Shown, Stamp, Taken, Write},
+    host::policies::Policies,
+    model,
+    policy::Policy,
+};
+
+const FILE: &str = "documents";
+/// The most bytes of the file: three rows, and more for another release.
+const MOST_FILE: u64 = 1 << 20;
+/// Writes whose outcome nobody has said yet; the oldest are forgotten.
+const PENDING: usize = 16;
+/// What the status says of the documents.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DocumentsStatus {
+    /// Whether documents are read and written.
+    pub state: State,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// How long ago the store was read last, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_millis_ago: Option<u64>,
+    /// The documents by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub documents: BTreeMap<Name, Shown>,
+}
+
+/// Whether documents are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// They are.
+    On,
+    /// The store cannot be read: the last known documents count, and none can be written.
+    Unreachable,
+    /// They are not: properties are the policy, and commands are for one server.
+    Off,
+}
+
+/// A row that the host is to write.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// By which the outcome is told.
+    ticket: u64,
+    /// The row's key.
+    key: String,
+    /// What to write over what.
+    #[serde(flatten)]
+    write: Write,
+}
+
+/// What the host read after a write.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Written {
+    /// Of the order.
+    pub ticket: u64,
+    /// Whether the store says that it took the row.
+    pub stored: bool,
+    /// Whether the row could be read after that.
+    pub read: bool,
+    /// The row; none where there is none.
+    #[serde(default)]
+    pub row: Option<Row>,
+}
+
+/// For whom a row is written.
+#[derive(Debug)]
+pub(super) enum For {
+    /// For nobody: a row is put back, or a freeze is over.
+    Nobody,
+    /// For the operator who sets the policy.
+    Policy,
+    /// For the operator who freezes or thaws.
+    Orders { content: OrdersContent, stamp: Stamp, tries: usize },
+}
+
+/// The documents and what surrounds them.
+#[derive(Debug)]
+pub struct Desk(Mutex<Following>);
+
+#[derive(Debug)]
+pub(super) struct Following {
+    /// `None`: the token is too short to sign with.
+    pub(super) documents: Option<Documents>,
+    /// Why documents are not followed; `None`: they are.
+    pub(super) off: Option<String>,
+    /// Why the store could not be read the last time.
+    pub(super) failure: Option<String>,
+    pub(super) read_at: Option<Instant>,
+    pub(super) file: Option<PathBuf>,
+    pub(super) saved: Kept,
+    /// The policies where no document has one.
+    pub(super) own: Policies,
+    /// When the freeze that is ordered ends.
+    pub(super) thaws_at: Option<Instant>,
+    /// Services that have a pin and are not known, and since when.
+    pub(super) missed: BTreeMap<Arc<str>, Instant>,
+    /// The log says that the store cannot be read.
+    pub(super) said_away: bool,
+    /// The log says that there is no room for more pins.
+    pub(super) said_full: bool,
+    pub(super) next_ticket: u64,
+    pub(super) pending: BTreeMap<u64, (Write, For)>,
+}
+
+impl Desk {
+    /// With what was kept over a restart; it is to be put in force.
+    pub fn new(config: &Config, properties: Arc<Policy>) -> Self {
+        let token = config.admin.token.as_ref().map_or(&[][..], |token| token.key());
+        let mut documents = Documents::new(token, &config.namespace);
+        let file = config.state_dir.as_deref().map(|dir| dir.join(FILE)).filter(|_| documents.is_some());
+        let saved = file.as_deref().and_then(load).unwrap_or_default();
+        if let Some(documents) = &mut documents {
+            log(&documents.restore(&saved));
+        }
+        let off = match documents {
+            Some(_) => "no host reads them",
+            None => "mox.admin.token has fewer than 16 bytes, so nothing can be signed; set a longer one everywhere",
+        };
+        let thaws_at = documents.as_ref().and_then(|documents| thaws_at(documents, false));
+        Self(Mutex::new(Following {
+            documents,
+            off: Some(off.to_owned()),
+            failure: None,
+            read_at: None,
+            file,
+            saved,
+            own: Policies::new(properties),
+            thaws_at,
+            missed: BTreeMap::new(),
+            said_away: false,
+            said_full: false,
+            next_ticket: 1,
+            pending: BTreeMap::new(),
+        }))
+    }
+}
+
+impl Desk {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Following> {
+        self.0.lock()
+    }
+}
+
+/// When the freeze ends. The writer's clock counts where the freeze was heard of as it was ordered: it lasts as long as was
+/// said. After a restart it is this server's clock, and no longer than that.
+pub(super) fn thaws_at(documents: &Documents, heard: bool) -> Option<Instant> {
+    let (Freeze { until }, Stamp { when, .. }) = documents.freeze()?;
+    let whole = until?.saturating_sub(*when).max(0);
+    let left = if heard { whole } else { until?.saturating_sub(model::date()).clamp(0, whole) };
+    Instant::now().checked_add(Duration::from_millis(left as u64))
+}
+
+fn load(file: &Path) -> Option<Kept> {
+    disk::clean(file);
+    let read = || -> std::io::Result<Kept> {
+        let mut text = Vec::new();
+        disk::open(std::fs::File::options().read(true), file)?.take(MOST_FILE).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    };
+    match read() {
+        Ok(kept) => Some(kept),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            let file = file.display();
+            tracing::warn!(event = "documents_unusable", %file, %error, "the documents of before this start cannot be read");
+            None
+        }
+    }
+}
+
+pub(super) fn log(taken: &Taken) {
+    for (name, refusal) in &taken.refused {
+        tracing::error!(
+            event = "document_refused",
+            name = name.as_str(),
+            reason = ?refusal.reason,
+            detail = refusal.detail.chars().take(400).collect::<String>(),
+            "the row of a document does not count, the last one that did stays"
+        );
+    }
+}
+
+impl Following {
+    pub(super) fn is_on(&self) -> bool {
+        self.off.is_none()
+    }
+
+    /// The shared policy, if there is one.
+    pub(super) fn stored(&self) -> Option<&Value> {
+        self.documents.as_ref().and_then(Documents::policy)
+    }
+
+    /// Gives a write a ticket.
+    pub(super) fn order(&mut self, write: Write, whom: For) -> Order {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        while self.pending.len() >= PENDING {
+            self.pending.pop_first();
+        }
+        self.pending.insert(ticket, (write.clone(), whom));
+        Order { ticket, key: write.name.key(), write }
+    }
+
+    pub(super) fn save(&mut self) {
+        let (Some(file), Some(kept)) = (&self.file, self.documents.as_ref().map(Documents::kept)) else { return };
+        if kept == self.saved {
+            return;
+        }
+        let written = disk::replace(file, |out| {
+            serde_json::to_writer(&mut *out, &kept)?;
+            out.write_all(b"\n")
+        });
+        match written {
+            Ok(()) => self.saved = kept,
+            Err(error) => {
+                let file = file.display();
+                tracing::warn!(event = "documents_not_kept", %file, %error, "documents do not outlive a restart without the store");
+            }
+        }
+    }
+}
+
+impl Following {
+    pub(super) fn status(&self) -> DocumentsStatus {
+        let state = match (&self.off, &self.failure) {
+            (Some(_), _) => State::Off,
+            (None, Some(_)) => State::Unreachable,
+            (None, None) => State::On,
+        };
+        DocumentsStatus {
+            state,
+            why: self.off.clone().or_else(|| self.failure.clone()),
+            read_millis_ago: self.read_at.map(|at| at.elapsed().as_millis() as u64),
+            documents: self.documents.as_ref().map(Documents::shown).unwrap_or_default(),
+        }
+    }
+}
+
+const _: () = assert!(LEAST_TOKEN == 16, "a text here names it");
