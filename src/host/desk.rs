@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     disk,
-    documents::{Documents, Freeze, Kept, LEAST_TOKEN, Name, OrdersContent, Row, Shown, Stamp, Taken, Write},
+    documents::{Documents, Freeze, Kept, LEAST_TOKEN, Name, OrdersContent, Reason, Row, Shown, Stamp, Taken, Write},
     model,
     policy::PolicyConfig,
 };
@@ -23,6 +23,8 @@ use crate::{
 const FILE: &str = "documents";
 /// The most bytes of the file: three rows, and more for another release.
 const MOST_FILE: u64 = 1 << 20;
+/// How often it is logged why a row does not count.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// Writes whose outcome nobody has said yet; the oldest are forgotten.
 const PENDING: usize = 16;
 /// What the status says of the documents.
@@ -114,6 +116,8 @@ pub(super) struct Following {
     pub(super) thaws_at: Option<Instant>,
     /// Services that have a pin and are not known, and since when.
     pub(super) missed: BTreeMap<Arc<str>, Instant>,
+    /// When it was logged last why a row does not count.
+    pub(super) logged: BTreeMap<(Name, Reason), Instant>,
     /// The log says that the store cannot be read.
     pub(super) said_away: bool,
     /// The log says that there is no room for more pins.
@@ -126,11 +130,12 @@ impl Desk {
     /// With what was kept over a restart; it is to be put in force.
     pub fn new(config: &Config) -> Self {
         let token = config.admin.token.as_ref().map_or(&[][..], |token| token.key());
+        let mut logged = BTreeMap::new();
         let mut documents = Documents::new(token, &config.namespace);
         let file = config.state_dir.as_deref().map(|dir| dir.join(FILE)).filter(|_| documents.is_some());
         let saved = file.as_deref().and_then(load).unwrap_or_default();
         if let Some(documents) = &mut documents {
-            log(&documents.restore(&saved));
+            log(&mut logged, &documents.restore(&saved));
         }
         let off = match documents {
             Some(_) => "no host reads them",
@@ -147,6 +152,7 @@ impl Desk {
             own: config.policy.clone(),
             thaws_at,
             missed: BTreeMap::new(),
+            logged,
             said_away: false,
             said_full: false,
             next_ticket: 1,
@@ -188,8 +194,14 @@ fn load(file: &Path) -> Option<Kept> {
     }
 }
 
-pub(super) fn log(taken: &Taken) {
+/// Logs which rows do not count, each document and reason once a minute.
+pub(super) fn log(logged: &mut BTreeMap<(Name, Reason), Instant>, taken: &Taken) {
     for (name, refusal) in &taken.refused {
+        let subject = (*name, refusal.reason);
+        if logged.get(&subject).is_some_and(|at| at.elapsed() < LOGGED_EVERY) {
+            continue;
+        }
+        logged.insert(subject, Instant::now());
         tracing::error!(
             event = "document_refused",
             name = name.as_str(),

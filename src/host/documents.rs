@@ -46,7 +46,7 @@ pub enum Next {
 impl Engine {
     /// Does what the documents say that changed.
     fn put_in_force(&self, following: &mut Following, taken: &Taken, heard: bool) {
-        log(taken);
+        log(&mut following.logged, taken);
         for name in &taken.changed {
             match name {
                 Name::Policy => self.put_policy_in_force(following),
