@@ -226,7 +226,7 @@ fn let_in(engine: &Engine, path: &str, shown: &Credentials, body: &[u8]) -> Resu
 pub struct Request<'a> {
     /// Path, `/mox` included.
     pub path: &'a str,
-    /// What stands behind the question mark.
+    /// Query without the question mark.
     pub query: &'a str,
     /// Header `If-Match`; empty: none.
     pub if_match: &'a str,

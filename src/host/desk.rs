@@ -27,7 +27,7 @@ const MOST_FILE: u64 = 1 << 20;
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// Writes whose outcome nobody has said yet; the oldest are forgotten.
 const PENDING: usize = 16;
-/// What the status says of the documents.
+/// The documents in the status.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DocumentsStatus {
@@ -64,12 +64,12 @@ pub struct Order {
     ticket: u64,
     /// The row's key.
     key: String,
-    /// What to write over what.
+    /// The row, and the version that it is written over.
     #[serde(flatten)]
     write: Write,
 }
 
-/// What the host read after a write.
+/// The host's word on a write.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Written {

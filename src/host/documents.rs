@@ -32,7 +32,7 @@ const PINNED: Duration = Duration::from_secs(86_400);
 /// Who writes what no operator asks for.
 const OURSELVES: &str = "registry-mox";
 
-/// What the host is to do next.
+/// The host's next step.
 #[derive(Debug)]
 pub enum Next {
     /// Nothing; this is the answer to who asked.
@@ -72,7 +72,7 @@ impl Engine {
                 let stored = stored.is_some();
                 tracing::info!(event = "policy_in_force", hash, stored, "another policy is in force");
             }
-            // It was checked before it counted.
+            // The policy was checked before it counted.
             Err(error) => tracing::error!(event = "policy_not_in_force", %error, "a policy cannot be put in force"),
         }
     }

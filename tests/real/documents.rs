@@ -18,7 +18,7 @@ use crate::cell::{Cell, META, SESSIONS, SETTLED, TOKEN, address, get, on, status
 const DATABASE: u8 = 1;
 const POLICY: &str = "registry-mox.policy#@#9600#@#CONFIG";
 
-/// What happened, and the times that it took.
+/// Events, and the times that it took.
 #[derive(Default)]
 struct Times(Vec<(&'static str, Duration, &'static str)>);
 
@@ -28,7 +28,7 @@ impl Times {
         self.0.push((what, since.elapsed(), until));
     }
 
-    /// One line for each; also written to a file of `target/real`.
+    /// A line for each; also written to a file of `target/real`.
     fn table(&self, file: &str) {
         let mut text = "| what | takes | until |\n| --- | --- | --- |\n".to_owned();
         for (what, time, until) in &self.0 {
