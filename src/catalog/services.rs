@@ -326,9 +326,9 @@ impl Services {
         let name: Arc<str> = name.into();
         changes.encodes += 1;
         put(&mut changes.service_entries, (*slice, Arc::clone(&name)), resource);
-        if let Some(rule) =
-            service_entry::warmup(host, rules).filter(|_| !before.is_some_and(|it| it.has_rule(&name, &inputs)))
-        {
+        let is_served = before.is_some_and(|service| service.has_rule(&name, &inputs));
+        if let Some(warmup) = rules.warmup.filter(|_| !is_served) {
+            let rule = service_entry::warmup(host, warmup);
             let annotations = [(ID_ANNOTATION.to_owned(), id.to_string())].into();
             let rule = Resource::destination_rule(name.to_string(), annotations, &rule);
             changes.encodes += 1;
