@@ -462,7 +462,7 @@ fn make(
     let annotations: BTreeMap<_, _> = [(APPLICATION_ANNOTATION.to_owned(), application.to_string())].into();
     let built = app_entry::build(application, host, *port, addresses, policy);
     validate::service_entry(&built, &config.namespace)?;
-    let rule = app_entry::mtls(application, host, addresses, policy);
+    let rule = app_entry::rule(application, host, addresses, policy);
     let some = addresses.all().any(|(_, member)| member.endpoint().mtls().is_some());
     let mixed = some && rule.is_none() && policy.balance() == Balance::Client;
     let rule = rule.map(|rule| Resource::destination_rule(name.to_string(), annotations.clone(), &rule));

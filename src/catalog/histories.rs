@@ -102,7 +102,7 @@ fn policies() -> Vec<Value> {
         json!({ "overrides": { "*": { "warmup": "90s" } }, "direct": direct, "mtls": [{ "applications": ["x"] }] }),
         json!({ "direct": direct }),
         json!({ "direct": { "applications": ["*"], "linger": "0s", "overrides": { "x*": { "exportTo": ["."] } } } }),
-        json!({ "direct": { "applications": ["x"], "balance": "mesh", "linger": "400s" } }),
+        json!({ "direct": { "applications": ["x"], "balance": "mesh", "linger": "400s", "overrides": { "*": { "warmup": "9s" } } } }),
         json!({ "direct": { "applications": ["x"], "balance": "mesh", "addresses": ["10.4.0.0/14", "10.9.9.9/32"] } }),
         json!({ "direct": direct, "mtls": [{ "applications": ["x"], "identities": ["spiffe://a/ns/b/sa/c"] }] }),
         // Refused.

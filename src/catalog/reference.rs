@@ -214,7 +214,8 @@ impl Reference<'_> {
         let labels = members.is_empty().then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
         let name = full(names::resource_name(host, &self.config.host_suffix));
         let resource = Resource::service_entry(name.clone(), labels, annotations.clone(), &entry);
-        let rule = service_entry::warmup(host, &rules).map(|rule| {
+        let rule = rules.warmup.map(|warmup| {
+            let rule = service_entry::warmup(host, warmup);
             let rule = Resource::destination_rule(name.clone(), annotations.clone(), &rule);
             ((slice, Arc::from(&*name)), Some(rule))
         });

@@ -333,9 +333,9 @@ impl Services {
         let name: Arc<str> = name.into();
         let service_entries = vec![((*slice, Arc::clone(&name)), Some(resource))];
         let mut changes = ServiceChanges { service_entries, encodes: 1, ..ServiceChanges::default() };
-        if let Some(rule) =
-            service_entry::warmup(host, rules).filter(|_| !before.is_some_and(|it| it.has_rule(&name, &inputs)))
-        {
+        let is_served = before.is_some_and(|service| service.has_rule(&name, &inputs));
+        if let Some(warmup) = rules.warmup.filter(|_| !is_served) {
+            let rule = service_entry::warmup(host, warmup);
             let rule = Resource::destination_rule(name.to_string(), self::annotations(id), &rule);
             changes.encodes += 1;
             changes.destination_rules.push(((*slice, Arc::clone(&name)), Some(rule)));

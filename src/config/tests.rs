@@ -148,7 +148,7 @@ fn a_bad_policy_is_refused_with_every_mistake() {
         "endpoints": {"deny": ["nonsense", "10.0.0.0/8", "10.0.0.0/40"], "allowLoopback": "maybe"},
         "mtls": [{"cidrs": ["x"], "zones": ["a"]}, {"applications": "a", "zone": "b"}, 3, {},
                  {"cidrs": ["10.0.0.0/8", "y"], "identities": "z"}],
-        "direct": {"balance": "nobody", "linger": "11m", "overrides": {"x*": {"exportTo": ["*", "a"], "linger": "1s"}}},
+        "direct": {"balance": "nobody", "linger": "11m", "overrides": {"x*": {"exportTo": ["*", "a"], "linger": "1s", "warmup": "2d"}}},
         "overrides": {"x*": {"host": "A", "dns": "perhaps", "prot": 1, "warmup": "999ms"}, "z": {"warmup": "soon"}, "y/z": {"port": -1}},
     });
     let text = policy_from_json(document, "ns").unwrap_err().to_string();
@@ -178,6 +178,7 @@ fn a_bad_policy_is_refused_with_every_mistake() {
     let checked = [
         "direct.linger",
         "direct.overrides[x*].exportTo",
+        "direct.overrides[x*].warmup",
         "exportTo",
         "labels",
         "locality.RZ1",

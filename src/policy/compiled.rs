@@ -194,6 +194,11 @@ impl Policy {
         self.config.direct.linger
     }
 
+    /// How long the share of a new provider of an application grows, where the proxy chooses.
+    pub fn direct_warmup(&self, application: &str) -> Option<Duration> {
+        self.direct_overrides.iter().filter(|(glob, _)| glob.matches(application)).find_map(|(_, it)| it.warmup)
+    }
+
     /// `exportTo` of the entries of an application.
     pub fn direct_export_to(&self, application: &str) -> &[String] {
         let matching = self.direct_overrides.iter().filter(|(glob, _)| glob.matches(application));

@@ -137,6 +137,9 @@ pub struct DirectOverride {
     /// As [`PolicyConfig::export_to`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export_to: Option<Vec<String>>,
+    /// As [`Override::warmup`], where the proxy chooses the provider.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Duration>,
 }
 
 /// Who chooses the provider of a call to an address.
@@ -210,9 +213,10 @@ impl PolicyConfig {
             let (linger, most) = (duration::shown(*linger), duration::shown(MOST_LINGER));
             checks.add(format!("{root}.direct.linger"), format!("{linger} is out of bounds; allowed are 0s to {most}"));
         }
-        for (glob, DirectOverride { export_to }) in direct_overrides {
+        for (glob, DirectOverride { export_to, warmup }) in direct_overrides {
             let key = Mistake::entry(&format!("{root}.direct.overrides"), glob);
             checks.export_to(&key, export_to.as_deref().unwrap_or_default());
+            checks.warmup(&key, *warmup);
         }
         for (glob, exception) in overrides {
             checks.exception(&Mistake::entry(&format!("{root}.overrides"), glob), exception);
@@ -293,6 +297,10 @@ impl Checks<'_> {
         }
         self.export_to(key, export_to.as_deref().unwrap_or_default());
         self.labels(key, labels.as_deref().unwrap_or_default());
+        self.warmup(key, *warmup);
+    }
+
+    fn warmup(&mut self, key: &str, warmup: Option<Duration>) {
         if let Some(warmup) = warmup.filter(|warmup| !WARMUP.contains(warmup) || warmup.subsec_nanos() % 1_000_000 > 0)
         {
             let [warmup, least, most] = [warmup, *WARMUP.start(), *WARMUP.end()].map(duration::shown);

@@ -91,11 +91,15 @@ pub fn build(application: &str, host: &str, port: u16, addresses: &Addresses<'_>
     }
 }
 
-/// The DestinationRule that makes istiod originate mTLS to an entry without resolution, which has no endpoints to carry a
-/// label. A rule is for the whole host, so there is one only where every address is to be called with mTLS.
-pub fn mtls(application: &str, host: &str, addresses: &Addresses<'_>, policy: &Policy) -> Option<DestinationRule> {
+/// What the entry cannot say: where the proxy chooses, that new providers warm up; where the consumer does, that istiod originates
+/// mTLS, as there are no endpoints to carry a label. A rule is for the whole host, so there is the latter only where every address
+/// is to be called with mTLS.
+pub fn rule(application: &str, host: &str, addresses: &Addresses<'_>, policy: &Policy) -> Option<DestinationRule> {
+    if policy.balance() == Balance::Mesh {
+        return policy.direct_warmup(application).map(|warmup| service_entry::warmup(host, warmup));
+    }
     let members = cloned(addresses.all());
-    if policy.balance() == Balance::Mesh || members.iter().any(|member| member.endpoint().mtls().is_none()) {
+    if members.iter().any(|member| member.endpoint().mtls().is_none()) {
         return None;
     }
     let tls = ClientTlsSettings {

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use crate::{
     model::RegisterVersion,
     policy::Rules,
     proto::{
-        google::protobuf::Duration,
+        google::protobuf,
         istio::networking::v1alpha3::{
             DestinationRule, LoadBalancerSettings, ServiceEntry, TrafficPolicy, WorkloadEntry, WorkloadSelector,
             load_balancer_settings::SimpleLb,
@@ -277,26 +278,24 @@ pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceE
     }
 }
 
-/// The DestinationRule that has proxies warm up the endpoints of the service with this host, where the policy wants that. The
-/// field is the one that every istiod since 1.14 reads; the newer `warmup` is unknown to those before 1.24, and Kubernetes takes
+/// The DestinationRule that has proxies warm up the endpoints of a host. The field is the one that every istiod since 1.14 reads; the newer `warmup` is unknown to those before 1.24, and Kubernetes takes
 /// only one of the two. Without a way of balancing istiod would drop it (istio/istio#39430); this one is its usual.
 ///
-/// There is no `exportTo`, whatever the service has: of two rules for a host in one namespace istiod 1.29 lets the older one win
+/// There is no `exportTo`, whatever the ServiceEntry has: of two rules for a host in one namespace istiod 1.29 lets the older one win
 /// if their `exportTo` are the same, else the younger one, and an operator's own has none as a rule.
-pub fn warmup(host: &str, rules: &Rules<'_>) -> Option<DestinationRule> {
-    let warmup = rules.warmup?;
+pub fn warmup(host: &str, warmup: Duration) -> DestinationRule {
     let load_balancer = LoadBalancerSettings {
         simple: SimpleLb::LeastRequest.into(),
-        warmup_duration_secs: Some(Duration {
+        warmup_duration_secs: Some(protobuf::Duration {
             seconds: i64::try_from(warmup.as_secs()).unwrap_or(i64::MAX),
             nanos: i32::try_from(warmup.subsec_nanos()).unwrap_or_default(),
         }),
     };
-    Some(DestinationRule {
+    DestinationRule {
         host: host.to_owned(),
         traffic_policy: Some(TrafficPolicy { load_balancer: Some(load_balancer), tls: None }),
         export_to: Vec::new(),
-    })
+    }
 }
 
 /// Whom the certificates of these endpoints must name; nobody in particular where that is so for one of them.

@@ -134,7 +134,8 @@ fn config(round: usize) -> Value {
             "mtls": [{"cidrs": ["10.0.0.0/8"], "identities": ["spiffe://td/ns/a/sa/b"]}],
         }}),
         11 => json!({"policy": {
-            "direct": {"applications": ["*"], "balance": "mesh", "addresses": ["0.0.0.0/0", "::/0"]},
+            "direct": {"applications": ["*"], "balance": "mesh", "addresses": ["0.0.0.0/0", "::/0"],
+                       "overrides": {"a*": {"warmup": "1m"}, "*": {"exportTo": ["a"], "warmup": "1s"}}},
             "mtls": [{"applications": ["a*"]}, {"cidrs": ["::/0"]}],
         }}),
         _ => json!({"policy": {"endpoints": {"deny": ["10.0.0.0/9", "2001:db8::/33"]}}, "hostSuffix": "1.a0"}),

@@ -3,9 +3,9 @@ use prost::Message;
 use super::*;
 use crate::{
     policy::PolicyConfig,
-    proto::istio::networking::v1alpha3::ServiceEntry,
+    proto::istio::networking::v1alpha3::{DestinationRule, ServiceEntry},
     snapshot::Snapshot,
-    translate::{Parsed, payload},
+    translate::{Parsed, payload, service_entry},
 };
 
 fn policy(document: serde_json::Value) -> Policy {
@@ -297,6 +297,22 @@ fn no_more_linger_than_a_proxy_can_bear() {
         assert_eq!(go(application, 1_000), (1_000 * (application + 1), 5));
     }
     assert_eq!(go(10, 3), (10_000, 8));
+}
+
+#[test]
+fn where_the_proxy_chooses_new_providers_warm_up_by_the_policy() {
+    let rule = |balance: &str| {
+        let overrides = serde_json::json!({ "or*": { "warmup": "90s" }, "*": { "warmup": "5s", "exportTo": ["a"] } });
+        let policy = policy(serde_json::json!({ "direct": {
+            "applications": ["*"], "balance": balance, "addresses": ["10.0.0.0/8"], "overrides": overrides } }));
+        let (mut direct, mut changes) = (Direct::default(), RoundChanges::default());
+        direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
+        direct.changes(&Config::default(), &policy, false, &mut changes);
+        let rules = Snapshot::default().with(&changes.destination_rules).decode();
+        rules.into_iter().map(|rule| DestinationRule::decode(rule.body.unwrap().value).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(rule("mesh"), [service_entry::warmup("p80.orders.app.sofa.mesh", std::time::Duration::from_secs(90))]);
+    assert_eq!(rule("client"), [], "there the consumer does that");
 }
 
 #[test]
