@@ -15,10 +15,25 @@ const NAMESPACE: &str = "sofa-registry";
 
 /// Pieces of globs and of dataInfoIds.
 const PIECES: [&str; 16] = [
-    "*", "?", "com.", "a", "b", "A", "é", "S", ":1.0@", "DEFAULT", "#", "#@#", "#@#DEFAULT_INSTANCE_ID#@#SOFA", "Facade",
-    "com.example.", "**",
+    "*",
+    "?",
+    "com.",
+    "a",
+    "b",
+    "A",
+    "é",
+    "S",
+    ":1.0@",
+    "DEFAULT",
+    "#",
+    "#@#",
+    "#@#DEFAULT_INSTANCE_ID#@#SOFA",
+    "Facade",
+    "com.example.",
+    "**",
 ];
-const HOSTS: [&str; 6] = ["x.example.com", "a.sofa.mesh", "nodot", "X.example.com", "kubernetes.default.svc.cluster.local", ""];
+const HOSTS: [&str; 6] =
+    ["x.example.com", "a.sofa.mesh", "nodot", "X.example.com", "kubernetes.default.svc.cluster.local", ""];
 const PROTOCOLS: [&str; 5] = ["HTTP", "TCP", "GRPC", "bolt", ""];
 const LABELS: [&str; 5] = ["rpcVer", "startTime", "security.istio.io/tlsMode", "app", "-a"];
 const EXPORTS: [&str; 5] = ["*", "~", ".", "a", "sofa-registry"];

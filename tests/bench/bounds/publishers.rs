@@ -205,7 +205,7 @@ pub(crate) fn tenant(size: Size) -> Result<Outcome> {
     }
     let during = (OTHERS..2 * OTHERS).map(|n| removal(&scene, n)).collect::<Result<Vec<_>>>()?;
     let took = begun.elapsed();
-    let withheld = scene.status()?["publisher"]["withheldServices"].as_object().map_or(0, serde_json::Map::len);
+    let withheld = scene.status()?["publisher"]["withheldServices"].as_array().map_or(0, Vec::len);
     scene.waited(calm, during);
     // One that does not arrive is an error.
     scene.bound(format!("{OTHERS} of {OTHERS} removals of others arrived in {:.1} s", took.as_secs_f64()), true);

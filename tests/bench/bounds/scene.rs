@@ -369,6 +369,12 @@ impl Scene {
         self.bound(format!("RSS + {} MB at most", most / 1_000_000), peak.saturating_sub(before) <= most);
     }
 
+    /// That others' pushes are so many times as late at most, 99 of 100.
+    pub(crate) fn bound_of_pushes(&mut self, most: f64) {
+        let ratio = quantile(&self.outcome.during, 0.99) / quantile(&self.outcome.calm, 0.99);
+        self.bound_of_time(format!("p99 × {most}"), ratio <= most);
+    }
+
     pub(crate) fn end(mut self) -> Result<Outcome> {
         std::thread::sleep(REST.min(self.size.window));
         self.outcome.memory.after = self.resident()?;
