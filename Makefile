@@ -69,12 +69,13 @@ load: jar ## what a session server with MoX asks of a data server; as root
 	tests/real/install.sh java
 	cargo test --locked --test real -- --ignored --exact load
 
-bench: native ## the publish call (JMH), single steps (criterion), side by side with other servers, and what istiod takes; about two hours, see tests/bench
+bench: native ## the publish call (JMH), single steps (criterion), side by side with other servers, what attacks cost, and what istiod takes; about two hours, see tests/bench
 	gradle --quiet jmh
 	cargo bench --locked --bench micro
 	tests/bench/peers/install.sh
 	cargo build --locked --release --example serve
 	cargo bench --locked --bench load
+	cargo bench --locked --bench bounds
 	tests/real/install.sh istio
 	cargo test --locked --release --test clients -- --ignored
 	tests/real/install.sh kubernetes

@@ -227,8 +227,8 @@ pub struct Limits {
     pub services: usize,
     /// Most publishers, 1 to 100,000,000. Default: 5,000,000.
     pub publishers: usize,
-    /// Most bytes that publishers brought, with 128 for keeping each and its registerId twice; 1 MiB to 1 TiB. Removals are
-    /// remembered in an eighth of it beside. Default: 2 GiB.
+    /// Most bytes that publishers brought, with 128 for keeping each and its registerId twice, and of the dataInfoIds of their
+    /// services; 1 MiB to 1 TiB. Removals are remembered in an eighth of it beside. Default: 2 GiB.
     pub bytes: usize,
     /// Most endpoints in all, 1 to 1,000,000,000. Default: 2,000,000.
     pub endpoints: usize,

@@ -242,6 +242,8 @@ struct World {
     kept: Option<Kept>,
     /// Since when what is wanted of a service is nothing; for the graces.
     empty: BTreeMap<String, Millis>,
+    /// Since when services are in their grace, or were before a restart, for as long as nothing is served or wanted of them.
+    graces: BTreeMap<String, Millis>,
     /// Services that could not be read since the last restart.
     unknown: BTreeSet<&'static str>,
     /// Since when a service has endpoints, and whether it got them while removals were withheld.
@@ -317,6 +319,7 @@ impl World {
             version: 0,
             kept: None,
             empty: BTreeMap::new(),
+            graces: BTreeMap::new(),
             unknown: BTreeSet::new(),
             came: BTreeMap::new(),
             before,
@@ -472,6 +475,7 @@ impl World {
         // Services that came and went since are not known any more.
         let empty = self.kept.as_ref().filter(|_| had_last_good).map(|kept| &kept.empty).into_iter().flatten();
         self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
+        self.graces = self.empty.clone();
         self.unknown = unknown.iter().map(|service| IDS[*service]).collect();
         (self.settled_at, self.most, self.begins_again) = (None, 0, false);
         self.is_first = self.before.served.is_empty();
@@ -683,6 +687,15 @@ impl World {
                 true => drop(self.empty.entry(id.clone()).or_insert(*now)),
                 false => drop(self.empty.remove(id)),
             }
+        }
+        // A grace begins once, also where nobody knew of the service for a while.
+        self.graces.retain(|id, _| {
+            let nothing = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
+            nothing && after.served.get(id).is_some_and(BTreeSet::is_empty)
+        });
+        for (id, since) in &report.graces {
+            let began = *self.graces.entry(id.to_string()).or_insert(*since);
+            check(began == *since, || format!("the grace of {id} began at {began}, and again at {since}"))?;
         }
         if !gathering {
             if !std::mem::take(&mut self.is_first) {

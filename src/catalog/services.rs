@@ -254,8 +254,8 @@ impl Services {
         std::mem::take(&mut self.graces_changed)
     }
 
-    /// Lends the intent of a service that is served; [`Services::put`], [`Services::stay`] or [`Services::remove`] ends the
-    /// loan.
+    /// Lends the intent of a service that is served; [`Services::put`], [`Services::stay`], [`Services::keep`] or
+    /// [`Services::remove`] ends the loan.
     pub fn take_intent(&mut self, id: &ServiceKey) -> Intent {
         self.services.get_mut(id).map(|service| std::mem::take(&mut service.intent)).unwrap_or_default()
     }
@@ -454,6 +454,16 @@ impl Services {
         self.graces.extend(empty_since.map(|since| (since, id.clone())));
         if counted != empty_since {
             self.graces_changed.push((Arc::clone(id.text()), empty_since));
+        }
+    }
+
+    /// Leaves a service as it is, of which nothing is known: a grace that began before is not over, and ends no service until
+    /// the registry says that it has no endpoints.
+    pub fn keep(&mut self, id: &ServiceKey, intent: Intent) {
+        let Some(service) = self.services.get_mut(id) else { return };
+        service.intent = intent;
+        if service.empty_since.is_some_and(|since| self.graces.remove(&(since, id.clone()))) {
+            self.graces_changed.push((Arc::clone(id.text()), None));
         }
     }
 

@@ -114,7 +114,7 @@ pub struct Counts {
     pub publishers: usize,
     /// Their endpoints, of each publisher at most as many as are served.
     pub endpoints: usize,
-    /// Bytes of the publishers, with what keeping each takes.
+    /// Bytes of the publishers, with what keeping each takes, and of the dataInfoIds of their services.
     pub bytes: usize,
     /// Remembered removals.
     pub tombstones: usize,
@@ -308,7 +308,7 @@ impl Store {
     }
 
     /// The registry has these services, but they could not be read: until a read of one is applied nothing is known to be gone
-    /// from it. `mox.limits.services` does not hold here, since the registry named them and none is to be lost.
+    /// from it. `mox.limits.services` and `bytes` do not hold here, since the registry named them and none is to be lost.
     pub fn set_unknown(&self, ids: &[impl AsRef<str>]) {
         for id in ids.iter().map(AsRef::as_ref) {
             let hash = self.hash(id.as_bytes());
@@ -325,7 +325,7 @@ impl Store {
             // A read of it may have been applied while this call was on its way.
             service.unknown = service.registry().is_none_or(|registry| registry.read.is_none());
             if service.counts() && !counted {
-                self.budget.services.fetch_add(1, Ordering::Relaxed);
+                self.budget.begin(id);
             }
             if !std::mem::replace(&mut service.dirty, true) {
                 dirty.push(Arc::clone(&service.data_info_id));
@@ -551,15 +551,16 @@ impl Store {
         let at = service.place(source_id);
         let Service { data_info_id, sources, live, unknown, reads, .. } = service;
         let (budget, source, unknown) = (&self.budget, &mut sources[at].1, *unknown);
+        let (owed, changed) = (if counted { 0 } else { data_info_id.len() }, false);
         let mut mutator =
-            Mutator { budget, source_id, data_info_id, source, graves, live, reads, counted, changed: false };
+            Mutator { budget, source_id, data_info_id, source, graves, live, reads, counted, owed, changed };
         let outcome = change(&mut mutator);
         let Mutator { changed, source, .. } = mutator;
         let known = unknown && source_id == REGISTRY_ID && source.read.is_some();
         service.unknown &= !known;
         match (counted, service.counts()) {
-            (false, true) => drop(self.budget.services.fetch_add(1, Ordering::Relaxed)),
-            (true, false) => drop(self.budget.services.fetch_sub(1, Ordering::Relaxed)),
+            (false, true) => self.budget.begin(&service.data_info_id),
+            (true, false) => self.budget.end(&service.data_info_id),
             _ => {}
         }
         let newly_dirty = (changed || known) && !std::mem::replace(&mut service.dirty, true);

@@ -11,6 +11,7 @@ use crate::{
     },
     model::Millis,
     proto::istio::networking::v1alpha3::ServiceEntry,
+    registry::frame,
     snapshot::view::Held,
     translate::payload::Reject,
 };
@@ -405,6 +406,35 @@ fn a_grace_that_is_said_to_begin_later_begins_with_the_start() {
     after.now += GRACE;
     after.round();
     assert_eq!(after.served().len(), 2);
+}
+
+#[test]
+fn the_grace_of_a_service_that_could_not_be_read_goes_on() {
+    for (waits, goes) in [(GRACE / 2 - 1_000, GRACE / 2), (GRACE, 0)] {
+        let mut before = full(json!({}), 3);
+        before.unpublish(&id(0), "a", 2);
+        before.round();
+        let began = before.now;
+        before.now += GRACE / 2 - 1_000;
+        let mut after = before.restarted(Duration::from_secs(1));
+        [1, 2].into_iter().for_each(|n| publish(&after, n, 1));
+        after.store.set_unknown(&[id(0)]);
+        after.orders.loaded = true;
+        after.round();
+        after.now += waits;
+        after.round();
+        assert_eq!((after.served().len(), after.report.graces.len()), (3, 0), "nothing is known to be gone");
+        let deadline = after.round.deadline(&after.orders);
+        assert!(deadline.is_none_or(|at| at > after.now), "{deadline:?}, it is {}", after.now);
+        after.apply(frame::encode_replace("registry", &id(0), 1, 0, &[]).unwrap());
+        after.round();
+        if goes > 0 {
+            assert_eq!((after.served().len(), after.report.graces.get(&*id(0))), (3, Some(&began)));
+            after.now = began + GRACE;
+            after.round();
+        }
+        assert_eq!(after.served().len(), 2);
+    }
 }
 
 #[test]

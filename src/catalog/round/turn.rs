@@ -485,6 +485,7 @@ impl Round {
         let Turn { now, withhold, work, .. } = turn;
         let mut changes = RoundChanges::default();
         for (id, Work { intent, target, outcome, .. }) in work {
+            let is_as_before = matches!(target, Target::Stay);
             let (extended, empty_since) = match target {
                 Target::Serve { extended, empty_since } => (extended, empty_since),
                 Target::Gone | Target::Wait | Target::Stay => (None, None),
@@ -525,7 +526,11 @@ impl Round {
                 }
                 Outcome::Stayed | Outcome::Open => {
                     self.release(id.text());
-                    self.services.stay(&id, empty_since, intent);
+                    if is_as_before {
+                        self.services.keep(&id, intent);
+                    } else {
+                        self.services.stay(&id, empty_since, intent);
+                    }
                 }
                 Outcome::Refused(why) => {
                     let kept = self.services.get(&id).is_some();

@@ -24,7 +24,7 @@ pub struct Limits {
     pub publishers: usize,
     /// Most sources; each is a name that an extension chose.
     pub sources: usize,
-    /// Most bytes of all publishers, with what keeping each takes.
+    /// Most bytes of all publishers, with what keeping each takes, and of the dataInfoIds of their services.
     pub bytes: usize,
     /// Most endpoints of all publishers, of each at most [`Limits::endpoints_per_publisher`].
     pub endpoints: usize,
@@ -102,8 +102,9 @@ impl Budget {
         }
     }
 
-    /// Whether there is room for a publisher's next state in the place of `before`; `first` of its service.
-    pub(super) fn check(&self, before: Option<Size>, after: Size, first: bool) -> Result<()> {
+    /// Whether there is room for a publisher's next state in the place of `before`, and for `owed` bytes of its service that are
+    /// not counted yet; `first` of its service.
+    pub(super) fn check(&self, before: Option<Size>, after: Size, first: bool, owed: usize) -> Result<()> {
         let Limits { services, publishers, bytes, endpoints, .. } = self.limits;
         let is_full = |all: &AtomicUsize, limit: usize| all.load(Relaxed) >= limit;
         if first && is_full(&self.services, services) {
@@ -117,13 +118,25 @@ impl Budget {
         let passes = |all: &AtomicUsize, had: usize, has: usize, limit: usize| {
             has > had && all.load(Relaxed).saturating_add(has - had) > limit
         };
-        if passes(&self.bytes, had.bytes, has.bytes, bytes) {
+        if passes(&self.bytes, had.bytes, has.bytes + owed, bytes) {
             return Err(Error::Limit { field: "bytes", limit: bytes });
         }
         if passes(&self.endpoints, self.counted(had).endpoints, has.endpoints, endpoints) {
             return Err(Error::Limit { field: "endpoints", limit: endpoints });
         }
         Ok(())
+    }
+
+    /// Counts a service that has publishers now, or is not known, and its dataInfoId.
+    pub(super) fn begin(&self, data_info_id: &str) {
+        self.services.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(data_info_id.len(), Relaxed);
+    }
+
+    /// Counts a service no longer.
+    pub(super) fn end(&self, data_info_id: &str) {
+        self.services.fetch_sub(1, Relaxed);
+        self.bytes.fetch_sub(data_info_id.len(), Relaxed);
     }
 
     /// Counts a publisher's next state in the place of the present one.

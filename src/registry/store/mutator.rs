@@ -30,6 +30,8 @@ pub(super) struct Mutator<'a> {
     pub(super) reads: &'a mut u64,
     /// The service counts as one already.
     pub(super) counted: bool,
+    /// Bytes of the dataInfoId where these are not counted before the change is made; 0 where they are.
+    pub(super) owed: usize,
     /// Whether the live publishers are others than before.
     pub(super) changed: bool,
 }
@@ -71,7 +73,7 @@ impl Mutator<'_> {
         let had = before.as_ref().and_then(|slot| slot.live()).map(|entry| entry.size());
         let buried = before.as_ref().and_then(|slot| slot.set_at());
         if let Some(size) = size {
-            self.budget.check(had, size, !self.counted && *self.live == 0)?;
+            self.budget.check(had, size, !self.counted && *self.live == 0, self.owed)?;
         }
         match before {
             Some(place) => *place = slot,
@@ -106,7 +108,7 @@ impl Mutator<'_> {
             Some(Slot::Tombstone { version, .. }) if body.version <= *version => return Ok(()),
             Some(Slot::Live { entry, learned }) => {
                 let (had, has) = (Some(entry.size()), Size::of(body));
-                self.budget.check(had, has, false)?;
+                self.budget.check(had, has, false, self.owed)?;
                 *learned = event;
                 if !Publication::renew(entry, body) {
                     *entry = Publication::new(body);

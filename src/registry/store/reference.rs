@@ -175,10 +175,11 @@ impl Model {
         self.live_sizes().count()
     }
 
-    /// Bytes and endpoints of all publishers.
+    /// Bytes and endpoints of all publishers, and of the names of their services.
     fn total(&self) -> (usize, usize) {
         let counted = self.live_sizes().map(|(bytes, boxes)| (bytes, boxes.min(self.limits.endpoints_per_publisher)));
-        counted.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
+        let names = (0..SERVICES.len()).filter(|service| self.counts(*service)).map(|service| SERVICES[service].len());
+        counted.fold((names.sum(), 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
     }
 
     /// Whether there is room for what a publisher says now; `counted`: its service had its own room before.
@@ -196,7 +197,8 @@ impl Model {
         }
         let ((had_bytes, had_boxes), (bytes, boxes)) = (had.unwrap_or_default(), size(said.register_id, said.mark));
         let (had_boxes, boxes, (all_bytes, all_boxes)) = (had_boxes.min(most), boxes.min(most), self.total());
-        (bytes <= had_bytes || all_bytes + bytes - had_bytes <= self.limits.bytes)
+        let name = if self.counts(place.1) { 0 } else { SERVICES[place.1].len() };
+        (bytes <= had_bytes || all_bytes + name + bytes - had_bytes <= self.limits.bytes)
             && (boxes <= had_boxes || all_boxes + boxes - had_boxes <= self.limits.endpoints)
     }
 
@@ -484,7 +486,10 @@ pub(super) fn audit(store: &Store) {
         assert_eq!(shard.oldest.load(Ordering::Relaxed), oldest);
         assert_eq!(state.dirty.len(), state.services.iter().filter(|service| service.dirty).count());
         for service in &state.services {
-            services += usize::from(service.counts());
+            if service.counts() {
+                services += 1;
+                bytes += service.data_info_id.len();
+            }
             assert_eq!(service.live, service.live().count());
             assert!(!service.is_over() && !service.is_read());
             bytes += service.live().map(|entry| entry.size().bytes).sum::<usize>();

@@ -393,6 +393,30 @@ fn what_publishers_bring_is_bounded_in_bytes_and_endpoints() {
     reference::audit(&store);
 }
 
+#[test]
+fn a_services_name_takes_room_once_for_as_long_as_it_counts() {
+    let store = Store::new(Limits { bytes: 10_000, ..Limits::NONE });
+    let [one, two, three] = ["1", "2", "3"].map(|digit| digit.repeat(4_000));
+    assert_eq!(try_publish(&store, &one, &large("a", 1, 1, 0)), None);
+    assert_eq!(try_publish(&store, &one, &large("b", 1, 1, 0)), None);
+    assert_eq!(try_publish(&store, &two, &large("a", 1, 1, 0)), None);
+    let before = store.counts().bytes;
+    assert!((8_000..9_000).contains(&before), "{before}");
+    assert_eq!(try_publish(&store, &three, &large("a", 1, 1, 0)), Some("bytes"));
+    assert_eq!(store.counts().bytes, before);
+    let gone = |id: &str, register_id: &str| {
+        apply(&store, frame::encode_unpublish("registry", id, register_id, at(2, 0)).unwrap(), 0).unwrap();
+        store.counts().bytes
+    };
+    assert!(before - gone(&one, "a") < 1_000, "it has another publisher");
+    assert!(before - gone(&one, "b") > 4_000);
+    assert_eq!(try_publish(&store, &three, &large("a", 1, 1, 0)), None);
+    // The registry names one, and it is not to be lost.
+    store.set_unknown(&[&one, &two]);
+    assert!(store.counts().bytes > 12_000);
+    reference::audit(&store);
+}
+
 /// Whatever the order of a read's publishers and of reads that fill the rest: of those that a limit refuses the last by their
 /// registerIds.
 #[test]
