@@ -16,7 +16,8 @@ use crate::mesh::wait_for_line;
 /// Addresses and weights; of equal ones no weight says anything.
 type List = BTreeMap<String, u32>;
 
-/// Where the mesh has the providers of a Dubbo id that speak REST: in the id's own service, or in one beside it.
+/// Where the mesh has the providers of a Dubbo id that speak REST: in the id's own service, or in one beside it, which is
+/// `rest.dubbo.v9-0-0.com.example.demoservice`.
 const SERVICE_OF_REST: &str = SERVICE;
 const SERVICE: &str = "dubbo.v9-0-0.com.example.demoservice";
 

@@ -371,7 +371,11 @@ impl Case<'_> {
     fn has_endpoints_that_are_no_list(&self) -> bool {
         let metadata = self.metadata();
         let told = metadata.get("dubbo.endpoints").and_then(Value::as_str).unwrap_or_default();
-        !told.is_empty() && serde_json::from_str::<Vec<serde_json::Map<String, Value>>>(told).is_err()
+        let is_port = |entry: &serde_json::Map<String, Value>| {
+            entry.get("port").is_none_or(Value::is_u64) && entry.get("protocol").is_none_or(Value::is_string)
+        };
+        let list = serde_json::from_str::<Vec<serde_json::Map<String, Value>>>(told);
+        !told.is_empty() && !list.is_ok_and(|list| list.iter().all(is_port))
     }
 
     /// What stands before the first `://`; to Dubbo one in a parameter is none.
