@@ -16,9 +16,9 @@ use crate::mesh::wait_for_line;
 /// Addresses and weights; of equal ones no weight says anything.
 type List = BTreeMap<String, u32>;
 
-/// Where the mesh has the providers of a Dubbo id that speak REST: in the id's own service, or in one beside it.
-const SERVICE_OF_REST: &str = SERVICE;
+/// A Dubbo id's service, and the one beside it of its providers that speak REST.
 const SERVICE: &str = "dubbo.v9-0-0.com.example.demoservice";
+const SERVICE_OF_REST: &str = "rest.dubbo.v9-0-0.com.example.demoservice";
 
 pub(crate) fn of_sofarpc(registry: &mut Registry) {
     let ports = [(); 9].map(|()| free_port());
@@ -83,13 +83,10 @@ pub(crate) fn of_dubbo(registry: &mut Registry) {
     eventually_is(&both(&of_dubbo), "Dubbo's list", || consumer.list());
     let mut mesh = Follower::connect(registry);
     let mut is_served = |of_dubbo: &List| {
-        let wanted = if SERVICE_OF_REST == SERVICE {
-            vec![(SERVICE, both(of_dubbo))]
-        } else {
-            // Alone in its service its weight says nothing.
-            vec![(SERVICE, of_dubbo.clone()), (SERVICE_OF_REST, of_rest.keys().map(|rest| (rest.clone(), 0)).collect())]
-        };
-        mesh.wait_until(|state| wanted.iter().all(|(service, list)| served(state, service) == *list));
+        mesh.wait_until(|state| {
+            // Alone in its service a provider's weight says nothing.
+            served(state, SERVICE) == *of_dubbo && served(state, SERVICE_OF_REST).keys().eq(of_rest.keys())
+        });
     };
     is_served(&of_dubbo);
 

@@ -222,16 +222,16 @@ fn compare(client: Client) {
     let (texts, seed) = (number("REGISTRY_CORPUS", 10_000), number("REGISTRY_SEED", 20_261_129));
     println!("REGISTRY_CORPUS={texts} REGISTRY_SEED={seed}");
     let mut random = Random::new(seed);
-    let program = match client {
-        SofaRpc => "SofaRpcReading",
-        Dubbo => "DubboReading",
-        Dubbo3 => "Dubbo3Reading",
+    let (program, read_as) = match client {
+        SofaRpc => ("SofaRpcReading", payload::Client::Sofarpc),
+        Dubbo => ("DubboReading", payload::Client::Dubbo),
+        Dubbo3 => ("Dubbo3Reading", payload::Client::DubboApplication),
     };
     let mut arguments = vec![program];
     arguments.extend(PARAMETERS);
     let mut reader = Driven::start(script("reading.sh", &log_path(program)).args(&arguments));
     let policy: PolicyConfig = serde_json::from_value(json!({ "labels": PARAMETERS[1..] })).unwrap();
-    let policy = Policy::new(policy, "248.0.0.0/6".parse().ok(), "sofa-registry").unwrap();
+    let policy = Policy::new(policy, &["248.0.0.0/6".parse().unwrap()], "sofa-registry").unwrap();
     let rules = policy.rules("");
 
     let (mut read, mut served, mut left_out) = (0, 0, BTreeMap::new());
@@ -242,7 +242,7 @@ fn compare(client: Client) {
         batch.iter().for_each(|text| reader.tell(&BASE64_STANDARD.encode(text)));
         for text in &batch {
             let theirs = answer(&reader.line(if read == 0 { START } else { SOON }));
-            let ours = payload::parse(text, "", client != SofaRpc, &rules);
+            let ours = payload::parse(text, "", read_as, &rules);
             match &ours {
                 Ok(_) => served += 1,
                 Err(reject) => *left_out.entry(reject.to_string()).or_insert(0) += 1,
@@ -371,7 +371,11 @@ impl Case<'_> {
     fn has_endpoints_that_are_no_list(&self) -> bool {
         let metadata = self.metadata();
         let told = metadata.get("dubbo.endpoints").and_then(Value::as_str).unwrap_or_default();
-        !told.is_empty() && serde_json::from_str::<Vec<serde_json::Map<String, Value>>>(told).is_err()
+        let is_port = |entry: &serde_json::Map<String, Value>| {
+            entry.get("port").is_none_or(Value::is_u64) && entry.get("protocol").is_none_or(Value::is_string)
+        };
+        let list = serde_json::from_str::<Vec<serde_json::Map<String, Value>>>(told);
+        !told.is_empty() && !list.is_ok_and(|list| list.iter().all(is_port))
     }
 
     /// What stands before the first `://`; to Dubbo one in a parameter is none.
