@@ -33,7 +33,9 @@ impl FromIterator<IpAddr> for Vips {
     /// Of several of a family the first.
     fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
         let mut vips = Self::default();
-        addresses.into_iter().for_each(|address| drop(vips.0[family(address)].get_or_insert(address)));
+        for address in addresses {
+            vips.0[family(address)].get_or_insert(address);
+        }
         vips
     }
 }

@@ -69,7 +69,9 @@ mod tests {
             ..Publisher::default()
         };
         let frame = frame::encode_publish("registry", id, &publisher).unwrap();
-        frame::decode(&frame).unwrap().into_iter().for_each(|event| drop(store.apply(&event, 0).unwrap()));
+        for event in frame::decode(&frame).unwrap() {
+            store.apply(&event, 0).unwrap();
+        }
         let document = |applications: &[&str]| {
             policy(serde_json::json!({
                 "include": ["com.example.*", "com.exmaple.*"],
