@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("istio", &["proto"]),
     ("registry", &["error", "model"]),
     ("snapshot", &["digest", "proto"]),
-    ("policy", &["digest", "error", "istio"]),
+    ("policy", &["digest", "error", "istio", "model"]),
     ("translate", &["digest", "istio", "model", "policy", "proto", "registry"]),
     ("config", &["error", "istio", "policy", "registry", "snapshot", "translate"]),
     (
