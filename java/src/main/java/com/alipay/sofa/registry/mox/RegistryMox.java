@@ -217,7 +217,8 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * Replaces the policy while the engine runs. One that is refused changes nothing.
+     * Replaces the policy while the engine runs. One that is refused changes nothing. Its globs that match nothing are named in
+     * the log, as the answer to {@code POST /mox/policy} names them.
      *
      * @param json the policy document, a JSON object
      * @return the hash of the document in its normal form, 64 hex digits, as the status shows it
