@@ -1,7 +1,7 @@
 //! The operator's decisions about services and endpoints; replaceable while running, as one document.
 //!
 //! Takes a [`PolicyConfig`]; gives a [`Policy`] that answers for each service, address and application. Knows Istio's
-//! grammar, and neither the registry nor how services are translated.
+//! grammar and the registry's terms, and neither what is in the registry nor how services are translated.
 
 mod address;
 pub mod compiled;

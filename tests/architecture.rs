@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("istio", &["proto"]),
     ("registry", &["error", "model"]),
     ("snapshot", &["digest", "proto"]),
-    ("policy", &["digest", "duration", "error", "istio"]),
+    ("policy", &["digest", "duration", "error", "istio", "model"]),
     ("translate", &["digest", "istio", "model", "policy", "proto", "registry"]),
     ("config", &["duration", "error", "istio", "policy", "registry", "snapshot", "translate"]),
     ("documents", &["config", "digest", "model"]),

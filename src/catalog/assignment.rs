@@ -384,7 +384,7 @@ mod tests {
         all.settle();
         all.claim(&id("a.demo"), None, false);
         assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN);
-        let pins = |name: &str| Arc::new(Pins::from([(PLAIN.unwrap().into(), id(name))]));
+        let pins = |name: &str| Arc::new(Pins::from([(PLAIN.unwrap().into(), Arc::clone(id(name).text()))]));
         let movers = all.pin(&pins("a.demo"));
         assert_eq!(movers, [id("a.Demo"), id("a.demo")].into());
         assert_eq!(host(&all, "a.demo").as_deref(), PLAIN, "also from who is served");

@@ -410,9 +410,10 @@ impl World {
                 let mut pins = Pins::new();
                 for id in services.iter().map(|service| IDS[*service]) {
                     let host = self.reference().candidates(id).remove(0);
-                    let range = self.driver.config.vip_cidr;
-                    let vips = range.map(|range| vip_candidates(&Sha256::digest(&host).into(), range));
-                    pins.extend(vips.iter().flatten().take(1).map(|vip| (vip.to_string().into(), id.into())));
+                    for range in &self.driver.config.vip_cidr {
+                        let vips = vip_candidates(&Sha256::digest(&host).into(), *range);
+                        pins.extend(vips.first().map(|vip| (vip.to_string().into(), id.into())));
+                    }
                     pins.insert(host.into(), id.into());
                 }
                 self.driver.pins = Arc::new(pins);
@@ -519,7 +520,7 @@ impl World {
             self.driver.policy = policy;
             return self.round();
         };
-        let tried = Policy::compile(policy.document().clone(), self.driver.config.vip_cidr).unwrap();
+        let tried = Policy::compile(policy.document().clone(), &self.driver.config.vip_cidr).unwrap();
         let trial = dry_run::run(outline, &self.driver.view, &self.driver.store, tried, self.driver.now)?;
         let (old, now) = (versions(&trial.before), versions(&self.driver.view));
         check(old == now, || format!("a dry run takes {old:?} for what is served, which is {now:?}"))?;

@@ -98,7 +98,7 @@ mod tests {
 
     fn policy(port: u16) -> Arc<Policy> {
         let document = serde_json::json!({ "ports": { "bolt": port } });
-        Arc::new(Policy::new(serde_json::from_value(document).unwrap(), None, "ns").unwrap())
+        Arc::new(Policy::new(serde_json::from_value(document).unwrap(), &[], "ns").unwrap())
     }
 
     fn by(by: &str) -> Stamp {

@@ -25,7 +25,7 @@ fn serving(config: Value, services: usize, endpoints: usize) -> Driver {
 }
 
 fn try_out(driver: &Driver, document: &Value) -> DryRun {
-    let policy = Policy::new(serde_json::from_value(document.clone()).unwrap(), driver.config.vip_cidr, "ns").unwrap();
+    let policy = Policy::new(serde_json::from_value(document.clone()).unwrap(), &driver.config.vip_cidr, "ns").unwrap();
     let outline = driver.round.outline().expect("a complete view");
     run(outline, &driver.view, &driver.store, policy, driver.now).unwrap().told().unwrap()
 }

@@ -218,7 +218,8 @@ public final class RegistryMox implements AutoCloseable {
 
     /**
      * Replaces the policy of this engine while it runs. A policy that is refused changes nothing; so does any while session servers
-     * share a policy, which wins over this one.
+     * share a policy, which wins over this one. Globs that match nothing are named in the log, as the answer to {@code POST
+     * /mox/policy} names them.
      *
      * @param json the policy document, a JSON object
      * @return the hash of the document in its normal form, 16 hex digits, as the status shows it
