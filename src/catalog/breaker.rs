@@ -132,7 +132,7 @@ struct Hold {
 pub struct HoldState {
     /// Services of which nothing goes, and their endpoints.
     pub of: Totals,
-    /// What is missing of them.
+    /// Services and endpoints that are missing of them.
     pub missing: Lost,
     /// The hold began since nothing at all would be left.
     pub of_everything: bool,

@@ -1,5 +1,5 @@
-//! What a policy would change, found out by the engine itself: a copy of the round is taken through the rounds that follow on
-//! the policy, and what it serves before and after is compared. What is served, what is withheld and what it rests on stay
+//! The changes that a policy would make, found out by the engine itself: a copy of the round is taken through the rounds that
+//! follow on the policy, and the views before and after are compared. The round, the view that is served and the registry stay
 //! untouched.
 //!
 //! A copy is made of what is served, of the round's [`Outline`] and of the registry, read as the store has it. None of the
@@ -33,7 +33,7 @@ use crate::{
     snapshot::view::View,
 };
 
-/// What a policy would change, as it is told.
+/// The changes that a policy would make, as they are told.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DryRun {
@@ -48,7 +48,7 @@ pub struct DryRun {
     pub findings: Findings,
 }
 
-/// What came of a dry run beside the changes.
+/// Findings of a dry run beside the changes.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Findings {
@@ -60,7 +60,7 @@ pub struct Findings {
     pub serving: [Totals; 2],
     /// Services, and entries of applications by their host, whose new form Istio would refuse, so that they stay as they are.
     pub refused: Listed<Refused>,
-    /// What the breakers would do.
+    /// The breakers after the policy.
     pub breakers: Breakers,
     /// How many services, or applications, each glob of the document matches.
     pub globs: Vec<GlobMatches>,
@@ -78,7 +78,7 @@ pub struct Refused {
     pub why: Quarantine,
 }
 
-/// What the breakers would do.
+/// The breakers, as they would be after the policy.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Breakers {
@@ -118,7 +118,7 @@ pub struct Trial {
     pub before: View,
     /// The policy is followed.
     pub after: View,
-    /// What the breakers held is released; `None`: they held nothing.
+    /// The breakers have released what they held; `None`: they held nothing.
     pub released: Option<View>,
     findings: Findings,
 }
@@ -226,7 +226,7 @@ pub fn run(outline: Outline, view: &View, store: &Store, policy: Policy, now: Mi
 }
 
 impl Trial {
-    /// What is told of it. An error is a bug, as in [`run`].
+    /// The answer to who asked. An error is a bug, as in [`run`].
     pub fn told(self) -> Result<DryRun, String> {
         let Self { before, after, released, findings } = self;
         let released = released.map(|released| difference(&before, &released)).transpose()?;
@@ -234,7 +234,7 @@ impl Trial {
     }
 }
 
-/// What is lost of so much, in percent with one digit.
+/// The share of services and endpoints that goes, in percent with one digit.
 fn loss(before: Totals, after: Totals) -> [f64; 2] {
     let lost = |before: usize, after: usize| {
         let lost = before.saturating_sub(after) as f64 * 1_000.0 / before.max(1) as f64;

@@ -234,7 +234,7 @@ impl Round {
         round
     }
 
-    /// Everything that a copy of the round is made of, beside what is served and what the registry says. It costs what changed
+    /// Everything that a copy of the round is made of, beside the served view and the registry. An outline costs what changed
     /// within a minute and what is held, not what is served. `None` before the first complete view.
     pub fn outline(&self) -> Option<Outline> {
         let policy = self.policy.as_ref().filter(|_| self.stage == Stage::Live)?;

@@ -73,7 +73,7 @@ impl Shared {
         })
     }
 
-    /// Asks the thread of the rounds for an outline. It answers after its next round, and not if that is broken.
+    /// Asks the thread of the rounds for an outline, which comes after its next round, and not if that breaks off.
     pub fn outline(&self) -> Receiver<Outlined> {
         let (asked, answer) = sync_channel(1);
         *self.outlined.lock() = Some(asked);

@@ -1,4 +1,4 @@
-//! What two served views differ in, by services and applications, as an operator reads it.
+//! The difference of two served views, by services and applications, as an operator reads it.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -77,6 +77,21 @@ fn new_services_that_would_wait_are_named() {
 }
 
 #[test]
+fn who_has_the_pin_would_have_the_place() {
+    let mut driver = Driver::new(json!({ "policy": { "exclude": ["com.a.S:*"] } }));
+    let id = |name: &str| format!("com.a.{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA");
+    ["S", "s"].iter().for_each(|name| driver.publish(&id(name), "r", 1, &["10.0.0.1:80"]));
+    driver.orders.loaded = true;
+    driver.pins = Arc::new(Pins::from([("com.a.s.sofa.mesh".into(), id("S").into())]));
+    driver.round();
+    let told = try_out(&driver, &json!({}));
+    let renamed: Vec<(&str, &str)> =
+        told.changes.services.renamed.first.iter().map(|it| (&*it.data_info_id, &*it.from)).collect();
+    assert_eq!(renamed, [(&*id("s"), "com.a.s.sofa.mesh")]);
+    assert_eq!(told.changes.services.come.first[0].host, "com.a.s.sofa.mesh");
+}
+
+#[test]
 fn an_outline_costs_what_is_open_and_not_what_is_served() {
     let mut driver = serving(json!({}), 300, 2);
     driver.now += 120_000;

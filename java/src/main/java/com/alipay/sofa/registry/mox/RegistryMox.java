@@ -229,8 +229,8 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * Tells what a policy would change, and changes nothing. It takes as long as to make anew everything that is served, up to a
-     * second for 100,000 endpoints, and there is one at a time.
+     * Tells what a policy would change, and changes nothing. The call takes as long as to make anew everything that is served;
+     * there is one at a time, others are refused with {@link Code#INVALID_ARGUMENT}.
      *
      * @param json the policy document, a JSON object
      * @return the answer of {@code POST /mox/policy?dryRun} as nested maps and lists

@@ -115,7 +115,7 @@ public class MoxResource {
             } else if (own.get("write") != null) {
                 own = documents.write(own);
             }
-            // What others would refuse as well is not passed on, nor what another passes on.
+            // The engine says so where others would refuse it as well, and of what another passes on.
             return own.get("forward") == null ? response(own) : everywhere(host, own, MoxBinding.sessions(), token);
         } catch (TimeoutException e) {
             return failed(
