@@ -52,10 +52,12 @@ fn check(endpoint: &Endpoint, rules: &Rules<'_>) {
     }
     let parsed = Arc::new(Parsed { endpoints: vec![endpoint.clone()], ..Parsed::default() });
     let members: Vec<Member> = Member::all(&parsed).collect();
-    let shape = Shape { host: "a.sofa.mesh", vips: &[], id: ID, other: None, members: &members, mode: EndpointMode::Inline };
+    let shape =
+        Shape { host: "a.sofa.mesh", vips: &[], id: ID, other: None, members: &members, mode: EndpointMode::Inline };
     assert_eq!(validate::service_entry(&service_entry::build(&shape, rules), "sofa-registry"), Ok(()));
     assert_eq!(validate::workload_entry(&service_entry::workload_entry("a.sofa.mesh", &members[0], "tcp", 1)), Ok(()));
-    let again = payload::parse(&plain, "", payload::Client::Sofarpc, rules).expect("the plain form of an address that was read");
+    let again = payload::parse(&plain, "", payload::Client::Sofarpc, rules)
+        .expect("the plain form of an address that was read");
     assert_eq!((&again.address, again.port), (&endpoint.address, endpoint.port));
 }
 

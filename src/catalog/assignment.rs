@@ -155,7 +155,8 @@ impl Assignment {
         }
         let before = std::mem::replace(&mut self.pins, Arc::clone(pins));
         let changed = |(place, _): &(&Arc<str>, &Arc<str>)| before.get(*place) != pins.get(*place);
-        let concerned: Movers = before.iter().chain(&**pins).filter(changed).map(|(_, id)| ServiceKey::of_text(Arc::clone(id))).collect();
+        let concerned: Movers =
+            before.iter().chain(&**pins).filter(changed).map(|(_, id)| ServiceKey::of_text(Arc::clone(id))).collect();
         let movers = concerned.iter().flat_map(|id| self.claim_best(id)).collect();
         self.told(movers)
     }
