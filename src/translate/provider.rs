@@ -106,7 +106,8 @@ fn bare(host: &str) -> &str {
 /// The scheme of a text that has one.
 pub fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
-    scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)).then_some(scheme)
+    let is_one = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    is_one.then_some(scheme)
 }
 
 impl<'a> Provider<'a> {
