@@ -1,7 +1,7 @@
 //! What the session servers agree on, and what survives their restarts: documents in the registry's own store.
 //!
 //! Takes the rows that somebody read there, and what operators want to be written; gives the documents in force and the rows
-//! to write. It is a value: no lock, clock, log or IO, and nothing of Java. Whoever reaches the store can write any row, so a
+//! to write. The room is a value: no lock, clock, log or IO, and nothing of Java. Whoever reaches the store can write any row, so a
 //! document counts only if it verifies by `mox.admin.token`, has no lower revision than one before, and is understood whole.
 //! Whatever else happens to a row or to the store, the last document that counted stays.
 
@@ -88,7 +88,7 @@ pub struct Write {
     pub value: String,
 }
 
-/// What came of a write.
+/// The outcome of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The store has it.
@@ -99,14 +99,14 @@ pub enum Outcome {
     Unreachable,
 }
 
-/// What rows are judged by.
+/// The measure of rows.
 #[derive(Debug, Clone)]
 struct Rule {
     key: hmac::Key,
     namespace: String,
 }
 
-/// What came of what was read.
+/// The outcome of a read.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Taken {
     /// Documents that are others than before.
@@ -115,7 +115,7 @@ pub struct Taken {
     pub refused: Vec<(Name, Refusal)>,
 }
 
-/// What is kept of the documents over a restart. It needs no protection of its own: its rows are judged as those of the store.
+/// The part of the documents that is kept over a restart. The file needs no protection of its own: its rows are judged as those of the store.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Kept {
@@ -188,7 +188,7 @@ impl Documents {
         taken
     }
 
-    /// What is to be kept over a restart.
+    /// For the next start.
     pub fn kept(&self) -> Kept {
         let all = || self.all().into_iter();
         Kept {

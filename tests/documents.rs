@@ -228,7 +228,7 @@ async fn rows_that_do_not_count_and_rows_that_are_gone_change_nothing() {
             assert!(metrics.contains(&metric) && metrics.contains("mox_document_revision{name=\"policy\"} 2\n"));
         }
     }
-    // One that starts meanwhile knows no better than its properties, until somebody writes over the row.
+    // A server that starts meanwhile knows no better than its properties, until somebody writes over the row.
     let mut c = Server::start(Some(&table), json!({}));
     assert_eq!(c.serves().await.1, SERVICES);
     assert_eq!(b.post("/mox/policy", "", "2", &excluding(2)).0, 200);
@@ -263,7 +263,7 @@ async fn what_is_known_outlives_a_restart_without_the_database() {
     assert_eq!(again.post("/mox/freeze", "", "", "").0, 503);
     assert_eq!(again.post("/mox/freeze", "local=1", "", "").0, 200);
     again.post("/mox/thaw", "local", "", "");
-    // It is back, with an old document in place of the last.
+    // The database is back, with an old document in place of the last.
     table.set("policy", old);
     again.table = Some(table.clone());
     again.poll();
@@ -309,7 +309,7 @@ async fn a_stored_policy_wins_over_one_that_is_set_here() {
     server.post("/mox/policy", "", "", &excluding(1));
     let error = server.mox.engine.set_policy(serde_json::from_value(json!({})).unwrap()).unwrap_err();
     assert!(error.to_string().contains("a stored policy is in force"), "{error}");
-    // What an older release passes on is for one server, and does not count either.
+    // A policy that an older release passes on is for one server, and does not count either.
     assert_eq!(server.post("/mox/policy", "local=1", "", "{}").0, 400);
     let before = server.serves().await;
     server.post("/mox/policy", "", "", "null");

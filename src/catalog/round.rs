@@ -451,7 +451,7 @@ impl Round {
         let frozen = self.is_frozen(&orders);
         let is_over = loaded || self.gate.is_over(now, listening_since);
         if frozen && self.stage == Stage::Gathering && is_over {
-            // It was to stay as it was, however long ago that is.
+            // The last good state was to stay as it was, however long ago that is.
             self.last_good_until = self.last_good_until.map(|_| Millis::MAX);
             self.show_last_good(now);
         }

@@ -76,7 +76,7 @@ impl Content for PolicyContent {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OrdersContent {
-    /// What is served is to stay as it is.
+    /// A freeze of what is served; `None`: there is none.
     pub freeze: Option<Freeze>,
 }
 

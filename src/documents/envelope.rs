@@ -70,23 +70,23 @@ pub(super) struct Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// It has more than 64 KiB, or a packed one more than 4 MiB.
+    /// The row has more than 64 KiB, or a packed one more than 4 MiB.
     TooLarge,
-    /// It is not in the form of a document.
+    /// The row is not in the form of a document.
     Malformed,
-    /// It is in a form of another release.
+    /// The row is in a form of another release.
     Schema,
-    /// It has no signature.
+    /// The row has no signature.
     Unsigned,
-    /// Its signature is not by this server's `mox.admin.token`.
+    /// The row's signature is not by this server's `mox.admin.token`.
     Signature,
-    /// It is another document than the row's name says.
+    /// The row is another document than the row's name says.
     Name,
-    /// Its revision is lower than one that was there: somebody put an old document back.
+    /// The row's revision is lower than one that was there: somebody put an old document back.
     Older,
-    /// Its content has keys or values that this release does not take.
+    /// The row's content has keys or values that this release does not take.
     Content,
-    /// It has vanished, and this server cannot put it back, since it could not read it.
+    /// The row has vanished, and this server cannot put it back, since it could not read it.
     Gone,
 }
 
@@ -116,7 +116,7 @@ impl Reason {
 pub struct Refusal {
     /// Why.
     pub reason: Reason,
-    /// What is wrong, and the remedy.
+    /// The mistake, and the remedy.
     pub detail: String,
 }
 
@@ -182,7 +182,7 @@ pub(super) fn claimed(row: &str) -> u64 {
     head.map(|head| head.revision).filter(|revision| *revision < MOST_CLAIMED).unwrap_or_default()
 }
 
-/// What every form has.
+/// The part that every form has.
 #[derive(Deserialize)]
 struct Head {
     schema: u64,

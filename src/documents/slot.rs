@@ -44,7 +44,7 @@ impl<C> Default for Slot<C> {
     }
 }
 
-/// What came of a row that was read.
+/// The outcome of a row that was read.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Took {
     /// Another document is held than before.
@@ -68,7 +68,7 @@ pub enum NotWritten {
     Invalid(String),
 }
 
-/// What becomes of a document's rows, whatever it says.
+/// The fate of a document's rows, whatever it says.
 pub(super) trait Rows {
     /// The highest revision that was there; 0: there was none.
     fn highest(&self) -> u64;
@@ -95,7 +95,7 @@ pub(super) trait Rows {
     /// verify is left to the operator: it may be right for servers with another token.
     fn put_back(&self, now: Millis) -> Option<Write>;
 
-    /// What came of a write: the store says whether it took it, which it denies for a conflict and for a failure alike, and what
+    /// The outcome of a write: the store says whether it took it, which it denies for a conflict and for a failure alike, and what
     /// there is now; `None`: it cannot be read.
     fn written(&mut self, rule: &Rule, write: &Write, stored: bool, now: Option<Option<&Row>>) -> (Outcome, Took);
 }

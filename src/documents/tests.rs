@@ -208,7 +208,7 @@ fn a_row_that_vanished_or_is_old_is_put_back() {
     assert_eq!(taken.refused.iter().map(|(_, refusal)| refusal.reason).collect::<Vec<_>>(), [Reason::Older]);
     store.poll(&mut fresh, NOW);
     assert_eq!((fresh.policy(), refused(&a)), (Some(&policy(2)), None));
-    // What is right for servers with another token is nobody's to write over but the operator's.
+    // A row that is right for servers with another token is nobody's to write over but the operator's.
     store.vandal("garbage");
     store.poll(&mut a, NOW);
     assert_eq!(store.rows[&Name::Policy].value, "garbage");

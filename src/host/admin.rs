@@ -225,7 +225,7 @@ fn let_in(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Result<
 pub struct Request<'a> {
     /// Path, `/mox` included.
     pub path: &'a str,
-    /// What stands behind the question mark.
+    /// Query without the question mark.
     pub query: &'a str,
     /// Header `If-Match`; empty: none.
     pub if_match: &'a str,

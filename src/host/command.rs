@@ -118,7 +118,7 @@ pub enum Command {
         /// Why.
         why: String,
     },
-    /// What came of a row that was to be written.
+    /// The outcome of a row that was to be written.
     Written(Written),
     /// The rows were read anew, as another session server asked.
     Refreshed {},

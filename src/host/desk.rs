@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     config::Config,
     disk,
-    documents::{Documents, Freeze, Kept, LEAST_TOKEN, Name, OrdersContent, Row, Shown, Stamp, Taken, Write},
+    documents::{Documents, Freeze, Kept, LEAST_TOKEN, Name, OrdersContent, Reason, Row, Shown, Stamp, Taken, Write},
     host::policies::Policies,
     model,
     policy::Policy,
@@ -25,9 +25,11 @@ use crate::{
 const FILE: &str = "documents";
 /// The most bytes of the file: three rows, and more for another release.
 const MOST_FILE: u64 = 1 << 20;
+/// How often it is logged why a row does not count.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// Writes whose outcome nobody has said yet; the oldest are forgotten.
 const PENDING: usize = 16;
-/// What the status says of the documents.
+/// The documents in the status.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DocumentsStatus {
@@ -64,12 +66,12 @@ pub struct Order {
     ticket: u64,
     /// The row's key.
     key: String,
-    /// What to write over what.
+    /// The row, and the version that it is written over.
     #[serde(flatten)]
     write: Write,
 }
 
-/// What the host read after a write.
+/// The host's word on a write.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Written {
@@ -116,6 +118,8 @@ pub(super) struct Following {
     pub(super) thaws_at: Option<Instant>,
     /// Services that have a pin and are not known, and since when.
     pub(super) missed: BTreeMap<Arc<str>, Instant>,
+    /// When it was logged last why a row does not count.
+    pub(super) logged: BTreeMap<(Name, Reason), Instant>,
     /// The log says that the store cannot be read.
     pub(super) said_away: bool,
     /// The log says that there is no room for more pins.
@@ -128,11 +132,12 @@ impl Desk {
     /// With what was kept over a restart; it is to be put in force.
     pub fn new(config: &Config, properties: Arc<Policy>) -> Self {
         let token = config.admin.token.as_ref().map_or(&[][..], |token| token.key());
+        let mut logged = BTreeMap::new();
         let mut documents = Documents::new(token, &config.namespace);
         let file = config.state_dir.as_deref().map(|dir| dir.join(FILE)).filter(|_| documents.is_some());
         let saved = file.as_deref().and_then(load).unwrap_or_default();
         if let Some(documents) = &mut documents {
-            log(&documents.restore(&saved));
+            log(&mut logged, &documents.restore(&saved));
         }
         let off = match documents {
             Some(_) => "no host reads them",
@@ -149,6 +154,7 @@ impl Desk {
             own: Policies::new(properties),
             thaws_at,
             missed: BTreeMap::new(),
+            logged,
             said_away: false,
             said_full: false,
             next_ticket: 1,
@@ -190,8 +196,14 @@ fn load(file: &Path) -> Option<Kept> {
     }
 }
 
-pub(super) fn log(taken: &Taken) {
+/// Logs which rows do not count, each document and reason once a minute.
+pub(super) fn log(logged: &mut BTreeMap<(Name, Reason), Instant>, taken: &Taken) {
     for (name, refusal) in &taken.refused {
+        let subject = (*name, refusal.reason);
+        if logged.get(&subject).is_some_and(|at| at.elapsed() < LOGGED_EVERY) {
+            continue;
+        }
+        logged.insert(subject, Instant::now());
         tracing::error!(
             event = "document_refused",
             name = name.as_str(),

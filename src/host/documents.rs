@@ -30,7 +30,7 @@ const PINNED: Duration = Duration::from_secs(86_400);
 /// Who writes what no operator asks for.
 const OURSELVES: &str = "registry-mox";
 
-/// What the host is to do next.
+/// The host's next step.
 #[derive(Debug)]
 pub enum Next {
     /// Nothing; this is the answer to who asked.
@@ -44,7 +44,7 @@ pub enum Next {
 impl Engine {
     /// Does what the documents say that changed.
     fn put_in_force(&self, following: &mut Following, taken: &Taken, heard: bool) {
-        log(taken);
+        log(&mut following.logged, taken);
         for name in &taken.changed {
             match name {
                 Name::Policy => self.put_policy_in_force(following),
@@ -71,7 +71,7 @@ impl Engine {
                 self.put_policy(policy);
                 tracing::info!(event = "policy_in_force", hash, stored, "another policy is in force");
             }
-            // It was checked before it counted.
+            // The policy was checked before it counted.
             Err(error) => tracing::error!(event = "policy_not_in_force", %error, "a policy cannot be put in force"),
         }
     }

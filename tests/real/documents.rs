@@ -18,7 +18,7 @@ use crate::cell::{Cell, META, SESSIONS, SETTLED, TOKEN, address, get, on, status
 const DATABASE: u8 = 1;
 const POLICY: &str = "registry-mox.policy#@#9600#@#CONFIG";
 
-/// What happened, and the times that it took.
+/// Events, and the times that it took.
 #[derive(Default)]
 struct Times(Vec<(&'static str, Duration, &'static str)>);
 
@@ -28,7 +28,7 @@ impl Times {
         self.0.push((what, since.elapsed(), until));
     }
 
-    /// One line for each; also written to a file of `target/real`.
+    /// A line for each; also written to a file of `target/real`.
     fn table(&self, file: &str) {
         let mut text = "| what | takes | until |\n| --- | --- | --- |\n".to_owned();
         for (what, time, until) in &self.0 {
@@ -267,7 +267,8 @@ pub(crate) fn faults(cell: &mut Cell) {
         (frozen && status["documents"]["state"] == "on").then_some(())
     });
     times.note("a restart under a freeze", begin, "it serves the last good state, frozen");
-    assert_eq!(post(other, "/mox/thaw?by=ann", "", "").status, 200);
+    // The server is up before what writes documents is.
+    eventually(SOON, "a thaw is taken", || (post(other, "/mox/thaw?by=ann", "", "").status == 200).then_some(()));
     SESSIONS.iter().for_each(|n| crate::cell::wait_until_held(*n, None));
     assert_eq!(post(one, "/mox/policy", "", "null").status, 200);
     agreed(known + 1);

@@ -190,7 +190,7 @@ public final class RegistryMox implements AutoCloseable {
         latch("loaded");
     }
 
-    /** Keeps serving the present state, whatever happens, until {@link #thaw()}. */
+    /** Keeps serving the present state, whatever happens, until {@link #thaw()}; in this engine alone, and forgotten with it. */
     public void freeze() {
         latch("freeze");
     }
@@ -217,7 +217,8 @@ public final class RegistryMox implements AutoCloseable {
     }
 
     /**
-     * Replaces the policy while the engine runs. One that is refused changes nothing.
+     * Replaces the policy of this engine while it runs. One that is refused changes nothing; so is any while session servers share
+     * a policy, which wins over this one.
      *
      * @param json the policy document, a JSON object
      * @return the hash of the document in its normal form, 16 hex digits, as the status shows it

@@ -163,7 +163,7 @@ final class DocumentFollower implements AutoCloseable {
         return tell(on, "written", "ticket", write.get("ticket"), "stored", stored, "read", read, "row", shown(row));
     }
 
-    /** What was read long ago would be taken for what is there now. */
+    /** Rows that were read long ago would be taken for those that are there now. */
     private synchronized Map<String, Object> tell(Lane on, String operation, Object... fields) throws TimeoutException {
         if (on.givenUp) {
             throw new TimeoutException();

@@ -2,7 +2,7 @@ package com.alipay.sofa.registry.mox.session;
 
 /** Rows of the registry's store, with compare-and-set. Each method waits for the database. */
 interface DocumentStore {
-    /** One row. */
+    /** A row. */
     final class Row {
         /** Above 0, higher with each write. */
         final long version;

@@ -107,10 +107,12 @@ public class MoxResource {
             DocumentFollower documents = MoxBinding.documents();
             MoxHost host = mox.get().host();
             Map<String, Object> own = host.command("change", request);
-            if (own.get("refresh") != null && documents != null) {
+            if ((own.get("refresh") != null || own.get("write") != null) && documents == null) {
+                return failed(503, "the session server is starting or stopping; ask again in a moment");
+            } else if (own.get("refresh") != null) {
                 documents.refresh();
                 own = host.command("refreshed");
-            } else if (own.get("write") != null && documents != null) {
+            } else if (own.get("write") != null) {
                 own = documents.write(own);
             }
             // The engine says so where others would refuse it as well, and of what another passes on.

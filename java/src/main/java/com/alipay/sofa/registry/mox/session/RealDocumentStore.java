@@ -11,6 +11,9 @@ import org.springframework.core.env.Environment;
  * needed for it; its console offers no compare-and-set.
  */
 final class RealDocumentStore implements DocumentStore {
+    /** How it is said that rows do not outlive the process. */
+    static final String NOT_PERSISTENT = "not persistent";
+
     private static final int PARTS = 3;
 
     private final ProvideDataRepository rows;
@@ -34,7 +37,7 @@ final class RealDocumentStore implements DocumentStore {
         String url = environment == null ? null : environment.getProperty("jdbc.url");
         if (url != null && url.startsWith("jdbc:h2:") && !url.startsWith("jdbc:h2:tcp:") && !url.startsWith("jdbc:h2:ssl:")) {
             throw new IllegalStateException(
-                    "not persistent: the database is an H2 of this process, whose tables are made anew at every start; the properties are the policy");
+                    NOT_PERSISTENT + ": the database is an H2 of this process, whose tables are made anew at every start; the properties are the policy");
         }
         return new RealDocumentStore(rows);
     }

@@ -95,7 +95,7 @@ final class SessionParts implements AutoCloseable {
         return parts;
     }
 
-    /** Null, with one error in the log, where there is no store that a document would outlive a restart in. */
+    /** Null, with one line in the log, where there is no store that a document would outlive a restart in. */
     private static DocumentFollower documents(
             ListableBeanFactory beans, RegistryMox mox, Map<String, Object> settings, Consumer<Throwable> broken) {
         Map<?, ?> keys = (Map<?, ?>) settings.get("documents");
@@ -112,7 +112,12 @@ final class SessionParts implements AutoCloseable {
                 documents.close();
             }
             String why = t instanceof IllegalStateException ? t.getMessage() : t.toString();
-            LOG.error("event=documents_off session servers share no policy and no freeze: {}", why);
+            String line = "event=documents_off session servers share no policy and no freeze: {}";
+            if (why.startsWith(RealDocumentStore.NOT_PERSISTENT)) {
+                LOG.warn(line, why); // as a registry for a demo is
+            } else {
+                LOG.error(line, why);
+            }
             mox.host().command("noDocuments", "why", why);
             return null;
         }
