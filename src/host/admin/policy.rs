@@ -16,13 +16,20 @@ pub(super) fn shown(engine: &Engine, query: &str) -> Page {
         None => Page::json(&engine.policies_shown()),
         Some(revision) => match revision.parse().ok().and_then(|revision| engine.policy_shown(revision)) {
             Some(shown) => Page::json(&shown),
-            None => not_remembered(&revision),
+            None => page(not_remembered(&revision)),
         },
     }
 }
 
-fn not_remembered(revision: &str) -> Page {
-    Page::text(404, format!("revision {revision:.40?} is not remembered; GET /mox/policy names those that are\n"))
+/// An HTTP status, and why.
+type Refusal = (u16, String);
+
+fn page((status, why): Refusal) -> Page {
+    Page::text(status, why + "\n")
+}
+
+fn not_remembered(revision: &str) -> Refusal {
+    (404, format!("revision {revision:.40?} is not remembered; GET /mox/policy names those that are"))
 }
 
 /// The answer to a dry run, and to a request that is none of those that there are; `None`: the policy is to be set.
@@ -37,21 +44,19 @@ pub(super) fn tried(engine: &Engine, request: Request<'_>) -> Option<Page> {
     }
     match query::flag(request.query, "dryRun") {
         Ok(false) => None,
-        Ok(true) => Some(document(engine, request).map_or_else(|page| page, |document| try_out(engine, document))),
+        Ok(true) => Some(document(engine, request).map_or_else(page, |document| try_out(engine, document))),
         Err(why) => Some(Page::text(400, why)),
     }
 }
 
 /// The document of a request, or of the revision that it goes back to.
-fn document(engine: &Engine, request: Request<'_>) -> Result<PolicyConfig, Page> {
+fn document(engine: &Engine, request: Request<'_>) -> Result<PolicyConfig, Refusal> {
     match query::value(request.query, "rollback") {
         Some(revision) => {
             let document = revision.parse().ok().and_then(|revision| engine.remembered_policy(revision));
             document.ok_or_else(|| not_remembered(&revision))
         }
-        None => {
-            read_policy(request.body, &engine.config().namespace).map_err(|error| Page::text(400, format!("{error}\n")))
-        }
+        None => read_policy(request.body, &engine.config().namespace).map_err(|error| (400, error.to_string())),
     }
 }
 
@@ -73,17 +78,17 @@ fn try_out(engine: &Engine, document: PolicyConfig) -> Page {
 /// Sets the policy of this server, where session servers share none. The others are asked for the same, with the document itself:
 /// each counts its own revisions.
 pub(super) fn set(engine: &Engine, request: Request<'_>) -> Page {
-    let put = || -> Result<Page, Page> {
-        let mut stamp = shared::stamp(request.query).map_err(|why| Page::text(400, why + "\n"))?;
+    let put = || -> Result<Page, Refusal> {
+        let mut stamp = shared::stamp(request.query).map_err(|why| (400, why))?;
         let document = document(engine, request)?;
         if let (Some(revision), true) = (query::value(request.query, "rollback"), stamp.why.is_empty()) {
             stamp.why = format!("back to revision {revision}");
         }
-        let text = serde_json::to_string(&document).map_err(|error| Page::text(500, format!("{error}\n")))?;
+        let text = serde_json::to_string(&document).map_err(|error| (500, error.to_string()))?;
         let Stamp { by, why, .. } = &stamp;
         let given = [("by", by), ("why", why)].into_iter().filter(|(_, text)| !text.is_empty());
         let query = query::of(given);
         Ok(engine.replace_policy(document, stamp, request.if_match).with("/mox/policy", query, text))
     };
-    put().unwrap_or_else(|page| page)
+    put().unwrap_or_else(page)
 }
