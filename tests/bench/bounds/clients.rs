@@ -193,9 +193,7 @@ pub(crate) fn silent(size: Size) -> Result<Outcome> {
                 }
                 most.fetch_max(responses, Relaxed);
             });
-            // A runtime of one thread, on which they take turns.
-            let local = tokio::task::LocalSet::new();
-            local.run_until(futures(clients.collect())).await;
+            together(clients.collect()).await;
             Ok(())
         })
     })?;
@@ -206,7 +204,7 @@ pub(crate) fn silent(size: Size) -> Result<Outcome> {
 }
 
 /// Runs all of them to their ends, in turn on this task.
-async fn futures<F: Future<Output = ()>>(all: Vec<F>) {
+async fn together<F: Future<Output = ()>>(all: Vec<F>) {
     let mut all: Vec<_> = all.into_iter().map(|one| Some(Box::pin(one))).collect();
     std::future::poll_fn(|context| {
         for one in &mut all {
