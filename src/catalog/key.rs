@@ -37,6 +37,14 @@ impl ServiceKey {
         Self(format!("{protocol}://{id}").into())
     }
 
+    /// The service whose resources say this dataInfoId and protocol in their annotations.
+    pub fn annotated(id: &str, protocol: Option<&str>) -> Self {
+        match protocol {
+            None => Self::main(&id.into()),
+            Some(protocol) => Self::beside(id, protocol),
+        }
+    }
+
     /// The key that has this text.
     pub fn of_text(text: Arc<str>) -> Self {
         Self(text)

@@ -145,10 +145,7 @@ impl Reader {
             return Ok((slice, 0));
         }
         let id = annotation(resource, ID_ANNOTATION).ok_or("a ServiceEntry has no dataInfoId")?;
-        let id = match annotation(resource, PROTOCOL_ANNOTATION) {
-            None => ServiceKey::main(&id.into()),
-            Some(protocol) => ServiceKey::beside(id, protocol),
-        };
+        let id = ServiceKey::annotated(id, annotation(resource, PROTOCOL_ANNOTATION));
         let labels = entry.workload_selector.map(|selector| selector.labels).unwrap_or_default();
         self.selected.extend(labels.into_values().map(|label| (label, id.clone())));
         let identities: Arc<[String]> = entry.subject_alt_names.into();

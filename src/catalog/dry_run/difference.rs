@@ -7,7 +7,8 @@ use prost::Message;
 use serde::Serialize;
 
 use crate::{
-    istio::names::{EMPTY_LABEL, ID_ANNOTATION, SERVICE_LABEL},
+    catalog::key::ServiceKey,
+    istio::names::{EMPTY_LABEL, ID_ANNOTATION, PROTOCOL_ANNOTATION, SERVICE_LABEL},
     proto::istio::{
         mcp::v1alpha1::Metadata,
         networking::v1alpha3::{ServiceEntry, WorkloadEntry},
@@ -77,7 +78,7 @@ pub struct ServiceChanges {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceShown {
-    /// The service.
+    /// The service: its dataInfoId, or `<protocol>://<dataInfoId>`.
     pub data_info_id: Arc<str>,
     /// Its host.
     pub host: String,
@@ -89,7 +90,7 @@ pub struct ServiceShown {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceChange {
-    /// The service.
+    /// The service: its dataInfoId, or `<protocol>://<dataInfoId>`.
     pub data_info_id: Arc<str>,
     /// Fields of the ServiceEntry that are other than before, endpoints apart.
     pub fields: Vec<&'static str>,
@@ -101,7 +102,7 @@ pub struct ServiceChange {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Renamed {
-    /// The service.
+    /// The service: its dataInfoId, or `<protocol>://<dataInfoId>`.
     pub data_info_id: Arc<str>,
     /// Its host before.
     pub from: String,
@@ -151,8 +152,8 @@ pub fn difference(before: &View, after: &View) -> Result<Difference, String> {
     let (mut services, mut entries, mut rules) = (BTreeMap::<Arc<str>, [Side; 2]>::new(), Names::new(), Names::new());
     for (side, name, framed) in apart(&before.service_entries, &after.service_entries) {
         let (Metadata { annotations, labels, .. }, body) = read(&framed)?;
-        if let Some(id) = annotations.get(ID_ANNOTATION) {
-            let of = &mut services.entry(id.as_str().into()).or_default()[side];
+        if let Some(key) = key(&annotations) {
+            let of = &mut services.entry(key).or_default()[side];
             (of.entry, of.is_empty) = (Some(body), labels.contains_key(EMPTY_LABEL));
         } else {
             entries.entry(name).or_default()[side] = true;
@@ -160,8 +161,8 @@ pub fn difference(before: &View, after: &View) -> Result<Difference, String> {
     }
     for (side, name, framed) in apart(&before.workload_entries, &after.workload_entries) {
         let (Metadata { annotations, .. }, body) = read(&framed)?;
-        let id = annotations.get(ID_ANNOTATION).ok_or_else(|| format!("the WorkloadEntry {name} is nobody's"))?;
-        services.entry(id.as_str().into()).or_default()[side].workloads.push(body);
+        let key = key(&annotations).ok_or_else(|| format!("the WorkloadEntry {name} is nobody's"))?;
+        services.entry(key).or_default()[side].workloads.push(body);
     }
     for (side, name, _) in apart(&before.destination_rules, &after.destination_rules) {
         rules.entry(name).or_default()[side] = true;
@@ -180,6 +181,13 @@ fn apart(older: &Arc<Snapshot>, newer: &Arc<Snapshot>) -> Vec<(usize, Arc<str>, 
     let sides = [old.since(&new), new.since(&old)];
     let items = sides.iter().enumerate().flat_map(|(side, apart)| apart.changed.iter().map(move |item| (side, *item)));
     items.map(|(side, item)| (side, Arc::clone(item.name()), item.framed().clone())).collect()
+}
+
+/// The text of the key of the service that a resource is of.
+fn key(annotations: &BTreeMap<String, String>) -> Option<Arc<str>> {
+    let id = annotations.get(ID_ANNOTATION)?;
+    let protocol = annotations.get(PROTOCOL_ANNOTATION).map(String::as_str);
+    Some(Arc::clone(ServiceKey::annotated(id, protocol).text()))
 }
 
 /// The metadata and the body of a resource.
