@@ -514,7 +514,10 @@ impl World {
     fn try_and_set(&mut self, document: &Value) -> Result<(), String> {
         let before = Arc::clone(&self.driver.policy);
         self.driver.policy(document);
-        let outline = self.driver.round.outline().filter(|_| !self.driver.orders.is_frozen());
+        // A service that is withheld and cannot be made counts as missing until it is looked at again, as a dry run does.
+        let report = &self.driver.report;
+        let may_recover = report.withheld_services.iter().any(|id| report.quarantined.contains_key(&**id));
+        let outline = self.driver.round.outline().filter(|_| !self.driver.orders.is_frozen() && !may_recover);
         let policy = std::mem::replace(&mut self.driver.policy, before);
         let Some(outline) = outline else {
             self.driver.policy = policy;
@@ -523,7 +526,10 @@ impl World {
         let tried = Policy::compile(policy.document().clone(), &self.driver.config.vip_cidr).unwrap();
         let trial = dry_run::run(outline, &self.driver.view, &self.driver.store, tried, self.driver.now)?;
         let (old, now) = (versions(&trial.before), versions(&self.driver.view));
-        check(old == now, || format!("a dry run takes {old:?} for what is served, which is {now:?}"))?;
+        check(old == now, || {
+            let apart = dry_run::difference::difference(&trial.before, &self.driver.view);
+            format!("a dry run takes {old:?} for what is served, which is {now:?}: {apart:?}")
+        })?;
         let was = (served(&self.driver.view), places(&self.driver.view));
         self.driver.policy = policy;
         self.round()?;
@@ -831,13 +837,15 @@ impl World {
         }
         let named: BTreeSet<&str> = report.unknown.sample.iter().map(|id| &**id).collect();
         check(named == self.unknown, || format!("unknown are {named:?}, not {:?}", self.unknown))?;
-        check(report.withheld_services.is_empty() || report.held == Some(Held::MassDelete), || {
+        // The first view of a start under a freeze is judged, and stays as it was judged.
+        let stays = report.held == Some(Held::Frozen);
+        check(report.withheld_services.is_empty() || report.held == Some(Held::MassDelete) || stays, || {
             format!("{:?} are withheld, and held is {:?}", report.withheld_services, report.held)
         })?;
         check(report.waiting.map_or(0, |count| count) == report.waiting_services.len(), || {
             format!("{:?} wait, and named are {:?}", report.waiting, report.waiting_services)
         })?;
-        let has_held = matches!(report.held, Some(Held::MassAdd | Held::MassDelete));
+        let has_held = matches!(report.held, Some(Held::MassAdd | Held::MassDelete)) || stays;
         check(report.waiting.is_none() || has_held, || format!("some wait, and held is {:?}", report.held))?;
         let places = &self.before.places;
         let services = services();
