@@ -1,4 +1,4 @@
-//! What documents do to an engine, and how they are read and written: the shell around [`Documents`] and its [`Desk`].
+//! What documents do to an engine, and how they are read and written: the shell around [`Documents`] and its [`Desk`](super::desk::Desk).
 //!
 //! Nothing here calls out. Whoever hosts the engine reads the rows every few seconds and hands them in, and takes back the rows
 //! that are to be written; what came of those it says by their tickets. Where no host does so, or there is no token to sign

@@ -228,7 +228,7 @@ mod tests {
     fn many_resources_share_pieces_and_are_what_they_were() {
         let entry = |endpoints: usize| ServiceEntry { hosts: vec!["h".repeat(endpoints)], ..ServiceEntry::default() };
         let made = |n: usize| {
-            let large = if n % 7 == 0 { Room::PIECE } else { 0 };
+            let large = if n.is_multiple_of(7) { Room::PIECE } else { 0 };
             Resource::service_entry(format!("n/{n}"), BTreeMap::new(), BTreeMap::new(), &entry(100 + n + large))
         };
         let mut room = Room::default();
