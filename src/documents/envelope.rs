@@ -82,7 +82,8 @@ pub enum Reason {
     Signature,
     /// The row is another document than the row's name says.
     Name,
-    /// The row's revision is lower than one that was there: somebody put an old document back.
+    /// The row's revision is lower than one that was there, or that of the document in force, which it is not: somebody put an
+    /// old document back, or one that another writer was faster than.
     Older,
     /// The row's content has keys or values that this release does not take.
     Content,
@@ -118,11 +119,14 @@ pub struct Refusal {
     pub reason: Reason,
     /// The mistake, and the remedy.
     pub detail: String,
+    /// The revision that the row says it has, whoever wrote it; 0 where it says none.
+    pub revision: u64,
 }
 
 impl Refusal {
+    /// Without the row's revision.
     pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), revision: 0 }
     }
 }
 

@@ -92,7 +92,8 @@ pub(super) trait Rows {
     fn lose(&mut self);
 
     /// Puts the document that is held back where its row has vanished, or an older one was put in its place. A row that does not
-    /// verify is left to the operator: it may be right for servers with another token.
+    /// verify is left to the operator: it may be right for servers with another token. So is another one of the same revision,
+    /// which other servers may hold: they would take turns.
     fn put_back(&self, now: Millis) -> Option<Write>;
 
     /// The outcome of a write: the store says whether it took it, which it denies for a conflict and for a failure alike, and what
@@ -160,7 +161,8 @@ impl<C: Content> Rows for Slot<C> {
     fn put_back(&self, now: Millis) -> Option<Write> {
         let gone = match (self.seen, &self.refused) {
             (Some(0), _) => true,
-            (_, refused) => refused.as_ref().is_some_and(|refused| refused.reason == Reason::Older),
+            (_, Some(Refusal { reason: Reason::Older, revision, .. })) => *revision < self.highest,
+            _ => false,
         };
         let (held, seen) = (self.held.as_ref()?, self.seen?);
         (gone && self.holds_newest()).then(|| self.write(now, seen, held.text.clone()))
@@ -233,8 +235,9 @@ impl<C: Content> Slot<C> {
                 Took { changed, newly_refused: false }
             }
             Err(refusal) => {
-                self.claimed = self.claimed.max(envelope::claimed(text));
-                self.refused = Some(refusal);
+                let revision = envelope::claimed(text);
+                self.claimed = self.claimed.max(revision);
+                self.refused = Some(Refusal { revision, ..refusal });
                 Took::default()
             }
         }
@@ -244,6 +247,10 @@ impl<C: Content> Slot<C> {
         let Opened { revision, stamp, content } = envelope::open(&rule.key, C::NAME, text)?;
         if revision < self.highest {
             let what = format!("its revision is {revision}, and there was {}; write it anew", self.highest);
+            return Err(Refusal::new(Reason::Older, what));
+        }
+        if self.held.as_ref().is_some_and(|held| held.revision == revision && held.text != text) {
+            let what = format!("its revision is {revision}, as that of another document, which was there first; write it anew");
             return Err(Refusal::new(Reason::Older, what));
         }
         self.highest = revision;

@@ -215,6 +215,23 @@ fn a_row_that_vanished_or_is_old_is_put_back() {
 }
 
 #[test]
+fn a_signed_row_that_another_writer_was_faster_than_counts_nowhere() {
+    let (mut store, mut a, mut b) = (Store::default(), documents(), documents());
+    store.poll(&mut a, NOW);
+    store.poll(&mut b, NOW);
+    let lost = b.set_policy(Some(policy(2)), &stamp("bob"), None).unwrap();
+    store.post(&mut a, policy(1), None).unwrap();
+    assert!(!store.put(&lost));
+    store.vandal(lost.value.clone());
+    store.poll(&mut a, NOW);
+    assert_eq!((a.policy(), revision(&a), refused(&a)), (Some(&policy(1)), 1, Some(Reason::Older)));
+    assert_eq!(store.rows[&Name::Policy].value, lost.value, "other servers may hold it, and would put theirs back");
+    store.post(&mut a, policy(3), Some(1)).unwrap();
+    store.poll(&mut b, NOW);
+    assert_eq!((b.policy(), revision(&b), refused(&a)), (Some(&policy(3)), 2, None));
+}
+
+#[test]
 fn only_a_signed_null_goes_back_to_the_properties() {
     let (mut store, mut server) = (Store::default(), documents());
     store.poll(&mut server, NOW);
@@ -373,6 +390,8 @@ struct World {
     posted: Vec<Value>,
     rows: Vec<String>,
     highest: Vec<u64>,
+    /// Revision and policy of each server before the last step.
+    before: Vec<(u64, Option<Value>)>,
 }
 
 impl World {
@@ -388,6 +407,8 @@ impl World {
                 let document = &mut self.servers[server];
                 let Ok(write) = document.set_policy(Some(policy(n)), &at, saw) else { return };
                 self.posted.push(policy(n));
+                // Also a row that is not stored has a signature, and can be put there later.
+                self.rows.push(write.value.clone());
                 let before = self.store.rows.get(&Name::Policy).cloned();
                 let stored = self.store.put(&write);
                 let (outcome, _) = document.written(&write, stored && !answer_lost, self.store.read(Name::Policy));
@@ -404,7 +425,7 @@ impl World {
                 self.servers[server] = documents();
                 match keeps {
                     true => drop(self.servers[server].restore(&kept)),
-                    false => self.highest[server] = 0,
+                    false => (self.highest[server], self.before[server]) = (0, (0, None)),
                 }
             }
             Step::Tamper => {
@@ -435,6 +456,11 @@ impl World {
             assert!(revision(server) >= *highest, "a revision never goes back");
             *highest = revision(server);
         }
+        for (server, before) in self.servers.iter().zip(&mut self.before) {
+            let now = (revision(server), server.policy().cloned());
+            assert!(now.0 != before.0 || now == *before, "of one revision there is one document");
+            *before = now;
+        }
     }
 }
 
@@ -445,7 +471,14 @@ proptest! {
     #[test]
     fn whatever_happens_to_the_store_all_agree_in_the_end(steps in prop::collection::vec(step(), 1..60)) {
         let servers = (0..3).map(|_| documents()).collect();
-        let mut world = World { store: Store::default(), servers, posted: vec![], rows: vec![], highest: vec![0; 3] };
+        let mut world = World {
+            store: Store::default(),
+            servers,
+            posted: vec![],
+            rows: vec![],
+            highest: vec![0; 3],
+            before: vec![(0, None); 3],
+        };
         steps.into_iter().for_each(|step| world.do_step(step));
         world.do_step(Step::Away(false));
         (0..3).for_each(|server| world.do_step(Step::Poll { server }));
