@@ -252,8 +252,15 @@ impl Documents {
         self.orders.propose(&self.rule, orders, stamp, saw)
     }
 
+    /// The write that ends the freeze whose time is over; `None`: there is none to end, or it cannot be written. A row that is
+    /// refused may be right for servers with another token: only an operator writes over it.
+    pub fn lapse(&self, stamp: &Stamp) -> Option<Write> {
+        self.freeze().filter(|_| self.orders.refused().is_none())?;
+        self.set_orders(OrdersContent::default(), stamp, None).ok()
+    }
+
     /// The write that pins contested places to those who have them here, if no pin says otherwise, and takes back pins of
-    /// services that are `gone` for good; `None`: there is nothing to write.
+    /// services that are `gone` for good; `None`: there is nothing to write, or a row that is refused, which is the operator's.
     pub fn repin<'a>(
         &self,
         contests: impl IntoIterator<Item = (&'a Arc<str>, &'a Arc<str>)>,
@@ -268,7 +275,7 @@ impl Documents {
                 pins.places.entry(Arc::clone(place)).or_insert_with(|| Arc::clone(holder));
             }
         }
-        (pins != before).then(|| self.pins.propose(&self.rule, pins, stamp, None))
+        (pins != before && self.pins.refused().is_none()).then(|| self.pins.propose(&self.rule, pins, stamp, None))
     }
 
     /// Takes what came of a write. `stored`: the store says that it took it; `now`: what it has after that, `None` where it

@@ -351,6 +351,52 @@ async fn a_freeze_is_for_all_and_outlives_restarts() {
     fs::remove_dir_all(dir).unwrap();
 }
 
+/// The last way out for who has neither the database nor another session server.
+#[tokio::test]
+async fn a_thaw_of_one_server_ends_the_freeze_of_all_there() {
+    let table = Table::default();
+    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    assert_eq!(b.serves().await.1, SERVICES);
+    a.post("/mox/freeze", "", "", "");
+    b.poll();
+    b.mox.publish(&id(50), "r", 1, &["10.0.0.50:12200"]);
+    assert_eq!(b.serves().await.1, SERVICES);
+    b.table = None;
+    b.poll();
+    assert_eq!(b.post("/mox/thaw", "", "", "").0, 503);
+    let (status, body) = b.post("/mox/thaw", "local=1", "", "");
+    assert!(status == 200 && body.contains("\"frozen\": false") && body.contains("starts anew"), "{body}");
+    assert_eq!(b.serves().await.1, SERVICES + 1);
+    // The document that it has put aside does not come back by being read again; another does.
+    b.table = Some(table.clone());
+    b.poll();
+    b.mox.publish(&id(51), "r", 1, &["10.0.0.51:12200"]);
+    assert_eq!(b.serves().await.1, SERVICES + 2);
+    a.post("/mox/freeze", "why=again", "", "");
+    b.poll();
+    b.mox.publish(&id(52), "r", 1, &["10.0.0.52:12200"]);
+    assert_eq!(b.serves().await.1, SERVICES + 2);
+    // What a thaw does not end is said.
+    b.mox.engine.stopped(true);
+    let (_, body) = b.post("/mox/thaw", "local=1", "", "");
+    assert!(body.contains("\"frozen\": true") && body.contains("\"stopped\""), "{body}");
+}
+
+/// Whoever is told of a change and cannot read it does not say that it has it.
+#[tokio::test]
+async fn who_cannot_read_what_was_written_says_so() {
+    let table = Table::default();
+    let mut server = Server::start(Some(&table), json!({}));
+    assert_eq!(server.tell(json!({ "op": "refreshed" }))["status"], 200);
+    server.table = None;
+    server.poll();
+    let page = server.tell(json!({ "op": "refreshed" }));
+    assert!(page["status"] == 503 && page["body"].as_str().unwrap().contains("the database is away"), "{page}");
+    server.tell(json!({ "op": "noDocuments", "why": "not persistent: H2" }));
+    let (status, body) = server.post("/mox/refresh", "", "", "");
+    assert!(status == 503 && body.contains("not persistent: H2"), "{body}");
+}
+
 #[tokio::test]
 async fn a_freeze_ends_by_itself_everywhere() {
     let table = Table::default();

@@ -356,6 +356,26 @@ fn who_sees_a_contest_first_pins_it_and_a_pin_goes_with_its_service() {
     assert_eq!(a.pins().unwrap().places.len(), MOST_PINS);
 }
 
+#[test]
+fn what_no_operator_asks_for_writes_over_no_row_that_is_refused() {
+    let (mut store, mut ours) = (Store::default(), documents());
+    let mut other = Documents::new(b"another token 12", NAMESPACE).unwrap();
+    let freeze = |until| OrdersContent { freeze: Some(Freeze { until: Some(until) }) };
+    store.poll(&mut ours, NOW);
+    let write = ours.set_orders(freeze(NOW + 1), &stamp("ann"), None).unwrap();
+    assert!(store.put(&write));
+    store.poll(&mut ours, NOW);
+    assert!(ours.lapse(&stamp("registry-mox")).is_some());
+    store.poll(&mut other, NOW);
+    assert!(store.put(&other.set_orders(freeze(NOW + 2), &stamp("bob"), None).unwrap()));
+    let pins: BTreeMap<Arc<str>, Arc<str>> = [("h".into(), "x".into())].into();
+    assert!(store.put(&other.repin(&pins, &BTreeSet::new(), &stamp("registry-mox")).unwrap().unwrap()));
+    store.poll(&mut ours, NOW);
+    assert!(ours.freeze().is_some() && ours.lapse(&stamp("registry-mox")).is_none());
+    assert!(ours.repin(&pins, &BTreeSet::new(), &stamp("registry-mox")).is_none());
+    assert!(ours.set_orders(OrdersContent::default(), &stamp("ann"), None).is_ok(), "an operator does");
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Post { server: usize, n: usize, answer_lost: bool, seen: bool },

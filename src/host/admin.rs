@@ -297,15 +297,15 @@ fn change_here(engine: &Engine, path: &str, request: Request<'_>) -> Page {
     match path {
         "/mox/freeze" => {
             engine.freeze();
-            everywhere(Page::json(&json!({ "frozen": true })))
+            everywhere(frozen(engine))
         }
         "/mox/thaw" => {
             engine.thaw();
-            everywhere(Page::json(&json!({ "frozen": false })))
+            everywhere(frozen(engine))
         }
         // Asked of every session server, of which one may hold and another not.
         "/mox/release" => everywhere(Page::json(&json!({ "released": engine.release().is_ok() }))),
-        "/mox/refresh" => engine.revisions(),
+        "/mox/refresh" => engine.refreshed(),
         "/mox/policy" => policy::set(engine, request),
         path @ ("/mox/kubernetes/purge" | "/mox/kubernetes/resume") => everywhere(purge(engine, path, body)),
         _ => Page::text(
@@ -315,6 +315,21 @@ fn change_here(engine: &Engine, path: &str, request: Request<'_>) -> Page {
                 .to_owned(),
         ),
     }
+}
+
+/// Whether what this server serves stays as it is, after a freeze or a thaw of it alone.
+fn frozen(engine: &Engine) -> Page {
+    let orders = engine.orders();
+    let mut shown = json!({ "frozen": orders.is_frozen() });
+    if orders.stopped {
+        shown["stopped"] = "the registry has stopped its pushes, which a thaw does not end".into();
+    }
+    if !orders.ordered && engine.is_freeze_shared() {
+        shown["shared"] = "the freeze of all session servers does not count here, until they are frozen or thawed anew or this one \
+                           starts anew"
+            .into();
+    }
+    Page::json(&shown)
 }
 
 /// Takes everything out of Kubernetes, or ends that.

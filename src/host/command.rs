@@ -255,7 +255,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             done
         }
         Command::Written(written) => next(engine.documents_written(written)),
-        Command::Refreshed {} => to_value(engine.revisions()),
+        Command::Refreshed {} => to_value(engine.refreshed()),
         Command::Status {} => to_value(engine.status()),
         Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),
     }

@@ -224,6 +224,11 @@ impl Following {
         self.documents.as_ref().and_then(Documents::policy)
     }
 
+    /// Whether the time of the freeze that is ordered is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.thaws_at.is_some_and(|at| at <= Instant::now())
+    }
+
     /// Gives a write a ticket.
     pub(super) fn order(&mut self, write: Write, whom: For) -> Order {
         let ticket = self.next_ticket;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     documents::{Documents, Name, NotWritten, OrdersContent, Outcome, Row, Stamp, Taken, Write},
     host::{
-        desk::{DocumentsStatus, Following, For, Order, Written, log, thaws_at},
+        desk::{DocumentsStatus, Following, For, Order, State, Written, log, thaws_at},
         engine::Engine,
         page::Page,
         policy::OTHER,
@@ -78,8 +78,7 @@ impl Engine {
 
     fn put_freeze_in_force(&self, following: &Following) {
         let freeze = following.documents.as_ref().and_then(Documents::freeze);
-        let over = following.thaws_at.is_some_and(|at| at <= Instant::now());
-        let ordered = freeze.is_some() && !over;
+        let ordered = freeze.is_some() && !following.is_over();
         self.order(|orders| {
             orders.ordered = ordered;
             orders.frozen &= ordered;
@@ -177,14 +176,14 @@ impl Engine {
         writes.into_iter().map(|write| following.order(write, For::Nobody)).collect()
     }
 
-    /// Ends a freeze whose time is over, here at once and everywhere by its document.
+    /// Ends a freeze whose time is over, here at once and everywhere by its document, unless its row is refused.
     fn lapse(&self, following: &mut Following) -> Option<Write> {
         let documents = following.documents.as_ref()?;
         following.thaws_at.filter(|at| *at <= Instant::now())?;
         documents.freeze()?;
         self.order(|orders| orders.ordered = false);
         let stamp = Stamp { by: OURSELVES.to_owned(), when: model::date(), why: "its time is over".to_owned() };
-        documents.set_orders(OrdersContent::default(), &stamp, None).ok()
+        documents.lapse(&stamp)
     }
 
     /// Pins places that several want here, and lets pins go whose service has been unknown for long.
@@ -287,12 +286,25 @@ impl Engine {
         }
     }
 
-    /// Revisions of the documents and the hash of the policy, as every server answers after a change.
-    pub fn revisions(&self) -> Page {
-        match &self.documents.lock().documents {
-            Some(documents) => self.revisions_of(documents),
-            None => Page::json(&json!({ "hash": self.policy_hash() })),
+    /// Revisions of the documents and the hash of the policy, as every server answers after a change; a 503 from a server that did
+    /// not read the documents.
+    pub fn refreshed(&self) -> Page {
+        let following = self.documents.lock();
+        let status = following.status();
+        match &following.documents {
+            Some(documents) if status.state == State::On => self.revisions_of(documents),
+            _ => {
+                let DocumentsStatus { state, why, .. } = status;
+                let shown = json!({ "error": "the documents are not read here", "state": state, "why": why });
+                Page { status: 503, ..Page::json(&shown) }
+            }
         }
+    }
+
+    /// Whether there is a document with a freeze of all session servers whose time is not over.
+    pub(super) fn is_freeze_shared(&self) -> bool {
+        let following = self.documents.lock();
+        following.is_on() && following.documents.as_ref().is_some_and(|it| it.freeze().is_some()) && !following.is_over()
     }
 
     /// The answer to who wrote a document: this server's, with what the others are asked then.

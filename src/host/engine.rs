@@ -205,9 +205,15 @@ impl Engine {
         self.order(|orders| orders.frozen = true);
     }
 
-    /// Ends a freeze; what changed meanwhile is served.
+    /// Ends a freeze of this server, and has that of all session servers not count here until they are frozen or thawed anew, or
+    /// this one starts anew; what changed meanwhile is served.
     pub fn thaw(&self) {
-        self.order(|orders| orders.frozen = false);
+        self.order(|orders| (orders.frozen, orders.ordered) = (false, false));
+    }
+
+    /// The orders as they stand.
+    pub(super) fn orders(&self) -> Orders {
+        *self.shared.orders.lock()
     }
 
     pub(super) fn order(&self, change: impl FnOnce(&mut Orders)) {
