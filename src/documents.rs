@@ -123,6 +123,19 @@ pub struct Kept {
     pub highest: BTreeMap<Name, u64>,
     /// The rows that counted.
     pub rows: BTreeMap<Name, String>,
+    /// When this server heard of the freeze, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Heard>,
+}
+
+/// When a server heard of a freeze.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Heard {
+    /// The revision of the orders that have the freeze.
+    pub revision: u64,
+    /// Milliseconds since 1970 by the server's clock.
+    pub at: Millis,
 }
 
 /// A document for the status.
@@ -188,12 +201,13 @@ impl Documents {
         taken
     }
 
-    /// For the next start.
+    /// For the next start; whoever has a clock adds when it heard of the freeze.
     pub fn kept(&self) -> Kept {
         let all = || self.all().into_iter();
         Kept {
             highest: all().map(|(name, rows)| (name, rows.highest())).filter(|(_, highest)| *highest > 0).collect(),
             rows: all().filter_map(|(name, rows)| Some((name, rows.text()?.to_owned()))).collect(),
+            heard: None,
         }
     }
 
@@ -230,6 +244,11 @@ impl Documents {
     pub fn freeze(&self) -> Option<(Freeze, &Stamp)> {
         let held = self.orders.held()?;
         held.content.freeze.map(|freeze| (freeze, &held.stamp))
+    }
+
+    /// Whether somebody else than `by` ordered that there be no freeze.
+    pub fn is_thawed_by_other_than(&self, by: &str) -> bool {
+        self.orders.held().is_some_and(|held| held.content.freeze.is_none() && held.stamp.by != by)
     }
 
     /// Who has which contested place.

@@ -382,6 +382,48 @@ async fn a_thaw_of_one_server_ends_the_freeze_of_all_there() {
     assert!(body.contains("\"frozen\": true") && body.contains("\"stopped\""), "{body}");
 }
 
+#[tokio::test]
+async fn a_freeze_of_one_server_outlasts_that_of_all_and_ends_with_a_thaw_of_all() {
+    let table = Table::default();
+    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    let held = |server: &Server| server.mox.engine.status().served.held.is_some();
+    b.serves().await;
+    assert_eq!(b.post("/mox/freeze", "local=1", "", "").0, 200);
+    a.post("/mox/freeze", "for=1s", "", "");
+    eventually(SOON, "that of all ends by itself", || {
+        a.poll();
+        b.poll();
+        std::thread::sleep(Duration::from_millis(20)); // the polling interval
+        (b.document("orders")["revision"] == 2).then_some(())
+    });
+    b.mox.engine.flush().await;
+    assert!(held(&b));
+    a.post("/mox/thaw", "by=ann", "", "");
+    b.poll();
+    b.mox.engine.flush().await;
+    assert!(!held(&b));
+}
+
+#[tokio::test]
+async fn what_is_mistyped_freezes_nothing() {
+    let table = Table::default();
+    let mut server = Server::start(Some(&table), json!({}));
+    for (path, query, says) in [
+        ("/mox/freeze", "four=2h", "there are for, by, why, local"),
+        ("/mox/freeze", "dryRun", "\"dryRun\" is not known"),
+        ("/mox/thaw", "for=2h", "there are by, why, local"),
+        ("/mox/thaw", "local=1&revision=2", "revision"),
+        ("/mox/freeze", "local=maybe", "local is true or false"),
+        ("/mox/policy", "local=maybe", "local is true or false"),
+    ] {
+        let (status, body) = server.post(path, query, "", "{}");
+        assert!(status == 400 && body.contains(says), "{query}: {status}: {body}");
+    }
+    assert_eq!((table.row("orders"), table.row("policy")), (None, None));
+    assert_eq!(server.post("/mox/freeze", "local=false", "", "").0, 200);
+    assert!(table.row("orders").is_some(), "it is for all");
+}
+
 /// Whoever is told of a change and cannot read it does not say that it has it.
 #[tokio::test]
 async fn who_cannot_read_what_was_written_says_so() {

@@ -84,7 +84,8 @@ pub struct OrdersContent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Freeze {
-    /// When it ends by itself, in milliseconds since 1970 by the writer's clock; `None`: by a thaw only.
+    /// When it ends by itself, in milliseconds since 1970 by the writer's clock; `None`: by a thaw only. Others go by how long
+    /// after the [`Stamp`] that is: their clocks may be others.
     pub until: Option<Millis>,
 }
 

@@ -27,7 +27,7 @@ const SCHEMA: u64 = 1;
 /// The first line of what is signed: the token signs other things, too.
 const PURPOSE: &str = "registry-mox document 1";
 /// Nobody counts that far: a higher revision in a row that does not verify is not believed.
-const MOST_CLAIMED: u64 = 1 << 62;
+pub(super) const MOST_CLAIMED: u64 = 1 << 48;
 
 /// Who wrote a document, when by the writer's clock, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,13 +87,16 @@ pub enum Reason {
     Older,
     /// The row's content has keys or values that this release does not take.
     Content,
+    /// The row's version, by which it is compared and set, is not positive or the highest that there is: nothing can be written
+    /// over it.
+    Version,
     /// The row has vanished, and this server cannot put it back, since it could not read it.
     Gone,
 }
 
 impl Reason {
     /// All, for the metrics.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TooLarge,
         Self::Malformed,
         Self::Schema,
@@ -102,6 +105,7 @@ impl Reason {
         Self::Name,
         Self::Older,
         Self::Content,
+        Self::Version,
         Self::Gone,
     ];
 
@@ -315,6 +319,8 @@ mod tests {
             (r#"{"schema":1,"revision":9}"#, 9),
             (r#"{"schema":5,"revision":9,"more":[]}"#, 9),
             (r#"{"schema":1,"revision":18446744073709551615}"#, 0),
+            (r#"{"schema":1,"revision":281474976710655}"#, (1 << 48) - 1),
+            (r#"{"schema":1,"revision":281474976710656}"#, 0),
             (r#"{"schema":1,"revision":-1}"#, 0),
             ("none", 0),
         ] {

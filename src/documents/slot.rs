@@ -60,6 +60,8 @@ pub enum NotWritten {
     Unreachable,
     /// The document is another than the writer saw.
     Conflict,
+    /// The version of the row is out of range, so nothing can be written over it.
+    Version,
     /// A newer release wrote the present document, and this one cannot read it.
     Newer,
     /// The document would have more bytes than a row may have.
@@ -125,7 +127,9 @@ impl<C: Content> Rows for Slot<C> {
 
     fn restore(&mut self, rule: &Rule, highest: u64, text: Option<&str>) -> Took {
         let took = text.map(|text| self.judge(rule, text)).unwrap_or_default();
-        // A replay stays one, also where what is kept cannot be used any more.
+        // A replay stays one, also where what is kept cannot be used any more. What is kept is not signed: a number of it must not
+        // keep all that comes from counting.
+        let highest = Some(highest).filter(|highest| *highest <= 2 * envelope::MOST_CLAIMED).unwrap_or_default();
         self.highest = self.highest.max(highest);
         took
     }
@@ -136,6 +140,11 @@ impl<C: Content> Rows for Slot<C> {
         self.seen = Some(version);
         let before = self.refused.take();
         let took = match row {
+            Some(row) if !(1..i64::MAX).contains(&row.version) => {
+                let what = format!("its version is {version}, over which no row can be written; remove the row");
+                self.refused = Some(Refusal::new(Reason::Version, what));
+                Took::default()
+            }
             Some(row) => self.judge(rule, &row.value),
             None => {
                 self.refused = (!self.holds_newest()).then(|| {
@@ -159,10 +168,9 @@ impl<C: Content> Rows for Slot<C> {
     }
 
     fn put_back(&self, now: Millis) -> Option<Write> {
-        let gone = match (self.seen, &self.refused) {
-            (Some(0), _) => true,
-            (_, Some(Refusal { reason: Reason::Older, revision, .. })) => *revision < self.highest,
-            _ => false,
+        let gone = match &self.refused {
+            None => self.seen == Some(0),
+            Some(refused) => refused.reason == Reason::Older && refused.revision < self.highest,
         };
         let (held, seen) = (self.held.as_ref()?, self.seen?);
         (gone && self.holds_newest()).then(|| self.write(now, seen, held.text.clone()))
@@ -202,6 +210,9 @@ impl<C: Content> Slot<C> {
         saw: Option<u64>,
     ) -> Result<Write, NotWritten> {
         let seen = self.seen.ok_or(NotWritten::Unreachable)?;
+        if self.refused.as_ref().is_some_and(|refused| refused.reason == Reason::Version) {
+            return Err(NotWritten::Version);
+        }
         if saw.is_some_and(|saw| saw != self.highest) {
             return Err(NotWritten::Conflict);
         }
@@ -209,7 +220,7 @@ impl<C: Content> Slot<C> {
             return Err(NotWritten::Newer);
         }
         content.check(&rule.namespace).map_err(NotWritten::Invalid)?;
-        let revision = self.highest.max(self.claimed) + 1;
+        let revision = self.highest.max(self.claimed).saturating_add(1);
         loop {
             match envelope::seal(&rule.key, C::NAME, revision, stamp, &content) {
                 Some(text) => return Ok(self.write(stamp.when, seen, text)),
@@ -250,7 +261,9 @@ impl<C: Content> Slot<C> {
             return Err(Refusal::new(Reason::Older, what));
         }
         if self.held.as_ref().is_some_and(|held| held.revision == revision && held.text != text) {
-            let what = format!("its revision is {revision}, as that of another document, which was there first; write it anew");
+            let what = format!(
+                "its revision is {revision}, as that of another document, which was there first; write it anew"
+            );
             return Err(Refusal::new(Reason::Older, what));
         }
         self.highest = revision;

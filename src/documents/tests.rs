@@ -232,6 +232,32 @@ fn a_signed_row_that_another_writer_was_faster_than_counts_nowhere() {
 }
 
 #[test]
+fn numbers_that_nobody_signed_leave_room_for_the_next() {
+    let (mut store, mut server) = (Store::default(), documents());
+    server.restore(&Kept { highest: [(Name::Policy, u64::MAX)].into(), ..Kept::default() });
+    store.poll(&mut server, NOW);
+    assert_eq!(store.post(&mut server, policy(1), None), Ok(Outcome::Done));
+    assert_eq!(revision(&server), 1);
+    let good = store.rows[&Name::Policy].value.clone();
+    for version in [i64::MIN, -1, 0, i64::MAX] {
+        store.rows.insert(Name::Policy, Row { version, value: good.clone() });
+        store.poll(&mut server, NOW);
+        assert_eq!((server.policy(), refused(&server)), (Some(&policy(1)), Some(Reason::Version)));
+        assert!(server.shown()[&Name::Policy].refused.as_ref().unwrap().detail.ends_with("remove the row"));
+        assert_eq!(store.post(&mut server, policy(2), None), Err(NotWritten::Version));
+        store.rows.clear();
+        store.poll(&mut server, NOW);
+        assert_eq!((&store.rows[&Name::Policy].value, refused(&server)), (&good, None), "it is put back");
+    }
+    store.rows.insert(Name::Policy, Row { version: i64::MAX - 1, value: good });
+    store.poll(&mut server, NOW);
+    assert_eq!(refused(&server), None);
+    let highest = envelope::seal(&server.rule.key, Name::Policy, u64::MAX, &stamp("x"), &PolicyContent::default());
+    server.take(Name::Policy, Some(&Row { version: NOW, value: highest.unwrap() }));
+    assert!(server.set_policy(None, &stamp("ann"), None).is_ok());
+}
+
+#[test]
 fn only_a_signed_null_goes_back_to_the_properties() {
     let (mut store, mut server) = (Store::default(), documents());
     store.poll(&mut server, NOW);

@@ -237,8 +237,9 @@ pub struct Request<'a> {
 pub fn change(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Page {
     let path = request.path.trim_end_matches('/');
     let shared = ["/mox/freeze", "/mox/thaw", "/mox/policy", "/mox/refresh"].contains(&path);
-    let is_dry = path == "/mox/policy" && query::names(request.query).any(|name| name == "dryRun");
-    if shared && engine.has_documents() && !is_local(shown, request.query) && !is_dry {
+    // A value that is neither true nor false is refused below.
+    let is_dry = path == "/mox/policy" && query::flag(request.query, "dryRun") != Ok(false);
+    if shared && engine.has_documents() && is_local(shown, request.query) == Ok(false) && !is_dry {
         return Page::text(
             409,
             "this is for all session servers: send it to the session server's own port, by default 9603\n".to_owned(),
@@ -251,8 +252,19 @@ pub fn change(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Pag
 }
 
 /// Whether a request is about this server alone: what another server passes on, or what the operator calls so.
-fn is_local(shown: &Credentials, query: &str) -> bool {
-    !shown.signature.is_empty() || query::names(query).any(|name| name == "local")
+fn is_local(shown: &Credentials, query: &str) -> Result<bool, String> {
+    Ok(query::flag(query, "local")? || !shown.signature.is_empty())
+}
+
+/// What is wrong with the names in the query of a freeze or a thaw: who mistypes `for` is not to freeze without an end.
+fn unknown_parameter(path: &str, query: &str) -> Option<String> {
+    let known: &[&str] = match path {
+        "/mox/freeze" => &["for", "by", "why", "local"],
+        "/mox/thaw" => &["by", "why", "local"],
+        _ => return None,
+    };
+    let unknown = query::names(query).find(|name| !known.contains(name))?;
+    Some(format!("parameter {unknown:.40?} is not known; there are {}\n", known.join(", ")))
 }
 
 /// Begins a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
@@ -268,7 +280,13 @@ pub fn ask(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Next {
     {
         return Next::Page(page);
     }
-    let is_local = is_local(shown, request.query);
+    if let Some(why) = unknown_parameter(path, request.query) {
+        return Next::Page(Page::text(400, why));
+    }
+    let is_local = match is_local(shown, request.query) {
+        Ok(is_local) => is_local,
+        Err(why) => return Next::Page(Page::text(400, why)),
+    };
     if engine.has_documents() {
         match path {
             "/mox/refresh" => return Next::Refresh,
@@ -325,9 +343,10 @@ fn frozen(engine: &Engine) -> Page {
         shown["stopped"] = "the registry has stopped its pushes, which a thaw does not end".into();
     }
     if !orders.ordered && engine.is_freeze_shared() {
-        shown["shared"] = "the freeze of all session servers does not count here, until they are frozen or thawed anew or this one \
+        shown["shared"] =
+            "the freeze of all session servers does not count here, until they are frozen or thawed anew or this one \
                            starts anew"
-            .into();
+                .into();
     }
     Page::json(&shown)
 }

@@ -16,9 +16,11 @@ use serde_json::Value;
 use crate::{
     config::Config,
     disk,
-    documents::{Documents, Freeze, Kept, LEAST_TOKEN, Name, OrdersContent, Reason, Row, Shown, Stamp, Taken, Write},
+    documents::{
+        Documents, Freeze, Heard, Kept, LEAST_TOKEN, Name, OrdersContent, Reason, Row, Shown, Stamp, Taken, Write,
+    },
     host::policies::Policies,
-    model,
+    model::{self, Millis},
     policy::Policy,
 };
 
@@ -114,7 +116,9 @@ pub(super) struct Following {
     pub(super) saved: Kept,
     /// The policies where no document has one.
     pub(super) own: Policies,
-    /// When the freeze that is ordered ends.
+    /// When this server heard of the freeze that is ordered.
+    pub(super) heard: Option<Heard>,
+    /// When that ends.
     pub(super) thaws_at: Option<Instant>,
     /// Services that have a pin and are not known, and since when.
     pub(super) missed: BTreeMap<Arc<str>, Instant>,
@@ -143,7 +147,8 @@ impl Desk {
             Some(_) => "no host reads them",
             None => "mox.admin.token has fewer than 16 bytes, so nothing can be signed; set a longer one everywhere",
         };
-        let thaws_at = documents.as_ref().and_then(|documents| thaws_at(documents, false));
+        let heard = documents.as_ref().and_then(|documents| heard(documents, saved.heard, model::date()));
+        let thaws_at = documents.as_ref().and_then(|documents| thaws_at(documents, heard, model::date()));
         Self(Mutex::new(Following {
             documents,
             off: Some(off.to_owned()),
@@ -152,6 +157,7 @@ impl Desk {
             file,
             saved,
             own: Policies::new(properties),
+            heard,
             thaws_at,
             missed: BTreeMap::new(),
             logged,
@@ -169,13 +175,20 @@ impl Desk {
     }
 }
 
-/// When the freeze ends. The writer's clock counts where the freeze was heard of as it was ordered: it lasts as long as was
-/// said. After a restart it is this server's clock, and no longer than that.
-pub(super) fn thaws_at(documents: &Documents, heard: bool) -> Option<Instant> {
+/// When this server heard of the freeze that is ordered: as it was kept, else now.
+pub(super) fn heard(documents: &Documents, kept: Option<Heard>, now: Millis) -> Option<Heard> {
+    documents.freeze()?;
+    let revision = documents.shown()[&Name::Orders].revision;
+    kept.filter(|kept| kept.revision == revision).or(Some(Heard { revision, at: now }))
+}
+
+/// When the freeze ends: as long after it was heard of here as the writer said. No other clock than this server's counts, since
+/// the first server whose time is over ends the freeze of all.
+pub(super) fn thaws_at(documents: &Documents, heard: Option<Heard>, now: Millis) -> Option<Instant> {
     let (Freeze { until }, Stamp { when, .. }) = documents.freeze()?;
     let whole = until?.saturating_sub(*when).max(0);
-    let left = if heard { whole } else { until?.saturating_sub(model::date()).clamp(0, whole) };
-    Instant::now().checked_add(Duration::from_millis(left as u64))
+    let passed = heard.map_or(0, |heard| now.saturating_sub(heard.at)).clamp(0, whole);
+    Instant::now().checked_add(Duration::from_millis((whole - passed) as u64))
 }
 
 fn load(file: &Path) -> Option<Kept> {
@@ -242,6 +255,7 @@ impl Following {
 
     pub(super) fn save(&mut self) {
         let (Some(file), Some(kept)) = (&self.file, self.documents.as_ref().map(Documents::kept)) else { return };
+        let kept = Kept { heard: self.heard, ..kept };
         if kept == self.saved {
             return;
         }
@@ -276,3 +290,36 @@ impl Following {
 }
 
 const _: () = assert!(LEAST_TOKEN == 16, "a text here names it");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Millis = 3_600_000;
+
+    #[test]
+    fn a_freeze_lasts_as_long_as_was_said_whatever_other_clocks_say() {
+        let now = model::date();
+        for (ahead, kept, left) in [
+            // The writer's clock, hours ago or in an hour, does not matter to who hears of it now.
+            (-9 * HOUR, None, 2 * HOUR),
+            (HOUR, None, 2 * HOUR),
+            // After a restart the own clock goes on, for this freeze only.
+            (-9 * HOUR, Some(Heard { revision: 1, at: now - HOUR }), HOUR),
+            (0, Some(Heard { revision: 1, at: now - 3 * HOUR }), 0),
+            (0, Some(Heard { revision: 1, at: now + HOUR }), 2 * HOUR),
+            (0, Some(Heard { revision: 2, at: now - 3 * HOUR }), 2 * HOUR),
+        ] {
+            let mut documents = Documents::new(b"open sesame 1234", "ns").unwrap();
+            documents.take(Name::Orders, None);
+            let when = now + ahead;
+            let orders = OrdersContent { freeze: Some(Freeze { until: Some(when + 2 * HOUR) }) };
+            let write = documents.set_orders(orders, &Stamp { when, ..Stamp::default() }, None).unwrap();
+            documents.take(Name::Orders, Some(&Row { version: write.version, value: write.value }));
+            let before = Instant::now();
+            let ends = thaws_at(&documents, heard(&documents, kept, now), now).unwrap();
+            let span = |left: Millis| Duration::from_millis(left as u64);
+            assert!(ends >= before + span(left) && ends <= Instant::now() + span(left), "{ahead}, {kept:?}");
+        }
+    }
+}

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     documents::{Documents, Name, NotWritten, OrdersContent, Outcome, Row, Stamp, Taken, Write},
     host::{
-        desk::{DocumentsStatus, Following, For, Order, State, Written, log, thaws_at},
+        desk::{DocumentsStatus, Following, For, Order, State, Written, heard, log, thaws_at},
         engine::Engine,
         page::Page,
         policy::OTHER,
@@ -43,14 +43,16 @@ pub enum Next {
 
 impl Engine {
     /// Does what the documents say that changed.
-    fn put_in_force(&self, following: &mut Following, taken: &Taken, heard: bool) {
+    fn put_in_force(&self, following: &mut Following, taken: &Taken) {
         log(&mut following.logged, taken);
         for name in &taken.changed {
             match name {
                 Name::Policy => self.put_policy_in_force(following),
                 Name::Orders => {
                     let documents = following.documents.as_ref();
-                    following.thaws_at = documents.and_then(|documents| thaws_at(documents, heard));
+                    let now = model::date();
+                    following.heard = documents.and_then(|documents| heard(documents, None, now));
+                    following.thaws_at = documents.and_then(|documents| thaws_at(documents, following.heard, now));
                     self.put_freeze_in_force(following);
                 }
                 Name::Pins => self.put_pins_in_force(following),
@@ -79,9 +81,12 @@ impl Engine {
     fn put_freeze_in_force(&self, following: &Following) {
         let freeze = following.documents.as_ref().and_then(Documents::freeze);
         let ordered = freeze.is_some() && !following.is_over();
+        // A freeze of this server alone outlasts one of all that ends by itself.
+        let is_thawed =
+            following.documents.as_ref().is_some_and(|documents| documents.is_thawed_by_other_than(OURSELVES));
         self.order(|orders| {
             orders.ordered = ordered;
-            orders.frozen &= ordered;
+            orders.frozen &= !is_thawed;
         });
         if let Some((_, Stamp { by, why, .. })) = freeze.filter(|_| ordered) {
             tracing::warn!(event = "frozen", by, why, "what is served stays as it is on every session server");
@@ -139,7 +144,7 @@ impl Engine {
         let is_reachable = read.is_ok();
         match read {
             Ok(rows) => {
-                let heard = following.read_at.replace(Instant::now()).is_some();
+                following.read_at = Some(Instant::now());
                 following.failure = None;
                 if std::mem::replace(&mut following.said_away, false) {
                     tracing::warn!(
@@ -151,7 +156,7 @@ impl Engine {
                 for (name, row) in &rows {
                     taken.add(documents.take(*name, row.as_ref()));
                 }
-                self.put_in_force(following, &taken, heard);
+                self.put_in_force(following, &taken);
             }
             Err(why) => {
                 documents.lose();
@@ -226,7 +231,7 @@ impl Engine {
             return Next::Page(Page::text(503, "this write is not known any more\n".to_owned()));
         };
         let (outcome, taken) = documents.written(&write, stored, read.then_some(row.as_ref()));
-        self.put_in_force(following, &taken, true);
+        self.put_in_force(following, &taken);
         let Some(documents) = &following.documents else { return unreachable_store() };
         match (outcome, whom) {
             (Outcome::Unreachable, _) => unreachable_store(),
@@ -304,7 +309,9 @@ impl Engine {
     /// Whether there is a document with a freeze of all session servers whose time is not over.
     pub(super) fn is_freeze_shared(&self) -> bool {
         let following = self.documents.lock();
-        following.is_on() && following.documents.as_ref().is_some_and(|it| it.freeze().is_some()) && !following.is_over()
+        following.is_on()
+            && following.documents.as_ref().is_some_and(|it| it.freeze().is_some())
+            && !following.is_over()
     }
 
     /// The answer to who wrote a document: this server's, with what the others are asked then.
@@ -357,6 +364,13 @@ fn not_written(documents: &Documents, why: &NotWritten) -> Page {
                 "error": OTHER,
                 "present": present,
                 "policy": documents.policy(),
+            }))
+        },
+        NotWritten::Version => Page {
+            status: 409,
+            ..Page::json(&json!({
+                "error": "nothing can be written over the row's version; remove the row, then send yours again",
+                "present": present,
             }))
         },
         NotWritten::Newer => Page {
