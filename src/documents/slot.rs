@@ -213,11 +213,12 @@ impl<C: Content> Slot<C> {
         if self.refused.as_ref().is_some_and(|refused| refused.reason == Reason::Version) {
             return Err(NotWritten::Version);
         }
-        if saw.is_some_and(|saw| saw != self.highest) {
-            return Err(NotWritten::Conflict);
-        }
-        if saw.is_none() && self.refused.as_ref().is_some_and(|refused| refused.reason.is_newer_release()) {
-            return Err(NotWritten::Newer);
+        // Who writes over what this release cannot read has to have seen that, and not what is in force here.
+        let newer = self.refused.as_ref().filter(|refused| refused.reason.is_newer_release());
+        match saw {
+            None if newer.is_some() => return Err(NotWritten::Newer),
+            Some(saw) if saw != newer.map_or(self.highest, |newer| newer.revision) => return Err(NotWritten::Conflict),
+            _ => {}
         }
         content.check(&rule.namespace).map_err(NotWritten::Invalid)?;
         let revision = self.highest.max(self.claimed).saturating_add(1);

@@ -76,6 +76,13 @@ fn refused(server: &Documents) -> Option<Reason> {
     server.shown()[&Name::Policy].refused.as_ref().map(|refusal| refusal.reason)
 }
 
+/// The revision that an operator sees at a server.
+fn saw(server: &Documents) -> u64 {
+    let shown = server.shown().remove(&Name::Policy).unwrap();
+    let newer = shown.refused.filter(|refusal| refusal.reason.is_newer_release());
+    newer.map_or(server.policy.highest(), |refusal| refusal.revision)
+}
+
 #[test]
 fn a_short_token_signs_nothing() {
     assert!(Documents::new(b"open sesame 123", NAMESPACE).is_none());
@@ -187,6 +194,17 @@ fn an_older_release_writes_over_nothing_that_it_cannot_read() {
         "unless the operator says that it is seen"
     );
     assert_eq!(revision(&server), 5);
+    // Of a form of another release not even the signature is known: what is in force here, and its revision, are no answer to it.
+    store.vandal(r#"{"schema":2,"name":"policy","revision":6}"#);
+    store.poll(&mut server, NOW);
+    let refusal = server.shown()[&Name::Policy].refused.clone().unwrap();
+    assert_eq!((refusal.reason, refusal.revision), (Reason::Schema, 6));
+    for saw in [5, 0, 7] {
+        assert_eq!(store.post(&mut server, policy(2), Some(saw)), Err(NotWritten::Conflict));
+    }
+    assert_eq!(store.post(&mut server, policy(2), None), Err(NotWritten::Newer));
+    assert_eq!(store.post(&mut server, policy(2), Some(6)), Ok(Outcome::Done));
+    assert_eq!(revision(&server), 7);
 }
 
 #[test]
@@ -410,7 +428,7 @@ enum Step {
     Tamper,
     Remove,
     Replay { which: usize },
-    NewerRelease,
+    NewerRelease { schema: u64 },
     Away(bool),
 }
 
@@ -424,7 +442,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Tamper),
         1 => Just(Step::Remove),
         1 => any::<usize>().prop_map(|which| Step::Replay { which }),
-        1 => Just(Step::NewerRelease),
+        1 => (1..3u64).prop_map(|schema| Step::NewerRelease { schema }),
         1 => any::<bool>().prop_map(Step::Away),
     ]
 }
@@ -449,7 +467,7 @@ impl World {
         match step {
             Step::Post { server, n, answer_lost, seen } => {
                 let at = Stamp { when: Self::clock(server), ..stamp("ann") };
-                let saw = seen.then(|| self.servers[server].policy.highest());
+                let saw = seen.then(|| saw(&self.servers[server]));
                 let document = &mut self.servers[server];
                 let Ok(write) = document.set_policy(Some(policy(n)), &at, saw) else { return };
                 self.posted.push(policy(n));
@@ -485,11 +503,12 @@ impl World {
                     self.store.vandal(self.rows[which % self.rows.len()].clone());
                 }
             }
-            Step::NewerRelease => {
+            Step::NewerRelease { schema } => {
                 let revision = self.servers.iter().map(|server| server.policy.highest()).max().unwrap_or_default() + 1;
                 let content = json!({ "policy": { "fromNextYear": true }, "history": [] });
                 let key = &self.servers[0].rule.key;
-                self.store.vandal(envelope::seal(key, Name::Policy, revision, &stamp("x"), &content).unwrap());
+                let row = envelope::seal(key, Name::Policy, revision, &stamp("x"), &content).unwrap();
+                self.store.vandal(row.replacen("\"schema\":1", &format!("\"schema\":{schema}"), 1));
             }
             Step::Away(away) => self.store.away = away,
         }

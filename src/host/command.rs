@@ -13,7 +13,7 @@ use crate::{
     host::{
         admin::{self, Answer, Credentials, Page, Request, large::Cursor},
         desk::Written,
-        documents::Next,
+        documents::{Away, Next},
         engine::Engine,
         feed::Feed,
         metrics,
@@ -107,9 +107,12 @@ pub enum Command {
         /// By name; null where there is no row.
         #[serde(default)]
         rows: BTreeMap<Name, Option<Row>>,
-        /// Why they could not be read.
+        /// Why they could not be read, for pages.
         #[serde(default)]
         failure: Option<String>,
+        /// The same for the log.
+        #[serde(default)]
+        detail: String,
     },
     /// The host is going to read documents.
     AwaitDocuments {},
@@ -242,8 +245,8 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             let request = Request { path: &path, query: &query, if_match: &if_match, body: body.as_bytes() };
             next(admin::ask(engine, &shown, request))
         }
-        Command::Rows { rows, failure } => {
-            let writes = engine.documents_read(failure.map_or(Ok(rows), Err));
+        Command::Rows { rows, failure, detail } => {
+            let writes = engine.documents_read(failure.map_or(Ok(rows), |why| Err(Away { why, detail })));
             Ok(json!({ "writes": writes }))
         }
         Command::AwaitDocuments {} => {

@@ -1,5 +1,5 @@
 //! The documents as an engine holds them: the lock around [`Documents`], the file in `mox.state-dir`, and the writes that somebody
-//! is to make.
+//! is to make. The file is written while that lock is free: pages and the status wait for no disk.
 
 use std::{
     collections::BTreeMap,
@@ -101,7 +101,12 @@ pub(super) enum For {
 
 /// The documents and what surrounds them.
 #[derive(Debug)]
-pub struct Desk(Mutex<Following>);
+pub struct Desk {
+    following: Mutex<Following>,
+    file: Option<PathBuf>,
+    /// What the file has, held while it is written; the other lock is taken under this one only.
+    saved: Mutex<Kept>,
+}
 
 #[derive(Debug)]
 pub(super) struct Following {
@@ -112,10 +117,10 @@ pub(super) struct Following {
     /// Why the store could not be read the last time.
     pub(super) failure: Option<String>,
     pub(super) read_at: Option<Instant>,
-    pub(super) file: Option<PathBuf>,
-    pub(super) saved: Kept,
     /// The policies where no document has one.
     pub(super) own: Policies,
+    /// Hashes of the shared policies before the one in force, by their revisions and stamps; `None`: this release cannot read it.
+    pub(super) hashes: Vec<(u64, Stamp, Option<String>)>,
     /// When this server heard of the freeze that is ordered.
     pub(super) heard: Option<Heard>,
     /// When that ends.
@@ -149,14 +154,13 @@ impl Desk {
         };
         let heard = documents.as_ref().and_then(|documents| heard(documents, saved.heard, model::date()));
         let thaws_at = documents.as_ref().and_then(|documents| thaws_at(documents, heard, model::date()));
-        Self(Mutex::new(Following {
+        let following = Following {
             documents,
             off: Some(off.to_owned()),
             failure: None,
             read_at: None,
-            file,
-            saved,
             own: Policies::new(properties),
+            hashes: Vec::new(),
             heard,
             thaws_at,
             missed: BTreeMap::new(),
@@ -165,13 +169,50 @@ impl Desk {
             said_full: false,
             next_ticket: 1,
             pending: BTreeMap::new(),
-        }))
+        };
+        Self { following: Mutex::new(following), file, saved: Mutex::new(saved) }
     }
 }
 
 impl Desk {
     pub(super) fn lock(&self) -> MutexGuard<'_, Following> {
-        self.0.lock()
+        self.following.lock()
+    }
+
+    #[cfg(test)]
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Following>> {
+        self.following.try_lock()
+    }
+
+    /// Holds what is held while the file is written.
+    #[cfg(test)]
+    pub(super) fn hold_file(&self) -> MutexGuard<'_, Kept> {
+        self.saved.lock()
+    }
+
+    /// Writes the file, if it has another content than what is known now. Takes as long as the disk does.
+    pub(super) fn save(&self) {
+        let Some(file) = &self.file else { return };
+        let mut saved = self.saved.lock();
+        let kept = {
+            let following = self.lock();
+            let Some(kept) = following.documents.as_ref().map(Documents::kept) else { return };
+            Kept { heard: following.heard, ..kept }
+        };
+        if kept == *saved {
+            return;
+        }
+        let written = disk::replace(file, |out| {
+            serde_json::to_writer(&mut *out, &kept)?;
+            out.write_all(b"\n")
+        });
+        match written {
+            Ok(()) => *saved = kept,
+            Err(error) => {
+                let file = file.display();
+                tracing::warn!(event = "documents_not_kept", %file, %error, "documents do not outlive a restart without the store");
+            }
+        }
     }
 }
 
@@ -242,6 +283,11 @@ impl Following {
         self.thaws_at.is_some_and(|at| at <= Instant::now())
     }
 
+    /// The hash of the shared policy of this revision and stamp, if it was made.
+    pub(super) fn hash_of(&self, revision: u64, stamp: &Stamp) -> Option<&Option<String>> {
+        self.hashes.iter().find(|(at, by, _)| *at == revision && by == stamp).map(|(.., hash)| hash)
+    }
+
     /// Gives a write a ticket.
     pub(super) fn order(&mut self, write: Write, whom: For) -> Order {
         let ticket = self.next_ticket;
@@ -253,27 +299,6 @@ impl Following {
         Order { ticket, key: write.name.key(), write }
     }
 
-    pub(super) fn save(&mut self) {
-        let (Some(file), Some(kept)) = (&self.file, self.documents.as_ref().map(Documents::kept)) else { return };
-        let kept = Kept { heard: self.heard, ..kept };
-        if kept == self.saved {
-            return;
-        }
-        let written = disk::replace(file, |out| {
-            serde_json::to_writer(&mut *out, &kept)?;
-            out.write_all(b"\n")
-        });
-        match written {
-            Ok(()) => self.saved = kept,
-            Err(error) => {
-                let file = file.display();
-                tracing::warn!(event = "documents_not_kept", %file, %error, "documents do not outlive a restart without the store");
-            }
-        }
-    }
-}
-
-impl Following {
     pub(super) fn status(&self) -> DocumentsStatus {
         let state = match (&self.off, &self.failure) {
             (Some(_), _) => State::Off,

@@ -30,6 +30,18 @@ const PINNED: Duration = Duration::from_secs(86_400);
 /// Who writes what no operator asks for.
 const OURSELVES: &str = "registry-mox";
 
+/// The rows as the host read them, or why it could not.
+pub type Read = std::result::Result<BTreeMap<Name, Option<Row>>, Away>;
+
+/// Why the store could not be read.
+#[derive(Debug, Default)]
+pub struct Away {
+    /// For pages, which everybody sees: nothing of what the database said.
+    pub why: String,
+    /// For the log.
+    pub detail: String,
+}
+
 /// The host's next step.
 #[derive(Debug)]
 pub enum Next {
@@ -58,10 +70,10 @@ impl Engine {
                 Name::Pins => self.put_pins_in_force(following),
             }
         }
-        following.save();
     }
 
-    fn put_policy_in_force(&self, following: &Following) {
+    fn put_policy_in_force(&self, following: &mut Following) {
+        following.hashes = self.hashes(following);
         let stored = following.documents.as_ref().and_then(Documents::policy);
         let policy = match stored {
             Some(policy) => self.compiled_json(policy),
@@ -103,12 +115,14 @@ impl Engine {
 
     /// Does what the documents of before a restart say.
     pub(super) fn put_kept_in_force(&self) {
-        let following = self.documents.lock();
+        let mut following = self.documents.lock();
         let Some(documents) = &following.documents else { return };
-        if documents.policy().is_some() {
-            self.put_policy_in_force(&following);
+        let (has_policy, has_freeze) = (documents.policy().is_some(), documents.freeze().is_some());
+        following.hashes = self.hashes(&following);
+        if has_policy {
+            self.put_policy_in_force(&mut following);
         }
-        if documents.freeze().is_some() {
+        if has_freeze {
             self.put_freeze_in_force(&following);
         }
         self.put_pins_in_force(&following);
@@ -129,14 +143,20 @@ impl Engine {
         if following.documents.take().is_some() {
             following.off = Some(why.to_owned());
             following.thaws_at = None;
-            self.put_policy_in_force(&following);
+            self.put_policy_in_force(&mut following);
             self.put_pins_in_force(&following);
             self.order(|orders| orders.ordered = false);
         }
     }
 
-    /// Takes the rows as the host read them, or why it could not; returns rows to write.
-    pub fn documents_read(&self, read: std::result::Result<BTreeMap<Name, Option<Row>>, String>) -> Vec<Order> {
+    /// Takes the rows as the host read them, or why it could not; returns rows to write. Takes as long as the disk does.
+    pub fn documents_read(&self, read: Read) -> Vec<Order> {
+        let orders = self.take_rows(read);
+        self.documents.save();
+        orders
+    }
+
+    fn take_rows(&self, read: Read) -> Vec<Order> {
         let mut following = self.documents.lock();
         let following = &mut *following;
         let Some(documents) = &mut following.documents else { return Vec::new() };
@@ -158,13 +178,17 @@ impl Engine {
                 }
                 self.put_in_force(following, &taken);
             }
-            Err(why) => {
+            Err(Away { why, detail }) => {
                 documents.lose();
-                let why: String = why.chars().take(400).collect();
+                let line = |text: &str, most: usize| -> String {
+                    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+                };
+                let (why, detail) = (line(&why, 100), line(&detail, 300));
                 if !std::mem::replace(&mut following.said_away, true) {
                     tracing::error!(
                         event = "documents_unreachable",
                         why,
+                        detail,
                         "the registry's store of documents cannot be read: the last known documents count"
                     );
                 }
@@ -221,8 +245,14 @@ impl Engine {
         }
     }
 
-    /// Takes what came of a write.
+    /// Takes what came of a write. Takes as long as the disk does.
     pub fn documents_written(&self, written: Written) -> Next {
+        let next = self.take_written(written);
+        self.documents.save();
+        next
+    }
+
+    fn take_written(&self, written: Written) -> Next {
         let Written { ticket, stored, read, row } = written;
         let mut following = self.documents.lock();
         let following = &mut *following;
@@ -377,7 +407,7 @@ fn not_written(documents: &Documents, why: &NotWritten) -> Page {
             status: 409,
             ..Page::json(&json!({
                 "error": "a newer release wrote the document, and this one cannot read it; send yours to a server of that release, \
-                          or with the present revision in If-Match",
+                          or with the revision of the row that is refused in If-Match",
                 "present": present,
             }))
         },
@@ -393,3 +423,6 @@ fn date(millis: Millis) -> String {
     let at = std::time::UNIX_EPOCH + Duration::from_millis(millis.max(0) as u64);
     humantime::format_rfc3339_seconds(at).to_string()
 }
+
+#[cfg(test)]
+mod tests;

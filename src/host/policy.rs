@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config,
-    documents::{Name, PastPolicy, Stamp},
+    documents::{Documents, Name, PastPolicy, Stamp},
     error::{Error, Result},
     host::{
         desk::Following,
@@ -111,18 +111,28 @@ impl Engine {
         self.shown(&self.documents.lock())
     }
 
+    /// The hashes of the shared policies before the one in force. Each takes a compilation, so it is made once.
+    pub(super) fn hashes(&self, following: &Following) -> Vec<(u64, Stamp, Option<String>)> {
+        let hash = |past: &PastPolicy| {
+            let policy = past.policy.as_ref()?;
+            let known = following.hash_of(past.revision, &past.stamp).cloned();
+            let made = || self.compiled_json(policy).ok().map(|policy| policy.hash().to_owned());
+            Some((past.revision, past.stamp.clone(), known.unwrap_or_else(made)))
+        };
+        following.documents.as_ref().map_or(&[][..], Documents::history).iter().filter_map(hash).collect()
+    }
+
     fn shown(&self, following: &Following) -> Value {
         let own = following.own.present();
         let documents = following.documents.as_ref().filter(|_| following.is_on());
-        let hash = |policy: Option<&Value>| match policy {
-            Some(policy) => self.compiled_json(policy).map(|policy| policy.hash().to_owned()).ok(),
+        let hash = |PastPolicy { revision, stamp, policy }: &PastPolicy| match policy {
+            Some(_) => following.hash_of(*revision, stamp).cloned().flatten(),
             None => Some(own.policy.hash().to_owned()),
         };
         let from = |policy: Option<&Value>| if policy.is_some() { Source::Document } else { own.source };
         let past = |past: &PastPolicy| {
             let PastPolicy { revision, stamp, policy } = past;
-            let policy = policy.as_ref();
-            json!({ "revision": revision, "hash": hash(policy), "from": from(policy), "stamp": stamp })
+            json!({ "revision": revision, "hash": hash(past), "from": from(policy.as_ref()), "stamp": stamp })
         };
         let mut page = match documents {
             Some(documents) => {
