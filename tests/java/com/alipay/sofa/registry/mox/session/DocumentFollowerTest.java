@@ -18,6 +18,8 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.FutureTask;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.junit.After;
 import org.junit.Test;
@@ -189,7 +191,7 @@ public class DocumentFollowerTest {
         DocumentFollower follower = follower(mox, table, 20);
         follower.start();
         assertEquals("unreachable", documents(mox).get("state"));
-        assertTrue(documents(mox).get("why").toString().contains("no connection"));
+        assertEquals("what it says may name it", "java.lang.IllegalStateException", documents(mox).get("why"));
         assertEquals(503L, change(mox, "/mox/policy", "{}").get("status"));
         table.set(null, null);
         TestData.await("it is back", () -> "on".equals(documents(mox).get("state")));
@@ -224,6 +226,24 @@ public class DocumentFollowerTest {
         follower.refresh();
         assertEquals(policy, mox.status().get("policy"));
         assertEquals(1L, revision(mox));
+    }
+
+    /** As where a command waits for a slow disk. */
+    @Test
+    public void whoGivesUpWaitsForNoOtherCall() throws Exception {
+        Table table = new Table();
+        CountDownLatch deaf = new CountDownLatch(1);
+        RegistryMox mox = mox();
+        DocumentFollower follower = follower(mox, table, NEVER);
+        follower.start();
+        table.set(null, deaf);
+        FutureTask<TimeoutException> given = new FutureTask<>(() -> assertThrows(TimeoutException.class, follower::refresh));
+        synchronized (follower) {
+            new Thread(given).start();
+            assertNotNull(given.get(TestData.DEADLINE.toMillis(), TimeUnit.MILLISECONDS));
+            assertEquals("unreachable", documents(mox).get("state"));
+        }
+        deaf.countDown();
     }
 
     @Test

@@ -13,6 +13,7 @@ import java.util.concurrent.Future;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 
@@ -43,13 +44,13 @@ final class DocumentFollower implements AutoCloseable {
     private final Consumer<Throwable> broken;
     private final ScheduledThreadPoolExecutor polls = new ScheduledThreadPoolExecutor(1, work -> thread(work, "mox-documents"));
     private final AtomicInteger givenUp = new AtomicInteger();
-    /** Guarded by this. */
-    private Lane lane = new Lane();
+    /** Replaced by who gives it up. No lock: a command that takes long, as one of a slow disk does, keeps nobody from that. */
+    private volatile Lane lane = new Lane();
 
     /** A thread for calls of the store, one after the other. */
     private static final class Lane {
         final ExecutorService thread = Executors.newSingleThreadExecutor(work -> thread(work, "mox-store"));
-        volatile boolean givenUp;
+        final AtomicBoolean givenUp = new AtomicBoolean();
     }
 
     /** Work that asks the store, and tells the engine unless its lane was given up. */
@@ -121,7 +122,7 @@ final class DocumentFollower implements AutoCloseable {
 
     private Void read(Lane on) throws TimeoutException {
         Map<String, Object> rows = new LinkedHashMap<>();
-        String failure = null;
+        Throwable failure = null;
         try {
             for (Map.Entry<String, String> document : keys.entrySet()) {
                 rows.put(document.getKey(), shown(store.get(document.getValue())));
@@ -129,9 +130,12 @@ final class DocumentFollower implements AutoCloseable {
         } catch (LinkageError e) {
             throw e;
         } catch (Throwable t) {
-            failure = String.valueOf(t);
+            failure = t;
         }
-        Map<String, Object> answer = failure == null ? tell(on, "rows", "rows", rows) : tell(on, "rows", "failure", failure);
+        // Pages are open to everybody, and what a database says may name it: pages have the kind of failure, the log all of it.
+        Map<String, Object> answer = failure == null
+                ? tell(on, "rows", "rows", rows)
+                : tell(on, "rows", "failure", failure.getClass().getName(), "detail", String.valueOf(failure.getMessage()));
         for (Object write : (List<?>) answer.get("writes")) {
             put(on, (Map<?, ?>) write);
         }
@@ -163,9 +167,12 @@ final class DocumentFollower implements AutoCloseable {
         return tell(on, "written", "ticket", write.get("ticket"), "stored", stored, "read", read, "row", shown(row));
     }
 
-    /** Rows that were read long ago would be taken for those that are there now. */
-    private synchronized Map<String, Object> tell(Lane on, String operation, Object... fields) throws TimeoutException {
-        if (on.givenUp) {
+    /**
+     * Rows that were read long ago would be taken for those that are there now. Those of a lane that is given up in this moment are as
+     * old as a call may be: the engine refuses what is older than it knows, and the next read puts the rest right.
+     */
+    private Map<String, Object> tell(Lane on, String operation, Object... fields) throws TimeoutException {
+        if (on.givenUp.get()) {
             throw new TimeoutException();
         }
         return mox.host().command(operation, fields);
@@ -183,10 +190,7 @@ final class DocumentFollower implements AutoCloseable {
     }
 
     private <T> T within(long millis, Call<T> call) throws TimeoutException {
-        Lane on;
-        synchronized (this) {
-            on = lane;
-        }
+        Lane on = lane;
         Future<T> done = on.thread.submit(() -> call.on(on));
         try {
             return done.get(millis, TimeUnit.MILLISECONDS);
@@ -209,12 +213,11 @@ final class DocumentFollower implements AutoCloseable {
     }
 
     /** Whoever waits for another call of the lane gives up as well. */
-    private synchronized void giveUp(Lane late, long millis) {
-        if (late.givenUp || givenUp.get() >= GIVEN_UP) {
+    private void giveUp(Lane late, long millis) {
+        if (givenUp.get() >= GIVEN_UP || !late.givenUp.compareAndSet(false, true)) {
             return;
         }
         givenUp.incrementAndGet();
-        late.givenUp = true;
         late.thread.submit(givenUp::decrementAndGet); // when the call has come to its end
         late.thread.shutdown();
         lane = new Lane();
@@ -224,8 +227,6 @@ final class DocumentFollower implements AutoCloseable {
     @Override
     public void close() {
         polls.shutdownNow();
-        synchronized (this) {
-            lane.thread.shutdown();
-        }
+        lane.thread.shutdown();
     }
 }

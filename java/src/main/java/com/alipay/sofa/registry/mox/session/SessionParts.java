@@ -118,7 +118,8 @@ final class SessionParts implements AutoCloseable {
             } else {
                 LOG.error(line, why);
             }
-            mox.host().command("noDocuments", "why", why);
+            // Pages are open to everybody: of what others say there, they have the kind.
+            mox.host().command("noDocuments", "why", t instanceof IllegalStateException ? why : t.getClass().getName());
             return null;
         }
     }
