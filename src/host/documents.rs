@@ -28,7 +28,7 @@ const TRIES: usize = 3;
 /// How long a pin outlives its service.
 const PINNED: Duration = Duration::from_secs(86_400);
 /// Who writes what no operator asks for.
-const OURSELVES: &str = "registry-mox";
+pub(super) const OURSELVES: &str = "registry-mox";
 
 /// The rows as the host read them, or why it could not.
 pub type Read = std::result::Result<BTreeMap<Name, Option<Row>>, Away>;

@@ -8,7 +8,7 @@ use crate::{
     documents::{Freeze, OrdersContent, Stamp},
     host::{
         admin::{Page, Request, query},
-        documents::Next,
+        documents::{Next, OURSELVES},
         engine::Engine,
     },
     model::{self, Millis},
@@ -62,7 +62,11 @@ fn policy(body: &[u8]) -> Result<Option<Value>, String> {
 
 /// Who asks, now and why, as the query says.
 pub(super) fn stamp(query: &str) -> Result<Stamp, String> {
-    Ok(Stamp { by: text(query, "by", MOST_BY)?, when: model::date(), why: text(query, "why", MOST_WHY)? })
+    let by = text(query, "by", MOST_BY)?;
+    if by == OURSELVES {
+        return Err(format!("by {OURSELVES:?} is who writes what no operator asks for; give another name"));
+    }
+    Ok(Stamp { by, when: model::date(), why: text(query, "why", MOST_WHY)? })
 }
 
 /// The revision of an `If-Match`, with quotes or without; `None`: whatever is there.
@@ -135,6 +139,7 @@ mod tests {
     #[test]
     fn who_and_why_are_short() {
         assert_eq!(text("by=ann&why=it+moves", "why", 10), Ok("it moves".to_owned()));
+        assert!(stamp("by=ann").is_ok() && stamp("by=registry-mox").is_err());
         assert!(text("why=12345678901", "why", 10).is_err() && text("why=a%0Ab", "why", 10).is_err());
     }
 }

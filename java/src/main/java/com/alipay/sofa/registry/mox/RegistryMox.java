@@ -195,7 +195,10 @@ public final class RegistryMox implements AutoCloseable {
         latch("freeze");
     }
 
-    /** Ends {@link #freeze()}. */
+    /**
+     * Ends {@link #freeze()}. A freeze of all session servers does not count in this engine from then on, until they are frozen or thawed
+     * anew.
+     */
     public void thaw() {
         latch("thaw");
     }
