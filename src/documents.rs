@@ -274,7 +274,7 @@ impl Documents {
     /// The write that ends the freeze whose time is over; `None`: there is none to end, or it cannot be written. A row that is
     /// refused may be right for servers with another token: only an operator writes over it.
     pub fn lapse(&self, stamp: &Stamp) -> Option<Write> {
-        self.freeze().filter(|_| self.orders.refused().is_none())?;
+        self.freeze().filter(|_| !self.orders.has_refused_row())?;
         self.set_orders(OrdersContent::default(), stamp, None).ok()
     }
 
@@ -294,7 +294,7 @@ impl Documents {
                 pins.places.entry(Arc::clone(place)).or_insert_with(|| Arc::clone(holder));
             }
         }
-        (pins != before && self.pins.refused().is_none()).then(|| self.pins.propose(&self.rule, pins, stamp, None))
+        (pins != before && !self.pins.has_refused_row()).then(|| self.pins.propose(&self.rule, pins, stamp, None))
     }
 
     /// Takes what came of a write. `stored`: the store says that it took it; `now`: what it has after that, `None` where it

@@ -196,6 +196,11 @@ impl<C: Content> Slot<C> {
         self.held.as_ref()
     }
 
+    /// Whether there is a row, and it is refused.
+    pub(super) fn has_refused_row(&self) -> bool {
+        self.refused.as_ref().is_some_and(|refused| refused.reason != Reason::Gone)
+    }
+
     /// Whether no revision is known that is newer than what is held.
     fn holds_newest(&self) -> bool {
         self.held.as_ref().map_or(0, |held| held.revision) == self.highest

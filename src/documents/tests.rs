@@ -418,6 +418,17 @@ fn what_no_operator_asks_for_writes_over_no_row_that_is_refused() {
     assert!(ours.freeze().is_some() && ours.lapse(&stamp("registry-mox")).is_none());
     assert!(ours.repin(&pins, &BTreeSet::new(), &stamp("registry-mox")).is_none());
     assert!(ours.set_orders(OrdersContent::default(), &stamp("ann"), None).is_ok(), "an operator does");
+    // Nobody sets pins: after a change of the token their row is removed, and they begin anew above what was there.
+    let mut changed = documents();
+    changed.restore(&Kept { highest: [(Name::Pins, 3)].into(), ..Kept::default() });
+    store.poll(&mut changed, NOW);
+    assert!(changed.repin(&pins, &BTreeSet::new(), &stamp("registry-mox")).is_none());
+    store.rows.remove(&Name::Pins);
+    store.poll(&mut changed, NOW);
+    assert_eq!(changed.shown()[&Name::Pins].refused.as_ref().map(|refusal| refusal.reason), Some(Reason::Gone));
+    assert!(store.put(&changed.repin(&pins, &BTreeSet::new(), &stamp("registry-mox")).unwrap().unwrap()));
+    store.poll(&mut changed, NOW);
+    assert_eq!((changed.pins().unwrap().places.len(), changed.shown()[&Name::Pins].revision), (1, 4));
 }
 
 #[derive(Debug, Clone)]
