@@ -155,7 +155,7 @@ async fn a_policy_is_for_all_and_a_step_back_is_to_the_byte() {
     let first = a.serves().await;
     assert_eq!(first.1, SERVICES);
     let (status, body) = a.post("/mox/policy", "by=ann&why=S1+moves", "0", &excluding(1));
-    assert_eq!(status, 200, "{body}");
+    assert!(status == 200 && body.contains("\"unmatched\": []"), "{body}");
     b.poll();
     assert_eq!((a.serves().await.1, a.serves().await), (SERVICES - 1, b.serves().await));
     let page = b.policy();
@@ -275,7 +275,8 @@ async fn what_is_known_outlives_a_restart_without_the_database() {
     fs::write(dir.join("documents"), "{\"rows\":").unwrap();
     assert_eq!(Server::start(None, config).serves().await.1, SERVICES);
     fresh.poll();
-    fs::remove_dir_all(dir).unwrap();
+    // The engines that were dropped may still be writing their last good state.
+    let _ = fs::remove_dir_all(dir);
 }
 
 #[tokio::test]
@@ -348,7 +349,8 @@ async fn a_freeze_is_for_all_and_outlives_restarts() {
     assert_eq!(again.post("/mox/thaw", "by=ann", "", "").0, 200);
     assert_eq!((again.serves().await.1, b.serves().await.1), (SERVICES + 1, SERVICES + 1));
     assert_eq!(again.document("orders")["revision"], 3);
-    fs::remove_dir_all(dir).unwrap();
+    // The engines that were dropped may still be writing their last good state.
+    let _ = fs::remove_dir_all(dir);
 }
 
 /// The last way out for who has neither the database nor another session server.

@@ -37,6 +37,7 @@ const HOSTS: [&str; 6] =
 const PROTOCOLS: [&str; 5] = ["HTTP", "TCP", "GRPC", "bolt", ""];
 const LABELS: [&str; 5] = ["rpcVer", "startTime", "security.istio.io/tlsMode", "app", "-a"];
 const EXPORTS: [&str; 5] = ["*", "~", ".", "a", "sofa-registry"];
+const DURATIONS: [&str; 5] = ["0s", "1s", "90s", "2d", "soon"];
 const RANGES: [&str; 6] = ["10.0.0.0/8", "10.1.0.0/16", "fd00::/8", "0.0.0.0/0", "10.1.2.3/32", "none"];
 
 /// Bytes to choose by.
@@ -60,12 +61,13 @@ impl Choices<'_> {
     fn exception(&mut self) -> Value {
         let mut all = Map::new();
         for _ in 0..self.next() % 4 {
-            let (key, value) = match self.next() % 6 {
+            let (key, value) = match self.next() % 7 {
                 0 => ("host", json!(HOSTS[self.next() % HOSTS.len()])),
                 1 => ("port", json!(self.next() * 257)),
                 2 => ("protocol", json!(PROTOCOLS[self.next() % PROTOCOLS.len()])),
                 3 => ("exportTo", json!(self.some(&EXPORTS))),
                 4 => ("dns", json!(self.next() % 2 == 0)),
+                5 => ("warmup", json!(DURATIONS[self.next() % DURATIONS.len()])),
                 _ => ("labels", json!(self.some(&LABELS))),
             };
             all.insert(key.to_owned(), value);
@@ -76,7 +78,7 @@ impl Choices<'_> {
     fn document(&mut self) -> Value {
         let mut all = json!({});
         while !self.0.is_empty() {
-            match self.next() % 8 {
+            match self.next() % 10 {
                 0 | 1 => all["include"] = (0..self.next() % 16).map(|_| self.text()).collect(),
                 2 => all["exclude"] = (0..self.next() % 16).map(|_| self.text()).collect(),
                 3 | 4 => {
@@ -87,6 +89,13 @@ impl Choices<'_> {
                 6 => {
                     let (allow, deny) = (self.some(&RANGES), self.some(&RANGES));
                     all["endpoints"] = json!({ "allow": allow, "deny": deny });
+                }
+                7 => all["ports"] = json!({ PROTOCOLS[self.next() % PROTOCOLS.len()]: self.next() * 257 }),
+                8 => {
+                    let (applications, exception) = (vec![self.text()], self.some(&EXPORTS));
+                    let linger = DURATIONS[self.next() % DURATIONS.len()];
+                    let overrides = json!({ self.text(): { "exportTo": exception } });
+                    all["direct"] = json!({ "applications": applications, "linger": linger, "overrides": overrides });
                 }
                 _ => {
                     let (labels, applications) = (self.some(&LABELS), self.text());
@@ -141,6 +150,7 @@ fn ask(policy: &Policy, config: &PolicyConfig, id: &str) {
     let export_to = first(&|n| about[n].1.export_to.is_some()).and_then(|it| it.export_to.as_ref());
     assert_eq!(rules.export_to, export_to.unwrap_or(&config.export_to), "{id:?}");
     assert_eq!(rules.dns, first(&|n| about[n].1.dns.is_some()).and_then(|it| it.dns).unwrap_or_default(), "{id:?}");
+    assert_eq!(rules.warmup, first(&|n| about[n].1.warmup.is_some()).and_then(|it| it.warmup), "{id:?}");
     let labels = first(&|n| about[n].1.labels.is_some()).and_then(|it| it.labels.as_ref());
     assert_eq!(rules.labels, labels.unwrap_or(&config.labels), "{id:?}");
 }
@@ -150,12 +160,13 @@ fn check(document: Value) {
         Ok(config) => config,
         Err(mistakes) => return assert!(!mistakes.to_string().is_empty()),
     };
-    let policy = Policy::new(config.clone(), None, NAMESPACE).expect("what has no mistake is compiled");
+    let policy = Policy::new(config.clone(), &[], NAMESPACE).expect("what has no mistake is compiled");
     let written = serde_json::to_value(&config).expect("a document is JSON");
     let again = policy_from_json(written, NAMESPACE).expect("what was written is read");
     assert_eq!(again, config);
-    let again = Policy::new(again, None, NAMESPACE).expect("what was written is compiled");
-    assert_eq!((again.hash(), again.reading()), (policy.hash(), policy.reading()));
+    let again = Policy::new(again, &[], NAMESPACE).expect("what was written is compiled");
+    let reading = |policy: &Policy| [true, false].map(|names_protocols| policy.reading(names_protocols));
+    assert_eq!((again.hash(), reading(&again)), (policy.hash(), reading(&policy)));
     assert!(policy.admits_as(&again) && policy.makes_direct_as(&again));
     let globs = config.include.iter().chain(&config.exclude).chain(config.overrides.keys());
     for glob in globs.take(24) {

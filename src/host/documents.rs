@@ -247,23 +247,30 @@ impl Engine {
 
     /// Takes what came of a write. Takes as long as the disk does.
     pub fn documents_written(&self, written: Written) -> Next {
-        let next = self.take_written(written);
+        let came = self.came_of(written);
         self.documents.save();
-        next
+        match came {
+            // Another thread looks for the globs that match nothing, so not under the documents' lock.
+            Came::Policy(mut revisions) => {
+                revisions["unmatched"] = json!(self.unmatched());
+                Self::told(Page::json(&revisions))
+            }
+            Came::Other(next) => next,
+        }
     }
 
-    fn take_written(&self, written: Written) -> Next {
+    fn came_of(&self, written: Written) -> Came {
         let Written { ticket, stored, read, row } = written;
         let mut following = self.documents.lock();
         let following = &mut *following;
         let (Some(documents), Some((write, whom))) = (&mut following.documents, following.pending.remove(&ticket))
         else {
-            return Next::Page(Page::text(503, "this write is not known any more\n".to_owned()));
+            return Came::Other(Next::Page(Page::text(503, "this write is not known any more\n".to_owned())));
         };
         let (outcome, taken) = documents.written(&write, stored, read.then_some(row.as_ref()));
         self.put_in_force(following, &taken);
-        let Some(documents) = &following.documents else { return unreachable_store() };
-        match (outcome, whom) {
+        let Some(documents) = &following.documents else { return Came::Other(unreachable_store()) };
+        Came::Other(match (outcome, whom) {
             (Outcome::Unreachable, _) => unreachable_store(),
             (Outcome::Done, For::Orders { content, .. }) => Self::told(frozen(documents, content)),
             (Outcome::Conflict, For::Orders { content, stamp, tries }) if tries < TRIES => {
@@ -273,8 +280,9 @@ impl Engine {
                 }
             }
             (Outcome::Conflict, _) => Next::Page(not_written(documents, &NotWritten::Conflict)),
-            (Outcome::Done, For::Policy | For::Nobody) => Self::told(self.revisions_of(documents)),
-        }
+            (Outcome::Done, For::Policy) => return Came::Policy(self.revisions_of(documents)),
+            (Outcome::Done, For::Nobody) => Self::told(Page::json(&self.revisions_of(documents))),
+        })
     }
 
     /// Whether changes are written as documents.
@@ -327,7 +335,7 @@ impl Engine {
         let following = self.documents.lock();
         let status = following.status();
         match &following.documents {
-            Some(documents) if status.state == State::On => self.revisions_of(documents),
+            Some(documents) if status.state == State::On => Page::json(&self.revisions_of(documents)),
             _ => {
                 let DocumentsStatus { state, why, .. } = status;
                 let shown = json!({ "error": "the documents are not read here", "state": state, "why": why });
@@ -349,19 +357,27 @@ impl Engine {
         Next::Page(page.with("/mox/refresh", String::new(), String::new()))
     }
 
-    fn revisions_of(&self, documents: &Documents) -> Page {
+    fn revisions_of(&self, documents: &Documents) -> Value {
         let revisions: BTreeMap<Name, u64> =
             documents.shown().into_iter().map(|(name, shown)| (name, shown.revision)).collect();
-        Page::json(&json!({
+        json!({
             "revision": revisions[&Name::Policy],
             "hash": self.policy_hash(),
             "revisions": revisions,
-        }))
+        })
     }
 
     pub(super) fn documents_status(&self) -> DocumentsStatus {
         self.documents.lock().status()
     }
+}
+
+/// What came of a write.
+enum Came {
+    /// A policy is in force, with these revisions.
+    Policy(Value),
+    /// Anything else.
+    Other(Next),
 }
 
 fn unreachable_store() -> Next {

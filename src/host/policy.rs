@@ -50,21 +50,23 @@ impl Engine {
             Ok(policy) => policy,
             Err(error) => return refused(error),
         };
-        let mut following = self.documents.lock();
-        if !following.own.is_matched_by(if_match) {
-            let mut shown = self.shown(&following);
-            shown["error"] = OTHER.into();
-            return Page { status: 409, ..Page::json(&shown) };
-        }
-        let was = following.own.present().clone();
-        match self.put_own(&mut following, &policy, stamp) {
-            Ok(()) => {
-                let mut shown = brief(following.own.present());
-                shown["was"] = brief(&was);
-                Page::json(&shown)
+        let mut shown = {
+            let mut following = self.documents.lock();
+            if !following.own.is_matched_by(if_match) {
+                let mut shown = self.shown(&following);
+                shown["error"] = OTHER.into();
+                return Page { status: 409, ..Page::json(&shown) };
             }
-            Err(error) => refused(error),
-        }
+            let was = brief(following.own.present());
+            if let Err(error) = self.put_own(&mut following, &policy, stamp) {
+                return refused(error);
+            }
+            let mut shown = brief(following.own.present());
+            shown["was"] = was;
+            shown
+        };
+        shown["unmatched"] = json!(self.unmatched());
+        Page::json(&shown)
     }
 
     /// The revision of the shared policy, if this is the hash of it.
