@@ -1,4 +1,4 @@
-//! What a service goes by in a round.
+//! The key that a service goes by in a round.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::{
     translate::payload::Client,
 };
 
-/// In the place of a protocol: the main service of a dataInfoId that would else be taken for another's.
+/// Stands where a protocol would, before a dataInfoId that would else read as the key of another service.
 const MAIN: &str = "dubbo";
 
 /// A service: the main one of a dataInfoId, or one that an id of Dubbo's client has beside it, by another protocol.
@@ -18,9 +18,10 @@ const MAIN: &str = "dubbo";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey(Arc<str>);
 
-/// Protocol and dataInfoId of a key that is not just a dataInfoId.
+/// Protocol and dataInfoId of a key that is not just a dataInfoId. Behind [`MAIN`] stands any dataInfoId, so that an id which
+/// begins with that is itself wrapped; other protocols stand before an id of Dubbo's client only.
 fn split(text: &str) -> Option<(&str, &str)> {
-    text.split_once("://").filter(|(_, id)| Client::of(id).names_protocols())
+    text.split_once("://").filter(|(protocol, id)| *protocol == MAIN || Client::of(id).names_protocols())
 }
 
 impl ServiceKey {
@@ -65,7 +66,7 @@ impl ServiceKey {
         split(&self.0).map(|(protocol, _)| protocol).filter(|protocol| *protocol != MAIN)
     }
 
-    /// What a policy says of the service.
+    /// The rules that a policy has for the service.
     pub fn rules<'p>(&self, policy: &'p Policy) -> Rules<'p> {
         let rules = policy.rules(self.id());
         if self.other().is_some() { rules.beside() } else { rules }
@@ -81,14 +82,37 @@ impl From<&str> for ServiceKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const ID: &str = "com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+    /// No id of Dubbo's client, but what stands behind its `://` is.
+    const FOUR_PARTS: &str = "a#@#b://c@dubbo#@#I#@#SOFA";
+
+    proptest! {
+        /// Where a key gives back what it is of, no two are alike.
+        #[test]
+        fn a_key_of_any_text_gives_back_what_it_is_of(
+            parts in prop::collection::vec(
+                prop::sample::select(vec!["dubbo", "tri", "a", "://", "#@#", "@dubbo", "c@dubbo#@#I#@#SOFA", ":", "@"]),
+                0..12,
+            )
+        ) {
+            let id: Arc<str> = parts.concat().into();
+            let main = ServiceKey::main(&id);
+            prop_assert_eq!((main.id(), main.other()), (&*id, None));
+            if Client::of(&id).names_protocols() {
+                let key = ServiceKey::beside(&id, "tri");
+                prop_assert_eq!((key.id(), key.other()), (&*id, Some("tri")));
+            }
+        }
+    }
 
     #[test]
     fn a_key_gives_back_what_it_is_of_and_no_two_are_alike() {
         let mut ids: Vec<String> =
-            ["", "a", "a://b", ID, "com.example.A:1.0@DEFAULT#@#a#@#SOFA"].map(str::to_owned).into();
+            ["", "a", "a://b", ID, "com.example.A:1.0@DEFAULT#@#a#@#SOFA", FOUR_PARTS].map(str::to_owned).into();
         for protocol in ["tri", "dubbo", "", "a b"] {
             for n in 0..ids.len().min(20) {
                 ids.push(format!("{protocol}://{}", ids[n]));
