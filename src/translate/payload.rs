@@ -326,7 +326,7 @@ const DUBBO: &str = "dubbo";
 
 /// The protocol that a provider is called by, in lower case, if it is another than that of its dataInfoId.
 fn other_protocol<'t>(text: &'t str, client: Client, rules: &Rules<'_>) -> Result<Option<Cow<'t, str>>, Reject> {
-    let scheme = provider::scheme(text.trim()).filter(|_| client.names_protocols());
+    let scheme = provider::scheme(trimmed(text)).filter(|_| client.names_protocols());
     let Some(scheme) = scheme.filter(|scheme| !scheme.eq_ignore_ascii_case(DUBBO)) else { return Ok(None) };
     let protocol = match scheme.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => Cow::Owned(scheme.to_ascii_lowercase()),
@@ -335,9 +335,14 @@ fn other_protocol<'t>(text: &'t str, client: Client, rules: &Rules<'_>) -> Resul
     if rules.policy.knows(&protocol) { Ok(Some(protocol)) } else { Err(Reject::UnknownProtocol) }
 }
 
+/// The text without the blanks and control characters around it, as Java trims.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c| c <= ' ')
+}
+
 /// Reads a payload that was published under a dataInfoId.
 pub fn parse(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
-    let text = text.trim_matches(|c| c <= ' '); // as Java trims
+    let text = trimmed(text);
     if text.is_empty() {
         return Err(Reject::Empty);
     }
@@ -614,6 +619,7 @@ mod tests {
             ("10.0.0.1:80?url=tri://10.0.0.1:80", Ok(None)),
             (r#"{"host":"10.0.0.7","port":1,"x":"tri://"}"#, Ok(None)),
             (" tri://10.0.0.1:80", Ok(Some("tri".to_owned()))),
+            ("\u{1}tri://10.0.0.1:80\0", Ok(Some("tri".to_owned()))),
             ("REST://10.0.0.1:80", Ok(Some("rest".to_owned()))),
             ("hessian://10.0.0.1:80", Ok(Some("hessian".to_owned()))),
             ("rmi://10.0.0.1:80", Err(Reject::UnknownProtocol)),
