@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     policy::{Policy, Rules},
+    registry::store::Store,
     translate::payload::Client,
 };
 
@@ -66,6 +67,11 @@ impl ServiceKey {
         split(&self.0).map(|(protocol, _)| protocol).filter(|protocol| *protocol != MAIN)
     }
 
+    /// Whether the registry knows its dataInfoId.
+    pub fn is_known(&self, store: &Store) -> bool {
+        store.has(self.id())
+    }
+
     /// The rules that a policy has for the service.
     pub fn rules<'p>(&self, policy: &'p Policy) -> Rules<'p> {
         let rules = policy.rules(self.id());
@@ -85,6 +91,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::catalog::driver::Driver;
 
     const ID: &str = "com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
     /// No id of Dubbo's client, but what stands behind its `://` is.
@@ -105,6 +112,20 @@ mod tests {
             if Client::of(&id).names_protocols() {
                 let key = ServiceKey::beside(&id, "tri");
                 prop_assert_eq!((key.id(), key.other()), (&*id, Some("tri")));
+            }
+        }
+    }
+
+    #[test]
+    fn every_service_of_an_id_is_known_with_it() {
+        let driver = Driver::new(serde_json::json!({}));
+        for id in [ID, FOUR_PARTS] {
+            let keys = [ServiceKey::from(id), ServiceKey::beside(id, "tri")];
+            assert!(keys.iter().all(|key| !key.is_known(&driver.store)));
+            driver.publish(id, "a", 1, &["10.0.0.1:80"]);
+            let known = if id == ID { &keys[..] } else { &keys[..1] };
+            for key in known {
+                assert!(ServiceKey::of_text(Arc::clone(key.text())).is_known(&driver.store), "{key:?}");
             }
         }
     }
