@@ -346,6 +346,23 @@ fn a_quarantined_service_goes_when_its_grace_is_over() {
 }
 
 #[test]
+fn a_grace_goes_on_while_publishers_cannot_be_read() {
+    let mut driver = full(json!({}), 2);
+    driver.unpublish(&id(0), "a", 2);
+    driver.round();
+    driver.now += GRACE - 1;
+    driver.publish(&id(0), "a", 3, &["panic://10.0.0.1:80"]);
+    driver.round();
+    assert_eq!(reasons(&driver), [(&*id(0), "panic")]);
+    driver.now += 1;
+    driver.round();
+    assert!(form(&driver, &id(0)).is_some(), "nobody knows what it has");
+    driver.unpublish(&id(0), "a", 4);
+    driver.round();
+    assert!(form(&driver, &id(0)).is_none(), "its grace is over");
+}
+
+#[test]
 fn the_last_good_state_stays_as_it_was_until_the_view_is_complete() {
     for mode in ["inline", "workload-entry"] {
         let mut before =

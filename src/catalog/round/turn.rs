@@ -534,7 +534,11 @@ impl Round {
                 }
                 Outcome::Refused(why) => {
                     let kept = self.services.get(&id).is_some();
-                    self.services.stay(&id, empty_since, intent);
+                    if is_as_before {
+                        self.services.keep(&id, intent);
+                    } else {
+                        self.services.stay(&id, empty_since, intent);
+                    }
                     self.quarantine(now, id.text(), why, kept);
                 }
             }
