@@ -475,7 +475,8 @@ fn make(
 }
 
 fn shown((address, port, id): &(IpAddr, u16, ServiceKey), application: &str) -> Box<str> {
-    let id: String = id.text().chars().take(100).collect();
+    let start = |text: &str| text.chars().take(100).collect::<String>();
+    let (application, id) = (start(application), start(id.text()));
     format!("{address} {port} {application} {id}").into()
 }
 

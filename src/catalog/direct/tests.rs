@@ -300,6 +300,18 @@ fn no_more_linger_than_a_proxy_can_bear() {
 }
 
 #[test]
+fn a_sample_has_the_start_of_what_publishers_chose() {
+    let mut direct = Direct::default();
+    let application = format!("orders{}", "x".repeat(200));
+    let data = format!("10.0.0.1:80?app={application}");
+    let any = self::policy(serde_json::json!({ "direct": { "applications": ["*"], "balance": "mesh" } }));
+    direct.follow(&Arc::new(any), std::iter::empty());
+    direct.update(0, &(&*"i".repeat(200)).into(), &[], &members(&[&data], 1));
+    let sample = format!("10.0.0.1 80 {} {}", &application[..100], "i".repeat(100));
+    assert_eq!(direct.counts().not_own_sample, [sample.into()]);
+}
+
+#[test]
 fn where_the_proxy_chooses_new_providers_warm_up_by_the_policy() {
     let rule = |balance: &str| {
         let overrides = serde_json::json!({ "or*": { "warmup": "90s" }, "*": { "warmup": "5s", "exportTo": ["a"] } });
