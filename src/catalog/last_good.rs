@@ -107,7 +107,7 @@ struct Reader {
     selected: HashMap<String, ServiceKey>,
     entries: BTreeMap<direct::Key, (usize, Arc<str>)>,
     /// The applications in whose entries addresses and ports stand.
-    addresses: HashMap<(IpAddr, u16), Box<str>>,
+    addresses: HashMap<(IpAddr, u16), Arc<str>>,
 }
 
 impl Reader {
@@ -200,7 +200,7 @@ fn annotation<'a>(resource: &'a McpResource, key: &str) -> Option<&'a str> {
 
 /// The endpoints of a service. An endpoint that stands in an application's entry, too, has its publisher's own address,
 /// and is of that application, of which the endpoint itself has only the label.
-fn members(endpoints: Vec<(Box<str>, Endpoint)>, entries: &HashMap<(IpAddr, u16), Box<str>>) -> Vec<Member> {
+fn members(endpoints: Vec<(Box<str>, Endpoint)>, entries: &HashMap<(IpAddr, u16), Arc<str>>) -> Vec<Member> {
     let mut members = Vec::with_capacity(endpoints.len());
     let mut by_publisher: BTreeMap<(Box<str>, Option<IpAddr>), Vec<Endpoint>> = BTreeMap::new();
     for (register_id, mut endpoint) in endpoints {

@@ -75,6 +75,22 @@ impl Member {
         &self.parsed.endpoints[self.index]
     }
 
+    /// The same, without what else was read with it.
+    pub fn alone(&self) -> Self {
+        let Parsed { register_id, version, source_address, endpoints, others, rejects } = &*self.parsed;
+        if endpoints.len() == 1 && others.is_none() && rejects.is_none() {
+            return self.clone();
+        }
+        let parsed = Parsed {
+            register_id: register_id.clone(),
+            version: *version,
+            source_address: *source_address,
+            endpoints: vec![self.endpoint().clone()],
+            ..Parsed::default()
+        };
+        Self { parsed: Arc::new(parsed), index: 0 }
+    }
+
     /// By whom.
     pub fn register_id(&self) -> &str {
         &self.parsed.register_id
