@@ -759,7 +759,8 @@ impl World {
         self.deserted.extend(had.difference(&has).map(|place| (*place, *now)));
         let dialed = dialed(view);
         let entry_of = |host: &str| format!("{}/{}", config.namespace, names::resource_name(host, &config.host_suffix));
-        let is_old = |name: &str| report.quarantined.keys().any(|host| name == entry_of(host));
+        let hosts = || report.quarantined.keys().filter_map(|name| name.strip_prefix("application://"));
+        let is_old = |name: &str| hosts().any(|host| name == entry_of(host));
         let linger = policy.linger().as_millis() as Millis;
         for (place, lingers) in &report.lingering {
             let name = entry_name(config, &lingers.application, place.port());

@@ -8,6 +8,9 @@ use crate::{
     translate::payload::Client,
 };
 
+/// Stands where a protocol would, before the host of an application's entry, which is no service.
+const ENTRY: &str = "application";
+
 /// Stands where a protocol would, before a dataInfoId that would else read as the key of another service.
 const MAIN: &str = "dubbo";
 
@@ -20,9 +23,15 @@ const MAIN: &str = "dubbo";
 pub struct ServiceKey(Arc<str>);
 
 /// Protocol and dataInfoId of a key that is not just a dataInfoId. Behind [`MAIN`] stands any dataInfoId, so that an id which
-/// begins with that is itself wrapped; other protocols stand before an id of Dubbo's client only.
+/// begins with that, or as the name of an entry does, is itself wrapped; other protocols stand before an id of Dubbo's client
+/// only.
 fn split(text: &str) -> Option<(&str, &str)> {
-    text.split_once("://").filter(|(protocol, id)| *protocol == MAIN || Client::of(id).names_protocols())
+    text.split_once("://").filter(|(protocol, id)| [MAIN, ENTRY].contains(protocol) || Client::of(id).names_protocols())
+}
+
+/// The name of an application's entry among the keys of services: the key of none, as a host is no dataInfoId of Dubbo's client.
+pub fn of_entry(host: &str) -> Arc<str> {
+    format!("{ENTRY}://{host}").into()
 }
 
 impl ServiceKey {
@@ -102,13 +111,14 @@ mod tests {
         #[test]
         fn a_key_of_any_text_gives_back_what_it_is_of(
             parts in prop::collection::vec(
-                prop::sample::select(vec!["dubbo", "tri", "a", "://", "#@#", "@dubbo", "c@dubbo#@#I#@#SOFA", ":", "@"]),
+                prop::sample::select(vec!["dubbo", "application", "tri", "p80.x.app", "a", "://", "#@#", "@dubbo", "c@dubbo#@#I#@#SOFA", ":", "@"]),
                 0..12,
             )
         ) {
             let id: Arc<str> = parts.concat().into();
             let main = ServiceKey::main(&id);
             prop_assert_eq!((main.id(), main.other()), (&*id, None));
+            prop_assert_ne!(main.text(), &of_entry("p80.x.app"));
             if Client::of(&id).names_protocols() {
                 let key = ServiceKey::beside(&id, "tri");
                 prop_assert_eq!((key.id(), key.other()), (&*id, Some("tri")));
@@ -134,12 +144,12 @@ mod tests {
     fn a_key_gives_back_what_it_is_of_and_no_two_are_alike() {
         let mut ids: Vec<String> =
             ["", "a", "a://b", ID, "com.example.A:1.0@DEFAULT#@#a#@#SOFA", FOUR_PARTS].map(str::to_owned).into();
-        for protocol in ["tri", "dubbo", "", "a b"] {
+        for protocol in ["tri", "dubbo", "application", "", "a b"] {
             for n in 0..ids.len().min(20) {
                 ids.push(format!("{protocol}://{}", ids[n]));
             }
         }
-        let mut keys = std::collections::BTreeSet::new();
+        let mut keys = std::collections::BTreeSet::from([ServiceKey::of_text(of_entry("a"))]);
         for id in ids {
             let id: Arc<str> = id.into();
             let main = ServiceKey::main(&id);

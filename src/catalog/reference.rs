@@ -108,7 +108,7 @@ impl Reference<'_> {
                     && (some || graces.contains(id) || withheld.contains(id))
             };
             let claimants: Vec<&str> = ids.iter().copied().filter(|id| claims(id)).collect();
-            // What else an id has beside its main service is not known while it cannot be read.
+            // The services that an id has beside its main one are not known while it cannot be read.
             let is_main = |id: &str| ServiceKey::of_text(id.into()).other().is_none();
             let mut unreadable =
                 ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id) && is_main(id));

@@ -111,7 +111,7 @@ pub struct Report {
     pub invalid_endpoints: BTreeMap<Rule, u64>,
     /// How many are quarantined, by reason.
     pub quarantined_by: BTreeMap<&'static str, u64>,
-    /// Services, and entries of applications by their host, whose newest form cannot be made. An older form is served on where
+    /// Services by the texts of their keys, and entries of applications as `application://<host>`, whose newest form cannot be made. An older form is served on where
     /// there is one.
     pub quarantined: BTreeMap<Arc<str>, Quarantine>,
     /// How many quarantined services a summary leaves out.

@@ -185,7 +185,7 @@ pub struct Parsed {
     pub source_address: Option<IpAddr>,
     /// Endpoints that can be served.
     pub endpoints: Vec<Endpoint>,
-    /// What is of other protocols than the dataInfoId's, by their names in lower case; each is a service of its own.
+    /// Endpoints of other protocols than the dataInfoId's, by their names in lower case; each is a service of its own.
     #[allow(clippy::box_collection)] // nearly no publisher has others, and each has this field
     pub others: Option<Box<BTreeMap<Arc<str>, Arc<Parsed>>>>,
     /// Payloads that cannot be served, counted by reason, with a sample of each.

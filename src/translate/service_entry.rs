@@ -294,8 +294,9 @@ pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceE
     }
 }
 
-/// The DestinationRule that has proxies warm up the endpoints of a host. The field is the one that every istiod since 1.14 reads; the newer `warmup` is unknown to those before 1.24, and Kubernetes takes
-/// only one of the two. Without a way of balancing istiod would drop it (istio/istio#39430); this one is its usual.
+/// The DestinationRule that has proxies warm up the endpoints of a host. The field is the one that every istiod since 1.14
+/// reads; the newer `warmup` is unknown to those before 1.24, and Kubernetes takes only one of the two. Without a way of
+/// balancing istiod would drop it (istio/istio#39430); this one is its usual.
 ///
 /// There is no `exportTo`, whatever the ServiceEntry has: of two rules for a host in one namespace istiod 1.29 lets the older one win
 /// if their `exportTo` are the same, else the younger one, and an operator's own has none as a rule.

@@ -260,7 +260,7 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
         let changed = changes(&mut direct, &other, false).0;
         assert_eq!(changed, [format!("{}{ORDERS}", if stays { '+' } else { '-' })], "{other:?}");
     }
-    // What the policy itself takes away goes with it.
+    // An address that the policy itself takes away goes with it.
     for other in
         [serde_json::json!({ "endpoints": { "deny": ["10.0.0.1/32"] } }), serde_json::json!({ "exclude": ["a"] })]
     {

@@ -101,6 +101,28 @@ fn a_bug_over_one_service_holds_back_no_other() {
 }
 
 #[test]
+fn a_service_that_is_called_as_an_entry_is_told_apart_from_it() {
+    let direct = json!({ "direct": { "applications": ["*"] } });
+    let mut driver = full(json!({ "policy": direct }), 2);
+    let id = "p80.x.app.sofa.mesh";
+    driver.publish(id, "a", 1, &["10.0.0.1:80?app=x"]);
+    driver.publish(&format!("application://{id}"), "a", 1, &["10.0.0.2:81"]);
+    driver.round();
+    assert!(driver.report.quarantined.is_empty());
+    let mut policy = refused();
+    policy["direct"] = direct["direct"].clone();
+    driver.policy(&policy);
+    driver.round();
+    let mut named: Vec<&str> = reasons(&driver).into_iter().map(|(name, _)| name).collect();
+    named.retain(|name| name.contains(id));
+    assert_eq!(named, ["application://p80.x.app.sofa.mesh", "dubbo://application://p80.x.app.sofa.mesh", id]);
+    assert_eq!(driver.report.quarantined_by["export-to"], 2 + 3);
+    driver.policy(&direct);
+    driver.round();
+    assert!(driver.report.quarantined.is_empty() && driver.report.quarantined_by.is_empty());
+}
+
+#[test]
 fn a_rename_that_istio_would_refuse_leaves_the_old_form() {
     for mode in ["inline", "workload-entry"] {
         let mut driver = full(json!({ "endpointMode": mode }), 3);

@@ -13,7 +13,7 @@ use crate::{
         breaker::{Judgement, Totals},
         changes::{RoundChanges, ServiceChanges},
         direct,
-        key::ServiceKey,
+        key::{ServiceKey, of_entry},
         notices::Notice,
         report::Quarantine,
         round::{Round, Stage},
@@ -620,9 +620,10 @@ impl Round {
             self.direct = None;
         }
         for direct::Outcome { host, refused, kept } in outcomes {
+            let name = of_entry(&host);
             match refused {
-                None => self.release(&host),
-                Some(why) => self.quarantine(now, &host, why, kept),
+                None => self.release(&name),
+                Some(why) => self.quarantine(now, &name, why, kept),
             }
         }
     }
