@@ -29,7 +29,8 @@ fn split(text: &str) -> Option<(&str, &str)> {
     text.split_once("://").filter(|(protocol, id)| [MAIN, ENTRY].contains(protocol) || Client::of(id).names_protocols())
 }
 
-/// The name of an application's entry among the keys of services: the key of none, as a host is no dataInfoId of Dubbo's client.
+/// The name of an application's entry among the keys of services: the key of none, as a host is no dataInfoId of Dubbo's
+/// client.
 pub fn of_entry(host: &str) -> Arc<str> {
     format!("{ENTRY}://{host}").into()
 }
@@ -111,7 +112,9 @@ mod tests {
         #[test]
         fn a_key_of_any_text_gives_back_what_it_is_of(
             parts in prop::collection::vec(
-                prop::sample::select(vec!["dubbo", "application", "tri", "p80.x.app", "a", "://", "#@#", "@dubbo", "c@dubbo#@#I#@#SOFA", ":", "@"]),
+                prop::sample::select(vec![
+                    "dubbo", "application", "tri", "p80.x.app", "a", "://", "#@#", "@dubbo", "c@dubbo#@#I#@#SOFA", ":",
+                ]),
                 0..12,
             )
         ) {

@@ -140,7 +140,7 @@ impl Reader {
             let port = entry.ports.first().and_then(|port| u16::try_from(port.number).ok());
             let key: direct::Key = (application.into(), port.ok_or("the entry of an application has no port")?);
             let addresses = entry.addresses.iter().filter_map(|address| address.parse().ok());
-            self.addresses.extend(addresses.map(|address| ((address, key.1), key.0.clone())));
+            self.addresses.extend(addresses.map(|address| ((address, key.1), Arc::clone(&key.0))));
             self.entries.insert(key, (slice, Arc::clone(name)));
             return Ok((slice, 0));
         }

@@ -208,9 +208,9 @@ fn log(notice: &Notice) {
         }
         Notice::AddressContested { address, port, newest, claimed_by } => {
             let newest = newest.as_deref().map(short_name);
-            let claimed_by: Vec<String> =
-                claimed_by.iter().take(2).map(|application| short_name(application)).collect();
-            tracing::warn!(event, %address, port, newest, ?claimed_by, "two applications publish one address and port");
+            let claimed_by: Vec<String> = claimed_by.iter().take(2).map(|name| short_name(name)).collect();
+            let claimed_by = claimed_by.join(", ");
+            tracing::warn!(event, %address, port, newest, claimed_by, "two applications publish one address and port");
         }
         Notice::AddressNotOwn { id, address, port, application } => {
             let application = short_name(application);

@@ -496,8 +496,8 @@ proptest::proptest! {
             gone.retain(|place, lingers| is_its(place, &lingers.application));
             for ((application, port), entry) in &had {
                 for address in entry.keys().filter(|address| !populated.contains(&(**address, *port))) {
-                    if policy.is_direct(application) && served.contains_key(&(application.clone(), *port)) {
-                        gone.insert((*address, *port), Lingers { application: application.clone(), since: now });
+                    if policy.is_direct(application) && served.contains_key(&(Arc::clone(application), *port)) {
+                        gone.insert((*address, *port), Lingers { application: Arc::clone(application), since: now });
                     }
                 }
             }
@@ -512,7 +512,7 @@ proptest::proptest! {
             proptest::prop_assert_eq!(direct.lingering.count(), gone.len());
             proptest::prop_assert_eq!(direct.deadline(), gone.values().map(|lingers| lingers.since + 60_000).min());
             changes(&mut direct, &policy, false);
-            let both = entries.keys().cloned().chain(gone.iter().map(|((_, port), it)| (it.application.clone(), *port)));
+            let both = entries.keys().cloned().chain(gone.iter().map(|((_, port), it)| (Arc::clone(&it.application), *port)));
             let both: BTreeSet<Key> = both.filter(|(application, _)| policy.is_direct(application)).collect();
             proptest::prop_assert!(direct.served.keys().eq(&both), "{:?} are served, not {:?}", direct.served, both);
             let unnamed = naive.services.values().flatten().filter(|member| application(member).is_none()).count();

@@ -116,7 +116,7 @@ fn a_line_that_names_applications_is_short() {
     let lines = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let taken = Arc::clone(&lines);
     let subscriber = crate::host::log::Log::subscriber(move |line| taken.lock().push(line.message));
-    let (id, application) = (Arc::<str>::from("i".repeat(9_999)), Box::<str>::from("\u{1}".repeat(9_999)));
+    let (id, application) = (Arc::<str>::from("i".repeat(9_999)), Box::<str>::from("\u{1}\"\u{200b}".repeat(3_333)));
     let address = "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap();
     let claimed_by = (0..9).map(|n| format!("{n}{application}").into()).collect();
     tracing::dispatcher::with_default(&subscriber, || {
