@@ -134,7 +134,7 @@ fn is_about(glob: &str, id: &str) -> bool {
     matches(&chars(glob), &chars(id)) || data_id.is_some_and(|data_id| matches(&chars(glob), &chars(data_id)))
 }
 
-/// What a policy answers for a service is what its document says.
+/// A policy answers for a service as its document says.
 fn ask(policy: &Policy, config: &PolicyConfig, id: &str) {
     let any = |globs: &[String]| globs.iter().any(|glob| is_about(glob, id));
     let serves = (config.include.is_empty() || any(&config.include)) && !any(&config.exclude);

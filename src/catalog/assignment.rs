@@ -150,7 +150,8 @@ impl Assignment {
 
     /// From now on these pins count, and no others.
     pub fn pin(&mut self, pins: &Arc<Pins>) -> Movers {
-        if *self.pins == **pins {
+        // The same pins come in nearly every round, and there may be thousands.
+        if Arc::ptr_eq(&self.pins, pins) || *self.pins == **pins {
             return Movers::new();
         }
         let before = std::mem::replace(&mut self.pins, Arc::clone(pins));
@@ -280,7 +281,13 @@ impl Assignment {
         let Some((Claim::Best { .. }, digest)) = self.claims.get(id) else { return };
         let vip = (*digest, id.clone());
         for (family, range) in self.vip_ranges.into_iter().enumerate() {
-            let Some(range) = range else { continue };
+            let Some(range) = range else {
+                // A service of a last good state may have one of a range that is no more.
+                let claims = &mut self.vips[family];
+                movers.extend(claims.get(&vip).map(|_| id.clone()));
+                movers.extend(ids(claims.remove(&vip)));
+                continue;
+            };
             let right = |vip: IpAddr| {
                 let right = self.right(id, &vip.to_string(), |served| served.vips.0[family] == Some(vip));
                 (vip, right)
@@ -479,6 +486,26 @@ mod tests {
         assert!(vips.contains(&served.vips) && vips.contains(&Vips::default()));
         all.claim(&id("a.demo"), None, false);
         assert_eq!(host(&all, "a.Demo").as_deref(), PLAIN, "no longer kept");
+    }
+
+    #[test]
+    fn an_address_of_a_range_that_is_no_more_goes() {
+        let mut before = assignment("248.0.0.0/6 fd00::/64");
+        before.claim(&id("a.demo"), None, false);
+        let served = before.place(&id("a.demo")).unwrap();
+        assert!(served.vips.0.iter().all(Option::is_some));
+        for ranges in ["248.0.0.0/6", "fd00::/64", "10.0.0.0/8", ""] {
+            let mut all = assignment(ranges);
+            all.keep(&id("a.demo"), &served.host, served.vips);
+            all.settle();
+            assert_eq!(all.place(&id("a.demo")), Some(served.clone()), "until it can be made");
+            assert_eq!(all.claim(&id("a.demo"), None, false), Movers::from([id("a.demo")]));
+            let vips: Vec<IpAddr> = all.place(&id("a.demo")).unwrap().vips.0.into_iter().flatten().collect();
+            let ranges: Vec<IpNet> = ranges.split_whitespace().map(|range| range.parse().unwrap()).collect();
+            assert_eq!(vips.len(), ranges.len());
+            assert!(vips.iter().all(|vip| ranges.iter().any(|range| range.contains(vip))), "{vips:?}");
+            assert_eq!(all.settle().len(), 1);
+        }
     }
 
     #[test]

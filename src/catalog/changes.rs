@@ -38,7 +38,7 @@ impl ServiceChanges {
     }
 }
 
-/// What is put at a slice and name; `None`: what is there is removed, unless something is put there in the same round.
+/// A resource that is put at a slice and name; `None`: the one there is removed, unless another is put there in the same round.
 pub type Change = ((usize, Arc<str>), Option<Resource>);
 
 /// Puts a resource at a slice and name, whatever was to be removed from there.

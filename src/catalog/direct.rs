@@ -47,6 +47,8 @@ pub use lingering::Key;
 
 /// Status names this many endpoints that are not their publishers' own.
 const SHOWN: usize = 20;
+/// The longest name of an application that has entries, in bytes; who has a longer one counts as without.
+const LONGEST_NAME: usize = 256;
 
 /// The endpoints of services at one address and port.
 #[derive(Debug, Default)]
@@ -89,8 +91,8 @@ impl Claims {
     }
 
     /// The endpoint that the address and port belong to.
-    fn winner(&self) -> Option<&Member> {
-        self.ranked.first().map(|claim| &claim.member)
+    fn winner(&self) -> Option<&Claim> {
+        self.ranked.first()
     }
 
     fn is_contested(&self) -> bool {
@@ -141,6 +143,8 @@ pub struct Direct {
     /// For each application and port the endpoints that it has there.
     entries: BTreeMap<Key, BTreeMap<IpAddr, Member>>,
     lingering: Lingering,
+    /// For each address and port that changed hands since the last [`Direct::changes`] who had it then.
+    left: HashMap<(IpAddr, u16), (ServiceKey, Member)>,
     /// Entries to look at, since their endpoints or the policy changed.
     touched: BTreeSet<Key>,
     /// Slices and names of the entries that are served.
@@ -180,22 +184,27 @@ impl Direct {
     /// looked at; under the first policy after a last good state only those that change from then on.
     pub fn follow<'a>(&mut self, policy: &Arc<Policy>, services: impl Iterator<Item = (&'a ServiceKey, &'a [Member])>) {
         let before = self.policy.replace(Arc::clone(policy));
-        if before.as_ref().is_some_and(|before| policy.makes_direct_as(before) && policy.admits_as(before)) {
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, policy)) {
             return;
         }
-        // What lingers was read under the policy before, whose mTLS may be another.
+        // The addresses that linger were read under the policy before, whose mTLS may be another.
         let admits_as_before = before.as_ref().is_none_or(|before| policy.admits_as(before));
-        self.touched.extend(self.lingering.retain(|application, address, member| {
+        let ended = self.lingering.retain(|id, application, address, member| {
             let is_its = member.is_own() || policy.is_vouched_for(address);
-            admits_as_before && is_its && policy.is_direct(application)
-        }));
-        if before.as_ref().is_some_and(|before| policy.makes_direct_as(before)) {
-            return;
+            admits_as_before && is_its && policy.is_direct(application) && policy.serves(id.id())
+        });
+        if !before.as_ref().is_some_and(|before| policy.makes_direct_as(before)) {
+            self.claim_anew(before.is_some(), services);
         }
+        self.touched.extend(ended);
+    }
+
+    /// Has all services claim anew.
+    fn claim_anew<'a>(&mut self, had_policy: bool, services: impl Iterator<Item = (&'a ServiceKey, &'a [Member])>) {
         let Self { served, mixed, crowded, lingering, policy, .. } = std::mem::take(self);
         *self = Self { served, mixed, crowded, lingering, policy, ..Self::default() };
         services.for_each(|(id, members)| members.iter().for_each(|member| self.change(None, id, None, Some(member))));
-        if before.is_some() || self.served.is_empty() {
+        if had_policy || self.served.is_empty() {
             self.touch_all();
         } else {
             self.touched.clear();
@@ -235,7 +244,7 @@ impl Direct {
         self.unnamed =
             self.unnamed + usize::from(has.is_some_and(is_unnamed)) - usize::from(had.is_some_and(is_unnamed));
         let claims = self.claims.entry(place).or_default();
-        let before = claims.winner().cloned();
+        let (holder, before) = claims.winner().map(|claim| (claim.id.clone(), claim.member.clone())).unzip();
         let was_contested = claims.is_contested();
         let policy = self.policy.as_deref();
         let is_vouched_for = policy.is_none_or(|policy| policy.is_vouched_for(*address));
@@ -252,7 +261,7 @@ impl Direct {
                 }
             }
         }
-        let after = claims.winner().cloned();
+        let after = claims.winner().map(|claim| claim.member.clone());
         match (was_contested, claims.is_contested()) {
             (false, true) => {
                 let newest = after.as_ref().and_then(application).map(Into::into);
@@ -271,11 +280,17 @@ impl Direct {
         if has.is_some() {
             self.touched.extend(self.lingering.end(*address, *port));
         }
+        if let Some(now) = now {
+            // Whoever else is there may go in the same round, and then the address has been of the first.
+            if let (Some(holder), Some(before)) = (holder, before.clone().filter(|_| before != after)) {
+                self.left.entry(place).or_insert((holder, before));
+            }
+            if is_deserted && let Some((id, member)) = self.left.remove(&place) {
+                self.linger(now, &id, &member);
+            }
+        }
         if before == after {
             return;
-        }
-        if let (Some(now), true, Some(before)) = (now, is_deserted, &before) {
-            self.linger(now, id, before);
         }
         for member in [&before, &after].into_iter().flatten() {
             if let Some(application) = application(member) {
@@ -295,15 +310,16 @@ impl Direct {
         }
     }
 
-    /// Lets an address stay in its entry, where the last provider went from it. What the policy took away goes at once.
+    /// Lets an address stay in its entry, where the last provider went from it. An address that the policy took away goes at
+    /// once.
     fn linger(&mut self, now: Millis, id: &ServiceKey, member: &Member) {
         let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { return };
         let (Some(policy), Some(application)) = (&self.policy, application(member)) else { return };
-        let key = (Box::from(application), *port);
+        let key = (Arc::from(application), *port);
         let may_stay =
             policy.is_direct(application) && policy.check_address(*address).is_ok() && policy.serves(id.id());
-        if !policy.linger().is_zero() && may_stay && self.served.contains_key(&key) {
-            self.lingering.begin(now, key, *address, member.clone());
+        if let Some((key, _)) = self.served.get_key_value(&key).filter(|_| may_stay && !policy.linger().is_zero()) {
+            self.lingering.begin(now, key, *address, id, member);
         }
     }
 
@@ -344,6 +360,7 @@ impl Direct {
         changes: &mut RoundChanges,
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
+        self.left.clear();
         for key in std::mem::take(&mut self.touched) {
             let host: Arc<str> = app_entry::host(&key.0, key.1, &config.host_suffix).into();
             let (living, lingering) = (self.entries.get(&key), self.lingering.of(&key));
@@ -379,7 +396,7 @@ impl Direct {
         if !mixed {
             self.mixed.remove(&key);
         } else if self.mixed.insert(key.clone()) {
-            self.notices.push(Notice::MtlsMixed { application: key.0.clone(), port: key.1 });
+            self.notices.push(Notice::MtlsMixed { application: (*key.0).into(), port: key.1 });
         }
         match left_out {
             0 => self.crowded.remove(&key),
@@ -475,12 +492,13 @@ fn make(
 }
 
 fn shown((address, port, id): &(IpAddr, u16, ServiceKey), application: &str) -> Box<str> {
-    let id: String = id.text().chars().take(100).collect();
+    let start = |text: &str| text.chars().take(100).collect::<String>();
+    let (application, id) = (start(application), start(id.text()));
     format!("{address} {port} {application} {id}").into()
 }
 
 fn application(member: &Member) -> Option<&str> {
-    member.endpoint().application()
+    member.endpoint().application().filter(|name| name.len() <= LONGEST_NAME)
 }
 
 #[cfg(test)]

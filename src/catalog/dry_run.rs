@@ -71,7 +71,8 @@ pub struct Findings {
 /// Something that stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refused {
-    /// The dataInfoId, or the host of an application's entry.
+    /// The text of the service's key: its dataInfoId, or `<protocol>://<dataInfoId>` of a service beside the main one; or
+    /// `application://<host>` of an application's entry.
     pub name: Arc<str>,
     /// The rule that its new form would break.
     #[serde(flatten)]

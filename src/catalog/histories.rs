@@ -187,8 +187,13 @@ enum Step {
         unknown: Vec<usize>,
         /// How many services another session server says that it serves, of three endpoints each.
         baseline: Option<usize>,
+        /// Other settings say these ranges from then on.
+        ranges: Option<usize>,
     },
 }
+
+/// Some ranges are so small that hosts contest their addresses.
+const RANGES: [&str; 3] = ["248.0.0.0/29", "248.0.0.0/6", "fd00::/124,248.0.0.0/28"];
 
 fn steps(random: &mut Random) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -222,7 +227,9 @@ fn steps(random: &mut Random) -> Vec<Step> {
                 let some = random.below(3) == 0;
                 let unknown = (0..IDS.len()).filter(|_| some && random.below(4) == 0).collect();
                 let baseline = Some(random.below(2 * IDS.len())).filter(|_| random.below(2) == 0);
-                Step::Restart { last_good: random.below(4) > 0, read, shown: random.below(2) == 0, unknown, baseline }
+                let ranges = Some(random.below(RANGES.len())).filter(|_| random.below(4) == 0);
+                let (last_good, shown) = (random.below(4) > 0, random.below(2) == 0);
+                Step::Restart { last_good, read, shown, unknown, baseline, ranges }
             }
         });
         if random.below(3) == 0 {
@@ -297,8 +304,7 @@ struct Before {
 impl World {
     fn new(seed: usize, thorough: bool) -> Self {
         let mode = ["inline", "workload-entry"][seed % 2];
-        // Some ranges are so small that hosts contest their addresses.
-        let range = ["248.0.0.0/29", "248.0.0.0/6", "fd00::/124,248.0.0.0/28"][seed / 2 % 3];
+        let range = RANGES[seed / 2 % RANGES.len()];
         // Bounds that are met, or not.
         let (of_publisher, of_service) = ([64, 1][seed / 4 % 2], [50_000, 2][seed / 8 % 2]);
         let config = json!({
@@ -436,7 +442,14 @@ impl World {
                 self.kept = Some(Kept { view, publishers, empty, at: self.driver.now });
             }
             Step::Keep => {}
-            Step::Restart { last_good, read, shown, unknown, baseline } => {
+            Step::Restart { last_good, read, shown, unknown, baseline, ranges } => {
+                if let Some(ranges) = ranges {
+                    let mut config = (*self.driver.config).clone();
+                    config.vip_cidr = RANGES[*ranges].split(',').map(|range| range.parse().unwrap()).collect();
+                    let document = serde_json::to_value(self.driver.policy.document()).unwrap();
+                    self.driver.config = Arc::new(config);
+                    self.driver.policy(&document);
+                }
                 return self.restart(*last_good, read, *shown, unknown, *baseline);
             }
         }
@@ -613,7 +626,7 @@ impl World {
             .map(|id| (&**id, self.reference().wanted(id).map(|all| all.iter().map(address).collect())))
             .collect();
         for id in services.iter().map(String::as_str) {
-            if wanted[id].as_ref().is_none_or(|wanted| !wanted.is_empty()) {
+            if wanted[id].as_ref().is_some_and(|wanted| !wanted.is_empty()) {
                 self.empty.remove(id);
             }
         }
@@ -674,8 +687,9 @@ impl World {
                 let of = |vips: &Vips| vips.0[family(range.addr())];
                 let (Some(vip), address) = (of(vips), of(addresses)) else { continue };
                 let thief = after.places.iter().find(|(other, (_, theirs))| *other != id && of(theirs) == Some(vip));
-                let Some(thief) = thief else { continue };
                 let candidates = vip_candidates(&Sha256::digest(host).into(), *range);
+                // Where the ranges are others since, it may be none that the host could have now.
+                let Some(thief) = thief.filter(|_| candidates.contains(&vip)) else { continue };
                 let at = |vip: Option<IpAddr>| candidates.iter().position(|wanted| Some(*wanted) == vip);
                 let is_pinned = pinned(&vip.to_string(), id);
                 check(is_pinned || at(address).is_some() && at(address) < at(Some(vip)), || {
@@ -686,18 +700,19 @@ impl World {
         self.empty.retain(|id, _| after.served.contains_key(id));
         for (id, has) in &after.served {
             let is_empty = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
+            let is_known = wanted[&**id].is_some() && !self.unknown.contains(&*id_of(id));
+            if !is_known && has.is_empty() {
+                continue; // A grace that began before goes on.
+            }
             // The grace of endpoints that are withheld, or not known to be gone, has not begun.
-            match is_empty
-                && !self.unknown.contains(&*id_of(id))
-                && (has.is_empty() || !report.withheld_services.contains(&**id))
-            {
+            match is_empty && is_known && (has.is_empty() || !report.withheld_services.contains(&**id)) {
                 true => drop(self.empty.entry(id.clone()).or_insert(*now)),
                 false => drop(self.empty.remove(id)),
             }
         }
         // A grace begins once, also where nobody knew of the service for a while.
         self.graces.retain(|id, _| {
-            let nothing = wanted[&**id].as_ref().is_some_and(BTreeSet::is_empty);
+            let nothing = wanted[&**id].as_ref().is_none_or(BTreeSet::is_empty);
             nothing && after.served.get(id).is_some_and(BTreeSet::is_empty)
         });
         for (id, since) in &report.graces {
@@ -744,7 +759,8 @@ impl World {
         self.deserted.extend(had.difference(&has).map(|place| (*place, *now)));
         let dialed = dialed(view);
         let entry_of = |host: &str| format!("{}/{}", config.namespace, names::resource_name(host, &config.host_suffix));
-        let is_old = |name: &str| report.quarantined.keys().any(|host| name == entry_of(host));
+        let hosts = || report.quarantined.keys().filter_map(|name| name.strip_prefix("application://"));
+        let is_old = |name: &str| hosts().any(|host| name == entry_of(host));
         let linger = policy.linger().as_millis() as Millis;
         for (place, lingers) in &report.lingering {
             let name = entry_name(config, &lingers.application, place.port());

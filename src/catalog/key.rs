@@ -1,13 +1,17 @@
-//! What a service goes by in a round.
+//! The key that a service goes by in a round.
 
 use std::sync::Arc;
 
 use crate::{
     policy::{Policy, Rules},
+    registry::store::Store,
     translate::payload::Client,
 };
 
-/// In the place of a protocol: the main service of a dataInfoId that would else be taken for another's.
+/// Stands where a protocol would, before the host of an application's entry, which is no service.
+const ENTRY: &str = "application";
+
+/// Stands where a protocol would, before a dataInfoId that would else read as the key of another service.
 const MAIN: &str = "dubbo";
 
 /// A service: the main one of a dataInfoId, or one that an id of Dubbo's client has beside it, by another protocol.
@@ -18,9 +22,17 @@ const MAIN: &str = "dubbo";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey(Arc<str>);
 
-/// Protocol and dataInfoId of a key that is not just a dataInfoId.
+/// Protocol and dataInfoId of a key that is not just a dataInfoId. Behind [`MAIN`] stands any dataInfoId, so that an id which
+/// begins with that, or as the name of an entry does, is itself wrapped; other protocols stand before an id of Dubbo's client
+/// only.
 fn split(text: &str) -> Option<(&str, &str)> {
-    text.split_once("://").filter(|(_, id)| Client::of(id).names_protocols())
+    text.split_once("://").filter(|(protocol, id)| [MAIN, ENTRY].contains(protocol) || Client::of(id).names_protocols())
+}
+
+/// The name of an application's entry among the keys of services: the key of none, as a host is no dataInfoId of Dubbo's
+/// client.
+pub fn of_entry(host: &str) -> Arc<str> {
+    format!("{ENTRY}://{host}").into()
 }
 
 impl ServiceKey {
@@ -65,7 +77,12 @@ impl ServiceKey {
         split(&self.0).map(|(protocol, _)| protocol).filter(|protocol| *protocol != MAIN)
     }
 
-    /// What a policy says of the service.
+    /// Whether the registry knows its dataInfoId.
+    pub fn is_known(&self, store: &Store) -> bool {
+        store.has(self.id())
+    }
+
+    /// The rules that a policy has for the service.
     pub fn rules<'p>(&self, policy: &'p Policy) -> Rules<'p> {
         let rules = policy.rules(self.id());
         if self.other().is_some() { rules.beside() } else { rules }
@@ -81,20 +98,61 @@ impl From<&str> for ServiceKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::catalog::driver::Driver;
 
     const ID: &str = "com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+    /// No id of Dubbo's client, but what stands behind its `://` is.
+    const FOUR_PARTS: &str = "a#@#b://c@dubbo#@#I#@#SOFA";
+
+    proptest! {
+        /// Where a key gives back what it is of, no two are alike.
+        #[test]
+        fn a_key_of_any_text_gives_back_what_it_is_of(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "dubbo", "application", "tri", "p80.x.app", "a", "://", "#@#", "@dubbo", "c@dubbo#@#I#@#SOFA", ":",
+                ]),
+                0..12,
+            )
+        ) {
+            let id: Arc<str> = parts.concat().into();
+            let main = ServiceKey::main(&id);
+            prop_assert_eq!((main.id(), main.other()), (&*id, None));
+            prop_assert_ne!(main.text(), &of_entry("p80.x.app"));
+            if Client::of(&id).names_protocols() {
+                let key = ServiceKey::beside(&id, "tri");
+                prop_assert_eq!((key.id(), key.other()), (&*id, Some("tri")));
+            }
+        }
+    }
+
+    #[test]
+    fn every_service_of_an_id_is_known_with_it() {
+        let driver = Driver::new(serde_json::json!({}));
+        for id in [ID, FOUR_PARTS] {
+            let keys = [ServiceKey::from(id), ServiceKey::beside(id, "tri")];
+            assert!(keys.iter().all(|key| !key.is_known(&driver.store)));
+            driver.publish(id, "a", 1, &["10.0.0.1:80"]);
+            let known = if id == ID { &keys[..] } else { &keys[..1] };
+            for key in known {
+                assert!(ServiceKey::of_text(Arc::clone(key.text())).is_known(&driver.store), "{key:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_key_gives_back_what_it_is_of_and_no_two_are_alike() {
         let mut ids: Vec<String> =
-            ["", "a", "a://b", ID, "com.example.A:1.0@DEFAULT#@#a#@#SOFA"].map(str::to_owned).into();
-        for protocol in ["tri", "dubbo", "", "a b"] {
+            ["", "a", "a://b", ID, "com.example.A:1.0@DEFAULT#@#a#@#SOFA", FOUR_PARTS].map(str::to_owned).into();
+        for protocol in ["tri", "dubbo", "application", "", "a b"] {
             for n in 0..ids.len().min(20) {
                 ids.push(format!("{protocol}://{}", ids[n]));
             }
         }
-        let mut keys = std::collections::BTreeSet::new();
+        let mut keys = std::collections::BTreeSet::from([ServiceKey::of_text(of_entry("a"))]);
         for id in ids {
             let id: Arc<str> = id.into();
             let main = ServiceKey::main(&id);

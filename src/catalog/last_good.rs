@@ -107,7 +107,7 @@ struct Reader {
     selected: HashMap<String, ServiceKey>,
     entries: BTreeMap<direct::Key, (usize, Arc<str>)>,
     /// The applications in whose entries addresses and ports stand.
-    addresses: HashMap<(IpAddr, u16), Box<str>>,
+    addresses: HashMap<(IpAddr, u16), Arc<str>>,
 }
 
 impl Reader {
@@ -140,7 +140,7 @@ impl Reader {
             let port = entry.ports.first().and_then(|port| u16::try_from(port.number).ok());
             let key: direct::Key = (application.into(), port.ok_or("the entry of an application has no port")?);
             let addresses = entry.addresses.iter().filter_map(|address| address.parse().ok());
-            self.addresses.extend(addresses.map(|address| ((address, key.1), key.0.clone())));
+            self.addresses.extend(addresses.map(|address| ((address, key.1), Arc::clone(&key.0))));
             self.entries.insert(key, (slice, Arc::clone(name)));
             return Ok((slice, 0));
         }
@@ -200,7 +200,7 @@ fn annotation<'a>(resource: &'a McpResource, key: &str) -> Option<&'a str> {
 
 /// The endpoints of a service. An endpoint that stands in an application's entry, too, has its publisher's own address,
 /// and is of that application, of which the endpoint itself has only the label.
-fn members(endpoints: Vec<(Box<str>, Endpoint)>, entries: &HashMap<(IpAddr, u16), Box<str>>) -> Vec<Member> {
+fn members(endpoints: Vec<(Box<str>, Endpoint)>, entries: &HashMap<(IpAddr, u16), Arc<str>>) -> Vec<Member> {
     let mut members = Vec::with_capacity(endpoints.len());
     let mut by_publisher: BTreeMap<(Box<str>, Option<IpAddr>), Vec<Endpoint>> = BTreeMap::new();
     for (register_id, mut endpoint) in endpoints {

@@ -32,7 +32,7 @@ pub enum Notice {
     },
     /// A service's newest form cannot be made.
     Quarantined {
-        /// The service, or the host of an application's entry.
+        /// The service, or `application://<host>` for an application's entry.
         id: Arc<str>,
         /// Why.
         why: Quarantine,

@@ -33,7 +33,7 @@ impl Others {
         }
     }
 
-    /// Those of a dataInfoId.
+    /// The services beside the main one of a dataInfoId.
     pub fn of<'a>(&'a self, id: &str) -> impl Iterator<Item = &'a ServiceKey> + use<'a> {
         self.by_id.get(id).into_iter().flatten()
     }

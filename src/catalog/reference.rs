@@ -108,7 +108,7 @@ impl Reference<'_> {
                     && (some || graces.contains(id) || withheld.contains(id))
             };
             let claimants: Vec<&str> = ids.iter().copied().filter(|id| claims(id)).collect();
-            // What else an id has beside its main service is not known while it cannot be read.
+            // The services that an id has beside its main one are not known while it cannot be read.
             let is_main = |id: &str| ServiceKey::of_text(id.into()).other().is_none();
             let mut unreadable =
                 ids.iter().filter(|id| wanted[**id].is_none() && !kept.contains_key(**id) && is_main(id));
@@ -167,6 +167,11 @@ impl Reference<'_> {
         };
         let digest = |id: &str| -> [u8; 32] { Sha256::digest(&*places[id].0).into() };
         for (id, (host, vips)) in places.iter().filter(|(id, _)| !kept.contains_key(*id)) {
+            let ranges = self.config.vip_cidr.iter();
+            let all: Vec<_> = ranges.flat_map(|range| vip_candidates(&digest(id), *range)).collect();
+            if let Some(vip) = vips.0.iter().flatten().find(|vip| !all.contains(vip)) {
+                return Some(format!("{id} has {vip}, which {host} cannot have"));
+            }
             for better in self.candidates(id).into_iter().take_while(|better| better != host) {
                 let has = |places: &Places, id: &str| places.get(id).is_some_and(|(host, _)| *host == better);
                 let holder = places.keys().find(|holder| has(places, holder));

@@ -47,7 +47,7 @@ pub struct DirectCounts {
     pub entries: usize,
     /// Addresses and ports that two applications claim; whoever connects from there has it, else the newest.
     pub contested: usize,
-    /// Endpoints of services that name no application, and so are in no entry.
+    /// Endpoints of services that name no application, or one by more than 256 bytes, and so are in no entry.
     pub unnamed: usize,
     /// Entries of which some addresses only are to be called with mTLS, so that none is.
     pub mixed_mtls: usize,
@@ -111,8 +111,8 @@ pub struct Report {
     pub invalid_endpoints: BTreeMap<Rule, u64>,
     /// How many are quarantined, by reason.
     pub quarantined_by: BTreeMap<&'static str, u64>,
-    /// Services, and entries of applications by their host, whose newest form cannot be made. An older form is served on where
-    /// there is one.
+    /// Services by the texts of their keys, and entries of applications as `application://<host>`, whose newest form cannot
+    /// be made. An older form is served on where there is one.
     pub quarantined: BTreeMap<Arc<str>, Quarantine>,
     /// How many quarantined services a summary leaves out.
     pub quarantined_left_out: usize,

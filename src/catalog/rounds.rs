@@ -151,6 +151,11 @@ fn short(id: &str) -> String {
     id.chars().take(LOGGED).collect()
 }
 
+/// The start of an application's name, which a publisher chooses; a line has three at most.
+fn short_name(application: &str) -> String {
+    application.chars().take(LOGGED / 2).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn log(notice: &Notice) {
     let event = notice.event();
     match notice {
@@ -202,24 +207,26 @@ fn log(notice: &Notice) {
             );
         }
         Notice::AddressContested { address, port, newest, claimed_by } => {
-            let (newest, claimed_by) = (newest.as_deref(), claimed_by.iter().take(4).collect::<Vec<_>>());
-            tracing::warn!(event, %address, port, newest, ?claimed_by, "two applications publish one address and port");
+            let newest = newest.as_deref().map(short_name);
+            let claimed_by: Vec<String> = claimed_by.iter().take(2).map(|name| short_name(name)).collect();
+            let claimed_by = claimed_by.join(", ");
+            tracing::warn!(event, %address, port, newest, claimed_by, "two applications publish one address and port");
         }
         Notice::AddressNotOwn { id, address, port, application } => {
-            let application = &**application;
+            let application = short_name(application);
             tracing::warn!(
                 event,
                 data_info_id = short(id),
                 %address,
                 port,
                 application,
-                "an address is not its publisher's own; it is in no entry unless policy.direct.addresses names it"
+                "an address is not its publisher's own: in no entry unless policy.direct.addresses names it"
             );
         }
         Notice::MtlsMixed { application, port } => {
             tracing::warn!(
                 event,
-                application = &**application,
+                application = short_name(application),
                 port,
                 "policy.mtls names some providers of this entry, so none is called with it"
             );

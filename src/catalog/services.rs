@@ -490,7 +490,7 @@ impl Services {
     }
 }
 
-/// What a service's resources say of it beside their content.
+/// The annotations by which a service's resources say whose they are.
 fn annotations(id: &ServiceKey) -> BTreeMap<String, String> {
     let other = id.other().map(|protocol| (PROTOCOL_ANNOTATION.to_owned(), protocol.to_owned()));
     [(ID_ANNOTATION.to_owned(), id.id().to_owned())].into_iter().chain(other).collect()

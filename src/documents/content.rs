@@ -101,7 +101,8 @@ impl Content for OrdersContent {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PinsContent {
-    /// Whole hosts and virtual addresses, each with the dataInfoId of the service that has it.
+    /// Whole hosts and virtual addresses, each with the service that has it: its dataInfoId, or `<protocol>://<dataInfoId>` where
+    /// it is beside the main one.
     pub places: BTreeMap<Arc<str>, Arc<str>>,
 }
 

@@ -13,6 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    catalog::key::ServiceKey,
     documents::{Documents, Name, NotWritten, OrdersContent, Outcome, Row, Stamp, Taken, Write},
     host::{
         desk::{DocumentsStatus, Following, For, Order, State, Written, heard, log, thaws_at},
@@ -223,7 +224,8 @@ impl Engine {
         let contests = self.shared.report.lock().contested.clone();
         let documents = following.documents.as_ref()?;
         let pinned: BTreeSet<&Arc<str>> = documents.pins().into_iter().flat_map(|pins| pins.places.values()).collect();
-        let unknown = |id: &&Arc<str>| pinned.contains(*id) && !self.shared.store.has(id);
+        let unknown =
+            |id: &&Arc<str>| pinned.contains(*id) && !ServiceKey::of_text(Arc::clone(id)).is_known(&self.shared.store);
         following.missed.retain(|id, _| unknown(&id));
         for id in pinned.iter().filter(|id| unknown(id)) {
             following.missed.entry(Arc::clone(id)).or_insert_with(Instant::now);

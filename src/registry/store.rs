@@ -226,10 +226,13 @@ impl Store {
     /// A service as [`Store::take_dirty`] would give it, without taking it; one that is not there has no publishers. `None`: a
     /// read is being applied to it.
     pub fn peek(&self, id: &Arc<str>) -> Option<Taken> {
-        let entries = self.entries(id)?;
         let hash = self.hash(id.as_bytes());
-        let state = self.shards[shard_of(hash)].state.lock();
-        let unknown = state.services.find(hash, |service| *service.data_info_id == **id).is_some_and(|it| it.unknown);
+        let is_unknown = |state: &State| {
+            state.services.find(hash, |service| *service.data_info_id == **id).is_some_and(|it| it.unknown)
+        };
+        // Before the publishers: a read that makes the service known in between is among them, and never the other way round.
+        let unknown = is_unknown(&self.shards[shard_of(hash)].state.lock());
+        let entries = self.entries(id)?;
         Some(Taken { data_info_id: Arc::clone(id), entries, unknown })
     }
 

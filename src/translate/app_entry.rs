@@ -91,9 +91,9 @@ pub fn build(application: &str, host: &str, port: u16, addresses: &Addresses<'_>
     }
 }
 
-/// What the entry cannot say: where the proxy chooses, that new providers warm up; where the consumer does, that istiod originates
-/// mTLS, as there are no endpoints to carry a label. A rule is for the whole host, so there is the latter only where every address
-/// is to be called with mTLS.
+/// The DestinationRule, for all that the entry cannot say: where the proxy chooses, that new providers warm up; where the
+/// consumer does, that istiod originates mTLS, as there are no endpoints to carry a label. A rule is for the whole host, so
+/// there is the latter only where every address is to be called with mTLS.
 pub fn rule(application: &str, host: &str, addresses: &Addresses<'_>, policy: &Policy) -> Option<DestinationRule> {
     if policy.balance() == Balance::Mesh {
         return policy.direct_warmup(application).map(|warmup| service_entry::warmup(host, warmup));

@@ -1,10 +1,11 @@
 //! Hosts from dataInfoIds, and their documented reading.
 //!
 //! `[protocol.][uniqueId.][v<version>.]<interface>[.<group>][.<instanceId>].<suffix>`, lower case, usual values left
-//! out. A service that a dataInfoId of Dubbo's client has beside its main one, by another protocol, has that protocol in front
-//! of it all. [`read`] gives the id and that protocol back from such a host. An id that it does not give back carries the first 12 hex digits
-//! of the SHA-256 of its dataInfoId on its first label. That is decided from the id alone, so one service never
-//! renames another; and nobody finds an id with the digits of a given other one in less than thousands of core years.
+//! out. A service that a dataInfoId of Dubbo's client has beside its main one, by another protocol, has that protocol in
+//! front of it all. [`read`] gives the id and that protocol back from such a host. An id that it does not give back carries
+//! the first 12 hex digits of the SHA-256 of its dataInfoId on its first label. That is decided from the id alone, so one
+//! service never renames another; and nobody finds an id with the digits of a given other one in less than thousands of core
+//! years.
 
 use crate::{
     digest::{hex, prefix_of},

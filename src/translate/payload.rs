@@ -185,7 +185,7 @@ pub struct Parsed {
     pub source_address: Option<IpAddr>,
     /// Endpoints that can be served.
     pub endpoints: Vec<Endpoint>,
-    /// What is of other protocols than the dataInfoId's, by their names in lower case; each is a service of its own.
+    /// Endpoints of other protocols than the dataInfoId's, by their names in lower case; each is a service of its own.
     #[allow(clippy::box_collection)] // nearly no publisher has others, and each has this field
     pub others: Option<Box<BTreeMap<Arc<str>, Arc<Parsed>>>>,
     /// Payloads that cannot be served, counted by reason, with a sample of each.
@@ -213,7 +213,7 @@ pub fn parse_publisher(body: &Body<'_>, client: Client, rules: &Rules<'_>, limit
     };
     let Ok(details) = body.details() else { return nothing(None) };
     let source_address = source_address(details.source_address);
-    let (mut parsed, mut others) = (nothing(source_address), BTreeMap::new());
+    let (mut parsed, mut found) = (nothing(source_address), Vec::<Found>::new());
     for payload in &details.payloads {
         let text = if details.serialized {
             serialized::decode(payload).map(Option::unwrap_or_default).map_err(|_| Reject::NotText)
@@ -222,28 +222,36 @@ pub fn parse_publisher(body: &Body<'_>, client: Client, rules: &Rules<'_>, limit
         };
         let read = text.as_deref().map_err(|reject| *reject).and_then(|text| {
             let endpoint = parse(text, details.cell, client, rules)?;
-            Ok((other_protocol(text, client, rules)?, endpoint))
+            Ok((other_protocol(text, client, rules)?.map(Into::into), endpoint))
         });
-        let service = match &read {
-            Ok((Some(protocol), _)) => {
-                others.entry(Arc::<str>::from(&**protocol)).or_insert_with(|| nothing(source_address))
-            }
-            Ok((None, _)) | Err(_) => &mut parsed,
-        };
         match read {
-            Ok((_, endpoint)) => service.endpoints.push(endpoint),
-            Err(reject) => service.reject(reject, 1, || sample(text.as_deref().unwrap_or("(not text)"))),
+            Ok(one) => found.push(one),
+            Err(reject) => parsed.reject(reject, 1, || sample(text.as_deref().unwrap_or("(not text)"))),
         }
-        if service.endpoints.len() / 2 >= limit {
-            service.keep_smallest(limit);
+        if found.len() / 2 >= limit {
+            parsed.keep_smallest(&mut found, limit);
         }
+    }
+    if found.len() > limit {
+        parsed.keep_smallest(&mut found, limit);
+    }
+    let mut others = BTreeMap::<Box<str>, Parsed>::new();
+    for (protocol, endpoint) in found {
+        let service = match protocol {
+            Some(protocol) => others.entry(protocol).or_insert_with(|| nothing(source_address)),
+            None => &mut parsed,
+        };
+        service.endpoints.push(endpoint);
     }
     if !others.is_empty() {
-        let others = others.into_iter().map(|(protocol, other): (_, Parsed)| (protocol, Arc::new(other.within(limit))));
+        let others = others.into_iter().map(|(protocol, other)| (protocol.into(), Arc::new(other.shrunk())));
         parsed.others = Some(Box::new(others.collect()));
     }
-    parsed.within(limit)
+    parsed.shrunk()
 }
+
+/// An endpoint, with the protocol that it is called by if that is another than the dataInfoId's.
+type Found = (Option<Box<str>>, Endpoint);
 
 impl Parsed {
     fn reject(&mut self, reject: Reject, count: u32, sample: impl FnOnce() -> Box<str>) {
@@ -255,25 +263,25 @@ impl Parsed {
         self.rejects.iter().flat_map(|rejects| rejects.iter()).map(|(reject, found)| (*reject, found))
     }
 
-    /// The same within a limit, in as little memory as it takes.
-    fn within(mut self, limit: usize) -> Self {
-        if self.endpoints.len() > limit {
-            self.keep_smallest(limit);
-        }
+    /// The same in as little memory as it takes.
+    fn shrunk(mut self) -> Self {
         // Most publishers have one, and a list that grows begins with room for four.
         self.endpoints.shrink_to_fit();
         self
     }
 
-    /// Leaves out what is above a limit: the largest addresses. Of several endpoints on one address and port one stays, as
-    /// where services are put together.
-    fn keep_smallest(&mut self, limit: usize) {
-        self.endpoints.sort_unstable_by(|a, b| (&a.address, a.port).cmp(&(&b.address, b.port)).then_with(|| b.cmp(a)));
-        self.endpoints.dedup_by(|b, a| (&a.address, a.port) == (&b.address, b.port));
-        if let Some(Endpoint { address, port, .. }) = self.endpoints.get(limit) {
-            let (count, sample) = (self.endpoints.len() - limit, format!("{address}:{port}"));
+    /// Leaves out what is above a publisher's limit, whatever the protocols: the largest addresses. Of several endpoints on one
+    /// address and port one stays of each protocol, as where services are put together.
+    fn keep_smallest(&mut self, found: &mut Vec<Found>, limit: usize) {
+        fn place((protocol, endpoint): &Found) -> (&Address, u16, &Option<Box<str>>) {
+            (&endpoint.address, endpoint.port, protocol)
+        }
+        found.sort_unstable_by(|a, b| place(a).cmp(&place(b)).then_with(|| b.1.cmp(&a.1)));
+        found.dedup_by(|b, a| place(a) == place(b));
+        if let Some((_, Endpoint { address, port, .. })) = found.get(limit) {
+            let (count, sample) = (found.len() - limit, format!("{address}:{port}"));
             self.reject(Reject::PublisherLimit, count as u32, || sample.into());
-            self.endpoints.truncate(limit);
+            found.truncate(limit);
         }
     }
 }
@@ -326,7 +334,7 @@ const DUBBO: &str = "dubbo";
 
 /// The protocol that a provider is called by, in lower case, if it is another than that of its dataInfoId.
 fn other_protocol<'t>(text: &'t str, client: Client, rules: &Rules<'_>) -> Result<Option<Cow<'t, str>>, Reject> {
-    let scheme = provider::scheme(text.trim()).filter(|_| client.names_protocols());
+    let scheme = provider::scheme(trimmed(text)).filter(|_| client.names_protocols());
     let Some(scheme) = scheme.filter(|scheme| !scheme.eq_ignore_ascii_case(DUBBO)) else { return Ok(None) };
     let protocol = match scheme.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => Cow::Owned(scheme.to_ascii_lowercase()),
@@ -335,9 +343,14 @@ fn other_protocol<'t>(text: &'t str, client: Client, rules: &Rules<'_>) -> Resul
     if rules.policy.knows(&protocol) { Ok(Some(protocol)) } else { Err(Reject::UnknownProtocol) }
 }
 
+/// The text without the blanks and control characters around it, as Java trims.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c| c <= ' ')
+}
+
 /// Reads a payload that was published under a dataInfoId.
 pub fn parse(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
-    let text = text.trim_matches(|c| c <= ' '); // as Java trims
+    let text = trimmed(text);
     if text.is_empty() {
         return Err(Reject::Empty);
     }
@@ -614,6 +627,7 @@ mod tests {
             ("10.0.0.1:80?url=tri://10.0.0.1:80", Ok(None)),
             (r#"{"host":"10.0.0.7","port":1,"x":"tri://"}"#, Ok(None)),
             (" tri://10.0.0.1:80", Ok(Some("tri".to_owned()))),
+            ("\u{1}tri://10.0.0.1:80\0", Ok(Some("tri".to_owned()))),
             ("REST://10.0.0.1:80", Ok(Some("rest".to_owned()))),
             ("hessian://10.0.0.1:80", Ok(Some("hessian".to_owned()))),
             ("rmi://10.0.0.1:80", Err(Reject::UnknownProtocol)),

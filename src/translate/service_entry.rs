@@ -75,6 +75,22 @@ impl Member {
         &self.parsed.endpoints[self.index]
     }
 
+    /// The same, without what else was read with it.
+    pub fn alone(&self) -> Self {
+        let Parsed { register_id, version, source_address, endpoints, others, rejects } = &*self.parsed;
+        if endpoints.len() == 1 && others.is_none() && rejects.is_none() {
+            return self.clone();
+        }
+        let parsed = Parsed {
+            register_id: register_id.clone(),
+            version: *version,
+            source_address: *source_address,
+            endpoints: vec![self.endpoint().clone()],
+            ..Parsed::default()
+        };
+        Self { parsed: Arc::new(parsed), index: 0 }
+    }
+
     /// By whom.
     pub fn register_id(&self) -> &str {
         &self.parsed.register_id
@@ -278,8 +294,9 @@ pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceE
     }
 }
 
-/// The DestinationRule that has proxies warm up the endpoints of a host. The field is the one that every istiod since 1.14 reads; the newer `warmup` is unknown to those before 1.24, and Kubernetes takes
-/// only one of the two. Without a way of balancing istiod would drop it (istio/istio#39430); this one is its usual.
+/// The DestinationRule that has proxies warm up the endpoints of a host. The field is the one that every istiod since 1.14
+/// reads; the newer `warmup` is unknown to those before 1.24, and Kubernetes takes only one of the two. Without a way of
+/// balancing istiod would drop it (istio/istio#39430); this one is its usual.
 ///
 /// There is no `exportTo`, whatever the ServiceEntry has: of two rules for a host in one namespace istiod 1.29 lets the older one win
 /// if their `exportTo` are the same, else the younger one, and an operator's own has none as a rule.
@@ -403,6 +420,10 @@ mod tests {
     }
 
     fn within(bounds: Bounds, publishers: &[(&str, i64, &[&str])]) -> Merged {
+        of_id(ID, bounds, publishers)
+    }
+
+    fn of_id(id: &str, bounds: Bounds, publishers: &[(&str, i64, &[&str])]) -> Merged {
         let store = Store::new(Limits::NONE);
         for (register_id, version, data) in publishers {
             let publisher = Publisher {
@@ -411,13 +432,13 @@ mod tests {
                 payloads: data.iter().map(|text| text.as_bytes().into()).collect(),
                 ..Publisher::default()
             };
-            let frame = frame::encode_publish("registry", ID, &publisher).unwrap();
+            let frame = frame::encode_publish("registry", id, &publisher).unwrap();
             for event in frame::decode(&frame).unwrap() {
                 assert!(matches!(event, Event::Publish { .. }));
                 store.apply(&event, 0).unwrap();
             }
         }
-        merge(ID, &store.take_dirty().pop().unwrap().entries, &policy().rules(ID), bounds)
+        merge(id, &store.take_dirty().pop().unwrap().entries, &policy().rules(id), bounds)
     }
 
     const HOST: &str = "tri.com.example.demoservice.sofa.mesh";
@@ -496,6 +517,30 @@ mod tests {
         let merged = within(Bounds { per_service: 9, ..bounds }, &[("m", 1, many)]);
         assert_eq!(addresses(&merged), ["10.1.0.2:80", "10.1.0.3:80"]);
         assert_eq!(merged.members[0].endpoint().labels.get("zone"), Some("z"), "as where two publishers say so");
+    }
+
+    #[test]
+    fn the_bound_of_a_publisher_holds_for_all_its_protocols_together() {
+        let id = "com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+        let mut data = vec![
+            "tri://10.0.0.9:1",
+            "rest://10.0.0.2:1",
+            "dubbo://10.0.0.3:1",
+            "tri://10.0.0.1:1",
+            "tri://10.0.0.1:1/?weight=7",
+            "dubbo://10.0.0.2:1",
+            "dubbo://10.0.0.8:1",
+        ];
+        let bounds = Bounds { per_publisher: 3, per_service: 9 };
+        let places = |members: &[Member]| members.iter().map(|m| m.key().0.to_string()).collect::<Vec<_>>();
+        for turn in 0..data.len() {
+            data.rotate_left(1);
+            let Merged { members, others, rejects } = of_id(id, bounds, &[("a", 1, &data)]);
+            assert_eq!(places(&members), ["10.0.0.2"], "{turn}");
+            let others: Vec<_> = others.iter().map(|(protocol, members)| (&**protocol, places(members))).collect();
+            assert_eq!(others, [("rest", vec!["10.0.0.2".to_owned()]), ("tri", vec!["10.0.0.1".to_owned()])]);
+            assert_eq!(rejects[&Reject::PublisherLimit].0, 3);
+        }
     }
 
     #[test]

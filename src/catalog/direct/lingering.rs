@@ -6,14 +6,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use serde::Serialize;
 
-use crate::{model::Millis, translate::service_entry::Member};
+use crate::{catalog::key::ServiceKey, model::Millis, translate::service_entry::Member};
 
-/// An application and its port: what there is an entry for.
-pub type Key = (Box<str>, u16);
+/// An application and its port: what there is an entry for. A name is as long as a publisher says, so there is one of it.
+pub type Key = (Arc<str>, u16);
 
 /// Most addresses that linger, and those of one entry: each is a listener in every proxy that sees the entry.
 const MOST: usize = 10_000;
@@ -23,7 +24,7 @@ const MOST_OF_ENTRY: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lingers {
     /// Whose entry has it.
-    pub application: Box<str>,
+    pub application: Arc<str>,
     /// When its provider went, in milliseconds since the epoch.
     pub since: Millis,
 }
@@ -31,7 +32,7 @@ pub struct Lingers {
 /// The addresses that linger. There is no provider at any of them.
 #[derive(Debug, Clone, Default)]
 pub struct Lingering {
-    by_place: HashMap<(IpAddr, u16), Lingers>,
+    by_place: HashMap<(IpAddr, u16), (Lingers, ServiceKey)>,
     /// The providers that went, by entry.
     by_entry: BTreeMap<Key, BTreeMap<IpAddr, Member>>,
     /// The longest gone first.
@@ -48,23 +49,24 @@ impl Lingering {
         self.by_entry.get(key)
     }
 
-    /// The last provider at an address of this entry went. Where too many linger, this one does not.
-    pub fn begin(&mut self, now: Millis, (application, port): Key, address: IpAddr, member: Member) {
-        let most = self.by_entry.get(&(application.clone(), port)).is_some_and(|entry| entry.len() >= MOST_OF_ENTRY);
+    /// The last provider at an address of this entry went, an endpoint of a service. Where too many linger, this one does not.
+    pub fn begin(&mut self, now: Millis, key: &Key, address: IpAddr, id: &ServiceKey, member: &Member) {
+        let most = self.by_entry.get(key).is_some_and(|entry| entry.len() >= MOST_OF_ENTRY);
         if most || self.by_place.len() >= MOST {
             self.refused += 1;
             return;
         }
-        let lingers = Lingers { application: application.clone(), since: now };
+        let (application, port) = key.clone();
+        let lingers = Lingers { application: Arc::clone(&application), since: now };
         self.changed.push((SocketAddr::new(address, port), Some(lingers.clone())));
-        self.by_place.insert((address, port), lingers);
+        self.by_place.insert((address, port), (lingers, id.clone()));
         self.order.insert((now, address, port));
-        self.by_entry.entry((application, port)).or_default().insert(address, member);
+        self.by_entry.entry((application, port)).or_default().insert(address, member.alone());
     }
 
     /// An address lingers no longer; returns the entry that had it.
     pub fn end(&mut self, address: IpAddr, port: u16) -> Option<Key> {
-        let Lingers { application, since } = self.by_place.remove(&(address, port))?;
+        let (Lingers { application, since }, _) = self.by_place.remove(&(address, port))?;
         self.order.remove(&(since, address, port));
         let key = (application, port);
         if let Some(entry) = self.by_entry.get_mut(&key) {
@@ -89,9 +91,12 @@ impl Lingering {
     }
 
     /// Ends all but what is to stay; returns the entries that had it.
-    pub fn retain(&mut self, stays: impl Fn(&str, IpAddr, &Member) -> bool) -> BTreeSet<Key> {
+    pub fn retain(&mut self, stays: impl Fn(&ServiceKey, &str, IpAddr, &Member) -> bool) -> BTreeSet<Key> {
         let all = self.by_entry.iter().flat_map(|(key, entry)| entry.iter().map(move |at| (key, at)));
-        let over = all.filter(|((application, _), (address, member))| !stays(application, **address, member));
+        let over = all.filter(|((application, port), (address, member))| {
+            let of = self.by_place.get(&(**address, *port));
+            !of.is_some_and(|(_, id)| stays(id, application, **address, member))
+        });
         let over: Vec<(IpAddr, u16)> = over.map(|((_, port), (address, _))| (*address, *port)).collect();
         over.into_iter().filter_map(|(address, port)| self.end(address, port)).collect()
     }

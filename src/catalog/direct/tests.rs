@@ -95,7 +95,7 @@ fn what_istio_would_refuse_is_served_as_before_and_named() {
 
 #[test]
 fn what_a_last_good_state_had_is_not_removed_while_it_is_to_be_kept() {
-    let served = BTreeMap::from([((Box::from("orders"), 80), (3, Arc::from("old/name")))]);
+    let served = BTreeMap::from([((Arc::from("orders"), 80), (3, Arc::from("old/name")))]);
     let id: ServiceKey = "a".into();
     let orders = members(&["10.0.0.1:80?app=orders"], 1);
     let mut direct = Direct::restored(served);
@@ -110,7 +110,7 @@ fn what_a_last_good_state_had_is_not_removed_while_it_is_to_be_kept() {
 
 #[test]
 fn an_entry_that_gets_another_name_leaves_none_behind() {
-    let served = BTreeMap::from([((Box::from("orders"), 80), (3, Arc::from("old/name")))]);
+    let served = BTreeMap::from([((Arc::from("orders"), 80), (3, Arc::from("old/name")))]);
     let mut direct = Direct::restored(served);
     direct.follow(&Arc::new(all()), std::iter::empty());
     direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
@@ -245,6 +245,7 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
         (false, direct_of(&["users"], "60s")),
         (false, serde_json::json!({ "endpoints": { "deny": ["10.0.0.0/24"] } })),
         (false, serde_json::json!({ "mtls": mtls })),
+        (false, serde_json::json!({ "exclude": ["a"] })),
         (false, serde_json::json!({ "direct": { "applications": ["*"], "balance": "mesh" } })),
         (
             true,
@@ -259,7 +260,7 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
         let changed = changes(&mut direct, &other, false).0;
         assert_eq!(changed, [format!("{}{ORDERS}", if stays { '+' } else { '-' })], "{other:?}");
     }
-    // What the policy itself takes away goes with it.
+    // An address that the policy itself takes away goes with it.
     for other in
         [serde_json::json!({ "endpoints": { "deny": ["10.0.0.1/32"] } }), serde_json::json!({ "exclude": ["a"] })]
     {
@@ -272,6 +273,62 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
         direct.update(5, &id, &orders, &[]);
         assert_eq!((direct.counts().lingering, changes(&mut direct, &other, false).0.len()), (0, 1), "{other:?}");
     }
+}
+
+#[test]
+fn an_address_lingers_for_who_had_it_though_another_is_there_until_the_same_round() {
+    let (ids, policy) = ([ServiceKey::from("a"), "b".into()], Arc::new(all()));
+    for other in ["10.0.0.1:80", "10.0.0.1:80?app=users"] {
+        let (orders, other) = (members(&["10.0.0.1:80?app=orders"], 2), members(&[other], 1));
+        for order in [[0, 1], [1, 0]] {
+            let mut direct = Direct::default();
+            direct.follow(&policy, std::iter::empty());
+            let of = [&orders, &other];
+            (0..2).for_each(|n| direct.update(0, &ids[n], &[], of[n]));
+            assert_eq!(changes(&mut direct, &policy, false).0, [format!("+{ORDERS}")]);
+            order.into_iter().for_each(|n| direct.update(5, &ids[n], of[n], &[]));
+            let lingers = Lingers { application: "orders".into(), since: 5 };
+            assert_eq!(direct.lingering_changed(), [("10.0.0.1:80".parse().unwrap(), Some(lingers))]);
+        }
+    }
+}
+
+#[test]
+fn an_entry_of_before_a_start_is_looked_at_where_the_policy_ends_what_lingers_in_it() {
+    let (id, orders) = ("a".into(), members(&["10.0.0.1:80?app=orders"], 1));
+    let (first, other) = (Arc::new(all()), Arc::new(policy(serde_json::json!({ "exclude": ["a"] }))));
+    let mut direct = Direct::default();
+    direct.follow(&first, std::iter::empty());
+    direct.update(0, &id, &[], &orders);
+    changes(&mut direct, &first, false);
+    direct.update(5, &id, &orders, &[]);
+    changes(&mut direct, &first, false);
+    let mut restored = Direct::restored(direct.served.clone());
+    restored.restore_lingering(direct.lingering.clone());
+    restored.follow(&other, std::iter::empty());
+    assert_eq!((restored.lingering.count(), changes(&mut restored, &other, false).0), (0, vec![format!("-{ORDERS}")]));
+}
+
+#[test]
+fn what_lingers_keeps_no_more_than_its_own_endpoint_and_a_short_name() {
+    let mut direct = Direct::default();
+    direct.follow(&Arc::new(all()), std::iter::empty());
+    let longest = "x".repeat(LONGEST_NAME);
+    let names = [format!("10.0.0.1:80?app={longest}"), format!("10.0.0.2:80?app={longest}x"), "10.0.0.3:81".to_owned()];
+    let there = members(&names.each_ref().map(|name| &**name), 1);
+    let id = "a".into();
+    direct.update(0, &id, &[], &there);
+    assert_eq!((direct.entries.len(), direct.unnamed), (1, 2));
+    changes(&mut direct, &all(), false);
+    direct.update(5, &id, &there, &[]);
+    let changed = direct.lingering_changed();
+    let (key, _) = direct.served.first_key_value().unwrap();
+    assert_eq!(&*key.0, longest);
+    let [(_, Some(lingers))] = &changed[..] else { panic!("one lingers") };
+    assert!(Arc::ptr_eq(&lingers.application, &key.0), "one name");
+    let member = direct.lingering.of(key).unwrap().values().next().unwrap();
+    assert!(*member == there[0] && !member.is_shared(&there[0]));
+    assert!(member.alone().is_shared(member), "no copy of what is alone already");
 }
 
 #[test]
@@ -297,6 +354,18 @@ fn no_more_linger_than_a_proxy_can_bear() {
         assert_eq!(go(application, 1_000), (1_000 * (application + 1), 5));
     }
     assert_eq!(go(10, 3), (10_000, 8));
+}
+
+#[test]
+fn a_sample_has_the_start_of_what_publishers_chose() {
+    let mut direct = Direct::default();
+    let application = format!("orders{}", "x".repeat(200));
+    let data = format!("10.0.0.1:80?app={application}");
+    let any = self::policy(serde_json::json!({ "direct": { "applications": ["*"], "balance": "mesh" } }));
+    direct.follow(&Arc::new(any), std::iter::empty());
+    direct.update(0, &(&*"i".repeat(200)).into(), &[], &members(&[&data], 1));
+    let sample = format!("10.0.0.1 80 {} {}", &application[..100], "i".repeat(100));
+    assert_eq!(direct.counts().not_own_sample, [sample.into()]);
 }
 
 #[test]
@@ -427,8 +496,8 @@ proptest::proptest! {
             gone.retain(|place, lingers| is_its(place, &lingers.application));
             for ((application, port), entry) in &had {
                 for address in entry.keys().filter(|address| !populated.contains(&(**address, *port))) {
-                    if policy.is_direct(application) && served.contains_key(&(application.clone(), *port)) {
-                        gone.insert((*address, *port), Lingers { application: application.clone(), since: now });
+                    if policy.is_direct(application) && served.contains_key(&(Arc::clone(application), *port)) {
+                        gone.insert((*address, *port), Lingers { application: Arc::clone(application), since: now });
                     }
                 }
             }
@@ -443,7 +512,7 @@ proptest::proptest! {
             proptest::prop_assert_eq!(direct.lingering.count(), gone.len());
             proptest::prop_assert_eq!(direct.deadline(), gone.values().map(|lingers| lingers.since + 60_000).min());
             changes(&mut direct, &policy, false);
-            let both = entries.keys().cloned().chain(gone.iter().map(|((_, port), it)| (it.application.clone(), *port)));
+            let both = entries.keys().cloned().chain(gone.iter().map(|((_, port), it)| (Arc::clone(&it.application), *port)));
             let both: BTreeSet<Key> = both.filter(|(application, _)| policy.is_direct(application)).collect();
             proptest::prop_assert!(direct.served.keys().eq(&both), "{:?} are served, not {:?}", direct.served, both);
             let unnamed = naive.services.values().flatten().filter(|member| application(member).is_none()).count();

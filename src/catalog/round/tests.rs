@@ -101,6 +101,28 @@ fn a_bug_over_one_service_holds_back_no_other() {
 }
 
 #[test]
+fn a_service_that_is_called_as_an_entry_is_told_apart_from_it() {
+    let direct = json!({ "direct": { "applications": ["*"] } });
+    let mut driver = full(json!({ "policy": direct }), 2);
+    let id = "p80.x.app.sofa.mesh";
+    driver.publish(id, "a", 1, &["10.0.0.1:80?app=x"]);
+    driver.publish(&format!("application://{id}"), "a", 1, &["10.0.0.2:81"]);
+    driver.round();
+    assert!(driver.report.quarantined.is_empty());
+    let mut policy = refused();
+    policy["direct"] = direct["direct"].clone();
+    driver.policy(&policy);
+    driver.round();
+    let mut named: Vec<&str> = reasons(&driver).into_iter().map(|(name, _)| name).collect();
+    named.retain(|name| name.contains(id));
+    assert_eq!(named, ["application://p80.x.app.sofa.mesh", "dubbo://application://p80.x.app.sofa.mesh", id]);
+    assert_eq!(driver.report.quarantined_by["export-to"], 2 + 3);
+    driver.policy(&direct);
+    driver.round();
+    assert!(driver.report.quarantined.is_empty() && driver.report.quarantined_by.is_empty());
+}
+
+#[test]
 fn a_rename_that_istio_would_refuse_leaves_the_old_form() {
     for mode in ["inline", "workload-entry"] {
         let mut driver = full(json!({ "endpointMode": mode }), 3);
@@ -343,6 +365,23 @@ fn a_quarantined_service_goes_when_its_grace_is_over() {
     assert_eq!(driver.served().len(), 1);
     assert_eq!((driver.report.graces.len(), driver.report.quarantined.len()), (0, 1));
     assert_eq!(driver.round.deadline(&driver.orders), None);
+}
+
+#[test]
+fn a_grace_goes_on_while_publishers_cannot_be_read() {
+    let mut driver = full(json!({}), 2);
+    driver.unpublish(&id(0), "a", 2);
+    driver.round();
+    driver.now += GRACE - 1;
+    driver.publish(&id(0), "a", 3, &["panic://10.0.0.1:80"]);
+    driver.round();
+    assert_eq!(reasons(&driver), [(&*id(0), "panic")]);
+    driver.now += 1;
+    driver.round();
+    assert!(form(&driver, &id(0)).is_some(), "nobody knows what it has");
+    driver.unpublish(&id(0), "a", 4);
+    driver.round();
+    assert!(form(&driver, &id(0)).is_none(), "its grace is over");
 }
 
 #[test]

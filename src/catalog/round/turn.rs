@@ -13,7 +13,7 @@ use crate::{
         breaker::{Judgement, Totals},
         changes::{RoundChanges, ServiceChanges},
         direct,
-        key::ServiceKey,
+        key::{ServiceKey, of_entry},
         notices::Notice,
         report::Quarantine,
         round::{Round, Stage},
@@ -534,7 +534,11 @@ impl Round {
                 }
                 Outcome::Refused(why) => {
                     let kept = self.services.get(&id).is_some();
-                    self.services.stay(&id, empty_since, intent);
+                    if is_as_before {
+                        self.services.keep(&id, intent);
+                    } else {
+                        self.services.stay(&id, empty_since, intent);
+                    }
                     self.quarantine(now, id.text(), why, kept);
                 }
             }
@@ -616,9 +620,10 @@ impl Round {
             self.direct = None;
         }
         for direct::Outcome { host, refused, kept } in outcomes {
+            let name = of_entry(&host);
             match refused {
-                None => self.release(&host),
-                Some(why) => self.quarantine(now, &host, why, kept),
+                None => self.release(&name),
+                Some(why) => self.quarantine(now, &name, why, kept),
             }
         }
     }

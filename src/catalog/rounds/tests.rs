@@ -109,3 +109,21 @@ fn what_is_unknown_is_unknown_when_everything_is_made_anew() {
     assert!(rounds.round());
     assert_eq!(found(), (0, 0));
 }
+
+/// Whatever publishers say.
+#[test]
+fn a_line_that_names_applications_is_short() {
+    let lines = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let taken = Arc::clone(&lines);
+    let subscriber = crate::host::log::Log::subscriber(move |line| taken.lock().push(line.message));
+    let (id, application) = (Arc::<str>::from("i".repeat(9_999)), Box::<str>::from("\u{1}\"\u{200b}".repeat(3_333)));
+    let address = "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap();
+    let claimed_by = (0..9).map(|n| format!("{n}{application}").into()).collect();
+    tracing::dispatcher::with_default(&subscriber, || {
+        log(&Notice::AddressContested { address, port: 65_535, newest: Some(application.clone()), claimed_by });
+        log(&Notice::AddressNotOwn { id, address, port: 65_535, application: application.clone() });
+        log(&Notice::MtlsMixed { application, port: 65_535 });
+    });
+    let lengths: Vec<usize> = lines.lock().iter().map(|line| line.chars().count()).collect();
+    assert!(lengths.len() == 3 && lengths.iter().all(|length| *length <= 500), "{lengths:?}");
+}
