@@ -52,6 +52,9 @@ fn it_speaks_the_documented_lines() {
     assert_eq!(serve.ask(&replace), json!({ "id": 7, "ok": true }));
     assert_eq!(serve.ask(&json!({ "id": 8, "op": "flush" }))["endpoints"], 2);
     let served = serve.ask(&json!({ "id": 9, "op": "flush" }));
+    let tried = json!({ "id": 11, "op": "policy", "policy": { "exclude": ["*"] }, "dryRun": true });
+    let tried = serve.ask(&tried);
+    assert_eq!((&tried["ok"], &tried["services"]["go"]["count"]), (&json!(true), &served["services"]), "{tried}");
     let mut policy = |policy: Value| {
         assert_eq!(serve.ask(&json!({ "id": 10, "op": "policy", "policy": policy }))["ok"], true);
         serve.ask(&json!({ "id": 9, "op": "flush" }))
