@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use harness::{
     Mox, SOON,
     client::{Delta, SERVICE, SERVICE_ENTRY, framed, node},
-    id,
+    http2, id,
 };
 use prost::Message;
 use registry_mox::{
@@ -151,14 +151,6 @@ async fn a_stream_that_holds_old_pages_goes_and_those_beside_it_on_its_connectio
     assert_eq!(owes.hear().await.version_info, mox.engine.flush().await.version);
 }
 
-fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, 0]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
 #[tokio::test]
 async fn a_connection_of_too_many_frames_ends_and_no_other() {
     let mox = Mox::open(json!({}));
@@ -166,11 +158,10 @@ async fn a_connection_of_too_many_frames_ends_and_no_other() {
     let mut good = mox.client(node("good")).await;
     good.subscribe(SERVICE_ENTRY).unwrap();
     good.next_of(SERVICE_ENTRY).await;
-    let floods = [frame(2, 1, &[0, 0, 0, 0, 16]), frame(8, 0, &[0, 0, 0, 1]), frame(6, 0, &[7; 8]), frame(4, 0, &[])];
-    for (n, flood) in floods.into_iter().enumerate() {
+    for (n, flood) in http2::floods().into_iter().enumerate() {
         let mut socket = TcpStream::connect(mox.address()).await.unwrap();
-        socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        socket.write_all(&frame(4, 0, &[])).await.unwrap();
+        socket.write_all(http2::PREFACE).await.unwrap();
+        socket.write_all(&http2::settings()).await.unwrap();
         let (mut reads, mut writes) = socket.into_split();
         let written = tokio::spawn(async move {
             for _ in 0..1_000 {

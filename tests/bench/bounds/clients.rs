@@ -16,6 +16,7 @@ use bytes::Bytes;
 use harness::{
     SOON,
     client::{Delta, Request, SERVICE, SERVICE_ENTRY, Sotw, framed, node},
+    http2,
 };
 use prost::Message;
 use registry_mox::proto::envoy::service::discovery::v3::DiscoveryRequest;
@@ -217,29 +218,20 @@ async fn together<F: Future<Output = ()>>(all: Vec<F>) {
     .await;
 }
 
-fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, 0]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
 /// PRIORITY, WINDOW_UPDATE, PING and SETTINGS without end; who is cut comes again.
 pub(crate) fn frames(size: Size) -> Result<Outcome> {
     let mut scene = Scene::apart(size, size.of(1_000).max(100), &json!({}))?;
     let (connections, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     scene.attack(|target, _, stop| {
-        let floods =
-            [frame(2, 1, &[0, 0, 0, 0, 16]), frame(8, 0, &[0, 0, 0, 1]), frame(6, 0, &[7; 8]), frame(4, 0, &[])];
+        let floods = http2::floods();
         at_once(floods.len(), |n| {
             let many = floods[n].repeat(100);
             loop {
                 block_on(async {
                     let mut socket = tokio::net::TcpStream::connect(target.mox).await?;
                     connections.fetch_add(1, Relaxed);
-                    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
-                    socket.write_all(&frame(4, 0, &[])).await?;
+                    socket.write_all(http2::PREFACE).await?;
+                    socket.write_all(&http2::settings()).await?;
                     let (mut reads, mut writes) = socket.into_split();
                     // What it says is not looked at.
                     let reads = tokio::spawn(async move { tokio::io::copy(&mut reads, &mut tokio::io::sink()).await });

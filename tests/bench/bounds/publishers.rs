@@ -259,18 +259,10 @@ pub(crate) fn large(size: Size) -> Result<Outcome> {
     scene.end()
 }
 
-/// The overrides' port changes at once for all of them, again and again.
-pub(crate) fn policy(size: Size) -> Result<Outcome> {
-    let (services, overrides) = (size.of(50_000), size.of(500));
-    let mut scene = Scene::here(size, services, &json!({}))?;
-    let document = |port: i64| -> Result<_> {
-        let all = (0..overrides).map(|n| (format!("com.example.*S*{n}:*@DEFAULT#*"), json!({ "port": port })));
-        let all: serde_json::Map<String, Value> = all.collect();
-        Ok(serde_json::from_value(json!({ "overrides": all }))?)
-    };
-    let longest = std::sync::Mutex::new(Vec::new());
-    let rounds = std::sync::Mutex::new(Vec::new());
-    let port = AtomicI64::new(1_000);
+/// Changes the engine and waits until that is served, again and again, beside calls of another thread; the median of how long
+/// that took, and the longest call of each round.
+fn again(scene: &mut Scene, change: impl Fn(&Engine) -> Result<()> + Sync) -> Result<(Duration, Vec<Duration>)> {
+    let (longest, took) = (std::sync::Mutex::new(Vec::new()), std::sync::Mutex::new(Vec::new()));
     scene.attack(|target, _, stop| {
         let engine = engine(target)?;
         let waits = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -279,9 +271,9 @@ pub(crate) fn policy(size: Size) -> Result<Outcome> {
             || {
                 loop {
                     let begun = Instant::now();
-                    engine.set_policy(document(port.fetch_add(1, Relaxed))?)?;
+                    change(engine)?;
                     waits.block_on(engine.flush());
-                    rounds.lock().map_err(|_| "a panic")?.push(begun.elapsed());
+                    took.lock().map_err(|_| "a panic")?.push(begun.elapsed());
                     if stop.load(Relaxed) {
                         return Ok(());
                     }
@@ -291,11 +283,27 @@ pub(crate) fn policy(size: Size) -> Result<Outcome> {
         longest.lock().map_err(|_| "a panic")?.push(longer);
         Ok(())
     })?;
-    let mut rounds = rounds.into_inner()?;
-    rounds.sort();
-    let median = rounds[rounds.len() / 2];
+    let mut took = took.into_inner()?;
+    took.sort();
+    Ok((took[took.len() / 2], longest.into_inner()?))
+}
+
+/// The overrides' port changes at once for all of them, again and again.
+pub(crate) fn policy(size: Size) -> Result<Outcome> {
+    let (services, overrides) = (size.of(50_000), size.of(500));
+    let mut scene = Scene::here(size, services, &json!({}))?;
+    let document = |port: i64| -> Result<_> {
+        let all = (0..overrides).map(|n| (format!("com.example.*S*{n}:*@DEFAULT#*"), json!({ "port": port })));
+        let all: serde_json::Map<String, Value> = all.collect();
+        Ok(serde_json::from_value(json!({ "overrides": all }))?)
+    };
+    let port = AtomicI64::new(1_000);
+    let (median, longest) = again(&mut scene, |engine| {
+        engine.set_policy(document(port.fetch_add(1, Relaxed))?)?;
+        Ok(())
+    })?;
     scene.bound_of_time(format!("served after {:.1} s", median.as_secs_f64()), median < Duration::from_secs(5));
-    bound_of_calls(&mut scene, longest.into_inner()?);
+    bound_of_calls(&mut scene, longest);
     scene.end()
 }
 
@@ -316,32 +324,12 @@ pub(crate) fn direct(size: Size) -> Result<Outcome> {
         all(engine(&target)?, instance, 1);
     }
     waits.block_on(engine(&target)?.flush());
-    let longest = std::sync::Mutex::new(Vec::new());
-    let (came, next) = (std::sync::Mutex::new(Vec::new()), AtomicUsize::new(instances));
-    scene.attack(|target, _, stop| {
-        let engine = engine(target)?;
-        let waits = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let ((), longer) = beside(
-            |n| call(engine, n),
-            || {
-                loop {
-                    let begun = Instant::now();
-                    all(engine, next.fetch_add(1, Relaxed), 1);
-                    waits.block_on(engine.flush());
-                    came.lock().map_err(|_| "a panic")?.push(begun.elapsed());
-                    if stop.load(Relaxed) {
-                        return Ok(());
-                    }
-                }
-            },
-        )?;
-        longest.lock().map_err(|_| "a panic")?.push(longer);
+    let next = AtomicUsize::new(instances);
+    let (median, longest) = again(&mut scene, |engine| {
+        all(engine, next.fetch_add(1, Relaxed), 1);
         Ok(())
     })?;
-    let mut came = came.into_inner()?;
-    came.sort();
-    let median = came[came.len() / 2];
     scene.bound_of_time(format!("served after {:.2} s", median.as_secs_f64()), median < Duration::from_secs(2));
-    bound_of_calls(&mut scene, longest.into_inner()?);
+    bound_of_calls(&mut scene, longest);
     scene.end()
 }

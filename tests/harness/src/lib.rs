@@ -8,6 +8,7 @@ pub mod client;
 mod engine;
 pub mod golden;
 pub mod http;
+pub mod http2;
 pub mod judge;
 pub mod parts;
 pub mod process;
