@@ -221,7 +221,11 @@ impl Engine {
         if !self.view().complete {
             return None;
         }
-        let contests = self.shared.report.lock().contested.clone();
+        // Without who waits: anybody can make many contests, and the rounds wait for this lock.
+        let contests: Vec<(Arc<str>, Arc<str>)> = {
+            let report = self.shared.report.lock();
+            report.contested.iter().map(|(place, contest)| (Arc::clone(place), Arc::clone(&contest.holder))).collect()
+        };
         let documents = following.documents.as_ref()?;
         let pinned: BTreeSet<&Arc<str>> = documents.pins().into_iter().flat_map(|pins| pins.places.values()).collect();
         let unknown =
@@ -233,7 +237,7 @@ impl Engine {
         let is_over = |(_, since): &(&Arc<str>, &Instant)| since.elapsed() >= PINNED;
         let gone = following.missed.iter().filter(is_over).map(|(id, _)| Arc::clone(id)).collect();
         let stamp = Stamp { by: OURSELVES.to_owned(), when: model::date(), why: "several want one place".to_owned() };
-        let contests = contests.iter().map(|(place, contest)| (place, &contest.holder));
+        let contests = contests.iter().map(|(place, holder)| (place, holder));
         match documents.repin(contests, &gone, &stamp)? {
             Ok(write) => Some(write),
             Err(NotWritten::TooLarge) if !std::mem::replace(&mut following.said_full, true) => {

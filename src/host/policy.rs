@@ -103,7 +103,10 @@ impl Engine {
         let mut shown = self.policies_shown();
         let history = shown["history"].as_array_mut().map(std::mem::take).unwrap_or_default();
         let past = history.into_iter().find(|past| past["revision"] == revision);
-        let mut one = past.unwrap_or_else(|| json!({ "revision": shown["revision"], "hash": shown["hash"], "from": shown["from"], "stamp": shown["stamp"] }));
+        let mut one = past.unwrap_or_else(|| {
+            let fields = ["revision", "hash", "from", "stamp"];
+            fields.into_iter().map(|field| (field, shown[field].take())).collect()
+        });
         one["policy"] = serde_json::to_value(document).ok()?;
         Some(one)
     }
