@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::process::setpriority_process;
 use tokio::{
     runtime::{Handle, Runtime},
     sync::{oneshot, watch},
@@ -52,6 +53,9 @@ use crate::{
 
 /// How long a stop waits for streams to end before it cuts them.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How far the threads of the pages stand behind the others (`nice(1)`): a busy processor is theirs for a tenth.
+const NICE: i32 = 10;
 
 /// How long names in a log line may be, in characters.
 const LOGGED: usize = 300;
@@ -108,6 +112,8 @@ pub struct Engine {
     pub(super) documents: Desk,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
+    /// Of the threads that make pages.
+    pub(super) pages: Option<Handle>,
     pub(super) listeners: Mutex<Listeners>,
     pub(super) closed: AtomicBool,
 }
@@ -115,6 +121,8 @@ pub struct Engine {
 #[derive(Debug)]
 struct Running {
     runtime: Runtime,
+    /// Where the admin listener is configured: its threads, which give way to all others.
+    pages: Option<Runtime>,
     /// Closed when the thread of the rounds ends.
     rounds: oneshot::Receiver<()>,
 }
@@ -136,12 +144,16 @@ impl Engine {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads)
             .thread_name("mox")
-            .on_thread_start(move || log_to(&logs))
+            .on_thread_start({
+                let logs = logs.clone();
+                move || log_to(&logs)
+            })
             .enable_all()
             .build()
             .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
         let Push { duty, max, .. } = config.push;
         let streams = Arc::new(Streams::new(PaceRule { duty, max }, MaxBytes::from(&config.limits)));
+        let pages = config.admin_listen.map(|_| pages_runtime(logs)).transpose()?;
         let handle = runtime.handle().clone();
         let rounds = spawn_rounds(Rounds::new(Arc::clone(&shared)), handle.clone(), rounds_logs)?;
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -160,7 +172,8 @@ impl Engine {
             signatures: Signatures::new(model::date()),
             trying: Mutex::default(),
             documents,
-            running: Mutex::new(Some(Running { runtime, rounds })),
+            pages: pages.as_ref().map(|pages| pages.handle().clone()),
+            running: Mutex::new(Some(Running { runtime, pages, rounds })),
             handle,
             listeners: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -455,7 +468,7 @@ impl Engine {
     /// from one of the engine's own threads; a second call does nothing.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let Some(Running { runtime, rounds }) = self.running.lock().take() else { return };
+        let Some(Running { runtime, pages, rounds }) = self.running.lock().take() else { return };
         self.draining.send_replace(true);
         self.large.end();
         let servers = std::mem::take(&mut self.listeners.lock().servers);
@@ -473,15 +486,17 @@ impl Engine {
                 tracing::warn!(event = "streams_cut", "some streams did not end in time and are cut");
             }
         });
+        // What a page still has in hand holds up nobody's stop.
+        pages.into_iter().for_each(Runtime::shutdown_background);
         runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Some(Running { runtime, .. }) = self.running.lock().take() {
+        if let Some(Running { runtime, pages, .. }) = self.running.lock().take() {
             self.shared.store.wake().stop();
-            runtime.shutdown_background();
+            pages.into_iter().chain([runtime]).for_each(Runtime::shutdown_background);
         }
     }
 }
@@ -489,6 +504,23 @@ impl Drop for Engine {
 /// Makes this thread of the runtime's log where the engine's opener does, for as long as the thread lives.
 fn log_to(logs: &Dispatch) {
     std::mem::forget(dispatcher::set_default(logs));
+}
+
+/// Threads for the admin listener and its pages. Whatever is asked of them, the others come first: in Linux a niceness is a
+/// thread's own.
+fn pages_runtime(logs: Dispatch) -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("mox-pages")
+        .on_thread_start(move || {
+            log_to(&logs);
+            if let Err(error) = setpriority_process(None, NICE) {
+                tracing::warn!(event = "pages_not_nice", %error, "pages are made at the priority of pushes");
+            }
+        })
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Internal(format!("the runtime of the pages does not start: {error}")))
 }
 
 /// Starts the thread of the rounds; the returned channel is closed when the thread ends. The thread is none of the

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
 
 use crate::{
     error::{Error, Result},
@@ -33,17 +33,19 @@ impl Engine {
         }
         let config = &self.shared.config;
         let tls = Tls::open(&config.tls)?;
-        let (mox, mox_address) = self.bind(config.listen)?;
+        let (mox, mox_address) = bind(&self.handle, config.listen)?;
         let mut ports = vec![(mox, Partition::WHOLE)];
         let mut partitions: BTreeMap<usize, Vec<SocketAddr>> = BTreeMap::new();
         for partition in config.partitions.iter().flat_map(|count| Partition::all_of(*count)) {
             // With port 0 each takes a free one.
             let offset = if config.listen.port() == 0 { 0 } else { partition.number() as u16 };
-            let (port, address) = self.bind(SocketAddr::new(config.listen.ip(), config.listen.port() + offset))?;
+            let address = SocketAddr::new(config.listen.ip(), config.listen.port() + offset);
+            let (port, address) = bind(&self.handle, address)?;
             ports.push((port, partition));
             partitions.entry(partition.count()).or_default().push(address);
         }
-        let admin = config.admin_listen.map(|address| self.bind(address)).transpose()?;
+        let pages = self.pages.as_ref().zip(config.admin_listen);
+        let admin = pages.map(|(pages, address)| bind(pages, address)).transpose()?;
         let bound = Bound { mox: mox_address, partitions, admin: admin.as_ref().map(|(_, address)| *address) };
         let limits = StreamLimits::new(config);
         let ads = Ads {
@@ -76,10 +78,10 @@ impl Engine {
                 tracing::error!(event = "listener_failed", %error, "the MoX listener failed");
             }
         }));
-        if let Some((admin, _)) = admin {
+        if let (Some((admin, _)), Some(pages)) = (admin, &self.pages) {
             let (engine, draining) = (Arc::downgrade(self), self.draining.subscribe());
             let served = admin::listener::serve(admin, engine, draining, admin::listener::Limits::default());
-            listeners.servers.push(self.handle.spawn(served));
+            listeners.servers.push(pages.spawn(served));
         }
         listeners.bound = Some(bound.clone());
         let now = self.shared.clock.now();
@@ -87,15 +89,16 @@ impl Engine {
         tracing::info!(event = "listening", mox = %bound.mox, partitions = ?config.partitions, tls = config.tls.cert.is_some(), "listening");
         Ok(bound)
     }
+}
 
-    fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
-        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            let _in_runtime = self.handle.enter();
-            let listener = TcpListener::from_std(listener)?;
-            let local = listener.local_addr()?;
-            Ok((listener, local))
-        });
-        bound.map_err(|source| Error::Bind { address, source })
-    }
+/// Binds a listener whose runtime is this.
+fn bind(runtime: &Handle, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        let _in_runtime = runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    });
+    bound.map_err(|source| Error::Bind { address, source })
 }
