@@ -13,6 +13,8 @@ import java.time.Duration;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.LockSupport;
 import java.util.function.BooleanSupplier;
 
 /** Services, payloads, engines and waits that several tests need. */
@@ -89,7 +91,7 @@ public final class TestData {
             if (System.nanoTime() - deadline > 0) {
                 throw new AssertionError("not within " + DEADLINE + ": " + what);
             }
-            Thread.yield();
+            LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(5));
         }
     }
 }
