@@ -42,7 +42,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// Ranges of addresses that may connect to the MoX listeners and to [`Config::admin_listen`]. Default: none, which means every address.
     pub allow_cidrs: Vec<IpNet>,
-    /// Address of the admin pages, besides the session server's own port. Default: none.
+    /// Address of the admin pages, besides the session server's own port: 64 connections at most, with a request each, which has
+    /// 30 s. Default: none.
     pub admin_listen: Option<SocketAddr>,
     /// Which publishers are served. Default: `cluster`.
     pub scope: Scope,
@@ -51,9 +52,11 @@ pub struct Config {
     /// End of every host: two or more DNS labels in lower case, at most 100 characters, no name that Kubernetes gives to
     /// Services. Default: `sofa.mesh`.
     pub host_suffix: String,
-    /// Namespace of every resource, a DNS label in lower case; Kubernetes need not have it. Default: `sofa-registry`.
+    /// Namespace of every resource, a DNS label in lower case; Kubernetes need not have it. No Kubernetes Service there may select by
+    /// labels `sofa.registry/…`: istiod gives a Service the WorkloadEntries of its namespace that have them. Default: `sofa-registry`.
     pub namespace: String,
-    /// Where endpoints stand. Default: `inline`.
+    /// Where endpoints stand; `workload-entry` needs Istio 1.13.9, 1.14.5 or newer, and has publishers' labels as
+    /// `sofa.registry/app`, since by `app` a Kubernetes Service of that namespace could select them. Default: `inline`.
     pub endpoint_mode: EndpointMode,
     /// Ranges of the virtual addresses, of which a service has one of each; one range, or one of each family, for meshes with
     /// both. None: services have no `addresses`. Default: `248.0.0.0/6`.
@@ -65,7 +68,9 @@ pub struct Config {
     pub push: Push,
     /// Protection of the mesh from a registry that is not whole.
     pub protect: Protect,
-    /// Folder in which the last good state outlives a restart. Default: none, and nothing outlives it.
+    /// Folder in which the last good state outlives a restart, about 150 bytes an endpoint. Written when it changes, every 10 s at
+    /// most, more rarely where a write takes longer than half a second, and above 1 GiB not at all; a start may find it that old.
+    /// Default: none, and nothing outlives it.
     pub state_dir: Option<PathBuf>,
     /// Bounds on memory.
     pub limits: Limits,
@@ -126,7 +131,9 @@ pub struct TlsFiles {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Admin {
-    /// Secret that a request has to show if it changes something. Default: none, and each such request is refused.
+    /// Secret that a request has to show in `X-Mox-Token` if it changes something, the same on all session servers. With 16 bytes or
+    /// more it also signs the documents that they share. To the others goes a signature by it, good once and for 5 minutes, so
+    /// their clocks must agree. Default: none, and each such request is refused.
     pub token: Option<Secret>,
 }
 

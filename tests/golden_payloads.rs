@@ -1,4 +1,4 @@
-//! The payloads in `tests/golden/payloads`, published to the engine, are served as their files say; and so says the README.
+//! The payloads in `tests/golden/payloads`, published to the engine, are served as their files say; and so says docs/istio.md.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,7 +88,7 @@ async fn what_real_clients_publish_is_served_as_recorded() {
     check("captured").await;
 }
 
-/// The README's table of real clients has a row for each captured file, in an order of its own.
+/// The table of real clients in docs/istio.md has a row for each captured file, in an order of its own.
 #[test]
 fn the_readme_tells_what_is_recorded() {
     const HEADER: &str = "| published by | dataId | host | port | endpoint labels |\n| --- | --- | --- | --- | --- |\n";
@@ -100,14 +100,15 @@ fn the_readme_tells_what_is_recorded() {
         format!("| {} | `{data_id}` | `{host}` | {port} {protocol} | {} |", golden.from, labels.join(", "))
     };
     let recorded: BTreeSet<_> = Golden::read_all("captured").iter().map(row).collect();
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let (_, rows) = readme.split_once(HEADER).unwrap_or_else(|| panic!("no table in the README begins with\n{HEADER}"));
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/istio.md")).unwrap();
+    let (_, rows) =
+        page.split_once(HEADER).unwrap_or_else(|| panic!("no table in docs/istio.md begins with\n{HEADER}"));
     let told: BTreeSet<_> = rows.lines().take_while(|line| line.starts_with('|')).map(str::to_owned).collect();
     let missing: Vec<_> = recorded.difference(&told).cloned().collect();
     let wrong: Vec<_> = told.difference(&recorded).cloned().collect();
     assert!(
         missing.is_empty() && wrong.is_empty(),
-        "the README's table lacks\n{}\nand should not have\n{}",
+        "the table in docs/istio.md lacks\n{}\nand should not have\n{}",
         missing.join("\n"),
         wrong.join("\n")
     );

@@ -19,7 +19,8 @@ const MAX_OWNER: usize = 40;
 pub struct Kubernetes {
     /// Whether services are written. Default: false.
     pub enabled: bool,
-    /// File with the address of the API server and credentials. Default: none, and those of the pod's service account are taken.
+    /// File with the address of the API server and credentials; no exec plugins and no proxies: the loopback and what `NO_PROXY` names
+    /// is reached directly. Default: none, and those of the pod's service account are taken.
     pub kubeconfig: Option<PathBuf>,
     /// Context in the kubeconfig. Default: its current one.
     pub context: Option<String>,

@@ -32,7 +32,8 @@ pub struct PolicyConfig {
     pub exclude: Vec<String>,
     /// `exportTo` of every ServiceEntry: `*` or `~` alone, or namespaces, of which `.` is the own one. Default: `*`.
     pub export_to: Vec<String>,
-    /// Service port numbers by protocol, 1 to 65535, in place of the usual ones. Default: none.
+    /// Service port numbers by protocol, 1 to 65535, in place of the usual ones: bolt, tr 12200; tri, triple, grpc 50051; dubbo 20880;
+    /// rest 8341; h2c, http 8080. What speaks another protocol is served only if it is named here, as TCP. Default: none.
     pub ports: BTreeMap<String, u16>,
     /// URL parameters of publishers that become endpoint labels, beside `app` and `zone`. Default: none.
     pub labels: Vec<String>,
@@ -86,7 +87,11 @@ pub struct Override {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct EndpointPolicy {
-    /// Ranges that an endpoint's address has to be in. Default: none, which means all addresses.
+    /// Ranges that an endpoint's address has to be in. Left out in any case are ranges that are nobody's service: loopback,
+    /// link-local, multicast, `0.0.0.0/8`, `240.0.0.0/4`, the virtual addresses and the metadata services of clouds
+    /// (169.254.169.254, 100.100.100.200, 168.63.129.16, fd00:ec2::254). A part of them is opened by naming just that, as
+    /// `100.100.100.200/32`; with `0.0.0.0/0` and `::/0` beside it all others stay allowed. An IPv6 address that carries an IPv4 one
+    /// is judged as both. Default: none, which means all addresses.
     pub allow: Vec<IpNet>,
     /// Ranges that no endpoint's address may be in, whatever `allow` says. Default: none.
     pub deny: Vec<IpNet>,

@@ -390,7 +390,7 @@ impl Mesh {
         &mut self.fleets[framework as usize]
     }
 
-    /// The figures, as the README has them.
+    /// The figures, as docs/consumers.md has them.
     fn table(&self) {
         if self.rows.is_empty() {
             return;

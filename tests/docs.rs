@@ -1,0 +1,291 @@
+//! The reference in the documentation is made of the code: settings of their doc comments, metrics of their help texts.
+//! `UPDATE=1` writes it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    fs,
+    path::Path,
+};
+
+use harness::Mox;
+use serde_json::json;
+use syn::{Attribute, Expr, ExprLit, Field, Fields, Item, ItemEnum, ItemStruct, Lit, Meta, Type};
+
+/// Where the structs are that the settings are fields of, and the enums of which they have a value.
+const FILES: [&str; 4] =
+    ["src/config.rs", "src/config/kubernetes.rs", "src/policy/document.rs", "src/translate/service_entry.rs"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Compares a page of the reference with what it has to be, or writes it.
+fn keep(page: &str, text: &str) {
+    let file = root().join("docs/reference").join(page);
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&file, text).unwrap();
+    }
+    let there = fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(
+        there, text,
+        "docs/reference/{page} is not what the code says; UPDATE=1 cargo test --test docs writes it"
+    );
+}
+
+/// `startupHold` or `startup_hold` as `startup-hold`.
+fn kebab(name: &str) -> String {
+    name.replace('_', "-")
+}
+
+/// A doc comment as one paragraph.
+fn docs(attributes: &[Attribute]) -> String {
+    let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
+        Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value().trim().to_owned()),
+            _ => None,
+        },
+        _ => None,
+    });
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+/// A name of the code in the words of the configuration, `[Protect::max_staleness]` as `mox.protect.max-staleness`.
+fn linked(text: &str, keys: &BTreeMap<(String, String), String>) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("[`") {
+        let (name, tail) = after.split_once("`]").expect("a link ends");
+        let (of, field) = name.rsplit_once("::").unwrap_or(("", name));
+        let key = keys.get(&(of.to_owned(), field.to_owned()));
+        let shown = key.cloned().unwrap_or_else(|| field.to_ascii_lowercase());
+        let _ = write!(out, "{before}`{shown}`");
+        rest = tail;
+    }
+    out + rest
+}
+
+/// The struct that a field's settings are in, with what stands between the field's key and theirs.
+fn inner(kind: &Type, structs: &BTreeMap<String, ItemStruct>) -> Option<(String, &'static str)> {
+    let Type::Path(path) = kind else { return None };
+    let last = path.path.segments.last()?;
+    let name = last.ident.to_string();
+    if structs.contains_key(&name) {
+        return Some((name, ""));
+    }
+    let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    let between = match name.as_str() {
+        "BTreeMap" => "[<glob>]",
+        "Vec" => "[<n>]",
+        _ => "",
+    };
+    let syn::GenericArgument::Type(argument) = arguments.args.last()? else { return None };
+    inner(argument, structs).map(|(name, _)| (name, between))
+}
+
+struct Setting {
+    key: String,
+    of: String,
+    field: String,
+    text: String,
+}
+
+/// The values that a field of such a type may have, each with what it means.
+fn values(kind: &Type, enums: &BTreeMap<String, ItemEnum>) -> Option<String> {
+    let Type::Path(path) = kind else { return None };
+    let variants = &enums.get(&path.path.segments.last()?.ident.to_string())?.variants;
+    let all = variants.iter().map(|variant| {
+        let name = variant.ident.to_string();
+        let mut spelled = String::new();
+        for (at, letter) in name.char_indices() {
+            if at > 0 && letter.is_uppercase() {
+                spelled.push('-');
+            }
+            spelled.push(letter.to_ascii_lowercase());
+        }
+        let meaning = docs(&variant.attrs);
+        format!("`{spelled}`: {}{}", meaning[..1].to_lowercase(), meaning[1..].trim_end_matches('.'))
+    });
+    Some(format!(" {}.", all.collect::<Vec<_>>().join("; ")))
+}
+
+fn settings(
+    name: &str,
+    key: &str,
+    structs: &BTreeMap<String, ItemStruct>,
+    enums: &BTreeMap<String, ItemEnum>,
+    all: &mut Vec<Setting>,
+) {
+    for Field { ident, ty, attrs, .. } in &structs[name].fields {
+        let field = ident.as_ref().unwrap().to_string();
+        let own = format!("{key}.{}", kebab(&field));
+        match inner(ty, structs) {
+            Some((inner, between)) => {
+                if !between.is_empty() {
+                    all.push(Setting { key: own.clone(), of: name.to_owned(), field, text: docs(attrs) });
+                }
+                settings(&inner, &format!("{own}{between}"), structs, enums, all);
+            }
+            None => {
+                let text = docs(attrs) + &values(ty, enums).unwrap_or_default();
+                all.push(Setting { key: own, of: name.to_owned(), field, text });
+            }
+        }
+    }
+}
+
+/// What a doc comment says of the default, apart from the rest.
+fn with_default(text: &str) -> (String, String) {
+    let (meaning, default) = text.split_once("Default:").unwrap_or((text, ""));
+    // What follows the default's own sentence is about the setting again.
+    let (default, more) = default.split_once(". ").unwrap_or((default.trim_end_matches('.'), ""));
+    let meaning = format!("{} {more}", meaning.trim());
+    (meaning.trim().to_owned(), default.trim().to_owned())
+}
+
+#[test]
+fn configuration_is_what_the_code_says() {
+    let (mut structs, mut enums) = (BTreeMap::new(), BTreeMap::new());
+    for file in FILES {
+        let code = syn::parse_file(&fs::read_to_string(root().join(file)).unwrap()).unwrap();
+        for item in code.items {
+            match item {
+                Item::Struct(item) if matches!(item.fields, Fields::Named(_)) => {
+                    structs.insert(item.ident.to_string(), item);
+                }
+                Item::Enum(item) => {
+                    enums.insert(item.ident.to_string(), item);
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut all = Vec::new();
+    settings("Config", "mox", &structs, &enums, &mut all);
+    let mut keys: BTreeMap<(String, String), String> =
+        all.iter().map(|one| ((one.of.clone(), one.field.clone()), one.key.clone())).collect();
+    keys.insert((String::new(), "Scope::Cluster".to_owned()), "cluster".to_owned());
+
+    let mut shown = None;
+    let mut page = String::from(
+        "# Configuration\n\nMade of the doc comments of `src/config.rs` and `src/policy/document.rs` by `UPDATE=1 cargo test --test docs`.\n\n\
+         These are Spring properties of the session server. In environment variables `.` is `_` and dashes are left out:\n\
+         `MOX_STATEDIR` is `mox.state-dir`, and every variable `MOX_…` is taken for a setting. An unknown key or a bad value leaves\n\
+         MoX off, with an error that names it and what is allowed. In JSON, as in a policy document or `MoxConfig`, keys are in camelCase:\n\
+         `exportTo` for `export-to`. Beside the settings of this page there is `mox.enabled` (default `false`), which switches MoX on.\n",
+    );
+    let group = |key: &str| key.matches('.').nth(1).and_then(|_| key.split('.').nth(1).map(str::to_owned));
+    let groups: Vec<Option<String>> = all.iter().map(|one| group(&one.key)).collect();
+    // First what is in none, then each in the order of the code.
+    let mut order: Vec<&Option<String>> = vec![&None];
+    groups.iter().for_each(|group| {
+        if !order.contains(&group) {
+            order.push(group)
+        }
+    });
+    for (section, Setting { key, text, .. }) in order
+        .iter()
+        .flat_map(|section| all.iter().filter(|one| group(&one.key) == **section).map(move |one| (*section, one)))
+    {
+        if shown != Some(section) {
+            shown = Some(section);
+            let name = section.as_ref().map_or("mox".to_owned(), |group| format!("mox.{group}"));
+            let _ = write!(page, "\n## {name}\n\n| property | meaning | default |\n| --- | --- | --- |\n");
+        }
+        let (meaning, default) = with_default(&linked(text, &keys));
+        assert!(!meaning.is_empty(), "{key} has no doc comment");
+        let default = if default.is_empty() { "none".to_owned() } else { default };
+        let _ = writeln!(page, "| `{key}` | {} | {} |", meaning.replace('|', "\\|"), default.replace('|', "\\|"));
+    }
+    keep("configuration.md", &page);
+}
+
+#[test]
+fn metrics_are_what_the_code_says() {
+    let mox = Mox::closed(json!({ "kubernetes": { "enabled": false } }));
+    let mut page = String::from(
+        "# Metrics\n\nMade of the help texts of `src/host/metrics.rs` by `UPDATE=1 cargo test --test docs`.\n\n\
+         At `/mox/metrics` in the text format of Prometheus, and among the session server's own at `/metrics`. A name and its labels\n\
+         keep their meaning within a major version; new ones may come with any. Counters end with `_total` and begin at 0 with the\n\
+         process, times are in seconds and sizes in bytes.\n\n\
+         | metric | type | labels | meaning |\n| --- | --- | --- | --- |\n",
+    );
+    let text = mox.page("/mox/metrics", "").1;
+    for metric in text.split("# HELP ").skip(1) {
+        let mut lines = metric.lines();
+        let (name, help) = lines.next().unwrap().split_once(' ').unwrap();
+        let kind = lines.next().unwrap().rsplit_once(' ').unwrap().1;
+        let labels: BTreeSet<&str> = lines
+            .filter_map(|sample| sample.split_once('{'))
+            .flat_map(|(_, labels)| {
+                labels.split('}').next().unwrap().split("\",").map(|pair| pair.split('=').next().unwrap())
+            })
+            .collect();
+        let labels: Vec<String> = labels.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(", "), help.replace('|', "\\|"));
+    }
+    keep("metrics.md", &page);
+}
+
+/// Anchors of a page, as GitHub and mdBook make them of headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let anchor = |heading: &str| {
+        let kept =
+            heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
+        kept.replace(' ', "-")
+    };
+    headings.map(anchor).collect()
+}
+
+/// The pages of the repository, but for what was built or fetched.
+fn pages(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !["target", "build", "node_modules", ".git", ".gradle"].contains(&name.as_str()) {
+            pages(&path, found);
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut all = Vec::new();
+    pages(root(), &mut all);
+    assert!(all.len() > 20, "{}", all.len());
+    let mut broken = Vec::new();
+    for page in &all {
+        let text = fs::read_to_string(page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|after| after.split_once(')')).map(|(link, _)| link) {
+            if link.contains("://") || link.starts_with("mailto:") || link.contains(' ') {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let there = target.exists()
+                && (anchor.is_empty() || anchors(&fs::read_to_string(&target).unwrap()).contains(anchor));
+            if !there {
+                broken.push(format!("{}: {link}", page.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The book has every page, and the README is short enough to be read.
+#[test]
+fn the_book_has_every_page() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let mut all = Vec::new();
+    pages(&root().join("docs"), &mut all);
+    for page in all.iter().filter(|page| !page.ends_with("SUMMARY.md")) {
+        let name = page.strip_prefix(root().join("docs")).unwrap().display().to_string();
+        assert!(summary.contains(&format!("({name})")), "docs/SUMMARY.md has no {name}");
+    }
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 150, "the README has {lines} lines; 150 are what a user reads in five minutes");
+}
