@@ -8,6 +8,7 @@ pub mod command;
 mod desk;
 pub mod documents;
 pub mod engine;
+pub mod explain;
 pub mod feed;
 pub mod log;
 pub mod metrics;

@@ -12,6 +12,7 @@ mod matches;
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};
 pub use document::{Balance, PolicyConfig};
+pub use globs::Globs;
 pub use matches::{GlobMatches, Matches};
 
 #[cfg(test)]

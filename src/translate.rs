@@ -6,6 +6,7 @@ pub mod names;
 pub mod payload;
 pub mod port;
 pub mod provider;
+pub mod reading;
 pub mod serialized;
 pub mod service_entry;
 

@@ -55,6 +55,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "disk",
             "documents",
             "error",
+            "istio",
             "kubernetes",
             "model",
             "policy",

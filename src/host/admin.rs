@@ -20,6 +20,7 @@ use crate::{
         admin::{large::Cursor, signature::Signed},
         documents::Next,
         engine::Engine,
+        explain::explain,
         metrics,
         page::JSON,
     },
@@ -80,14 +81,25 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
             Some(sink) => Page::json(&sink.report()),
             None => Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned()),
         },
+        "/mox/explain" => explained(engine, query),
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/policy, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, \
+            "there are /mox/status, /mox/explain, /mox/policy, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, \
              /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),
     })
+}
+
+/// Why something is, or is not, in the mesh.
+fn explained(engine: &Engine, query: &str) -> Page {
+    match query::value(query, "q").filter(|asked| !asked.trim().is_empty()) {
+        Some(asked) => Page::json(&explain(engine, &asked)),
+        None => {
+            Page::text(400, "say what to explain: ?q=<dataInfoId, dataId, host, application or address>\n".to_owned())
+        }
+    }
 }
 
 /// The served resources of a type.

@@ -418,6 +418,17 @@ impl Engine {
         }
     }
 
+    /// What the rounds share with pages.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Whether anybody can connect, whether streams are refused, and the host's last report of the data servers.
+    pub(super) fn reached(&self) -> (bool, bool, Option<Feed>) {
+        let listening = self.listeners.lock().bound.is_some();
+        (listening, *self.fenced.borrow(), self.feed.lock().feed().cloned())
+    }
+
     /// Clients as a page shows them, and all streams in numbers.
     pub(crate) fn clients(&self) -> (Vec<ClientState>, Totals) {
         self.streams.clients(SHOWN_CLIENTS)

@@ -45,6 +45,11 @@ impl Item {
         self.digest
     }
 
+    /// How many endpoints it has.
+    pub fn endpoints(&self) -> u32 {
+        self.endpoints
+    }
+
     /// The field `resources` of a DiscoveryResponse with it.
     pub fn framed(&self) -> &Bytes {
         &self.framed

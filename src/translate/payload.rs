@@ -333,7 +333,11 @@ impl Client {
 const DUBBO: &str = "dubbo";
 
 /// The protocol that a provider is called by, in lower case, if it is another than that of its dataInfoId.
-fn other_protocol<'t>(text: &'t str, client: Client, rules: &Rules<'_>) -> Result<Option<Cow<'t, str>>, Reject> {
+pub(super) fn other_protocol<'t>(
+    text: &'t str,
+    client: Client,
+    rules: &Rules<'_>,
+) -> Result<Option<Cow<'t, str>>, Reject> {
     let scheme = provider::scheme(trimmed(text)).filter(|_| client.names_protocols());
     let Some(scheme) = scheme.filter(|scheme| !scheme.eq_ignore_ascii_case(DUBBO)) else { return Ok(None) };
     let protocol = match scheme.bytes().any(|byte| byte.is_ascii_uppercase()) {

@@ -1,0 +1,81 @@
+//! Why something is, or is not, in the mesh: a ladder from the registry to each istiod's ACK.
+//!
+//! [`find`] takes what an operator knows, a dataInfoId, host, application or address, to services; [`facts`] gathers what there
+//! is to know of one, and [`ladder`] is a pure function of that. Whoever adds a reason that can keep something out
+//! adds its remedy in [`remedies`], since that does not compile without.
+
+mod facts;
+mod find;
+mod ladder;
+mod remedies;
+
+use serde::Serialize;
+
+use crate::{
+    catalog::key::ServiceKey,
+    host::{
+        engine::Engine,
+        explain::{facts::Facts, ladder::Rung},
+    },
+};
+
+pub use find::Found;
+
+/// Services that one answer explains; the others it names.
+const EXPLAINED: usize = 5;
+
+/// What became of a thing that an operator asked for.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// What was asked for.
+    pub query: String,
+    /// What it was taken for.
+    pub found: Found,
+    /// The first services that it is about, each with its ladder.
+    pub services: Vec<Explained>,
+    /// More services that it is about, by the texts of their keys.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
+    /// How many more those are.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: usize,
+}
+
+/// The ladder of one service.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explained {
+    /// The text of its key: the dataInfoId, or with a protocol in front.
+    pub service: String,
+    /// The host under which it is served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// In a sentence.
+    pub answer: String,
+    /// From the registry to the proxies, each step with what was found there.
+    pub ladder: Vec<Rung>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Explains what an operator asks for.
+pub fn explain(engine: &Engine, query: &str) -> Explanation {
+    let query = query.trim();
+    let (found, mut keys) = find::find(engine, query);
+    let others = keys.split_off(keys.len().min(EXPLAINED));
+    let services = keys.iter().map(|key| explained(engine, key, &found)).collect();
+    let left_out = others.len().saturating_sub(find::NAMED);
+    let others = others.into_iter().take(find::NAMED).map(|key| key.text().to_string()).collect();
+    Explanation { query: query.to_owned(), found, services, others, left_out }
+}
+
+fn explained(engine: &Engine, key: &ServiceKey, found: &Found) -> Explained {
+    let facts = Facts::of(engine, key, found.address());
+    let ladder = ladder::ladder(&facts);
+    let answer = ladder::answer(&ladder);
+    let host = facts.served.as_ref().map(|served| served.host.clone());
+    Explained { service: key.text().to_string(), host, answer, ladder }
+}

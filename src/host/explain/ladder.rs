@@ -1,0 +1,501 @@
+//! The steps from the registry to the proxies, each with what was found there: a function of [`Facts`] and nothing else.
+
+use serde::Serialize;
+
+use crate::{
+    host::explain::{
+        facts::{Facts, Publisher, Told},
+        remedies,
+    },
+    policy::Globs,
+    snapshot::view::Held,
+    translate::{payload::Reject, reading::Reading, service_entry::Member},
+};
+
+/// Reasons of one step that are told.
+const TOLD: usize = 20;
+
+/// A step, in the order of the data's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// The registry has publishers of it.
+    Registry,
+    /// This session server has read them.
+    Read,
+    /// The policy lets it in.
+    Policy,
+    /// Payloads are endpoints.
+    Payloads,
+    /// It has a host, and a virtual address.
+    Names,
+    /// Istio takes it.
+    Istio,
+    /// Nothing holds it back.
+    Held,
+    /// It is served as the registry has it.
+    Served,
+    /// Namespaces see it.
+    ExportTo,
+    /// Kubernetes has it, where it is written there.
+    Kubernetes,
+    /// Clients have it.
+    Clients,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// All is well.
+    Passed,
+    /// It goes on, but for a part.
+    Partly,
+    /// Here it ends.
+    Failed,
+}
+
+/// Why a step did not pass, or not whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// A stable name.
+    pub key: String,
+    /// What is so.
+    pub says: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// A step with what was found there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rung {
+    /// Which one.
+    pub step: Step,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// What was found, in a sentence.
+    pub found: String,
+    /// Why it did not pass, the worst first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<Reason>,
+    /// The page that tells more.
+    pub page: &'static str,
+}
+
+fn reason(key: impl Into<String>, says: impl Into<String>, remedy: impl Into<String>) -> Reason {
+    Reason { key: key.into(), says: says.into(), remedy: remedy.into() }
+}
+
+impl Rung {
+    fn passed(step: Step, found: impl Into<String>) -> Self {
+        Self { step, verdict: Verdict::Passed, found: found.into(), reasons: Vec::new(), page: page(step) }
+    }
+
+    /// Passed where there are no reasons.
+    fn of(step: Step, verdict: Verdict, found: impl Into<String>, mut reasons: Vec<Reason>) -> Self {
+        reasons.truncate(TOLD);
+        let verdict = if reasons.is_empty() { Verdict::Passed } else { verdict };
+        Self { step, verdict, found: found.into(), reasons, page: page(step) }
+    }
+}
+
+/// The page of the documentation about a step.
+fn page(step: Step) -> &'static str {
+    match step {
+        Step::Registry | Step::Read => "docs/protection.md",
+        Step::Policy | Step::ExportTo => "docs/policy.md",
+        Step::Payloads => "docs/providers.md",
+        Step::Names | Step::Istio | Step::Served => "docs/istio.md",
+        Step::Held => "docs/concepts.md",
+        Step::Kubernetes => "docs/kubernetes.md",
+        Step::Clients => "docs/operations.md",
+    }
+}
+
+/// The ladder, whole: who looks for one fault may have two.
+pub fn ladder(facts: &Facts) -> Vec<Rung> {
+    let steps = [registry, read, policy, payloads, names, istio, held, served, export_to, kubernetes, clients];
+    steps.iter().filter_map(|step| step(facts)).collect()
+}
+
+/// The ladder in a sentence.
+pub fn answer(ladder: &[Rung]) -> String {
+    let told = |rung: &Rung| rung.reasons.first().map(|it| format!("{}. To do: {}.", it.says, it.remedy));
+    if let Some(rung) = ladder.iter().find(|rung| rung.verdict == Verdict::Failed) {
+        return format!("Not in the mesh: {}", told(rung).unwrap_or_else(|| rung.found.clone()));
+    }
+    let last = ladder.iter().rev().find(|rung| rung.step == Step::Served).map_or("", |rung| &rung.found);
+    match ladder.iter().find(|rung| rung.verdict == Verdict::Partly) {
+        Some(rung) => format!("In the mesh, {last}, but for a part: {}", told(rung).unwrap_or_default()),
+        None => format!("In the mesh, {last}."),
+    }
+}
+
+fn registry(facts: &Facts) -> Option<Rung> {
+    let id = facts.key.id();
+    let count = facts.publishers;
+    let mut reasons = Vec::new();
+    let feed = facts.feed.as_ref();
+    for refused in feed.iter().flat_map(|feed| &feed.refused).filter(|it| it.data_info_id == id) {
+        reasons.push(reason(
+            format!("refused-{}", refused.reason),
+            format!("publisher {} is left out: {}", refused.register_id, refused.reason),
+            "tell the client's owner what it publishes; docs/protection.md has the bounds",
+        ));
+    }
+    for (limit, dropped) in facts.dropped.iter().filter(|(_, it)| !it.last.is_empty() && id.starts_with(&*it.last)) {
+        reasons.push(reason(
+            format!("limit-{limit}"),
+            format!("{} events were dropped at mox.limits.{limit}, the last one of this service", dropped.events),
+            format!("raise mox.limits.{limit}, or find who publishes so much"),
+        ));
+    }
+    if count > 0 {
+        return Some(Rung::of(Step::Registry, Verdict::Partly, format!("{count} publishers"), reasons));
+    }
+    if facts.unknown {
+        return Some(Rung::passed(Step::Registry, "the registry names it, and it could not be read yet"));
+    }
+    let (says, remedy) = if facts.is_local() {
+        (
+            "no client of this session server publishes it (mox.scope=local)",
+            "see which session server the provider is connected to, or set mox.scope=cluster",
+        )
+    } else {
+        (
+            "the registry names no publisher of it in this data center",
+            "see that the provider runs, is connected, and registers this very dataId, instance and group; its case counts",
+        )
+    };
+    reasons.push(reason("no-publisher", says, remedy));
+    // A service in its grace, or of the last good state, is served without publishers.
+    let verdict = if facts.served.is_some() { Verdict::Partly } else { Verdict::Failed };
+    Some(Rung::of(Step::Registry, verdict, "no publisher", reasons))
+}
+
+fn read(facts: &Facts) -> Option<Rung> {
+    let mut reasons = Vec::new();
+    if facts.unknown {
+        let says = "its data server could not be read, or what was read could not be taken in, since the start";
+        reasons.push(reason(
+            "unknown",
+            says,
+            "look after the slot's data server; feed.lastFailure of the status says why",
+        ));
+    }
+    if facts.being_read {
+        reasons.push(reason("being-read", "a read of it is being applied right now", "ask again in a second"));
+    }
+    if facts.feed.as_ref().is_some_and(|feed| feed.stale) {
+        let says = "this session server has not heard of some data servers for longer than mox.protect.max-staleness";
+        reasons.push(reason("stale", says, "look after those data servers, or the network to them"));
+    }
+    let verdict = if facts.unknown && facts.served.is_none() { Verdict::Failed } else { Verdict::Partly };
+    let found = if facts.is_local() { "what clients of this session server say" } else { "read from the data servers" };
+    Some(Rung::of(Step::Read, verdict, found, reasons))
+}
+
+fn policy(facts: &Facts) -> Option<Rung> {
+    let (id, document) = (facts.key.id(), facts.policy.document());
+    if facts.policy.serves(id) {
+        return Some(Rung::passed(Step::Policy, format!("the policy {} lets it in", short(facts.policy.hash()))));
+    }
+    let exclude = Globs::new(document.exclude.iter().map(String::as_str)).matching(id);
+    let reason = match exclude.first().and_then(|at| document.exclude.get(*at)) {
+        Some(glob) => reason(
+            "excluded",
+            format!("the policy's exclude has \"{glob}\", which matches it"),
+            "take that glob out of exclude, or make it narrower",
+        ),
+        None => reason(
+            "not-included",
+            "no glob of the policy's include matches it",
+            "add its dataId to include; POST /mox/policy?dryRun tells what that changes",
+        ),
+    };
+    Some(Rung::of(
+        Step::Policy,
+        Verdict::Failed,
+        format!("the policy {} keeps it out", short(facts.policy.hash())),
+        vec![reason],
+    ))
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+/// What becomes of payloads, of those at the address that is asked for alone.
+fn payloads(facts: &Facts) -> Option<Rung> {
+    if facts.publishers == 0 {
+        return None;
+    }
+    if facts.address.is_some() {
+        return Some(payloads_at(facts));
+    }
+    let reasons =
+        facts.rejects.iter().map(|(why, (count, sample))| rejected(*why, &format!("{count}, such as {sample}")));
+    // A decision of a publisher's is no fault.
+    let mut reasons: Vec<(bool, Reason)> = facts.rejects.keys().map(|why| why.is_decision()).zip(reasons).collect();
+    reasons.sort_by_key(|(is_decision, _)| *is_decision);
+    let verdict = if facts.wanted.is_empty() { Verdict::Failed } else { Verdict::Partly };
+    let found = format!("{} endpoints", facts.wanted.len());
+    Some(Rung::of(Step::Payloads, verdict, found, reasons.into_iter().map(|(_, reason)| reason).collect()))
+}
+
+fn rejected(why: Reject, what: &str) -> Reason {
+    let (means, remedy) = remedies::of_reject(why);
+    reason(why.to_string(), format!("{means} ({what})"), remedy)
+}
+
+fn payloads_at(facts: &Facts) -> Rung {
+    let mut reasons = Vec::new();
+    let Some((ip, port)) = facts.address else { return Rung::passed(Step::Payloads, "") };
+    let mut served = 0;
+    for Publisher { register_id, readings, .. } in &facts.looked_at {
+        for Reading { text, made } in readings.iter().filter(|reading| reading.is_at(ip, port)) {
+            match made {
+                Err(why) => reasons.push(rejected(*why, &format!("publisher {register_id}, {text}"))),
+                Ok((_, endpoint)) => {
+                    let is_it = |member: &&Member| member.key() == (&endpoint.address, endpoint.port);
+                    match facts.wanted.iter().find(is_it) {
+                        Some(member) if member.register_id() == register_id => served += 1,
+                        Some(member) => reasons.push(reason(
+                            "newer-publisher",
+                            format!("publisher {} registered the same address and port later than {register_id}", member.register_id()),
+                            "nothing, if both are the same provider; else one of them should not publish it",
+                        )),
+                        None if endpoint.weight == 0 => {
+                            reasons.push(rejected(Reject::ZeroWeight, &format!("publisher {register_id}, {text}")));
+                        }
+                        None => reasons.push(reason(
+                            "cut",
+                            format!("publisher {register_id} has it, and the service or the publisher has too many endpoints"),
+                            "raise mox.limits.endpoints-per-service or mox.limits.endpoints-per-publisher",
+                        )),
+                    }
+                }
+            }
+        }
+    }
+    for place in &facts.lingering {
+        reasons.push(reason(
+            "lingering",
+            format!("{place} stays in the entry of its application for a while, though its provider went"),
+            "nothing; direct.linger of the policy says for how long",
+        ));
+    }
+    let verdict = if served == 0 { Verdict::Failed } else { Verdict::Partly };
+    Rung::of(Step::Payloads, verdict, format!("{served} endpoints at that address"), reasons)
+}
+
+fn names(facts: &Facts) -> Option<Rung> {
+    let mut reasons = Vec::new();
+    for (place, contest) in &facts.contests {
+        reasons.push(reason(
+            "contested",
+            format!("{place}, which it would rather have, is {}'s", contest.holder),
+            "give one of them a host of its own: overrides.<glob>.host",
+        ));
+    }
+    let found = match &facts.served {
+        Some(served) => format!("host {}", served.host),
+        None if facts.wanted.is_empty() => return None,
+        None => "no host yet".to_owned(),
+    };
+    Some(Rung::of(Step::Names, Verdict::Partly, found, reasons))
+}
+
+fn istio(facts: &Facts) -> Option<Rung> {
+    let mut reasons = Vec::new();
+    if let Some(quarantine) = &facts.quarantine {
+        reasons.push(reason(
+            format!("quarantined-{}", quarantine.reason),
+            format!("Istio would refuse its newest form ({}): {}", quarantine.reason, quarantine.detail),
+            match facts.served.is_some() {
+                true => "change what it says; its last good form is served until then",
+                false => "change what it says; it has no good form to be served",
+            },
+        ));
+    }
+    for (rule, (count, invalid)) in &facts.invalid {
+        let says = format!(
+            "{count} endpoints are left out, since Istio would refuse the service with them: {}",
+            invalid.detail
+        );
+        reasons.push(reason(format!("invalid-{}", rule.name()), says, rule.remedy()));
+    }
+    let nothing = facts.quarantine.is_some() && facts.served.is_none();
+    let verdict = if nothing { Verdict::Failed } else { Verdict::Partly };
+    Some(Rung::of(Step::Istio, verdict, "as Istio's own validation has it", reasons))
+}
+
+fn held(facts: &Facts) -> Option<Rung> {
+    let mut reasons = Vec::new();
+    let mut failed = false;
+    let hold = |held: Held, detail: &str| {
+        let (means, remedy) = remedies::of_held(held);
+        let key = serde_json::to_value(held).ok().and_then(|name| Some(name.as_str()?.to_owned()));
+        reason(key.unwrap_or_default(), format!("{detail}{means}"), remedy)
+    };
+    if facts.waiting {
+        failed = facts.served.is_none();
+        reasons.push(hold(Held::MassAdd, "it waits: "));
+    }
+    if facts.withheld {
+        reasons.push(hold(Held::MassDelete, "what went of it is still served: "));
+    }
+    match facts.held {
+        Some(held @ Held::NotLoaded) => {
+            failed = true;
+            reasons.push(hold(held, ""));
+        }
+        Some(held @ (Held::LastGood | Held::Frozen)) if !facts.is_as_wanted() => {
+            failed |= facts.served.is_none() && !facts.wanted.is_empty();
+            reasons.push(hold(held, ""));
+        }
+        // Others' removals and additions are no matter of this service.
+        Some(Held::LastGood | Held::Frozen | Held::MassDelete | Held::MassAdd) | None => {}
+    }
+    if facts.grace.is_some() && facts.served.is_some() {
+        let says = "its last endpoint went a short while ago, and its entry stays without any";
+        reasons.push(reason("in-grace", says, "nothing; mox.protect.empty-grace says for how long"));
+    }
+    let verdict = if failed { Verdict::Failed } else { Verdict::Partly };
+    Some(Rung::of(Step::Held, verdict, "breakers, freeze and the first view", reasons))
+}
+
+fn served(facts: &Facts) -> Option<Rung> {
+    let Some(served) = &facts.served else {
+        let says = "it is not served, and the steps before say why; where none does, its round is under way";
+        let wanted = !facts.wanted.is_empty() && facts.policy.serves(facts.key.id());
+        let remedy = if wanted { "ask again in a second" } else { "see the first step that failed" };
+        return Some(Rung::of(
+            Step::Served,
+            Verdict::Failed,
+            "no ServiceEntry",
+            vec![reason("not-served", says, remedy)],
+        ));
+    };
+    let mut reasons = Vec::new();
+    if let (Some((ip, port)), Some(places)) = (facts.address, &served.places) {
+        let is_at = |place: &(String, u16)| place.0 == ip.to_string() && port.is_none_or(|port| port == place.1);
+        if !places.iter().any(is_at) {
+            reasons.push(reason(
+                "endpoint-not-served",
+                "no endpoint of the entry is at that address",
+                "see the steps before",
+            ));
+        }
+    }
+    let found = format!("ServiceEntry {} with {} endpoints, version {}", served.name, served.endpoints, served.version);
+    let verdict = if facts.address.is_some() { Verdict::Failed } else { Verdict::Partly };
+    Some(Rung::of(Step::Served, verdict, found, reasons))
+}
+
+fn export_to(facts: &Facts) -> Option<Rung> {
+    let served = facts.served.as_ref()?;
+    let nobody = served.export_to.iter().any(|to| to == "~");
+    let says = "its exportTo is \"~\": istiod has it, and no proxy hears of it";
+    let reasons = nobody.then(|| {
+        reason(
+            "exported-to-nobody",
+            says,
+            "name namespaces, or \"*\", in exportTo or overrides.<glob>.exportTo of the policy",
+        )
+    });
+    let found = match served.export_to.is_empty() {
+        true => "every namespace".to_owned(),
+        false => served.export_to.join(", "),
+    };
+    Some(Rung::of(Step::ExportTo, Verdict::Failed, found, reasons.into_iter().collect()))
+}
+
+fn kubernetes(facts: &Facts) -> Option<Rung> {
+    if !facts.config.kubernetes.enabled {
+        return None;
+    }
+    let problem = facts
+        .kubernetes
+        .as_ref()
+        .map(|problem| reason("kubernetes-problem", format!("the API server says: {problem}"), "see /mox/kubernetes"));
+    Some(Rung::of(Step::Kubernetes, Verdict::Failed, "written to Kubernetes", problem.into_iter().collect()))
+}
+
+fn clients(facts: &Facts) -> Option<Rung> {
+    let mut reasons = Vec::new();
+    if !facts.listening {
+        let says = "nothing listens at mox.listen";
+        reasons.push(reason("not-listening", says, "see the log; the port may be another's"));
+    } else if facts.fenced {
+        let says = "streams are refused, since another session server has fresher data";
+        reasons.push(reason(
+            "fenced",
+            says,
+            "istiods are at that one; look after the data servers that this one cannot reach",
+        ));
+    }
+    let concerned: Vec<&Told> = facts.streams.iter().filter(|told| told.asked && told.has_it).collect();
+    if concerned.is_empty() && reasons.is_empty() && !facts.config.kubernetes.enabled {
+        let says = match facts.streams.is_empty() {
+            true => "no istiod is connected to this session server",
+            false => "no stream here asked for the ServiceEntries of its part",
+        };
+        reasons.push(reason("no-istiod", says, "see meshConfig.configSources, and ask the other session servers"));
+    }
+    let none_has = !concerned.iter().any(|told| told.acked) && !facts.config.kubernetes.enabled;
+    for told in &concerned {
+        let Told { client, error, too_large, sent, acked, waits, .. } = told;
+        if let Some(error) = error {
+            reasons.push(reason(
+                "nack",
+                format!("{client} refused the last response: {error}"),
+                "please report it, with these words",
+            ));
+        } else if *too_large {
+            let says = format!("{client} keeps its last response, since the newest state is too large for one");
+            reasons.push(reason(
+                "too-large",
+                says,
+                "set mox.partitions, and list the parts in meshConfig.configSources",
+            ));
+        } else if !*sent {
+            let says = format!("{client} is still told of the state before, or has not taken it");
+            reasons.push(reason("behind", says, "wait; mox.push.max bounds it, unless that client does not answer"));
+        } else if !*acked {
+            let says = format!("{client} has it and has not acknowledged it for {} ms", waits.unwrap_or_default());
+            reasons.push(reason(
+                "unacknowledged",
+                says,
+                "see that istiod's load; it stays connected however long that takes",
+            ));
+        }
+    }
+    for client in &facts.wrong {
+        let address = client.address.map(|address| address.to_string()).unwrap_or_default();
+        let says = format!("{} ({address}): {}", client.node, client.wrong.unwrap_or_default());
+        reasons.push(reason(
+            "wrong-partitions",
+            says,
+            "paste what /mox/istio-config prints into meshConfig.configSources",
+        ));
+    }
+    let acked = concerned.iter().filter(|told| told.acked).count();
+    let found = format!("{acked} of {} streams have taken it", concerned.len());
+    Some(Rung::of(Step::Clients, if none_has { Verdict::Failed } else { Verdict::Partly }, found, reasons))
+}
+
+impl Facts {
+    /// Whether the endpoints are served that the registry and the policy want.
+    fn is_as_wanted(&self) -> bool {
+        let Some(served) = &self.served else { return self.wanted.is_empty() };
+        match &served.places {
+            Some(places) => {
+                let wanted = self.wanted.iter().map(|it| (it.endpoint().address.to_string(), it.endpoint().port));
+                wanted.collect::<std::collections::BTreeSet<_>>() == *places
+            }
+            None => served.endpoints == self.wanted.len(),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What became of each payload of a publisher, for operators; the mesh gets what [`payload::parse_publisher`] makes of all.
+
+use std::net::IpAddr;
+
+use crate::{
+    policy::Rules,
+    registry::frame::Body,
+    translate::{
+        payload::{self, Address, Client, Endpoint, Reject},
+        serialized,
+    },
+};
+
+/// How much of a payload is shown, in characters.
+const SHOWN: usize = 200;
+
+/// A payload and what was made of it.
+#[derive(Debug)]
+pub struct Reading {
+    /// Its start, fit for one line.
+    pub text: String,
+    /// The endpoint, with the protocol by which it is called if that is another than the dataInfoId's; or why there is none.
+    pub made: Result<(Option<String>, Endpoint), Reject>,
+}
+
+impl Reading {
+    /// Whether it makes an endpoint at an address, or names that where it makes none.
+    pub fn is_at(&self, address: IpAddr, port: Option<u16>) -> bool {
+        match &self.made {
+            Ok((_, Endpoint { address: Address::Ip(own), port: own_port, .. })) => {
+                *own == address && port.is_none_or(|port| port == *own_port)
+            }
+            Ok(_) => false,
+            Err(_) => self.text.contains(&address.to_string()),
+        }
+    }
+}
+
+/// The first `most` payloads of a publisher, and how many more there are.
+pub fn readings(body: &Body<'_>, client: Client, rules: &Rules<'_>, most: usize) -> (Vec<Reading>, usize) {
+    let Ok(details) = body.details() else { return (Vec::new(), 0) };
+    let reading = |payload: &&[u8]| {
+        let text = if details.serialized {
+            serialized::decode(payload).map(Option::unwrap_or_default).map_err(|_| Reject::NotText)
+        } else {
+            std::str::from_utf8(payload).map(str::to_owned).map_err(|_| Reject::NotText)
+        };
+        let made = text.as_deref().map_err(|reject| *reject).and_then(|text| {
+            let endpoint = payload::parse(text, details.cell, client, rules)?;
+            Ok((payload::other_protocol(text, client, rules)?.map(Into::into), endpoint))
+        });
+        let shown = text.as_deref().unwrap_or("(not text)").chars().take(SHOWN);
+        Reading { text: shown.map(|c| if c.is_control() { ' ' } else { c }).collect(), made }
+    };
+    let left_out = details.payloads.len().saturating_sub(most);
+    (details.payloads.iter().take(most).map(reading).collect(), left_out)
+}

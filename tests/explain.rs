@@ -1,0 +1,259 @@
+//! Why something is not in the mesh: each reason is named with its remedy, at the step where it is.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use harness::{
+    Mox,
+    client::{SERVICE_ENTRY, node},
+    id, nth,
+};
+use registry_mox::testing::{
+    host::{
+        admin::{self, Credentials, Request},
+        command,
+    },
+    registry::frame::{self, Publisher},
+};
+use serde_json::{Value, json};
+
+/// The whole answer.
+fn asked(mox: &Mox, query: &str) -> Value {
+    let query = query.replace('%', "%25").replace('#', "%23").replace(':', "%3A").replace('@', "%40");
+    let (status, body) = mox.page("/mox/explain", &format!("q={query}"));
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// Step, verdict and reason of every step that did not pass, of the first service.
+fn troubles(answer: &Value) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    for rung in answer["services"][0]["ladder"].as_array().unwrap() {
+        for reason in rung["reasons"].as_array().into_iter().flatten() {
+            assert!(!reason["says"].as_str().unwrap().is_empty() && !reason["remedy"].as_str().unwrap().is_empty());
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            found.push((text(&rung["step"]), text(&rung["verdict"]), text(&reason["key"])));
+        }
+    }
+    found
+}
+
+#[track_caller]
+fn names(mox: &Mox, query: &str, step: &str, verdict: &str, key: &str) {
+    let answer = asked(mox, query);
+    let found = troubles(&answer);
+    let wanted = (step.to_owned(), verdict.to_owned(), key.to_owned());
+    assert!(found.contains(&wanted), "{wanted:?} is not in {found:?}: {answer:#}");
+}
+
+async fn open(config: Value) -> Mox {
+    let mox = Mox::open(config);
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    mox
+}
+
+#[tokio::test]
+async fn a_service_that_is_served_passes_every_step_but_the_last() {
+    let mox = open(json!({})).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80?app_name=shop", "10.0.0.2:80"]);
+    mox.engine.flush().await;
+    let answer = asked(&mox, &nth(1));
+    assert_eq!(troubles(&answer), [("clients".into(), "failed".into(), "no-istiod".into())], "{answer:#}");
+    let mut client = mox.client(node("istiod")).await;
+    client.auto_ack = false;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    let response = client.next().await.unwrap();
+    names(&mox, &nth(1), "clients", "failed", "unacknowledged");
+    client.ack(&response).unwrap();
+    let passed = async {
+        while !troubles(&asked(&mox, &nth(1))).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(harness::SOON, passed).await.expect("the ACK arrives");
+    let answer = asked(&mox, &nth(1));
+    let steps: Vec<&str> =
+        answer["services"][0]["ladder"].as_array().unwrap().iter().map(|it| it["step"].as_str().unwrap()).collect();
+    assert_eq!(
+        steps,
+        ["registry", "read", "policy", "payloads", "names", "istio", "held", "served", "export-to", "clients"]
+    );
+    assert!(answer["services"][0]["answer"].as_str().unwrap().starts_with("In the mesh, ServiceEntry"), "{answer:#}");
+    // Whatever an operator knows of it leads there.
+    for (query, kind) in [
+        ("com.example.S1:1.0@DEFAULT", "dataId"),
+        ("com.example.s1.sofa.mesh", "host"),
+        ("COM.example.s1.sofa.MESH", "host"),
+        ("10.0.0.2", "address"),
+        ("10.0.0.2:80", "address"),
+        ("shop", "application"),
+        ("example.s1", "part"),
+    ] {
+        let answer = asked(&mox, query);
+        assert_eq!(answer["found"]["kind"], kind, "{query}");
+        assert_eq!(answer["services"][0]["service"], *nth(1), "{query}");
+        assert_eq!(troubles(&answer), [], "{query}");
+    }
+    mox.publish(&nth(1), "a", 2, &["10.0.0.3:80"]);
+    mox.engine.flush().await;
+    let response = client.next().await.unwrap();
+    client.nack(&response, "no such thing").unwrap();
+    let refused = async {
+        while !troubles(&asked(&mox, &nth(1))).iter().any(|(.., key)| key == "nack") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let refused = tokio::time::timeout(harness::SOON, refused).await;
+    assert!(refused.is_ok(), "{:#} {}", asked(&mox, &nth(1)), mox.page("/mox/streams", "").1);
+}
+
+#[tokio::test]
+async fn what_nobody_published_is_told_from_what_is_known() {
+    let mox = open(json!({})).await;
+    names(&mox, &nth(1), "registry", "failed", "no-publisher");
+    assert_eq!(asked(&mox, "nothing")["found"]["kind"], "nothing");
+    assert_eq!(asked(&mox, "nothing")["services"], json!([]));
+    let local = open(json!({ "scope": "local" })).await;
+    let says = asked(&local, &nth(1))["services"][0]["answer"].clone();
+    assert!(says.as_str().unwrap().contains("mox.scope=local"), "{says}");
+    assert_eq!(mox.page("/mox/explain", "").0, 400);
+    let order = json!({ "op": "unknown", "dataInfoIds": [nth(2)] });
+    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
+    mox.engine.flush().await;
+    names(&mox, &nth(2), "read", "failed", "unknown");
+}
+
+#[tokio::test]
+async fn the_policy_is_named_with_its_glob() {
+    let policy = json!({ "include": ["com.example.*"], "exclude": ["*.S2:*"], "exportTo": ["~"] });
+    let mox = open(json!({ "policy": policy })).await;
+    for n in 1..3 {
+        mox.publish(&nth(n), "a", 1, &["10.0.0.1:80"]);
+    }
+    let other = id("x").replace("com.example", "org.other");
+    mox.publish(&other, "a", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    names(&mox, &nth(1), "export-to", "failed", "exported-to-nobody");
+    names(&mox, &nth(2), "policy", "failed", "excluded");
+    names(&mox, &other, "policy", "failed", "not-included");
+    assert!(asked(&mox, &nth(2))["services"][0]["answer"].as_str().unwrap().contains("\"*.S2:*\""));
+}
+
+/// Each reason for which a payload makes no endpoint.
+#[tokio::test]
+async fn every_payload_that_is_left_out_is_named_with_its_reason() {
+    let limits = json!({ "endpointsPerPublisher": 4, "endpointsPerService": 6 });
+    let policy = json!({ "endpoints": { "deny": ["10.9.0.0/16"] } });
+    let mox = open(json!({ "limits": limits, "policy": policy })).await;
+    let dubbo = "com.example.D@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+    let of = |payload: &str| payload.to_owned();
+    let cases = [
+        ("empty", nth(1), of("")),
+        ("unknown-form", nth(1), of("not an address at all")),
+        ("bad-port", nth(1), of("10.0.0.9:70000")),
+        ("host-name", nth(1), of("provider.example.com:80")),
+        ("unusable-address", nth(1), of("127.0.0.1:80")),
+        ("vip-range", nth(1), of("248.1.2.3:80")),
+        ("denied", nth(1), of("10.9.0.1:80")),
+        ("zero-weight", nth(1), of("10.0.0.8:80?weight=0")),
+        ("out-of-service", dubbo.into(), of("dubbo://10.0.0.2:20880/x?disabled=true")),
+        ("not-a-provider", dubbo.into(), of("override://0.0.0.0/x?category=configurators")),
+        ("unknown-protocol", dubbo.into(), of("hessian://10.0.0.2:8080/x")),
+    ];
+    let mut seen = BTreeSet::new();
+    for (n, (reason, service, payload)) in cases.iter().enumerate() {
+        // Alone it is why nothing is served, beside others why a part is not.
+        let alone = service.replace("example", &format!("alone{n}"));
+        mox.publish(&alone, "bad", 1, &[payload]);
+        let beside = service.replace("example", &format!("beside{n}"));
+        mox.publish(&beside, "good", 1, &["10.0.0.1:80"]);
+        mox.publish(&beside, "bad", 1, &[payload]);
+        mox.engine.flush().await;
+        if *reason != "zero-weight" {
+            names(&mox, &alone, "payloads", "failed", reason);
+        }
+        names(&mox, &beside, "payloads", "partly", reason);
+        assert!(seen.insert(reason));
+    }
+    let many: Vec<String> = (1..8).map(|n| format!("10.1.0.{n}:80")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    mox.publish(&nth(20), "a", 1, &many);
+    mox.publish(&nth(20), "b", 1, &["10.2.0.1:80", "10.2.0.2:80", "10.2.0.3:80"]);
+    mox.engine.flush().await;
+    names(&mox, &nth(20), "payloads", "partly", "publisher-limit");
+    names(&mox, &nth(20), "payloads", "partly", "service-limit");
+}
+
+#[tokio::test]
+async fn an_address_is_followed_to_what_became_of_it() {
+    let mox = open(json!({})).await;
+    mox.publish(&nth(1), "old", 1, &["10.0.0.1:80", "10.0.0.2:80"]);
+    mox.publish(&nth(1), "new", 2, &["10.0.0.1:80"]);
+    mox.publish(&nth(2), "x", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    let answer = asked(&mox, "10.0.0.1:80");
+    assert_eq!(answer["services"].as_array().unwrap().len(), 2);
+    assert!(
+        troubles(&answer).iter().any(|(step, _, key)| (&**step, &**key) == ("payloads", "newer-publisher")),
+        "{answer:#}"
+    );
+    assert_eq!(asked(&mox, "10.0.0.1:81")["services"], json!([]));
+}
+
+#[tokio::test]
+async fn what_holds_a_service_back_is_named() {
+    let mox = Mox::open(json!({}));
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    names(&mox, &nth(1), "held", "failed", "not-loaded");
+
+    let mox = open(json!({ "admin": { "token": "sesame" } })).await;
+    for n in 0..60 {
+        mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80", n + 1)]);
+    }
+    mox.engine.flush().await;
+    mox.unpublish(&nth(0), "a", 2);
+    mox.engine.flush().await;
+    names(&mox, &nth(0), "held", "partly", "in-grace");
+    names(&mox, &nth(0), "registry", "partly", "no-publisher");
+    for n in 1..60 {
+        mox.unpublish(&nth(n), "a", 2);
+    }
+    mox.engine.flush().await;
+    names(&mox, &nth(59), "held", "partly", "mass-delete");
+    let shown = Credentials { token: "sesame".into(), ..Default::default() };
+    let request = Request { path: "/mox/freeze", query: "", if_match: "", body: b"" };
+    assert_eq!(admin::change(&mox.engine, &shown, request).status, 200);
+    mox.publish(&nth(99), "a", 1, &["10.0.1.1:80"]);
+    mox.engine.flush().await;
+    names(&mox, &nth(99), "held", "failed", "frozen");
+
+    let protect = json!({ "massAddServices": 10, "massAddSettle": "0s" });
+    let mox = open(json!({ "protect": protect })).await;
+    for n in 0..40 {
+        mox.publish(&nth(n), "a", 1, &["10.0.0.1:80"]);
+    }
+    mox.engine.flush().await;
+    names(&mox, &nth(39), "held", "failed", "mass-add");
+}
+
+#[tokio::test]
+async fn two_services_of_one_name_are_named_to_each_other() {
+    let mox = open(json!({})).await;
+    mox.publish(&id("Same"), "a", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    mox.publish(&id("SAME"), "a", 1, &["10.0.0.2:80"]);
+    mox.engine.flush().await;
+    names(&mox, &id("SAME"), "names", "partly", "contested");
+}
+
+#[tokio::test]
+async fn a_limit_that_dropped_a_service_is_named() {
+    let mox = open(json!({ "limits": { "services": 1 } })).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    let frame =
+        frame::encode_publish("registry", &nth(2), &Publisher { register_id: "a".into(), ..Default::default() });
+    mox.engine.apply(&frame.unwrap()).unwrap_err();
+    mox.engine.flush().await;
+    names(&mox, &nth(2), "registry", "failed", "limit-services");
+}
