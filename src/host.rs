@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod command;
+mod console;
 mod desk;
 pub mod documents;
 pub mod engine;

@@ -6,7 +6,8 @@
 pub mod large;
 pub mod listener;
 mod policy;
-mod query;
+pub(super) mod query;
+pub mod services;
 mod shared;
 pub mod signature;
 
@@ -18,6 +19,7 @@ use crate::{
     error::{Error, Result},
     host::{
         admin::{large::Cursor, signature::Signed},
+        console,
         documents::Next,
         engine::Engine,
         explain::explain,
@@ -33,6 +35,8 @@ use crate::{
 pub use crate::host::page::Page;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Name in a query of the form that a page is to have, `html` or `json`; where it is not there the header `Accept` decides.
+const AS: &str = "as";
 const TOKEN_HEADER: &str = "x-mox-token";
 const TIME_HEADER: &str = "x-mox-time";
 const SIGNATURE_HEADER: &str = "x-mox-signature";
@@ -63,11 +67,32 @@ pub enum Answer {
     },
 }
 
+/// The query of a request with this header `Accept`: people's browsers get pages for people.
+pub fn as_accepted(query: &str, accept: &str) -> String {
+    let html = accept.split(',').any(|kind| kind.trim_start().starts_with("text/html"));
+    match html && query::value(query, AS).is_none() {
+        true if query.is_empty() => format!("{AS}=html"),
+        true => format!("{query}&{AS}=html"),
+        false => query.to_owned(),
+    }
+}
+
 /// Makes the page of a path.
 pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     let path = path.trim_end_matches('/');
     if path == "/mox/dump" {
         return dump(engine, query);
+    }
+    if let Some(asset) = console::asset(path) {
+        return Answer::Page(asset);
+    }
+    if query::value(query, AS).as_deref() == Some("html")
+        && let Some(page) = console::page(engine, path, query)
+    {
+        return Answer::Page(page);
+    }
+    if let Some(name) = path.strip_prefix("/mox/services/") {
+        return Answer::Page(service(engine, &query::path(name)));
     }
     Answer::Page(match path {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
@@ -82,14 +107,31 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
             None => Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned()),
         },
         "/mox/explain" => explained(engine, query),
+        "/mox/services" => listed(engine, query),
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/explain, /mox/policy, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, \
+            "there are /mox/status, /mox/services, /mox/explain, /mox/policy, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, \
              /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),
     })
+}
+
+/// A page of the services.
+fn listed(engine: &Engine, query: &str) -> Page {
+    match services::Asked::of(query) {
+        Ok(asked) => Page::json(&services::list(engine, &asked)),
+        Err(why) => Page::text(400, why),
+    }
+}
+
+/// One service.
+fn service(engine: &Engine, name: &str) -> Page {
+    match services::shown(engine, name) {
+        Some(shown) => Page::json(&shown),
+        None => Page::text(404, "no such service is known; /mox/explain?q= tells why that may be\n".to_owned()),
+    }
 }
 
 /// Why something is, or is not, in the mesh.

@@ -4,9 +4,9 @@
 //! is to know of one, and [`ladder`] is a pure function of that. Whoever adds a reason that can keep something out
 //! adds its remedy in [`remedies`], since that does not compile without.
 
-mod facts;
-mod find;
-mod ladder;
+pub mod facts;
+pub mod find;
+pub mod ladder;
 mod remedies;
 
 use serde::Serialize;
@@ -73,9 +73,13 @@ pub fn explain(engine: &Engine, query: &str) -> Explanation {
 }
 
 fn explained(engine: &Engine, key: &ServiceKey, found: &Found) -> Explained {
-    let facts = Facts::of(engine, key, found.address());
-    let ladder = ladder::ladder(&facts);
+    of(&Facts::of(engine, key, found.address()))
+}
+
+/// Explains what is known of a service.
+pub fn of(facts: &Facts) -> Explained {
+    let ladder = ladder::ladder(facts);
     let answer = ladder::answer(&ladder);
     let host = facts.served.as_ref().map(|served| served.host.clone());
-    Explained { service: key.text().to_string(), host, answer, ladder }
+    Explained { service: facts.key.text().to_string(), host, answer, ladder }
 }

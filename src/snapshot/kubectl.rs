@@ -15,7 +15,7 @@ use crate::{
             networking::v1alpha3::{DestinationRule, ServiceEntry, WorkloadEntry},
         },
     },
-    snapshot::Snapshot,
+    snapshot::{Item, Snapshot},
 };
 
 /// The types that can be dumped.
@@ -69,6 +69,15 @@ impl Dump {
     pub fn new(kind: &'static str, format: Format, snapshot: &Snapshot) -> Self {
         let pages: Vec<Bytes> = snapshot.pages().cloned().collect();
         Self { kind, format, pages: pages.into_iter(), page: Fields::default(), at: At::Start }
+    }
+
+    /// One resource of a snapshot, as YAML.
+    pub fn one(kind: &'static str, resource: &Item) -> String {
+        let pages = vec![resource.framed().clone()].into_iter();
+        let mut dump = Self { kind, format: Format::Yaml, pages, page: Fields::default(), at: At::Start };
+        let mut out = Vec::new();
+        while dump.write(&mut out) {}
+        String::from_utf8_lossy(&out).into_owned()
     }
 
     /// Writes the next piece; false: there is none.

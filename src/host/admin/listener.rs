@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Credentials, Page, Request, SIGNATURE_HEADER, TIME_HEADER, TOKEN_HEADER, change,
+    Answer, Credentials, Page, Request, SIGNATURE_HEADER, TIME_HEADER, TOKEN_HEADER, as_accepted, change,
     large::{Cursor, Large},
     page,
 };
@@ -153,7 +153,8 @@ async fn answer(
     limits: Limits,
 ) -> Reply {
     let (head, body) = request.into_parts();
-    let query = head.uri.query().unwrap_or_default().to_owned();
+    let accept = head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let query = as_accepted(head.uri.query().unwrap_or_default(), accept);
     let path = head.uri.path().to_owned();
     let made = match head.method {
         Method::GET => spawn_blocking(move || engine.upgrade().map(|engine| page(&engine, &path, &query))),

@@ -6,6 +6,11 @@ pub fn value(query: &str, name: &str) -> Option<String> {
     found.1.map(decoded)
 }
 
+/// A part of a path, decoded: there a `+` stands for itself.
+pub fn path(part: &str) -> String {
+    decoded(&part.replace('+', "%2B"))
+}
+
 /// Whether a name is there, with or without a value; an error is for the client.
 pub fn flag(query: &str, name: &str) -> Result<bool, String> {
     match pairs(query).find(|(key, _)| *key == name) {
@@ -52,7 +57,8 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn encoded(text: &str) -> String {
+/// A text as it may stand in a path or a query.
+pub fn encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         other => format!("%{other:02X}"),

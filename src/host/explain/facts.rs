@@ -68,6 +68,8 @@ pub struct Publisher {
     pub register_id: String,
     /// The first of its payloads.
     pub readings: Vec<Reading>,
+    /// How many more it has.
+    pub left_out: usize,
 }
 
 /// How far a stream is with ServiceEntries.
@@ -168,8 +170,8 @@ impl Facts {
         let client = Client::of(&id);
         let publisher = |publication: &Arc<Publication>| {
             let body = publication.body();
-            let (readings, _) = readings(&body, client, &policy.rules(&id), PAYLOADS);
-            Publisher { register_id: body.register_id.as_str().to_owned(), readings }
+            let (readings, left_out) = readings(&body, client, &policy.rules(&id), PAYLOADS);
+            Publisher { register_id: body.register_id.as_str().to_owned(), readings, left_out }
         };
         let is_at = |publisher: &Publisher| {
             address.is_none_or(|(ip, port)| publisher.readings.iter().any(|reading| reading.is_at(ip, port)))

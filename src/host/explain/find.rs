@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     catalog::key::ServiceKey,
-    host::engine::Engine,
+    host::{engine::Engine, explain::facts::Facts},
     istio::names::{ID_ANNOTATION, PROTOCOL_ANNOTATION},
     snapshot::{Set, partition::Partition, resource},
     translate::{
@@ -84,7 +84,7 @@ pub fn find(engine: &Engine, query: &str) -> (Found, Vec<ServiceKey>) {
     if !of_data_id.is_empty() {
         return (Found::DataId, of_data_id.into_iter().flat_map(|id| all_of(engine, id)).collect());
     }
-    let keys = by_endpoint(engine, |parsed| parsed.endpoints.iter().any(|it| it.application() == Some(query)));
+    let keys = of_application(engine, query);
     if !keys.is_empty() {
         return (Found::Application, keys);
     }
@@ -93,6 +93,22 @@ pub fn find(engine: &Engine, query: &str) -> (Found, Vec<ServiceKey>) {
         ids.iter().filter(|id| id.to_lowercase().contains(&small)).map(ServiceKey::main).collect();
     keys.sort();
     (if keys.is_empty() { Found::Nothing } else { Found::Part }, keys)
+}
+
+/// Services of which a provider names this application.
+pub fn of_application(engine: &Engine, name: &str) -> Vec<ServiceKey> {
+    by_endpoint(engine, |parsed| parsed.endpoints.iter().any(|it| it.application() == Some(name)))
+}
+
+/// The service that a dataInfoId, the text of a key or a host is of, if anything is known of it.
+pub fn service(engine: &Engine, name: &str) -> Option<ServiceKey> {
+    let key = match name.split_once("://").filter(|(_, id)| id.contains("#@#")) {
+        Some(_) => ServiceKey::of_text(name.into()),
+        None if name.contains("#@#") => ServiceKey::main(&name.into()),
+        None => return by_host(engine, name),
+    };
+    let served = || Facts::of(engine, &key, None).served.is_some();
+    (key.is_known(&engine.shared().store) || served()).then_some(key)
 }
 
 /// The main service of a dataInfoId and those that it has beside it.

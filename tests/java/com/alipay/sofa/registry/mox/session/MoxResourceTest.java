@@ -108,16 +108,16 @@ public class MoxResourceTest {
             UriInfo broken = uri(() -> {
                 throw new OutOfMemoryError("none left");
             });
-            for (Response response : new Response[] {resource.page(broken), resource.index(broken), resource.change(broken, "sesame", null, null, null, null)}) {
+            for (Response response : new Response[] {resource.page(broken, null), resource.index(broken, null), resource.change(broken, "sesame", null, null, null, null)}) {
                 assertEquals(503, response.getStatus());
                 assertEquals("this cannot be answered now: java.lang.OutOfMemoryError: none left", response.getEntity());
             }
             assertEquals(log.at(Level.WARNING).toString(), 1, log.at(Level.WARNING).size());
-            Response page = resource.page(uri(() -> URI.create("http://x/mox/dump")));
+            Response page = resource.page(uri(() -> URI.create("http://x/mox/dump")), null);
             mox.close();
             IOException cut = assertThrows(IOException.class, () -> ((StreamingOutput) page.getEntity()).write(new ByteArrayOutputStream()));
             assertTrue(cut.getMessage(), cut.getMessage().startsWith("the page ends here: "));
-            assertEquals(503, resource.page(broken).getStatus());
+            assertEquals(503, resource.page(broken, null).getStatus());
         }
     }
 

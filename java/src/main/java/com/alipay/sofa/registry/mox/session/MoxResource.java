@@ -49,23 +49,25 @@ public class MoxResource {
      * The first page.
      *
      * @param uri what was asked for
+     * @param accept the media types that the client takes; where HTML is among them it gets the page for people
      * @return the page
      */
     @GET
-    public Response index(@Context UriInfo uri) {
-        return made(uri);
+    public Response index(@Context UriInfo uri, @HeaderParam("Accept") String accept) {
+        return made(uri, accept);
     }
 
     /**
      * Any other page.
      *
      * @param uri what was asked for
+     * @param accept the media types that the client takes; where HTML is among them it gets the page for people
      * @return the page
      */
     @GET
     @Path("{page:.*}")
-    public Response page(@Context UriInfo uri) {
-        return made(uri);
+    public Response page(@Context UriInfo uri, @HeaderParam("Accept") String accept) {
+        return made(uri, accept);
     }
 
     /**
@@ -184,14 +186,18 @@ public class MoxResource {
         return answer;
     }
 
-    private static Response made(UriInfo uri) {
+    private static Response made(UriInfo uri, String accept) {
         Optional<RegistryMox> mox = RegistryMox.running();
         if (!mox.isPresent()) {
             return off();
         }
         try {
             URI asked = uri.getRequestUri();
-            MoxHost.Page page = mox.get().host().page(asked.getRawPath(), asked.getRawQuery() == null ? "" : asked.getRawQuery());
+            String query = asked.getRawQuery() == null ? "" : asked.getRawQuery();
+            if (accept != null && accept.contains("text/html")) {
+                query += query.isEmpty() ? "as=html" : "&as=html"; // of two the engine takes the first
+            }
+            MoxHost.Page page = mox.get().host().page(asked.getRawPath(), query);
             Response.ResponseBuilder response = Response.status(page.status()).type(page.contentType());
             if (page.retryAfter() > 0) {
                 response.header("Retry-After", page.retryAfter());

@@ -1,0 +1,414 @@
+//! The pages for people: the same data as the JSON of [`admin`](crate::host::admin), as HTML. They need no script to be read, load
+//! nothing from elsewhere, and every text in them is escaped where it stands.
+
+use maud::{DOCTYPE, Markup, html};
+
+use crate::host::{
+    admin::{
+        query,
+        services::{self, Asked, List, Row, STATES, Shown},
+    },
+    engine::Engine,
+    explain::{Explained, explain, ladder::Verdict},
+    page::Page,
+    status::Status,
+};
+
+/// Media type of HTML.
+const HTML: &str = "text/html; charset=utf-8";
+/// No foreign sources, no inline script or style. It stands in each page, so that it holds however that is served.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; \
+                      form-action 'self'; base-uri 'none'";
+const STYLE: &str = include_str!("console/console.css");
+const SCRIPT: &str = include_str!("console/console.js");
+
+/// The pages in the order of the menu.
+const MENU: [(&str, &str); 5] = [
+    ("/mox", "Overview"),
+    ("/mox/services", "Services"),
+    ("/mox/explain", "Explain"),
+    ("/mox/streams", "Streams"),
+    ("/mox/policy", "Policy"),
+];
+
+/// A file that the pages load.
+pub fn asset(path: &str) -> Option<Page> {
+    let (content_type, text) = match path {
+        "/mox/console.css" => ("text/css; charset=utf-8", STYLE),
+        "/mox/console.js" => ("text/javascript; charset=utf-8", SCRIPT),
+        _ => return None,
+    };
+    Some(Page { content_type, ..Page::text(200, text.to_owned()) })
+}
+
+/// The page of a path for people; `None`: there is none, and what is for tools is for them, too.
+pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
+    let (status, title, body) = match path {
+        "/mox" => (200, "Overview", overview(engine)),
+        "/mox/services" => match Asked::of(query) {
+            Ok(asked) => (200, "Services", list(&services::list(engine, &asked), &asked)),
+            Err(why) => (400, "Services", html! { p { (why) } }),
+        },
+        "/mox/explain" => (200, "Explain", explained(engine, query)),
+        "/mox/streams" => (200, "Streams", streams(engine)),
+        "/mox/policy" => (200, "Policy", policy(engine)),
+        _ => {
+            let name = query::path(path.strip_prefix("/mox/services/")?);
+            match services::shown(engine, &name) {
+                Some(shown) => (200, "Service", service(&shown)),
+                None => {
+                    let why = format!("/mox/explain?q={}", query::encoded(&name));
+                    (404, "Service", html! { p { "No such service is known. " a href=(why) { "Why?" } } })
+                }
+            }
+        }
+    };
+    Some(Page { content_type: HTML, ..Page::text(status, framed(path, title, &body).into_string()) })
+}
+
+fn framed(path: &str, title: &str, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="referrer" content="no-referrer";
+                title { (title) " · registry-mox" }
+                link rel="stylesheet" href="/mox/console.css";
+                link rel="icon" href="data:,";
+                script src="/mox/console.js" defer {}
+            }
+            body {
+                a.skip href="#main" { "To the content" }
+                header {
+                    strong { "registry-mox" }
+                    nav aria-label="Pages" {
+                        ul {
+                            @for (to, name) in MENU {
+                                li { a href=(to) aria-current=[(to == path).then_some("page")] { (name) } }
+                            }
+                        }
+                    }
+                }
+                main #main { (body) }
+                footer { "For tools: the same addresses with " code { "Accept: application/json" } ", and " a href="/mox/metrics" { "metrics" } "." }
+            }
+        }
+    }
+}
+
+/// A service's own page.
+fn link(service: &str) -> String {
+    format!("/mox/services/{}", query::encoded(service))
+}
+
+/// The token, and where answers appear.
+fn with_token() -> Markup {
+    html! {
+        p { label { "Token (" code { "mox.admin.token" } "), kept in this page alone" input #token type="password" autocomplete="off"; } }
+        pre #answer tabindex="-1" aria-live="polite" {}
+    }
+}
+
+fn overview(engine: &Engine) -> Markup {
+    let status = engine.status();
+    html! {
+        h1 { "What is served" }
+        div data-live {
+            ul.cards {
+                li { b { (status.served.services) } "services" }
+                li { b { (status.served.endpoints) } "endpoints" }
+                li { b { (status.totals.clients) } "istiods and other clients" }
+                li { b { (status.totals.streams) } "streams, " (status.totals.unacknowledged) " unacknowledged" }
+                li { b { (held(&status)) } "held" }
+                li { b { (status.store.publishers) } "publishers" }
+            }
+            h2 { "To decide" }
+            (decisions(&status))
+            h2 { "This session server" }
+            div.scroll {
+                table {
+                    @for (what, value) in facts(&status) {
+                        tr { th scope="row" { (what) } td { (value) } }
+                    }
+                }
+            }
+        }
+        h2 { "Change something" }
+        (with_token())
+        p {
+            button type="button" data-post="/mox/freeze" { "Freeze" } " "
+            button type="button" data-post="/mox/thaw" { "Thaw" } " "
+            button type="button" data-post="/mox/release" { "Release what is held" }
+        }
+    }
+}
+
+fn held(status: &Status) -> String {
+    let name = status.served.held.and_then(|held| serde_json::to_value(held).ok());
+    name.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_else(|| "nothing".to_owned())
+}
+
+fn facts(status: &Status) -> Vec<(&'static str, String)> {
+    let listening = status.listening.as_ref().map_or("nowhere".to_owned(), |bound| bound.mox.to_string());
+    let mut facts = vec![
+        ("Release", format!("{}, translation {}", status.release, status.translation)),
+        ("Listens at", listening),
+        ("Policy", status.policy.clone()),
+        ("Pushes", format!("{}, {} bytes, {} refused", status.pushes, status.pushed_bytes, status.nacks)),
+        (
+            "Rejected payloads",
+            status.rounds.rejects.iter().map(|(why, count)| format!("{why} {count}")).collect::<Vec<_>>().join(", "),
+        ),
+    ];
+    if let Some(feed) = &status.feed {
+        facts.push(("Registry", format!("{} services in {} slots, {} to be read", feed.ids, feed.slots, feed.owed)));
+        facts.extend(feed.last_failure.clone().map(|failure| ("Last failed read", failure)));
+    }
+    facts
+}
+
+/// What an operator has to look at, each with where to.
+fn decisions(status: &Status) -> Markup {
+    let rounds = &status.rounds;
+    let mut all: Vec<(String, &str)> = Vec::new();
+    let mut add = |count: usize, what: &str, to: &'static str| {
+        if count > 0 {
+            all.push((format!("{count} {what}"), to));
+        }
+    };
+    add(
+        rounds.withheld_services.len(),
+        "services of which removals are withheld: release them, or wait",
+        "/mox/services?state=withheld",
+    );
+    add(
+        rounds.waiting.unwrap_or_default(),
+        "new services wait: release them, or find who publishes them",
+        "/mox/services?state=waiting",
+    );
+    add(
+        rounds.quarantined.len() + rounds.quarantined_left_out,
+        "services that Istio would refuse",
+        "/mox/services?state=quarantined",
+    );
+    add(rounds.contested.len(), "hosts or addresses that several services want", "/mox/services?state=contested");
+    add(
+        rounds.unknown.last_good + rounds.unknown.missing,
+        "services that could not be read",
+        "/mox/services?state=unknown",
+    );
+    add(status.totals.wrong, "clients with wrong parts: paste what istio-config prints", "/mox/streams");
+    add(status.totals.too_large, "responses too large: set mox.partitions", "/mox/streams");
+    add(usize::from(status.fenced), "session server steps aside: another one has fresher data", "/mox/status");
+    let refused: u64 = status.feed.iter().flat_map(|feed| feed.refused_publishers.values()).sum();
+    add(refused as usize, "publishers that cannot be taken", "/mox/status");
+    let dropped: u64 = status.dropped.values().map(|dropped| dropped.events).sum();
+    add(dropped as usize, "events dropped at a limit", "/mox/status");
+    let problems = status.kubernetes.as_ref().map_or(0, |report| report.problem_count);
+    add(problems, "objects that cannot be written to Kubernetes", "/mox/kubernetes");
+    html! {
+        @if all.is_empty() {
+            p { "Nothing." }
+        } @else {
+            ul.decide { @for (what, to) in &all { li { a href=(to) { (what) } } } }
+        }
+    }
+}
+
+fn list(list: &List, asked: &Asked) -> Markup {
+    let Asked { part, application, state, .. } = asked;
+    let at = |page: usize| {
+        let of = [("q", part), ("app", application), ("state", state), ("page", &page.to_string())];
+        format!("/mox/services?{}", query::of(of.into_iter().filter(|(_, value)| !value.is_empty())))
+    };
+    html! {
+        h1 { (list.total) " services" }
+        form role="search" action="/mox/services" {
+            label { "Part of the dataInfoId" input name="q" value=(part); }
+            label { "Application" input name="app" value=(application); }
+            label {
+                "State"
+                select name="state" {
+                    option value="" { "any" }
+                    @for name in STATES { option value=(name) selected[name == state] { (name) } }
+                }
+            }
+            button { "Search" }
+        }
+        div.scroll {
+            table {
+                thead { tr { th scope="col" { "Service" } th scope="col" { "Host" } th.n scope="col" { "Publishers" } th.n scope="col" { "Endpoints" } th scope="col" { "exportTo" } th scope="col" { "State" } } }
+                tbody {
+                    @for Row { service, host, publishers, endpoints, export_to, states } in &list.services {
+                        tr {
+                            td { a href=(link(service)) { (service) } }
+                            td { (host.as_deref().unwrap_or("none")) }
+                            td.n { (publishers) }
+                            td.n { (endpoints) }
+                            td { (export_to.join(", ")) }
+                            td { (states.join(", ")) }
+                        }
+                    }
+                }
+            }
+        }
+        nav aria-label="More services" {
+            p {
+                "Page " (list.page) " of " (list.pages) " "
+                @if list.page > 1 { a href=(at(list.page - 1)) rel="prev" { "before" } " " }
+                @if list.page < list.pages { a href=(at(list.page + 1)) rel="next" { "after" } }
+            }
+        }
+    }
+}
+
+fn ladder(explained: &Explained) -> Markup {
+    html! {
+        p { (explained.answer) }
+        ol.ladder {
+            @for rung in &explained.ladder {
+                @let (class, word) = match rung.verdict {
+                    Verdict::Passed => ("passed", "passed"),
+                    Verdict::Partly => ("partly", "passed in part"),
+                    Verdict::Failed => ("failed", "failed"),
+                };
+                li class=(class) {
+                    (format!("{:?}", rung.step)) ": " b { (word) } ". " (rung.found)
+                    @if !rung.reasons.is_empty() {
+                        ul { @for reason in &rung.reasons { li { (reason.says) ". " em { "To do: " (reason.remedy) "." } " " span.soft { (reason.key) } } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn explained(engine: &Engine, query: &str) -> Markup {
+    let asked = query::value(query, "q").unwrap_or_default();
+    let answer = (!asked.trim().is_empty()).then(|| explain(engine, &asked));
+    html! {
+        h1 { "Why is it, or is it not, in the mesh?" }
+        form role="search" action="/mox/explain" {
+            label { "dataInfoId, dataId, host, application or address" input name="q" size="60" value=(asked); }
+            button { "Explain" }
+        }
+        @if let Some(answer) = &answer {
+            @if answer.services.is_empty() { p { "Nothing that is known has this name, host, application or address. A dataInfoId in full is explained, known or not." } }
+            @for one in &answer.services {
+                h2 { a href=(link(&one.service)) { (one.service) } }
+                (ladder(one))
+            }
+            @if !answer.others.is_empty() {
+                h2 { "Others" }
+                ul { @for other in &answer.others { li { a href=(link(other)) { (other) } } } }
+                @if answer.left_out > 0 { p { "And " (answer.left_out) " more." } }
+            }
+        }
+    }
+}
+
+fn service(shown: &Shown) -> Markup {
+    html! {
+        h1 { (shown.explained.service) }
+        (ladder(&shown.explained))
+        h2 { "Publishers" }
+        div.scroll {
+            table {
+                thead { tr { th scope="col" { "registerId" } th scope="col" { "Payload" } th scope="col" { "Endpoint" } th scope="col" { "Left out" } } }
+                tbody {
+                    @for publisher in &shown.publishers {
+                        @for payload in &publisher.payloads {
+                            tr {
+                                td { (publisher.register_id) }
+                                td { code { (payload.text) } }
+                                td { (payload.endpoint.as_deref().unwrap_or_default()) }
+                                td { @if let Some(why) = payload.rejected { (why.to_string()) } }
+                            }
+                        }
+                        @if publisher.payloads_left_out > 0 { tr { td { (publisher.register_id) } td colspan="3" { (publisher.payloads_left_out) " more payloads" } } }
+                    }
+                }
+            }
+        }
+        @if shown.publishers_left_out > 0 { p { "And " (shown.publishers_left_out) " more publishers." } }
+        h2 { "As it is served" }
+        @match &shown.entry { Some(entry) => pre { (entry) }, None => p { "It is not served, or too large to be shown here: " a href="/mox/dump?format=yaml" { "dump" } "." } }
+    }
+}
+
+fn streams(engine: &Engine) -> Markup {
+    let (clients, totals) = engine.clients();
+    let streams = engine.streams(0);
+    html! {
+        h1 { (totals.streams) " streams of " (totals.clients) " clients" }
+        @for client in clients.iter().filter(|client| client.wrong.is_some()) {
+            p { b { (client.node) } ": " (client.wrong.unwrap_or_default()) }
+        }
+        div.scroll {
+            table {
+                thead { tr { th scope="col" { "Client" } th scope="col" { "Part" } th scope="col" { "Type" } th scope="col" { "Sent" } th scope="col" { "Acknowledged" } th.n scope="col" { "ms" } th scope="col" { "Refused" } } }
+                tbody {
+                    @for stream in &streams {
+                        @for (url, state) in &stream.types {
+                            tr {
+                                td { (stream.node) " " @if let Some(peer) = stream.peer { (peer.to_string()) } }
+                                td { (stream.partition.to_string()) }
+                                td { (url) }
+                                td { (state.sent.as_deref().unwrap_or("nothing")) }
+                                td { @if state.sent == state.acked { "yes" } @else { (state.acked.as_deref().unwrap_or("nothing")) } }
+                                td.n { @if let Some(millis) = state.ack_millis { (millis) } }
+                                td { (state.error.as_deref().unwrap_or_default()) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        @if totals.streams > streams.len() { p { "And " (totals.streams - streams.len()) " more." } }
+    }
+}
+
+fn policy(engine: &Engine) -> Markup {
+    let shown = engine.policies_shown();
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let document = serde_json::to_string_pretty(&shown["policy"]).unwrap_or_default();
+    let revision = text(&shown["revision"]);
+    html! {
+        h1 { "Policy, revision " (revision) }
+        p { "Hash " code { (text(&shown["hash"])) } ", from " (text(&shown["from"])) ", kept in " (text(&shown["keptIn"])) "." }
+        label { "The document" textarea #document spellcheck="false" { (document) } }
+        (with_token())
+        p {
+            button type="button" data-post="/mox/policy?dryRun" data-body="#document" { "Try it: what would change?" } " "
+            button type="button" data-post="/mox/policy" data-body="#document" data-match=(revision) { "Set it, if nobody was faster" }
+        }
+        h2 { "Before" }
+        div.scroll {
+            table {
+                thead { tr { th.n scope="col" { "Revision" } th scope="col" { "Hash" } th scope="col" { "By" } th scope="col" { "Why" } th scope="col" { "Go back" } } }
+                tbody {
+                    @for past in shown["history"].as_array().into_iter().flatten() {
+                        @let number = text(&past["revision"]);
+                        tr {
+                            td.n { (number) }
+                            td { (text(&past["hash"])) }
+                            td { (text(&past["stamp"]["by"])) }
+                            td { (text(&past["stamp"]["why"])) }
+                            td {
+                                button type="button" data-post=(format!("/mox/policy?dryRun&rollback={number}")) { "Try " (number) } " "
+                                button type="button" data-post=(format!("/mox/policy?rollback={number}")) { "Set " (number) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

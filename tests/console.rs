@@ -1,0 +1,112 @@
+//! The pages for people: what tools get as JSON, escaped, with nothing from elsewhere, and at a bounded size.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use harness::{Mox, id, nth};
+use serde_json::{Value, json};
+
+const PAGES: [&str; 5] = ["/mox", "/mox/services", "/mox/explain", "/mox/streams", "/mox/policy"];
+
+async fn open(config: Value) -> Mox {
+    let mox = Mox::open(config);
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    mox
+}
+
+fn html(mox: &Mox, path: &str, query: &str) -> String {
+    let (status, page) = mox.page(path, &format!("{query}&as=html"));
+    assert_eq!(status, 200, "{path}: {page}");
+    assert!(page.starts_with("<!DOCTYPE html>"), "{path}");
+    page
+}
+
+fn json_of(mox: &Mox, path: &str, query: &str) -> Value {
+    serde_json::from_str(&mox.page(path, query).1).unwrap()
+}
+
+/// Whatever publishers, clients and operators write stands there as text.
+#[tokio::test]
+async fn no_text_of_others_is_taken_for_html() {
+    let evil = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;";
+    let policy = json!({ "exclude": [format!("{evil}*")] });
+    let mox = open(json!({ "policy": policy })).await;
+    let service = id(format!("Evil{evil}"));
+    mox.publish(&service, &format!("register{evil}"), 1, &[&format!("10.0.0.1:80?app_name={evil}"), evil]);
+    mox.publish(&nth(1), evil, 1, &[evil]);
+    let client = mox.client(harness::client::node(evil)).await;
+    drop(client);
+    mox.engine.flush().await;
+    let encoded = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    let mut pages: Vec<String> = PAGES.iter().map(|path| html(&mox, path, "")).collect();
+    for asked in [evil, &service, "10.0.0.1"] {
+        pages.push(html(&mox, "/mox/explain", &format!("q={}", encoded(asked))));
+        pages.push(html(&mox, "/mox/services", &format!("q={0}&app={0}", encoded(asked))));
+    }
+    pages.push(html(&mox, &format!("/mox/services/{}", encoded(&service)), ""));
+    for page in pages {
+        assert_eq!(page.matches("<script").count(), 1, "{page}");
+        assert!(page.contains("<script src=\"/mox/console.js\" defer></script>") && !page.contains("<img"), "{page}");
+        assert!(
+            page.contains("default-src 'none'") && !page.contains("style=\"") && !page.contains("onclick"),
+            "{page}"
+        );
+        let foreign = page.split("=\"").skip(1).any(|value| value.starts_with("http") || value.starts_with("//"));
+        assert!(!foreign, "{page}");
+    }
+}
+
+#[tokio::test]
+async fn people_and_tools_read_the_same() {
+    let mox = open(json!({})).await;
+    for n in 0..120 {
+        mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80?app_name=shop", n + 1)]);
+    }
+    mox.publish(&nth(200), "a", 1, &["nonsense without a port"]);
+    mox.engine.flush().await;
+    let list = json_of(&mox, "/mox/services", "");
+    assert_eq!(
+        (&list["total"], &list["pages"], list["services"].as_array().unwrap().len()),
+        (&json!(121), &json!(3), 50)
+    );
+    let last = json_of(&mox, "/mox/services", "page=3");
+    assert_eq!(last["services"].as_array().unwrap().len(), 21);
+    assert_eq!(json_of(&mox, "/mox/services", "app=shop")["total"], 120);
+    assert_eq!(json_of(&mox, "/mox/services", "q=S20")["total"], 2);
+    let missing = json_of(&mox, "/mox/services", "state=not-served");
+    assert_eq!((&missing["total"], &missing["services"][0]["service"]), (&json!(1), &json!(nth(200))));
+    assert_eq!(mox.page("/mox/services", "state=none").0, 400);
+    assert_eq!(mox.page("/mox/services", "page=0").0, 400);
+    let page = html(&mox, "/mox/services", "q=S20");
+    assert!(page.contains("2 services") && page.contains("com.example.s20.sofa.mesh"), "{page}");
+
+    let name = nth(5).replace('#', "%23");
+    let one = json_of(&mox, &format!("/mox/services/{name}"), "");
+    assert_eq!(one["publishers"][0]["payloads"][0]["endpoint"], "10.0.0.6:80");
+    assert!(one["entry"].as_str().unwrap().contains("ServiceEntry"), "{one:#}");
+    assert_eq!(json_of(&mox, "/mox/services/com.example.s5.sofa.mesh", "")["service"], nth(5));
+    let page = html(&mox, &format!("/mox/services/{name}"), "");
+    assert!(page.contains("ServiceEntry") && page.contains("10.0.0.6:80?app_name=shop"), "{page}");
+    let bad = json_of(&mox, &format!("/mox/services/{}", nth(200).replace('#', "%23")), "");
+    assert_eq!(bad["publishers"][0]["payloads"][0]["rejected"], "unknown-form");
+    assert_eq!(mox.page("/mox/services/no.such.host", "").0, 404);
+    assert!(html(&mox, "/mox", "").contains("<b>120</b>"));
+    assert_eq!(mox.page("/mox/console.css", "").0, 200);
+    assert!(mox.page("/mox/console.js", "").1.contains("X-Mox-Token"));
+    // What is for tools only is so for browsers, too.
+    assert!(mox.page("/mox/metrics", "as=html").1.contains("# HELP"));
+}
+
+#[test]
+fn a_browser_says_what_it_is_by_the_header() {
+    use registry_mox::testing::host::admin::as_accepted;
+    for (query, accept, wanted) in [
+        ("", "text/html,application/xhtml+xml,*/*;q=0.8", "as=html"),
+        ("q=a", "text/html", "q=a&as=html"),
+        ("as=json", "text/html", "as=json"),
+        ("q=a", "application/json", "q=a"),
+        ("", "*/*", ""),
+        ("", "", ""),
+    ] {
+        assert_eq!(as_accepted(query, accept), wanted);
+    }
+}
