@@ -215,7 +215,12 @@ fn members(endpoints: Vec<(Box<str>, Endpoint)>, entries: &HashMap<(IpAddr, u16)
         by_publisher.entry((register_id, own)).or_default().push(endpoint);
     }
     for ((register_id, source_address), endpoints) in by_publisher {
-        members.extend(Member::all(&Arc::new(Parsed { register_id, source_address, endpoints, ..Parsed::default() })));
+        members.extend(Member::all(&Arc::new(Parsed {
+            register_id,
+            source_address,
+            endpoints: endpoints.into(),
+            ..Parsed::default()
+        })));
     }
     members.sort_by(|a, b| a.key().cmp(&b.key()));
     members

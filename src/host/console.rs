@@ -107,7 +107,7 @@ fn link(service: &str) -> String {
 /// The token, and where answers appear.
 fn with_token() -> Markup {
     html! {
-        p { label { "Token (" code { "mox.admin.token" } "), kept in this page alone" input #token type="password" autocomplete="off"; } }
+        p { label { "Token (" code { "mox.admin.token" } "), kept in the memory of this page alone" input #token type="password" autocomplete="off"; } }
         pre #answer tabindex="-1" aria-live="polite" {}
     }
 }

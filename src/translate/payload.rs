@@ -184,7 +184,7 @@ pub struct Parsed {
     /// The address that their client connects from, if it is known.
     pub source_address: Option<IpAddr>,
     /// Endpoints that can be served.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// Endpoints of other protocols than the dataInfoId's, by their names in lower case; each is a service of its own.
     #[allow(clippy::box_collection)] // nearly no publisher has others, and each has this field
     pub others: Option<Box<BTreeMap<Arc<str>, Arc<Parsed>>>>,
@@ -235,19 +235,21 @@ pub fn parse_publisher(body: &Body<'_>, client: Client, rules: &Rules<'_>, limit
     if found.len() > limit {
         parsed.keep_smallest(&mut found, limit);
     }
-    let mut others = BTreeMap::<Box<str>, Parsed>::new();
+    let (mut main, mut others) = (Vec::new(), BTreeMap::<Box<str>, Vec<Endpoint>>::new());
     for (protocol, endpoint) in found {
         let service = match protocol {
-            Some(protocol) => others.entry(protocol).or_insert_with(|| nothing(source_address)),
-            None => &mut parsed,
+            Some(protocol) => others.entry(protocol).or_default(),
+            None => &mut main,
         };
-        service.endpoints.push(endpoint);
+        service.push(endpoint);
     }
+    parsed.endpoints = main.into();
     if !others.is_empty() {
-        let others = others.into_iter().map(|(protocol, other)| (protocol.into(), Arc::new(other.shrunk())));
+        let other = |endpoints: Vec<Endpoint>| Parsed { endpoints: endpoints.into(), ..nothing(source_address) };
+        let others = others.into_iter().map(|(protocol, endpoints)| (protocol.into(), Arc::new(other(endpoints))));
         parsed.others = Some(Box::new(others.collect()));
     }
-    parsed.shrunk()
+    parsed
 }
 
 /// An endpoint, with the protocol that it is called by if that is another than the dataInfoId's.
@@ -261,13 +263,6 @@ impl Parsed {
     /// The parts of the payloads that cannot be served, counted by reason, with a sample of each.
     pub fn rejects(&self) -> impl Iterator<Item = (Reject, &(u32, Box<str>))> {
         self.rejects.iter().flat_map(|rejects| rejects.iter()).map(|(reject, found)| (*reject, found))
-    }
-
-    /// The same in as little memory as it takes.
-    fn shrunk(mut self) -> Self {
-        // Most publishers have one, and a list that grows begins with room for four.
-        self.endpoints.shrink_to_fit();
-        self
     }
 
     /// Leaves out what is above a publisher's limit, whatever the protocols: the largest addresses. Of several endpoints on one

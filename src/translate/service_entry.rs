@@ -85,7 +85,7 @@ impl Member {
             register_id: register_id.clone(),
             version: *version,
             source_address: *source_address,
-            endpoints: vec![self.endpoint().clone()],
+            endpoints: [self.endpoint().clone()].into(),
             ..Parsed::default()
         };
         Self { parsed: Arc::new(parsed), index: 0 }
@@ -647,7 +647,8 @@ mod tests {
             endpoint("10.0.0.1:80?app_name=orders"),
             endpoint("10.0.0.2:80?app_name=users&security.istio.io/tlsMode=istio&tlsMode=istio"),
         ];
-        let members: Vec<Member> = Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).collect();
+        let members: Vec<Member> =
+            Member::all(&Arc::new(Parsed { endpoints: endpoints.into(), ..Parsed::default() })).collect();
         let entry = shaped(&members, EndpointMode::Inline, &policy);
         assert_eq!(entry.endpoints[0].labels.get(TLS_LABEL.0).map(String::as_str), Some("istio"));
         assert_eq!(entry.endpoints[1].labels.get(TLS_LABEL.0), None, "a publisher cannot ask for it");

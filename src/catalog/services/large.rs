@@ -183,7 +183,7 @@ mod tests {
                     let same = before.iter().flat_map(|(_, members)| members).find(|member| *member.endpoint() == endpoint);
                     match same.filter(|_| *known) {
                         Some(member) => member.clone(),
-                        None => Member::all(&Arc::new(Parsed { endpoints: vec![endpoint], ..Parsed::default() })).next().unwrap(),
+                        None => Member::all(&Arc::new(Parsed { endpoints: [endpoint].into(), ..Parsed::default() })).next().unwrap(),
                     }
                 }).collect();
                 let entry = service_entry::build_without_endpoints(&shape(&members, host), &rules);
@@ -203,7 +203,7 @@ mod tests {
         let member = |n: usize, parameters: &str| {
             let text = format!("10.0.{}.{}:80{parameters}", n >> 8, n & 255);
             let endpoints = vec![payload::parse(&text, "", payload::Client::Sofarpc, &rules).unwrap()];
-            Member::all(&Arc::new(Parsed { endpoints, ..Parsed::default() })).next().unwrap()
+            Member::all(&Arc::new(Parsed { endpoints: endpoints.into(), ..Parsed::default() })).next().unwrap()
         };
         let mut members: Vec<Member> = (0..1_000).map(|n| member(2 * n, "")).collect();
         let encoded = |members: &[Member], known| {
@@ -230,7 +230,7 @@ mod tests {
         let endpoint = payload::parse("10.0.0.1:80", "", payload::Client::Sofarpc, &rules).unwrap();
         let mut wrong = endpoint.clone();
         wrong.address = payload::Address::Name("no address".into());
-        let parsed = Arc::new(Parsed { endpoints: vec![endpoint, wrong], ..Parsed::default() });
+        let parsed = Arc::new(Parsed { endpoints: [endpoint, wrong].into(), ..Parsed::default() });
         let members: Vec<Member> = Member::all(&parsed).collect();
         let entry = service_entry::build_without_endpoints(&shape(&members, "a.sofa.mesh"), &rules);
         assert!(encode(&entry, &members[..1], false, None).is_some());
