@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture soak load bench jar native clean examples tools
+.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load bench jar native clean examples tools
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
@@ -43,22 +43,27 @@ test: ## everything: `make check` with the library of the jar, licences, a while
 	tests/run tools fmt clippy doc deny rust native fuzz java istio real kubernetes
 
 torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; a million texts each read as SOFARPC, Dubbo and Dubbo 3 read them; ten million steps of random histories for each of the three brains; 1,000 kills; half an hour among hostile publishers, clients and API servers; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
-	fuzz/run $(FUZZ_SECONDS)
 	tests/real/install.sh
-	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
-	MOX_ROUND_STEPS=10000000 cargo test --locked --profile torture --lib catalog::histories
-	MOX_ORDER_STEPS=10000000 cargo test --locked --profile torture --lib order::histories
-	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
-	cargo build --locked --release --example serve
-	MOX_HOSTILE_SECONDS=1800 cargo test --locked --release --test hostile_soak -- --nocapture
-	MOX_PLAN_STEPS=10000000 cargo test --locked --profile torture --lib kubernetes::plan
-	REGISTRY_CORPUS=1000000 cargo test --locked --test real -- corpus_
-	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --include-ignored cell_
 	tests/real/install.sh master kubernetes
-	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_
-	cargo test --locked --test kubernetes -- --include-ignored
 	tests/bench/peers/install.sh
 	cargo build --locked --examples
+	cargo build --locked --release --example serve
+	$(MAKE) --no-print-directory --jobs=2 torture-alone torture-parts
+
+torture-alone: # what needs no real part
+	MOX_HOSTILE_SECONDS=1800 cargo test --locked --release --test hostile_soak -- --nocapture
+	MOX_ROUND_STEPS=10000000 cargo test --locked --profile torture --lib catalog::histories
+	MOX_ORDER_STEPS=10000000 cargo test --locked --profile torture --lib order::histories
+	MOX_PLAN_STEPS=10000000 cargo test --locked --profile torture --lib kubernetes::plan
+	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
+	fuzz/run $(FUZZ_SECONDS)
+
+torture-parts: # what needs them, one after the other
+	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
+	REGISTRY_CORPUS=1000000 cargo test --locked --test real -- corpus_
+	REGISTRY_FAULT_ROUNDS=$(ROUNDS) cargo test --locked --test real -- --include-ignored cell_
+	REGISTRY_MESH_TESTS=1.29.1,1.32-dev cargo test --locked --test real -- mesh_
+	cargo test --locked --test kubernetes -- --include-ignored
 	MOX_BENCH_PEERS=1 cargo test --locked --bench load
 
 soak: jar ## churn and faults at random in a registry of several servers for MINUTES (30), from SEED or a seed of its own; as root
