@@ -110,3 +110,21 @@ fn a_browser_says_what_it_is_by_the_header() {
         assert_eq!(as_accepted(query, accept), wanted);
     }
 }
+
+/// Pages that walk over all services come one after the other, so they cost no more than one of them.
+#[tokio::test]
+async fn pages_that_walk_over_all_services_take_turns() {
+    let mox = std::sync::Arc::new(open(json!({})).await);
+    for n in 0..200 {
+        mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80", n + 1)]);
+    }
+    mox.engine.flush().await;
+    let asking = (0..16).map(|_| {
+        let mox = std::sync::Arc::clone(&mox);
+        tokio::task::spawn_blocking(move || mox.page("/mox/services", "state=served").0)
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        assert!([200, 429].contains(&asked.await.unwrap()));
+    }
+    assert_eq!(mox.page("/mox/explain", "q=10.0.0.1").0, 200);
+}

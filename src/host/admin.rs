@@ -86,6 +86,12 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     if let Some(asset) = console::asset(path) {
         return Answer::Page(asset);
     }
+    let walks = path == "/mox/explain" || path.starts_with("/mox/services");
+    let turn = if walks { engine.turn() } else { None };
+    if walks && turn.is_none() {
+        let text = "others walk over the services, one after the other; ask again in a second\n".to_owned();
+        return Answer::Page(Page { retry_after: Some(1), ..Page::text(429, text) });
+    }
     if query::value(query, AS).as_deref() == Some("html")
         && let Some(page) = console::page(engine, path, query)
     {

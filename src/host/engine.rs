@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::setpriority_process;
 use tokio::{
     runtime::{Handle, Runtime},
@@ -53,6 +53,9 @@ use crate::{
 
 /// How long a stop waits for streams to end before it cuts them.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long a page waits for its turn to walk over all services, of which one does at a time.
+const TURN: Duration = Duration::from_secs(2);
 
 /// How far the threads of the pages stand behind the others (`nice(1)`): a busy processor is theirs for a tenth.
 const NICE: i32 = 10;
@@ -109,6 +112,8 @@ pub struct Engine {
     signatures: Signatures,
     /// Held while a dry run is under way.
     trying: Mutex<()>,
+    /// Held while a page walks over all services.
+    walking: Mutex<()>,
     pub(super) documents: Desk,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
@@ -171,6 +176,7 @@ impl Engine {
             large: Arc::default(),
             signatures: Signatures::new(model::date()),
             trying: Mutex::default(),
+            walking: Mutex::default(),
             documents,
             pages: pages.as_ref().map(|pages| pages.handle().clone()),
             running: Mutex::new(Some(Running { runtime, pages, rounds })),
@@ -416,6 +422,11 @@ impl Engine {
             pages: self.large.counts(),
             kubernetes: self.kubernetes.as_ref().map(Sink::report),
         }
+    }
+
+    /// The turn of a page that walks over all services; `None`: others took theirs for too long.
+    pub(super) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        self.walking.try_lock_for(TURN)
     }
 
     /// What the rounds share with pages.

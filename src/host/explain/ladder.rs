@@ -499,3 +499,171 @@ impl Facts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{assignment::claims::Contest, key::ServiceKey, report::Quarantine},
+        config::Config,
+        host::{
+            engine::Engine,
+            feed::{Feed, Refused},
+        },
+        istio::rule::{Invalid, Rule},
+        model::RegisterVersion,
+        registry::{
+            frame::{self, Publisher as Sent},
+            store::Dropped,
+        },
+        snapshot::partition::Partition,
+        xds::streams::ClientState,
+    };
+
+    const ID: &str = "com.example.A:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+
+    /// A service that is served, and everything well.
+    async fn served() -> Facts {
+        let engine = Engine::open(Config::default()).unwrap();
+        engine.loaded();
+        let sent = Sent {
+            register_id: "a".into(),
+            version: RegisterVersion { version: 1, timestamp: 0 },
+            payloads: vec![b"10.0.0.1:80".as_slice().into()],
+            ..Sent::default()
+        };
+        engine.apply(&frame::encode_publish("registry", ID, &sent).unwrap()).unwrap();
+        engine.flush().await;
+        let mut facts = Facts::of(&engine, &ServiceKey::from(ID), None);
+        facts.listening = true;
+        facts.streams = vec![told()];
+        facts.feed = Some(Feed::default());
+        facts
+    }
+
+    fn told() -> Told {
+        Told {
+            client: "istiod (10.0.0.9)".into(),
+            asked: true,
+            has_it: true,
+            sent: true,
+            acked: true,
+            error: None,
+            too_large: false,
+            waits: None,
+        }
+    }
+
+    fn refused() -> Feed {
+        let refused = Refused { data_info_id: ID.into(), reason: "cell".into(), register_id: "b".into(), count: 1 };
+        Feed { refused: vec![refused], ..Feed::default() }
+    }
+
+    type Change = fn(&mut Facts);
+
+    /// What is one by one not as it should be, where it shows, and whether the service is in the mesh all the same.
+    const TROUBLES: [(Change, Step, Verdict, &str); 24] = [
+        (|it| it.feed = Some(refused()), Step::Registry, Verdict::Partly, "refused-cell"),
+        (
+            |it| drop(it.dropped.insert("bytes", Dropped { events: 2, last: ID.into() })),
+            Step::Registry,
+            Verdict::Partly,
+            "limit-bytes",
+        ),
+        (|it| it.publishers = 0, Step::Registry, Verdict::Partly, "no-publisher"),
+        (|it| it.unknown = true, Step::Read, Verdict::Partly, "unknown"),
+        (|it| it.being_read = true, Step::Read, Verdict::Partly, "being-read"),
+        (|it| it.feed = Some(Feed { stale: true, ..Feed::default() }), Step::Read, Verdict::Partly, "stale"),
+        (
+            |it| {
+                let contest = Contest { holder: "b".into(), waiting: vec![ID.into()], count: 1 };
+                it.contests = vec![("a.sofa.mesh".into(), contest)];
+            },
+            Step::Names,
+            Verdict::Partly,
+            "contested",
+        ),
+        (|it| it.quarantine = Some(Quarantine::by_panic()), Step::Istio, Verdict::Partly, "quarantined-panic"),
+        (
+            |it| {
+                it.quarantine = Some(Quarantine { reason: "export-to", detail: "exportTo: …".into() });
+                it.served = None;
+            },
+            Step::Istio,
+            Verdict::Failed,
+            "quarantined-export-to",
+        ),
+        (
+            |it| {
+                let invalid = Invalid { rule: Rule::WeightSum, detail: "weight".into() };
+                it.invalid = [(Rule::WeightSum, (1, invalid))].into();
+            },
+            Step::Istio,
+            Verdict::Partly,
+            "invalid-weight-sum",
+        ),
+        (|it| it.held = Some(Held::NotLoaded), Step::Held, Verdict::Failed, "not-loaded"),
+        (|it| (it.held, it.wanted) = (Some(Held::LastGood), Vec::new()), Step::Held, Verdict::Partly, "last-good"),
+        (|it| (it.held, it.served) = (Some(Held::Frozen), None), Step::Held, Verdict::Failed, "frozen"),
+        (|it| it.withheld = true, Step::Held, Verdict::Partly, "mass-delete"),
+        (|it| (it.waiting, it.served) = (true, None), Step::Held, Verdict::Failed, "mass-add"),
+        (|it| it.grace = Some(1), Step::Held, Verdict::Partly, "in-grace"),
+        (|it| it.served = None, Step::Served, Verdict::Failed, "not-served"),
+        (
+            |it| it.served.as_mut().unwrap().export_to = vec!["~".into()],
+            Step::ExportTo,
+            Verdict::Failed,
+            "exported-to-nobody",
+        ),
+        (|it| it.listening = false, Step::Clients, Verdict::Partly, "not-listening"),
+        (|it| it.fenced = true, Step::Clients, Verdict::Partly, "fenced"),
+        (|it| it.streams.clear(), Step::Clients, Verdict::Failed, "no-istiod"),
+        (
+            |it| it.streams = vec![Told { sent: false, acked: false, ..told() }],
+            Step::Clients,
+            Verdict::Failed,
+            "behind",
+        ),
+        (
+            |it| it.streams.push(Told { too_large: true, acked: false, ..told() }),
+            Step::Clients,
+            Verdict::Partly,
+            "too-large",
+        ),
+        (
+            |it| {
+                let wrong = Some("it does not take every partition");
+                let partitions = [Partition::WHOLE].into();
+                it.wrong = vec![ClientState { address: None, node: "x".into(), streams: 1, partitions, wrong }];
+            },
+            Step::Clients,
+            Verdict::Partly,
+            "wrong-partitions",
+        ),
+    ];
+
+    #[tokio::test]
+    async fn every_trouble_shows_where_it_is_and_nowhere_else() {
+        let facts = served().await;
+        let all_well = ladder(&facts);
+        assert!(all_well.iter().all(|rung| rung.verdict == Verdict::Passed), "{all_well:#?}");
+        assert!(answer(&all_well).starts_with("In the mesh, ServiceEntry"));
+        for (change, step, verdict, key) in TROUBLES {
+            let mut facts = served().await;
+            change(&mut facts);
+            let ladder = ladder(&facts);
+            let rung = ladder.iter().find(|rung| rung.step == step).unwrap();
+            let reason = rung.reasons.iter().find(|reason| reason.key == key);
+            let Some(reason) = reason else { panic!("{key} is not in {rung:#?}") };
+            assert_eq!(rung.verdict, verdict, "{key}");
+            assert!(!reason.says.is_empty() && !reason.remedy.is_empty(), "{key}");
+            let answer = answer(&ladder);
+            let in_mesh = ladder.iter().all(|rung| rung.verdict != Verdict::Failed);
+            assert_eq!(answer.starts_with("In the mesh"), in_mesh, "{key}: {answer}");
+            // Others are told only where one follows from the other.
+            let others = ladder.iter().filter(|rung| rung.step != step && rung.verdict != Verdict::Passed);
+            let others: Vec<Step> = others.map(|rung| rung.step).collect();
+            assert!(others.iter().all(|other| [Step::Served, Step::Names].contains(other)), "{key}: {others:?}");
+        }
+    }
+}
