@@ -223,7 +223,8 @@ impl Direct {
                 (None, Some(_)) => Ordering::Greater,
                 // Most are the very same, which is seen without a look at them: they lie all over the memory.
                 (Some(had), Some(has)) if had.is_shared(has) => {
-                    (before.next(), after.next());
+                    before.next();
+                    after.next();
                     continue;
                 }
                 (Some(had), Some(has)) => had.key().cmp(&has.key()),

@@ -190,11 +190,11 @@ mod tests {
         let [one, two] = [(); 2].map(|()| peers.question(About::Fresh).unwrap());
         assert_ne!(one, two);
         let good = said(&peers, &one, FRESH);
-        assert_eq!(peers.hear(About::Fresh, &one, &[good.clone()]), Heard { fresh: 1, ..Heard::default() });
+        assert_eq!(peers.hear(About::Fresh, &one, std::slice::from_ref(&good)), Heard { fresh: 1, ..Heard::default() });
         for liar in
             [answer(FRESH), said(&other, &one, FRESH), said(&peers, &two, FRESH), answer(good.body.replace('a', "b"))]
         {
-            let heard = peers.hear(About::Fresh, &one, &[liar.clone()]);
+            let heard = peers.hear(About::Fresh, &one, std::slice::from_ref(&liar));
             let shows =
                 usize::from(liar.body.starts_with(FRESH) && (liar.body == FRESH || parts(&liar.body).1.is_some()));
             assert_eq!(heard, Heard { unsigned: shows, ..Heard::default() }, "{liar:?}");
