@@ -14,6 +14,7 @@ pub mod feed;
 pub mod log;
 pub mod metrics;
 mod page;
+pub mod peers;
 pub mod policies;
 mod policy;
 mod server;

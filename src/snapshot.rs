@@ -20,5 +20,5 @@ mod tests;
 pub mod view;
 
 pub use page::Item;
-pub use resource::{Changes, Resource, Room, version_of};
+pub use resource::{Changes, Draft, Resource, Room, version_of};
 pub use set::{Set, Snapshot};

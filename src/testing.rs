@@ -19,6 +19,11 @@ pub mod digest {
     pub use crate::digest::{hex, prefix_of};
 }
 
+/// What session servers agree on.
+pub mod documents {
+    pub use crate::documents::{Documents, Freeze, Kept, Name, OrdersContent, Row, Stamp, Taken, Write};
+}
+
 /// Errors at the engine's surface.
 pub mod error {
     pub use crate::error::{Error, Result};
@@ -26,7 +31,7 @@ pub mod error {
 
 /// The engine, and what is asked of it.
 pub mod host {
-    pub use crate::host::{admin, command, engine, log, status};
+    pub use crate::host::{admin, command, engine, log, peers, status};
 }
 
 /// Istio's grammar and rules.

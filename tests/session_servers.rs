@@ -98,8 +98,43 @@ async fn it_says_how_much_it_serves_to_one_that_starts() {
     mox.engine.flush().await;
     let (status, page) = mox.page("/mox/serving", "");
     assert_eq!(status, 200);
-    // As the Java side reads it: these two, in this order, and neither entries of applications nor services without endpoints.
+    // As another release reads it: these two, in this order, and neither entries of applications nor services without endpoints.
     assert_eq!(page.split_whitespace().collect::<String>(), r#"{"services":2,"endpoints":4}"#);
+}
+
+/// What one asks another, as the host carries it to and fro.
+#[tokio::test]
+async fn an_answer_counts_for_the_question_that_it_was_signed_for() {
+    let [one, other] = [(); 2].map(|()| Mox::open(json!({ "admin": { "token": "open sesame 1234" } })));
+    let unsigned = Mox::open(json!({}));
+    for mox in [&other, &unsigned] {
+        mox.publish(&id(1), "a", 1, &["10.0.0.1:12200"]);
+        mox.engine.loaded();
+        mox.engine.flush().await;
+        order(mox, json!({ "op": "feed", "feed": { "oldestContactMillis": 1 } }));
+    }
+    let question = |about: &str| order(&one, json!({ "op": "question", "about": about }))["target"].clone();
+    let ask = |mox: &Mox, target: &Value| {
+        let (path, query) = target.as_str().unwrap().split_once('?').unwrap();
+        let (status, body) = mox.page(path, query);
+        json!({ "status": status, "body": body })
+    };
+    let hear = |about: &str, target: &Value, answers: &[Value]| {
+        order(&one, json!({ "op": "answers", "about": about, "target": target, "answers": answers }))
+    };
+    for (about, good) in [
+        ("fresh", json!({ "fresh": 1 })),
+        ("serving", json!({ "fresh": 0, "serving": { "services": 1, "endpoints": 1 } })),
+    ] {
+        let (first, second) = (question(about), question(about));
+        let (signed, liar) = (ask(&other, &first), ask(&unsigned, &first));
+        let mut heard = hear(about, &first, &[signed.clone(), liar]);
+        assert_eq!(heard["unsigned"].take(), 1);
+        heard.as_object_mut().unwrap().remove("unsigned");
+        assert_eq!(heard, good);
+        assert_eq!(hear(about, &second, &[signed]), json!({ "fresh": 0, "unsigned": 1 }), "an old answer");
+    }
+    assert_eq!(other.page("/mox/fresh", ""), (200, "fresh\n".to_owned()), "people see no signature");
 }
 
 #[tokio::test]

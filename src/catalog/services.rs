@@ -27,12 +27,12 @@ use crate::{
     model::Millis,
     policy::Rules,
     proto::istio::networking::v1alpha3::{ServiceEntry, ServicePort, WorkloadEntry},
-    snapshot::Resource,
+    snapshot::{Draft, Resource},
     translate::{
         names,
         payload::{Address, Endpoint},
         port::port,
-        service_entry::{self, EndpointMode, Member, Shape},
+        service_entry::{self, Common, EndpointMode, Member, Shape},
     },
 };
 
@@ -315,18 +315,15 @@ impl Services {
         let annotations = annotations(id);
         let name = self.name(host);
         validate::metadata(&name, &labels, &annotations)?;
-        let encoded = self.encode(&shape, rules, before)?;
-        let (resource, entry, left_out) = match &encoded {
-            Some((entry, encoded)) => {
-                let resource =
-                    Resource::encoded_service_entry(name.clone(), labels, annotations, &encoded.body, members.len());
-                (resource, entry.clone(), BTreeMap::new())
-            }
+        let draft = |bytes: usize| Draft::service_entry(name.clone(), labels.clone(), annotations.clone(), bytes);
+        let (entry, resource, left_out, encoded) = match self.encode(&shape, rules, before, draft)? {
+            Some((entry, resource, encoded)) => (entry, resource, BTreeMap::new(), Some(encoded)),
             None => {
                 let mut entry = service_entry::build(&shape, rules);
                 let left_out = validate::keep_valid_endpoints(&mut entry);
                 validate::service_entry(&entry, &self.config.namespace)?;
-                (Resource::service_entry(name.clone(), labels, annotations, &entry), entry, left_out)
+                let resource = Resource::service_entry(name.clone(), labels, annotations, &entry);
+                (entry, resource, left_out, None)
             }
         };
         let endpoints = if encoded.is_some() { members.len() } else { entry.endpoints.len() };
@@ -341,7 +338,6 @@ impl Services {
             changes.destination_rules.push(((*slice, Arc::clone(&name)), Some(rule)));
         }
         let (place, workloads) = (place.clone(), Workloads::default());
-        let encoded = encoded.map(|(_, encoded)| encoded);
         let mut build = Build { place, endpoints, left_out, loses: false, changes, name, inputs, workloads, encoded };
         if mode == EndpointMode::WorkloadEntry {
             self.make_workloads(id, members, &entry, &mut build);
@@ -361,19 +357,26 @@ impl Services {
         shape: &Shape<'_>,
         rules: &Rules<'_>,
         before: Option<&Service>,
-    ) -> Result<Option<(ServiceEntry, Encoded)>, Invalid> {
+        draft: impl FnOnce(usize) -> Draft,
+    ) -> Result<Option<(ServiceEntry, Resource, Encoded)>, Invalid> {
         let (Some(first), true) = (shape.members.first(), shape.members.len() >= large::LARGE) else { return Ok(None) };
         if shape.mode != EndpointMode::Inline {
             return Ok(None);
         }
-        let entry = service_entry::build_without_endpoints(shape, rules);
         let known = before.and_then(|service| Some((service.encoded.as_ref()?, &service.members[..])));
-        let Some(encoded) = large::encode(&entry, shape.members, rules.dns, known) else { return Ok(None) };
+        let common = match known {
+            Some((encoded, members)) => encoded.common.after(members, shape.members),
+            None => Common::of(shape.members),
+        };
+        let entry = service_entry::build_without_endpoints(shape, rules, &common);
+        let weights = common.weights;
+        let Some((resource, encoded)) = large::encode(&entry, shape.members, common, rules.dns, known, draft) else {
+            return Ok(None);
+        };
         // That the sum of all weights fits is what they are divided for; the others are checked as they are encoded.
-        let first =
-            service_entry::inline_endpoint(first, &entry.ports[0].name, service_entry::Weights::of(shape.members));
+        let first = service_entry::inline_endpoint(first, &entry.ports[0].name, weights);
         validate::service_entry(&ServiceEntry { endpoints: vec![first], ..entry.clone() }, &self.config.namespace)?;
-        Ok(Some((entry, encoded)))
+        Ok(Some((entry, resource, encoded)))
     }
 
     /// Encodes the WorkloadEntries that differ from those that are served.

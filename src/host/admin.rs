@@ -102,8 +102,8 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     }
     Answer::Page(match path {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
-        "/mox/fresh" => fresh(engine),
-        "/mox/serving" => serving(engine),
+        "/mox/fresh" => engine.peers().sign(path, query, fresh(engine)),
+        "/mox/serving" => engine.peers().sign(path, query, serving(engine)),
         "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
         "/mox/policy" => policy::shown(engine, query),

@@ -17,6 +17,7 @@ use crate::{
         engine::Engine,
         feed::Feed,
         metrics,
+        peers::{self, About},
     },
 };
 
@@ -39,6 +40,20 @@ pub enum Command {
         services: usize,
         /// Their endpoints.
         endpoints: usize,
+    },
+    /// Begin to ask the other session servers something.
+    Question {
+        /// What is asked.
+        about: About,
+    },
+    /// Take what they answered.
+    Answers {
+        /// What was asked.
+        about: About,
+        /// The question, as it was sent.
+        target: String,
+        /// An answer of each of them.
+        answers: Vec<peers::Answer>,
     },
     /// Set the operator's latch.
     Freeze {},
@@ -187,6 +202,8 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             engine.baseline(services, endpoints);
             done
         }
+        Command::Question { about } => Ok(json!({ "target": engine.peers().question(about)? })),
+        Command::Answers { about, target, answers } => to_value(engine.heard(about, &target, &answers)),
         Command::Freeze {} => {
             engine.freeze();
             done

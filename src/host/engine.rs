@@ -35,6 +35,7 @@ use crate::{
         },
         desk::Desk,
         feed::{Feed, LastFeed},
+        peers::{About, Answer, Heard, Peers},
         status::{Bound, Flushed, Status},
         unmatched::unmatched,
     },
@@ -110,6 +111,7 @@ pub struct Engine {
     kubernetes: Option<Sink>,
     large: Arc<Large>,
     signatures: Signatures,
+    peers: Peers,
     /// Held while a dry run is under way.
     trying: Mutex<()>,
     /// Held while a page walks over all services.
@@ -166,6 +168,7 @@ impl Engine {
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
         let kubernetes = Sink::start(&shared.config, &handle, followed);
         let documents = Desk::new(&shared.config, policy);
+        let peers = Peers::new(shared.config.admin.token.as_ref().map_or(&[][..], |token| token.key()));
         let engine = Self {
             shared,
             streams,
@@ -175,6 +178,7 @@ impl Engine {
             kubernetes,
             large: Arc::default(),
             signatures: Signatures::new(model::date()),
+            peers,
             trying: Mutex::default(),
             walking: Mutex::default(),
             documents,
@@ -253,6 +257,25 @@ impl Engine {
     /// Takes what the host says of how it follows the data servers.
     pub fn feed(&self, feed: Feed) {
         self.feed.lock().take(feed);
+    }
+
+    /// What this server asks of the other session servers, and answers them.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Takes the other session servers' answers to a question; says which count, and logs once a minute that some do not.
+    pub fn heard(&self, about: About, target: &str, answers: &[Answer]) -> Heard {
+        let heard = self.peers.hear(about, target, answers);
+        if heard.unsigned > 0 && self.feed.lock().may_log("answers-unsigned") {
+            tracing::warn!(
+                event = "answers_unsigned",
+                servers = heard.unsigned,
+                "answers of session servers that meta lists do not count, since they are not signed with mox.admin.token; it must be \
+                 the same on all session servers, and their release as new as this one"
+            );
+        }
+        heard
     }
 
     /// Ends the streams and refuses new ones, so that clients go to another session server; or ends that.

@@ -121,7 +121,8 @@ impl LastFeed {
         self.feed = Some(feed);
     }
 
-    fn may_log(&mut self, reason: &str) -> bool {
+    /// Whether a line may be logged now: each reason once a minute.
+    pub fn may_log(&mut self, reason: &str) -> bool {
         let quiet = self.logged.get(reason).is_some_and(|at| at.elapsed() < LOGGED_EVERY);
         if !quiet {
             self.logged.insert(reason.to_owned(), Instant::now());

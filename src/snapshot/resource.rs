@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::{
     DecodeError, Message,
     encoding::{self, WireType},
@@ -44,6 +44,77 @@ pub struct Resource {
     pub(super) endpoints: u32,
 }
 
+/// A resource whose message is being encoded, in the place where it stays: `metadata.version` is a hash of all that follows, and
+/// lengths stand before what they are of, so there is room for a head.
+#[derive(Debug)]
+pub struct Draft {
+    resource: McpResource,
+    /// The resource without version and message.
+    unversioned: Vec<u8>,
+    type_url: &'static str,
+    bytes: BytesMut,
+    room: usize,
+}
+
+impl Draft {
+    /// A head has so many bytes at most beside the resource without version and message, and the names of two types.
+    const HEAD: usize = 128;
+
+    /// A ServiceEntry of about so many bytes.
+    pub fn service_entry(
+        name: String,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+        bytes: usize,
+    ) -> Self {
+        Self::new(name, labels, annotations, SERVICE_ENTRY_TYPE, bytes)
+    }
+
+    fn new(
+        name: String,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+        type_url: &'static str,
+        bytes: usize,
+    ) -> Self {
+        let metadata = Metadata { name, create_time: Some(CREATE_TIME), version: String::new(), labels, annotations };
+        let resource = McpResource { metadata: Some(metadata), body: None };
+        let unversioned = resource.encode_to_vec();
+        let room = Self::HEAD + RESOURCE_TYPE.len() + type_url.len() + unversioned.len();
+        let mut all = BytesMut::with_capacity(room + bytes);
+        all.put_bytes(0, room);
+        Self { resource, unversioned, type_url, bytes: all, room }
+    }
+
+    /// Takes the message, which goes behind what is there.
+    pub fn body(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+
+    /// The resource, of which so many endpoints count, and the message in it. The version is a hash of everything else in the
+    /// resource, since it is all that istiod compares. The message may be large: it is hashed where it lies, and not copied.
+    pub fn finish(self, endpoints: usize) -> (Resource, Bytes) {
+        let Self { mut resource, unversioned, type_url, mut bytes, room } = self;
+        let body = &bytes[room..];
+        let body_head = field_head(BODY_FIELD, any_head(type_url, body.len()), body.len());
+        let digest = Sha256::new().chain_update(unversioned).chain_update(&body_head).chain_update(body).finalize();
+        let digest = prefix(&digest.into());
+        if let Some(metadata) = &mut resource.metadata {
+            metadata.version = hex(&digest);
+        }
+        let versioned = resource.encode_to_vec();
+        let length = versioned.len() + body_head.len() + body.len();
+        let head =
+            [field_head(RESOURCES_FIELD, any_head(RESOURCE_TYPE, length), length), versioned, body_head].concat();
+        let start = room.checked_sub(head.len()).expect("there is room for a head");
+        bytes[start..room].copy_from_slice(&head);
+        bytes.advance(start);
+        let framed = bytes.freeze();
+        let body = framed.slice(head.len()..);
+        (Resource { framed, digest: u128::from_be_bytes(digest), endpoints: endpoints as u32 }, body)
+    }
+}
+
 impl Resource {
     /// Encodes a ServiceEntry.
     pub fn service_entry(
@@ -52,18 +123,7 @@ impl Resource {
         annotations: BTreeMap<String, String>,
         entry: &ServiceEntry,
     ) -> Self {
-        Self::new(name, labels, annotations, SERVICE_ENTRY_TYPE, &entry.encode_to_vec(), entry.endpoints.len() as u32)
-    }
-
-    /// A ServiceEntry with so many endpoints that is encoded already.
-    pub fn encoded_service_entry(
-        name: String,
-        labels: BTreeMap<String, String>,
-        annotations: BTreeMap<String, String>,
-        body: &[u8],
-        endpoints: usize,
-    ) -> Self {
-        Self::new(name, labels, annotations, SERVICE_ENTRY_TYPE, body, endpoints as u32)
+        Self::new(name, labels, annotations, SERVICE_ENTRY_TYPE, entry, entry.endpoints.len())
     }
 
     /// Encodes a ServiceEntry that repeats the endpoints of others, so they are not counted again.
@@ -78,12 +138,12 @@ impl Resource {
 
     /// Encodes a WorkloadEntry, which is one endpoint.
     pub fn workload_entry(name: String, annotations: BTreeMap<String, String>, entry: &WorkloadEntry) -> Self {
-        Self::new(name, BTreeMap::new(), annotations, WORKLOAD_ENTRY_TYPE, &entry.encode_to_vec(), 1)
+        Self::new(name, BTreeMap::new(), annotations, WORKLOAD_ENTRY_TYPE, entry, 1)
     }
 
     /// Encodes a DestinationRule.
     pub fn destination_rule(name: String, annotations: BTreeMap<String, String>, rule: &DestinationRule) -> Self {
-        Self::new(name, BTreeMap::new(), annotations, DESTINATION_RULE_TYPE, &rule.encode_to_vec(), 0)
+        Self::new(name, BTreeMap::new(), annotations, DESTINATION_RULE_TYPE, rule, 0)
     }
 
     /// A resource that lies encoded in a field already, and what was [`read`] there; `None` if it has no version.
@@ -101,33 +161,17 @@ impl Resource {
         Self { framed: framed.freeze(), digest, endpoints: 0 }
     }
 
-    /// `metadata.version` is a hash of everything else in the resource, since it is all that istiod compares. `body` is
-    /// encoded already and may be large: it is hashed where it lies, and copied once.
     fn new(
         name: String,
         labels: BTreeMap<String, String>,
         annotations: BTreeMap<String, String>,
-        type_url: &str,
-        body: &[u8],
-        endpoints: u32,
+        type_url: &'static str,
+        message: &impl Message,
+        endpoints: usize,
     ) -> Self {
-        let metadata = Metadata { name, create_time: Some(CREATE_TIME), version: String::new(), labels, annotations };
-        let mut resource = McpResource { metadata: Some(metadata), body: None };
-        let unversioned = resource.encode_to_vec();
-        let body_head = field_head(BODY_FIELD, any_head(type_url, body.len()), body.len());
-        let digest = Sha256::new().chain_update(unversioned).chain_update(&body_head).chain_update(body).finalize();
-        let digest = prefix(&digest.into());
-        if let Some(metadata) = &mut resource.metadata {
-            metadata.version = hex(&digest);
-        }
-        let versioned = resource.encode_to_vec();
-        let length = versioned.len() + body_head.len() + body.len();
-        let head = field_head(RESOURCES_FIELD, any_head(RESOURCE_TYPE, length), length);
-        let mut framed = BytesMut::with_capacity(head.len() + length);
-        for part in [&head, &versioned, &body_head, body] {
-            framed.put_slice(part);
-        }
-        Self { framed: framed.freeze(), digest: u128::from_be_bytes(digest), endpoints }
+        let mut draft = Draft::new(name, labels, annotations, type_url, message.encoded_len());
+        message.encode(draft.body()).expect("the bytes grow as they must");
+        draft.finish(endpoints).0
     }
 }
 
@@ -145,11 +189,11 @@ impl Room {
     const FEW: usize = if cfg!(test) { 1 } else { 16 };
     const PIECE: usize = 64 << 10;
 
-    /// Moves a resource into the room, unless it is large.
+    /// Moves a resource into the room, unless it is large, or somebody keeps a part of it where it is.
     pub fn keep(&mut self, resource: &mut Resource) {
         let length = resource.framed.len();
         self.came += 1;
-        if self.came <= Self::FEW || length > Self::PIECE / 4 {
+        if self.came <= Self::FEW || length > Self::PIECE / 4 || !resource.framed.is_unique() {
             return;
         }
         if self.piece.capacity() < length {
@@ -254,7 +298,10 @@ mod tests {
             name in ".{0,300}", labels in btree_map(".{0,9}", ".{0,9}", 0..3), annotations in btree_map(".{0,9}", ".{0,200}", 0..3),
             body in prop_oneof![proptest::collection::vec(any::<u8>(), 0..300), (120usize..20_000).prop_map(|n| vec![7; n])],
         ) {
-            let made = Resource::new(name.clone(), labels.clone(), annotations.clone(), SERVICE_ENTRY_TYPE, &body, 3);
+            let mut draft = Draft::service_entry(name.clone(), labels.clone(), annotations.clone(), 0);
+            draft.body().put_slice(&body);
+            let (made, kept) = draft.finish(3);
+            prop_assert_eq!(&kept[..], &body[..]);
             let metadata = Metadata { name, create_time: Some(CREATE_TIME), version: String::new(), labels, annotations };
             let (framed, digest) = by_definition(metadata, SERVICE_ENTRY_TYPE, body.clone());
             prop_assert_eq!((made.framed.to_vec(), made.digest, made.endpoints), (framed, digest, 3));

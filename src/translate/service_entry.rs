@@ -154,8 +154,8 @@ pub fn merge(id: &str, publications: &[Arc<Publication>], rules: &Rules<'_>, bou
             add(parsed, others.entry(Arc::clone(protocol)).or_default(), &mut rejects);
         }
     }
-    let members = decide(&main, bounds, &mut rejects);
-    let others = others.into_iter().map(|(protocol, all)| (protocol, decide(&all, bounds, &mut rejects))).collect();
+    let members = decide(main, bounds, &mut rejects);
+    let others = others.into_iter().map(|(protocol, all)| (protocol, decide(all, bounds, &mut rejects))).collect();
     Merged { members, others, rejects }
 }
 
@@ -172,7 +172,7 @@ fn reject(rejects: &mut Rejects, why: Reject, count: u32, sample: impl FnOnce() 
 }
 
 /// The endpoints of one service, of all that are published.
-fn decide(all: &[Member], bounds: Bounds, rejects: &mut Rejects) -> Vec<Member> {
+fn decide(all: Vec<Member>, bounds: Bounds, rejects: &mut Rejects) -> Vec<Member> {
     let mut members = sorted(all);
     members.dedup_by(|later, first| later.key() == first.key());
     // Clients go round a service whose weights are all zero as if they were equal.
@@ -196,7 +196,7 @@ fn decide(all: &[Member], bounds: Bounds, rejects: &mut Rejects) -> Vec<Member> 
 
 /// By address and port; of those on one the one first that decides. Addresses lie all over the memory, so they are compared
 /// side by side as numbers.
-fn sorted(members: &[Member]) -> Vec<Member> {
+fn sorted(members: Vec<Member>) -> Vec<Member> {
     let number = |(index, member): (usize, &Member)| match member.endpoint() {
         Endpoint { address: Address::Ip(IpAddr::V4(address)), port, .. } => {
             (0, u128::from(address.to_bits()), *port, index)
@@ -217,7 +217,8 @@ fn sorted(members: &[Member]) -> Vec<Member> {
             .then_with(|| one.key().cmp(&other.key()))
             .then_with(|| decides(one, other))
     });
-    numbers.into_iter().map(|(.., index)| members[index].clone()).collect()
+    let mut members: Vec<Option<Member>> = members.into_iter().map(Some).collect();
+    numbers.into_iter().filter_map(|(.., index)| members[index].take()).collect()
 }
 
 /// By how much all weights of a service are divided, so that their sum stays within the 32 bits that Envoy has for it: the
@@ -250,11 +251,72 @@ pub struct Weights {
     divisor: u32,
 }
 
-impl Weights {
-    /// The weights of a service with these endpoints.
+/// What an entry says of all its endpoints together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Common {
+    /// How their weights are written.
+    pub weights: Weights,
+    /// Whom their certificates must name.
+    identities: Vec<String>,
+    /// The weight of each, where all have the same and none is called with mTLS.
+    plain: Option<u32>,
+}
+
+impl Common {
+    /// Of a service with these endpoints.
     pub fn of(members: &[Member]) -> Self {
         let uniform = members.windows(2).all(|pair| pair[0].endpoint().weight == pair[1].endpoint().weight);
-        Self { uniform, divisor: if uniform { 1 } else { weight_divisor(members) } }
+        let divisor = if uniform { 1 } else { weight_divisor(members) };
+        let first = members.first().filter(|_| uniform).map(|member| member.endpoint().weight);
+        let is_plain = members.iter().all(|member| member.endpoint().mtls().is_none());
+        let plain = first.filter(|_| is_plain);
+        Self { weights: Weights { uniform, divisor }, identities: identities(members), plain }
+    }
+
+    /// Of a service that had the endpoints `before`, of which this is, and now has others, both sorted by address and port. Costs
+    /// the endpoints that came, where all are alike, as nearly always.
+    pub fn after(&self, before: &[Member], members: &[Member]) -> Self {
+        let is_alike = |member: &Member| {
+            let endpoint = member.endpoint();
+            self.plain == Some(endpoint.weight) && endpoint.mtls().is_none()
+        };
+        let mut known = Known::new(before);
+        let stays = |member: &Member| known.find(member).is_some() || is_alike(member);
+        if self.plain.is_some() && !members.is_empty() && members.iter().all(stays) {
+            self.clone()
+        } else {
+            Self::of(members)
+        }
+    }
+}
+
+/// Endpoints of before, among which others are looked for in their order.
+#[derive(Debug)]
+pub struct Known<'a> {
+    members: &'a [Member],
+    at: usize,
+}
+
+impl<'a> Known<'a> {
+    /// They are sorted by address and port.
+    pub fn new(members: &'a [Member]) -> Self {
+        Self { members, at: 0 }
+    }
+
+    /// Which one it is, if it is there as it is.
+    pub fn find(&mut self, member: &Member) -> Option<usize> {
+        // Most are the very same, which is seen without a look at them.
+        while let Some(known) = self.members.get(self.at)
+            && !known.is_shared(member)
+            && known.key() < member.key()
+        {
+            self.at += 1;
+        }
+        if self.members.get(self.at) != Some(member) {
+            return None;
+        }
+        self.at += 1;
+        Some(self.at - 1)
     }
 }
 
@@ -266,16 +328,17 @@ pub fn inline_endpoint(member: &Member, port_name: &str, weights: Weights) -> Wo
 
 /// The ServiceEntry of a service.
 pub fn build(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
-    let mut entry = build_without_endpoints(shape, rules);
+    let common = Common::of(shape.members);
+    let mut entry = build_without_endpoints(shape, rules, &common);
     if shape.mode == EndpointMode::Inline {
-        let (port_name, weights) = (&entry.ports[0].name, Weights::of(shape.members));
+        let (port_name, weights) = (&entry.ports[0].name, common.weights);
         entry.endpoints = shape.members.iter().map(|member| inline_endpoint(member, port_name, weights)).collect();
     }
     entry
 }
 
 /// The ServiceEntry of a service, before the endpoints that stand in it are added.
-pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceEntry {
+pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>, common: &Common) -> ServiceEntry {
     let port = port(shape.id, shape.other, rules);
     let workload_selector = match shape.mode {
         EndpointMode::Inline => None,
@@ -289,7 +352,7 @@ pub fn build_without_endpoints(shape: &Shape<'_>, rules: &Rules<'_>) -> ServiceE
         resolution: if rules.dns { Resolution::Dns } else { Resolution::Static }.into(),
         endpoints: Vec::new(),
         export_to: rules.export_to.to_vec(),
-        subject_alt_names: identities(shape.members),
+        subject_alt_names: common.identities.clone(),
         workload_selector,
     }
 }

@@ -547,6 +547,38 @@ fn a_round_of_one_change_makes_one_service_whatever_there_is() {
     assert_eq!(driver.report.encodes, 102);
 }
 
+/// An instance of an application that publishes many interfaces, among others of it and of another one.
+#[test]
+fn an_instance_costs_the_services_that_it_is_of_and_one_entry_of_its_application() {
+    let mut driver = Driver::new(json!({ "policy": { "direct": { "applications": ["*"] } } }));
+    let say = |driver: &Driver, application: usize, interfaces: std::ops::Range<usize>, instance: usize| {
+        for n in interfaces {
+            let text = format!("10.{application}.0.{instance}:12200?app_name=a{application}");
+            driver.publish(&id(100 * application + n), &format!("r{instance}"), 1, &[&text]);
+        }
+    };
+    for application in 0..2 {
+        (0..10).for_each(|instance| say(&driver, application, 0..20, instance));
+    }
+    driver.orders.loaded = true;
+    driver.round();
+    let costs = |driver: &mut Driver| {
+        let before = (driver.report.translations, driver.report.encodes);
+        driver.round();
+        (driver.report.translations - before.0, driver.report.encodes - before.1)
+    };
+    say(&driver, 0, 0..20, 10);
+    assert_eq!(costs(&mut driver), (20, 20 + 1), "it is of twenty services");
+    say(&driver, 1, 0..3, 10);
+    assert_eq!(costs(&mut driver), (3, 3 + 1));
+    say(&driver, 1, 3..20, 10);
+    assert_eq!(costs(&mut driver), (17, 17), "its address is in the entry");
+    (0..20).for_each(|n| driver.unpublish(&id(n), "r10", 2));
+    assert_eq!(costs(&mut driver), (20, 20 + 1), "in which it lingers");
+    (0..20).for_each(|n| driver.unpublish(&id(100 + n), "r10", 1));
+    assert_eq!(costs(&mut driver), (20, 20 + 1));
+}
+
 #[test]
 fn what_was_withheld_goes_when_the_hold_is_over_and_is_named_until_then() {
     let mut driver = full(json!({}), 30);

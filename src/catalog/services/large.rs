@@ -8,11 +8,12 @@ use prost::{Message, encoding};
 use crate::{
     istio::validate,
     proto::istio::networking::v1alpha3::ServiceEntry,
-    translate::service_entry::{self, Member, Weights},
+    snapshot::{Draft, Resource},
+    translate::service_entry::{self, Common, Known, Member},
 };
 
 /// From so many endpoints on; of fewer an encoding is not worth its memory. In tests most services have as many.
-pub(super) const LARGE: usize = if cfg!(test) { 2 } else { 256 };
+pub(super) const LARGE: usize = if cfg!(test) { 2 } else { 128 };
 
 /// The field of a ServiceEntry that has an endpoint; fields are written in the order of their numbers.
 const ENDPOINTS_FIELD: u32 = 6;
@@ -23,26 +24,29 @@ pub(super) struct Encoded {
     /// All that the encoding of an endpoint depends on beside itself.
     port_name: String,
     dns: bool,
-    weights: Weights,
-    /// The whole entry.
-    pub(super) body: Bytes,
-    /// Where the first endpoint begins, and where each ends.
+    /// What is written of all endpoints together.
+    pub(super) common: Common,
+    /// The whole entry, where it lies in the resource.
+    body: Bytes,
+    /// Where the first endpoint begins in it, and where each ends.
     ends: Vec<usize>,
     /// How many endpoints were not copied.
     #[cfg(test)]
     made: usize,
 }
 
-/// Encodes an entry, `entry`, with the endpoints that are added to it; those that were there before are copied. `None` if Istio
-/// would refuse one.
+/// Encodes an entry, `entry`, with the endpoints that are added to it, into the resource that `draft` becomes; those that were
+/// there before are copied. `None` if Istio would refuse one.
 pub(super) fn encode(
     entry: &ServiceEntry,
     members: &[Member],
+    common: Common,
     dns: bool,
     before: Option<(&Encoded, &[Member])>,
-) -> Option<Encoded> {
-    let (port_name, weights) = (&*entry.ports[0].name, Weights::of(members));
-    let alike = |known: &Encoded| (&*known.port_name, known.dns, known.weights) == (port_name, dns, weights);
+    draft: impl FnOnce(usize) -> Draft,
+) -> Option<(Resource, Encoded)> {
+    let (port_name, weights) = (&*entry.ports[0].name, common.weights);
+    let alike = |known: &Encoded| (&*known.port_name, known.dns, known.common.weights) == (port_name, dns, weights);
     let before = before.filter(|(known, _)| alike(known));
     let head = ServiceEntry { export_to: Vec::new(), subject_alt_names: Vec::new(), ..entry.clone() };
     let tail = ServiceEntry {
@@ -50,79 +54,59 @@ pub(super) fn encode(
         subject_alt_names: entry.subject_alt_names.clone(),
         ..ServiceEntry::default()
     };
-    let mut body = BytesMut::with_capacity(before.map_or(0, |(known, _)| known.body.len() + 4_096));
+    let mut draft = draft(before.map_or(64 * members.len(), |(known, _)| known.body.len() + 1_024));
+    let body = draft.body();
+    let start = body.len();
     body.put_slice(&head.encode_to_vec());
     let mut ends = Vec::with_capacity(members.len() + 1);
-    ends.push(body.len());
-    let mut known = before.map(|(known, members)| Known { encoded: known, members, at: 0 });
+    ends.push(body.len() - start);
+    let mut known = before.map(|(known, members)| (known, Known::new(members)));
     // Endpoints that follow one another are copied at once.
     let mut run = 0..0;
     #[cfg(test)]
     let mut made = 0;
     for member in members {
-        match known.as_mut().and_then(|known| known.find(member)) {
+        let found = known.as_mut().and_then(|(known, members)| Some((known, members.find(member)?)));
+        match found.map(|(known, at)| known.ends[at]..known.ends[at + 1]) {
             Some(found) => {
                 if found.start != run.end {
-                    copy(&mut body, &known, &run);
+                    copy(body, &known, &run);
                     run.start = found.start;
                 }
                 run.end = found.end;
             }
             None => {
-                copy(&mut body, &known, &run);
+                copy(body, &known, &run);
                 run.start = run.end;
                 let endpoint = service_entry::inline_endpoint(member, port_name, weights);
                 validate::endpoint(&endpoint, entry).ok()?;
-                encoding::message::encode(ENDPOINTS_FIELD, &endpoint, &mut body);
+                encoding::message::encode(ENDPOINTS_FIELD, &endpoint, body);
                 #[cfg(test)]
                 {
                     made += 1;
                 }
             }
         }
-        ends.push(body.len() + run.len());
+        ends.push(body.len() - start + run.len());
     }
-    copy(&mut body, &known, &run);
+    copy(body, &known, &run);
     body.put_slice(&tail.encode_to_vec());
-    Some(Encoded {
+    let (resource, body) = draft.finish(members.len());
+    let encoded = Encoded {
         port_name: port_name.to_owned(),
         dns,
-        weights,
-        body: body.freeze(),
+        common,
+        body,
         ends,
         #[cfg(test)]
         made,
-    })
+    };
+    Some((resource, encoded))
 }
 
-fn copy(body: &mut BytesMut, known: &Option<Known<'_>>, run: &Range<usize>) {
-    if let Some(known) = known {
-        body.put_slice(&known.encoded.body[run.clone()]);
-    }
-}
-
-/// An entry whose endpoints are looked for in their order.
-struct Known<'a> {
-    encoded: &'a Encoded,
-    members: &'a [Member],
-    at: usize,
-}
-
-impl Known<'_> {
-    /// Where an endpoint lies, if it is there as it is.
-    fn find(&mut self, member: &Member) -> Option<Range<usize>> {
-        // Most are the very same, which is seen without a look at them.
-        while let Some(known) = self.members.get(self.at)
-            && !known.is_shared(member)
-            && known.key() < member.key()
-        {
-            self.at += 1;
-        }
-        if self.members.get(self.at) != Some(member) {
-            return None;
-        }
-        self.at += 1;
-        Some(self.encoded.ends[self.at - 1]..self.encoded.ends[self.at])
+fn copy(body: &mut BytesMut, known: &Option<(&Encoded, Known<'_>)>, run: &Range<usize>) {
+    if let Some((known, _)) = known {
+        body.put_slice(&known.body[run.clone()]);
     }
 }
 
@@ -148,6 +132,10 @@ mod tests {
     const VIPS: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::new(248, 0, 0, 1))];
     const ID: &str = "com.example.DemoService:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
 
+    fn draft(bytes: usize) -> Draft {
+        Draft::service_entry("ns/a".into(), BTreeMap::new(), BTreeMap::new(), bytes)
+    }
+
     fn shape<'a>(members: &'a [Member], host: &'a str) -> Shape<'a> {
         Shape { host, vips: &VIPS, id: ID, other: None, members, mode: EndpointMode::Inline }
     }
@@ -169,7 +157,8 @@ mod tests {
             history in proptest::collection::vec((chosen(), any::<bool>(), any::<bool>()), 1..8),
         ) {
             let policy = |export: bool| {
-                let document = serde_json::json!({ "exportTo": [if export { "~" } else { "*" }] });
+                let mtls = |n: usize| serde_json::json!({ "applications": [format!("a{n}")], "identities": [format!("spiffe://a/ns/b/sa/c{n}")] });
+                let document = serde_json::json!({ "exportTo": [if export { "~" } else { "*" }], "mtls": [mtls(3), mtls(4)] });
                 Policy::new(serde_json::from_value::<PolicyConfig>(document).unwrap(), &[], "ns").unwrap()
             };
             let mut before: Option<(Encoded, Vec<Member>)> = None;
@@ -186,9 +175,11 @@ mod tests {
                         None => Member::all(&Arc::new(Parsed { endpoints: [endpoint].into(), ..Parsed::default() })).next().unwrap(),
                     }
                 }).collect();
-                let entry = service_entry::build_without_endpoints(&shape(&members, host), &rules);
                 let last = before.as_ref().map(|(known, members)| (known, &members[..]));
-                let encoded = encode(&entry, &members, false, last).unwrap();
+                let common = last.map_or_else(|| Common::of(&members), |(known, last)| known.common.after(last, &members));
+                prop_assert_eq!(&common, &Common::of(&members));
+                let entry = service_entry::build_without_endpoints(&shape(&members, host), &rules, &common);
+                let encoded = encode(&entry, &members, common, false, last, draft).unwrap().1;
                 let whole = service_entry::build(&shape(&members, host), &rules).encode_to_vec();
                 prop_assert_eq!(&encoded.body[..], &whole[..]);
                 before = Some((encoded, members));
@@ -206,9 +197,11 @@ mod tests {
             Member::all(&Arc::new(Parsed { endpoints: endpoints.into(), ..Parsed::default() })).next().unwrap()
         };
         let mut members: Vec<Member> = (0..1_000).map(|n| member(2 * n, "")).collect();
-        let encoded = |members: &[Member], known| {
-            let entry = service_entry::build_without_endpoints(&shape(members, "a.sofa.mesh"), &rules);
-            encode(&entry, members, false, known).unwrap()
+        let encoded = |members: &[Member], known: Option<(&Encoded, &[Member])>| {
+            let common =
+                known.map_or_else(|| Common::of(members), |(known, before)| known.common.after(before, members));
+            let entry = service_entry::build_without_endpoints(&shape(members, "a.sofa.mesh"), &rules, &common);
+            encode(&entry, members, common, false, known, draft).unwrap().1
         };
         let first = encoded(&members, None);
         let before = members.clone();
@@ -232,8 +225,9 @@ mod tests {
         wrong.address = payload::Address::Name("no address".into());
         let parsed = Arc::new(Parsed { endpoints: [endpoint, wrong].into(), ..Parsed::default() });
         let members: Vec<Member> = Member::all(&parsed).collect();
-        let entry = service_entry::build_without_endpoints(&shape(&members, "a.sofa.mesh"), &rules);
-        assert!(encode(&entry, &members[..1], false, None).is_some());
-        assert!(encode(&entry, &members, false, None).is_none());
+        let common = Common::of(&members);
+        let entry = service_entry::build_without_endpoints(&shape(&members, "a.sofa.mesh"), &rules, &common);
+        assert!(encode(&entry, &members[..1], common.clone(), false, None, draft).is_some());
+        assert!(encode(&entry, &members, common, false, None, draft).is_none());
     }
 }

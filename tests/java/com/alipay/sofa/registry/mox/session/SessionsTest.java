@@ -6,6 +6,7 @@ import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertTrue;
 
 import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.Publish;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
 import java.io.IOException;
@@ -28,6 +29,7 @@ import org.junit.Test;
 /** Other session servers, of which some are none. */
 public class SessionsTest {
     private static final List<String> HERE = Collections.singletonList("127.0.0.1");
+    private static final String TOKEN = "open sesame 1234";
 
     /** Says something to everybody who connects. */
     private interface Script {
@@ -38,12 +40,15 @@ public class SessionsTest {
     private final List<String> requests = new CopyOnWriteArrayList<>();
     /** Connections whose other end is gone. */
     private final AtomicInteger cut = new AtomicInteger();
+    /** Who asks, without a token. */
+    private final RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build());
 
     @After
     public void close() throws IOException {
         for (ServerSocket peer : peers) {
             peer.close();
         }
+        mox.close();
     }
 
     private Sessions peer(Script script) throws IOException {
@@ -113,7 +118,7 @@ public class SessionsTest {
     @Test
     public void onlyWhatAFreshServerSaysCountsAsFresh() throws Exception {
         for (String fresh : new String[] {ok("fresh\n"), "HTTP/1.0 200 OK\r\n\r\nfresh\n", ok("fresh\n") + "and what follows"}) {
-            assertEquals(fresh, 1, (int) peer(answers(fresh)).fresh().get());
+            assertEquals(fresh, 1, (int) peer(answers(fresh)).fresh(mox).get());
         }
         String[] none = {
             ok("fresh"), ok("<html>fresh\n"), ok(""), "HTTP/1.1 503 No\r\n\r\nfresh\n", "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nfresh\n", "",
@@ -121,9 +126,9 @@ public class SessionsTest {
             "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\nfresh\n", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nfresh\n"
         };
         for (String other : none) {
-            assertEquals(other, 0, (int) peer(answers(other)).fresh().get());
+            assertEquals(other, 0, (int) peer(answers(other)).fresh(mox).get());
         }
-        assertEquals(0, (int) new Sessions(Collections::emptyList, 1).fresh().get());
+        assertEquals(0, (int) new Sessions(Collections::emptyList, 1).fresh(mox).get());
     }
 
     /**
@@ -137,19 +142,58 @@ public class SessionsTest {
             ok("{\"services\": 99999999999, \"endpoints\": 2}"), ok("{\"services\": 1, \"endpoints\": 2, \"op\": \"loaded\"}"),
             "HTTP/1.1 503 No\r\n\r\n{\"services\": 1, \"endpoints\": 2}", ok("{\"services\": 1}")
         };
-        try (RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build())) {
-            for (String other : none) {
-                peer(answers(other)).baseline(mox).get();
-            }
-            new Sessions(Collections::emptyList, 1).baseline(mox).get();
-            mox.loaded();
-            assertNull("nothing holds the view back", mox.flush(TestData.DEADLINE).get("held"));
-            assertEquals(true, ((Map<?, ?>) mox.status().get("publisher")).get("noBaseline"));
+        for (String other : none) {
+            peer(answers(other)).baseline(mox).get();
         }
-        try (RegistryMox mox = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").build())) {
-            peer(answers(ok("{\n  \"services\": 100,\n  \"endpoints\": 200\n}\n"))).baseline(mox).get();
-            mox.loaded();
-            assertEquals("mass-delete", mox.flush(TestData.DEADLINE).get("held"));
+        new Sessions(Collections::emptyList, 1).baseline(mox).get();
+        assertNoBaseline(mox);
+        try (RegistryMox second = with("")) {
+            peer(answers(ok("{\n  \"services\": 100,\n  \"endpoints\": 200\n}\n"))).baseline(second).get();
+            second.loaded();
+            assertEquals("mass-delete", second.flush(TestData.DEADLINE).get("held"));
+        }
+    }
+
+    private static RegistryMox with(String token) {
+        MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0");
+        return RegistryMox.create(token.isEmpty() ? config.build() : config.set("admin.token", token).build());
+    }
+
+    private static void assertNoBaseline(RegistryMox mox) throws Exception {
+        mox.loaded();
+        assertNull("nothing holds the view back", mox.flush(TestData.DEADLINE).get("held"));
+        assertEquals(true, ((Map<?, ?>) mox.status().get("publisher")).get("noBaseline"));
+    }
+
+    /** Meta lists whoever says that it is a session server. */
+    @Test
+    public void whereThereIsATokenOnlyWhoHasItIsBelieved() throws Exception {
+        String serving = "{\"services\": 100, \"endpoints\": 200}";
+        List<String> said = new CopyOnWriteArrayList<>();
+        try (RegistryMox honest = with(TOKEN);
+                RegistryMox asks = with(TOKEN);
+                RegistryMox lied = with(TOKEN);
+                RegistryMox other = with("another token 12")) {
+            for (int n = 0; n < 20; n++) {
+                honest.publish("registry", Publish.of(TestData.service(n), "r").version(1, 1).serialized(TestData.box("10.0.0.1:12200")).build());
+            }
+            honest.loaded();
+            honest.flush(TestData.DEADLINE);
+            Sessions sessions = peer((client, request) -> {
+                String[] target = request.split(" ")[1].split("\\?");
+                said.add((String) honest.page(target[0], target[1]).get("body"));
+                client.getOutputStream().write(ok(said.get(said.size() - 1)).getBytes(StandardCharsets.UTF_8));
+            });
+            sessions.baseline(other).get();
+            assertNoBaseline(other);
+            peer(answers(ok(serving))).baseline(lied).get();
+            peer(answers(ok(said.get(0)))).baseline(lied).get(); // the answer to another question
+            assertEquals(0, (int) peer(answers(ok("fresh\n"))).fresh(lied).get());
+            assertNoBaseline(lied);
+            sessions.baseline(asks).get();
+            asks.loaded();
+            assertEquals("20 services are missing", "mass-delete", asks.flush(TestData.DEADLINE).get("held"));
+            assertTrue(said.get(1), said.get(1).contains("\nsigned ") && !said.get(1).equals(said.get(0)));
         }
     }
 
@@ -158,7 +202,7 @@ public class SessionsTest {
         peer(answers(ok("fresh\n")));
         String elsewhere = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:" + peers.get(0).getLocalPort() + "/mox/fresh\r\n\r\n";
         Sessions sessions = peer(answers(elsewhere));
-        assertEquals(0, (int) sessions.fresh().get());
+        assertEquals(0, (int) sessions.fresh(mox).get());
         assertEquals(302, sessions.change("/mox/freeze", "sesame", "").get("127.0.0.1").status);
         assertEquals("none elsewhere", 2, requests.size());
     }
@@ -173,7 +217,7 @@ public class SessionsTest {
                 Thread.sleep(20);
             }
         });
-        assertEquals(0, (int) sessions.fresh().get());
+        assertEquals(0, (int) sessions.fresh(mox).get());
         Exchange.Answer late = sessions.change("/mox/freeze", "sesame", "").get("127.0.0.1");
         assertEquals(0, late.status);
         assertTrue(late.body, late.body.endsWith("no whole answer within 3000 ms"));
@@ -245,7 +289,7 @@ public class SessionsTest {
                 client.getOutputStream().write(ok("fresh\n").getBytes(StandardCharsets.US_ASCII));
             }
         });
-        Future<Integer> fresh = new Sessions(() -> Arrays.asList("127.0.0.1", "127.0.0.2"), second.getLocalPort()).fresh();
+        Future<Integer> fresh = new Sessions(() -> Arrays.asList("127.0.0.1", "127.0.0.2"), second.getLocalPort()).fresh(mox);
         assertEquals(1, (int) fresh.get());
         end.countDown();
     }

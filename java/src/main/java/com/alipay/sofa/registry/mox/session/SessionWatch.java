@@ -133,7 +133,7 @@ final class SessionWatch implements Runnable, AutoCloseable {
         }
         if (question == null && System.nanoTime() - askedAt >= ASK_NANOS) {
             askedAt = System.nanoTime();
-            question = sessions.fresh();
+            question = sessions.fresh(mox);
         } else if (question != null && question.isDone()) {
             Future<Integer> answered = question;
             question = null;

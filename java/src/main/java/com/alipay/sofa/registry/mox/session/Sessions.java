@@ -17,16 +17,15 @@ import java.util.concurrent.Future;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.function.Supplier;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
 
 /**
  * The other session servers, over their HTTP port, in the clear. Their addresses are what meta lists, and meta takes anybody's
  * word for being a session server: so they are told nothing that they could use elsewhere, they are waited for no longer than
- * a bound, and they are believed two things: that they are fresh, and how much they serve. A liar that meta lists can thereby
- * make a server that is cut off from its data fence itself (one that is not cut off asks nobody), and make one that starts
+ * a bound, and they are believed two things: that they are fresh, and how much they serve. The engine judges both: where
+ * {@code mox.admin.token} has 16 bytes or more, by a signature with it for the very question. Without one a liar that meta lists
+ * can make a server that is cut off from its data fence itself (one that is not cut off asks nobody), and make one that starts
  * without a last good state be silent for {@code mox.protect.mass-delete-hold}.
  */
 final class Sessions {
@@ -40,11 +39,8 @@ final class Sessions {
     private static final int ASK_MILLIS = 1_000;
     private static final int CHANGE_MILLIS = 3_000;
     private static final int AT_ONCE = 32;
-    /** As the engine makes the page of a fresh server. */
-    private static final String FRESH = "fresh\n";
-    /** As the engine makes the page of what it serves. */
-    private static final Pattern SERVING =
-            Pattern.compile("\\s*\\{\\s*\"services\":\\s*([0-9]{1,9}),\\s*\"endpoints\":\\s*([0-9]{1,9})\\s*\\}\\s*");
+    /** The longest answer that the engine is shown; what it makes itself is shorter. */
+    private static final int MOST_ANSWER = 512;
     /** The first line of what is signed, as in the engine: the token signs other things, too. */
     private static final String PURPOSE = "registry-mox request 1";
 
@@ -62,44 +58,43 @@ final class Sessions {
      * back for a while. A liar can do no more than that. On a thread of its own; nothing is told where none answers.
      */
     Future<?> baseline(RegistryMox mox) {
-        FutureTask<Void> question =
-                new FutureTask<>(
-                        () -> {
-                            long[] most = null;
-                            for (Exchange.Answer answer : all(ASK_MILLIS, "/mox/serving", Collections.emptyMap(), null).values()) {
-                                long[] serving = serving(answer);
-                                most = most == null || serving != null && serving[0] > most[0] ? serving : most;
-                            }
-                            if (most != null) {
-                                mox.host().command("baseline", "services", most[0], "endpoints", most[1]);
-                            }
-                            return null;
-                        });
-        thread(question).start();
-        return question;
-    }
-
-    /** Services and endpoints; null where a server does not say. */
-    private static long[] serving(Exchange.Answer answer) {
-        Matcher numbers = SERVING.matcher(answer.body);
-        return answer.status == 200 && numbers.matches()
-                ? new long[] {Long.parseLong(numbers.group(1)), Long.parseLong(numbers.group(2))}
-                : null;
+        return onItsOwn(() -> {
+            Map<?, ?> most = (Map<?, ?>) ask(mox, "serving").get("serving");
+            if (most != null) {
+                mox.host().command("baseline", "services", most.get("services"), "endpoints", most.get("endpoints"));
+            }
+            return null;
+        });
     }
 
     /** Asks how many of the others serve MoX from fresh data; on a thread of its own, so that the caller can do something else. */
-    Future<Integer> fresh() {
-        FutureTask<Integer> question =
-                new FutureTask<>(
-                        () -> {
-                            int fresh = 0;
-                            for (Exchange.Answer answer : all(ASK_MILLIS, "/mox/fresh", Collections.emptyMap(), null).values()) {
-                                fresh += answer.status == 200 && answer.body.equals(FRESH) ? 1 : 0;
-                            }
-                            return fresh;
-                        });
+    Future<Integer> fresh(RegistryMox mox) {
+        return onItsOwn(() -> ((Long) ask(mox, "fresh").get("fresh")).intValue());
+    }
+
+    private static <T> Future<T> onItsOwn(Callable<T> work) {
+        FutureTask<T> question = new FutureTask<>(work);
         thread(question).start();
         return question;
+    }
+
+    /**
+     * Asks every other server, and has the engine say which answers count.
+     *
+     * @param about a question that the engine knows
+     */
+    private Map<String, Object> ask(RegistryMox mox, String about) throws Exception {
+        String target = (String) mox.host().command("question", "about", about).get("target");
+        List<Map<String, Object>> answers = new ArrayList<>();
+        for (Exchange.Answer answer : all(ASK_MILLIS, target, Collections.emptyMap(), null).values()) {
+            if (answer.body.length() <= MOST_ANSWER) {
+                Map<String, Object> shown = new LinkedHashMap<>();
+                shown.put("status", answer.status);
+                shown.put("body", answer.body);
+                answers.add(shown);
+            }
+        }
+        return mox.host().command("answers", "about", about, "target", target, "answers", answers);
     }
 
     /**
