@@ -15,7 +15,6 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
-import java.util.function.Consumer;
 
 /**
  * Carries rows between the registry's store and the engine, which alone knows what they mean: all of them every 3 s, at once when
@@ -28,10 +27,14 @@ final class DocumentFollower implements AutoCloseable {
     static final long POLL_MILLIS = 3_000;
     /** How long the start of a session server may wait. */
     private static final long START_MILLIS = 2_000;
-    /** How long a call may take. */
-    private static final long CALL_MILLIS = 2_500;
-    /** How many threads may have been given up and not have ended. */
-    private static final int GIVEN_UP = 4;
+    /** How long a call may take, which is less than the time from one to the next. */
+    static final long CALL_MILLIS = 2_500;
+    /**
+     * How many threads may have been given up and not have ended. Each may have a connection of the registry's pool, of 25, where 5
+     * wait for their use: were it fewer than those, a database that is back would be asked by none until TCP sends again what was
+     * lost, which is up to two minutes.
+     */
+    private static final int GIVEN_UP = 12;
     /** A row has 64 KiB at most; a longer one is as good as its beginning, which is refused for its length. */
     private static final int MOST_CHARS = (64 << 10) + 1;
 
@@ -41,9 +44,11 @@ final class DocumentFollower implements AutoCloseable {
     private final Map<String, String> keys;
 
     private final long pollMillis;
-    private final Consumer<Throwable> broken;
+    private final long callMillis;
     private final ScheduledThreadPoolExecutor polls = new ScheduledThreadPoolExecutor(1, work -> thread(work, "mox-documents"));
     private final AtomicInteger givenUp = new AtomicInteger();
+    /** The store is made of something that this registry version does not have. */
+    private final AtomicBoolean broken = new AtomicBoolean();
     /** Replaced by who gives it up. No lock: a command that takes long, as one of a slow disk does, keeps nobody from that. */
     private volatile Lane lane = new Lane();
 
@@ -59,13 +64,13 @@ final class DocumentFollower implements AutoCloseable {
     }
 
     /** @param keys the rows' keys by the documents' names, as the engine's settings have them */
-    DocumentFollower(RegistryMox mox, DocumentStore store, Map<?, ?> keys, long pollMillis, Consumer<Throwable> broken) {
+    DocumentFollower(RegistryMox mox, DocumentStore store, Map<?, ?> keys, long pollMillis, long callMillis) {
         this.mox = mox;
         this.store = store;
         this.keys = new LinkedHashMap<>();
         keys.forEach((name, key) -> this.keys.put((String) name, (String) key));
         this.pollMillis = pollMillis;
-        this.broken = broken;
+        this.callMillis = callMillis;
     }
 
     private static Thread thread(Runnable work, String name) {
@@ -78,20 +83,20 @@ final class DocumentFollower implements AutoCloseable {
     void start() {
         try {
             within(START_MILLIS, this::read);
-        } catch (TimeoutException e) {
+        } catch (TimeoutException | LinkageError e) {
             // The engine has what it kept of before; what is read late counts from then on.
         }
-        polls.scheduleWithFixedDelay(this::poll, pollMillis, pollMillis, TimeUnit.MILLISECONDS);
+        if (!broken.get()) {
+            // At a rate: after a poll that nobody answers the next is due at once.
+            polls.scheduleAtFixedRate(this::poll, pollMillis, pollMillis, TimeUnit.MILLISECONDS);
+        }
     }
 
     private void poll() {
         try {
             refresh();
-        } catch (TimeoutException | MoxException e) {
+        } catch (TimeoutException | MoxException | LinkageError e) {
             // The engine was told, or is closed, which ends this as well.
-        } catch (LinkageError e) {
-            broken.accept(e);
-            throw e; // ends the polls
         } catch (Throwable t) {
             // A full heap or the like; the next poll tells whether it is over.
         }
@@ -99,7 +104,7 @@ final class DocumentFollower implements AutoCloseable {
 
     /** Reads all rows now. Throws where the database takes too long. */
     void refresh() throws TimeoutException {
-        within(CALL_MILLIS, this::read);
+        within(callMillis, this::read);
     }
 
     /**
@@ -110,7 +115,7 @@ final class DocumentFollower implements AutoCloseable {
      */
     Map<String, Object> write(Map<String, Object> next) throws TimeoutException {
         return within(
-                CALL_MILLIS,
+                callMillis,
                 on -> {
                     Map<String, Object> answer = next;
                     while (answer.get("write") != null) {
@@ -190,6 +195,9 @@ final class DocumentFollower implements AutoCloseable {
     }
 
     private <T> T within(long millis, Call<T> call) throws TimeoutException {
+        if (broken.get()) {
+            throw new TimeoutException(); // the engine knows that nobody reads
+        }
         Lane on = lane;
         Future<T> done = on.thread.submit(() -> call.on(on));
         try {
@@ -205,10 +213,21 @@ final class DocumentFollower implements AutoCloseable {
             if (e.getCause() instanceof TimeoutException) {
                 throw (TimeoutException) e.getCause();
             }
+            if (e.getCause() instanceof LinkageError) {
+                end((LinkageError) e.getCause());
+            }
             if (e.getCause() instanceof Error) {
                 throw (Error) e.getCause();
             }
             throw e.getCause() instanceof RuntimeException ? (RuntimeException) e.getCause() : new IllegalStateException(e.getCause());
+        }
+    }
+
+    /** Ends reading for good; the last known documents count, and everything else of MoX goes on. The engine logs it. */
+    private void end(LinkageError why) {
+        if (broken.compareAndSet(false, true)) {
+            polls.shutdown();
+            mox.host().command("rows", "failure", why.getClass().getName(), "detail", String.valueOf(why.getMessage()));
         }
     }
 
