@@ -19,7 +19,7 @@ pub(super) fn shown(engine: &Engine, query: &str) -> Page {
         }
         Some(revision) => match revision.parse().ok().and_then(|revision| engine.policy_shown(revision)) {
             Some(shown) => Page::json(&shown),
-            None => page(not_remembered(&revision)),
+            None => page(shared::not_remembered(&revision)),
         },
     }
 }
@@ -29,18 +29,6 @@ type Refusal = (u16, String);
 
 fn page((status, why): Refusal) -> Page {
     Page::text(status, why + "\n")
-}
-
-/// To who names a revision that is none of those that are remembered.
-pub(super) fn not_remembered(revision: &str) -> Refusal {
-    (404, format!("revision {revision:.40?} is not remembered; GET /mox/policy names those that are"))
-}
-
-/// The revision that a request goes back to; `None`: it goes back to none.
-pub(super) fn rollback(query: &str) -> Result<Option<u64>, String> {
-    let Some(text) = query::value(query, "rollback") else { return Ok(None) };
-    let revision = text.parse();
-    revision.map(Some).map_err(|_| format!("rollback {text:.40?} is no revision; GET /mox/policy has them"))
 }
 
 /// The answer to a dry run, and to a request that is none of those that there are; `None`: the policy is to be set.
@@ -62,8 +50,8 @@ pub(super) fn tried(engine: &Engine, request: Request<'_>) -> Option<Page> {
 
 /// The document of a request, or of the revision that it goes back to.
 fn document(engine: &Engine, request: Request<'_>) -> Result<PolicyConfig, Refusal> {
-    if let Some(revision) = rollback(request.query).map_err(|why| (400, why))? {
-        return engine.remembered_policy(revision).ok_or_else(|| not_remembered(&revision.to_string()));
+    if let Some(revision) = shared::rollback(request.query).map_err(|why| (400, why))? {
+        return engine.remembered_policy(revision).ok_or_else(|| shared::not_remembered(&revision.to_string()));
     }
     match (request.body.trim_ascii(), engine.has_documents()) {
         (b"null", true) => Ok(engine.own_policy()),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     documents::{Freeze, OrdersContent, Stamp},
     host::{
-        admin::{Page, Request, policy, query},
+        admin::{Page, Request, query},
         documents::{Next, OURSELVES},
         engine::Engine,
     },
@@ -34,11 +34,11 @@ pub(super) fn write(engine: &Engine, path: &str, request: Request<'_>) -> Result
             engine.write_orders(OrdersContent { freeze: Some(freeze) }, &stamp, saw)
         }
         "/mox/thaw" => engine.write_orders(OrdersContent::default(), &stamp, saw),
-        _ => match policy::rollback(query)? {
+        _ => match rollback(query)? {
             None => engine.write_policy(document(body)?, &stamp, saw),
             Some(revision) => {
                 let Some(policy) = engine.stored_policy(revision) else {
-                    let (status, why) = policy::not_remembered(&revision.to_string());
+                    let (status, why) = not_remembered(&revision.to_string());
                     return Ok(Next::Page(Page::text(status, why + "\n")));
                 };
                 let why = if stamp.why.is_empty() { format!("back to revision {revision}") } else { stamp.why };
@@ -46,6 +46,18 @@ pub(super) fn write(engine: &Engine, path: &str, request: Request<'_>) -> Result
             }
         },
     })
+}
+
+/// To who names a revision that is none of those that are remembered.
+pub(super) fn not_remembered(revision: &str) -> (u16, String) {
+    (404, format!("revision {revision:.40?} is not remembered; GET /mox/policy names those that are"))
+}
+
+/// The revision that a request goes back to; `None`: it goes back to none.
+pub(super) fn rollback(query: &str) -> Result<Option<u64>, String> {
+    let Some(text) = query::value(query, "rollback") else { return Ok(None) };
+    let revision = text.parse();
+    revision.map(Some).map_err(|_| format!("rollback {text:.40?} is no revision; GET /mox/policy has them"))
 }
 
 /// The policy of a body; `null` goes back to the properties.
