@@ -245,7 +245,7 @@ public class DocumentFollowerTest {
     /** As where the pool has connections that wait for their use, and each of them is as dead as the database was. */
     @Test
     public void aDatabaseThatIsBackIsReadWhateverStillWaitsForItsAnswer() {
-        int connections = 8;
+        int connections = 20;
         Table table = new Table();
         CountDownLatch deaf = new CountDownLatch(1);
         RegistryMox mox = mox();

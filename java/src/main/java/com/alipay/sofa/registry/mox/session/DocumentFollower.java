@@ -30,11 +30,11 @@ final class DocumentFollower implements AutoCloseable {
     /** How long a call may take, which is less than the time from one to the next. */
     static final long CALL_MILLIS = 2_500;
     /**
-     * How many threads may have been given up and not have ended. Each may have a connection of the registry's pool, of 25, where 5
-     * wait for their use: were it fewer than those, a database that is back would be asked by none until TCP sends again what was
-     * lost, which is up to two minutes.
+     * How many threads may have been given up and not have ended. Each waits on a connection of the registry's pool, which takes that
+     * back after 30 s and hands it out again, dead as it is, until TCP gives it up after a quarter of an hour. With fewer threads than
+     * polls in that time a database that is back would be asked by none before TCP sends again what was lost: up to two minutes.
      */
-    private static final int GIVEN_UP = 12;
+    private static final int GIVEN_UP = 320;
     /** A row has 64 KiB at most; a longer one is as good as its beginning, which is refused for its length. */
     private static final int MOST_CHARS = (64 << 10) + 1;
 
