@@ -218,11 +218,16 @@ impl<C: Content> Slot<C> {
         if self.refused.as_ref().is_some_and(|refused| refused.reason == Reason::Version) {
             return Err(NotWritten::Version);
         }
-        // Who writes over what this release cannot read has to have seen that, and not what is in force here.
+        // Who writes over what this release cannot read has to have seen that, and not what is in force here. Of what was there before
+        // and cannot be read any more, as after a change of the token, nobody sees the revision.
         let newer = self.refused.as_ref().filter(|refused| refused.reason.is_newer_release());
+        let is_present = |saw| match newer {
+            Some(newer) => saw == newer.revision,
+            None => saw == self.highest || saw == self.held.as_ref().map_or(0, |held| held.revision),
+        };
         match saw {
             None if newer.is_some() => return Err(NotWritten::Newer),
-            Some(saw) if saw != newer.map_or(self.highest, |newer| newer.revision) => return Err(NotWritten::Conflict),
+            Some(saw) if !is_present(saw) => return Err(NotWritten::Conflict),
             _ => {}
         }
         content.check(&rule.namespace).map_err(NotWritten::Invalid)?;

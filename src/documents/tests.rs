@@ -310,7 +310,9 @@ fn what_is_kept_over_a_restart_knows_the_document_and_what_is_older() {
     assert!(taken.changed.is_empty() && other.policy().is_none());
     other.take(Name::Policy, None);
     assert_eq!(store.rows.remove(&Name::Policy).map(|_| ()), Some(()));
-    assert_eq!(store.post(&mut other, policy(3), None), Ok(Outcome::Done));
+    assert_eq!(revision(&other), 0);
+    assert_eq!(store.post(&mut other, policy(3), Some(1)), Err(NotWritten::Conflict));
+    assert_eq!(store.post(&mut other, policy(3), Some(0)), Ok(Outcome::Done), "as an operator sees it there");
     assert_eq!(revision(&other), 3);
 }
 
