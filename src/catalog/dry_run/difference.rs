@@ -279,18 +279,16 @@ fn decoded(side: Side) -> Result<(Option<ServiceEntry>, Endpoints), String> {
         workload.labels.remove(SERVICE_LABEL);
         Ok::<_, DecodeError>(workload.encode_to_vec().into())
     };
-    let endpoints = |all: &mut dyn Iterator<Item = Result<Bytes, DecodeError>>| {
-        let named = all.map(|encoded| {
-            let encoded = encoded?;
-            let At { address, ports } = At::decode(encoded.clone())?;
-            Ok(((address, ports.into_values().next().unwrap_or_default()), encoded))
-        });
-        named.collect::<Result<Endpoints, DecodeError>>()
+    let located = |encoded: Result<Bytes, DecodeError>| {
+        let encoded = encoded?;
+        let At { address, ports } = At::decode(encoded.clone())?;
+        Ok(((address, ports.into_values().next().unwrap_or_default()), encoded))
     };
     let all = || {
         let (entry, inline) = side.entry.as_ref().map(read).transpose()?.unzip();
-        let workloads = side.workloads.into_iter().map(unlabelled);
-        Ok((entry, endpoints(&mut workloads.chain(inline.unwrap_or_default().into_iter().map(Ok)))?))
+        let inline = inline.unwrap_or_default().into_iter().map(Ok);
+        let all = side.workloads.into_iter().map(unlabelled).chain(inline).map(located);
+        Ok((entry, all.collect::<Result<Endpoints, DecodeError>>()?))
     };
     all().map_err(|error: DecodeError| error.to_string())
 }
