@@ -24,6 +24,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.logging.Level;
 import org.junit.After;
 import org.junit.Test;
@@ -255,6 +256,38 @@ public class DocumentFollowerTest {
         table.set(null, null);
         TestData.await("it is read", () -> "on".equals(documents(mox).get("state")));
         assertTrue("they wait", storeThreads() > connections);
+        deaf.countDown();
+    }
+
+    /** As for a while after that, where the pool still hands out one of those now and then. */
+    @Test
+    public void aConnectionThatIsDeadLeavesNothingUnread() throws Exception {
+        Table table = new Table();
+        CountDownLatch deaf = new CountDownLatch(1);
+        RegistryMox mox = mox();
+        DocumentStore real = store(table, "jdbc:mysql://db/registry");
+        AtomicBoolean dead = new AtomicBoolean();
+        DocumentStore store =
+                new DocumentStore() {
+                    @Override
+                    public Row get(String key) {
+                        table.set(null, dead.getAndSet(false) ? deaf : null);
+                        return real.get(key);
+                    }
+
+                    @Override
+                    public boolean put(String key, Row row, long expect) {
+                        return real.put(key, row, expect);
+                    }
+                };
+        DocumentFollower follower = follower(mox, store, NEVER, DocumentFollower.CALL_MILLIS);
+        follower.start();
+        table.rows.put(POLICY, new PersistenceData());
+        table.rows.get(POLICY).setVersion(1);
+        dead.set(true);
+        follower.refresh();
+        assertTrue("the row is read", documents(mox).toString().contains("malformed"));
+        assertEquals("and nobody heard of it", "on", documents(mox).get("state"));
         deaf.countDown();
     }
 

@@ -56,6 +56,8 @@ final class DocumentFollower implements AutoCloseable {
     private static final class Lane {
         final ExecutorService thread = Executors.newSingleThreadExecutor(work -> thread(work, "mox-store"));
         final AtomicBoolean givenUp = new AtomicBoolean();
+        /** Calls that have not come to their end. */
+        final AtomicInteger calls = new AtomicInteger();
     }
 
     /** Work that asks the store, and tells the engine unless its lane was given up. */
@@ -82,7 +84,7 @@ final class DocumentFollower implements AutoCloseable {
     /** Reads everything once, for 2 s at most, and again and again from then on. */
     void start() {
         try {
-            within(START_MILLIS, this::read);
+            within(START_MILLIS, true, this::read);
         } catch (TimeoutException | LinkageError e) {
             // The engine has what it kept of before; what is read late counts from then on.
         }
@@ -102,9 +104,22 @@ final class DocumentFollower implements AutoCloseable {
         }
     }
 
-    /** Reads all rows now. Throws where the database takes too long. */
+    /**
+     * Reads all rows now. Throws where the database takes too long. For a while after a fault the pool has connections that are dead
+     * though the database is not; so where nothing comes at once, another is asked. A write that is under way is not given up for
+     * that.
+     */
     void refresh() throws TimeoutException {
-        within(callMillis, this::read);
+        long first = callMillis / 5;
+        try {
+            if (lane.calls.get() == 0) {
+                within(first, false, this::read);
+                return;
+            }
+        } catch (TimeoutException e) {
+            // The second has the rest of the time.
+        }
+        within(callMillis - first, true, this::read);
     }
 
     /**
@@ -116,6 +131,7 @@ final class DocumentFollower implements AutoCloseable {
     Map<String, Object> write(Map<String, Object> next) throws TimeoutException {
         return within(
                 callMillis,
+                true,
                 on -> {
                     Map<String, Object> answer = next;
                     while (answer.get("write") != null) {
@@ -149,6 +165,9 @@ final class DocumentFollower implements AutoCloseable {
 
     /** Writes a row and tells the engine what is there then. */
     private Map<String, Object> put(Lane on, Map<?, ?> write) throws TimeoutException {
+        if (on.givenUp.get()) {
+            throw new TimeoutException(); // nobody waits for it any more
+        }
         String key = (String) write.get("key");
         boolean stored = false;
         boolean read = false;
@@ -194,17 +213,29 @@ final class DocumentFollower implements AutoCloseable {
         return Collections.unmodifiableMap(shown);
     }
 
-    private <T> T within(long millis, Call<T> call) throws TimeoutException {
+    /** @param last whether the engine is to know that nothing came */
+    private <T> T within(long millis, boolean last, Call<T> call) throws TimeoutException {
         if (broken.get()) {
             throw new TimeoutException(); // the engine knows that nobody reads
         }
         Lane on = lane;
-        Future<T> done = on.thread.submit(() -> call.on(on));
+        on.calls.incrementAndGet();
+        Future<T> done =
+                on.thread.submit(
+                        () -> {
+                            try {
+                                return call.on(on);
+                            } finally {
+                                on.calls.decrementAndGet();
+                            }
+                        });
         try {
             return done.get(millis, TimeUnit.MILLISECONDS);
         } catch (TimeoutException e) {
             done.cancel(false); // nobody waits for it, if it has not begun
-            giveUp(on, millis);
+            if (giveUp(on) && last) {
+                mox.host().command("rows", "failure", "no answer within " + millis + " ms");
+            }
             throw e;
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
@@ -231,16 +262,16 @@ final class DocumentFollower implements AutoCloseable {
         }
     }
 
-    /** Whoever waits for another call of the lane gives up as well. */
-    private void giveUp(Lane late, long millis) {
+    /** Whoever waits for another call of the lane gives up as well. False: somebody has given it up before, or nobody may. */
+    private boolean giveUp(Lane late) {
         if (givenUp.get() >= GIVEN_UP || !late.givenUp.compareAndSet(false, true)) {
-            return;
+            return false;
         }
         givenUp.incrementAndGet();
+        lane = new Lane();
         late.thread.submit(givenUp::decrementAndGet); // when the call has come to its end
         late.thread.shutdown();
-        lane = new Lane();
-        mox.host().command("rows", "failure", "no answer within " + millis + " ms");
+        return true;
     }
 
     @Override
