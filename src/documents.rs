@@ -240,6 +240,16 @@ impl Documents {
         self.policy.held().map_or(&[], |held| &held.content.history)
     }
 
+    /// The policy that the document of a revision has or had, `Some(None)` being that of the properties; `None`: no such revision is
+    /// known. Where there is no document that is revision 0.
+    pub fn policy_of(&self, revision: u64) -> Option<Option<&Value>> {
+        if self.policy.held().map_or(0, |held| held.revision) == revision {
+            return Some(self.policy());
+        }
+        let past = self.history().iter().find(|past| past.revision == revision);
+        past.map(|past| past.policy.as_ref())
+    }
+
     /// The freeze that is ordered, with who ordered it, when and why.
     pub fn freeze(&self) -> Option<(Freeze, &Stamp)> {
         let held = self.orders.held()?;

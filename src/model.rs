@@ -1,6 +1,6 @@
 //! The registry's terms, free of protobuf, JNI and IO.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -17,10 +17,10 @@ pub struct RegisterVersion {
 /// Milliseconds since the epoch, the registry's own unit. Read once per call and handed down.
 pub type Millis = i64;
 
-/// The machine's date, as of the kernel's last tick (at most 10 ms ago). The date may be set at any time, so no span is
-/// measured by it; it is for what is compared with dates of others, or kept on disk.
+/// The machine's date, read as the JVM reads it. The date may be set at any time, so no span is measured by it; it is for what is
+/// compared with dates of others, or kept on disk.
 pub fn date() -> Millis {
-    read(ClockId::RealtimeCoarse)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis)
 }
 
 fn read(clock: ClockId) -> Millis {

@@ -168,12 +168,22 @@ async fn a_policy_is_for_all_and_a_step_back_is_to_the_byte() {
     assert!(status == 409 && body.contains("\"revision\": 2"), "{body}");
     assert_eq!(a.serves().await, second, "who is told of a conflict has what is there");
 
+    for (n, status) in [(9, 404), (2, 200), (1, 200)] {
+        assert_eq!(a.post("/mox/policy", &format!("dryRun&rollback={n}"), "", "").0, status, "as without dryRun");
+    }
     assert_eq!(a.post("/mox/policy", "rollback=9", "2", "").0, 404);
     assert_eq!(a.post("/mox/policy", "rollback=1&by=ann", "2", "").0, 200);
     b.poll();
     assert_eq!(a.serves().await, b.serves().await);
     assert_eq!((&b.policy()["revision"], &b.policy()["stamp"]["why"]), (&json!(3), &json!("back to revision 1")));
     assert_eq!(b.policy()["history"].as_array().unwrap().len(), 2);
+    // The one in force is one of those that are remembered.
+    let third = a.serves().await;
+    assert_eq!(a.post("/mox/policy", "rollback=3&by=ann", "3", "").0, 200);
+    assert_eq!((a.serves().await, a.policy()["revision"].clone()), (third, json!(4)));
+    b.poll();
+    let (status, told) = a.post("/mox/policy", "dryRun", "", " null\n");
+    assert!(status == 200 && told.contains(&format!("\"services\": {SERVICES}")), "{told}");
     // Only a signed null goes back to the properties.
     assert_eq!(a.post("/mox/policy", "", "", "null").0, 200);
     b.poll();
@@ -192,6 +202,8 @@ async fn what_is_wrong_at_the_door_is_written_nowhere() {
         ("", "7", "{}", 409, "another than you saw"),
         (&*format!("by={}", "x".repeat(101)), "", "{}", 400, "by has at most 100"),
         ("rollback=x", "", "", 400, "rollback"),
+        ("dryRun&rollback=x", "", "", 400, "rollback"),
+        ("dryRun", "", "", 400, "give one JSON object"),
     ] {
         let (got, body) = server.post("/mox/policy", query, if_match, body);
         assert!(got == status && body.contains(says), "{got}: {body}");
@@ -298,6 +310,8 @@ async fn without_a_token_or_a_store_everything_is_for_one_server() {
     let mut alone = alone;
     assert_eq!(alone.post("/mox/policy", "", "", &excluding(1)).0, 200);
     assert_eq!((alone.serves().await.1, alone.policy()["from"].clone()), (SERVICES - 1, json!("local")));
+    let (status, body) = alone.post("/mox/policy", "", "", "null");
+    assert!(status == 400 && body.contains("rollback=0"), "{body}");
     assert_eq!(alone.post("/mox/freeze", "for=1h", "", "").0, 409);
     assert_eq!(alone.post("/mox/freeze", "", "", "").0, 200);
     assert_eq!(table.row("orders"), None);

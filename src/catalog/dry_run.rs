@@ -21,6 +21,7 @@ use crate::{
     catalog::{
         assignment::Pins,
         breaker::{HoldState, Totals},
+        changes::RoundChanges,
         dry_run::difference::{Difference, Listed, difference},
         last_good::LastGood,
         orders::Orders,
@@ -103,7 +104,9 @@ pub struct Breakers {
 #[derive(Debug)]
 struct Copy {
     round: Round,
+    /// The view that was asked for last, and the changes since: each application rewrites most pages, so all rounds have one.
     view: View,
+    changes: RoundChanges,
     now: Millis,
     pins: Arc<Pins>,
     /// Of the rounds since it was asked last.
@@ -130,7 +133,8 @@ impl Copy {
         let pins = Arc::clone(&outline.pins);
         let round = Round::copy(outline, now, served);
         let (refused, withheld, waiting) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Ok(Self { round, view: view.clone(), now, pins, refused, withheld, waiting })
+        let changes = RoundChanges::default();
+        Ok(Self { round, view: view.clone(), changes, now, pins, refused, withheld, waiting })
     }
 
     fn round(&mut self, dirty: Vec<Taken>, policy: &Arc<Policy>, release: bool) {
@@ -138,7 +142,7 @@ impl Copy {
         let (policy, pins) = (Arc::clone(policy), Arc::clone(&self.pins));
         let input = Input { now: self.now, dirty, policy, orders, publishers: 0, pins };
         let Output { changes, findings, .. } = self.round.round(input);
-        self.view = changes.apply(&self.view);
+        self.changes.then(changes);
         self.refused.extend(findings.names.quarantined);
         for (all, names) in [(&mut self.withheld, findings.names.withheld), (&mut self.waiting, findings.names.waiting)]
         {
@@ -150,6 +154,12 @@ impl Copy {
                 };
             }
         }
+    }
+
+    /// What is served after the rounds so far.
+    fn view(&mut self) -> View {
+        self.view = std::mem::take(&mut self.changes).apply(&self.view);
+        self.view.clone()
     }
 }
 
@@ -167,11 +177,12 @@ pub fn run(outline: Outline, view: &View, store: &Store, policy: Policy, now: Mi
     }
     let breakers = copy.round.breakers();
     copy.round(registry.values().flatten().cloned().collect(), &in_force, false);
-    if copy.view.versions() == view.versions() {
+    let before = copy.view();
+    if before.versions() == view.versions() {
         // Nothing is new: the breakers would not have taken note of anything.
         copy.round.rewind(breakers);
     }
-    let (before, totals) = (copy.view.clone(), copy.round.services().totals());
+    let totals = copy.round.services().totals();
     let (next_hold, was_adding) = (copy.round.breaker().next_hold(), copy.round.additions().is_holding());
     let (withheld, waiting) = (copy.withheld.clone(), copy.waiting.clone());
     copy.refused.clear();
@@ -182,7 +193,7 @@ pub fn run(outline: Outline, view: &View, store: &Store, policy: Policy, now: Mi
             break;
         }
     }
-    let (after, serving) = (copy.view.clone(), [totals, copy.round.services().totals()]);
+    let (after, serving) = (copy.view(), [totals, copy.round.services().totals()]);
     let mass_delete = copy.round.breaker().holds_from(next_hold);
     let is_adding = copy.round.additions().is_holding() && !was_adding;
     let waiting_tenant = copy.round.additions().held_tenant().filter(|_| is_adding).map(Into::into);
@@ -210,7 +221,7 @@ pub fn run(outline: Outline, view: &View, store: &Store, policy: Policy, now: Mi
     let globs = globs.all();
     let released = (!mass_delete.is_empty() || waiting.count > 0).then(|| {
         copy.round(Vec::new(), &policy, true);
-        copy.view.clone()
+        copy.view()
     });
     let loss = loss(totals, copy.round.services().totals());
     let share = copy.round.breaker().share();

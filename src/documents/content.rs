@@ -18,6 +18,9 @@ const KEPT: usize = 10;
 pub(super) trait Content: Clone + PartialEq + Serialize + DeserializeOwned {
     /// The document's name.
     const NAME: Name;
+    /// Whether session servers settle by themselves which of two documents of one revision counts, since no operator does: the
+    /// one whose row is bytewise smaller.
+    const SETTLES: bool = false;
 
     /// Whether this release can do what it says; else what it cannot.
     fn check(&self, namespace: &str) -> Result<(), String>;
@@ -108,6 +111,7 @@ pub struct PinsContent {
 
 impl Content for PinsContent {
     const NAME: Name = Name::Pins;
+    const SETTLES: bool = true;
 
     fn check(&self, _: &str) -> Result<(), String> {
         Ok(())

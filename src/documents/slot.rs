@@ -95,7 +95,7 @@ pub(super) trait Rows {
 
     /// Puts the document that is held back where its row has vanished, or an older one was put in its place. A row that does not
     /// verify is left to the operator: it may be right for servers with another token. So is another one of the same revision,
-    /// which other servers may hold: they would take turns.
+    /// which other servers may hold: they would take turns, unless there is a rule which of the two counts.
     fn put_back(&self, now: Millis) -> Option<Write>;
 
     /// The outcome of a write: the store says whether it took it, which it denies for a conflict and for a failure alike, and what
@@ -170,7 +170,7 @@ impl<C: Content> Rows for Slot<C> {
     fn put_back(&self, now: Millis) -> Option<Write> {
         let gone = match &self.refused {
             None => self.seen == Some(0),
-            Some(refused) => refused.reason == Reason::Older && refused.revision < self.highest,
+            Some(refused) => refused.reason == Reason::Older && (C::SETTLES || refused.revision < self.highest),
         };
         let (held, seen) = (self.held.as_ref()?, self.seen?);
         (gone && self.holds_newest()).then(|| self.write(now, seen, held.text.clone()))
@@ -218,11 +218,16 @@ impl<C: Content> Slot<C> {
         if self.refused.as_ref().is_some_and(|refused| refused.reason == Reason::Version) {
             return Err(NotWritten::Version);
         }
-        // Who writes over what this release cannot read has to have seen that, and not what is in force here.
+        // Who writes over what this release cannot read has to have seen that, and not what is in force here. Of what was there before
+        // and cannot be read any more, as after a change of the token, nobody sees the revision.
         let newer = self.refused.as_ref().filter(|refused| refused.reason.is_newer_release());
+        let is_present = |saw| match newer {
+            Some(newer) => saw == newer.revision,
+            None => saw == self.highest || saw == self.held.as_ref().map_or(0, |held| held.revision),
+        };
         match saw {
             None if newer.is_some() => return Err(NotWritten::Newer),
-            Some(saw) if saw != newer.map_or(self.highest, |newer| newer.revision) => return Err(NotWritten::Conflict),
+            Some(saw) if !is_present(saw) => return Err(NotWritten::Conflict),
             _ => {}
         }
         content.check(&rule.namespace).map_err(NotWritten::Invalid)?;
@@ -266,7 +271,8 @@ impl<C: Content> Slot<C> {
             let what = format!("its revision is {revision}, and there was {}; write it anew", self.highest);
             return Err(Refusal::new(Reason::Older, what));
         }
-        if self.held.as_ref().is_some_and(|held| held.revision == revision && held.text != text) {
+        let yields = |held: &Held<C>| C::SETTLES && *text < *held.text;
+        if self.held.as_ref().is_some_and(|held| held.revision == revision && held.text != text && !yields(held)) {
             let what = format!(
                 "its revision is {revision}, as that of another document, which was there first; write it anew"
             );

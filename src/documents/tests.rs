@@ -310,7 +310,9 @@ fn what_is_kept_over_a_restart_knows_the_document_and_what_is_older() {
     assert!(taken.changed.is_empty() && other.policy().is_none());
     other.take(Name::Policy, None);
     assert_eq!(store.rows.remove(&Name::Policy).map(|_| ()), Some(()));
-    assert_eq!(store.post(&mut other, policy(3), None), Ok(Outcome::Done));
+    assert_eq!(revision(&other), 0);
+    assert_eq!(store.post(&mut other, policy(3), Some(1)), Err(NotWritten::Conflict));
+    assert_eq!(store.post(&mut other, policy(3), Some(0)), Ok(Outcome::Done), "as an operator sees it there");
     assert_eq!(revision(&other), 3);
 }
 
@@ -400,6 +402,31 @@ fn who_sees_a_contest_first_pins_it_and_a_pin_goes_with_its_service() {
     assert_eq!(a.pins().unwrap().places.len(), MOST_PINS);
 }
 
+/// As where the database goes back to a copy that does not have the last row, and another server pins before that is put back.
+#[test]
+fn of_two_pins_of_one_revision_the_same_counts_everywhere() {
+    let pins = |id: &str| -> BTreeMap<Arc<str>, Arc<str>> { [("h".into(), id.into())].into() };
+    let pinned = |server: &Documents| server.pins().unwrap().places["h"].to_string();
+    for (first, second) in [("x", "y"), ("y", "x")] {
+        let (mut store, mut a, mut b) = (Store::default(), documents(), documents());
+        for (server, id) in [(&mut a, first), (&mut b, second)] {
+            store.rows.clear();
+            server.take(Name::Pins, None);
+            let write = server.repin(&pins(id), &BTreeSet::new(), &stamp("registry-mox")).unwrap().unwrap();
+            let stored = store.put(&write);
+            assert_eq!(server.written(&write, stored, store.read(Name::Pins)).0, Outcome::Done);
+        }
+        for _ in 0..2 {
+            store.poll(&mut a, NOW);
+            store.poll(&mut b, NOW);
+        }
+        assert_eq!((pinned(&a), pinned(&b)), ("x".to_owned(), "x".to_owned()), "whoever was first");
+        let none_refused = [&a, &b].iter().all(|server| server.shown()[&Name::Pins].refused.is_none());
+        assert!(none_refused && store.poll(&mut a, NOW) == Taken::default());
+        assert!(a.repin(&pins("x"), &BTreeSet::new(), &stamp("registry-mox")).is_none());
+    }
+}
+
 #[test]
 fn what_no_operator_asks_for_writes_over_no_row_that_is_refused() {
     let (mut store, mut ours) = (Store::default(), documents());
@@ -441,6 +468,9 @@ enum Step {
     Replay { which: usize },
     NewerRelease { schema: u64 },
     Away(bool),
+    Contest { server: usize, n: usize },
+    Copy,
+    GoBack,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -449,18 +479,23 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (server.clone(), 0..1_000usize, any::<bool>(), any::<bool>())
             .prop_map(|(server, n, answer_lost, seen)| Step::Post { server, n, answer_lost, seen }),
         6 => server.clone().prop_map(|server| Step::Poll { server }),
-        1 => (server, any::<bool>()).prop_map(|(server, keeps)| Step::Restart { server, keeps }),
+        1 => (server.clone(), any::<bool>()).prop_map(|(server, keeps)| Step::Restart { server, keeps }),
         1 => Just(Step::Tamper),
         1 => Just(Step::Remove),
         1 => any::<usize>().prop_map(|which| Step::Replay { which }),
         1 => (1..3u64).prop_map(|schema| Step::NewerRelease { schema }),
         1 => any::<bool>().prop_map(Step::Away),
+        2 => (server.clone(), 0..4usize).prop_map(|(server, n)| Step::Contest { server, n }),
+        1 => Just(Step::Copy),
+        1 => Just(Step::GoBack),
     ]
 }
 
 /// Three session servers whose clocks are an hour apart.
 struct World {
     store: Store,
+    /// The database's rows as they were once.
+    copy: BTreeMap<Name, Row>,
     servers: Vec<Documents>,
     posted: Vec<Value>,
     rows: Vec<String>,
@@ -522,6 +557,16 @@ impl World {
                 self.store.vandal(row.replacen("\"schema\":1", &format!("\"schema\":{schema}"), 1));
             }
             Step::Away(away) => self.store.away = away,
+            Step::Contest { server, n } => {
+                let (place, holder) = (format!("h{}", n / 2).into(), format!("x{}", server + n).into());
+                let document = &mut self.servers[server];
+                let write = document.repin([(&place, &holder)], &BTreeSet::new(), &stamp("registry-mox"));
+                let Some(Ok(write)) = write else { return };
+                let stored = self.store.put(&write);
+                document.written(&write, stored, self.store.read(Name::Pins));
+            }
+            Step::Copy => self.copy = self.store.rows.clone(),
+            Step::GoBack => self.store.rows = self.copy.clone(),
         }
         if let Some(row) = self.store.rows.get(&Name::Policy) {
             self.rows.push(row.value.clone());
@@ -549,6 +594,7 @@ proptest! {
         let servers = (0..3).map(|_| documents()).collect();
         let mut world = World {
             store: Store::default(),
+            copy: BTreeMap::new(),
             servers,
             posted: vec![],
             rows: vec![],
@@ -572,5 +618,8 @@ proptest! {
         let all: Vec<_> = world.servers.iter().map(|server| (revision(server), server.policy())).collect();
         prop_assert!(all.windows(2).all(|two| two[0] == two[1]), "{all:?}");
         prop_assert!((0..3).all(|server| refused(&world.servers[server]).is_none()));
+        let pins: Vec<_> = world.servers.iter().map(Documents::pins).collect();
+        prop_assert!(pins.windows(2).all(|two| two[0] == two[1]), "{pins:?}");
+        prop_assert!(world.servers.iter().all(|server| server.pins.refused().is_none()));
     }
 }

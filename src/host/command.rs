@@ -160,6 +160,8 @@ struct Head {
     content_type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etag: Option<u64>,
     /// Where the rest of a large page is to be had.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<u64>,
@@ -171,11 +173,11 @@ pub fn open_page(engine: &Engine, request: &[u8]) -> Result<(Vec<u8>, Option<Cur
     let Asked { path, query } = serde_json::from_slice(request)
         .map_err(|error| Error::InvalidArgument(format!("this names no page: {error}")))?;
     let (head, body, cursor) = match admin::page(engine, &path, &query) {
-        Answer::Page(Page { status, content_type, retry_after, body, forward: _ }) => {
-            (Head { status, content_type, retry_after, cursor: None }, Bytes::from(body), None)
+        Answer::Page(Page { status, content_type, retry_after, etag, body, forward: _ }) => {
+            (Head { status, content_type, retry_after, etag, cursor: None }, Bytes::from(body), None)
         }
         Answer::Large { content_type, cursor } => {
-            let head = Head { status: 200, content_type, retry_after: None, cursor: Some(cursor.id()) };
+            let head = Head { status: 200, content_type, retry_after: None, etag: None, cursor: Some(cursor.id()) };
             (head, cursor.next()?.unwrap_or_default(), Some(cursor))
         }
     };

@@ -313,12 +313,11 @@ impl Engine {
         }
     }
 
-    /// The policy that the document of this revision had; `None`: no document that is known.
-    pub fn past_policy(&self, revision: u64) -> Option<Option<Value>> {
+    /// [`Documents::policy_of`], for a way back.
+    pub fn stored_policy(&self, revision: u64) -> Option<Option<Value>> {
         let following = self.documents.lock();
-        let documents = following.documents.as_ref()?;
-        let past = documents.history().iter().find(|past| past.revision == revision);
-        past.map(|past| past.policy.clone())
+        let policy = following.documents.as_ref()?.policy_of(revision)?;
+        Some(policy.cloned())
     }
 
     /// Begins to freeze or thaw all session servers.

@@ -27,6 +27,9 @@ pub struct Page {
     /// After how many seconds to ask again, where that makes sense.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u32>,
+    /// The revision of what it shows, for the `If-Match` of whoever changes that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etag: Option<u64>,
     /// The text.
     pub body: String,
     /// What the other session servers are to be asked; `None`: nothing.
@@ -43,7 +46,7 @@ impl Page {
     }
 
     pub(super) fn text(status: u16, body: String) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, body, forward: None }
+        Self { status, content_type: "text/plain; charset=utf-8", retry_after: None, etag: None, body, forward: None }
     }
 
     /// With what the other session servers are to be asked, if this one did it.

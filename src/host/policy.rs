@@ -87,14 +87,14 @@ impl Engine {
         if !following.is_on() {
             return following.own.get(revision).map(|entry| entry.policy.document().clone());
         }
-        let documents = following.documents.as_ref()?;
-        let policy = match documents.history().iter().find(|past| past.revision == revision) {
-            Some(past) => past.policy.as_ref(),
-            None if documents.shown()[&Name::Policy].revision == revision => documents.policy(),
-            None => return None,
-        };
+        let policy = following.documents.as_ref()?.policy_of(revision)?;
         let compiled = policy.map(|policy| config::policy_from_json(policy.clone(), &self.config().namespace));
         compiled.map_or_else(|| Some(own()), std::result::Result::ok)
+    }
+
+    /// The policy that counts where no document has one.
+    pub(super) fn own_policy(&self) -> PolicyConfig {
+        self.documents.lock().own.present().policy.document().clone()
     }
 
     /// A policy that is or was in force, with its document.

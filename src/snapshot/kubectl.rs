@@ -185,7 +185,7 @@ fn item(kind: &str, resource: Resource) -> (Value, Option<Fields>) {
 }
 
 /// An encoded ServiceEntry but for its endpoints.
-fn without_endpoints(entry: &Bytes) -> Bytes {
+pub(crate) fn without_endpoints(entry: &Bytes) -> Bytes {
     let mut out = BytesMut::new();
     Fields(entry.clone()).filter(|(tag, _)| *tag != ENDPOINTS).for_each(|(_, field)| out.extend_from_slice(&field));
     out.freeze()

@@ -98,6 +98,8 @@ pub(crate) struct Server {
     role: &'static str,
     health: u16,
     pub(crate) options: Vec<String>,
+    /// Variables of its environment.
+    pub(crate) environment: Vec<(&'static str, PathBuf)>,
     home: PathBuf,
     process: Option<Process>,
     starts: usize,
@@ -107,7 +109,7 @@ impl Server {
     pub(crate) fn new(role: &'static str, n: u8, health: u16, options: &[String]) -> Self {
         let home = fresh_home(&format!("cell/{role}-{n}"));
         fs::create_dir_all(&home).unwrap();
-        Self { n, role, health, options: options.to_vec(), home, process: None, starts: 0 }
+        Self { n, role, health, options: options.to_vec(), environment: Vec::new(), home, process: None, starts: 0 }
     }
 
     /// Must be called by the main thread: with the thread that started it a process is killed.
@@ -115,7 +117,11 @@ impl Server {
         self.starts += 1;
         let log = log_path(&format!("cell-{}-{}.{}", self.role, self.n, self.starts));
         let mut command = script("server.sh", &log);
-        command.args([self.role, &self.n.to_string()]).args(&self.options).env("REGISTRY_HOME", &self.home);
+        command
+            .args([self.role, &self.n.to_string()])
+            .args(&self.options)
+            .env("REGISTRY_HOME", &self.home)
+            .envs(self.environment.clone());
         if self.role == "session" && self.options.iter().any(|option| option.starts_with("-Dmox.")) {
             command.env("REGISTRY_MOX_JAR", our_jar());
         }
@@ -134,8 +140,12 @@ impl Server {
         self.process.as_ref().expect("a running server").pid()
     }
 
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::alive)
+    }
+
     pub(crate) fn is_healthy(&mut self) -> bool {
-        let alive = self.process.as_mut().is_some_and(Process::alive);
+        let alive = self.is_alive();
         assert!(alive, "{} {} ended: see its logs in {}", self.role, self.n, self.home.display());
         get(self.n, self.health, "/health/check").is_some_and(|body| body.contains("\"success\":true"))
     }

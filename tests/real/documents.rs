@@ -3,17 +3,23 @@
 
 use std::{
     fmt::Write as _,
-    fs, thread,
+    fs,
+    net::TcpStream,
+    path::PathBuf,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
 use harness::{
     SOON, http,
-    process::{eventually, root},
+    process::{eventually, fresh_home, root},
 };
+use registry_mox::testing::digest::hex;
+use ring::{digest, hmac};
 use serde_json::{Value, json};
 
-use crate::cell::{Cell, META, SESSIONS, SETTLED, TOKEN, address, get, on, status};
+use crate::cell::{Cell, META, SESSIONS, SETTLED, Server, TOKEN, address, get, on, status};
 
 const DATABASE: u8 = 1;
 const POLICY: &str = "registry-mox.policy#@#9600#@#CONFIG";
@@ -98,13 +104,15 @@ fn vandal(operation: &str, value: &str) {
     });
 }
 
-/// Drops what these session servers and another machine send each other, on a port of it, or ends that.
+/// Drops what the session servers and another machine send each other, on a port of it, or ends that.
 fn drop_packets(cut: bool, to: u8, port: u16) {
-    for n in SESSIONS.into_iter().filter(|n| *n != to) {
-        let (change, to, port) = (if cut { "-A" } else { "-D" }, address(to).to_string(), port.to_string());
-        on(n, &["iptables", change, "OUTPUT", "-d", &to, "-p", "tcp", "--dport", &port, "-j", "DROP"]);
-        on(n, &["iptables", change, "INPUT", "-s", &to, "-p", "tcp", "--sport", &port, "-j", "DROP"]);
-    }
+    SESSIONS.into_iter().filter(|n| *n != to).for_each(|n| drop_packets_of(n, cut, to, port));
+}
+
+fn drop_packets_of(n: u8, cut: bool, to: u8, port: u16) {
+    let (change, to, port) = (if cut { "-A" } else { "-D" }, address(to).to_string(), port.to_string());
+    on(n, &["iptables", change, "OUTPUT", "-d", &to, "-p", "tcp", "--dport", &port, "-j", "DROP"]);
+    on(n, &["iptables", change, "INPUT", "-s", &to, "-p", "tcp", "--sport", &port, "-j", "DROP"]);
 }
 
 /// From the first policy to the step back.
@@ -159,6 +167,32 @@ pub(crate) fn a_policy_lives(cell: &mut Cell) {
     let page: Value = serde_json::from_str(&get(other, 9603, "/mox/policy").unwrap()).unwrap();
     assert_eq!((&page["from"], page["history"].as_array().map(Vec::len) >= Some(3)), (&json!("properties"), true));
     times.table("documents.md");
+    the_chapter_says_how(one);
+    agreed(first + 7);
+}
+
+/// Runs the commands of the chapter as they stand there, but for the server, the token and the revision that are the reader's own.
+fn the_chapter_says_how(n: u8) {
+    let chapter = fs::read_to_string(root().join("docs/policy.md")).unwrap();
+    let mut script = chapter.split("```sh\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    assert_eq!(script.matches("\ncurl ").count(), 7, "{script}");
+    let (present, frozen) = (revision(n), document(n, "orders")["revision"].as_u64().unwrap_or_default());
+    for (readers, own) in [
+        ("session-server.example.com".to_owned(), address(n).to_string()),
+        ("TOKEN=...".to_owned(), format!("TOKEN={TOKEN}")),
+        ("If-Match: 3".to_owned(), format!("If-Match: {present}")),
+        ("rollback=3".to_owned(), format!("rollback={present}")),
+    ] {
+        assert!(script.contains(&readers), "{readers}: {script}");
+        script = script.replace(&readers, &own);
+    }
+    let dir = fresh_home("cell/chapter");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("policy.json"), excluding(&[1])).unwrap();
+    let script = format!("curl() {{ command curl --silent --show-error --fail \"$@\"; }}\n{script}");
+    let run = Command::new("bash").args(["-euo", "pipefail", "-c", &script]).current_dir(dir).output().unwrap();
+    assert!(run.status.success(), "{}: {script}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!((revision(n), document(n, "orders")["revision"].as_u64()), (present + 3, Some(frozen + 2)));
 }
 
 /// Whatever happens to the store: nobody differs for long after it is over, and nobody serves what is not signed.
@@ -274,5 +308,165 @@ pub(crate) fn faults(cell: &mut Cell) {
     assert_eq!(post(one, "/mox/policy", "", "null").status, 200);
     agreed(known + 1);
     times.table("document-faults.md");
+    cell.assert_same_bytes();
+}
+
+/// A row that is signed as every release signs.
+fn signed(schema: u64, revision: u64, content: &str) -> String {
+    let (by, when, why) = ("ann", 1_700_000_000_000u64, "it can more");
+    let mut message = format!("registry-mox document 1\npolicy\n{revision}\n{when}\n").into_bytes();
+    for part in [by, why, content] {
+        message.extend_from_slice(digest::digest(&digest::SHA256, part.as_bytes()).as_ref());
+    }
+    let mac = hex(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, TOKEN.as_bytes()), &message).as_ref());
+    let head = json!({ "schema": schema, "name": "policy", "revision": revision, "by": by, "when": when, "why": why, "mac": mac });
+    head.to_string().replacen('{', &format!("{{\"content\":{content},"), 1)
+}
+
+/// Old and new release side by side: these are the old ones.
+pub(crate) fn newer_release(cell: &mut Cell) {
+    cell.churn(0);
+    let [one, other] = SESSIONS;
+    let mut times = Times::default();
+    assert_eq!(post(one, "/mox/policy", "", &excluding(&[6])).status, 200);
+    let mut known = revision(one);
+    let served = agreed(known);
+    let content = r#"{"policy":{"exclude":[],"fromNextYear":true},"history":[]}"#;
+    for (schema, reason) in [(1, "content"), (2, "schema")] {
+        let row_ = signed(schema, known + 1, content);
+        vandal("put", &row_);
+        let begin = Instant::now();
+        eventually(SOON, "both refuse it", || {
+            SESSIONS.iter().all(|n| refused(*n).as_deref() == Some(reason)).then_some(())
+        });
+        times.note(
+            "a newer release writes what this one does not know",
+            begin,
+            "both refuse it and serve what they did",
+        );
+        crate::faults::restart(cell, 1);
+        assert_eq!((refused(other).as_deref(), revision(other)), (Some(reason), known), "after a restart");
+        assert_eq!(SESSIONS.map(version), [served.clone(), served.clone()]);
+        assert_eq!(row().map(|(_, value)| value), Some(row_), "it stays for those that can read it");
+        let answer = post(one, "/mox/policy", "", &excluding(&[6]));
+        assert!(answer.status == 409 && answer.body.contains("a newer release wrote"), "{}", answer.body);
+        let begin = Instant::now();
+        let answer = post(one, "/mox/policy", &(known + 1).to_string(), &excluding(&[6]));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        known += 2;
+        assert_eq!(agreed(known), served);
+        times.note(
+            "a newer release writes what this one does not know",
+            begin,
+            "both serve what the operator wrote over it",
+        );
+    }
+    assert_eq!(post(one, "/mox/policy", "", "null").status, 200);
+    agreed(known + 1);
+    times.table("document-releases.md");
+    cell.assert_same_bytes();
+}
+
+/// A library that sets the clock of a program back by an hour. (With one that is ahead a session server does not start: to it the
+/// lease of meta's leader is over.)
+fn an_hour_behind() -> PathBuf {
+    let (source, library) = (root().join("tests/real/clock.c"), root().join("target/real/clock.so"));
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-DAHEAD=-3600", "-o"]).args([&library, &source]).status();
+    assert!(made.unwrap().success());
+    library
+}
+
+pub(crate) fn clocks_apart(cell: &mut Cell) {
+    cell.churn(0);
+    let [one, other] = SESSIONS;
+    let mut times = Times::default();
+    assert_eq!(post(one, "/mox/policy", "", &excluding(&[7])).status, 200);
+    let mut known = revision(one);
+    let served = agreed(known);
+    cell.sessions[1].environment = vec![("LD_PRELOAD", an_hour_behind())];
+    crate::faults::restart(cell, 1);
+    assert_eq!(agreed(known), served);
+    for (n, behind) in [(other, true), (one, false)] {
+        let begin = Instant::now();
+        let answer = post(n, "/mox/policy?by=ann", &known.to_string(), &excluding(&[7, usize::from(n)]));
+        known += 1;
+        agreed(known);
+        times.note("clocks are an hour apart, and a policy is posted to one", begin, "both serve it");
+        assert!(answer.status == 502 && answer.body.contains("set the servers' clocks"), "{}", answer.body);
+        let when = document(one, "policy")["stamp"]["when"].as_u64().unwrap();
+        assert_eq!(when + 3_500_000 < crate::recorder::now(), behind, "by the clock of who writes it");
+    }
+    for n in [other, one] {
+        let begin = Instant::now();
+        assert_eq!(post(n, "/mox/freeze?by=ann&for=8s", "", "").status, 502);
+        SESSIONS.iter().for_each(|n| crate::cell::wait_until_held(*n, Some("frozen")));
+        times.note("clocks are an hour apart, and a freeze of 8 s is ordered at one", begin, "both are frozen");
+        SESSIONS.iter().for_each(|n| crate::cell::wait_until_held(*n, None));
+        times.note("clocks are an hour apart, and a freeze of 8 s is ordered at one", begin, "both are thawed");
+    }
+    assert_eq!(post(other, "/mox/policy", &known.to_string(), "null").status, 502);
+    agreed(known + 1);
+    cell.sessions[1].environment.clear();
+    crate::faults::restart(cell, 1);
+    agreed(known + 1);
+    times.table("document-clocks.md");
+    cell.assert_same_bytes();
+}
+
+/// The registry's own start waits for the database. So that comes back until the servers are up, and is away again before they have
+/// read a document.
+pub(crate) fn start_without_database(cell: &mut Cell) {
+    cell.churn(0);
+    let [one, _] = SESSIONS;
+    let mut times = Times::default();
+    assert_eq!(post(one, "/mox/policy", "", &excluding(&[8])).status, 200);
+    let known = revision(one);
+    let served = agreed(known);
+    cell.sessions.iter_mut().for_each(Server::kill);
+    drop_packets(true, DATABASE, 9092);
+    cell.sessions.iter_mut().for_each(Server::start);
+    thread::sleep(Duration::from_secs(15)); // the length of the fault
+    assert!(cell.sessions.iter_mut().all(Server::is_alive), "they wait");
+    drop_packets(false, DATABASE, 9092);
+    let begin = Instant::now();
+    let mut starting: Vec<&Server> = cell.sessions.iter().collect();
+    eventually(SETTLED, "both are up", || {
+        starting.retain(|server| {
+            let is_up = TcpStream::connect_timeout(&(address(server.n), 9600).into(), SOON).is_ok();
+            if is_up {
+                server.signal("STOP");
+                drop_packets_of(server.n, true, DATABASE, 9092);
+                server.signal("CONT");
+            }
+            !is_up
+        });
+        starting.is_empty().then_some(())
+    });
+    times.note("all start without the database", begin, "the registry is up, once the database is back");
+    let begin = Instant::now();
+    for session in &mut cell.sessions {
+        session.wait_until_healthy();
+        session.wait_until_serving();
+    }
+    for n in SESSIONS {
+        let documents = &status(n)["documents"];
+        assert_eq!((&documents["state"], &documents["readMillisAgo"]), (&json!("unreachable"), &Value::Null), "{n}");
+        assert_eq!((revision(n), version(n)), (known, served.clone()), "as it was kept");
+    }
+    times.note(
+        "all start, and the database is gone when they are up",
+        begin,
+        "both serve by the documents that they have kept",
+    );
+    assert_eq!(post(one, "/mox/policy", "", "{}").status, 503);
+    drop_packets(false, DATABASE, 9092);
+    let begin = Instant::now();
+    eventually(SETTLED, "both read it again", || {
+        SESSIONS.iter().all(|n| status(*n)["documents"]["state"] == "on").then_some(())
+    });
+    times.note("all start, and the database is back after they are up", begin, "both read it again");
+    assert_eq!(post(one, "/mox/policy", &known.to_string(), "null").status, 200);
+    agreed(known + 1);
+    times.table("document-starts.md");
     cell.assert_same_bytes();
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use prost::Message;
+use prost::{DecodeError, Message};
 use serde::Serialize;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         mcp::v1alpha1::Metadata,
         networking::v1alpha3::{ServiceEntry, WorkloadEntry},
     },
-    snapshot::{Set, Snapshot, partition::Partition, resource, view::View},
+    snapshot::{Set, Snapshot, kubectl, partition::Partition, resource, view::View},
 };
 
 /// A list names this many.
@@ -141,8 +141,25 @@ struct Side {
     workloads: Vec<Bytes>,
 }
 
-/// The endpoints of a service, or those that differ.
-type Endpoints = BTreeMap<(String, u32), WorkloadEntry>;
+/// The endpoints of a service, or those that differ, by address and port. They stay encoded, as most of a large difference is
+/// endpoints: equal ones are equal bytes.
+type Endpoints = BTreeMap<(String, u32), Bytes>;
+
+/// The endpoints of a ServiceEntry; the rest is left out.
+#[derive(Clone, PartialEq, Message)]
+struct Inline {
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    endpoints: Vec<Bytes>,
+}
+
+/// The part of an endpoint that tells it from others; the rest is left out.
+#[derive(Clone, PartialEq, Message)]
+struct At {
+    #[prost(string, tag = "1")]
+    address: String,
+    #[prost(btree_map = "string, uint32", tag = "2")]
+    ports: BTreeMap<String, u32>,
+}
 
 /// Names of resources, and whether each is in the older and in the newer view.
 type Names = BTreeMap<Arc<str>, [bool; 2]>;
@@ -253,16 +270,27 @@ fn host(entry: &ServiceEntry) -> String {
 
 /// The entry without its endpoints, and these, wherever they stand. A label that joins the two tells nothing of an endpoint.
 fn decoded(side: Side) -> Result<(Option<ServiceEntry>, Endpoints), String> {
-    let mut entry = side.entry.map(ServiceEntry::decode).transpose().map_err(|error| error.to_string())?;
-    let inline = entry.as_mut().map(|entry| std::mem::take(&mut entry.endpoints)).unwrap_or_default();
-    let mut endpoints = Endpoints::new();
-    for endpoint in side.workloads.into_iter().map(WorkloadEntry::decode).chain(inline.into_iter().map(Ok)) {
-        let mut endpoint = endpoint.map_err(|error| error.to_string())?;
-        endpoint.labels.remove(SERVICE_LABEL);
-        let port = endpoint.ports.values().next().copied().unwrap_or_default();
-        endpoints.insert((endpoint.address.clone(), port), endpoint);
-    }
-    Ok((entry, endpoints))
+    let read = |body: &Bytes| {
+        let entry = ServiceEntry::decode(kubectl::without_endpoints(body))?;
+        Ok::<_, DecodeError>((entry, Inline::decode(body.clone())?.endpoints))
+    };
+    let unlabelled = |workload: Bytes| {
+        let mut workload = WorkloadEntry::decode(workload)?;
+        workload.labels.remove(SERVICE_LABEL);
+        Ok::<_, DecodeError>(workload.encode_to_vec().into())
+    };
+    let located = |encoded: Result<Bytes, DecodeError>| {
+        let encoded = encoded?;
+        let At { address, ports } = At::decode(encoded.clone())?;
+        Ok(((address, ports.into_values().next().unwrap_or_default()), encoded))
+    };
+    let all = || {
+        let (entry, inline) = side.entry.as_ref().map(read).transpose()?.unzip();
+        let inline = inline.unwrap_or_default().into_iter().map(Ok);
+        let all = side.workloads.into_iter().map(unlabelled).chain(inline).map(located);
+        Ok((entry, all.collect::<Result<Endpoints, DecodeError>>()?))
+    };
+    all().map_err(|error: DecodeError| error.to_string())
 }
 
 /// The fields in which two entries differ, endpoints apart.

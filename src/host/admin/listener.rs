@@ -201,6 +201,10 @@ fn text(page: Page) -> Reply {
     if let Some(seconds) = page.retry_after {
         reply.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
+    let etag = page.etag.and_then(|revision| HeaderValue::try_from(format!("\"{revision}\"")).ok());
+    if let Some(etag) = etag {
+        reply.headers_mut().insert(header::ETAG, etag);
+    }
     reply
 }
 

@@ -13,10 +13,13 @@ const PARAMETERS: [&str; 5] = ["dryRun", "rollback", "by", "why", "local"];
 /// The policy in force and those before it, of which the query's `revision` gives one with its document.
 pub(super) fn shown(engine: &Engine, query: &str) -> Page {
     match query::value(query, "revision") {
-        None => Page::json(&engine.policies_shown()),
+        None => {
+            let shown = engine.policies_shown();
+            Page { etag: shown["revision"].as_u64(), ..Page::json(&shown) }
+        }
         Some(revision) => match revision.parse().ok().and_then(|revision| engine.policy_shown(revision)) {
             Some(shown) => Page::json(&shown),
-            None => page(not_remembered(&revision)),
+            None => page(shared::not_remembered(&revision)),
         },
     }
 }
@@ -26,10 +29,6 @@ type Refusal = (u16, String);
 
 fn page((status, why): Refusal) -> Page {
     Page::text(status, why + "\n")
-}
-
-fn not_remembered(revision: &str) -> Refusal {
-    (404, format!("revision {revision:.40?} is not remembered; GET /mox/policy names those that are"))
 }
 
 /// The answer to a dry run, and to a request that is none of those that there are; `None`: the policy is to be set.
@@ -51,12 +50,17 @@ pub(super) fn tried(engine: &Engine, request: Request<'_>) -> Option<Page> {
 
 /// The document of a request, or of the revision that it goes back to.
 fn document(engine: &Engine, request: Request<'_>) -> Result<PolicyConfig, Refusal> {
-    match query::value(request.query, "rollback") {
-        Some(revision) => {
-            let document = revision.parse().ok().and_then(|revision| engine.remembered_policy(revision));
-            document.ok_or_else(|| not_remembered(&revision))
+    if let Some(revision) = shared::rollback(request.query).map_err(|why| (400, why))? {
+        return engine.remembered_policy(revision).ok_or_else(|| shared::not_remembered(&revision.to_string()));
+    }
+    match (request.body.trim_ascii(), engine.has_documents()) {
+        (b"null", true) => Ok(engine.own_policy()),
+        (b"null", false) => {
+            let why = "policy: null goes back to the properties where session servers share documents, which is off here; give \
+                       one JSON object, or take rollback=0, the policy that this process was started with";
+            Err((400, why.to_owned()))
         }
-        None => read_policy(request.body, &engine.config().namespace).map_err(|error| (400, error.to_string())),
+        (body, _) => read_policy(body, &engine.config().namespace).map_err(|error| (400, error.to_string())),
     }
 }
 

@@ -34,17 +34,12 @@ pub(super) fn write(engine: &Engine, path: &str, request: Request<'_>) -> Result
             engine.write_orders(OrdersContent { freeze: Some(freeze) }, &stamp, saw)
         }
         "/mox/thaw" => engine.write_orders(OrdersContent::default(), &stamp, saw),
-        _ => match query::value(query, "rollback") {
-            None => engine.write_policy(policy(body)?, &stamp, saw),
+        _ => match rollback(query)? {
+            None => engine.write_policy(document(body)?, &stamp, saw),
             Some(revision) => {
-                let revision = revision
-                    .parse()
-                    .map_err(|_| format!("rollback {revision:.40?} is no revision; GET /mox/policy has them"))?;
-                let Some(policy) = engine.past_policy(revision) else {
-                    let text = format!(
-                        "the policy of revision {revision} is not known any more; GET /mox/policy has those that are\n"
-                    );
-                    return Ok(Next::Page(Page::text(404, text)));
+                let Some(policy) = engine.stored_policy(revision) else {
+                    let (status, why) = not_remembered(&revision.to_string());
+                    return Ok(Next::Page(Page::text(status, why + "\n")));
                 };
                 let why = if stamp.why.is_empty() { format!("back to revision {revision}") } else { stamp.why };
                 engine.write_policy(policy, &Stamp { why, ..stamp }, saw)
@@ -53,8 +48,20 @@ pub(super) fn write(engine: &Engine, path: &str, request: Request<'_>) -> Result
     })
 }
 
+/// To who names a revision that is none of those that are remembered.
+pub(super) fn not_remembered(revision: &str) -> (u16, String) {
+    (404, format!("revision {revision:.40?} is not remembered; GET /mox/policy names those that are"))
+}
+
+/// The revision that a request goes back to; `None`: it goes back to none.
+pub(super) fn rollback(query: &str) -> Result<Option<u64>, String> {
+    let Some(text) = query::value(query, "rollback") else { return Ok(None) };
+    let revision = text.parse();
+    revision.map(Some).map_err(|_| format!("rollback {text:.40?} is no revision; GET /mox/policy has them"))
+}
+
 /// The policy of a body; `null` goes back to the properties.
-fn policy(body: &[u8]) -> Result<Option<Value>, String> {
+fn document(body: &[u8]) -> Result<Option<Value>, String> {
     let policy: Value = serde_json::from_slice(body)
         .map_err(|error| format!("policy: this is no JSON: {error}; give one JSON object"))?;
     Ok(Some(policy).filter(|policy| !policy.is_null()))

@@ -9,6 +9,7 @@ import static org.junit.Assert.assertTrue;
 
 import com.alipay.sofa.registry.common.model.console.PersistenceData;
 import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.Publish;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
 import com.alipay.sofa.registry.store.api.meta.ProvideDataRepository;
@@ -17,10 +18,14 @@ import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.logging.Level;
 import org.junit.After;
 import org.junit.Test;
 import org.springframework.context.support.GenericApplicationContext;
@@ -38,6 +43,8 @@ public class DocumentFollowerTest {
     private static final class Table implements ProvideDataRepository {
         final Map<String, PersistenceData> rows = new HashMap<>();
         RuntimeException away;
+        /** It has become that of another version. */
+        LinkageError linkage;
         /** Calls wait for it, where there is one. */
         CountDownLatch deaf;
 
@@ -78,6 +85,9 @@ public class DocumentFollowerTest {
         public PersistenceData get(String key) {
             call();
             synchronized (this) {
+                if (linkage != null) {
+                    throw linkage;
+                }
                 if (away != null) {
                     throw away;
                 }
@@ -98,6 +108,10 @@ public class DocumentFollowerTest {
         synchronized void set(RuntimeException away, CountDownLatch deaf) {
             this.away = away;
             this.deaf = deaf;
+        }
+
+        synchronized void unlink() {
+            linkage = new NoSuchMethodError("PersistenceData.getVersion");
         }
 
         synchronized String value(String key) {
@@ -131,9 +145,12 @@ public class DocumentFollowerTest {
     }
 
     private DocumentFollower follower(RegistryMox mox, Table table, long poll) {
+        return follower(mox, store(table, "jdbc:mysql://db/registry"), poll, DocumentFollower.CALL_MILLIS);
+    }
+
+    private DocumentFollower follower(RegistryMox mox, DocumentStore store, long poll, long call) {
         Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
-        DocumentStore store = store(table, "jdbc:mysql://db/registry");
-        DocumentFollower follower = new DocumentFollower(mox, store, keys, poll, broken -> { });
+        DocumentFollower follower = new DocumentFollower(mox, store, keys, poll, call);
         opened.add(follower);
         return follower;
     }
@@ -220,12 +237,91 @@ public class DocumentFollowerTest {
         assertEquals(200L, follower.write(change(mox, "/mox/policy", "{\"exclude\":[\"a*\"]}")).get("status"));
         Object policy = mox.status().get("policy");
         deaf.countDown(); // the first write comes late, and over what is there now
-        TestData.await(
-                "all that was late has ended",
-                () -> Thread.getAllStackTraces().keySet().stream().filter(thread -> thread.getName().equals("mox-store")).count() <= 1);
+        TestData.await("all that was late has ended", () -> storeThreads() <= 1);
         follower.refresh();
         assertEquals(policy, mox.status().get("policy"));
         assertEquals(1L, revision(mox));
+    }
+
+    /** As where the pool has connections that wait for their use, and each of them is as dead as the database was. */
+    @Test
+    public void aDatabaseThatIsBackIsReadWhateverStillWaitsForItsAnswer() {
+        int connections = 20;
+        Table table = new Table();
+        CountDownLatch deaf = new CountDownLatch(1);
+        RegistryMox mox = mox();
+        follower(mox, store(table, "jdbc:mysql://db/registry"), 20, 100).start();
+        table.set(null, deaf);
+        TestData.await("a call waits on each", () -> storeThreads() > connections);
+        table.set(null, null);
+        TestData.await("it is read", () -> "on".equals(documents(mox).get("state")));
+        assertTrue("they wait", storeThreads() > connections);
+        deaf.countDown();
+    }
+
+    /** As for a while after that, where the pool still hands out one of those now and then. */
+    @Test
+    public void aConnectionThatIsDeadLeavesNothingUnread() throws Exception {
+        Table table = new Table();
+        CountDownLatch deaf = new CountDownLatch(1);
+        RegistryMox mox = mox();
+        DocumentStore real = store(table, "jdbc:mysql://db/registry");
+        AtomicBoolean dead = new AtomicBoolean();
+        DocumentStore store =
+                new DocumentStore() {
+                    @Override
+                    public Row get(String key) {
+                        table.set(null, dead.getAndSet(false) ? deaf : null);
+                        return real.get(key);
+                    }
+
+                    @Override
+                    public boolean put(String key, Row row, long expect) {
+                        return real.put(key, row, expect);
+                    }
+                };
+        DocumentFollower follower = follower(mox, store, NEVER, DocumentFollower.CALL_MILLIS);
+        follower.start();
+        table.rows.put(POLICY, new PersistenceData());
+        table.rows.get(POLICY).setVersion(1);
+        dead.set(true);
+        follower.refresh();
+        assertTrue("the row is read", documents(mox).toString().contains("malformed"));
+        assertEquals("and nobody heard of it", "on", documents(mox).get("state"));
+        deaf.countDown();
+    }
+
+    private static long storeThreads() {
+        return Thread.getAllStackTraces().keySet().stream().filter(thread -> thread.getName().equals("mox-store")).count();
+    }
+
+    /** As where a class of the store is another, or is missing, deeper than the start looks. */
+    @Test
+    public void aStoreThatCannotBeLinkedEndsDocumentsAndNothingElse() {
+        List<String> errors = new CopyOnWriteArrayList<>();
+        MoxConfig config =
+                MoxConfig.builder()
+                        .set("listen", "127.0.0.1:0")
+                        .set("admin.token", TOKEN)
+                        .logSink((level, target, line) -> Optional.of(line).filter(it -> level == Level.SEVERE).ifPresent(errors::add))
+                        .build();
+        RegistryMox mox = RegistryMox.create(config);
+        opened.add(mox);
+        mox.loaded();
+        Table table = new Table();
+        DocumentFollower follower = follower(mox, table, 20);
+        follower.start();
+        assertEquals("on", documents(mox).get("state"));
+        table.unlink();
+        TestData.await("it says so", () -> "unreachable".equals(documents(mox).get("state")));
+        assertEquals("java.lang.NoSuchMethodError", documents(mox).get("why"));
+        assertThrows("nobody asks it again", TimeoutException.class, follower::refresh);
+        assertEquals(503L, change(mox, "/mox/policy", "{}").get("status"));
+        mox.publish("registry", Publish.of(TestData.service(1), "r").version(1, 1).data("10.1.0.1:12200").build());
+        assertEquals("everything else goes on", "1/1", TestData.served(mox));
+        TestData.await("an error is logged", () -> !errors.isEmpty());
+        assertEquals(errors.toString(), 1, errors.size());
+        assertTrue(errors.get(0), errors.get(0).contains("event=documents_unreachable") && errors.get(0).contains("PersistenceData.getVersion"));
     }
 
     /** As where a command waits for a slow disk. */

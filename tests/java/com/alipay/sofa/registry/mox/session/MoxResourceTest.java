@@ -183,6 +183,38 @@ public class MoxResourceTest {
         assertEquals(SERVICES + "/" + SERVICES, TestData.served(mox));
     }
 
+    /** The revision that is shown is what a writer says that it saw. */
+    @Test
+    public void whatIsShownIsTagged() throws Exception {
+        String tag = header("/mox/policy", null, "ETag");
+        assertEquals("\"0\"", tag);
+        assertNull("a page that nobody writes has none", header("/mox/status", null, "ETag"));
+        Map<String, String> seen = Collections.singletonMap("If-Match", tag);
+        assertEquals(200, ask("/mox/policy", seen, "{\"exclude\": [\"*.S1:*\"]}").status);
+        assertEquals(409, ask("/mox/policy", seen, "{}").status);
+        assertEquals("\"1\"", header("/mox/policy", null, "ETag"));
+    }
+
+    @Test
+    public void whoComesTooEarlyIsToldWhenToAskAgain() throws Exception {
+        mox.close();
+        mox = RegistryMox.embed(MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "sesame").build());
+        assertEquals("5", header("/mox/policy?dryRun", "{}", "Retry-After"));
+        assertNull(header("/mox/policy", "{}", "Retry-After"));
+    }
+
+    /** A header of the answer to a GET, or to a POST of a body. */
+    private String header(String path, String body, String name) throws IOException {
+        HttpURLConnection connection = connection(path);
+        if (body != null) {
+            connection.setRequestProperty(Sessions.TOKEN_HEADER, "sesame");
+            connection.setDoOutput(true);
+            connection.getOutputStream().write(body.getBytes(StandardCharsets.UTF_8));
+        }
+        connection.getResponseCode();
+        return connection.getHeaderField(name);
+    }
+
     private Exchange.Answer ask(String path, Map<String, String> more, String body) throws Exception {
         Map<String, String> headers = new HashMap<>(more);
         headers.put(Sessions.TOKEN_HEADER, "sesame");

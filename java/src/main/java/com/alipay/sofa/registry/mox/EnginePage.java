@@ -15,6 +15,8 @@ final class EnginePage implements MoxHost.Page {
     private final int status;
     private final String contentType;
     private final long retryAfter;
+    /** Null where it has none. */
+    private final String etag;
     /** 0 where the page is whole. */
     private final long cursor;
     /** Null once it is written. */
@@ -32,6 +34,7 @@ final class EnginePage implements MoxHost.Page {
         status = ((Long) head.get("status")).intValue();
         contentType = (String) head.get("contentType");
         retryAfter = head.containsKey("retryAfter") ? (Long) head.get("retryAfter") : 0;
+        etag = head.containsKey("etag") ? "\"" + head.get("etag") + "\"" : null;
         cursor = head.containsKey("cursor") ? (Long) head.get("cursor") : 0;
     }
 
@@ -52,6 +55,11 @@ final class EnginePage implements MoxHost.Page {
     @Override
     public long retryAfter() {
         return retryAfter;
+    }
+
+    @Override
+    public String etag() {
+        return etag;
     }
 
     @Override

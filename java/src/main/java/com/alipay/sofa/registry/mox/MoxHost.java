@@ -171,6 +171,13 @@ public interface MoxHost {
         long retryAfter();
 
         /**
+         * What {@code If-Match} takes of whoever changes what the page shows.
+         *
+         * @return the value of an {@code ETag}, in quotes; null where the page has none
+         */
+        String etag();
+
+        /**
          * Writes the page, once.
          *
          * @param out where to; it is not closed

@@ -15,7 +15,6 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
-import java.util.function.Consumer;
 
 /**
  * Carries rows between the registry's store and the engine, which alone knows what they mean: all of them every 3 s, at once when
@@ -28,10 +27,14 @@ final class DocumentFollower implements AutoCloseable {
     static final long POLL_MILLIS = 3_000;
     /** How long the start of a session server may wait. */
     private static final long START_MILLIS = 2_000;
-    /** How long a call may take. */
-    private static final long CALL_MILLIS = 2_500;
-    /** How many threads may have been given up and not have ended. */
-    private static final int GIVEN_UP = 4;
+    /** How long a call may take, which is less than the time from one to the next. */
+    static final long CALL_MILLIS = 2_500;
+    /**
+     * How many threads may have been given up and not have ended. Each waits on a connection of the registry's pool, which takes that
+     * back after 30 s and hands it out again, dead as it is, until TCP gives it up after a quarter of an hour. With fewer threads than
+     * polls in that time a database that is back would be asked by none before TCP sends again what was lost: up to two minutes.
+     */
+    private static final int GIVEN_UP = 320;
     /** A row has 64 KiB at most; a longer one is as good as its beginning, which is refused for its length. */
     private static final int MOST_CHARS = (64 << 10) + 1;
 
@@ -41,9 +44,11 @@ final class DocumentFollower implements AutoCloseable {
     private final Map<String, String> keys;
 
     private final long pollMillis;
-    private final Consumer<Throwable> broken;
+    private final long callMillis;
     private final ScheduledThreadPoolExecutor polls = new ScheduledThreadPoolExecutor(1, work -> thread(work, "mox-documents"));
     private final AtomicInteger givenUp = new AtomicInteger();
+    /** The store is made of something that this registry version does not have. */
+    private final AtomicBoolean broken = new AtomicBoolean();
     /** Replaced by who gives it up. No lock: a command that takes long, as one of a slow disk does, keeps nobody from that. */
     private volatile Lane lane = new Lane();
 
@@ -51,6 +56,8 @@ final class DocumentFollower implements AutoCloseable {
     private static final class Lane {
         final ExecutorService thread = Executors.newSingleThreadExecutor(work -> thread(work, "mox-store"));
         final AtomicBoolean givenUp = new AtomicBoolean();
+        /** Calls that have not come to their end. */
+        final AtomicInteger calls = new AtomicInteger();
     }
 
     /** Work that asks the store, and tells the engine unless its lane was given up. */
@@ -59,13 +66,13 @@ final class DocumentFollower implements AutoCloseable {
     }
 
     /** @param keys the rows' keys by the documents' names, as the engine's settings have them */
-    DocumentFollower(RegistryMox mox, DocumentStore store, Map<?, ?> keys, long pollMillis, Consumer<Throwable> broken) {
+    DocumentFollower(RegistryMox mox, DocumentStore store, Map<?, ?> keys, long pollMillis, long callMillis) {
         this.mox = mox;
         this.store = store;
         this.keys = new LinkedHashMap<>();
         keys.forEach((name, key) -> this.keys.put((String) name, (String) key));
         this.pollMillis = pollMillis;
-        this.broken = broken;
+        this.callMillis = callMillis;
     }
 
     private static Thread thread(Runnable work, String name) {
@@ -77,29 +84,42 @@ final class DocumentFollower implements AutoCloseable {
     /** Reads everything once, for 2 s at most, and again and again from then on. */
     void start() {
         try {
-            within(START_MILLIS, this::read);
-        } catch (TimeoutException e) {
+            within(START_MILLIS, true, this::read);
+        } catch (TimeoutException | LinkageError e) {
             // The engine has what it kept of before; what is read late counts from then on.
         }
-        polls.scheduleWithFixedDelay(this::poll, pollMillis, pollMillis, TimeUnit.MILLISECONDS);
+        if (!broken.get()) {
+            // At a rate: after a poll that nobody answers the next is due at once.
+            polls.scheduleAtFixedRate(this::poll, pollMillis, pollMillis, TimeUnit.MILLISECONDS);
+        }
     }
 
     private void poll() {
         try {
             refresh();
-        } catch (TimeoutException | MoxException e) {
+        } catch (TimeoutException | MoxException | LinkageError e) {
             // The engine was told, or is closed, which ends this as well.
-        } catch (LinkageError e) {
-            broken.accept(e);
-            throw e; // ends the polls
         } catch (Throwable t) {
             // A full heap or the like; the next poll tells whether it is over.
         }
     }
 
-    /** Reads all rows now. Throws where the database takes too long. */
+    /**
+     * Reads all rows now. Throws where the database takes too long. For a while after a fault the pool has connections that are dead
+     * though the database is not; so where nothing comes at once, another is asked. A write that is under way is not given up for
+     * that.
+     */
     void refresh() throws TimeoutException {
-        within(CALL_MILLIS, this::read);
+        long first = callMillis / 5;
+        try {
+            if (lane.calls.get() == 0) {
+                within(first, false, this::read);
+                return;
+            }
+        } catch (TimeoutException e) {
+            // The second has the rest of the time.
+        }
+        within(callMillis - first, true, this::read);
     }
 
     /**
@@ -110,7 +130,8 @@ final class DocumentFollower implements AutoCloseable {
      */
     Map<String, Object> write(Map<String, Object> next) throws TimeoutException {
         return within(
-                CALL_MILLIS,
+                callMillis,
+                true,
                 on -> {
                     Map<String, Object> answer = next;
                     while (answer.get("write") != null) {
@@ -144,6 +165,9 @@ final class DocumentFollower implements AutoCloseable {
 
     /** Writes a row and tells the engine what is there then. */
     private Map<String, Object> put(Lane on, Map<?, ?> write) throws TimeoutException {
+        if (on.givenUp.get()) {
+            throw new TimeoutException(); // nobody waits for it any more
+        }
         String key = (String) write.get("key");
         boolean stored = false;
         boolean read = false;
@@ -189,14 +213,29 @@ final class DocumentFollower implements AutoCloseable {
         return Collections.unmodifiableMap(shown);
     }
 
-    private <T> T within(long millis, Call<T> call) throws TimeoutException {
+    /** @param last whether the engine is to know that nothing came */
+    private <T> T within(long millis, boolean last, Call<T> call) throws TimeoutException {
+        if (broken.get()) {
+            throw new TimeoutException(); // the engine knows that nobody reads
+        }
         Lane on = lane;
-        Future<T> done = on.thread.submit(() -> call.on(on));
+        on.calls.incrementAndGet();
+        Future<T> done =
+                on.thread.submit(
+                        () -> {
+                            try {
+                                return call.on(on);
+                            } finally {
+                                on.calls.decrementAndGet();
+                            }
+                        });
         try {
             return done.get(millis, TimeUnit.MILLISECONDS);
         } catch (TimeoutException e) {
             done.cancel(false); // nobody waits for it, if it has not begun
-            giveUp(on, millis);
+            if (giveUp(on) && last) {
+                mox.host().command("rows", "failure", "no answer within " + millis + " ms");
+            }
             throw e;
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
@@ -205,6 +244,9 @@ final class DocumentFollower implements AutoCloseable {
             if (e.getCause() instanceof TimeoutException) {
                 throw (TimeoutException) e.getCause();
             }
+            if (e.getCause() instanceof LinkageError) {
+                end((LinkageError) e.getCause());
+            }
             if (e.getCause() instanceof Error) {
                 throw (Error) e.getCause();
             }
@@ -212,16 +254,24 @@ final class DocumentFollower implements AutoCloseable {
         }
     }
 
-    /** Whoever waits for another call of the lane gives up as well. */
-    private void giveUp(Lane late, long millis) {
+    /** Ends reading for good; the last known documents count, and everything else of MoX goes on. The engine logs it. */
+    private void end(LinkageError why) {
+        if (broken.compareAndSet(false, true)) {
+            polls.shutdown();
+            mox.host().command("rows", "failure", why.getClass().getName(), "detail", String.valueOf(why.getMessage()));
+        }
+    }
+
+    /** Whoever waits for another call of the lane gives up as well. False: somebody has given it up before, or nobody may. */
+    private boolean giveUp(Lane late) {
         if (givenUp.get() >= GIVEN_UP || !late.givenUp.compareAndSet(false, true)) {
-            return;
+            return false;
         }
         givenUp.incrementAndGet();
+        lane = new Lane();
         late.thread.submit(givenUp::decrementAndGet); // when the call has come to its end
         late.thread.shutdown();
-        lane = new Lane();
-        mox.host().command("rows", "failure", "no answer within " + millis + " ms");
+        return true;
     }
 
     @Override

@@ -202,6 +202,9 @@ public class MoxResource {
             if (page.retryAfter() > 0) {
                 response.header("Retry-After", page.retryAfter());
             }
+            if (page.etag() != null) {
+                response.header("ETag", page.etag());
+            }
             return response.entity((StreamingOutput) out -> write(page, out)).build();
         } catch (MoxException e) {
             return failed(503, e.code() + ", " + e.getMessage());
@@ -238,10 +241,11 @@ public class MoxResource {
     }
 
     private static Response response(Map<String, Object> page) {
-        return Response.status(((Long) page.get("status")).intValue())
-                .type((String) page.get("contentType"))
-                .entity(page.get("body"))
-                .build();
+        Response.ResponseBuilder response = Response.status(((Long) page.get("status")).intValue()).type((String) page.get("contentType"));
+        if (page.get("retryAfter") != null) {
+            response.header("Retry-After", page.get("retryAfter"));
+        }
+        return response.entity(page.get("body")).build();
     }
 
     private static Response off() {

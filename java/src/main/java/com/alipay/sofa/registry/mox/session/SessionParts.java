@@ -84,7 +84,7 @@ final class SessionParts implements AutoCloseable {
         }
         Future<?> baseline = sessions.baseline(mox);
         // Before anything is served: under which policy, and whether at all.
-        DocumentFollower documents = documents(beans, mox, settings, broken);
+        DocumentFollower documents = documents(beans, mox, settings);
         SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch, metrics(mox), documents);
         if (feed != null) {
             feed.start(baseline);
@@ -96,15 +96,15 @@ final class SessionParts implements AutoCloseable {
     }
 
     /** Null, with one line in the log, where there is no store that a document would outlive a restart in. */
-    private static DocumentFollower documents(
-            ListableBeanFactory beans, RegistryMox mox, Map<String, Object> settings, Consumer<Throwable> broken) {
+    private static DocumentFollower documents(ListableBeanFactory beans, RegistryMox mox, Map<String, Object> settings) {
         Map<?, ?> keys = (Map<?, ?>) settings.get("documents");
         if (keys == null || keys.isEmpty()) {
             return null; // nothing could be signed, which the status says
         }
         DocumentFollower documents = null;
         try {
-            documents = new DocumentFollower(mox, RealDocumentStore.of(beans), keys, DocumentFollower.POLL_MILLIS, broken);
+            DocumentStore store = RealDocumentStore.of(beans);
+            documents = new DocumentFollower(mox, store, keys, DocumentFollower.POLL_MILLIS, DocumentFollower.CALL_MILLIS);
             documents.start();
             return documents;
         } catch (Throwable t) {
