@@ -133,7 +133,8 @@ pub struct TlsFiles {
 pub struct Admin {
     /// Secret that a request has to show in `X-Mox-Token` if it changes something, the same on all session servers. With 16 bytes or
     /// more it also signs the documents that they share. To the others goes a signature by it, good once and for 5 minutes, so
-    /// their clocks must agree. Default: none, and each such request is refused.
+    /// their clocks must agree; what they answer to how fresh they are and how much they serve then counts only if it is signed.
+    /// Default: none, and each such request is refused.
     pub token: Option<Secret>,
 }
 
