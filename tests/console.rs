@@ -101,8 +101,9 @@ fn a_browser_says_what_it_is_by_the_header() {
     use registry_mox::testing::host::admin::as_accepted;
     for (query, accept, wanted) in [
         ("", "text/html,application/xhtml+xml,*/*;q=0.8", "as=html"),
-        ("q=a", "text/html", "q=a&as=html"),
-        ("as=json", "text/html", "as=json"),
+        ("q=a", "text/html,application/xhtml+xml", "q=a&as=html"),
+        ("as=json", "text/html,application/xhtml+xml", "as=json"),
+        ("q=a", "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "q=a"),
         ("q=a", "application/json", "q=a"),
         ("", "*/*", ""),
         ("", "", ""),

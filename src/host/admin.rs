@@ -22,7 +22,7 @@ use crate::{
         console,
         documents::Next,
         engine::Engine,
-        explain::explain,
+        explain::{beside, explain},
         metrics,
         page::JSON,
     },
@@ -67,10 +67,10 @@ pub enum Answer {
     },
 }
 
-/// The query of a request with this header `Accept`: people's browsers get pages for people.
+/// The query of a request with this header `Accept`: people's browsers get pages for people. All of them take XHTML, and clients
+/// that just name every type they know, as Java's does with HTML, do not.
 pub fn as_accepted(query: &str, accept: &str) -> String {
-    let html = accept.split(',').any(|kind| kind.trim_start().starts_with("text/html"));
-    match html && query::value(query, AS).is_none() {
+    match accept.contains("application/xhtml+xml") && query::value(query, AS).is_none() {
         true if query.is_empty() => format!("{AS}=html"),
         true => format!("{query}&{AS}=html"),
         false => query.to_owned(),
@@ -86,13 +86,15 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     if let Some(asset) = console::asset(path) {
         return Answer::Page(asset);
     }
-    let walks = path == "/mox/explain" || path.starts_with("/mox/services");
+    if path == "/mox/explain" {
+        return Answer::Page(explained(engine, query, Vec::new()));
+    }
+    let walks = path.starts_with("/mox/services");
     let turn = if walks { engine.turn() } else { None };
     if walks && turn.is_none() {
-        let text = "others walk over the services, one after the other; ask again in a second\n".to_owned();
-        return Answer::Page(Page { retry_after: Some(1), ..Page::text(429, text) });
+        return Answer::Page(busy());
     }
-    if query::value(query, AS).as_deref() == Some("html")
+    if is_for_people(query)
         && let Some(page) = console::page(engine, path, query)
     {
         return Answer::Page(page);
@@ -112,7 +114,6 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
             Some(sink) => Page::json(&sink.report()),
             None => Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned()),
         },
-        "/mox/explain" => explained(engine, query),
         "/mox/services" => listed(engine, query),
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         _ => Page::text(
@@ -140,14 +141,29 @@ fn service(engine: &Engine, name: &str) -> Page {
     }
 }
 
-/// Why something is, or is not, in the mesh.
-fn explained(engine: &Engine, query: &str) -> Page {
-    match query::value(query, "q").filter(|asked| !asked.trim().is_empty()) {
-        Some(asked) => Page::json(&explain(engine, &asked)),
+/// Why something is, or is not, in the mesh, with what other session servers answered to the same.
+pub fn explained(engine: &Engine, query: &str, answers: Vec<beside::Answer>) -> Page {
+    let Some(_turn) = engine.turn() else { return busy() };
+    let asked = query::value(query, "q").unwrap_or_default();
+    let explanation = (!asked.trim().is_empty()).then(|| explain(engine, &asked, answers));
+    match explanation {
+        explanation if is_for_people(query) => console::explained(&asked, explanation.as_ref()),
+        Some(explanation) => Page::json(&explanation),
         None => {
-            Page::text(400, "say what to explain: ?q=<dataInfoId, dataId, host, application or address>\n".to_owned())
+            let text = "say what to explain: ?q=<dataInfoId, dataId, host, application or address>\n";
+            Page::text(400, text.to_owned())
         }
     }
+}
+
+/// Whether a page is to be HTML.
+fn is_for_people(query: &str) -> bool {
+    query::value(query, AS).as_deref() == Some("html")
+}
+
+fn busy() -> Page {
+    let text = "others walk over the services, one after the other; ask again in a second\n".to_owned();
+    Page { retry_after: Some(1), ..Page::text(429, text) }
 }
 
 /// The served resources of a type.

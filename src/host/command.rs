@@ -15,6 +15,7 @@ use crate::{
         desk::Written,
         documents::{Away, Next},
         engine::Engine,
+        explain::beside,
         feed::Feed,
         metrics,
         peers::{self, About},
@@ -54,6 +55,13 @@ pub enum Command {
         target: String,
         /// An answer of each of them.
         answers: Vec<peers::Answer>,
+    },
+    /// Explain something, with what the other session servers say of it.
+    Explain {
+        /// The query of the page.
+        query: String,
+        /// An answer of each of them.
+        answers: Vec<beside::Answer>,
     },
     /// Set the operator's latch.
     Freeze {},
@@ -206,6 +214,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         }
         Command::Question { about } => Ok(json!({ "target": engine.peers().question(about)? })),
         Command::Answers { about, target, answers } => to_value(engine.heard(about, &target, &answers)),
+        Command::Explain { query, answers } => to_value(admin::explained(engine, &query, answers)),
         Command::Freeze {} => {
             engine.freeze();
             done

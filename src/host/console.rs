@@ -9,7 +9,7 @@ use crate::host::{
         services::{self, Asked, List, Row, STATES, Shown},
     },
     engine::Engine,
-    explain::{Explained, explain, ladder::Verdict},
+    explain::{Explained, Explanation, ladder::Verdict},
     page::Page,
     status::Status,
 };
@@ -49,7 +49,6 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
             Ok(asked) => (200, "Services", list(&services::list(engine, &asked), &asked)),
             Err(why) => (400, "Services", html! { p { (why) } }),
         },
-        "/mox/explain" => (200, "Explain", explained(engine, query)),
         "/mox/streams" => (200, "Streams", streams(engine)),
         "/mox/policy" => (200, "Policy", policy(engine)),
         _ => {
@@ -63,7 +62,16 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
             }
         }
     };
-    Some(Page { content_type: HTML, ..Page::text(status, framed(path, title, &body).into_string()) })
+    Some(made(status, path, title, &body))
+}
+
+fn made(status: u16, path: &str, title: &str, body: &Markup) -> Page {
+    Page { content_type: HTML, ..Page::text(status, framed(path, title, body).into_string()) }
+}
+
+/// The page of what was asked for, if anything was.
+pub fn explained(asked: &str, explanation: Option<&Explanation>) -> Page {
+    made(200, "/mox/explain", "Explain", &explanation_of(asked, explanation))
 }
 
 fn framed(path: &str, title: &str, body: &Markup) -> Markup {
@@ -286,20 +294,33 @@ fn ladder(explained: &Explained) -> Markup {
     }
 }
 
-fn explained(engine: &Engine, query: &str) -> Markup {
-    let asked = query::value(query, "q").unwrap_or_default();
-    let answer = (!asked.trim().is_empty()).then(|| explain(engine, &asked));
+fn explanation_of(asked: &str, explanation: Option<&Explanation>) -> Markup {
     html! {
         h1 { "Why is it, or is it not, in the mesh?" }
         form role="search" action="/mox/explain" {
             label { "dataInfoId, dataId, host, application or address" input name="q" size="60" value=(asked); }
             button { "Explain" }
         }
-        @if let Some(answer) = &answer {
+        @if let Some(answer) = explanation {
             @if answer.services.is_empty() { p { "Nothing that is known has this name, host, application or address. A dataInfoId in full is explained, known or not." } }
             @for one in &answer.services {
                 h2 { a href=(link(&one.service)) { (one.service) } }
                 (ladder(one))
+            }
+            @if !answer.servers.is_empty() {
+                h2 { "The other session servers" }
+                ul {
+                    @for other in &answer.servers {
+                        li {
+                            b { (other.server) } ": "
+                            @match (&other.silent, other.differs.is_empty()) {
+                                (Some(why), _) => (why),
+                                (None, true) => "the same",
+                                (None, false) => { "differs" ul { @for it in &other.differs { li { (it.service) ", " (it.step) ": here " (it.here) "; there " (it.there) } } } },
+                            }
+                        }
+                    }
+                }
             }
             @if !answer.others.is_empty() {
                 h2 { "Others" }

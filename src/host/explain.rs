@@ -4,6 +4,7 @@
 //! is to know of one, and [`ladder`] is a pure function of that. Whoever adds a reason that can keep something out
 //! adds its remedy in [`remedies`], since that does not compile without.
 
+pub mod beside;
 pub mod facts;
 pub mod find;
 pub mod ladder;
@@ -15,7 +16,11 @@ use crate::{
     catalog::key::ServiceKey,
     host::{
         engine::Engine,
-        explain::{facts::Facts, ladder::Rung},
+        explain::{
+            beside::{Answer, Beside},
+            facts::Facts,
+            ladder::Rung,
+        },
     },
 };
 
@@ -40,6 +45,9 @@ pub struct Explanation {
     /// How many more those are.
     #[serde(skip_serializing_if = "is_zero")]
     pub left_out: usize,
+    /// The other session servers that were asked the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<Beside>,
 }
 
 /// The ladder of one service.
@@ -61,15 +69,21 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// Explains what an operator asks for.
-pub fn explain(engine: &Engine, query: &str) -> Explanation {
+/// Explains what an operator asks for, beside what other session servers answered to the same.
+pub fn explain(engine: &Engine, query: &str, answers: Vec<Answer>) -> Explanation {
     let query = query.trim();
     let (found, mut keys) = find::find(engine, query);
     let others = keys.split_off(keys.len().min(EXPLAINED));
     let services = keys.iter().map(|key| explained(engine, key, &found)).collect();
     let left_out = others.len().saturating_sub(find::NAMED);
     let others = others.into_iter().take(find::NAMED).map(|key| key.text().to_string()).collect();
-    Explanation { query: query.to_owned(), found, services, others, left_out }
+    let mut explanation =
+        Explanation { query: query.to_owned(), found, services, others, left_out, servers: Vec::new() };
+    if !answers.is_empty() {
+        let own = serde_json::to_value(&explanation).unwrap_or_default();
+        explanation.servers = beside::beside(&own, answers);
+    }
+    explanation
 }
 
 fn explained(engine: &Engine, key: &ServiceKey, found: &Found) -> Explained {

@@ -27,7 +27,7 @@ if (live) {
   setInterval(async () => {
     if (document.hidden || live.contains(document.activeElement)) return;
     try {
-      const answer = await fetch(location.href, { headers: { Accept: 'text/html' } });
+      const answer = await fetch(location.href, { headers: { Accept: 'application/xhtml+xml' } });
       if (!answer.ok) return;
       const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html').querySelector('[data-live]');
       if (fresh) live.replaceChildren(...fresh.childNodes);

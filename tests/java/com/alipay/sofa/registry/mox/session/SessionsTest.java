@@ -197,6 +197,31 @@ public class SessionsTest {
         }
     }
 
+    /** What another server says of the same stands beside this one's word, and nobody passes the question on. */
+    @Test
+    public void whatServersExplainOtherwiseIsShown() throws Exception {
+        String query = "q=" + TestData.service(1).replace("#", "%23");
+        try (RegistryMox here = with("");
+                RegistryMox there = RegistryMox.create(MoxConfig.builder().set("listen", "127.0.0.1:0").set("policy", Collections.singletonMap("exclude", Collections.singletonList("*"))).build())) {
+            for (RegistryMox each : new RegistryMox[] {here, there}) {
+                each.publish("registry", Publish.of(TestData.service(1), "r").version(1, 1).data("10.0.0.1:12200").build());
+                each.loaded();
+                each.flush(TestData.DEADLINE);
+            }
+            Sessions sessions = peer((client, request) -> {
+                String[] target = request.split(" ")[1].split("\\?");
+                Map<String, Object> page = there.page(target[0], target[1]);
+                client.getOutputStream().write(ok((String) page.get("body")).getBytes(StandardCharsets.UTF_8));
+            });
+            Object explained = here.host().command("explain", "query", query, "answers", sessions.explain(query)).get("body");
+            assertTrue(explained.toString(), explained.toString().contains("\"there\": \"failed: excluded\""));
+            assertTrue(requests.toString(), requests.get(0).startsWith("GET /mox/explain?local=1&as=json&q="));
+            List<Map<String, Object>> none = peer(answers("HTTP/1.1 503 No\r\n\r\nMoX is off")).explain(query);
+            explained = here.host().command("explain", "query", query + "&as=html", "answers", none).get("body");
+            assertTrue(explained.toString(), explained.toString().contains("status 503: MoX is off"));
+        }
+    }
+
     @Test
     public void aRedirectionIsNotFollowed() throws Exception {
         peer(answers(ok("fresh\n")));

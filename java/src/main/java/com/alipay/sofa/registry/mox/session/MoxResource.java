@@ -12,6 +12,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
+import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicLong;
@@ -40,6 +41,9 @@ public class MoxResource {
     private static final Pattern POLICY =
             Pattern.compile("\\s*\\{[^{}]*?\"hash\":\\s*\"([0-9a-f]{1,64})\"[^{}]*?\"revision\":\\s*([0-9]{1,18})\\b");
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
+    /** The others are asked to explain something for one reader at a time; more get what this server has to say. */
+    private static final Semaphore EXPLAINING = new Semaphore(1);
+
     private static final AtomicLong NEXT_WARNING = new AtomicLong(System.nanoTime());
 
     /** Made by Spring, and by the web server. */
@@ -49,7 +53,7 @@ public class MoxResource {
      * The first page.
      *
      * @param uri what was asked for
-     * @param accept the media types that the client takes; where HTML is among them it gets the page for people
+     * @param accept the media types that the client takes; where XHTML is among them, as browsers have it, it gets the page for people
      * @return the page
      */
     @GET
@@ -61,7 +65,7 @@ public class MoxResource {
      * Any other page.
      *
      * @param uri what was asked for
-     * @param accept the media types that the client takes; where HTML is among them it gets the page for people
+     * @param accept the media types that the client takes; where XHTML is among them, as browsers have it, it gets the page for people
      * @return the page
      */
     @GET
@@ -194,8 +198,16 @@ public class MoxResource {
         try {
             URI asked = uri.getRequestUri();
             String query = asked.getRawQuery() == null ? "" : asked.getRawQuery();
-            if (accept != null && accept.contains("text/html")) {
+            if (accept != null && accept.contains("application/xhtml+xml")) {
                 query += query.isEmpty() ? "as=html" : "&as=html"; // of two the engine takes the first
+            }
+            Sessions others = MoxBinding.sessions();
+            if (asked.getRawPath().endsWith("/mox/explain") && !("&" + query).contains("&local=1") && others != null && EXPLAINING.tryAcquire()) {
+                try {
+                    return response(mox.get().host().command("explain", "query", query, "answers", others.explain(query)));
+                } finally {
+                    EXPLAINING.release();
+                }
             }
             MoxHost.Page page = mox.get().host().page(asked.getRawPath(), query);
             Response.ResponseBuilder response = Response.status(page.status()).type(page.contentType());

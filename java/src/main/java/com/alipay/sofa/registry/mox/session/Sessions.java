@@ -110,6 +110,25 @@ final class Sessions {
         return all(CHANGE_MILLIS, path, headers, body);
     }
 
+    /**
+     * Asks every other server to explain the same. What they say is shown beside this one's word, and believed in nothing.
+     *
+     * @param query what stands behind the question mark
+     */
+    List<Map<String, Object>> explain(String query) throws Exception {
+        // Of two values of a name the engine takes the first.
+        String target = "/mox/explain?local=1&as=json&" + query;
+        List<Map<String, Object>> answers = new ArrayList<>();
+        for (Map.Entry<String, Exchange.Answer> one : all(CHANGE_MILLIS, target, Collections.emptyMap(), null).entrySet()) {
+            Map<String, Object> answer = new LinkedHashMap<>();
+            answer.put("server", one.getKey());
+            answer.put("status", one.getValue().status);
+            answer.put("body", one.getValue().body);
+            answers.add(answer);
+        }
+        return answers;
+    }
+
     /** As the engine verifies it. */
     static String signature(String token, String method, String path, String time, String body) throws GeneralSecurityException {
         Mac mac = Mac.getInstance("HmacSHA256");
