@@ -49,6 +49,8 @@ final class DocumentFollower implements AutoCloseable {
     private final AtomicInteger givenUp = new AtomicInteger();
     /** The store is made of something that this registry version does not have. */
     private final AtomicBoolean broken = new AtomicBoolean();
+    /** Nothing could be read the last time. */
+    private volatile boolean away;
     /** Replaced by who gives it up. No lock: a command that takes long, as one of a slow disk does, keeps nobody from that. */
     private volatile Lane lane = new Lane();
 
@@ -106,20 +108,25 @@ final class DocumentFollower implements AutoCloseable {
 
     /**
      * Reads all rows now. Throws where the database takes too long. For a while after a fault the pool has connections that are dead
-     * though the database is not; so where nothing comes at once, another is asked. A write that is under way is not given up for
-     * that.
+     * though the database is not; so where nothing comes at once, others are asked. A call that is under way is not given up for
+     * that, and of a database that is away one is asked.
      */
     void refresh() throws TimeoutException {
-        long first = callMillis / 5;
-        try {
-            if (lane.calls.get() == 0) {
-                within(first, false, this::read);
+        long left = callMillis;
+        for (long patience = callMillis / 25; patience < left && !away && lane.calls.get() == 0; patience *= 2) {
+            try {
+                away = !within(patience, false, this::read);
                 return;
+            } catch (TimeoutException e) {
+                left -= patience;
             }
-        } catch (TimeoutException e) {
-            // The second has the rest of the time.
         }
-        within(callMillis - first, true, this::read);
+        boolean answers = false;
+        try {
+            answers = within(left, true, this::read);
+        } finally {
+            away = !answers;
+        }
     }
 
     /**
@@ -129,6 +136,7 @@ final class DocumentFollower implements AutoCloseable {
      * @return the engine's last answer
      */
     Map<String, Object> write(Map<String, Object> next) throws TimeoutException {
+        refresh(); // the pool hands out next what has just answered, and not what died with the database
         return within(
                 callMillis,
                 true,
@@ -141,7 +149,8 @@ final class DocumentFollower implements AutoCloseable {
                 });
     }
 
-    private Void read(Lane on) throws TimeoutException {
+    /** False: the database says that it cannot. */
+    private boolean read(Lane on) throws TimeoutException {
         Map<String, Object> rows = new LinkedHashMap<>();
         Throwable failure = null;
         try {
@@ -160,7 +169,7 @@ final class DocumentFollower implements AutoCloseable {
         for (Object write : (List<?>) answer.get("writes")) {
             put(on, (Map<?, ?>) write);
         }
-        return null;
+        return failure == null;
     }
 
     /** Writes a row and tells the engine what is there then. */
