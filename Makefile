@@ -47,6 +47,7 @@ torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the 
 	tests/real/install.sh
 	MOX_ISTIO_INPUTS=1000000 cargo test --locked --test istio
 	MOX_ROUND_STEPS=10000000 cargo test --locked --profile torture --lib catalog::histories
+	MOX_VISIBILITY_HISTORIES=1000 cargo test --locked --profile torture --lib visibility::histories
 	MOX_ORDER_STEPS=10000000 cargo test --locked --profile torture --lib order::histories
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture
 	cargo build --locked --release --example serve

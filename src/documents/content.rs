@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::{
     config,
-    documents::{Name, envelope::Stamp},
+    documents::envelope::Stamp,
     model::Millis,
+    visibility::{Lease, page::Page},
 };
 
 /// How many policies are kept beside the one in force.
@@ -16,9 +17,6 @@ const KEPT: usize = 10;
 
 /// The content of a document.
 pub(super) trait Content: Clone + PartialEq + Serialize + DeserializeOwned {
-    /// The document's name.
-    const NAME: Name;
-
     /// Whether this release can do what it says; else what it cannot.
     fn check(&self, namespace: &str) -> Result<(), String>;
 
@@ -60,8 +58,6 @@ impl PolicyContent {
 }
 
 impl Content for PolicyContent {
-    const NAME: Name = Name::Policy;
-
     fn check(&self, namespace: &str) -> Result<(), String> {
         let Some(policy) = &self.policy else { return Ok(()) };
         config::policy_from_json(policy.clone(), namespace).map(drop).map_err(|error| error.to_string())
@@ -90,8 +86,6 @@ pub struct Freeze {
 }
 
 impl Content for OrdersContent {
-    const NAME: Name = Name::Orders;
-
     fn check(&self, _: &str) -> Result<(), String> {
         Ok(())
     }
@@ -107,8 +101,18 @@ pub struct PinsContent {
 }
 
 impl Content for PinsContent {
-    const NAME: Name = Name::Pins;
+    fn check(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
 
+impl Content for Lease {
+    fn check(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Content for Page {
     fn check(&self, _: &str) -> Result<(), String> {
         Ok(())
     }

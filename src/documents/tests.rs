@@ -47,7 +47,7 @@ impl Store {
             server.lose();
             return taken;
         }
-        Name::ALL.into_iter().for_each(|name| taken.add(server.take(name, self.rows.get(&name))));
+        Name::all().for_each(|name| taken.add(server.take(name, self.rows.get(&name))));
         for write in server.put_back(now) {
             let stored = self.put(&write);
             taken.add(server.written(&write, stored, self.read(write.name)).1);

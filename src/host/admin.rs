@@ -9,6 +9,7 @@ mod policy;
 mod query;
 mod shared;
 pub mod signature;
+pub mod visibility;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -32,6 +33,8 @@ use crate::{
 pub use crate::host::page::Page;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Pages of one service.
+const SERVICES: &str = "/mox/services/";
 const TOKEN_HEADER: &str = "x-mox-token";
 const TIME_HEADER: &str = "x-mox-time";
 const SIGNATURE_HEADER: &str = "x-mox-signature";
@@ -72,6 +75,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
         "/mox/fresh" => fresh(engine),
         "/mox/serving" => serving(engine),
+        "/mox/consumers" => consumers(engine),
         "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
         "/mox/policy" => policy::shown(engine, query),
@@ -81,10 +85,12 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
             None => Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned()),
         },
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
+        "/mox/visibility" => visibility::all(engine),
+        path if path.starts_with(SERVICES) => visibility::service(engine, &path[SERVICES.len()..]),
         _ => Page::text(
             404,
             "there are /mox/status, /mox/policy, /mox/streams, /mox/metrics, /mox/istio-config, /mox/kubernetes, \
-             /mox/kubernetes/rbac and /mox/dump\n"
+             /mox/kubernetes/rbac, /mox/visibility, /mox/services/<dataInfoId or host> and /mox/dump\n"
                 .to_owned(),
         ),
     })
@@ -184,6 +190,14 @@ fn serving(engine: &Engine) -> Page {
     match engine.view().complete {
         true => Page::json(&engine.status().rounds.serving),
         false => Page::text(503, "the view is not complete\n".to_owned()),
+    }
+}
+
+/// The clients that subscribe here; what the session server asks that computes who sees what.
+fn consumers(engine: &Engine) -> Page {
+    match engine.consumer_lines() {
+        Some(lines) => Page::text(200, lines.to_string()),
+        None => Page::text(503, "it is not known here who subscribes\n".to_owned()),
     }
 }
 

@@ -99,7 +99,7 @@ fn vandal(operation: &str, value: &str) {
 }
 
 /// Drops what these session servers and another machine send each other, on a port of it, or ends that.
-fn drop_packets(cut: bool, to: u8, port: u16) {
+pub(crate) fn drop_packets(cut: bool, to: u8, port: u16) {
     for n in SESSIONS.into_iter().filter(|n| *n != to) {
         let (change, to, port) = (if cut { "-A" } else { "-D" }, address(to).to_string(), port.to_string());
         on(n, &["iptables", change, "OUTPUT", "-d", &to, "-p", "tcp", "--dport", &port, "-j", "DROP"]);
