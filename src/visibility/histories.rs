@@ -142,8 +142,8 @@ impl Model {
         }
     }
 
-    fn report_of(&self, n: usize) -> Report {
-        let all: Vec<&Consumer> = self.consumers.iter().filter(|consumer| consumer.server == Some(n)).collect();
+    fn report_of(consumers: &[Consumer], n: usize) -> Report {
+        let all: Vec<&Consumer> = consumers.iter().filter(|consumer| consumer.server == Some(n)).collect();
         let mut services: BTreeMap<Arc<str>, Vec<u32>> = BTreeMap::new();
         for (at, consumer) in all.iter().enumerate() {
             for id in &consumer.services {
@@ -178,8 +178,6 @@ impl Model {
         let world = World { asks: self.asks, hold: HOLD, knows: &knows };
         let listed: Vec<usize> = (0..SERVERS).filter(|n| self.servers[*n].listed_until > self.now).collect();
         let names: BTreeSet<Arc<str>> = listed.iter().map(|n| n.to_string().into()).collect();
-        let reports: Vec<Report> = (0..SERVERS).map(|n| self.report_of(n)).collect();
-        let mut reports: Vec<Option<Report>> = reports.into_iter().map(Some).collect();
         let answers: Vec<bool> =
             self.servers.iter().map(|server| server.is_alive && !server.is_paused && !server.is_silent).collect();
         for n in 0..SERVERS {
@@ -195,14 +193,11 @@ impl Model {
             let known = server.known.clone();
             server.keeper.look(self.now, &known.documents());
             if server.keeper.computes(self.now, &known.documents()) {
-                if let Some(report) = reports[n].take() {
-                    server.keeper.report(&n.to_string(), Read::new(report, &places));
-                    reports[n] = Some(Report::default());
-                }
+                server.keeper.report(&n.to_string(), Read::new(Self::report_of(&self.consumers, n), &places));
                 if self.now - server.asked_at >= ROUND {
                     server.asked_at = self.now;
                     for other in listed.iter().filter(|other| **other != n && answers[**other]) {
-                        let report = Self::again(&self.consumers, *other);
+                        let report = Self::report_of(&self.consumers, *other);
                         self.servers[n].keeper.report(&other.to_string(), Read::new(report, &places));
                     }
                     let server = &mut self.servers[n];
@@ -236,11 +231,6 @@ impl Model {
                 assert!(self.now - last >= HOLD, "{name} loses {id:?} {} ms after its last consumer", self.now - last);
             }
         }
-    }
-
-    fn again(consumers: &[Consumer], n: usize) -> Report {
-        let model = Self { consumers: consumers.to_vec(), ..Self::new() };
-        model.report_of(n)
     }
 
     fn step(&mut self, random: &mut Random) {
