@@ -20,3 +20,5 @@ mod policy;
 mod server;
 pub mod status;
 mod unmatched;
+mod visibility;
+mod watching;

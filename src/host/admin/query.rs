@@ -38,6 +38,11 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     })
 }
 
+/// The text of a part of a path, in which a `+` stands for itself.
+pub fn decoded_path(text: &str) -> String {
+    decoded(&text.replace('+', "%2B"))
+}
+
 /// A `+` is a space, as forms and `curl --data-urlencode` have it; what is no encoding stands for itself.
 fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());

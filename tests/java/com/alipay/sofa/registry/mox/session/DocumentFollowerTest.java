@@ -40,7 +40,7 @@ public class DocumentFollowerTest {
     private final List<AutoCloseable> opened = new ArrayList<>();
 
     /** The registry's table, as its repository has it: no for a conflict and for whatever goes wrong alike. */
-    private static final class Table implements ProvideDataRepository {
+    static final class Table implements ProvideDataRepository {
         final Map<String, PersistenceData> rows = new HashMap<>();
         RuntimeException away;
         /** It has become that of another version. */

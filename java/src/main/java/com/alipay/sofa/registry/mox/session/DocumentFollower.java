@@ -37,11 +37,15 @@ final class DocumentFollower implements AutoCloseable {
     private static final int GIVEN_UP = 320;
     /** A row has 64 KiB at most; a longer one is as good as its beginning, which is refused for its length. */
     private static final int MOST_CHARS = (64 << 10) + 1;
+    /** How often what was read may say that there is more. */
+    private static final int MOST_TIMES = 5;
 
     private final RegistryMox mox;
     private final DocumentStore store;
-    /** By the documents' names. */
+    /** By the documents' names, those that are always read. */
     private final Map<String, String> keys;
+    /** Those that the engine wants to be read as well; it says so with every answer. */
+    private volatile Map<String, String> more = Collections.emptyMap();
 
     private final long pollMillis;
     private final long callMillis;
@@ -149,12 +153,27 @@ final class DocumentFollower implements AutoCloseable {
                 });
     }
 
-    /** False: the database says that it cannot. */
+    /** Reads again at once where what was read says that there is more. False: the database says that it cannot. */
     private boolean read(Lane on) throws TimeoutException {
+        for (int times = 0; times < MOST_TIMES; times++) {
+            Map<String, String> asked = more;
+            if (!readOnce(on)) {
+                return false;
+            }
+            if (asked.keySet().containsAll(more.keySet())) {
+                return true;
+            }
+        }
+        return true;
+    }
+
+    private boolean readOnce(Lane on) throws TimeoutException {
         Map<String, Object> rows = new LinkedHashMap<>();
         Throwable failure = null;
         try {
-            for (Map.Entry<String, String> document : keys.entrySet()) {
+            Map<String, String> all = new LinkedHashMap<>(keys);
+            all.putAll(more);
+            for (Map.Entry<String, String> document : all.entrySet()) {
                 rows.put(document.getKey(), shown(store.get(document.getValue())));
             }
         } catch (LinkageError e) {
@@ -169,6 +188,9 @@ final class DocumentFollower implements AutoCloseable {
         for (Object write : (List<?>) answer.get("writes")) {
             put(on, (Map<?, ?>) write);
         }
+        Map<String, String> read = new LinkedHashMap<>();
+        ((Map<?, ?>) answer.get("read")).forEach((name, key) -> read.put((String) name, (String) key));
+        more = read;
         return failure == null;
     }
 
