@@ -101,7 +101,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         return Answer::Page(page);
     }
     if let Some(name) = path.strip_prefix("/mox/services/") {
-        return Answer::Page(service(engine, &query::path(name)));
+        return Answer::Page(service(engine, &query::decoded_path(name)));
     }
     Answer::Page(match path {
         "/mox" | "/mox/status" => Page::json(&engine.status()),

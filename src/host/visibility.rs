@@ -22,7 +22,6 @@ use crate::{
     },
     model,
     policy::{Consumers, Mode, Policy, visibility::covers},
-    translate::names,
     visibility::{
         ServiceId,
         keeper::{self, Read, Wanted, World},
@@ -236,20 +235,6 @@ impl Engine {
         let following = self.documents.lock();
         let names = following.documents.as_ref().map(|all| all.visibility_names(asks)).unwrap_or_default();
         names.into_iter().map(|name| (name, name.key())).collect()
-    }
-
-    /// The service that has this dataInfoId, or would have this host.
-    pub(super) fn service_named(&self, named: &str) -> Option<Arc<str>> {
-        if self.shared.store.has(named) {
-            return Some(named.into());
-        }
-        let (policy, suffix) = (self.shared.policy.load_full(), &*self.config().host_suffix);
-        let name = named.strip_suffix(suffix).and_then(|name| name.strip_suffix('.'));
-        let is_it = |id: &Arc<str>| {
-            let made = || names::candidates(id, None, suffix).next();
-            policy.rules(id).host == Some(named) || (name.is_some() && made().as_deref() == name)
-        };
-        self.shared.store.ids().into_iter().find(is_it)
     }
 
     /// Who consumes a service, and what follows from that.

@@ -334,3 +334,27 @@ fn one_writes_no_more_often_than_every_ten_seconds() {
     assert!(few <= 1 && model.wrote.len() > 40, "{few} of {}", model.wrote.len());
     assert!(PAGES >= 4 && model.rows.pages.len() == 1);
 }
+
+/// A page that is lost is not missed for ever: nothing counts without it, so it begins anew once everybody who is there is in another.
+#[test]
+fn a_page_that_is_lost_begins_anew() {
+    let (mut keeper, now) = (Keeper::default(), 1_700_000_000_000);
+    keeper.is("10.0.0.1/1");
+    let world = World { asks: true, hold: HOLD, knows: &|_| true };
+    let lease = Lease { holder: "10.0.0.1/1".into(), settled: true, pages: 2 };
+    let mut page = Page::default();
+    let documents = |page: &'static Page| {
+        let pages = std::array::from_fn(|n| Some(page).filter(|_| n == 0));
+        Documents { lease: Some(Box::leak(Box::new(lease.clone()))), pages, beat: page.len() as u64 }
+    };
+    let empty = documents(Box::leak(Box::new(page.clone())));
+    keeper.look(now, &empty);
+    let client = Client { application: Some("shop".into()), address: None, cell: None };
+    let report = Report { clients: vec![client], services: BTreeMap::from([("a".into(), [0].into())]) };
+    keeper.report("10.0.0.1", Read::new(report, &|client| client.application.iter().cloned().collect()));
+    keeper.end_round(now, &["10.0.0.1".into()].into(), &empty, &world);
+    page.add(ServiceId::of("a"), &"shop".into());
+    assert_eq!(keeper.next(now, &empty, &world), Some(Wanted::Page(0, page.clone())), "first who is there");
+    let written = documents(Box::leak(Box::new(page)));
+    assert_eq!(keeper.next(now + 10_000, &written, &world), Some(Wanted::Page(1, Page::default())));
+}

@@ -290,8 +290,13 @@ impl Keeper {
                 return Some(Wanted::Lease(Lease { settled: false, ..lease.clone() }));
             }
         }
-        let pages = documents.count().max(lease.pages);
         let settles = !has_new && self.rounds > 0;
+        // A page that is lost: who is there is in another one by now, and nothing counts before all pages are there.
+        let lost = || (0..lease.pages.min(PAGES)).find(|n| documents.pages[*n].is_none());
+        if let Some(n) = lost().filter(|_| settles) {
+            return Some(Wanted::Page(n, Page::default()));
+        }
+        let pages = documents.count().max(lease.pages);
         if pages > lease.pages || (settles && !lease.settled) {
             return Some(Wanted::Lease(Lease { settled: lease.settled || settles, pages, ..lease.clone() }));
         }

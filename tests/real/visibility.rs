@@ -42,12 +42,21 @@ fn exported(n: u8, service: usize) -> Option<Vec<String>> {
 /// Waits until both session servers export it so; answers how long that took.
 fn until_exported(service: usize, to: &[&str]) -> Duration {
     let begin = Instant::now();
-    let what = format!("both export Fleet{service} to {to:?}");
-    eventually(PATIENCE, &what, || {
-        let is_so = |n: u8| exported(n, service).is_some_and(|all| all.iter().eq(to));
-        SESSIONS.into_iter().all(is_so).then_some(())
-    });
-    begin.elapsed()
+    loop {
+        let all = SESSIONS.map(|n| exported(n, service));
+        if all.iter().all(|it| it.as_ref().is_some_and(|it| it.iter().eq(to))) {
+            return begin.elapsed();
+        }
+        let id = format!("{}%23@%23DEFAULT_INSTANCE_ID%23@%23SOFA", data_id(service));
+        let pages =
+            || SESSIONS.map(|n| (get(n, 9603, &format!("/mox/services/{id}")), get(n, 9603, "/mox/visibility")));
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "Fleet{service} is to be exported to {to:?}, and is to {all:?}: {:#?}",
+            pages()
+        );
+        thread::sleep(Duration::from_millis(200)); // the polling interval
+    }
 }
 
 /// The session server that computes, and its counts.

@@ -6,11 +6,6 @@ pub fn value(query: &str, name: &str) -> Option<String> {
     found.1.map(decoded)
 }
 
-/// A part of a path, decoded: there a `+` stands for itself.
-pub fn path(part: &str) -> String {
-    decoded(&part.replace('+', "%2B"))
-}
-
 /// Whether a name is there, with or without a value; an error is for the client.
 pub fn flag(query: &str, name: &str) -> Result<bool, String> {
     match pairs(query).find(|(key, _)| *key == name) {

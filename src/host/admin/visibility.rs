@@ -5,11 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde_json::{Value, json};
 
 use crate::{
-    host::{
-        admin::{Page, query},
-        engine::Engine,
-        visibility::Consumed,
-    },
+    host::{engine::Engine, page::Page, visibility::Consumed},
     policy::{Consumers, Mode},
 };
 
@@ -20,16 +16,10 @@ const SHOWN: usize = 100;
 const BY_HOST: &str = "callers by host never subscribe, and are not seen: services that they call need exportTo in an override of the policy, \
                        or their namespaces in visibility.always";
 
-/// The service that the rest of a path names, by its dataInfoId or host.
-pub(super) fn service(engine: &Engine, named: &str) -> Page {
-    let named = query::decoded_path(named);
-    let Some(id) = engine.service_named(&named) else {
-        let text = format!("the registry has no service {named:.200?}; give a dataInfoId or a host\n");
-        return Page::text(404, text);
-    };
-    let Consumed { mode, known, policy, consumers, visible, clients, computing, holder } = engine.consumed(&id);
+/// Who consumes the service of a dataInfoId, and who sees it: fields of its page.
+pub(super) fn of(engine: &Engine, id: &str) -> Value {
+    let Consumed { mode, known, policy, consumers, visible, clients, computing, holder } = engine.consumed(id);
     let mut page = json!({
-        "dataInfoId": id,
         "visibility": {
             "mode": mode,
             "known": known,
@@ -49,7 +39,7 @@ pub(super) fn service(engine: &Engine, named: &str) -> Page {
         // Every server has what follows from it; one has the clients.
         page["consumersAt"] = json!(holder);
     }
-    Page::json(&page)
+    page
 }
 
 /// All that is known of who sees what, with lists of what an operator has to decide.

@@ -24,10 +24,10 @@ import javax.crypto.spec.SecretKeySpec;
  * The other session servers, over their HTTP port, in the clear. Their addresses are what meta lists, and meta takes anybody's
  * word for being a session server: so they are told nothing that they could use elsewhere, they are waited for no longer than
  * a bound, and they are believed three things: that they are fresh, how much they serve, and which applications their clients
- * name. The engine judges the first two: where
- * {@code mox.admin.token} has 16 bytes or more, by a signature with it for the very question. Without one a liar that meta lists
- * can make a server that is cut off from its data fence itself (one that is not cut off asks nobody), and make one that starts
- * without a last good state be silent for {@code mox.protect.mass-delete-hold}.
+ * name. The engine judges the first two: where {@code mox.admin.token} has 16 bytes or more, by a signature with it for the very
+ * question. Without one a liar that meta lists can make a server that is cut off from its data fence itself (one that is not cut
+ * off asks nobody), and make one that starts without a last good state be silent for {@code mox.protect.mass-delete-hold}. In any
+ * case it can have services be seen by more namespaces, none by fewer: what others' clients need it does not change.
  */
 final class Sessions {
     /** The token of an operator's request; the token goes no further than the server that the operator asked. */
