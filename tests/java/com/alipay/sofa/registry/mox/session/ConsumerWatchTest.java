@@ -91,7 +91,7 @@ public class ConsumerWatchTest {
         mox.loaded();
         DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
         Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
-        DocumentFollower documents = new DocumentFollower(mox, new TableStore(table), keys, 100, broken -> { });
+        DocumentFollower documents = new DocumentFollower(mox, new TableStore(table), keys, 100, DocumentFollower.CALL_MILLIS);
         opened.add(documents);
         mox.host().command("awaitDocuments");
         documents.start();
