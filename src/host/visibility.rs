@@ -141,7 +141,8 @@ impl Engine {
         self.follow_places(&mut following, &policy);
         following.watching.clients = lines.or(following.watching.clients.take());
         following.watching.keeper.report(server, read);
-        Ok(self.is_due(&following, &policy))
+        // What is new of others is looked for once, when all have answered.
+        Ok(own && self.is_due(&following, &policy))
     }
 
     /// Says that a session server has the subscribers that it had; `false`: it is not known which those are.

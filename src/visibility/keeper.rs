@@ -134,6 +134,8 @@ pub struct Keeper {
     observed: Millis,
     /// What was missing since when, by [`Keeper::observed`].
     missing: HashMap<(ServiceId, Arc<str>), Millis>,
+    /// Nothing was new when that was looked for last, and nothing came since: to look costs every subscription.
+    clean: bool,
     /// The policy says otherwise where clients are than in the last round.
     moved: bool,
     /// How many services a page had when it was too large for its row.
@@ -158,6 +160,7 @@ impl Keeper {
     /// Takes what a session server says of its subscribers, in the place of what it said before.
     pub fn report(&mut self, server: &str, Read { report, ids, names }: Read) {
         self.servers.insert(server.into(), Server { report, ids, names, is_new: true });
+        self.clean = false;
     }
 
     /// A session server that said what it has before has the same still.
@@ -168,6 +171,7 @@ impl Keeper {
     /// It is known otherwise where clients are; `moved`: since the policy says so.
     pub fn replace(&mut self, places: &dyn Fn(&Client) -> Vec<Arc<str>>, moved: bool) {
         self.moved |= moved;
+        self.clean = false;
         for server in self.servers.values_mut() {
             server.names = server.report.names(places);
         }
@@ -177,6 +181,7 @@ impl Keeper {
     pub fn is_due(&self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> bool {
         self.computes(now, documents)
             && self.wrote.is_none_or(|wrote| now - wrote >= PACE)
+            && !self.clean
             && !self.additions(documents, world).is_empty()
     }
 
@@ -190,6 +195,8 @@ impl Keeper {
         world: &World<'_>,
     ) {
         self.servers.retain(|server, _| listed.contains(server));
+        // Services may have come that somebody subscribed to before.
+        self.clean = false;
         let has = |server: &&Arc<str>| self.servers.get(&***server).is_some_and(|server| server.is_new);
         let silent: BTreeSet<Arc<str>> = listed.iter().filter(|server| !has(server)).cloned().collect();
         self.servers.values_mut().for_each(|server| server.is_new = false);
@@ -229,6 +236,7 @@ impl Keeper {
     pub fn look(&mut self, now: Millis, documents: &Documents<'_>) {
         if self.beat.is_none_or(|(beat, _)| beat != documents.beat) {
             self.beat = Some((documents.beat, now));
+            self.clean = false;
         }
         let holds = documents.lease.is_some_and(|lease| self.me.as_ref() == Some(&lease.holder));
         if !holds {
@@ -278,8 +286,9 @@ impl Keeper {
 
     /// What the holder of the lease writes.
     fn work(&mut self, now: Millis, lease: &Lease, documents: &Documents<'_>, world: &World<'_>) -> Option<Wanted> {
-        let new = self.additions(documents, world);
+        let new = if self.clean { BTreeMap::new() } else { self.additions(documents, world) };
         let has_new = !new.is_empty();
+        self.clean = !has_new;
         self.counts.full = false;
         if has_new {
             if let Some(page) = self.place(new, now, documents, world) {
