@@ -59,7 +59,7 @@ async fn a_service_that_is_served_passes_every_step_but_the_last() {
     mox.publish(&nth(1), "a", 1, &["10.0.0.1:80?app_name=shop", "10.0.0.2:80"]);
     mox.engine.flush().await;
     let answer = asked(&mox, &nth(1));
-    assert_eq!(troubles(&answer), [("clients".into(), "failed".into(), "no-istiod".into())], "{answer:#}");
+    assert_eq!(troubles(&answer), [("clients".into(), "partly".into(), "no-istiod".into())], "{answer:#}");
     let mut client = mox.client(node("istiod")).await;
     client.auto_ack = false;
     client.subscribe(SERVICE_ENTRY).unwrap();
@@ -199,6 +199,60 @@ async fn an_address_is_followed_to_what_became_of_it() {
         "{answer:#}"
     );
     assert_eq!(asked(&mox, "10.0.0.1:81")["services"], json!([]));
+    // An address that is not served is the commonest to ask for.
+    mox.publish(&nth(3), "x", 1, &["127.0.0.9:80"]);
+    mox.policy(json!({ "exclude": ["*.S4:*"] }));
+    mox.publish(&nth(4), "x", 1, &["10.0.4.4:80"]);
+    mox.engine.flush().await;
+    names(&mox, "127.0.0.9", "payloads", "failed", "unusable-address");
+    assert_eq!(asked(&mox, "127.0.0.90")["services"], json!([]), "no part of another address");
+    names(&mox, "10.0.4.4", "policy", "failed", "excluded");
+}
+
+/// A provider of two protocols is in two services, and neither is told of the other's endpoint.
+#[tokio::test]
+async fn services_beside_one_another_are_told_apart() {
+    let mox = open(json!({})).await;
+    let id = "com.example.D@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+    mox.publish(id, "a", 1, &["dubbo://10.0.0.1:20880/x", "tri://10.0.0.1:50051/x"]);
+    mox.publish("com.example.T@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", "a", 1, &["tri://10.0.0.2:50051/x"]);
+    mox.engine.flush().await;
+    let answer = asked(&mox, "10.0.0.1");
+    let services: Vec<&str> =
+        answer["services"].as_array().unwrap().iter().map(|it| it["service"].as_str().unwrap()).collect();
+    assert_eq!(services, [id, &format!("tri://{id}")]);
+    for service in answer["services"].as_array().unwrap() {
+        assert!(service["answer"].as_str().unwrap().starts_with("In the mesh"), "{service:#}");
+    }
+    names(&mox, "com.example.T@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", "payloads", "failed", "no-endpoint");
+}
+
+/// Served all the same, whatever keeps its newest form back.
+#[tokio::test]
+async fn a_service_that_is_served_all_the_same_is_in_the_mesh() {
+    for mode in ["inline", "workload-entry"] {
+        let mox = open(json!({ "admin": { "token": "sesame" }, "endpointMode": mode })).await;
+        for n in 0..40 {
+            mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80", n + 1)]);
+        }
+        mox.engine.flush().await;
+        mox.policy(json!({ "exclude": ["com.example.*"] }));
+        mox.engine.flush().await;
+        names(&mox, &nth(39), "policy", "partly", "excluded");
+        names(&mox, &nth(39), "held", "partly", "mass-delete");
+        let answer = asked(&mox, &nth(39))["services"][0]["answer"].clone();
+        assert!(answer.as_str().unwrap().starts_with("In the mesh"), "{answer}");
+        mox.policy(json!({}));
+        mox.engine.flush().await;
+        let shown = Credentials { token: "sesame".into(), ..Default::default() };
+        let request = Request { path: "/mox/freeze", query: "", if_match: "", body: b"" };
+        assert_eq!(admin::change(&mox.engine, &shown, request).status, 200);
+        let is_frozen = |(_, _, key): &(String, String, String)| key == "frozen";
+        assert!(!troubles(&asked(&mox, &nth(39))).iter().any(is_frozen), "{mode}: it is as the registry has it");
+        mox.publish(&nth(39), "a", 2, &["10.0.9.9:80"]);
+        mox.engine.flush().await;
+        names(&mox, &nth(39), "held", "partly", "frozen");
+    }
 }
 
 #[tokio::test]

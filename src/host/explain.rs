@@ -29,13 +29,13 @@ pub use find::Found;
 /// Services that one answer explains; the others it names.
 const EXPLAINED: usize = 5;
 
-/// What became of a thing that an operator asked for.
+/// The answer to an operator.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// What was asked for.
+    /// The query.
     pub query: String,
-    /// What it was taken for.
+    /// The kind that it was taken for.
     pub found: Found,
     /// The first services that it is about, each with its ladder.
     pub services: Vec<Explained>,
@@ -59,7 +59,7 @@ pub struct Explained {
     /// The host under which it is served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// In a sentence.
+    /// A sentence for who reads no further.
     pub answer: String,
     /// From the registry to the proxies, each step with what was found there.
     pub ladder: Vec<Rung>,

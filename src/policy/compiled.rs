@@ -102,11 +102,6 @@ impl Policy {
         Self { on_trial: true, ..self }
     }
 
-    /// Whether the policy is tried only: what is read under it takes the place of nothing that was read under the one in force.
-    pub fn is_on_trial(&self) -> bool {
-        self.on_trial
-    }
-
     /// The document that was compiled.
     pub fn document(&self) -> &PolicyConfig {
         &self.config
@@ -257,6 +252,7 @@ impl Policy {
         let own_export_to = matching.iter().find_map(|it| it.export_to.as_ref());
         Rules {
             policy: self,
+            keeps: !self.on_trial,
             host: matching.iter().find_map(|it| it.host.as_deref()),
             port: matching.iter().find_map(|it| it.port),
             protocol: matching.iter().find_map(|it| it.protocol.as_deref()),
@@ -317,6 +313,8 @@ impl<'a> Rules<'a> {
 pub struct Rules<'a> {
     /// The policy that holds for all services.
     pub policy: &'a Policy,
+    /// Whether what is read under them is kept for the next who reads it; not where somebody only looks.
+    pub keeps: bool,
     /// The whole host, in place of the one made from the dataInfoId.
     pub host: Option<&'a str>,
     /// The service port's number, in place of that of its protocol.

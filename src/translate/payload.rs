@@ -200,7 +200,7 @@ pub type Rejects = BTreeMap<Reject, (u32, Box<str>)>;
 pub fn parsed(publication: &Publication, client: Client, rules: &Rules<'_>, limit: usize) -> Arc<Parsed> {
     let (memo, key) = (&publication.memo, rules.policy.reading(client.names_protocols()));
     let read = || parse_publisher(&publication.body(), client, rules, limit);
-    if rules.policy.is_on_trial() { memo.peek(key, read) } else { memo.get(key, read) }
+    if rules.keeps { memo.get(key, read) } else { memo.peek(key, read) }
 }
 
 /// Reads every payload of a publisher; what is kept of them does not grow with their number.

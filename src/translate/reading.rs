@@ -1,4 +1,4 @@
-//! What became of each payload of a publisher, for operators; the mesh gets what [`payload::parse_publisher`] makes of all.
+//! The fate of each payload of a publisher, for operators; the mesh gets what [`payload::parse_publisher`] makes of all.
 
 use std::net::IpAddr;
 
@@ -31,13 +31,28 @@ impl Reading {
                 *own == address && port.is_none_or(|port| port == *own_port)
             }
             Ok(_) => false,
-            Err(_) => self.text.contains(&address.to_string()),
+            Err(_) => names(&self.text, &address.to_string()),
         }
     }
 }
 
-/// The first `most` payloads of a publisher, and how many more there are.
-pub fn readings(body: &Body<'_>, client: Client, rules: &Rules<'_>, most: usize) -> (Vec<Reading>, usize) {
+/// Whether an address stands in a text by itself, and not as a part of a longer one.
+fn names(text: &str, address: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    text.match_indices(address).any(|(at, found)| {
+        let (before, after) = (&text[..at], &text[at + found.len()..]);
+        !before.ends_with(is_part) && !after.starts_with(is_part)
+    })
+}
+
+/// The first `most` payloads of a publisher that are `wanted`, and how many it has beside.
+pub fn readings(
+    body: &Body<'_>,
+    client: Client,
+    rules: &Rules<'_>,
+    most: usize,
+    wanted: impl Fn(&Reading) -> bool,
+) -> (Vec<Reading>, usize) {
     let Ok(details) = body.details() else { return (Vec::new(), 0) };
     let reading = |payload: &&[u8]| {
         let text = if details.serialized {
@@ -52,6 +67,7 @@ pub fn readings(body: &Body<'_>, client: Client, rules: &Rules<'_>, most: usize)
         let shown = text.as_deref().unwrap_or("(not text)").chars().take(SHOWN);
         Reading { text: shown.map(|c| if c.is_control() { ' ' } else { c }).collect(), made }
     };
-    let left_out = details.payloads.len().saturating_sub(most);
-    (details.payloads.iter().take(most).map(reading).collect(), left_out)
+    let readings: Vec<Reading> = details.payloads.iter().map(reading).filter(wanted).take(most).collect();
+    let left_out = details.payloads.len().saturating_sub(readings.len());
+    (readings, left_out)
 }

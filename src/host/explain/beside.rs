@@ -1,5 +1,5 @@
-//! What other session servers say of the same, beside what this one says: where they differ, one of them is late, or served by
-//! another policy or release.
+//! Answers of other session servers to the same, beside this one's: where they differ, one server is late, or follows another
+//! policy or release.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ pub struct Answer {
     pub server: String,
     /// HTTP status; 0: none came.
     pub status: u16,
-    /// What it said; it may be anything.
+    /// The answer; it may be anything.
     pub body: String,
 }
 
@@ -41,9 +41,9 @@ pub struct Difference {
     pub service: String,
     /// The step.
     pub step: String,
-    /// What is so here.
+    /// The state here.
     pub here: String,
-    /// What is so there.
+    /// The state there.
     pub there: String,
 }
 

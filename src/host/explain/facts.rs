@@ -3,7 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,7 +27,7 @@ use crate::{
         store::{Dropped, Taken},
     },
     snapshot::{
-        Set, Snapshot, kubectl,
+        Item, Set, Snapshot, kubectl,
         partition::{Partition, slice_of},
         resource, version_of,
         view::{Held, View},
@@ -34,7 +36,7 @@ use crate::{
         names,
         payload::{Client, Rejects},
         reading::{Reading, readings},
-        service_entry::{self, EndpointMode, Member, Shape},
+        service_entry::{self, EndpointMode, Member, Merged, Shape},
     },
     xds::streams::{ClientState, StreamState},
 };
@@ -43,6 +45,9 @@ use crate::{
 const LOOKED_AT: usize = 100;
 /// Payloads of one of them.
 const PAYLOADS: usize = 20;
+/// How often a service is looked at that a read is being applied to, and how long after the last time.
+const PEEKS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The entry of a service as it is served.
 #[derive(Debug)]
@@ -85,6 +90,10 @@ pub struct Told {
     pub sent: bool,
     /// Whether it was taken.
     pub acked: bool,
+    /// Whether anything was taken at all.
+    pub ever: bool,
+    /// Whether it is told of what changes only, so that its last response says nothing of this service.
+    pub delta: bool,
     /// The client's words, if it refused.
     pub error: Option<String>,
     /// The newest state is too large for a response.
@@ -93,7 +102,7 @@ pub struct Told {
     pub waits: Option<u64>,
 }
 
-/// What there is to know.
+/// Everything that there is to know.
 #[derive(Debug)]
 pub struct Facts {
     /// The service.
@@ -124,9 +133,11 @@ pub struct Facts {
     pub quarantine: Option<Quarantine>,
     /// Why what is served is not the newest.
     pub held: Option<Held>,
+    /// Whether streams are told anything.
+    pub shown: bool,
     /// Something of it is withheld by the breaker.
     pub withheld: bool,
-    /// It waits, since too many came.
+    /// The service waits, since too many came.
     pub waiting: bool,
     /// When it lost its last endpoint, milliseconds since the epoch.
     pub grace: Option<Millis>,
@@ -156,12 +167,27 @@ impl Facts {
         let shared = engine.shared();
         let (config, policy) = (Arc::clone(&shared.config), shared.policy.load_full());
         let id: Arc<str> = key.id().into();
-        let taken = shared.store.peek(&id);
+        // A read of a large service is applied in steps; the next moment has it whole.
+        let taken = (0..PEEKS).find_map(|_| {
+            let taken = shared.store.peek(&id);
+            if taken.is_none() {
+                std::thread::sleep(PAUSE);
+            }
+            taken
+        });
         let being_read = taken.is_none();
         let Taken { entries, unknown, .. } =
             taken.unwrap_or_else(|| Taken { data_info_id: Arc::clone(&id), entries: Vec::new(), unknown: false });
-        let rules = key.rules(&policy);
-        let merged = service_entry::merge(&id, &entries, &policy.rules(&id), config.limits.bounds());
+        let rules = Rules { keeps: false, ..key.rules(&policy) };
+        let of_all = Rules { keeps: false, ..policy.rules(&id) };
+        // What a round lives through must not end a page.
+        let read = || match policy.serves(&id) {
+            true => service_entry::merge(&id, &entries, &of_all, config.limits.bounds()),
+            false => Merged::default(),
+        };
+        let merged = catch_unwind(AssertUnwindSafe(read));
+        let broken = merged.is_err();
+        let merged = merged.unwrap_or_default();
         let mut others = merged.others;
         let wanted = match key.other() {
             None => merged.members,
@@ -170,20 +196,21 @@ impl Facts {
         let client = Client::of(&id);
         let publisher = |publication: &Arc<Publication>| {
             let body = publication.body();
-            let (readings, left_out) = readings(&body, client, &policy.rules(&id), PAYLOADS);
+            let wanted = |reading: &Reading| address.is_none_or(|(ip, port)| reading.is_at(ip, port));
+            let read = || readings(&body, client, &of_all, PAYLOADS, wanted);
+            let (readings, left_out) = catch_unwind(AssertUnwindSafe(read)).unwrap_or_default();
             Publisher { register_id: body.register_id.as_str().to_owned(), readings, left_out }
         };
-        let is_at = |publisher: &Publisher| {
-            address.is_none_or(|(ip, port)| publisher.readings.iter().any(|reading| reading.is_at(ip, port)))
-        };
+        let is_at = |publisher: &Publisher| address.is_none() || !publisher.readings.is_empty();
         let publishers = entries.len();
         let mut entries = entries;
-        entries.sort_by(|a, b| a.body().register_id.as_str().cmp(b.body().register_id.as_str()));
+        entries.sort_by_cached_key(|entry| entry.body().register_id.as_str().to_owned());
         let looked_at: Vec<Publisher> = entries.iter().map(publisher).filter(is_at).take(LOOKED_AT).collect();
 
         let view = engine.view();
-        let served = served(key, &policy, &config, &view.service_entries);
-        let invalid = invalid(key, &wanted, &rules, served.as_ref());
+        let mut served = served(key, &policy, &config, &view.service_entries);
+        let made = || invalid(key, &wanted, &rules, served.as_ref());
+        let invalid = catch_unwind(AssertUnwindSafe(made)).unwrap_or_default();
         let text = key.text();
         let report = shared.report.lock();
         let contests = report.contested.iter().filter(|(_, contest)| contest.waiting.contains(text));
@@ -192,10 +219,22 @@ impl Facts {
             address.is_some_and(|(ip, port)| place.ip() == ip && port.is_none_or(|port| port == place.port()))
         });
         let lingering = lingering.copied().collect();
-        let (quarantine, held) = (report.quarantined.get(text).cloned(), report.held);
+        let quarantine = report.quarantined.get(text).cloned().or_else(|| broken.then(Quarantine::by_panic));
+        let held = report.held;
         let (withheld, waiting) = (report.withheld_services.contains(text), report.waiting_services.contains(text));
         let grace = report.graces.get(text).copied();
         drop(report);
+        if served.is_none() && (held.is_some() || quarantine.is_some() || unknown) {
+            // It may stand where another policy put it.
+            served = served_anywhere(key, &config, &view.service_entries);
+        }
+        if let Some(served) = &mut served
+            && config.endpoint_mode == EndpointMode::WorkloadEntry
+        {
+            let places = workloads(&served.host, &wanted, &config, &view.workload_entries);
+            served.endpoints = places.len();
+            served.places = Some(places);
+        }
         let slice = served.as_ref().map(|served| slice_of(&digest(&served.host)));
         let streams = engine.streams(0).iter().map(|stream| told(stream, &view, slice)).collect();
         let wrong = engine.clients().0.into_iter().filter(|client| client.wrong.is_some()).collect();
@@ -203,7 +242,8 @@ impl Facts {
         let kubernetes = served.as_ref().and_then(|served| {
             let name = served.name.split_once('/').map_or(&*served.name, |(_, name)| name);
             let report = engine.kubernetes()?.report();
-            let problem = report.problems.iter().find(|(object, _)| object.rsplit('/').next() == Some(name))?;
+            let object = format!("ServiceEntry {name}");
+            let problem = report.problems.iter().find(|(known, _)| **known == object)?;
             serde_json::to_string(problem.1).ok()
         });
         Self {
@@ -219,6 +259,7 @@ impl Facts {
             invalid,
             quarantine,
             held,
+            shown: view.shown,
             withheld,
             waiting,
             grace,
@@ -255,33 +296,54 @@ fn served(key: &ServiceKey, policy: &Policy, config: &Config, snapshot: &Arc<Sna
     let all = Set::new(Arc::clone(snapshot), Partition::WHOLE);
     set.into_iter().chain(made).find_map(|host| {
         let name = format!("{}/{}", config.namespace, names::resource_name(&host, &config.host_suffix));
-        let item = all.find(&name)?;
-        let (annotations, body) = entry(item.framed())?;
-        let is_its = annotations.get(ID_ANNOTATION).is_some_and(|id| id == key.id())
-            && annotations.get(PROTOCOL_ANNOTATION).map(String::as_str) == key.other();
-        if !is_its {
-            return None;
-        }
-        let texts = |field: &Value| {
-            let all = field.as_array().into_iter().flatten().filter_map(Value::as_str);
-            all.map(str::to_owned).collect::<Vec<_>>()
-        };
-        let endpoints = body["endpoints"].as_array();
-        let place = |endpoint: &Value| {
-            let port = endpoint["ports"].as_object()?.values().next()?.as_u64()?;
-            Some((endpoint["address"].as_str()?.to_owned(), u16::try_from(port).ok()?))
-        };
-        let places = (config.endpoint_mode == EndpointMode::Inline)
-            .then(|| endpoints.into_iter().flatten().filter_map(place).collect());
-        Some(Served {
-            name: Arc::clone(item.name()),
-            version: version_of(item.digest()),
-            endpoints: item.endpoints() as usize,
-            export_to: texts(&body["exportTo"]),
-            host,
-            places,
-        })
+        served_by(all.find(&name)?, key, config)
     })
+}
+
+/// The same under whatever host. Costs a walk over everything that is served.
+fn served_anywhere(key: &ServiceKey, config: &Config, snapshot: &Arc<Snapshot>) -> Option<Served> {
+    let (all, id) = (Set::new(Arc::clone(snapshot), Partition::WHOLE), key.id().as_bytes());
+    let finder = aho_corasick::AhoCorasick::new([id]).ok()?;
+    all.items().filter(|item| finder.is_match(&**item.framed())).find_map(|item| served_by(item, key, config))
+}
+
+/// An entry as it is served, if it is the service's.
+fn served_by(item: &Item, key: &ServiceKey, config: &Config) -> Option<Served> {
+    let (annotations, body) = entry(item.framed())?;
+    let is_its = annotations.get(ID_ANNOTATION).is_some_and(|id| id == key.id())
+        && annotations.get(PROTOCOL_ANNOTATION).map(String::as_str) == key.other();
+    if !is_its {
+        return None;
+    }
+    let texts = |field: &Value| {
+        let all = field.as_array().into_iter().flatten().filter_map(Value::as_str);
+        all.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let endpoints = body["endpoints"].as_array();
+    let place = |endpoint: &Value| {
+        let port = endpoint["ports"].as_object()?.values().next()?.as_u64()?;
+        Some((endpoint["address"].as_str()?.to_owned(), u16::try_from(port).ok()?))
+    };
+    let places = (config.endpoint_mode == EndpointMode::Inline)
+        .then(|| endpoints.into_iter().flatten().filter_map(place).collect());
+    Some(Served {
+        name: Arc::clone(item.name()),
+        version: version_of(item.digest()),
+        endpoints: item.endpoints() as usize,
+        export_to: texts(&body["exportTo"]),
+        host: texts(&body["hosts"]).into_iter().next()?,
+        places,
+    })
+}
+
+/// The wanted endpoints that have a WorkloadEntry.
+fn workloads(host: &str, wanted: &[Member], config: &Config, snapshot: &Arc<Snapshot>) -> BTreeSet<(String, u16)> {
+    let all = Set::new(Arc::clone(snapshot), Partition::WHOLE);
+    let has = |member: &&Member| {
+        let name = format!("{}/{}", config.namespace, service_entry::workload_name(host, member));
+        all.find(&name).is_some()
+    };
+    wanted.iter().filter(has).map(|it| (it.endpoint().address.to_string(), it.endpoint().port)).collect()
 }
 
 type Texts = BTreeMap<String, String>;
@@ -321,6 +383,8 @@ fn told(stream: &StreamState, view: &View, slice: Option<usize>) -> Told {
         has_it: slice.is_none_or(|slice| stream.partition.slices().contains(&slice)),
         sent: is(state.and_then(|state| state.sent.as_ref())),
         acked: is(state.and_then(|state| state.acked.as_ref())),
+        ever: state.is_some_and(|state| state.acked.is_some()),
+        delta: stream.delta,
         error: state.and_then(|state| state.error.clone()),
         too_large: state.is_some_and(|state| state.too_large),
         waits: state.and_then(|state| state.unacked_millis),

@@ -1,28 +1,34 @@
-//! What an operator asks for, taken to services.
+//! From the words of an operator to services.
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
+use aho_corasick::AhoCorasick;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     catalog::key::ServiceKey,
     host::{engine::Engine, explain::facts::Facts},
     istio::names::{ID_ANNOTATION, PROTOCOL_ANNOTATION},
-    snapshot::{Set, partition::Partition, resource},
+    policy::Rules,
+    registry::publication::Publication,
+    snapshot::{Item, Set, kubectl, partition::Partition, resource},
     translate::{
         Parsed, names,
-        payload::{Address, Endpoint},
+        payload::{self, Address, Client, Endpoint},
+        reading::{Reading, readings},
     },
 };
 
 /// Most services that are named without being explained.
 pub(super) const NAMED: usize = 100;
 
-/// What a query was taken for, in the order in which it is tried.
+/// Kinds of queries, in the order in which they are tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind", content = "value")]
 pub enum Found {
@@ -69,13 +75,7 @@ pub fn find(engine: &Engine, query: &str) -> (Found, Vec<ServiceKey>) {
         return (Found::Host, vec![key]);
     }
     if let Some(address) = address(query) {
-        let keys = by_endpoint(engine, |parsed| {
-            let is_at = |endpoint: &Endpoint| {
-                matches!(&endpoint.address, Address::Ip(ip) if *ip == address.0)
-                    && address.1.is_none_or(|port| port == endpoint.port)
-            };
-            parsed.endpoints.iter().any(is_at)
-        });
+        let keys = at(engine, address);
         return (Found::Address(address), keys);
     }
     let ids = store.ids();
@@ -93,6 +93,59 @@ pub fn find(engine: &Engine, query: &str) -> (Found, Vec<ServiceKey>) {
         ids.iter().filter(|id| id.to_lowercase().contains(&small)).map(ServiceKey::main).collect();
     keys.sort();
     (if keys.is_empty() { Found::Nothing } else { Found::Part }, keys)
+}
+
+/// Services that have an address: as a publisher says, whether that is served or not, or as they are served without one. Costs a walk
+/// over all publishers, each read where no round has read it, and one over what is served.
+fn at(engine: &Engine, (ip, port): (IpAddr, Option<u16>)) -> Vec<ServiceKey> {
+    let (shared, mut keys) = (engine.shared(), BTreeSet::new());
+    let (policy, limit) = (shared.policy.load_full(), shared.config.limits.endpoints_per_publisher);
+    let is_at = |parsed: &Parsed| {
+        let here = |it: &Endpoint| matches!(&it.address, Address::Ip(own) if *own == ip);
+        parsed.endpoints.iter().any(|it| here(it) && port.is_none_or(|port| port == it.port))
+    };
+    for id in shared.store.ids() {
+        let (client, rules) = (Client::of(&id), Rules { keeps: false, ..policy.rules(&id) });
+        let look = |publication: &Publication| {
+            let parsed = payload::parsed(publication, client, &rules, limit);
+            let is_rejected = |reading: &Reading| reading.made.is_err() && reading.is_at(ip, port);
+            let rejected = || !readings(&publication.body(), client, &rules, 1, is_rejected).0.is_empty();
+            let is_main = is_at(&parsed) || (parsed.rejects().next().is_some() && rejected());
+            let others = parsed.others.iter().flat_map(|others| others.iter()).filter(|(_, other)| is_at(other));
+            let others = others.map(|(protocol, _)| ServiceKey::beside(&id, protocol));
+            is_main.then(|| ServiceKey::main(&id)).into_iter().chain(others).collect::<Vec<_>>()
+        };
+        for publication in shared.store.read(&id) {
+            // A publisher that brings out a bug is no reason to find nothing.
+            keys.extend(catch_unwind(AssertUnwindSafe(|| look(&publication))).unwrap_or_default());
+        }
+    }
+    let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
+    if let Ok(finder) = AhoCorasick::new([ip.to_string()]) {
+        let candidates = all.items().filter(|item| finder.is_match(&**item.framed()));
+        keys.extend(candidates.filter(|item| serves(item, ip, port).unwrap_or_default()).filter_map(key_of));
+    }
+    keys.into_iter().collect()
+}
+
+/// Whether an entry has an endpoint at an address.
+fn serves(item: &Item, ip: IpAddr, port: Option<u16>) -> Option<bool> {
+    let field = resource::fields(item.framed().clone()).next()?.ok()?;
+    let spec = kubectl::spec_of("ServiceEntry", resource::read(&field).ok()?.body?.value).ok()?;
+    let is_port = |own: &Value| port.is_none_or(|port| own.as_u64() == Some(port.into()));
+    let is_it = |endpoint: &Value| {
+        let address = endpoint["address"].as_str().and_then(|text| text.parse::<IpAddr>().ok());
+        address == Some(ip) && endpoint["ports"].as_object().is_some_and(|ports| ports.values().any(is_port))
+    };
+    Some(spec["endpoints"].as_array()?.iter().any(is_it))
+}
+
+/// The service of an entry; `None`: it is an application's.
+fn key_of(item: &Item) -> Option<ServiceKey> {
+    let field = resource::fields(item.framed().clone()).next()?.ok()?;
+    let annotations = resource::read(&field).ok()?.metadata?.annotations;
+    let protocol = annotations.get(PROTOCOL_ANNOTATION).map(String::as_str);
+    Some(ServiceKey::annotated(annotations.get(ID_ANNOTATION)?, protocol))
 }
 
 /// Services of which a provider names this application.
@@ -128,10 +181,7 @@ fn by_host(engine: &Engine, host: &str) -> Option<ServiceKey> {
     let (config, host) = (engine.config(), host.to_ascii_lowercase());
     let name = format!("{}/{}", config.namespace, names::resource_name(&host, &config.host_suffix));
     let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
-    let field = resource::fields(all.find(&name)?.framed().clone()).next()?.ok()?;
-    let annotations = resource::read(&field).ok()?.metadata?.annotations;
-    let protocol = annotations.get(PROTOCOL_ANNOTATION).map(String::as_str);
-    Some(ServiceKey::annotated(annotations.get(ID_ANNOTATION)?, protocol))
+    key_of(all.find(&name)?)
 }
 
 fn address(query: &str) -> Option<(IpAddr, Option<u16>)> {

@@ -27,13 +27,13 @@ pub enum Step {
     Policy,
     /// Payloads are endpoints.
     Payloads,
-    /// It has a host, and a virtual address.
+    /// The service has a host, and a virtual address.
     Names,
     /// Istio takes it.
     Istio,
     /// Nothing holds it back.
     Held,
-    /// It is served as the registry has it.
+    /// The service is served as the registry has it.
     Served,
     /// Namespaces see it.
     ExportTo,
@@ -43,15 +43,15 @@ pub enum Step {
     Clients,
 }
 
-/// What became of a step.
+/// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// All is well.
     Passed,
-    /// It goes on, but for a part.
+    /// The step is passed, but for a part.
     Partly,
-    /// Here it ends.
+    /// The way ends here.
     Failed,
 }
 
@@ -60,9 +60,9 @@ pub enum Verdict {
 pub struct Reason {
     /// A stable name.
     pub key: String,
-    /// What is so.
+    /// The state of things.
     pub says: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -70,11 +70,11 @@ pub struct Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rung {
-    /// Which one.
+    /// The step.
     pub step: Step,
-    /// What became of it.
+    /// Its outcome.
     pub verdict: Verdict,
-    /// What was found, in a sentence.
+    /// A sentence on what was found.
     pub found: String,
     /// Why it did not pass, the worst first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -116,7 +116,12 @@ fn page(step: Step) -> &'static str {
 /// The ladder, whole: who looks for one fault may have two.
 pub fn ladder(facts: &Facts) -> Vec<Rung> {
     let steps = [registry, read, policy, payloads, names, istio, held, served, export_to, kubernetes, clients];
-    steps.iter().filter_map(|step| step(facts)).collect()
+    let mut ladder: Vec<Rung> = steps.iter().filter_map(|step| step(facts)).collect();
+    // A service that is served all the same, as while a removal is withheld, is in the mesh whatever the steps before say.
+    let is_there = facts.served.is_some() && facts.shown && facts.address.is_none();
+    let before = ladder.iter_mut().take_while(|rung| rung.step != Step::Served);
+    before.filter(|rung| is_there && rung.verdict == Verdict::Failed).for_each(|rung| rung.verdict = Verdict::Partly);
+    ladder
 }
 
 /// The ladder in a sentence.
@@ -132,9 +137,17 @@ pub fn answer(ladder: &[Rung]) -> String {
     }
 }
 
+/// Whether a bound at which events are dropped is a setting under `mox.limits`.
+fn is_limit(name: &str) -> bool {
+    ["services", "publishers", "sources", "bytes", "endpoints"].contains(&name)
+}
+
 fn registry(facts: &Facts) -> Option<Rung> {
     let id = facts.key.id();
     let count = facts.publishers;
+    if facts.being_read {
+        return Some(Rung::passed(Step::Registry, "a read of it is being applied"));
+    }
     let mut reasons = Vec::new();
     let feed = facts.feed.as_ref();
     for refused in feed.iter().flat_map(|feed| &feed.refused).filter(|it| it.data_info_id == id) {
@@ -148,7 +161,11 @@ fn registry(facts: &Facts) -> Option<Rung> {
         reasons.push(reason(
             format!("limit-{limit}"),
             format!("{} events were dropped at mox.limits.{limit}, the last one of this service", dropped.events),
-            format!("raise mox.limits.{limit}, or find who publishes so much"),
+            match is_limit(limit) {
+                true => format!("raise mox.limits.{limit}, or find who publishes so much"),
+                false => "reads of the data servers do not come to their end; feed.lastFailure of the status says why"
+                    .to_owned(),
+            },
         ));
     }
     if count > 0 {
@@ -168,6 +185,15 @@ fn registry(facts: &Facts) -> Option<Rung> {
             "see that the provider runs, is connected, and registers this very dataId, instance and group; its case counts",
         )
     };
+    let dropped: u64 = facts.dropped.iter().filter(|(limit, _)| is_limit(limit)).map(|(_, it)| it.events).sum();
+    if dropped > 0 && reasons.is_empty() {
+        let limits: Vec<&str> = facts.dropped.keys().copied().collect();
+        let says = format!(
+            "{dropped} events of services were dropped at mox.limits ({}), perhaps of this one",
+            limits.join(", ")
+        );
+        reasons.push(reason("may-be-limit", says, "raise that limit, or find who publishes so much"));
+    }
     reasons.push(reason("no-publisher", says, remedy));
     // A service in its grace, or of the last good state, is served without publishers.
     let verdict = if facts.served.is_some() { Verdict::Partly } else { Verdict::Failed };
@@ -226,7 +252,7 @@ fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
-/// What becomes of payloads, of those at the address that is asked for alone.
+/// The payloads, or those at the address that is asked for.
 fn payloads(facts: &Facts) -> Option<Rung> {
     if facts.publishers == 0 {
         return None;
@@ -239,6 +265,20 @@ fn payloads(facts: &Facts) -> Option<Rung> {
     // A decision of a publisher's is no fault.
     let mut reasons: Vec<(bool, Reason)> = facts.rejects.keys().map(|why| why.is_decision()).zip(reasons).collect();
     reasons.sort_by_key(|(is_decision, _)| *is_decision);
+    if facts.wanted.is_empty()
+        && reasons.is_empty()
+        && facts.policy.serves(facts.key.id())
+        && facts.quarantine.is_none()
+    {
+        let says = match facts.key.other() {
+            Some(protocol) => format!("no publisher has an endpoint of protocol {protocol}"),
+            None => "no publisher has an endpoint; those of another protocol than the dataInfoId's are services of their own".to_owned(),
+        };
+        reasons.push((
+            false,
+            reason("no-endpoint", says, "see the payloads at /mox/services/<dataInfoId>, and the services beside it"),
+        ));
+    }
     let verdict = if facts.wanted.is_empty() { Verdict::Failed } else { Verdict::Partly };
     let found = format!("{} endpoints", facts.wanted.len());
     Some(Rung::of(Step::Payloads, verdict, found, reasons.into_iter().map(|(_, reason)| reason).collect()))
@@ -257,6 +297,8 @@ fn payloads_at(facts: &Facts) -> Rung {
         for Reading { text, made } in readings.iter().filter(|reading| reading.is_at(ip, port)) {
             match made {
                 Err(why) => reasons.push(rejected(*why, &format!("publisher {register_id}, {text}"))),
+                // Of another protocol, and so of a service beside this one.
+                Ok((protocol, _)) if protocol.as_deref() != facts.key.other() => {}
                 Ok((_, endpoint)) => {
                     let is_it = |member: &&Member| member.key() == (&endpoint.address, endpoint.port);
                     match facts.wanted.iter().find(is_it) {
@@ -339,8 +381,12 @@ fn held(facts: &Facts) -> Option<Rung> {
         let key = serde_json::to_value(held).ok().and_then(|name| Some(name.as_str()?.to_owned()));
         reason(key.unwrap_or_default(), format!("{detail}{means}"), remedy)
     };
+    if !facts.shown && facts.held != Some(Held::NotLoaded) {
+        failed = true;
+        reasons.push(hold(facts.held.unwrap_or(Held::NotLoaded), "clients are told nothing yet: "));
+    }
     if facts.waiting {
-        failed = facts.served.is_none();
+        failed |= facts.served.is_none();
         reasons.push(hold(Held::MassAdd, "it waits: "));
     }
     if facts.withheld {
@@ -351,7 +397,7 @@ fn held(facts: &Facts) -> Option<Rung> {
             failed = true;
             reasons.push(hold(held, ""));
         }
-        Some(held @ (Held::LastGood | Held::Frozen)) if !facts.is_as_wanted() => {
+        Some(held @ (Held::LastGood | Held::Frozen)) if facts.shown && !facts.is_as_wanted() => {
             failed |= facts.served.is_none() && !facts.wanted.is_empty();
             reasons.push(hold(held, ""));
         }
@@ -402,7 +448,7 @@ fn export_to(facts: &Facts) -> Option<Rung> {
         reason(
             "exported-to-nobody",
             says,
-            "name namespaces, or \"*\", in exportTo or overrides.<glob>.exportTo of the policy",
+            "name namespaces, or \"*\", in exportTo or overrides.<glob>.exportTo of the policy; where visibility is on, nobody is known to subscribe to it",
         )
     });
     let found = match served.export_to.is_empty() {
@@ -420,7 +466,12 @@ fn kubernetes(facts: &Facts) -> Option<Rung> {
         .kubernetes
         .as_ref()
         .map(|problem| reason("kubernetes-problem", format!("the API server says: {problem}"), "see /mox/kubernetes"));
-    Some(Rung::of(Step::Kubernetes, Verdict::Failed, "written to Kubernetes", problem.into_iter().collect()))
+    Some(Rung::of(
+        Step::Kubernetes,
+        Verdict::Partly,
+        "written to Kubernetes by the session server that has the lease",
+        problem.into_iter().collect(),
+    ))
 }
 
 fn clients(facts: &Facts) -> Option<Rung> {
@@ -444,9 +495,11 @@ fn clients(facts: &Facts) -> Option<Rung> {
         };
         reasons.push(reason("no-istiod", says, "see meshConfig.configSources, and ask the other session servers"));
     }
-    let none_has = !concerned.iter().any(|told| told.acked) && !facts.config.kubernetes.enabled;
+    // A stream's part has other services, too, so that the last ACK may be of a change of theirs: what matters is whether any
+    // response was taken at all. Other session servers may have the clients that this one has not.
+    let none_has = !concerned.is_empty() && !concerned.iter().any(|told| told.ever) && !facts.config.kubernetes.enabled;
     for told in &concerned {
-        let Told { client, error, too_large, sent, acked, waits, .. } = told;
+        let Told { client, error, too_large, sent, acked, waits, delta, .. } = told;
         if let Some(error) = error {
             reasons.push(reason(
                 "nack",
@@ -460,11 +513,12 @@ fn clients(facts: &Facts) -> Option<Rung> {
                 says,
                 "set mox.partitions, and list the parts in meshConfig.configSources",
             ));
-        } else if !*sent {
-            let says = format!("{client} is still told of the state before, or has not taken it");
-            reasons.push(reason("behind", says, "wait; mox.push.max bounds it, unless that client does not answer"));
-        } else if !*acked {
-            let says = format!("{client} has it and has not acknowledged it for {} ms", waits.unwrap_or_default());
+        } else if !*sent && !*delta && waits.is_none() {
+            let says =
+                format!("{client} is to be told of a change of its part, which may be of this service or of another");
+            reasons.push(reason("behind", says, "wait; mox.push.max bounds it"));
+        } else if !*acked && waits.is_some() {
+            let says = format!("{client} has not acknowledged its part for {} ms", waits.unwrap_or_default());
             reasons.push(reason(
                 "unacknowledged",
                 says,
@@ -481,8 +535,8 @@ fn clients(facts: &Facts) -> Option<Rung> {
             "paste what /mox/istio-config prints into meshConfig.configSources",
         ));
     }
-    let acked = concerned.iter().filter(|told| told.acked).count();
-    let found = format!("{acked} of {} streams have taken it", concerned.len());
+    let ever = concerned.iter().filter(|told| told.ever).count();
+    let found = format!("{ever} of {} streams here take its part", concerned.len());
     Some(Rung::of(Step::Clients, if none_has { Verdict::Failed } else { Verdict::Partly }, found, reasons))
 }
 
@@ -490,13 +544,11 @@ impl Facts {
     /// Whether the endpoints are served that the registry and the policy want.
     fn is_as_wanted(&self) -> bool {
         let Some(served) = &self.served else { return self.wanted.is_empty() };
-        match &served.places {
-            Some(places) => {
-                let wanted = self.wanted.iter().map(|it| (it.endpoint().address.to_string(), it.endpoint().port));
-                wanted.collect::<std::collections::BTreeSet<_>>() == *places
-            }
-            None => served.endpoints == self.wanted.len(),
-        }
+        // Endpoints that Istio would refuse are wanted and left out.
+        let invalid: u32 = self.invalid.values().map(|(count, _)| count).sum();
+        let is_whole = served.endpoints + invalid as usize == self.wanted.len();
+        let wanted = || self.wanted.iter().map(|it| (it.endpoint().address.to_string(), it.endpoint().port)).collect();
+        is_whole && served.places.as_ref().is_none_or(|places| places.is_subset(&wanted()))
     }
 }
 
@@ -548,6 +600,8 @@ mod tests {
             has_it: true,
             sent: true,
             acked: true,
+            ever: true,
+            delta: false,
             error: None,
             too_large: false,
             waits: None,
@@ -562,7 +616,7 @@ mod tests {
     type Change = fn(&mut Facts);
 
     /// What is one by one not as it should be, where it shows, and whether the service is in the mesh all the same.
-    const TROUBLES: [(Change, Step, Verdict, &str); 24] = [
+    const TROUBLES: [(Change, Step, Verdict, &str); 26] = [
         (|it| it.feed = Some(refused()), Step::Registry, Verdict::Partly, "refused-cell"),
         (
             |it| drop(it.dropped.insert("bytes", Dropped { events: 2, last: ID.into() })),
@@ -572,7 +626,7 @@ mod tests {
         ),
         (|it| it.publishers = 0, Step::Registry, Verdict::Partly, "no-publisher"),
         (|it| it.unknown = true, Step::Read, Verdict::Partly, "unknown"),
-        (|it| it.being_read = true, Step::Read, Verdict::Partly, "being-read"),
+        (|it| (it.being_read, it.publishers) = (true, 0), Step::Read, Verdict::Partly, "being-read"),
         (|it| it.feed = Some(Feed { stale: true, ..Feed::default() }), Step::Read, Verdict::Partly, "stale"),
         (
             |it| {
@@ -602,7 +656,9 @@ mod tests {
             Verdict::Partly,
             "invalid-weight-sum",
         ),
-        (|it| it.held = Some(Held::NotLoaded), Step::Held, Verdict::Failed, "not-loaded"),
+        (|it| (it.held, it.shown) = (Some(Held::NotLoaded), false), Step::Held, Verdict::Failed, "not-loaded"),
+        (|it| (it.held, it.shown) = (Some(Held::MassDelete), false), Step::Held, Verdict::Failed, "mass-delete"),
+        (|it| (it.held, it.wanted) = (Some(Held::Frozen), Vec::new()), Step::Payloads, Verdict::Partly, "no-endpoint"),
         (|it| (it.held, it.wanted) = (Some(Held::LastGood), Vec::new()), Step::Held, Verdict::Partly, "last-good"),
         (|it| (it.held, it.served) = (Some(Held::Frozen), None), Step::Held, Verdict::Failed, "frozen"),
         (|it| it.withheld = true, Step::Held, Verdict::Partly, "mass-delete"),
@@ -617,11 +673,11 @@ mod tests {
         ),
         (|it| it.listening = false, Step::Clients, Verdict::Partly, "not-listening"),
         (|it| it.fenced = true, Step::Clients, Verdict::Partly, "fenced"),
-        (|it| it.streams.clear(), Step::Clients, Verdict::Failed, "no-istiod"),
+        (|it| it.streams.clear(), Step::Clients, Verdict::Partly, "no-istiod"),
         (
             |it| it.streams = vec![Told { sent: false, acked: false, ..told() }],
             Step::Clients,
-            Verdict::Failed,
+            Verdict::Partly,
             "behind",
         ),
         (
@@ -658,12 +714,14 @@ mod tests {
             assert_eq!(rung.verdict, verdict, "{key}");
             assert!(!reason.says.is_empty() && !reason.remedy.is_empty(), "{key}");
             let answer = answer(&ladder);
-            let in_mesh = ladder.iter().all(|rung| rung.verdict != Verdict::Failed);
+            // A proxy has it wherever it is served and told.
+            let in_mesh = facts.served.as_ref().is_some_and(|it| it.export_to != ["~"]) && facts.shown;
             assert_eq!(answer.starts_with("In the mesh"), in_mesh, "{key}: {answer}");
             // Others are told only where one follows from the other.
             let others = ladder.iter().filter(|rung| rung.step != step && rung.verdict != Verdict::Passed);
             let others: Vec<Step> = others.map(|rung| rung.step).collect();
-            assert!(others.iter().all(|other| [Step::Served, Step::Names].contains(other)), "{key}: {others:?}");
+            let follow = [Step::Served, Step::Names, Step::Payloads, Step::Held];
+            assert!(others.iter().all(|other| follow.contains(other)), "{key}: {others:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What each reason means and what to do about it. A reason without a remedy does not compile.
+//! The meaning of each reason, and what to do about it. A reason without a remedy does not compile.
 
 use crate::{snapshot::view::Held, translate::payload::Reject};
 
@@ -56,7 +56,7 @@ pub fn of_reject(reject: Reject) -> (&'static str, &'static str) {
     }
 }
 
-/// What a hold means, and the remedy.
+/// The meaning of a hold, and the remedy.
 pub fn of_held(held: Held) -> (&'static str, &'static str) {
     match held {
         Held::NotLoaded => (
