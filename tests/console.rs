@@ -96,6 +96,44 @@ async fn people_and_tools_read_the_same() {
     assert!(mox.page("/mox/metrics", "as=html").1.contains("# HELP"));
 }
 
+/// Services by another protocol than their dataInfoId's main one are in the list beside it.
+#[tokio::test]
+async fn the_list_has_services_of_each_protocol_and_each_state() {
+    let mox = open(json!({ "policy": { "exclude": ["com.example.Out*"] } })).await;
+    let dubbo = |name: &str| format!("com.example.{name}:1.0@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA");
+    let both = ["dubbo://10.0.0.1:20880?application=shop", "tri://10.0.0.1:50051?application=shop"];
+    mox.publish(&dubbo("In"), "a", 1, &both);
+    mox.publish(&dubbo("Out"), "a", 1, &both);
+    mox.engine.unknown(&[nth(9).into()]);
+    mox.engine.flush().await;
+    let of = |query: &str| -> Vec<String> {
+        let list = json_of(&mox, "/mox/services", query);
+        list["services"].as_array().unwrap().iter().map(|row| row["service"].as_str().unwrap().to_owned()).collect()
+    };
+    let beside = |name: &str| format!("tri://{}", dubbo(name));
+    assert_eq!(of(""), [dubbo("In"), dubbo("Out"), nth(9), beside("In")]);
+    assert_eq!(of("state=served"), [dubbo("In"), beside("In")]);
+    assert_eq!(of("state=not-served"), [dubbo("Out"), nth(9)]);
+    assert_eq!(of("state=unknown"), [nth(9)]);
+    let row = &json_of(&mox, "/mox/services", "q=tri://&state=served")["services"][0];
+    assert_eq!((&row["publishers"], &row["endpoints"], &row["exportTo"]), (&json!(1), &json!(1), &json!(["*"])));
+    assert!(row["host"].as_str().unwrap().ends_with(".sofa.mesh"), "{row}");
+    assert_eq!(of("app=shop&state=served"), of("state=served"));
+}
+
+#[tokio::test]
+async fn the_list_counts_workload_entries_as_endpoints() {
+    let mox = open(json!({ "endpointMode": "workload-entry" })).await;
+    for n in 0..3 {
+        let payloads: Vec<String> = (0..=n).map(|e| format!("10.0.{n}.{}:80", e + 1)).collect();
+        mox.publish(&nth(n), "a", 1, &payloads.iter().map(|text| &**text).collect::<Vec<_>>());
+    }
+    mox.engine.flush().await;
+    let list = json_of(&mox, "/mox/services", "");
+    let endpoints: Vec<&Value> = list["services"].as_array().unwrap().iter().map(|row| &row["endpoints"]).collect();
+    assert_eq!(endpoints, [1, 2, 3]);
+}
+
 #[test]
 fn a_browser_says_what_it_is_by_the_header() {
     use registry_mox::testing::host::admin::as_accepted;
