@@ -31,7 +31,7 @@ const ROWS: usize = 50;
 /// Endpoints up to which an entry is printed.
 const MOST_PRINTED: usize = 1_000;
 
-/// What may be with a service, beside being served.
+/// The states that a service may be in; several at once.
 pub const STATES: [&str; 8] =
     ["served", "not-served", "quarantined", "withheld", "waiting", "in-grace", "contested", "unknown"];
 
@@ -63,18 +63,18 @@ pub struct Row {
     pub endpoints: usize,
     /// `exportTo`.
     pub export_to: Vec<String>,
-    /// Some of [`STATES`].
+    /// Its states, of [`STATES`].
     pub states: Vec<&'static str>,
 }
 
-/// What a list is asked for.
+/// The filters of a list, and which page of it is wanted.
 #[derive(Debug, Default)]
 pub struct Asked {
     /// A part of the dataInfoId, whatever the case.
     pub part: String,
     /// An application that its providers name.
     pub application: String,
-    /// One of [`STATES`].
+    /// A state of [`STATES`]; empty: any.
     pub state: String,
     /// The page.
     pub page: usize,
@@ -96,7 +96,7 @@ impl Asked {
     }
 }
 
-/// What a list needs of the report and of what is served, gathered once for all its rows.
+/// The findings and the served entries that a list is made of, gathered once for all its rows.
 struct Gathered {
     /// Served entries, each encoded, and how many endpoints it counts itself.
     entries: HashMap<ServiceKey, (Bytes, usize)>,
@@ -142,7 +142,7 @@ impl Gathered {
         keys
     }
 
-    /// Those of [`STATES`] that a service is in.
+    /// The states of a service, of [`STATES`].
     fn states(&self, key: &ServiceKey) -> Vec<&'static str> {
         let served = if self.entries.contains_key(key) { "served" } else { "not-served" };
         let named = self.named.iter().filter(|(_, texts)| texts.contains(key.text())).map(|(state, _)| *state);
