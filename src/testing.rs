@@ -21,7 +21,7 @@ pub mod digest {
 
 /// What session servers agree on.
 pub mod documents {
-    pub use crate::documents::{Documents, Freeze, Kept, Name, OrdersContent, Row, Stamp, Taken, Write};
+    pub use crate::documents::{Documents, Freeze, Kept, Name, OrdersContent, Row, Shown, Stamp, Taken, Write};
 }
 
 /// Errors at the engine's surface.
@@ -31,7 +31,7 @@ pub mod error {
 
 /// The engine, and what is asked of it.
 pub mod host {
-    pub use crate::host::{admin, command, engine, log, peers, status};
+    pub use crate::host::{admin, command, engine, log, metrics, peers, status};
 }
 
 /// Istio's grammar and rules.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use harness::{Mox, id, nth};
+use registry_mox::testing::host::admin::{self, Answer, as_accepted};
 use serde_json::{Value, json};
 
 const PAGES: [&str; 5] = ["/mox", "/mox/services", "/mox/explain", "/mox/streams", "/mox/policy"];
@@ -33,9 +34,18 @@ async fn no_text_of_others_is_taken_for_html() {
     let service = id(format!("Evil{evil}"));
     mox.publish(&service, &format!("register{evil}"), 1, &[&format!("10.0.0.1:80?app_name={evil}"), evil]);
     mox.publish(&nth(1), evil, 1, &[evil]);
-    let client = mox.client(harness::client::node(evil)).await;
-    drop(client);
     mox.engine.flush().await;
+    let mut client = mox.client(harness::client::node(evil)).await;
+    client.auto_ack = false;
+    client.subscribe(harness::client::SERVICE_ENTRY).unwrap();
+    let response = client.next_of(harness::client::SERVICE_ENTRY).await;
+    client.nack(&response, evil).unwrap();
+    let nacked = async {
+        while mox.engine.status().nacks == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(harness::SOON, nacked).await.expect("the NACK comes");
     let encoded = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
     let mut pages: Vec<String> = PAGES.iter().map(|path| html(&mox, path, "")).collect();
     for asked in [evil, &service, "10.0.0.1"] {
@@ -43,6 +53,10 @@ async fn no_text_of_others_is_taken_for_html() {
         pages.push(html(&mox, "/mox/services", &format!("q={0}&app={0}", encoded(asked))));
     }
     pages.push(html(&mox, &format!("/mox/services/{}", encoded(&service)), ""));
+    let streams = html(&mox, "/mox/streams", "");
+    // As the client's name for itself, and as its words.
+    assert_eq!(streams.matches("&lt;script&gt;alert(1)&lt;/script&gt;").count(), 2, "{streams}");
+    pages.push(streams);
     for page in pages {
         assert_eq!(page.matches("<script").count(), 1, "{page}");
         assert!(page.contains("<script src=\"/mox/console.js\" defer></script>") && !page.contains("<img"), "{page}");
@@ -92,13 +106,50 @@ async fn people_and_tools_read_the_same() {
     assert!(html(&mox, "/mox", "").contains("<b>120</b>"));
     assert_eq!(mox.page("/mox/console.css", "").0, 200);
     assert!(mox.page("/mox/console.js", "").1.contains("X-Mox-Token"));
-    // What is for tools only is so for browsers, too.
+    // A page that is for tools only is so for browsers, too.
     assert!(mox.page("/mox/metrics", "as=html").1.contains("# HELP"));
+}
+
+/// Services by another protocol than their dataInfoId's main one are in the list beside it.
+#[tokio::test]
+async fn the_list_has_services_of_each_protocol_and_each_state() {
+    let mox = open(json!({ "policy": { "exclude": ["com.example.Out*"] } })).await;
+    let dubbo = |name: &str| format!("com.example.{name}:1.0@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA");
+    let both = ["dubbo://10.0.0.1:20880?application=shop", "tri://10.0.0.1:50051?application=shop"];
+    mox.publish(&dubbo("In"), "a", 1, &both);
+    mox.publish(&dubbo("Out"), "a", 1, &both);
+    mox.engine.unknown(&[nth(9).into()]);
+    mox.engine.flush().await;
+    let of = |query: &str| -> Vec<String> {
+        let list = json_of(&mox, "/mox/services", query);
+        list["services"].as_array().unwrap().iter().map(|row| row["service"].as_str().unwrap().to_owned()).collect()
+    };
+    let beside = |name: &str| format!("tri://{}", dubbo(name));
+    assert_eq!(of(""), [dubbo("In"), dubbo("Out"), nth(9), beside("In")]);
+    assert_eq!(of("state=served"), [dubbo("In"), beside("In")]);
+    assert_eq!(of("state=not-served"), [dubbo("Out"), nth(9)]);
+    assert_eq!(of("state=unknown"), [nth(9)]);
+    let row = &json_of(&mox, "/mox/services", "q=tri://&state=served")["services"][0];
+    assert_eq!((&row["publishers"], &row["endpoints"], &row["exportTo"]), (&json!(1), &json!(1), &json!(["*"])));
+    assert!(row["host"].as_str().unwrap().ends_with(".sofa.mesh"), "{row}");
+    assert_eq!(of("app=shop&state=served"), of("state=served"));
+}
+
+#[tokio::test]
+async fn the_list_counts_workload_entries_as_endpoints() {
+    let mox = open(json!({ "endpointMode": "workload-entry" })).await;
+    for n in 0..3 {
+        let payloads: Vec<String> = (0..=n).map(|e| format!("10.0.{n}.{}:80", e + 1)).collect();
+        mox.publish(&nth(n), "a", 1, &payloads.iter().map(|text| &**text).collect::<Vec<_>>());
+    }
+    mox.engine.flush().await;
+    let list = json_of(&mox, "/mox/services", "");
+    let endpoints: Vec<&Value> = list["services"].as_array().unwrap().iter().map(|row| &row["endpoints"]).collect();
+    assert_eq!(endpoints, [1, 2, 3]);
 }
 
 #[test]
 fn a_browser_says_what_it_is_by_the_header() {
-    use registry_mox::testing::host::admin::as_accepted;
     for (query, accept, wanted) in [
         ("", "text/html,application/xhtml+xml,*/*;q=0.8", "as=html"),
         ("q=a", "text/html,application/xhtml+xml", "q=a&as=html"),
@@ -115,17 +166,35 @@ fn a_browser_says_what_it_is_by_the_header() {
 /// Pages that walk over all services come one after the other, so they cost no more than one of them.
 #[tokio::test]
 async fn pages_that_walk_over_all_services_take_turns() {
-    let mox = std::sync::Arc::new(open(json!({})).await);
-    for n in 0..200 {
+    let mox = open(json!({})).await;
+    mox.publish(&nth(0), "a", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    let walks = [("/mox/services", "state=served"), ("/mox/explain", "q=10.0.0.1"), ("/mox/visibility", "")];
+    let held = mox.engine.hold_turn();
+    for (path, query) in walks {
+        match admin::page(&mox.engine, path, query) {
+            Answer::Page(page) => assert_eq!((page.status, page.retry_after), (429, Some(1)), "{path}"),
+            Answer::Large { .. } => panic!("{path} is no large page"),
+        }
+    }
+    assert_eq!(mox.page("/mox/status", "").0, 200, "the others wait for nobody");
+    drop(held);
+    for (path, query) in walks {
+        assert_eq!(mox.page(path, query).0, 200, "{path}");
+    }
+}
+
+/// The overview counts all that is to be decided, however many of it the status names.
+#[tokio::test]
+async fn the_overview_counts_all_that_is_withheld() {
+    let mox = open(json!({})).await;
+    for n in 0..150 {
         mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80", n + 1)]);
     }
     mox.engine.flush().await;
-    let asking = (0..16).map(|_| {
-        let mox = std::sync::Arc::clone(&mox);
-        tokio::task::spawn_blocking(move || mox.page("/mox/services", "state=served").0)
-    });
-    for asked in asking.collect::<Vec<_>>() {
-        assert!([200, 429].contains(&asked.await.unwrap()));
-    }
-    assert_eq!(mox.page("/mox/explain", "q=10.0.0.1").0, 200);
+    (0..150).for_each(|n| mox.unpublish(&nth(n), "a", 2));
+    mox.engine.flush().await;
+    let page = html(&mox, "/mox", "");
+    assert!(page.contains("150 services of which removals are withheld"), "{page}");
+    assert_eq!(json_of(&mox, "/mox/services", "state=withheld")["total"], 150);
 }

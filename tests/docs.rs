@@ -10,6 +10,12 @@ use std::{
 };
 
 use harness::Mox;
+use registry_mox::testing::{
+    documents::{Name, Shown, Stamp},
+    host::metrics::{self, Metric},
+    istio::rule::Rule,
+    translate::payload::Reject,
+};
 use serde_json::json;
 use syn::{Attribute, Expr, ExprLit, Field, Fields, Item, ItemEnum, ItemStruct, Lit, Meta, Type};
 
@@ -140,10 +146,10 @@ fn settings(
     }
 }
 
-/// What a doc comment says of the default, apart from the rest.
+/// The default that a doc comment tells, apart from the rest.
 fn with_default(text: &str) -> (String, String) {
     let (meaning, default) = text.split_once("Default:").unwrap_or((text, ""));
-    // What follows the default's own sentence is about the setting again.
+    // Behind the default's own sentence the comment is about the setting again.
     let (default, more) = default.split_once(". ").unwrap_or((default.trim_end_matches('.'), ""));
     let meaning = format!("{} {more}", meaning.trim());
     (meaning.trim().to_owned(), default.trim().to_owned())
@@ -206,9 +212,37 @@ fn configuration_is_what_the_code_says() {
     keep("configuration.md", &page);
 }
 
+/// The metrics of an engine that has every part, a document, and something to say of each reason.
+fn metrics() -> Vec<Metric> {
+    let mut status = Mox::closed(json!({})).engine.status();
+    let ages = json!({ "reconciledMillisAgo": 1, "bootstrapMillis": 1, "oldestContactMillis": 1, "freshPeers": 1 });
+    let mut feed = json!({ "refusedPublishers": { "a": 1 }, "refusedEvents": { "a": 1 } });
+    feed.as_object_mut().unwrap().extend(ages.as_object().unwrap().clone());
+    status.feed = serde_json::from_value(feed).unwrap();
+    status.kubernetes = Some(Default::default());
+    status.visibility.asks = true;
+    status.visibility.counts = Some(Default::default());
+    status.documents.read_millis_ago = Some(1);
+    let stamp = Stamp { by: String::new(), when: 0, why: String::new() };
+    let shown = Shown { revision: 1, stamp: Some(stamp), refused: None, refusals: BTreeMap::new() };
+    status.documents.documents.insert(Name::Policy, shown);
+    status.dropped.insert("services", Default::default());
+    status.rounds.rejects = [(Reject::BadPort, 1), (Reject::ZeroWeight, 1)].into();
+    status.rounds.invalid_endpoints.insert(Rule::ALL[0], 1);
+    status.rounds.quarantined_by.insert("panic", 1);
+    metrics::of(&status)
+}
+
+/// Each `mox_` of a text that is as long as a name.
+fn named(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let names =
+        text.match_indices("mox_").filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+    names.map(|(at, _)| text[at..].chars().take_while(|c| is_part(*c)).collect()).collect()
+}
+
 #[test]
 fn metrics_are_what_the_code_says() {
-    let mox = Mox::closed(json!({ "kubernetes": { "enabled": false } }));
     let mut page = String::from(
         "# Metrics\n\nMade of the help texts of `src/host/metrics.rs` by `UPDATE=1 cargo test --test docs`.\n\n\
          At `/mox/metrics` in the text format of Prometheus, and among the session server's own at `/metrics`. A name and its labels\n\
@@ -216,26 +250,42 @@ fn metrics_are_what_the_code_says() {
          process, times are in seconds and sizes in bytes.\n\n\
          | metric | type | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
-    let text = mox.page("/mox/metrics", "").1;
-    for metric in text.split("# HELP ").skip(1) {
-        let mut lines = metric.lines();
-        let (name, help) = lines.next().unwrap().split_once(' ').unwrap();
-        let kind = lines.next().unwrap().rsplit_once(' ').unwrap().1;
-        let labels: BTreeSet<&str> = lines
-            .filter_map(|sample| sample.split_once('{'))
-            .flat_map(|(_, labels)| {
-                labels.split('}').next().unwrap().split("\",").map(|pair| pair.split('=').next().unwrap())
-            })
-            .collect();
+    let all = metrics();
+    for Metric { name, help, kind, samples } in &all {
+        let labels: BTreeSet<&str> =
+            samples.iter().flat_map(|sample| &sample.labels).map(|(label, _)| *label).collect();
         let labels: Vec<String> = labels.iter().map(|name| format!("`{name}`")).collect();
+        let kind = format!("{kind:?}").to_lowercase();
         let _ = writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(", "), help.replace('|', "\\|"));
+        assert!(!samples.is_empty(), "{name} has no sample, so its labels are not known");
     }
+    let known: BTreeSet<String> = all.iter().map(|metric| metric.name.to_owned()).collect();
+    let code = fs::read_to_string(root().join("src/host/metrics.rs")).unwrap();
+    let in_code: BTreeSet<String> =
+        code.split('"').filter(|text| named(text).contains(*text)).map(str::to_owned).collect();
+    assert_eq!(in_code.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "what has each is to be above");
     keep("metrics.md", &page);
+
+    let mut pages_of_docs = Vec::new();
+    pages(&root().join("docs"), &mut pages_of_docs);
+    let mut unknown = Vec::new();
+    for file in &pages_of_docs {
+        let text = fs::read_to_string(file).unwrap();
+        let of = |name: String| (!known.contains(&name)).then(|| format!("{}: {name}", file.display()));
+        unknown.extend(named(&text).into_iter().filter_map(of));
+    }
+    assert!(unknown.is_empty(), "no metrics: {}", unknown.join(", "));
 }
 
 /// Anchors of a page, as GitHub and mdBook make them of headings.
 fn anchors(text: &str) -> BTreeSet<String> {
-    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    // A line of a block of code is no heading.
+    let mut in_code = false;
+    let is_heading = |line: &&str| {
+        in_code ^= line.trim_start().starts_with("```");
+        !in_code && line.starts_with('#')
+    };
+    let headings = text.lines().filter(is_heading).map(|line| line.trim_start_matches('#').trim());
     let anchor = |heading: &str| {
         let kept =
             heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
@@ -255,6 +305,12 @@ fn pages(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
             found.push(path);
         }
     }
+}
+
+#[test]
+fn headings_have_anchors_and_code_has_none() {
+    let text = "# One `thing`\n```sh\n# a comment\n```\n## And another\n  ```\n# more\n  ```\n";
+    assert_eq!(anchors(text).into_iter().collect::<Vec<_>>(), ["and-another", "one-thing"]);
 }
 
 #[test]

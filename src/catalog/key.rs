@@ -77,6 +77,11 @@ impl ServiceKey {
         split(&self.0).map(|(protocol, _)| protocol).filter(|protocol| *protocol != MAIN)
     }
 
+    /// Whether this names the entry of an application, which is no service.
+    pub fn is_entry(&self) -> bool {
+        split(&self.0).is_some_and(|(protocol, id)| protocol == ENTRY && !Client::of(id).names_protocols())
+    }
+
     /// Whether the registry knows its dataInfoId.
     pub fn is_known(&self, store: &Store) -> bool {
         store.has(self.id())
@@ -122,6 +127,7 @@ mod tests {
             let main = ServiceKey::main(&id);
             prop_assert_eq!((main.id(), main.other()), (&*id, None));
             prop_assert_ne!(main.text(), &of_entry("p80.x.app"));
+            prop_assert!(!main.is_entry() && ServiceKey::of_text(of_entry("p80.x.app")).is_entry());
             if Client::of(&id).names_protocols() {
                 let key = ServiceKey::beside(&id, "tri");
                 prop_assert_eq!((key.id(), key.other()), (&*id, Some("tri")));

@@ -90,7 +90,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     if path == "/mox/explain" {
         return Answer::Page(explained(engine, query, Vec::new()));
     }
-    let walks = path.starts_with("/mox/services");
+    let walks = path.starts_with("/mox/services") || path == "/mox/visibility";
     let turn = if walks { engine.turn() } else { None };
     if walks && turn.is_none() {
         return Answer::Page(busy());
@@ -136,7 +136,7 @@ fn listed(engine: &Engine, query: &str) -> Page {
     }
 }
 
-/// One service.
+/// The page of a service.
 fn service(engine: &Engine, name: &str) -> Page {
     match services::shown(engine, name) {
         Some(shown) => Page::json(&shown),
@@ -343,7 +343,7 @@ fn is_local(shown: &Credentials, query: &str) -> Result<bool, String> {
     Ok(query::flag(query, "local")? || !shown.signature.is_empty())
 }
 
-/// What is wrong with the names in the query of a freeze or a thaw: who mistypes `for` is not to freeze without an end.
+/// Why a name in the query of a freeze or a thaw is refused: who mistypes `for` is not to freeze without an end.
 fn unknown_parameter(path: &str, query: &str) -> Option<String> {
     let known: &[&str] = match path {
         "/mox/freeze" => &["for", "by", "why", "local"],
@@ -355,8 +355,8 @@ fn unknown_parameter(path: &str, query: &str) -> Option<String> {
 }
 
 /// Begins a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and
-/// `/mox/kubernetes/{purge,resume}`. Where session servers share documents, policy and freeze are for all of them. What the
-/// others are to do as well is in [`Page::forward`].
+/// `/mox/kubernetes/{purge,resume}`. Where session servers share documents, policy and freeze are for all of them, and
+/// [`Page::forward`] has what the others are to do as well.
 pub fn ask(engine: &Engine, shown: &Credentials, request: Request<'_>) -> Next {
     if let Err((status, why)) = let_in(engine, shown, request) {
         return Next::Page(Page::text(status, why + "\n"));

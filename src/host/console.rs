@@ -123,6 +123,11 @@ fn with_token() -> Markup {
 
 fn overview(engine: &Engine) -> Markup {
     let status = engine.status();
+    // The status names the first of them.
+    let (withheld, contested) = {
+        let report = engine.shared().report.lock();
+        (report.withheld_services.len(), report.contested.len())
+    };
     html! {
         h1 { "What is served" }
         div data-live {
@@ -135,7 +140,7 @@ fn overview(engine: &Engine) -> Markup {
                 li { b { (status.store.publishers) } "publishers" }
             }
             h2 { "To decide" }
-            (decisions(&status))
+            (decisions(&status, withheld, contested))
             h2 { "This session server" }
             div.scroll {
                 table {
@@ -179,8 +184,8 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// What an operator has to look at, each with where to.
-fn decisions(status: &Status) -> Markup {
+/// What an operator has to look at, each with where to; of withheld services and of contests all are counted.
+fn decisions(status: &Status, withheld: usize, contested: usize) -> Markup {
     let rounds = &status.rounds;
     let mut all: Vec<(String, &str)> = Vec::new();
     let mut add = |count: usize, what: &str, to: &'static str| {
@@ -188,22 +193,23 @@ fn decisions(status: &Status) -> Markup {
             all.push((format!("{count} {what}"), to));
         }
     };
-    add(
-        rounds.withheld_services.len(),
-        "services of which removals are withheld: release them, or wait",
-        "/mox/services?state=withheld",
-    );
+    add(withheld, "services of which removals are withheld: release them, or wait", "/mox/services?state=withheld");
     add(
         rounds.waiting.unwrap_or_default(),
         "new services wait: release them, or find who publishes them",
         "/mox/services?state=waiting",
     );
     add(
+        rounds.narrowing.map_or(0, |held| held.services),
+        "services would be hidden from namespaces that see them: release that, or wait",
+        "/mox/visibility",
+    );
+    add(
         rounds.quarantined.len() + rounds.quarantined_left_out,
         "services that Istio would refuse",
         "/mox/services?state=quarantined",
     );
-    add(rounds.contested.len(), "hosts or addresses that several services want", "/mox/services?state=contested");
+    add(contested, "hosts or addresses that several services want", "/mox/services?state=contested");
     add(
         rounds.unknown.last_good + rounds.unknown.missing,
         "services that could not be read",
@@ -215,9 +221,14 @@ fn decisions(status: &Status) -> Markup {
     let refused: u64 = status.feed.iter().flat_map(|feed| feed.refused_publishers.values()).sum();
     add(refused as usize, "publishers that cannot be taken", "/mox/status");
     let dropped: u64 = status.dropped.values().map(|dropped| dropped.events).sum();
-    add(dropped as usize, "events dropped at a limit", "/mox/status");
+    add(dropped as usize, "events dropped at a limit since the start", "/mox/status");
     let problems = status.kubernetes.as_ref().map_or(0, |report| report.problem_count);
     add(problems, "objects that cannot be written to Kubernetes", "/mox/kubernetes");
+    add(
+        status.kubernetes.as_ref().and_then(|report| report.withheld).map_or(0, |lost| lost.endpoints),
+        "endpoints withheld from a mass deletion in Kubernetes: release them, or wait",
+        "/mox/kubernetes",
+    );
     html! {
         @if all.is_empty() {
             p { "Nothing." }

@@ -61,6 +61,9 @@ const TURN: Duration = Duration::from_secs(2);
 /// How far the threads of the pages stand behind the others (`nice(1)`): a busy processor is theirs for a tenth.
 const NICE: i32 = 10;
 
+/// Pages that are made at a time on the admin listener, beside the thread that serves its connections.
+const MAKING: usize = 4;
+
 /// How long names in a log line may be, in characters.
 const LOGGED: usize = 300;
 
@@ -499,6 +502,12 @@ impl Engine {
         self.kubernetes.as_ref()
     }
 
+    /// Takes the turn of the pages that walk over all services.
+    #[cfg(feature = "testing")]
+    pub fn hold_turn(&self) -> MutexGuard<'_, ()> {
+        self.walking.lock()
+    }
+
     /// Follows the view that streams see.
     #[cfg(feature = "testing")]
     pub fn watch(&self) -> watch::Receiver<View> {
@@ -557,6 +566,7 @@ fn log_to(logs: &Dispatch) {
 fn pages_runtime(logs: Dispatch) -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
+        .max_blocking_threads(MAKING)
         .thread_name("mox-pages")
         .on_thread_start(move || {
             log_to(&logs);

@@ -1,7 +1,7 @@
 //! Who subscribes to what, as an engine follows it: the shell around [`Keeper`], whose lock is that of the documents.
 //!
 //! The host asks whether this server is to collect subscribers, and of which groups; hands in what each session server says; and says
-//! when all were asked. What is to be written then goes the way of every document.
+//! when all were asked. A document that is to be written then goes the way of every other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +36,18 @@ const FRESH: Duration = Duration::from_secs(10);
 /// How often a page that is too large for its row is tried with fewer services.
 const TRIES: usize = 8;
 
+/// A page shows this many of a kind.
+pub(super) const SHOWN: usize = 100;
+
+/// The first clients of some, in their order.
+#[derive(Debug)]
+pub(super) struct Clients {
+    /// How many there are.
+    pub(super) count: usize,
+    /// As many as a page shows.
+    pub(super) first: Vec<ClientShown>,
+}
+
 /// Who consumes a service.
 #[derive(Debug)]
 pub(super) struct Consumed {
@@ -45,15 +57,15 @@ pub(super) struct Consumed {
     pub(super) known: bool,
     /// `exportTo` without regard to them.
     pub(super) policy: Vec<String>,
-    /// Their namespaces.
+    /// Namespaces of the consumers.
     pub(super) consumers: Option<Consumers>,
-    /// `exportTo` by them.
+    /// `exportTo` by the consumers.
     pub(super) visible: Vec<String>,
-    /// They themselves, where this server computes.
-    pub(super) clients: Vec<ClientShown>,
-    /// Whether it does.
+    /// The consumers themselves, where this server computes.
+    pub(super) clients: Clients,
+    /// Whether this server computes.
     pub(super) computing: bool,
-    /// Which does.
+    /// The session server that computes.
     pub(super) holder: Option<Arc<str>>,
 }
 
@@ -67,12 +79,24 @@ pub(super) struct Lists {
     /// Services with consumers of which it is not known where they are.
     pub(super) unknown: BTreeSet<Arc<str>>,
     /// These consumers; `None`: another server knows them.
-    pub(super) clients_nowhere: Option<BTreeSet<ClientShown>>,
+    pub(super) clients_nowhere: Option<Clients>,
 }
 
-fn shown(policy: &Policy, server: &Arc<str>, client: &Client) -> ClientShown {
-    let Client { application, address, cell } = client.clone();
-    ClientShown { application, address, cell, server: Arc::clone(server), namespaces: places(policy, client) }
+/// Clients of the keeper, copied so that its lock is held no longer than that takes.
+fn copied<'k>(clients: impl Iterator<Item = (&'k Arc<str>, &'k Client)>) -> Vec<(Client, Arc<str>)> {
+    clients.map(|(server, client)| (client.clone(), Arc::clone(server))).collect()
+}
+
+fn shown(policy: &Policy, mut clients: Vec<(Client, Arc<str>)>) -> Clients {
+    clients.sort_unstable();
+    clients.dedup();
+    let count = clients.len();
+    let shown = |(client, server): (Client, Arc<str>)| {
+        let namespaces = places(policy, &client);
+        let Client { application, address, cell } = client;
+        ClientShown { application, address, cell, server, namespaces }
+    };
+    Clients { count, first: clients.into_iter().take(SHOWN).map(shown).collect() }
 }
 
 fn documents(all: &Documents) -> keeper::Documents<'_> {
@@ -141,7 +165,7 @@ impl Engine {
         self.follow_places(&mut following, &policy);
         following.watching.clients = lines.or(following.watching.clients.take());
         following.watching.keeper.report(server, read);
-        // What is new of others is looked for once, when all have answered.
+        // The news of others are looked for once, when all have answered.
         Ok(own && self.is_due(&following, &policy))
     }
 
@@ -223,7 +247,7 @@ impl Engine {
         None
     }
 
-    /// What the documents say of who consumes what counts from now on.
+    /// From now on that counts which the documents say of who consumes what.
     pub(super) fn put_seen_in_force(&self, following: &Following) {
         let seen = following.documents.as_ref().and_then(Documents::seen);
         self.shared.seen.store(seen.map(Arc::new));
@@ -247,23 +271,26 @@ impl Engine {
             Some(_) => rules.visible_to(consumers.as_deref(), &self.config().namespace).into_owned(),
             None => rules.export_to.to_vec(),
         };
-        let following = self.documents.lock();
-        let Following { documents: all, watching, .. } = &*following;
-        let computing = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
-        let clients = watching.keeper.clients(id).map(|(server, client)| shown(&policy, server, client));
+        let (computing, clients, holder) = {
+            let following = self.documents.lock();
+            let Following { documents: all, watching, .. } = &*following;
+            let computing = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
+            let holder = all.as_ref().and_then(Documents::lease).map(|lease| Arc::clone(&lease.holder));
+            (computing, copied(watching.keeper.clients(id)), holder)
+        };
         Consumed {
             mode: rules.visibility,
             known: seen.is_some(),
             policy: rules.export_to.to_vec(),
             consumers: consumers.map(|consumers| (*consumers).clone()),
             visible,
-            clients: clients.collect::<BTreeSet<_>>().into_iter().collect(),
+            clients: shown(&policy, clients),
             computing,
-            holder: all.as_ref().and_then(Documents::lease).map(|lease| Arc::clone(&lease.holder)),
+            holder,
         }
     }
 
-    /// What an operator has to decide; `None`: it is not known who consumes what.
+    /// Services and clients that an operator has to decide about; `None`: it is not known who consumes what.
     pub(super) fn visibility_lists(&self) -> Option<Lists> {
         let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
         let seen = self.shared.seen.load_full()?;
@@ -281,12 +308,16 @@ impl Engine {
                 Some(_) => {}
             }
         }
-        let following = self.documents.lock();
-        let Following { documents: all, watching, .. } = &*following;
-        if all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all))) {
-            let nowhere = watching.keeper.all_clients().filter(|(_, client)| places(&policy, client).is_empty());
-            lists.clients_nowhere = Some(nowhere.map(|(server, client)| shown(&policy, server, client)).collect());
-        }
+        let clients = {
+            let following = self.documents.lock();
+            let Following { documents: all, watching, .. } = &*following;
+            let computes = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
+            computes.then(|| copied(watching.keeper.all_clients()))
+        };
+        lists.clients_nowhere = clients.map(|mut clients| {
+            clients.retain(|(client, _)| places(&policy, client).is_empty());
+            shown(&policy, clients)
+        });
         Some(lists)
     }
 

@@ -405,8 +405,19 @@ impl Store {
 
     /// Every service, in no order.
     pub fn ids(&self) -> Vec<Arc<str>> {
+        self.ids_where(|_| true)
+    }
+
+    /// Every service that could not be read yet, in no order.
+    pub fn unknown_ids(&self) -> Vec<Arc<str>> {
+        self.ids_where(|service| service.unknown)
+    }
+
+    fn ids_where(&self, wanted: impl Fn(&Service) -> bool) -> Vec<Arc<str>> {
         let ids = |shard: &Shard| -> Vec<Arc<str>> {
-            shard.state.lock().services.iter().map(|service| Arc::clone(&service.data_info_id)).collect()
+            let state = shard.state.lock();
+            let services = state.services.iter().filter(|service| wanted(service));
+            services.map(|service| Arc::clone(&service.data_info_id)).collect()
         };
         self.shards.iter().flat_map(ids).collect()
     }

@@ -251,6 +251,11 @@ pub(crate) fn read(field: &Bytes) -> Result<McpResource, DecodeError> {
     McpResource::decode(response.resources.into_iter().next().unwrap_or_default().value)
 }
 
+/// The value that an encoded WorkloadEntry has of a label.
+pub(crate) fn workload_label(entry: Bytes, label: &str) -> Option<String> {
+    WorkloadEntry::decode(entry).ok()?.labels.remove(label)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::btree_map, prelude::*};

@@ -9,7 +9,7 @@ use std::{
 use crate::visibility::{Names, ServiceId, UNKNOWN};
 
 /// A client that subscribes to services.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Client {
     /// Its application, as it says itself; `None`: it says none, or the session server does not tell.
     pub application: Option<Arc<str>>,

@@ -211,7 +211,14 @@ fn text(page: Page) -> Reply {
 fn reply(status: StatusCode, content_type: &'static str, body: Either<Full<Bytes>, Chunks>) -> Reply {
     let mut reply = Response::new(body);
     *reply.status_mut() = status;
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // No browser takes it for another type, or shows it in another's page.
+    for (name, value) in [
+        (header::CONTENT_TYPE, content_type),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ] {
+        reply.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     reply
 }
 
@@ -301,6 +308,19 @@ mod tests {
             let began = Instant::now();
             assert_eq!(rest(client).await, 0, "{half:?}");
             assert!((seconds..seconds + 2).contains(&began.elapsed().as_secs()), "{half:?}: {:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn browsers_take_a_page_for_what_it_is() {
+        let served = serve_here().await;
+        for path in ["/mox", "/mox/dump", "/mox/none"] {
+            let mut client = connect(&served, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+            let mut text = String::new();
+            client.read_to_string(&mut text).await.unwrap();
+            let (head, _) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("x-content-type-options: nosniff"), "{path}: {head}");
+            assert!(head.contains("x-frame-options: DENY"), "{path}: {head}");
         }
     }
 

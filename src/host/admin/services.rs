@@ -1,7 +1,11 @@
 //! The services, a page of them at a time, and each by itself: its publishers, what is served of it, and who has it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,7 +16,13 @@ use crate::{
         engine::Engine,
         explain::{self, Explained, facts::Facts, find},
     },
-    snapshot::{Set, kubectl::Dump, partition::Partition},
+    istio::names::{ID_ANNOTATION, PROTOCOL_ANNOTATION, SERVICE_LABEL},
+    snapshot::{
+        Item, Set,
+        kubectl::{self, Dump},
+        partition::Partition,
+        resource,
+    },
     translate::{payload::Reject, reading::Reading},
 };
 
@@ -21,7 +31,7 @@ const ROWS: usize = 50;
 /// Endpoints up to which an entry is printed.
 const MOST_PRINTED: usize = 1_000;
 
-/// What may be with a service, beside being served.
+/// The states that a service may be in; several at once.
 pub const STATES: [&str; 8] =
     ["served", "not-served", "quarantined", "withheld", "waiting", "in-grace", "contested", "unknown"];
 
@@ -53,18 +63,18 @@ pub struct Row {
     pub endpoints: usize,
     /// `exportTo`.
     pub export_to: Vec<String>,
-    /// Some of [`STATES`].
+    /// Its states, of [`STATES`].
     pub states: Vec<&'static str>,
 }
 
-/// What a list is asked for.
+/// The filters of a list, and which page of it is wanted.
 #[derive(Debug, Default)]
 pub struct Asked {
     /// A part of the dataInfoId, whatever the case.
     pub part: String,
     /// An application that its providers name.
     pub application: String,
-    /// One of [`STATES`].
+    /// A state of [`STATES`]; empty: any.
     pub state: String,
     /// The page.
     pub page: usize,
@@ -86,56 +96,123 @@ impl Asked {
     }
 }
 
-/// A page of the services that match. Costs a walk over the dataInfoIds, over all that was read where an application is asked for,
-/// and for each service of the page as much as its publishers are.
-pub fn list(engine: &Engine, asked: &Asked) -> List {
-    let shared = engine.shared();
-    let ids: Vec<Arc<str>> = shared.store.ids();
-    let mut keys: BTreeSet<ServiceKey> = match asked.application.is_empty() {
-        true => ids.iter().map(ServiceKey::main).collect(),
-        false => find::of_application(engine, &asked.application).into_iter().collect(),
-    };
-    let mut named = |state: &str, texts: &mut dyn Iterator<Item = &Arc<str>>| {
-        if asked.application.is_empty() && asked.state == state {
-            keys = texts.map(|text| ServiceKey::of_text(Arc::clone(text))).collect();
-        }
-    };
-    let report = shared.report.lock();
-    named("quarantined", &mut report.quarantined.keys());
-    named("withheld", &mut report.withheld_services.iter());
-    named("waiting", &mut report.waiting_services.iter());
-    named("in-grace", &mut report.graces.keys());
-    named("contested", &mut report.contested.values().flat_map(|contest| &contest.waiting));
-    drop(report);
-    keys.retain(|key| asked.part.is_empty() || key.text().to_lowercase().contains(&asked.part));
-    let of_all = ["served", "not-served", "unknown"].contains(&&*asked.state);
-    if of_all || !(asked.application.is_empty() || asked.state.is_empty()) {
-        keys.retain(|key| row(engine, key).states.contains(&&*asked.state));
-    }
-    let (total, pages) = (keys.len(), keys.len().div_ceil(ROWS).max(1));
-    let page = asked.page.min(pages);
-    let services = keys.iter().skip((page - 1) * ROWS).take(ROWS).map(|key| row(engine, key)).collect();
-    List { total, page, pages, services }
+/// The findings and the served entries that a list is made of, gathered once for all its rows.
+struct Gathered {
+    /// Served entries, each encoded, and how many endpoints it counts itself.
+    entries: HashMap<ServiceKey, (Bytes, usize)>,
+    /// States that the report names services for, by the texts of their keys.
+    named: [(&'static str, HashSet<Arc<str>>); 5],
+    /// The dataInfoIds that could not be read yet.
+    unknown: HashSet<Arc<str>>,
 }
 
-fn row(engine: &Engine, key: &ServiceKey) -> Row {
-    let facts = Facts::of(engine, key, None);
-    let states = [
-        ("served", facts.served.is_some()),
-        ("not-served", facts.served.is_none()),
-        ("quarantined", facts.quarantine.is_some()),
-        ("withheld", facts.withheld),
-        ("waiting", facts.waiting),
-        ("in-grace", facts.grace.is_some()),
-        ("contested", !facts.contests.is_empty()),
-        ("unknown", facts.unknown),
-    ];
-    let states = states.into_iter().filter(|(_, is)| *is).map(|(state, _)| state).collect();
-    let (host, endpoints, export_to) = match facts.served {
-        Some(served) => (Some(served.host), served.endpoints, served.export_to),
-        None => (None, 0, Vec::new()),
+impl Gathered {
+    fn of(engine: &Engine) -> Self {
+        let shared = engine.shared();
+        let named = {
+            let report = shared.report.lock();
+            [
+                ("quarantined", report.quarantined.keys().cloned().collect()),
+                ("withheld", report.withheld_services.iter().cloned().collect()),
+                ("waiting", report.waiting_services.iter().cloned().collect()),
+                ("in-grace", report.graces.keys().cloned().collect()),
+                ("contested", report.contested.values().flat_map(|contest| &contest.waiting).cloned().collect()),
+            ]
+        };
+        let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
+        let entry = |item: &Item| {
+            let resource = resource::read(item.framed()).ok()?;
+            let annotations = resource.metadata?.annotations;
+            let protocol = annotations.get(PROTOCOL_ANNOTATION).map(String::as_str);
+            let key = ServiceKey::annotated(annotations.get(ID_ANNOTATION)?, protocol);
+            Some((key, (resource.body?.value, item.endpoints() as usize)))
+        };
+        // An entry of an application has no dataInfoId.
+        let entries = all.items().filter_map(entry).collect();
+        Self { entries, named, unknown: shared.store.unknown_ids().into_iter().collect() }
+    }
+
+    /// The main service of each dataInfoId, and every other that is served or named in the report.
+    fn keys(&self, engine: &Engine) -> BTreeSet<ServiceKey> {
+        let ids = engine.shared().store.ids();
+        let mut keys: BTreeSet<ServiceKey> = ids.iter().map(ServiceKey::main).collect();
+        keys.extend(self.entries.keys().cloned());
+        let named = self.named.iter().flat_map(|(_, texts)| texts);
+        keys.extend(named.map(|text| ServiceKey::of_text(Arc::clone(text))).filter(|key| !key.is_entry()));
+        keys
+    }
+
+    /// The states of a service, of [`STATES`].
+    fn states(&self, key: &ServiceKey) -> Vec<&'static str> {
+        let served = if self.entries.contains_key(key) { "served" } else { "not-served" };
+        let named = self.named.iter().filter(|(_, texts)| texts.contains(key.text())).map(|(state, _)| *state);
+        let unknown = self.unknown.contains(key.id()).then_some("unknown");
+        [served].into_iter().chain(named).chain(unknown).collect()
+    }
+}
+
+/// A page of the services that match. Costs a walk over the dataInfoIds and the metadata of what is served, and a look at each service
+/// of the page; over all that was read where an application is asked for; and over the WorkloadEntries where those are served.
+pub fn list(engine: &Engine, asked: &Asked) -> List {
+    let gathered = Gathered::of(engine);
+    let mut keys: BTreeSet<ServiceKey> = match asked.application.is_empty() {
+        true => gathered.keys(engine),
+        false => find::of_application(engine, &asked.application).into_iter().collect(),
     };
-    Row { service: key.text().to_string(), host, publishers: facts.publishers, endpoints, export_to, states }
+    keys.retain(|key| asked.part.is_empty() || key.text().to_lowercase().contains(&asked.part));
+    keys.retain(|key| asked.state.is_empty() || gathered.states(key).contains(&&*asked.state));
+    let (total, pages) = (keys.len(), keys.len().div_ceil(ROWS).max(1));
+    let page = asked.page.min(pages);
+    let shown: Vec<ServiceKey> = keys.into_iter().skip((page - 1) * ROWS).take(ROWS).collect();
+    List { total, page, pages, services: rows(engine, &gathered, &shown) }
+}
+
+/// A row for each of these services.
+fn rows(engine: &Engine, gathered: &Gathered, keys: &[ServiceKey]) -> Vec<Row> {
+    let store = &engine.shared().store;
+    let spec = |key: &ServiceKey| {
+        let (body, _) = gathered.entries.get(key)?;
+        kubectl::spec_of("ServiceEntry", kubectl::without_endpoints(body)).ok()
+    };
+    let specs: Vec<Option<Value>> = keys.iter().map(spec).collect();
+    let workloads = workloads(engine, specs.iter().flatten().filter_map(selected));
+    let row = |(key, spec): (&ServiceKey, &Option<Value>)| {
+        let own = gathered.entries.get(key).map_or(0, |(_, endpoints)| *endpoints);
+        let spec = spec.as_ref();
+        let selected = spec.and_then(selected).and_then(|label| workloads.get(label)).copied();
+        let export_to = spec.and_then(|spec| spec["exportTo"].as_array()).into_iter().flatten();
+        Row {
+            service: key.text().to_string(),
+            host: spec.and_then(|spec| spec["hosts"][0].as_str()).map(str::to_owned),
+            publishers: store.peek(&key.id().into()).map_or(0, |taken| taken.entries.len()),
+            endpoints: own + selected.unwrap_or_default(),
+            export_to: export_to.filter_map(Value::as_str).map(str::to_owned).collect(),
+            states: gathered.states(key),
+        }
+    };
+    keys.iter().zip(&specs).map(row).collect()
+}
+
+/// The value of the label by which a ServiceEntry selects its WorkloadEntries.
+fn selected(spec: &Value) -> Option<&str> {
+    spec["workloadSelector"]["labels"][SERVICE_LABEL].as_str()
+}
+
+/// How many WorkloadEntries have each of these labels.
+fn workloads<'l>(engine: &Engine, labels: impl Iterator<Item = &'l str>) -> HashMap<&'l str, usize> {
+    let mut counts: HashMap<&str, usize> = labels.map(|label| (label, 0)).collect();
+    if counts.is_empty() {
+        return counts;
+    }
+    let all = Set::new(Arc::clone(&engine.view().workload_entries), Partition::WHOLE);
+    for item in all.items() {
+        let body = resource::read(item.framed()).ok().and_then(|resource| resource.body);
+        let label = body.and_then(|body| resource::workload_label(body.value, SERVICE_LABEL));
+        if let Some(count) = label.and_then(|label| counts.get_mut(&*label)) {
+            *count += 1;
+        }
+    }
+    counts
 }
 
 /// Everything about one service.

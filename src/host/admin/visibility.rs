@@ -5,12 +5,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde_json::{Value, json};
 
 use crate::{
-    host::{engine::Engine, page::Page, visibility::Consumed},
+    host::{
+        engine::Engine,
+        page::Page,
+        visibility::{Consumed, SHOWN},
+    },
     policy::{Consumers, Mode},
 };
-
-/// A page shows this many of a kind.
-const SHOWN: usize = 100;
 
 /// To whoever switches it on.
 const BY_HOST: &str = "callers by host never subscribe, and are not seen: services that they call need exportTo in an override of the policy, \
@@ -33,8 +34,8 @@ pub(super) fn of(engine: &Engine, id: &str) -> Value {
     if mode == Mode::Off {
         page["visibility"]["why"] = "the policy's visibility is off, so nobody asks who subscribes".into();
     } else if computing {
-        page["consumersLeftOut"] = clients.len().saturating_sub(SHOWN).into();
-        page["consumers"] = json!(clients.into_iter().take(SHOWN).collect::<Vec<_>>());
+        page["consumersLeftOut"] = (clients.count - clients.first.len()).into();
+        page["consumers"] = json!(clients.first);
     } else {
         // Every server has what follows from it; one has the clients.
         page["consumersAt"] = json!(holder);
@@ -58,10 +59,7 @@ pub(super) fn all(engine: &Engine) -> Page {
         page["unused"] = first(&lists.unused);
         page["unknown"] = first(&lists.unknown);
         if let Some(clients) = lists.clients_nowhere {
-            page["consumersOfUnknownNamespace"] = json!({
-                "count": clients.len(),
-                "first": clients.iter().take(SHOWN).collect::<Vec<_>>(),
-            });
+            page["consumersOfUnknownNamespace"] = json!({ "count": clients.count, "first": clients.first });
         }
     }
     Page::json(&page)

@@ -1,6 +1,7 @@
 package com.alipay.sofa.registry.mox.session;
 
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
@@ -26,6 +27,9 @@ import java.util.HashMap;
 import java.util.Map;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicLong;
 import java.util.logging.Level;
 import javax.ws.rs.core.Response;
 import javax.ws.rs.core.StreamingOutput;
@@ -201,6 +205,75 @@ public class MoxResourceTest {
         mox = RegistryMox.embed(MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "sesame").build());
         assertEquals("5", header("/mox/policy?dryRun", "{}", "Retry-After"));
         assertNull(header("/mox/policy", "{}", "Retry-After"));
+    }
+
+    @Test
+    public void pagesTakeFewThreadsOfTheRegistry() throws Exception {
+        MoxResource.MAKING.acquire(MoxResource.AT_ONCE);
+        try {
+            assertEquals("1", header("/mox/status", null, "Retry-After"));
+            assertTrue(get("/mox/explain?q=a", 429, "text/plain").contains("ask again in a second"));
+            get("/mox/serving", 200, "application/json");
+        } finally {
+            MoxResource.MAKING.release(MoxResource.AT_ONCE);
+        }
+        try (MoxHost.Page other = mox.host().page("/mox/dump", "")) {
+            for (int i = 0; i <= MoxResource.AT_ONCE; i++) {
+                get("/mox/status", 200, "application/json");
+                get("/mox/dump", 429, "text/plain");
+            }
+        }
+        assertEquals(MoxResource.AT_ONCE, MoxResource.MAKING.availablePermits());
+    }
+
+    @Test
+    public void browsersTakeAPageForWhatItIs() throws Exception {
+        for (String path : new String[] {"/mox", "/mox/explain?q=a&as=html", "/mox/dump", "/mox/none"}) {
+            assertEquals(path, "nosniff", header(path, null, "X-Content-Type-Options"));
+            assertEquals(path, "DENY", header(path, null, "X-Frame-Options"));
+        }
+    }
+
+    @Test
+    public void theOthersExplainWhatIsToBeExplained() {
+        for (String query : new String[] {"q=a", "as=html&q=a&local=0", "q=a&q=", "local=0&q=a&local=1"}) {
+            assertTrue(query, MoxResource.isForAll("/mox/explain", query));
+        }
+        for (String query : new String[] {"", "q=", "q=+%20", "as=html", "q=a&local=1", "q=&q=a", "iq=a"}) {
+            assertFalse(query, MoxResource.isForAll("/mox/explain", query));
+        }
+        assertFalse(MoxResource.isForAll("/mox/services/mox/explain", "q=a"));
+        assertFalse(MoxResource.isForAll("/mox/status", "q=a"));
+    }
+
+    /** Where nobody knows the others, and where they were asked a moment ago, this server explains by itself. */
+    @Test
+    public void aServerExplainsWithoutTheOthers() {
+        AtomicInteger asked = new AtomicInteger();
+        Sessions others = new Sessions(
+                () -> {
+                    asked.incrementAndGet();
+                    throw new IllegalStateException("meta is away");
+                },
+                port());
+        MoxResource.NEXT_QUESTION.set(System.nanoTime());
+        Response alone = MoxResource.explained(mox.host(), others, "q=" + TestData.service(1).replace("#", "%23"));
+        String text = alone.getEntity().toString();
+        assertEquals(text, 200, alone.getStatus());
+        assertTrue(text, text.contains(TestData.service(1)) && text.contains("\"others\"") && text.contains("meta is away"));
+        MoxResource.NEXT_QUESTION.set(System.nanoTime() + TimeUnit.HOURS.toNanos(1));
+        try {
+            text = MoxResource.explained(mox.host(), others, "q=10.1.0.1").getEntity().toString();
+        } finally {
+            MoxResource.NEXT_QUESTION.set(System.nanoTime());
+        }
+        assertTrue(text, text.contains("ladder") && !text.contains("meta is away"));
+        assertEquals(1, asked.get());
+        AtomicLong next = new AtomicLong(100);
+        assertFalse(MoxResource.isDue(next, 99, 10));
+        assertTrue(MoxResource.isDue(next, 105, 10));
+        assertFalse(MoxResource.isDue(next, 114, 10));
+        assertTrue(MoxResource.isDue(next, 115, 10));
     }
 
     /** A header of the answer to a GET, or to a POST of a body. */

@@ -9,7 +9,10 @@ import java.io.InputStream;
 import java.io.OutputStream;
 import java.net.URI;
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import java.util.Collections;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.Semaphore;
@@ -41,9 +44,18 @@ public class MoxResource {
     private static final Pattern POLICY =
             Pattern.compile("\\s*\\{[^{}]*?\"hash\":\\s*\"([0-9a-f]{1,64})\"[^{}]*?\"revision\":\\s*([0-9]{1,18})\\b");
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
+    /** Pages that are made at a time, so that they take few of the threads that serve the registry's own requests. */
+    static final int AT_ONCE = 4;
+
+    static final Semaphore MAKING = new Semaphore(AT_ONCE);
+    /** What other session servers ask. It is cheap and waits for nobody, and a server that refuses it passes for one that is stale. */
+    private static final List<String> OF_SERVERS = Arrays.asList("/mox/fresh", "/mox/serving", "/mox/consumers");
     /** The others are asked to explain something for one reader at a time; more get what this server has to say. */
     private static final Semaphore EXPLAINING = new Semaphore(1);
+    /** They are asked so often at most, by {@link System#nanoTime}. */
+    private static final long BETWEEN_QUESTIONS = TimeUnit.SECONDS.toNanos(1);
 
+    static final AtomicLong NEXT_QUESTION = new AtomicLong(System.nanoTime());
     private static final AtomicLong NEXT_WARNING = new AtomicLong(System.nanoTime());
 
     /** Made by Spring, and by the web server. */
@@ -162,7 +174,7 @@ public class MoxResource {
             servers.put("others", answer(0, e.toString()));
         }
         String text = host.json(servers);
-        return Response.status(all ? 200 : 502).type("application/json").entity(text + "\n").build();
+        return begun(all ? 200 : 502, "application/json").entity(text + "\n").build();
     }
 
     /** The text, or an exception if it is longer. */
@@ -201,28 +213,76 @@ public class MoxResource {
             if (accept != null && accept.contains("application/xhtml+xml")) {
                 query += query.isEmpty() ? "as=html" : "&as=html"; // of two the engine takes the first
             }
-            Sessions others = MoxBinding.sessions();
-            if (asked.getRawPath().endsWith("/mox/explain") && !("&" + query).contains("&local=1") && others != null && EXPLAINING.tryAcquire()) {
-                try {
-                    return response(mox.get().host().command("explain", "query", query, "answers", others.explain(query)));
-                } finally {
-                    EXPLAINING.release();
-                }
+            String path = asked.getRawPath();
+            if (OF_SERVERS.contains(path)) {
+                return streamed(mox.get().host().page(path, query));
             }
-            MoxHost.Page page = mox.get().host().page(asked.getRawPath(), query);
-            Response.ResponseBuilder response = Response.status(page.status()).type(page.contentType());
-            if (page.retryAfter() > 0) {
-                response.header("Retry-After", page.retryAfter());
+            if (!MAKING.tryAcquire()) {
+                return busy();
             }
-            if (page.etag() != null) {
-                response.header("ETag", page.etag());
+            try {
+                Sessions others = MoxBinding.sessions();
+                return others != null && isForAll(path, query) ? explained(mox.get().host(), others, query) : streamed(mox.get().host().page(path, query));
+            } finally {
+                MAKING.release();
             }
-            return response.entity((StreamingOutput) out -> write(page, out)).build();
         } catch (MoxException e) {
             return failed(503, e.code() + ", " + e.getMessage());
         } catch (Throwable t) {
             return broken(t);
         }
+    }
+
+    private static Response streamed(MoxHost.Page page) {
+        Response.ResponseBuilder response = begun(page.status(), page.contentType());
+        if (page.retryAfter() > 0) {
+            response.header("Retry-After", page.retryAfter());
+        }
+        if (page.etag() != null) {
+            response.header("ETag", page.etag());
+        }
+        return response.entity((StreamingOutput) out -> write(page, out)).build();
+    }
+
+    /** Whether the other session servers are to explain the same: where there is something to explain, and it is not for this server alone. */
+    static boolean isForAll(String path, String query) {
+        String what = null;
+        String local = null;
+        for (String pair : query.split("&")) { // of two values of a name the engine takes the first
+            if (pair.startsWith("q=") && what == null) {
+                what = pair.substring(2).replace("+", "").replace("%20", "");
+            } else if (pair.startsWith("local=") && local == null) {
+                local = pair.substring(6);
+            }
+        }
+        return path.equals("/mox/explain") && what != null && !what.isEmpty() && !"1".equals(local);
+    }
+
+    /** What this server has to say, and where it is time to ask the others, what they say. */
+    static Response explained(MoxHost host, Sessions others, String query) {
+        List<Map<String, Object>> answers = Collections.emptyList();
+        if (EXPLAINING.tryAcquire()) {
+            try {
+                if (isDue(NEXT_QUESTION, System.nanoTime(), BETWEEN_QUESTIONS)) {
+                    answers = others.explain(query);
+                }
+            } catch (Exception e) { // as where meta, which lists them, is away
+                Map<String, Object> none = new LinkedHashMap<>();
+                none.put("server", "others");
+                none.put("status", 0);
+                none.put("body", e.toString());
+                answers = Collections.singletonList(none);
+            } finally {
+                EXPLAINING.release();
+            }
+        }
+        return response(host.command("explain", "query", query, "answers", answers));
+    }
+
+    /** Whether a time has come, which then comes again after a while. */
+    static boolean isDue(AtomicLong next, long now, long period) {
+        long due = next.get();
+        return now - due >= 0 && next.compareAndSet(due, now + period);
     }
 
     /** Writes a page. A failure on the way ends the connection, so that nobody takes a part for the whole page. */
@@ -245,15 +305,13 @@ public class MoxResource {
 
     /** Once a minute. */
     private static void warn(Throwable why) {
-        long now = System.nanoTime();
-        long due = NEXT_WARNING.get();
-        if (now - due >= 0 && NEXT_WARNING.compareAndSet(due, now + TimeUnit.MINUTES.toNanos(1))) {
+        if (isDue(NEXT_WARNING, System.nanoTime(), TimeUnit.MINUTES.toNanos(1))) {
             LOG.warn("event=page_failed an admin page cannot be made: {}", why.toString());
         }
     }
 
     private static Response response(Map<String, Object> page) {
-        Response.ResponseBuilder response = Response.status(((Long) page.get("status")).intValue()).type((String) page.get("contentType"));
+        Response.ResponseBuilder response = begun(((Long) page.get("status")).intValue(), (String) page.get("contentType"));
         if (page.get("retryAfter") != null) {
             response.header("Retry-After", page.get("retryAfter"));
         }
@@ -265,6 +323,16 @@ public class MoxResource {
     }
 
     private static Response failed(int status, String text) {
-        return Response.status(status).type("text/plain;charset=utf-8").entity(text).build();
+        return begun(status, "text/plain;charset=utf-8").entity(text).build();
+    }
+
+    private static Response busy() {
+        String text = AT_ONCE + " pages are being made for others; ask again in a second\n";
+        return begun(429, "text/plain;charset=utf-8").header("Retry-After", 1).entity(text).build();
+    }
+
+    /** An answer that no browser takes for another type than it says, or shows in another's page. */
+    private static Response.ResponseBuilder begun(int status, String contentType) {
+        return Response.status(status).type(contentType).header("X-Content-Type-Options", "nosniff").header("X-Frame-Options", "DENY");
     }
 }
