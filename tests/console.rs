@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use harness::{Mox, id, nth};
+use registry_mox::testing::host::admin;
 use serde_json::{Value, json};
 
 const PAGES: [&str; 5] = ["/mox", "/mox/services", "/mox/explain", "/mox/streams", "/mox/policy"];
@@ -43,6 +44,16 @@ async fn no_text_of_others_is_taken_for_html() {
         pages.push(html(&mox, "/mox/services", &format!("q={0}&app={0}", encoded(asked))));
     }
     pages.push(html(&mox, &format!("/mox/services/{}", encoded(&service)), ""));
+    let rung = json!({ "step": evil, "verdict": evil, "found": evil, "reasons": [{ "key": evil, "says": evil }] });
+    let said = json!({ "services": [{ "service": evil, "answer": evil, "ladder": [rung] }] }).to_string();
+    let answers = json!([
+        { "server": evil, "status": 200, "body": said },
+        { "server": evil, "status": 500, "body": evil },
+    ]);
+    let answers = serde_json::from_value(answers).unwrap();
+    let page = admin::explained(&mox.engine, &format!("q={}&as=html", encoded(&service)), answers).body;
+    assert!(page.contains("differs"), "{page}");
+    pages.push(page);
     for page in pages {
         assert_eq!(page.matches("<script").count(), 1, "{page}");
         assert!(page.contains("<script src=\"/mox/console.js\" defer></script>") && !page.contains("<img"), "{page}");
