@@ -107,6 +107,42 @@ async fn people_and_tools_read_the_same() {
     assert!(mox.page("/mox/metrics", "as=html").1.contains("# HELP"));
 }
 
+/// Each service that a search by state finds says so in its row, and no other does.
+#[tokio::test]
+async fn a_search_by_state_finds_what_the_rows_say() {
+    let mox = Mox::open(json!({}));
+    for n in 0..60 {
+        mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80?app_name=shop", n + 1)]);
+    }
+    mox.publish(&nth(200), "a", 1, &["nonsense without a port"]);
+    mox.publish(&id("Same"), "a", 1, &["10.0.1.1:80"]);
+    mox.publish(&id("SAME"), "a", 1, &["10.0.1.2:80?app_name=shop"]);
+    mox.engine.unknown(&[nth(300).into()]);
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    (0..30).for_each(|n| mox.unpublish(&nth(n), "a", 2));
+    mox.engine.flush().await;
+    for rest in ["", "app=shop", "q=s1"] {
+        let listed = |query: &str| -> Vec<Value> {
+            let pages = json_of(&mox, "/mox/services", query)["pages"].as_u64().unwrap();
+            let page = |n| {
+                json_of(&mox, "/mox/services", &format!("{query}&page={n}"))["services"].as_array().unwrap().clone()
+            };
+            (1..=pages).flat_map(page).collect()
+        };
+        let all = listed(rest);
+        for state in ["served", "not-served", "quarantined", "withheld", "waiting", "in-grace", "contested", "unknown"]
+        {
+            let has_it = |row: &&Value| row["states"].as_array().unwrap().contains(&state.into());
+            let wanted: Vec<&Value> = all.iter().filter(has_it).collect();
+            let found = listed(&format!("{rest}&state={state}"));
+            assert_eq!(found.iter().collect::<Vec<_>>(), wanted, "{rest} {state}");
+            let some = ["served", "not-served", "withheld", "contested", "unknown"].contains(&state);
+            assert!(!some || !rest.is_empty() || !found.is_empty(), "{state}");
+        }
+    }
+}
+
 #[test]
 fn a_browser_says_what_it_is_by_the_header() {
     use registry_mox::testing::host::admin::as_accepted;

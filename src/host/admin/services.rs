@@ -5,12 +5,17 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    catalog::key::ServiceKey,
+    catalog::{key::ServiceKey, shared::Shared},
     host::{
         admin::query,
         engine::Engine,
-        explain::{self, Explained, facts::Facts, find},
+        explain::{
+            self, Explained,
+            facts::{self, Facts},
+            find,
+        },
     },
+    policy::Policy,
     snapshot::{Set, kubectl::Dump, partition::Partition},
     translate::{payload::Reject, reading::Reading},
 };
@@ -108,33 +113,62 @@ pub fn list(engine: &Engine, asked: &Asked) -> List {
     drop(report);
     keys.retain(|key| asked.part.is_empty() || key.text().to_lowercase().contains(&asked.part));
     let of_all = ["served", "not-served", "unknown"].contains(&&*asked.state);
+    let now = Now::of(engine);
     if of_all || !(asked.application.is_empty() || asked.state.is_empty()) {
-        keys.retain(|key| row(engine, key).states.contains(&&*asked.state));
+        keys.retain(|key| now.is(key, &asked.state));
     }
     let (total, pages) = (keys.len(), keys.len().div_ceil(ROWS).max(1));
     let page = asked.page.min(pages);
-    let services = keys.iter().skip((page - 1) * ROWS).take(ROWS).map(|key| row(engine, key)).collect();
+    let services = keys.iter().skip((page - 1) * ROWS).take(ROWS).map(|key| now.row(key)).collect();
     List { total, page, pages, services }
 }
 
-fn row(engine: &Engine, key: &ServiceKey) -> Row {
-    let facts = Facts::of(engine, key, None);
-    let states = [
-        ("served", facts.served.is_some()),
-        ("not-served", facts.served.is_none()),
-        ("quarantined", facts.quarantine.is_some()),
-        ("withheld", facts.withheld),
-        ("waiting", facts.waiting),
-        ("in-grace", facts.grace.is_some()),
-        ("contested", !facts.contests.is_empty()),
-        ("unknown", facts.unknown),
-    ];
-    let states = states.into_iter().filter(|(_, is)| *is).map(|(state, _)| state).collect();
-    let (host, endpoints, export_to) = match facts.served {
-        Some(served) => (Some(served.host), served.endpoints, served.export_to),
-        None => (None, 0, Vec::new()),
-    };
-    Row { service: key.text().to_string(), host, publishers: facts.publishers, endpoints, export_to, states }
+/// What rows are made of: little of each service, since there are many.
+struct Now<'a> {
+    shared: &'a Shared,
+    policy: Arc<Policy>,
+    served: Set,
+}
+
+impl<'a> Now<'a> {
+    fn of(engine: &'a Engine) -> Self {
+        let shared = engine.shared();
+        let served = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
+        Self { shared, policy: shared.policy.load_full(), served }
+    }
+
+    /// Whether this is with a service, one of [`STATES`].
+    fn is(&self, key: &ServiceKey, state: &str) -> bool {
+        let (text, report) = (key.text(), || self.shared.report.lock());
+        let is_served = || facts::item(key, &self.policy, &self.shared.config, &self.served).is_some();
+        match state {
+            "served" => is_served(),
+            "not-served" => !is_served(),
+            "quarantined" => report().quarantined.contains_key(text),
+            "withheld" => report().withheld_services.contains(text),
+            "waiting" => report().waiting_services.contains(text),
+            "in-grace" => report().graces.contains_key(text),
+            "contested" => report().contested.values().any(|contest| contest.waiting.contains(text)),
+            _ => self.shared.store.peek(&key.id().into()).is_some_and(|taken| taken.unknown),
+        }
+    }
+
+    fn row(&self, key: &ServiceKey) -> Row {
+        let taken = self.shared.store.peek(&key.id().into());
+        let served = facts::served(key, &self.policy, &self.shared.config, &self.served);
+        let (host, endpoints, export_to) = match served {
+            Some(served) => (Some(served.host), served.endpoints, served.export_to),
+            None => (None, 0, Vec::new()),
+        };
+        Row {
+            service: key.text().to_string(),
+            host,
+            publishers: taken.map_or(0, |taken| taken.entries.len()),
+            endpoints,
+            export_to,
+            states: STATES.into_iter().filter(|state| self.is(key, state)).collect(),
+        }
+    }
 }
 
 /// Everything about one service.

@@ -25,7 +25,7 @@ use crate::{
         store::{Dropped, Taken},
     },
     snapshot::{
-        Set, Snapshot, kubectl,
+        Item, Set, kubectl,
         partition::{Partition, slice_of},
         resource, version_of,
         view::{Held, View},
@@ -182,7 +182,8 @@ impl Facts {
         let looked_at: Vec<Publisher> = entries.iter().map(publisher).filter(is_at).take(LOOKED_AT).collect();
 
         let view = engine.view();
-        let served = served(key, &policy, &config, &view.service_entries);
+        let all = Set::new(Arc::clone(&view.service_entries), Partition::WHOLE);
+        let served = served(key, &policy, &config, &all);
         let invalid = invalid(key, &wanted, &rules, served.as_ref());
         let text = key.text();
         let report = shared.report.lock();
@@ -247,52 +248,47 @@ fn digest(host: &str) -> [u8; 32] {
     Sha256::digest(host).into()
 }
 
-/// The entry that says in its annotations that it is this service's, under the hosts that the service may have.
-fn served(key: &ServiceKey, policy: &Policy, config: &Config, snapshot: &Arc<Snapshot>) -> Option<Served> {
+/// The host and the item of the entry that says in its annotations that it is this service's, under the hosts that the service may
+/// have, with the entry itself, which is not read.
+pub fn item<'a>(key: &ServiceKey, policy: &Policy, config: &Config, all: &'a Set) -> Option<(String, &'a Item, Bytes)> {
     let set = key.rules(policy).host.map(str::to_owned);
     let made = names::candidates(key.id(), key.other(), &config.host_suffix)
         .map(|name| format!("{name}.{}", config.host_suffix));
-    let all = Set::new(Arc::clone(snapshot), Partition::WHOLE);
     set.into_iter().chain(made).find_map(|host| {
         let name = format!("{}/{}", config.namespace, names::resource_name(&host, &config.host_suffix));
         let item = all.find(&name)?;
-        let (annotations, body) = entry(item.framed())?;
+        let field = resource::fields(item.framed().clone()).next()?.ok()?;
+        let resource = resource::read(&field).ok()?;
+        let annotations = resource.metadata?.annotations;
         let is_its = annotations.get(ID_ANNOTATION).is_some_and(|id| id == key.id())
             && annotations.get(PROTOCOL_ANNOTATION).map(String::as_str) == key.other();
-        if !is_its {
-            return None;
-        }
-        let texts = |field: &Value| {
-            let all = field.as_array().into_iter().flatten().filter_map(Value::as_str);
-            all.map(str::to_owned).collect::<Vec<_>>()
-        };
-        let endpoints = body["endpoints"].as_array();
-        let place = |endpoint: &Value| {
-            let port = endpoint["ports"].as_object()?.values().next()?.as_u64()?;
-            Some((endpoint["address"].as_str()?.to_owned(), u16::try_from(port).ok()?))
-        };
-        let places = (config.endpoint_mode == EndpointMode::Inline)
-            .then(|| endpoints.into_iter().flatten().filter_map(place).collect());
-        Some(Served {
-            name: Arc::clone(item.name()),
-            version: version_of(item.digest()),
-            endpoints: item.endpoints() as usize,
-            export_to: texts(&body["exportTo"]),
-            host,
-            places,
-        })
+        is_its.then_some((host, item, resource.body?.value))
     })
 }
 
-type Texts = BTreeMap<String, String>;
-
-/// Annotations and `spec` of a resource in a snapshot.
-fn entry(framed: &Bytes) -> Option<(Texts, Value)> {
-    let field = resource::fields(framed.clone()).next()?.ok()?;
-    let resource = resource::read(&field).ok()?;
-    let metadata = resource.metadata?;
-    let body = kubectl::spec_of("ServiceEntry", resource.body?.value).ok()?;
-    Some((metadata.annotations.into_iter().collect(), body))
+/// What is served of a service.
+pub fn served(key: &ServiceKey, policy: &Policy, config: &Config, all: &Set) -> Option<Served> {
+    let (host, item, entry) = item(key, policy, config, all)?;
+    let body = kubectl::spec_of("ServiceEntry", entry).ok()?;
+    let texts = |field: &Value| {
+        let all = field.as_array().into_iter().flatten().filter_map(Value::as_str);
+        all.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let endpoints = body["endpoints"].as_array();
+    let place = |endpoint: &Value| {
+        let port = endpoint["ports"].as_object()?.values().next()?.as_u64()?;
+        Some((endpoint["address"].as_str()?.to_owned(), u16::try_from(port).ok()?))
+    };
+    let places = (config.endpoint_mode == EndpointMode::Inline)
+        .then(|| endpoints.into_iter().flatten().filter_map(place).collect());
+    Some(Served {
+        name: Arc::clone(item.name()),
+        version: version_of(item.digest()),
+        endpoints: item.endpoints() as usize,
+        export_to: texts(&body["exportTo"]),
+        host,
+        places,
+    })
 }
 
 /// The wanted endpoints that Istio would refuse.
