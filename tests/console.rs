@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use harness::{Mox, id, nth};
-use registry_mox::testing::host::admin;
+use registry_mox::testing::host::{admin, hour::Sample};
 use serde_json::{Value, json};
 
 const PAGES: [&str; 5] = ["/mox", "/mox/services", "/mox/explain", "/mox/streams", "/mox/policy"];
@@ -103,6 +103,12 @@ async fn people_and_tools_read_the_same() {
     assert!(html(&mox, "/mox", "").contains("<b>120</b>"));
     assert_eq!(mox.page("/mox/console.css", "").0, 200);
     assert!(mox.page("/mox/console.js", "").1.contains("X-Mox-Token"));
+    let sample = Sample { services: 120, endpoints: 119, pushes: 3, ack_millis: 4_321 };
+    mox.engine.hour().lock().take(sample);
+    let hour = json_of(&mox, "/mox/hour", "");
+    assert_eq!(hour["everySeconds"], 15);
+    assert_eq!(hour["samples"].as_array().unwrap().last().unwrap()["ackMillis"], 4_321);
+    assert!(html(&mox, "/mox", "").contains("Slowest ACK, ms: 4321, peak 4321"));
     // What is for tools only is so for browsers, too.
     assert!(mox.page("/mox/metrics", "as=html").1.contains("# HELP"));
 }

@@ -1,6 +1,8 @@
 //! The pages for people: the same data as the JSON of [`admin`](crate::host::admin), as HTML. They need no script to be read, load
 //! nothing from elsewhere, and every text in them is escaped where it stands.
 
+mod charts;
+
 use maud::{DOCTYPE, Markup, html};
 use serde_json::Value;
 
@@ -153,6 +155,8 @@ fn overview(engine: &Engine) -> Markup {
                     tr { th scope="row" { (what) } td { (value) } }
                 }
             }
+            h2 { "The last hour" }
+            (charts::charts(&engine.hour().lock().samples()))
         }
         h2 { "Change something" }
         (with_token(&html! {

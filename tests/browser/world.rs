@@ -4,9 +4,13 @@ use harness::{
     Mox, SOON,
     client::{MoxClient, SERVICE_ENTRY, node},
     id, nth,
+    random::Random,
 };
 use registry_mox::testing::{
-    host::admin::{Credentials, Request, change},
+    host::{
+        admin::{Credentials, Request, change},
+        hour::{KEPT, Sample},
+    },
     model::RegisterVersion,
     registry::frame::Publisher,
 };
@@ -128,6 +132,19 @@ impl World {
         }
         assert_eq!(world.flush().as_deref(), Some("mass-delete"));
         world
+    }
+
+    /// Takes samples as of an hour in which providers came and went.
+    pub fn hour(&self) {
+        let mut random = Random::new(7);
+        let mut hour = self.mox.engine.hour().lock();
+        let mut pushes = 0;
+        for n in 0..KEPT as u64 {
+            let services = if n < 90 { 55 + n / 15 } else { 63 };
+            pushes += random.below(3) as u64 + if n % 60 == 59 { 9 } else { 0 };
+            let (endpoints, ack_millis) = (2 * services - random.below(9) as u64, 3 + random.below(5) as u64);
+            hour.take(Sample { services, endpoints, pushes, ack_millis });
+        }
     }
 
     /// Hostile texts, short and long, in every field of publishers, clients and operators.
