@@ -13,7 +13,7 @@ use crate::host::{
     },
     engine::Engine,
     explain::{Explained, Explanation, ladder::Verdict},
-    page::Page,
+    page::{Page, counted},
     status::Status,
 };
 
@@ -113,11 +113,6 @@ fn framed(path: &str, title: &str, body: &Markup) -> Markup {
 /// A service's own page.
 fn link(service: &str) -> String {
     format!("/mox/services/{}", query::encoded(service))
-}
-
-/// How many there are of something.
-fn counted(count: usize, one: &str) -> String {
-    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A table that scrolls by itself where the window is narrow, which a keyboard can do, too.

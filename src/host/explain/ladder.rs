@@ -3,9 +3,12 @@
 use serde::Serialize;
 
 use crate::{
-    host::explain::{
-        facts::{Facts, Publisher, Told},
-        remedies,
+    host::{
+        explain::{
+            facts::{Facts, Publisher, Told},
+            remedies,
+        },
+        page::counted,
     },
     policy::Globs,
     snapshot::view::Held,
@@ -152,7 +155,7 @@ fn registry(facts: &Facts) -> Option<Rung> {
         ));
     }
     if count > 0 {
-        return Some(Rung::of(Step::Registry, Verdict::Partly, format!("{count} publishers"), reasons));
+        return Some(Rung::of(Step::Registry, Verdict::Partly, counted(count, "publisher"), reasons));
     }
     if facts.unknown {
         return Some(Rung::passed(Step::Registry, "the registry names it, and it could not be read yet"));
@@ -240,7 +243,7 @@ fn payloads(facts: &Facts) -> Option<Rung> {
     let mut reasons: Vec<(bool, Reason)> = facts.rejects.keys().map(|why| why.is_decision()).zip(reasons).collect();
     reasons.sort_by_key(|(is_decision, _)| *is_decision);
     let verdict = if facts.wanted.is_empty() { Verdict::Failed } else { Verdict::Partly };
-    let found = format!("{} endpoints", facts.wanted.len());
+    let found = counted(facts.wanted.len(), "endpoint");
     Some(Rung::of(Step::Payloads, verdict, found, reasons.into_iter().map(|(_, reason)| reason).collect()))
 }
 
@@ -287,7 +290,7 @@ fn payloads_at(facts: &Facts) -> Rung {
         ));
     }
     let verdict = if served == 0 { Verdict::Failed } else { Verdict::Partly };
-    Rung::of(Step::Payloads, verdict, format!("{served} endpoints at that address"), reasons)
+    Rung::of(Step::Payloads, verdict, counted(served, "endpoint") + " at that address", reasons)
 }
 
 fn names(facts: &Facts) -> Option<Rung> {
@@ -389,7 +392,12 @@ fn served(facts: &Facts) -> Option<Rung> {
             ));
         }
     }
-    let found = format!("ServiceEntry {} with {} endpoints, version {}", served.name, served.endpoints, served.version);
+    let found = format!(
+        "ServiceEntry {} with {}, version {}",
+        served.name,
+        counted(served.endpoints, "endpoint"),
+        served.version
+    );
     let verdict = if facts.address.is_some() { Verdict::Failed } else { Verdict::Partly };
     Some(Rung::of(Step::Served, verdict, found, reasons))
 }
@@ -482,7 +490,7 @@ fn clients(facts: &Facts) -> Option<Rung> {
         ));
     }
     let acked = concerned.iter().filter(|told| told.acked).count();
-    let found = format!("{acked} of {} streams have taken it", concerned.len());
+    let found = format!("taken by {acked} of {}", counted(concerned.len(), "stream"));
     Some(Rung::of(Step::Clients, if none_has { Verdict::Failed } else { Verdict::Partly }, found, reasons))
 }
 
