@@ -69,7 +69,25 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
 }
 
 fn made(status: u16, path: &str, title: &str, body: &Markup) -> Page {
-    Page { content_type: HTML, ..Page::text(status, framed(path, title, body).into_string()) }
+    Page { content_type: HTML, ..Page::text(status, straight(framed(path, title, body).into_string())) }
+}
+
+/// A page in which nothing turns the direction of the text after it: a name with such a character would have our own words read
+/// backwards. They stand there as JSON and YAML escape them, so a document stays what it is.
+fn straight(page: String) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !page.contains(turns) {
+        return page;
+    }
+    let mut out = String::with_capacity(page.len());
+    for c in page.chars() {
+        match turns(c) {
+            true => out += &format!("\\u{:04x}", u32::from(c)),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// The page of what was asked for, if anything was.

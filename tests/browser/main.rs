@@ -69,6 +69,8 @@ fn pages() -> Vec<String> {
 fn faults(browser: &Chromium) -> Vec<String> {
     let script = "const bad = [];
         if (window.ran !== undefined) bad.push('a script of others ran');
+        if (/[\\u{61c}\\u{200e}\\u{200f}\\u{202a}-\\u{202e}\\u{2066}-\\u{2069}]/u.test(document.documentElement.textContent))
+          bad.push('text may run backwards');
         if (document.scripts.length !== 1) bad.push(`${document.scripts.length} scripts`);
         const foreign = document.querySelector('iframe, object, embed, base, img, math, body svg [onload]');
         if (foreign) bad.push(`an element that is none of ours: ${foreign.outerHTML.slice(0, 200)}`);
@@ -102,12 +104,13 @@ fn assert_none(found: &[String]) {
 /// Shows that a page with such faults would not pass the other trials.
 fn what_is_looked_for_would_be_seen(browser: &mut Chromium) {
     let wide = "<div style='width: 2000px'>x</div>";
-    let page = encoded(&format!("<title>x</title>{wide}<input><img onload='' src='data:,'>{}", HOSTILE[0]));
+    let page =
+        encoded(&format!("<title>x</title>{wide}<input><img onload='' src='data:,'>{}{}", HOSTILE[0], HOSTILE[11]));
     browser.size(1_200, 900);
-    browser.open_address(&format!("data:text/html,{page}"));
+    browser.open_address(&format!("data:text/html;charset=utf-8,{page}"));
     assert_eq!(browser.is(MARK), 1);
     let found = faults(browser).join("\n");
-    for fault in ["a script of others ran", "none of ours: <img", "onload=", "px of 1200"] {
+    for fault in ["a script of others ran", "text may run backwards", "none of ours: <img", "onload=", "px of 1200"] {
         assert!(found.contains(fault), "{fault:?} is not in {found}");
     }
     let found = browser.axe().join("\n");
@@ -171,6 +174,12 @@ fn nothing_that_others_write_runs_or_breaks_a_page(browser: &mut Chromium) {
     browser.open("/mox/policy");
     let text = browser.is("document.body.textContent");
     assert!(text.as_str().unwrap().contains(HOSTILE[13].trim()), "{text}");
+    // What stands in the page is the policy in force still, in whatever way it is written.
+    let document = browser.is("document.querySelector('#document').value");
+    let hash = world.mox.engine.status().policy;
+    world.policy("by=carl", "{}");
+    world.policy("by=carl", document.as_str().unwrap());
+    assert_eq!(world.mox.engine.status().policy, hash);
     for path in ["/mox", "/mox/services", "/mox/streams", "/mox/policy"].map(str::to_owned).iter().chain(&paths[4..8]) {
         browser.open(path);
         found.extend(browser.axe().into_iter().map(|what| format!("{path}: {what}")));

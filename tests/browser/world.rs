@@ -176,6 +176,8 @@ impl World {
             world.client(text, Some(text));
             world.client(&long(text), Some(&long(text)));
         }
+        let all: Vec<String> = HOSTILE.iter().map(|text| format!("{text}*")).collect();
+        world.policy("", &json!({ "exclude": all }).to_string());
         world.flush();
         world
     }
