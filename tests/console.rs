@@ -1,7 +1,13 @@
 //! The pages for people: what tools get as JSON, escaped, with nothing from elsewhere, and at a bounded size.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use harness::{Mox, id, nth};
+use std::collections::BTreeSet;
+
+use harness::{
+    Mox,
+    client::{BARRIER, DESTINATION_RULE, MoxClient, SERVICE_ENTRY, WORKLOAD_ENTRY, node},
+    id, nth,
+};
 use registry_mox::testing::host::{admin, hour::Sample};
 use serde_json::{Value, json};
 
@@ -34,7 +40,7 @@ async fn no_text_of_others_is_taken_for_html() {
     let service = id(format!("Evil{evil}"));
     mox.publish(&service, &format!("register{evil}"), 1, &[&format!("10.0.0.1:80?app_name={evil}"), evil]);
     mox.publish(&nth(1), evil, 1, &[evil]);
-    let client = mox.client(harness::client::node(evil)).await;
+    let client = mox.client(node(evil)).await;
     drop(client);
     mox.engine.flush().await;
     let encoded = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
@@ -163,6 +169,33 @@ fn a_browser_says_what_it_is_by_the_header() {
     ] {
         assert_eq!(as_accepted(query, accept), wanted);
     }
+}
+
+/// However many streams there are, people come to each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_stream_is_on_some_page() {
+    const STREAMS: usize = 250;
+    let mox = open(json!({})).await;
+    let address = mox.address();
+    let mut clients = Vec::new();
+    for n in 0..STREAMS {
+        let mut client = MoxClient::connect(&address, node(&format!("[{n}]"))).await.unwrap();
+        for type_url in [BARRIER, WORKLOAD_ENTRY, DESTINATION_RULE, SERVICE_ENTRY] {
+            client.subscribe(type_url).unwrap();
+        }
+        client.next_of(SERVICE_ENTRY).await;
+        clients.push(client);
+    }
+    let (mut from, mut seen, mut pages) = (Some(String::new()), BTreeSet::new(), 0);
+    while let Some(query) = from {
+        let page = html(&mox, "/mox/streams", &query);
+        assert!(page.contains(&format!("{STREAMS} streams of ")), "{page}");
+        seen.extend((0..STREAMS).filter(|n| page.contains(&format!("[{n}]"))));
+        pages += 1;
+        from = page.split_once("/mox/streams?").map(|(_, rest)| rest.split_once('"').unwrap().0.to_owned());
+    }
+    assert_eq!((seen.len(), pages), (STREAMS, 2));
+    assert_eq!(mox.page("/mox/streams", "from=x&as=html").0, 400);
 }
 
 /// Pages that walk over all services come one after the other, so they cost no more than one of them.

@@ -52,7 +52,12 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
             Ok(asked) => (200, "Services", list(&services::list(engine, &asked), &asked)),
             Err(why) => (400, "Services", html! { h1 { "Services" } p { (why) } }),
         },
-        "/mox/streams" => (200, "Streams", streams(engine)),
+        "/mox/streams" => match query::value(query, "from").map_or(Ok(0), |from| from.parse()) {
+            Ok(from) => (200, "Streams", streams(engine, from)),
+            Err(_) => {
+                (400, "Streams", html! { h1 { "Streams" } p { "from is how many streams come before those to show." } })
+            }
+        },
         "/mox/policy" => (200, "Policy", policy(engine)),
         _ => {
             let name = query::path(path.strip_prefix("/mox/services/")?);
@@ -395,35 +400,40 @@ fn service(shown: &Shown) -> Markup {
     }
 }
 
-fn streams(engine: &Engine) -> Markup {
+fn streams(engine: &Engine, from: usize) -> Markup {
     let (clients, totals) = engine.clients();
-    let streams = engine.streams(0);
+    let streams = engine.streams(from);
+    let end = from.saturating_add(streams.len());
     html! {
-        h1 { (counted(totals.streams, "stream")) " of " (counted(totals.clients, "client")) }
-        @for client in clients.iter().filter(|client| client.wrong.is_some()) {
-            p { b { (client.node) } ": " (client.wrong.unwrap_or_default()) }
-        }
-        (scrolling("Streams", &html! {
-            table {
-                thead { tr { th scope="col" { "Client" } th scope="col" { "Part" } th scope="col" { "Type" } th scope="col" { "Sent" } th scope="col" { "Acknowledged" } th.n scope="col" { "ms" } th scope="col" { "Refused" } } }
-                tbody {
-                    @for stream in &streams {
-                        @for (url, state) in &stream.types {
-                            tr {
-                                td.long { (stream.node) " " @if let Some(peer) = stream.peer { (peer.to_string()) } }
-                                td { (stream.partition.to_string()) }
-                                td { (url) }
-                                td { (state.sent.as_deref().unwrap_or("nothing")) }
-                                td { @if state.sent == state.acked { "yes" } @else { (state.acked.as_deref().unwrap_or("nothing")) } }
-                                td.n { @if let Some(millis) = state.ack_millis { (millis) } }
-                                td.long { (state.error.as_deref().unwrap_or_default()) }
+        div data-live {
+            h1 { (counted(totals.streams, "stream")) " of " (counted(totals.clients, "client")) }
+            @for client in clients.iter().filter(|client| client.wrong.is_some()) {
+                p { b { (client.node) } ": " (client.wrong.unwrap_or_default()) }
+            }
+            (scrolling("Streams", &html! {
+                table {
+                    thead { tr { th scope="col" { "Client" } th scope="col" { "Part" } th scope="col" { "Type" } th scope="col" { "Sent" } th scope="col" { "Acknowledged" } th.n scope="col" { "ms" } th scope="col" { "Refused" } } }
+                    tbody {
+                        @for stream in &streams {
+                            @for (url, state) in &stream.types {
+                                tr {
+                                    td.long { (stream.node) " " @if let Some(peer) = stream.peer { (peer.to_string()) } }
+                                    td { (stream.partition.to_string()) }
+                                    td { (url) }
+                                    td { (state.sent.as_deref().unwrap_or("nothing")) }
+                                    td { @if state.sent == state.acked { "yes" } @else { (state.acked.as_deref().unwrap_or("nothing")) } }
+                                    td.n { @if let Some(millis) = state.ack_millis { (millis) } }
+                                    td.long { (state.error.as_deref().unwrap_or_default()) }
+                                }
                             }
                         }
                     }
                 }
+            }))
+            @if end < totals.streams {
+                p { "And " (totals.streams - end) " more: " a href=(format!("/mox/streams?from={end}")) rel="next" { "after" } }
             }
-        }))
-        @if totals.streams > streams.len() { p { "And " (totals.streams - streams.len()) " more." } }
+        }
     }
 }
 

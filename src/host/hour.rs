@@ -19,8 +19,6 @@ use crate::{catalog::shared::Shared, xds::streams::Streams};
 pub const EVERY: Duration = Duration::from_secs(15);
 /// Samples that are kept, which is an hour of them.
 pub const KEPT: usize = 240;
-/// Streams whose answers count, the oldest.
-const STREAMS: usize = 200;
 
 /// What was so at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -97,13 +95,11 @@ pub async fn fill(
 
 fn sample(shared: &Shared, streams: &Streams) -> Sample {
     let view = shared.view.borrow().clone();
-    let all = streams.list(0, STREAMS);
-    let answers = all.iter().flat_map(|stream| stream.types.values()).filter_map(|state| state.ack_millis);
     Sample {
         services: view.service_entries.resources() as u64,
         endpoints: view.service_entries.endpoints() + view.workload_entries.endpoints(),
         pushes: streams.pushes.load(Ordering::Relaxed),
-        ack_millis: answers.max().unwrap_or_default(),
+        ack_millis: streams.slowest_ack().unwrap_or_default(),
     }
 }
 

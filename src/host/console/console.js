@@ -28,7 +28,7 @@ async function refresh(parts) {
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html').querySelectorAll(parts);
   document.querySelectorAll(parts).forEach((part, n) => {
-    if (fresh[n] && !part.contains(document.activeElement)) part.replaceWith(fresh[n]);
+    if (fresh[n] && !fresh[n].isEqualNode(part) && !part.contains(document.activeElement)) part.replaceWith(fresh[n]);
   });
 }
 
