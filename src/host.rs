@@ -11,6 +11,7 @@ pub mod documents;
 pub mod engine;
 pub mod explain;
 pub mod feed;
+pub mod hour;
 pub mod log;
 pub mod metrics;
 mod page;

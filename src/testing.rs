@@ -31,7 +31,7 @@ pub mod error {
 
 /// The engine, and what is asked of it.
 pub mod host {
-    pub use crate::host::{admin, command, engine, log, metrics, peers, status};
+    pub use crate::host::{admin, command, engine, hour, log, metrics, peers, status};
 }
 
 /// Istio's grammar and rules.

@@ -1,8 +1,17 @@
 //! The pages for people: what tools get as JSON, escaped, with nothing from elsewhere, and at a bounded size.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use harness::{Mox, id, nth};
-use registry_mox::testing::host::admin::{self, Answer, as_accepted};
+use std::collections::BTreeSet;
+
+use harness::{
+    Mox,
+    client::{BARRIER, DESTINATION_RULE, MoxClient, SERVICE_ENTRY, WORKLOAD_ENTRY, node},
+    id, nth,
+};
+use registry_mox::testing::host::{
+    admin::{self, Answer, as_accepted},
+    hour::Sample,
+};
 use serde_json::{Value, json};
 
 const PAGES: [&str; 5] = ["/mox", "/mox/services", "/mox/explain", "/mox/streams", "/mox/policy"];
@@ -57,6 +66,16 @@ async fn no_text_of_others_is_taken_for_html() {
     // As the client's name for itself, and as its words.
     assert_eq!(streams.matches("&lt;script&gt;alert(1)&lt;/script&gt;").count(), 2, "{streams}");
     pages.push(streams);
+    let rung = json!({ "step": evil, "verdict": evil, "found": evil, "reasons": [{ "key": evil, "says": evil }] });
+    let said = json!({ "services": [{ "service": evil, "answer": evil, "ladder": [rung] }] }).to_string();
+    let answers = json!([
+        { "server": evil, "status": 200, "body": said },
+        { "server": evil, "status": 500, "body": evil },
+    ]);
+    let answers = serde_json::from_value(answers).unwrap();
+    let page = admin::explained(&mox.engine, &format!("q={}&as=html", encoded(&service)), answers).body;
+    assert!(page.contains("differs"), "{page}");
+    pages.push(page);
     for page in pages {
         assert_eq!(page.matches("<script").count(), 1, "{page}");
         assert!(page.contains("<script src=\"/mox/console.js\" defer></script>") && !page.contains("<img"), "{page}");
@@ -106,6 +125,12 @@ async fn people_and_tools_read_the_same() {
     assert!(html(&mox, "/mox", "").contains("<b>120</b>"));
     assert_eq!(mox.page("/mox/console.css", "").0, 200);
     assert!(mox.page("/mox/console.js", "").1.contains("X-Mox-Token"));
+    let sample = Sample { services: 120, endpoints: 119, pushes: 3, ack_millis: 4_321 };
+    mox.engine.hour().lock().take(sample);
+    let hour = json_of(&mox, "/mox/hour", "");
+    assert_eq!(hour["everySeconds"], 15);
+    assert_eq!(hour["samples"].as_array().unwrap().last().unwrap()["ackMillis"], 4_321);
+    assert!(html(&mox, "/mox", "").contains("Slowest ACK, ms: 4321, peak 4321"));
     // A page that is for tools only is so for browsers, too.
     assert!(mox.page("/mox/metrics", "as=html").1.contains("# HELP"));
 }
@@ -148,6 +173,42 @@ async fn the_list_counts_workload_entries_as_endpoints() {
     assert_eq!(endpoints, [1, 2, 3]);
 }
 
+/// Each service that a search by state finds says so in its row, and no other does.
+#[tokio::test]
+async fn a_search_by_state_finds_what_the_rows_say() {
+    let mox = Mox::open(json!({}));
+    for n in 0..60 {
+        mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80?app_name=shop", n + 1)]);
+    }
+    mox.publish(&nth(200), "a", 1, &["nonsense without a port"]);
+    mox.publish(&id("Same"), "a", 1, &["10.0.1.1:80"]);
+    mox.publish(&id("SAME"), "a", 1, &["10.0.1.2:80?app_name=shop"]);
+    mox.engine.unknown(&[nth(300).into()]);
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    (0..30).for_each(|n| mox.unpublish(&nth(n), "a", 2));
+    mox.engine.flush().await;
+    for rest in ["", "app=shop", "q=s1"] {
+        let listed = |query: &str| -> Vec<Value> {
+            let pages = json_of(&mox, "/mox/services", query)["pages"].as_u64().unwrap();
+            let page = |n| {
+                json_of(&mox, "/mox/services", &format!("{query}&page={n}"))["services"].as_array().unwrap().clone()
+            };
+            (1..=pages).flat_map(page).collect()
+        };
+        let all = listed(rest);
+        for state in ["served", "not-served", "quarantined", "withheld", "waiting", "in-grace", "contested", "unknown"]
+        {
+            let has_it = |row: &&Value| row["states"].as_array().unwrap().contains(&state.into());
+            let wanted: Vec<&Value> = all.iter().filter(has_it).collect();
+            let found = listed(&format!("{rest}&state={state}"));
+            assert_eq!(found.iter().collect::<Vec<_>>(), wanted, "{rest} {state}");
+            let some = ["served", "not-served", "withheld", "contested", "unknown"].contains(&state);
+            assert!(!some || !rest.is_empty() || !found.is_empty(), "{state}");
+        }
+    }
+}
+
 #[test]
 fn a_browser_says_what_it_is_by_the_header() {
     for (query, accept, wanted) in [
@@ -161,6 +222,33 @@ fn a_browser_says_what_it_is_by_the_header() {
     ] {
         assert_eq!(as_accepted(query, accept), wanted);
     }
+}
+
+/// However many streams there are, people come to each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_stream_is_on_some_page() {
+    const STREAMS: usize = 250;
+    let mox = open(json!({})).await;
+    let address = mox.address();
+    let mut clients = Vec::new();
+    for n in 0..STREAMS {
+        let mut client = MoxClient::connect(&address, node(&format!("[{n}]"))).await.unwrap();
+        for type_url in [BARRIER, WORKLOAD_ENTRY, DESTINATION_RULE, SERVICE_ENTRY] {
+            client.subscribe(type_url).unwrap();
+        }
+        client.next_of(SERVICE_ENTRY).await;
+        clients.push(client);
+    }
+    let (mut from, mut seen, mut pages) = (Some(String::new()), BTreeSet::new(), 0);
+    while let Some(query) = from {
+        let page = html(&mox, "/mox/streams", &query);
+        assert!(page.contains(&format!("{STREAMS} streams of ")), "{page}");
+        seen.extend((0..STREAMS).filter(|n| page.contains(&format!("[{n}]"))));
+        pages += 1;
+        from = page.split_once("/mox/streams?").map(|(_, rest)| rest.split_once('"').unwrap().0.to_owned());
+    }
+    assert_eq!((seen.len(), pages), (STREAMS, 2));
+    assert_eq!(mox.page("/mox/streams", "from=x&as=html").0, 400);
 }
 
 /// Pages that walk over all services come one after the other, so they cost no more than one of them.

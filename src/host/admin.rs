@@ -117,11 +117,12 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
             None => Page::text(404, "mox.kubernetes.enabled is not set\n".to_owned()),
         },
         "/mox/services" => listed(engine, query),
+        "/mox/hour" => Page::json(&engine.hour().lock().shown()),
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
         "/mox/visibility" => visibility::all(engine),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/services, /mox/explain, /mox/policy, /mox/visibility, /mox/streams, /mox/metrics, \
+            "there are /mox/status, /mox/services, /mox/explain, /mox/policy, /mox/visibility, /mox/streams, /mox/hour, /mox/metrics, \
              /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),

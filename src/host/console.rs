@@ -1,6 +1,8 @@
 //! The pages for people: the same data as the JSON of [`admin`](crate::host::admin), as HTML. They need no script to be read, load
 //! nothing from elsewhere, and every text in them is escaped where it stands.
 
+mod charts;
+
 use maud::{DOCTYPE, Markup, html};
 use serde_json::Value;
 
@@ -11,7 +13,7 @@ use crate::host::{
     },
     engine::Engine,
     explain::{Explained, Explanation, ladder::Verdict},
-    page::Page,
+    page::{Page, counted},
     status::Status,
 };
 
@@ -48,9 +50,14 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
         "/mox" => (200, "Overview", overview(engine)),
         "/mox/services" => match Asked::of(query) {
             Ok(asked) => (200, "Services", list(&services::list(engine, &asked), &asked)),
-            Err(why) => (400, "Services", html! { p { (why) } }),
+            Err(why) => (400, "Services", html! { h1 { "Services" } p { (why) } }),
         },
-        "/mox/streams" => (200, "Streams", streams(engine)),
+        "/mox/streams" => match query::value(query, "from").map_or(Ok(0), |from| from.parse()) {
+            Ok(from) => (200, "Streams", streams(engine, from)),
+            Err(_) => {
+                (400, "Streams", html! { h1 { "Streams" } p { "from is how many streams come before those to show." } })
+            }
+        },
         "/mox/policy" => (200, "Policy", policy(engine)),
         _ => {
             let name = query::decoded_path(path.strip_prefix("/mox/services/")?);
@@ -58,7 +65,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
                 Some(shown) => (200, "Service", service(&shown)),
                 None => {
                     let why = format!("/mox/explain?q={}", query::encoded(&name));
-                    (404, "Service", html! { p { "No such service is known. " a href=(why) { "Why?" } } })
+                    (404, "Service", html! { h1 { (name) } p { "No such service is known. " a href=(why) { "Why?" } } })
                 }
             }
         }
@@ -67,7 +74,25 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
 }
 
 fn made(status: u16, path: &str, title: &str, body: &Markup) -> Page {
-    Page { content_type: HTML, ..Page::text(status, framed(path, title, body).into_string()) }
+    Page { content_type: HTML, ..Page::text(status, straight(framed(path, title, body).into_string())) }
+}
+
+/// A page in which nothing turns the direction of the text after it: a name with such a character would have our own words read
+/// backwards. They stand there as JSON and YAML escape them, so a document stays what it is.
+fn straight(page: String) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !page.contains(turns) {
+        return page;
+    }
+    let mut out = String::with_capacity(page.len());
+    for c in page.chars() {
+        match turns(c) {
+            true => out += &format!("\\u{:04x}", u32::from(c)),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// The page of what was asked for, if anything was.
@@ -113,10 +138,16 @@ fn link(service: &str) -> String {
     format!("/mox/services/{}", query::encoded(service))
 }
 
-/// The token, and where answers appear.
-fn with_token() -> Markup {
+/// A table that scrolls by itself where the window is narrow, which a keyboard can do, too.
+fn scrolling(name: &str, table: &Markup) -> Markup {
+    html! { div.scroll tabindex="0" role="region" aria-label=(name) { (table) } }
+}
+
+/// Buttons with the token that they need, and where answers appear.
+fn with_token(buttons: &Markup) -> Markup {
     html! {
         p { label { "Token (" code { "mox.admin.token" } "), kept in the memory of this page alone" input #token type="password" autocomplete="off"; } }
+        p { (buttons) }
         pre #answer tabindex="-1" aria-live="polite" {}
     }
 }
@@ -142,21 +173,20 @@ fn overview(engine: &Engine) -> Markup {
             h2 { "To decide" }
             (decisions(&status, withheld, contested))
             h2 { "This session server" }
-            div.scroll {
-                table {
-                    @for (what, value) in facts(&status) {
-                        tr { th scope="row" { (what) } td { (value) } }
-                    }
+            table {
+                @for (what, value) in facts(&status) {
+                    tr { th scope="row" { (what) } td { (value) } }
                 }
             }
+            h2 { "The last hour" }
+            (charts::charts(&engine.hour().lock().samples()))
         }
         h2 { "Change something" }
-        (with_token())
-        p {
+        (with_token(&html! {
             button type="button" data-post="/mox/freeze" { "Freeze" } " "
             button type="button" data-post="/mox/thaw" { "Thaw" } " "
             button type="button" data-post="/mox/release" { "Release what is held" }
-        }
+        }))
     }
 }
 
@@ -188,45 +218,50 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
 fn decisions(status: &Status, withheld: usize, contested: usize) -> Markup {
     let rounds = &status.rounds;
     let mut all: Vec<(String, &str)> = Vec::new();
-    let mut add = |count: usize, what: &str, to: &'static str| {
+    let mut add = |count: usize, of: &str, what: &str, to: &'static str| {
         if count > 0 {
-            all.push((format!("{count} {what}"), to));
+            all.push((format!("{} {what}", counted(count, of)), to));
         }
     };
-    add(withheld, "services of which removals are withheld: release them, or wait", "/mox/services?state=withheld");
+    add(withheld, "service", "of which removals are withheld: release them, or wait", "/mox/services?state=withheld");
     add(
         rounds.waiting.unwrap_or_default(),
-        "new services wait: release them, or find who publishes them",
+        "new service",
+        "waiting: release them, or find who publishes them",
         "/mox/services?state=waiting",
     );
     add(
         rounds.narrowing.map_or(0, |held| held.services),
-        "services would be hidden from namespaces that see them: release that, or wait",
+        "service",
+        "that namespaces would no longer see: release that, or wait",
         "/mox/visibility",
     );
     add(
         rounds.quarantined.len() + rounds.quarantined_left_out,
-        "services that Istio would refuse",
+        "service",
+        "that Istio would refuse",
         "/mox/services?state=quarantined",
     );
-    add(contested, "hosts or addresses that several services want", "/mox/services?state=contested");
+    add(contested, "contest", "of several services for a host or an address", "/mox/services?state=contested");
     add(
         rounds.unknown.last_good + rounds.unknown.missing,
-        "services that could not be read",
+        "service",
+        "that could not be read",
         "/mox/services?state=unknown",
     );
-    add(status.totals.wrong, "clients with wrong parts: paste what istio-config prints", "/mox/streams");
-    add(status.totals.too_large, "responses too large: set mox.partitions", "/mox/streams");
-    add(usize::from(status.fenced), "session server steps aside: another one has fresher data", "/mox/status");
+    add(status.totals.wrong, "client", "with wrong parts: paste what istio-config prints", "/mox/streams");
+    add(status.totals.too_large, "response", "too large: set mox.partitions", "/mox/streams");
+    add(usize::from(status.fenced), "session server", "steps aside: another one has fresher data", "/mox/status");
     let refused: u64 = status.feed.iter().flat_map(|feed| feed.refused_publishers.values()).sum();
-    add(refused as usize, "publishers that cannot be taken", "/mox/status");
+    add(refused as usize, "publisher", "that cannot be taken", "/mox/status");
     let dropped: u64 = status.dropped.values().map(|dropped| dropped.events).sum();
-    add(dropped as usize, "events dropped at a limit since the start", "/mox/status");
+    add(dropped as usize, "event", "dropped at a limit since the start", "/mox/status");
     let problems = status.kubernetes.as_ref().map_or(0, |report| report.problem_count);
-    add(problems, "objects that cannot be written to Kubernetes", "/mox/kubernetes");
+    add(problems, "object", "that cannot be written to Kubernetes", "/mox/kubernetes");
     add(
         status.kubernetes.as_ref().and_then(|report| report.withheld).map_or(0, |lost| lost.endpoints),
-        "endpoints withheld from a mass deletion in Kubernetes: release them, or wait",
+        "endpoint",
+        "withheld from a mass deletion in Kubernetes: release, or wait",
         "/mox/kubernetes",
     );
     html! {
@@ -245,7 +280,7 @@ fn list(list: &List, asked: &Asked) -> Markup {
         format!("/mox/services?{}", query::of(of.into_iter().filter(|(_, value)| !value.is_empty())))
     };
     html! {
-        h1 { (list.total) " services" }
+        h1 { (counted(list.total, "service")) }
         form role="search" action="/mox/services" {
             label { "Part of the dataInfoId" input name="q" value=(part); }
             label { "Application" input name="app" value=(application); }
@@ -258,14 +293,14 @@ fn list(list: &List, asked: &Asked) -> Markup {
             }
             button { "Search" }
         }
-        div.scroll {
+        (scrolling("Services", &html! {
             table {
                 thead { tr { th scope="col" { "Service" } th scope="col" { "Host" } th.n scope="col" { "Publishers" } th.n scope="col" { "Endpoints" } th scope="col" { "exportTo" } th scope="col" { "State" } } }
                 tbody {
                     @for Row { service, host, publishers, endpoints, export_to, states } in &list.services {
                         tr {
-                            td { a href=(link(service)) { (service) } }
-                            td { (host.as_deref().unwrap_or("none")) }
+                            td.long { a href=(link(service)) { (service) } }
+                            td.long { (host.as_deref().unwrap_or("none")) }
                             td.n { (publishers) }
                             td.n { (endpoints) }
                             td { (export_to.join(", ")) }
@@ -274,7 +309,7 @@ fn list(list: &List, asked: &Asked) -> Markup {
                     }
                 }
             }
-        }
+        }))
         nav aria-label="More services" {
             p {
                 "Page " (list.page) " of " (list.pages) " "
@@ -348,29 +383,29 @@ fn service(shown: &Shown) -> Markup {
         h1 { (shown.explained.service) }
         (ladder(&shown.explained))
         h2 { "Publishers" }
-        div.scroll {
+        (scrolling("Publishers", &html! {
             table {
                 thead { tr { th scope="col" { "registerId" } th scope="col" { "Payload" } th scope="col" { "Endpoint" } th scope="col" { "Left out" } } }
                 tbody {
                     @for publisher in &shown.publishers {
                         @for payload in &publisher.payloads {
                             tr {
-                                td { (publisher.register_id) }
-                                td { code { (payload.text) } }
+                                td.long { (publisher.register_id) }
+                                td.long { code { (payload.text) } }
                                 td { (payload.endpoint.as_deref().unwrap_or_default()) }
                                 td { @if let Some(why) = payload.rejected { (why.to_string()) } }
                             }
                         }
-                        @if publisher.payloads_left_out > 0 { tr { td { (publisher.register_id) } td colspan="3" { (publisher.payloads_left_out) " more payloads" } } }
+                        @if publisher.payloads_left_out > 0 { tr { td.long { (publisher.register_id) } td colspan="3" { (publisher.payloads_left_out) " more payloads" } } }
                     }
                 }
             }
-        }
+        }))
         @if shown.publishers_left_out > 0 { p { "And " (shown.publishers_left_out) " more publishers." } }
         h2 { "Who consumes it" }
         (consumers(&shown.consumed))
         h2 { "As it is served" }
-        @match &shown.entry { Some(entry) => pre { (entry) }, None => p { "It is not served, or too large to be shown here: " a href="/mox/dump?format=yaml" { "dump" } "." } }
+        @match &shown.entry { Some(entry) => pre tabindex="0" role="region" aria-label="The ServiceEntry" { (entry) }, None => p { "It is not served, or too large to be shown here: " a href="/mox/dump?format=yaml" { "dump" } "." } }
     }
 }
 
@@ -407,44 +442,40 @@ fn consumers(consumed: &Value) -> Markup {
     }
 }
 
-/// A text of JSON, or the JSON itself.
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
-fn streams(engine: &Engine) -> Markup {
+fn streams(engine: &Engine, from: usize) -> Markup {
     let (clients, totals) = engine.clients();
-    let streams = engine.streams(0);
+    let streams = engine.streams(from);
+    let end = from.saturating_add(streams.len());
     html! {
-        h1 { (totals.streams) " streams of " (totals.clients) " clients" }
-        @for client in clients.iter().filter(|client| client.wrong.is_some()) {
-            p { b { (client.node) } ": " (client.wrong.unwrap_or_default()) }
-        }
-        div.scroll {
-            table {
-                thead { tr { th scope="col" { "Client" } th scope="col" { "Part" } th scope="col" { "Type" } th scope="col" { "Sent" } th scope="col" { "Acknowledged" } th.n scope="col" { "ms" } th scope="col" { "Refused" } } }
-                tbody {
-                    @for stream in &streams {
-                        @for (url, state) in &stream.types {
-                            tr {
-                                td { (stream.node) " " @if let Some(peer) = stream.peer { (peer.to_string()) } }
-                                td { (stream.partition.to_string()) }
-                                td { (url) }
-                                td { (state.sent.as_deref().unwrap_or("nothing")) }
-                                td { @if state.sent == state.acked { "yes" } @else { (state.acked.as_deref().unwrap_or("nothing")) } }
-                                td.n { @if let Some(millis) = state.ack_millis { (millis) } }
-                                td { (state.error.as_deref().unwrap_or_default()) }
+        div data-live {
+            h1 { (counted(totals.streams, "stream")) " of " (counted(totals.clients, "client")) }
+            @for client in clients.iter().filter(|client| client.wrong.is_some()) {
+                p { b { (client.node) } ": " (client.wrong.unwrap_or_default()) }
+            }
+            (scrolling("Streams", &html! {
+                table {
+                    thead { tr { th scope="col" { "Client" } th scope="col" { "Part" } th scope="col" { "Type" } th scope="col" { "Sent" } th scope="col" { "Acknowledged" } th.n scope="col" { "ms" } th scope="col" { "Refused" } } }
+                    tbody {
+                        @for stream in &streams {
+                            @for (url, state) in &stream.types {
+                                tr {
+                                    td.long { (stream.node) " " @if let Some(peer) = stream.peer { (peer.to_string()) } }
+                                    td { (stream.partition.to_string()) }
+                                    td { (url) }
+                                    td { (state.sent.as_deref().unwrap_or("nothing")) }
+                                    td { @if state.sent == state.acked { "yes" } @else { (state.acked.as_deref().unwrap_or("nothing")) } }
+                                    td.n { @if let Some(millis) = state.ack_millis { (millis) } }
+                                    td.long { (state.error.as_deref().unwrap_or_default()) }
+                                }
                             }
                         }
                     }
                 }
+            }))
+            @if end < totals.streams {
+                p { "And " (totals.streams - end) " more: " a href=(format!("/mox/streams?from={end}")) rel="next" { "after" } }
             }
         }
-        @if totals.streams > streams.len() { p { "And " (totals.streams - streams.len()) " more." } }
     }
 }
 
@@ -452,35 +483,53 @@ fn policy(engine: &Engine) -> Markup {
     let shown = engine.policies_shown();
     let document = serde_json::to_string_pretty(&shown["policy"]).unwrap_or_default();
     let revision = text(&shown["revision"]);
+    let history = shown["history"].as_array().map_or(&[][..], Vec::as_slice);
     html! {
-        h1 { "Policy, revision " (revision) }
-        p { "Hash " code { (text(&shown["hash"])) } ", from " (text(&shown["from"])) ", kept in " (text(&shown["keptIn"])) "." }
-        label { "The document" textarea #document spellcheck="false" { (document) } }
-        (with_token())
-        p {
-            button type="button" data-post="/mox/policy?dryRun" data-body="#document" { "Try it: what would change?" } " "
-            button type="button" data-post="/mox/policy" data-body="#document" data-match=(revision) { "Set it, if nobody was faster" }
+        div data-live {
+            h1 { "Policy, revision " (revision) }
+            p { "Hash " code { (text(&shown["hash"])) } ", from " (text(&shown["from"])) ", kept in " (text(&shown["keptIn"])) "." }
         }
-        h2 { "Before" }
-        div.scroll {
-            table {
-                thead { tr { th.n scope="col" { "Revision" } th scope="col" { "Hash" } th scope="col" { "By" } th scope="col" { "Why" } th scope="col" { "Go back" } } }
-                tbody {
-                    @for past in shown["history"].as_array().into_iter().flatten() {
-                        @let number = text(&past["revision"]);
-                        tr {
-                            td.n { (number) }
-                            td { (text(&past["hash"])) }
-                            td { (text(&past["stamp"]["by"])) }
-                            td { (text(&past["stamp"]["why"])) }
-                            td {
-                                button type="button" data-post=(format!("/mox/policy?dryRun&rollback={number}")) { "Try " (number) } " "
-                                button type="button" data-post=(format!("/mox/policy?rollback={number}")) { "Set " (number) }
-                            }
+        label { "The document" textarea #document spellcheck="false" data-revision=(revision) { (document) } }
+        (with_token(&html! {
+            button type="button" data-post="/mox/policy?dryRun" data-body="#document" { "Try it: what would change?" } " "
+            button type="button" data-post="/mox/policy" data-body="#document" data-match="#document" { "Set it, if nobody was faster" }
+        }))
+        div data-live {
+            h2 { "Before" }
+            @if history.is_empty() { p { "None that is remembered." } } @else { (scrolling("Before", &past(history))) }
+        }
+    }
+}
+
+/// The policies before the one in force.
+fn past(history: &[Value]) -> Markup {
+    html! {
+        table {
+            thead { tr { th.n scope="col" { "Revision" } th scope="col" { "Hash" } th scope="col" { "By" } th scope="col" { "Why" } th scope="col" { "Go back" } } }
+            tbody {
+                @for past in history {
+                    @let number = text(&past["revision"]);
+                    tr {
+                        td.n { (number) }
+                        td { (text(&past["hash"])) }
+                        td.long { (text(&past["stamp"]["by"])) }
+                        td.long { (text(&past["stamp"]["why"])) }
+                        td {
+                            button type="button" data-post=(format!("/mox/policy?dryRun&rollback={number}")) { "Try " (number) } " "
+                            button type="button" data-post=(format!("/mox/policy?rollback={number}")) { "Set " (number) }
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// A value as it is read.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
     }
 }

@@ -35,6 +35,7 @@ use crate::{
         },
         desk::Desk,
         feed::{Feed, LastFeed},
+        hour::Hour,
         peers::{About, Answer, Heard, Peers},
         status::{Bound, Flushed, Status},
         unmatched::unmatched,
@@ -113,6 +114,7 @@ pub struct Engine {
     feed: Mutex<LastFeed>,
     kubernetes: Option<Sink>,
     large: Arc<Large>,
+    pub(super) hour: Arc<Mutex<Hour>>,
     signatures: Signatures,
     peers: Peers,
     /// Held while a dry run is under way.
@@ -180,6 +182,7 @@ impl Engine {
             feed: Mutex::default(),
             kubernetes,
             large: Arc::default(),
+            hour: Arc::default(),
             signatures: Signatures::new(model::date()),
             peers,
             trying: Mutex::default(),
@@ -449,6 +452,11 @@ impl Engine {
             pages: self.large.counts(),
             kubernetes: self.kubernetes.as_ref().map(Sink::report),
         }
+    }
+
+    /// The last hour in numbers.
+    pub fn hour(&self) -> &Mutex<Hour> {
+        &self.hour
     }
 
     /// The turn of a page that walks over all services; `None`: others took theirs for too long.

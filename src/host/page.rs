@@ -5,6 +5,11 @@ use serde::Serialize;
 /// Media type of JSON.
 pub(super) const JSON: &str = "application/json";
 
+/// How many there are of something.
+pub(super) fn counted(count: usize, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
 /// The request that other session servers are to get of one that this one has executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Forward {

@@ -10,7 +10,7 @@ use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
 
 use crate::{
     error::{Error, Result},
-    host::{admin, engine::Engine, status::Bound},
+    host::{admin, engine::Engine, hour, status::Bound},
     snapshot::partition::Partition,
     xds::{
         drain::Drain,
@@ -83,6 +83,8 @@ impl Engine {
             let served = admin::listener::serve(admin, engine, draining, admin::listener::Limits::default());
             listeners.servers.push(pages.spawn(served));
         }
+        let (hour, shared, streams) = (Arc::clone(&self.hour), Arc::clone(&self.shared), Arc::clone(&self.streams));
+        listeners.servers.push(self.handle.spawn(hour::fill(hour, shared, streams, self.draining.subscribe())));
         listeners.bound = Some(bound.clone());
         let now = self.shared.clock.now();
         self.order(|orders| orders.listening_since = Some(now));

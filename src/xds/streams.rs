@@ -314,6 +314,12 @@ impl Streams {
         shown
     }
 
+    /// How long the slowest client took to answer the last response that it answered, in milliseconds.
+    pub fn slowest_ack(&self) -> Option<u64> {
+        let of = |state: &Mutex<StreamState>| state.lock().types.values().filter_map(|it| it.ack_millis).max();
+        self.states().iter().filter_map(|state| of(state)).max()
+    }
+
     /// The clients at present, at most `most` of them and those with something wrong first; and everything in numbers.
     pub fn clients(&self, most: usize) -> (Vec<ClientState>, Totals) {
         let mut clients: BTreeMap<Client, (usize, BTreeSet<Partition>)> = BTreeMap::new();

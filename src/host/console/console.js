@@ -1,13 +1,17 @@
 'use strict';
-// Reading needs no script. This sends what changes something, with the token, and keeps the overview fresh.
-const token = () => document.querySelector('#token')?.value ?? '';
-const told = (text) => { const out = document.querySelector('#answer'); if (out) { out.textContent = text; out.focus(); } };
+// Reading needs no script. This sends what changes something, with the token, and keeps the pages fresh.
+const one = (selector) => document.querySelector(selector);
+const told = (text) => { const out = one('#answer'); out.textContent = text; out.focus(); };
 
-async function send(path, body, headers = {}) {
+async function send({ post, body, match }) {
+  const token = one('#token').value;
+  if (/[^ -~]/.test(token)) return told('The token has a character that no header can carry, so it is not this one.');
   told('…');
   try {
-    const answer = await fetch(path, { method: 'POST', body, headers: { 'X-Mox-Token': token(), ...headers } });
+    const headers = { 'X-Mox-Token': token, ...(match && { 'If-Match': one(match).dataset.revision }) };
+    const answer = await fetch(post, { method: 'POST', body: body && one(body).value, headers });
     told(`${answer.status}\n${await answer.text()}`);
+    if (answer.ok && !post.includes('dryRun')) await refresh('[data-live], [data-revision]');
   } catch (error) {
     told(`no answer: ${error}`);
   }
@@ -15,22 +19,20 @@ async function send(path, body, headers = {}) {
 
 document.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-post]');
-  if (!button) return;
-  event.preventDefault();
-  const { post, body, match } = button.dataset;
-  send(post, body ? document.querySelector(body).value : undefined, match ? { 'If-Match': match } : {});
+  if (button) send(button.dataset);
 });
 
-// The overview, every five seconds, while somebody looks at it and types nothing.
-const live = document.querySelector('[data-live]');
-if (live) {
-  setInterval(async () => {
-    if (document.hidden || live.contains(document.activeElement)) return;
-    try {
-      const answer = await fetch(location.href, { headers: { Accept: 'application/xhtml+xml' } });
-      if (!answer.ok) return;
-      const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html').querySelector('[data-live]');
-      if (fresh) live.replaceChildren(...fresh.childNodes);
-    } catch { /* the next one may come */ }
-  }, 5000);
+// Takes parts of the page from the server anew, but for the one that somebody is in.
+async function refresh(parts) {
+  const answer = await fetch(location.href, { headers: { Accept: 'application/xhtml+xml' } });
+  if (!answer.ok) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html').querySelectorAll(parts);
+  document.querySelectorAll(parts).forEach((part, n) => {
+    if (fresh[n] && !fresh[n].isEqualNode(part) && !part.contains(document.activeElement)) part.replaceWith(fresh[n]);
+  });
+}
+
+// What others change shows within five seconds, while somebody looks; a document that is being written stays.
+if (one('[data-live]')) {
+  setInterval(() => { if (!document.hidden) refresh('[data-live]').catch(() => { /* the next one may come */ }); }, 5000);
 }

@@ -290,10 +290,10 @@ fn digest(host: &str) -> [u8; 32] {
 
 /// The entry that says in its annotations that it is this service's, under the hosts that the service may have.
 fn served(key: &ServiceKey, policy: &Policy, config: &Config, snapshot: &Arc<Snapshot>) -> Option<Served> {
+    let all = Set::new(Arc::clone(snapshot), Partition::WHOLE);
     let set = key.rules(policy).host.map(str::to_owned);
     let made = names::candidates(key.id(), key.other(), &config.host_suffix)
         .map(|name| format!("{name}.{}", config.host_suffix));
-    let all = Set::new(Arc::clone(snapshot), Partition::WHOLE);
     set.into_iter().chain(made).find_map(|host| {
         let name = format!("{}/{}", config.namespace, names::resource_name(&host, &config.host_suffix));
         served_by(all.find(&name)?, key, config)

@@ -3,9 +3,12 @@
 use serde::Serialize;
 
 use crate::{
-    host::explain::{
-        facts::{Facts, Publisher, Told},
-        remedies,
+    host::{
+        explain::{
+            facts::{Facts, Publisher, Told},
+            remedies,
+        },
+        page::counted,
     },
     policy::Globs,
     snapshot::view::Held,
@@ -169,7 +172,7 @@ fn registry(facts: &Facts) -> Option<Rung> {
         ));
     }
     if count > 0 {
-        return Some(Rung::of(Step::Registry, Verdict::Partly, format!("{count} publishers"), reasons));
+        return Some(Rung::of(Step::Registry, Verdict::Partly, counted(count, "publisher"), reasons));
     }
     if facts.unknown {
         return Some(Rung::passed(Step::Registry, "the registry names it, and it could not be read yet"));
@@ -280,7 +283,7 @@ fn payloads(facts: &Facts) -> Option<Rung> {
         ));
     }
     let verdict = if facts.wanted.is_empty() { Verdict::Failed } else { Verdict::Partly };
-    let found = format!("{} endpoints", facts.wanted.len());
+    let found = counted(facts.wanted.len(), "endpoint");
     Some(Rung::of(Step::Payloads, verdict, found, reasons.into_iter().map(|(_, reason)| reason).collect()))
 }
 
@@ -329,7 +332,7 @@ fn payloads_at(facts: &Facts) -> Rung {
         ));
     }
     let verdict = if served == 0 { Verdict::Failed } else { Verdict::Partly };
-    Rung::of(Step::Payloads, verdict, format!("{served} endpoints at that address"), reasons)
+    Rung::of(Step::Payloads, verdict, counted(served, "endpoint") + " at that address", reasons)
 }
 
 fn names(facts: &Facts) -> Option<Rung> {
@@ -435,7 +438,12 @@ fn served(facts: &Facts) -> Option<Rung> {
             ));
         }
     }
-    let found = format!("ServiceEntry {} with {} endpoints, version {}", served.name, served.endpoints, served.version);
+    let found = format!(
+        "ServiceEntry {} with {}, version {}",
+        served.name,
+        counted(served.endpoints, "endpoint"),
+        served.version
+    );
     let verdict = if facts.address.is_some() { Verdict::Failed } else { Verdict::Partly };
     Some(Rung::of(Step::Served, verdict, found, reasons))
 }
@@ -536,7 +544,7 @@ fn clients(facts: &Facts) -> Option<Rung> {
         ));
     }
     let ever = concerned.iter().filter(|told| told.ever).count();
-    let found = format!("{ever} of {} streams here take its part", concerned.len());
+    let found = format!("its part is taken by {ever} of {}", counted(concerned.len(), "stream"));
     Some(Rung::of(Step::Clients, if none_has { Verdict::Failed } else { Verdict::Partly }, found, reasons))
 }
 

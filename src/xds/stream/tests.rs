@@ -193,6 +193,7 @@ async fn a_client_that_takes_its_time_is_left_as_much() {
         let (next, waited) = stream.heard().await;
         assert_eq!(waited, taken);
         let shown = stream.streams.list(0, usize::MAX)[0].types.values().next().unwrap().ack_millis;
+        assert_eq!(stream.streams.slowest_ack(), shown);
         assert_eq!(shown, Some(taken.as_millis() as u64));
         nonce = next;
     }
