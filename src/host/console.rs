@@ -78,7 +78,7 @@ fn made(status: u16, path: &str, title: &str, body: &Markup) -> Page {
 }
 
 /// A page in which nothing turns the direction of the text after it: a name with such a character would have our own words read
-/// backwards. They stand there as JSON and YAML escape them, so a document stays what it is.
+/// backwards. Such characters stand there as JSON and YAML escape them, so a document stays what it is.
 fn straight(page: String) -> String {
     let turns =
         |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
