@@ -53,6 +53,7 @@ torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the 
 torture-alone: # what needs no real part
 	MOX_HOSTILE_SECONDS=1800 cargo test --locked --release --test hostile_soak -- --nocapture
 	MOX_ROUND_STEPS=10000000 cargo test --locked --profile torture --lib catalog::histories
+	MOX_VISIBILITY_HISTORIES=1000 cargo test --locked --profile torture --lib visibility::histories
 	MOX_ORDER_STEPS=10000000 cargo test --locked --profile torture --lib order::histories
 	MOX_PLAN_STEPS=10000000 cargo test --locked --profile torture --lib kubernetes::plan
 	MOX_RESTART_ROUNDS=1000 cargo test --locked --test restarts -- --nocapture

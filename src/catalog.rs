@@ -20,6 +20,7 @@ pub mod gate;
 mod histories;
 pub mod key;
 pub mod last_good;
+pub mod narrowing;
 pub mod notices;
 pub mod orders;
 pub mod others;

@@ -18,7 +18,10 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::Millis;
+use crate::{
+    model::Millis,
+    visibility::{Lease, PAGES, page::Page, seen::Seen},
+};
 
 pub use content::{Freeze, OrdersContent, PastPolicy, PinsContent, PolicyContent};
 pub use envelope::{Reason, Refusal, Stamp};
@@ -34,7 +37,7 @@ const MOST_PINS: usize = 1_000;
 
 /// The documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "String", into = "String")]
 pub enum Name {
     /// The policy, see [`PolicyContent`].
     Policy,
@@ -42,11 +45,41 @@ pub enum Name {
     Orders,
     /// Who has a contested place, see [`PinsContent`].
     Pins,
+    /// Who computes the visibility of services, see [`Lease`].
+    Visibility,
+    /// One of the [`PAGES`] of that, from 0 on.
+    VisibilityPage(u8),
 }
 
+/// The names of the pages' rows.
+const PAGE_NAMES: [&str; PAGES] = [
+    "visibility-1",
+    "visibility-2",
+    "visibility-3",
+    "visibility-4",
+    "visibility-5",
+    "visibility-6",
+    "visibility-7",
+    "visibility-8",
+    "visibility-9",
+    "visibility-10",
+    "visibility-11",
+    "visibility-12",
+    "visibility-13",
+    "visibility-14",
+    "visibility-15",
+    "visibility-16",
+];
+
 impl Name {
+    /// Those that are read whatever the policy says.
+    pub const ALWAYS: [Self; 3] = [Self::Policy, Self::Orders, Self::Pins];
+
     /// All.
-    pub const ALL: [Self; 3] = [Self::Policy, Self::Orders, Self::Pins];
+    pub fn all() -> impl Iterator<Item = Self> {
+        let pages = (0..PAGES).map(|n| Self::VisibilityPage(n as u8));
+        Self::ALWAYS.into_iter().chain([Self::Visibility]).chain(pages)
+    }
 
     /// As it is signed and shown.
     pub fn as_str(self) -> &'static str {
@@ -54,12 +87,28 @@ impl Name {
             Self::Policy => "policy",
             Self::Orders => "orders",
             Self::Pins => "pins",
+            Self::Visibility => "visibility",
+            Self::VisibilityPage(n) => PAGE_NAMES[usize::from(n) % PAGES],
         }
     }
 
     /// The key of the document's row, in the form of the registry's own keys.
     pub fn key(self) -> String {
         format!("registry-mox.{}#@#9600#@#CONFIG", self.as_str())
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::all().find(|name| name.as_str() == text).ok_or_else(|| format!("there is no document {text:.40?}"))
     }
 }
 
@@ -162,6 +211,8 @@ pub struct Documents {
     policy: Slot<PolicyContent>,
     orders: Slot<OrdersContent>,
     pins: Slot<PinsContent>,
+    lease: Slot<Lease>,
+    pages: [Slot<Page>; PAGES],
 }
 
 impl Documents {
@@ -170,14 +221,25 @@ impl Documents {
     pub fn new(token: &[u8], namespace: &str) -> Option<Self> {
         (token.len() >= LEAST_TOKEN).then(|| Self {
             rule: Rule { key: hmac::Key::new(hmac::HMAC_SHA256, token), namespace: namespace.to_owned() },
-            policy: Slot::default(),
-            orders: Slot::default(),
-            pins: Slot::default(),
+            policy: Slot::new(Name::Policy),
+            orders: Slot::new(Name::Orders),
+            pins: Slot::new(Name::Pins),
+            lease: Slot::new(Name::Visibility),
+            pages: std::array::from_fn(|n| Slot::new(Name::VisibilityPage(n as u8))),
         })
     }
 
-    fn all(&self) -> [(Name, &dyn Rows); 3] {
-        [(Name::Policy, &self.policy), (Name::Orders, &self.orders), (Name::Pins, &self.pins)]
+    fn all(&self) -> impl Iterator<Item = (Name, &dyn Rows)> {
+        Name::all().map(|name| {
+            let rows: &dyn Rows = match name {
+                Name::Policy => &self.policy,
+                Name::Orders => &self.orders,
+                Name::Pins => &self.pins,
+                Name::Visibility => &self.lease,
+                Name::VisibilityPage(n) => &self.pages[usize::from(n) % PAGES],
+            };
+            (name, rows)
+        })
     }
 
     fn rows(&mut self, name: Name) -> (&mut dyn Rows, &Rule) {
@@ -185,6 +247,8 @@ impl Documents {
             Name::Policy => &mut self.policy,
             Name::Orders => &mut self.orders,
             Name::Pins => &mut self.pins,
+            Name::Visibility => &mut self.lease,
+            Name::VisibilityPage(n) => &mut self.pages[usize::from(n) % PAGES],
         };
         (rows, &self.rule)
     }
@@ -192,7 +256,7 @@ impl Documents {
     /// Takes what was kept over a restart, before anything is read.
     pub fn restore(&mut self, kept: &Kept) -> Taken {
         let mut taken = Taken::default();
-        for name in Name::ALL {
+        for name in Name::all() {
             let highest = kept.highest.get(&name).copied().unwrap_or_default();
             let (rows, rule) = self.rows(name);
             let took = rows.restore(rule, highest, kept.rows.get(&name).map(String::as_str));
@@ -203,7 +267,7 @@ impl Documents {
 
     /// For the next start; whoever has a clock adds when it heard of the freeze.
     pub fn kept(&self) -> Kept {
-        let all = || self.all().into_iter();
+        let all = || self.all();
         Kept {
             highest: all().map(|(name, rows)| (name, rows.highest())).filter(|(_, highest)| *highest > 0).collect(),
             rows: all().filter_map(|(name, rows)| Some((name, rows.text()?.to_owned()))).collect(),
@@ -222,12 +286,12 @@ impl Documents {
 
     /// The store could not be read: nothing can be written over what is not known.
     pub fn lose(&mut self) {
-        Name::ALL.into_iter().for_each(|name| self.rows(name).0.lose());
+        Name::all().for_each(|name| self.rows(name).0.lose());
     }
 
     /// Rows to put back where they have vanished, or where older ones were put in their place.
     pub fn put_back(&self, now: Millis) -> Vec<Write> {
-        self.all().into_iter().filter_map(|(_, rows)| rows.put_back(now)).collect()
+        self.all().filter_map(|(_, rows)| rows.put_back(now)).collect()
     }
 
     /// The stored policy; `None`: that of the properties is in force.
@@ -317,9 +381,63 @@ impl Documents {
         (outcome, taken)
     }
 
-    /// For the status.
+    /// For the status; of those that are not always there, the ones that are.
     pub fn shown(&self) -> BTreeMap<Name, Shown> {
-        self.all().into_iter().map(|(name, rows)| (name, rows.shown())).collect()
+        let is_there = |(name, shown): &(Name, Shown)| {
+            Name::ALWAYS.contains(name) || shown.revision > 0 || shown.refused.is_some()
+        };
+        self.all().map(|(name, rows)| (name, rows.shown())).filter(is_there).collect()
+    }
+
+    /// Who computes the visibility of services.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.held().map(|held| &held.content)
+    }
+
+    /// The pages of that, each if it is there.
+    pub fn pages(&self) -> [Option<&Page>; PAGES] {
+        std::array::from_fn(|n| self.pages[n].held().map(|held| &held.content))
+    }
+
+    /// In which namespaces consumers are; `None`: not known, or not of all services.
+    pub fn seen(&self) -> Option<Seen> {
+        let lease = self.lease().filter(|lease| lease.settled)?;
+        let pages = self.pages();
+        let is_whole = lease.pages <= PAGES && pages[..lease.pages.min(PAGES)].iter().all(Option::is_some);
+        is_whole.then(|| Seen::of(pages.into_iter().flatten()))
+    }
+
+    /// Another number whenever the lease or a page is another one.
+    pub fn beat(&self) -> u64 {
+        let visibility = self.all().filter(|(name, _)| matches!(name, Name::Visibility | Name::VisibilityPage(_)));
+        visibility.map(|(_, rows)| rows.highest()).fold(0, |beat, revision| beat.wrapping_mul(1_000_003) ^ revision)
+    }
+
+    /// The rows of the visibility of services that are to be read: `asks`: the policy asks for it. Where it does not, whether an
+    /// older one is to be ended is. Of the pages, those that there are and one more, which another server may have begun.
+    pub fn visibility_names(&self, asks: bool) -> Vec<Name> {
+        if !asks {
+            return self.lease().filter(|lease| lease.settled).map(|_| Name::Visibility).into_iter().collect();
+        }
+        let known = self.pages.iter().rposition(|page| page.highest() > 0).map_or(0, |n| n + 1);
+        let last = known.max(self.lease().map_or(0, |lease| lease.pages));
+        let pages = (0..(last + 1).min(PAGES)).map(|n| Name::VisibilityPage(n as u8));
+        [Name::Visibility].into_iter().chain(pages).collect()
+    }
+
+    /// The write of the lease. A row that is refused may be right for servers with another token: nobody but an operator writes over it.
+    pub fn set_lease(&self, lease: Lease, stamp: &Stamp) -> Option<Write> {
+        let may = !self.lease.has_refused_row();
+        may.then(|| self.lease.propose(&self.rule, lease, stamp, None))?.ok()
+    }
+
+    /// The write of a page.
+    pub fn set_page(&self, n: usize, page: Page, stamp: &Stamp) -> Result<Write, NotWritten> {
+        let slot = &self.pages[n % PAGES];
+        if slot.has_refused_row() {
+            return Err(NotWritten::Conflict);
+        }
+        slot.propose(&self.rule, page, stamp, None)
     }
 }
 

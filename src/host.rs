@@ -21,3 +21,5 @@ mod policy;
 mod server;
 pub mod status;
 mod unmatched;
+mod visibility;
+mod watching;

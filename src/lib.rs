@@ -34,6 +34,8 @@ mod policy;
 mod translate;
 
 mod config;
+mod visibility;
+
 mod documents;
 
 mod catalog;

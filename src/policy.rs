@@ -8,12 +8,14 @@ pub mod compiled;
 pub mod document;
 mod globs;
 mod matches;
+pub mod visibility;
 
 pub use address::Refusal;
 pub use compiled::{Policy, Rules};
 pub use document::{Balance, PolicyConfig};
 pub use globs::Globs;
 pub use matches::{GlobMatches, Matches};
+pub use visibility::{Consumers, Mode};
 
 #[cfg(test)]
 mod tests {

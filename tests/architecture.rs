@@ -15,7 +15,7 @@ use syn::{
 };
 
 /// Each room with those that it may import, in the order of the data's way: a room imports only rooms that stand before it.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("proto", &[]),
     ("error", &[]),
     ("model", &[]),
@@ -28,7 +28,8 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("policy", &["digest", "duration", "error", "istio", "model"]),
     ("translate", &["digest", "istio", "model", "policy", "proto", "registry"]),
     ("config", &["duration", "error", "istio", "policy", "registry", "snapshot", "translate"]),
-    ("documents", &["config", "digest", "model"]),
+    ("visibility", &["digest", "model", "policy"]),
+    ("documents", &["config", "digest", "model", "visibility"]),
     (
         "catalog",
         &[
@@ -43,6 +44,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "registry",
             "snapshot",
             "translate",
+            "visibility",
         ],
     ),
     ("xds", &["config", "error", "proto", "snapshot"]),
@@ -62,6 +64,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "registry",
             "snapshot",
             "translate",
+            "visibility",
             "xds",
         ],
     ),

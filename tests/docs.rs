@@ -14,8 +14,13 @@ use serde_json::json;
 use syn::{Attribute, Expr, ExprLit, Field, Fields, Item, ItemEnum, ItemStruct, Lit, Meta, Type};
 
 /// Where the structs are that the settings are fields of, and the enums of which they have a value.
-const FILES: [&str; 4] =
-    ["src/config.rs", "src/config/kubernetes.rs", "src/policy/document.rs", "src/translate/service_entry.rs"];
+const FILES: [&str; 5] = [
+    "src/config.rs",
+    "src/config/kubernetes.rs",
+    "src/policy/document.rs",
+    "src/policy/visibility.rs",
+    "src/translate/service_entry.rs",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -7,10 +7,15 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use harness::{Mox, SOON, nth as id, process::eventually};
+use harness::{
+    Mox, SOON,
+    client::{SERVICE_ENTRY, node},
+    nth as id,
+    process::eventually,
+};
 use registry_mox::testing::host::command;
 use serde_json::{Value, json};
 
@@ -42,6 +47,8 @@ fn key(name: &str) -> String {
 struct Server {
     mox: Mox,
     table: Option<Table>,
+    /// Keys that are read beside the usual ones.
+    more: Value,
 }
 
 impl Server {
@@ -55,7 +62,7 @@ impl Server {
         for n in 0..SERVICES {
             mox.publish(&id(n), "r", 1, &[&format!("10.0.0.{n}:12200")]);
         }
-        let mut server = Self { mox, table: table.cloned() };
+        let mut server = Self { mox, table: table.cloned(), more: json!({}) };
         server.poll();
         server.mox.engine.loaded();
         server
@@ -73,10 +80,19 @@ impl Server {
         };
         let keys = self.tell(json!({ "op": "settings" }))["documents"].clone();
         let row = |(name, _): (&String, &Value)| (name.clone(), shown(table.row(name)));
-        let rows: BTreeMap<String, Value> = keys.as_object().unwrap().iter().map(row).collect();
-        let answer = self.tell(json!({ "op": "rows", "rows": rows }));
-        for write in answer["writes"].as_array().unwrap() {
-            self.put(write);
+        loop {
+            let keys = keys.as_object().unwrap().iter().chain(self.more.as_object().unwrap());
+            let rows: BTreeMap<String, Value> = keys.map(row).collect();
+            let answer = self.tell(json!({ "op": "rows", "rows": rows }));
+            for write in answer["writes"].as_array().unwrap() {
+                self.put(write);
+            }
+            let more = answer["read"].as_object().unwrap();
+            let is_more = more.keys().any(|name| !rows.contains_key(name));
+            self.more = answer["read"].clone();
+            if !is_more {
+                return;
+            }
         }
     }
 
@@ -509,4 +525,132 @@ async fn a_contested_place_is_pinned_and_all_serve_alike_over_restarts_of_all() 
     assert_eq!(c.serves().await, first, "a newcomer moves nobody");
     c.poll();
     assert_eq!(c.document("pins")["revision"], revision);
+}
+
+/// Two session servers; clients subscribe at both, and `shown` is where the services are exported to by each.
+struct Mesh {
+    servers: [Server; 2],
+    /// Of each session server: client, application and service.
+    subscribed: [Vec<(&'static str, &'static str, usize)>; 2],
+    /// Session servers that do not answer.
+    silent: Vec<usize>,
+}
+
+impl Mesh {
+    fn turn(&mut self) {
+        for n in 0..2 {
+            let server = &mut self.servers[n];
+            let name = format!("10.0.0.{n}");
+            let wanted = server.tell(json!({ "op": "visibility", "server": format!("{name}/1") }));
+            if wanted["collect"] == true {
+                assert_eq!(wanted["groups"], json!(["SOFA"]));
+                for from in (0..2).filter(|from| !self.silent.contains(from)) {
+                    let clients: Vec<String> = self.subscribed[from]
+                        .iter()
+                        .map(|(address, application, _)| format!("{address}||{application}"))
+                        .collect();
+                    let services: BTreeMap<String, String> = self.subscribed[from]
+                        .iter()
+                        .map(|(.., service)| {
+                            let all = self.subscribed[from].iter().enumerate().filter(|(_, it)| it.2 == *service);
+                            (id(*service), all.map(|(at, _)| at.to_string()).collect::<Vec<_>>().join(" "))
+                        })
+                        .collect();
+                    let server = &self.servers[n];
+                    server.tell(json!({ "op": "consumers", "server": format!("10.0.0.{from}"), "own": from == n,
+                                        "clients": clients, "services": services }));
+                }
+                self.servers[n].tell(json!({ "op": "consumersRound", "listed": ["10.0.0.0", "10.0.0.1"] }));
+            }
+            self.servers[n].poll();
+        }
+    }
+
+    fn page(&self, n: usize, path: &str) -> Value {
+        serde_json::from_str(&self.servers[n].mox.page(path, "").1).unwrap()
+    }
+
+    /// What a session server exports a service to.
+    async fn exported(&self, n: usize, service: usize) -> Option<Vec<String>> {
+        self.servers[n].mox.engine.flush().await;
+        let mut client = self.servers[n].mox.client(node("probe")).await;
+        client.subscribe(SERVICE_ENTRY).unwrap();
+        client.next().await.unwrap();
+        let name = harness::nth_name(service);
+        client.state().get(&name).map(|resource| resource.entry.export_to.clone())
+    }
+
+    /// Turns until both session servers serve a service exported so.
+    async fn until_exported(&mut self, service: usize, to: &[&str]) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            self.turn();
+            let [one, other] = [self.exported(0, service).await, self.exported(1, service).await];
+            if one == other && one.as_ref().is_some_and(|all| all.iter().eq(to)) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{service} is to be exported to {to:?}, and is to {one:?} and {other:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await; // the pace of the host
+        }
+    }
+}
+
+#[tokio::test]
+async fn services_are_exported_to_those_who_subscribe() {
+    let table = Table::default();
+    let config = json!({ "listen": "127.0.0.1:0", "protect": { "massDeleteShare": 100 } });
+    let servers = [(), ()].map(|()| Server::start(Some(&table), config.clone()));
+    let mut mesh = Mesh {
+        servers,
+        subscribed: [vec![("10.1.0.1", "shop-web", 0), ("10.1.0.2", "", 1)], vec![("10.2.0.1", "pay", 0)]],
+        silent: vec![1],
+    };
+    let policy = |mode: &str| {
+        json!({ "visibility": { "mode": mode, "namespaces": { "shop*": ["shop"] }, "cidrs": { "10.2.0.0/16": ["pay"] },
+                                "hold": "1s", "unused": "hide", "always": ["gateways"] } })
+        .to_string()
+    };
+    assert_eq!(mesh.servers[0].post("/mox/policy", "", "", &policy("shadow")).0, 200);
+    // Nothing counts before everybody has answered once.
+    mesh.servers[1].poll();
+    mesh.turn();
+    assert_eq!(mesh.page(0, "/mox/visibility")["known"], false);
+    mesh.silent.clear();
+    eventually(SOON, "it is known who consumes what", || {
+        mesh.turn();
+        std::thread::sleep(Duration::from_millis(100)); // the pace of the host
+        (0..2).all(|n| mesh.page(n, "/mox/visibility")["known"] == true).then_some(())
+    });
+    mesh.until_exported(0, &["*"]).await;
+    let page = mesh.page(0, &format!("/mox/services/{}", id(0).replace('#', "%23")));
+    let shown = if page["consumers"].is_array() { 0 } else { 1 };
+    let page = mesh.page(shown, "/mox/services/com.example.s0.sofa.mesh");
+    assert_eq!(page["visibility"]["visibleTo"], json!(["gateways", "pay", "shop"]), "{page:#}");
+    assert_eq!(page["consumers"].as_array().unwrap().len(), 2, "{page:#}");
+    let page = mesh.page(shown, "/mox/visibility");
+    assert_eq!(page["unused"]["count"], SERVICES - 2, "{page:#}");
+    assert_eq!((&page["unknown"]["count"], &page["consumersOfUnknownNamespace"]["count"]), (&json!(1), &json!(1)));
+    assert_eq!(page["narrowed"]["count"], SERVICES - 1);
+    let dry = mesh.servers[0].post("/mox/policy", "dryRun", "", &policy("on")).1;
+    let dry: Value = serde_json::from_str(&dry).unwrap();
+    assert_eq!(dry["services"]["change"]["count"], SERVICES - 1, "{dry:#}");
+
+    assert_eq!(mesh.servers[1].post("/mox/policy", "", "", &policy("on")).0, 200);
+    mesh.until_exported(0, &["gateways", "pay", "shop"]).await;
+    mesh.until_exported(1, &["*"]).await;
+    mesh.until_exported(2, &["gateways"]).await;
+    // Who goes while a session server is silent keeps what it had; the newcomer gets it.
+    mesh.silent.push(1);
+    mesh.subscribed = [vec![("10.1.0.9", "shop-web", 2)], vec![]];
+    mesh.until_exported(2, &["gateways", "shop"]).await;
+    mesh.until_exported(0, &["gateways", "pay", "shop"]).await;
+    // A start finds what was agreed on.
+    let restarted = Server::start(Some(&table), config);
+    mesh.servers[shown] = restarted;
+    mesh.until_exported(0, &["gateways", "pay", "shop"]).await;
+    assert_eq!(mesh.servers[0].post("/mox/policy", "", "", "{}").0, 200);
+    mesh.until_exported(2, &["*"]).await;
 }

@@ -68,6 +68,9 @@ fn packed(text: &str, times: usize) -> String {
     format!("gzip:{}", STANDARD.encode(encoder.finish().expect("memory takes all")))
 }
 
+/// The documents of operators and pins; those of visibility are written by the engine, and their rows are read by the same code.
+const ALL: [Name; 3] = [Name::Policy, Name::Orders, Name::Pins];
+
 /// What a document says, as far as it does anything.
 type Said = (u64, Value);
 
@@ -76,6 +79,7 @@ fn said(of: &Documents, name: Name) -> Said {
         Name::Policy => json!(of.policy()),
         Name::Orders => json!(of.freeze().map(|(Freeze { until }, _)| json!({ "until": until }))),
         Name::Pins => json!(of.pins().map(|pins| &pins.places)),
+        Name::Visibility | Name::VisibilityPage(_) => unreachable!("it is none of ALL"),
     };
     (of.shown()[&name].revision, content)
 }
@@ -83,7 +87,8 @@ fn said(of: &Documents, name: Name) -> Said {
 /// The same of a content that is one of the document.
 fn meant(name: Name, revision: u64, content: &str) -> Said {
     let content: Value = serde_json::from_str(content).expect("it is JSON");
-    (revision, content[["policy", "freeze", "places"][name as usize]].clone())
+    let field = ALL.into_iter().zip(["policy", "freeze", "places"]).find(|(known, _)| *known == name);
+    (revision, content[field.expect("it is one of ALL").1].clone())
 }
 
 struct World {
@@ -171,6 +176,7 @@ impl World {
                 places[&*place] = json!(&*holder);
                 (write, places)
             }
+            Name::Visibility | Name::VisibilityPage(_) => unreachable!("it is none of ALL"),
         };
         let Ok(write) = write else { return };
         let Write { expect, version, value, .. } = &write;
@@ -202,13 +208,13 @@ impl World {
         let token = Self::TOKENS[server];
         let mut again = documents(token);
         again.restore(&kept);
-        for name in Name::ALL {
+        for name in ALL {
             assert_eq!(said(&again, name), said(&self.servers[server], name), "{name:?} after a restart");
         }
         assert_eq!(again.kept().rows, self.servers[server].kept().rows, "byte for byte");
         match how % 3 {
             0 => {}
-            1 => _ = kept.highest.insert(Name::ALL[number as usize % 3], number),
+            1 => _ = kept.highest.insert(ALL[number as usize % 3], number),
             _ => {
                 let Some((name, row)) = self.rows.get(number as usize % MOST_ROWS) else { return };
                 kept.rows.insert(*name, row.clone());
@@ -226,7 +232,7 @@ impl World {
 
     fn check(&mut self) {
         for (server, token) in Self::TOKENS.into_iter().enumerate() {
-            for name in Name::ALL {
+            for name in ALL {
                 let now = said(&self.servers[server], name);
                 if now.0 > 0 {
                     let signed = self.signed.get(token).and_then(|all| all.get(&name));
@@ -256,7 +262,7 @@ impl World {
         for _ in 0..MOST_STEPS {
             let [op] = take(1) else { return };
             let [who, which, number, more] = [0; 4].map(|_: u8| take(1).first().copied().unwrap_or_default());
-            let (server, name) = (usize::from(who) % 3, Name::ALL[usize::from(who / 3) % 3]);
+            let (server, name) = (usize::from(who) % 3, ALL[usize::from(who / 3) % 3]);
             let known = self.rows.get(usize::from(which) % self.rows.len().max(1)).cloned();
             match op % 10 {
                 0 => {

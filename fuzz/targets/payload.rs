@@ -50,7 +50,7 @@ fn check(endpoint: &Endpoint, rules: &Rules<'_>) {
     for (key, _) in endpoint.labels.iter() {
         assert!(["app", "zone", "rpcVer", "example.com/lane"].contains(&key), "{key}");
     }
-    let parsed = Arc::new(Parsed { endpoints: vec![endpoint.clone()], ..Parsed::default() });
+    let parsed = Arc::new(Parsed { endpoints: [endpoint.clone()].into(), ..Parsed::default() });
     let members: Vec<Member> = Member::all(&parsed).collect();
     let shape =
         Shape { host: "a.sofa.mesh", vips: &[], id: ID, other: None, members: &members, mode: EndpointMode::Inline };

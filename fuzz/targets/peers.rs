@@ -18,7 +18,7 @@ fn page(about: About, services: u32, endpoints: u32) -> Page {
         About::Fresh => "fresh\n".to_owned(),
         About::Serving => format!("{{\n  \"services\": {services},\n  \"endpoints\": {endpoints}\n}}\n"),
     };
-    Page { status: 200, content_type: "application/json", retry_after: None, body, forward: None }
+    Page { status: 200, content_type: "application/json", retry_after: None, etag: None, body, forward: None }
 }
 
 fn said(by: &Peers, target: &str, page: Page) -> String {

@@ -9,6 +9,7 @@
 pub mod lingering;
 
 use std::{
+    borrow::Cow,
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
@@ -23,6 +24,7 @@ use crate::{
         changes::{RoundChanges, put, remove},
         direct::lingering::{Lingering, Lingers},
         key::ServiceKey,
+        narrowing::is_same,
         notices::Notice,
         report::{DirectCounts, Quarantine},
     },
@@ -33,7 +35,7 @@ use crate::{
         validate,
     },
     model::Millis,
-    policy::{Balance, Policy},
+    policy::{Balance, Consumers, Policy},
     snapshot::{Resource, partition::slice_of},
     translate::{
         app_entry::{self, Addresses, MAX_ADDRESSES},
@@ -41,6 +43,7 @@ use crate::{
         payload::{Address, Endpoint},
         service_entry::Member,
     },
+    visibility::{ServiceId, seen::Seen},
 };
 
 pub use lingering::Key;
@@ -70,15 +73,19 @@ struct Claim {
 }
 
 impl Claims {
-    fn insert(&mut self, id: &ServiceKey, member: &Member) {
+    /// Whether it is new.
+    fn insert(&mut self, id: &ServiceKey, member: &Member) -> bool {
         if let Some(application) = application(member)
             && self.ranked.insert(Claim { member: member.clone(), id: id.clone() })
         {
             *self.applications.entry(application.into()).or_default() += 1;
+            return true;
         }
+        false
     }
 
-    fn remove(&mut self, id: &ServiceKey, member: &Member) {
+    /// Whether it was there.
+    fn remove(&mut self, id: &ServiceKey, member: &Member) -> bool {
         if let Some(application) = application(member)
             && self.ranked.remove(&Claim { member: member.clone(), id: id.clone() })
             && let Some(count) = self.applications.get_mut(application)
@@ -87,7 +94,9 @@ impl Claims {
             if *count == 0 {
                 self.applications.remove(application);
             }
+            return true;
         }
+        false
     }
 
     /// The endpoint that the address and port belong to.
@@ -142,6 +151,10 @@ pub struct Direct {
     claims: HashMap<(IpAddr, u16), Claims>,
     /// For each application and port the endpoints that it has there.
     entries: BTreeMap<Key, BTreeMap<IpAddr, Member>>,
+    /// For each application and port the services that it has there, with their endpoints' number.
+    services: BTreeMap<Key, HashMap<ServiceId, usize>>,
+    /// Who is seen to consume what; `None`: nothing is known.
+    seen: Option<Arc<Seen>>,
     lingering: Lingering,
     /// For each address and port that changed hands since the last [`Direct::changes`] who had it then.
     left: HashMap<(IpAddr, u16), (ServiceKey, Member)>,
@@ -149,6 +162,8 @@ pub struct Direct {
     touched: BTreeSet<Key>,
     /// Slices and names of the entries that are served.
     served: BTreeMap<Key, (usize, Arc<str>)>,
+    /// `exportTo` of those that follow their consumers.
+    exported: BTreeMap<Key, Vec<String>>,
     /// How many addresses and ports more than one application has.
     contested: usize,
     /// Entries of which some addresses only are to be called with mTLS.
@@ -201,8 +216,8 @@ impl Direct {
 
     /// Has all services claim anew.
     fn claim_anew<'a>(&mut self, had_policy: bool, services: impl Iterator<Item = (&'a ServiceKey, &'a [Member])>) {
-        let Self { served, mixed, crowded, lingering, policy, .. } = std::mem::take(self);
-        *self = Self { served, mixed, crowded, lingering, policy, ..Self::default() };
+        let Self { served, exported, mixed, crowded, lingering, policy, seen, .. } = std::mem::take(self);
+        *self = Self { served, exported, mixed, crowded, lingering, policy, seen, ..Self::default() };
         services.for_each(|(id, members)| members.iter().for_each(|member| self.change(None, id, None, Some(member))));
         if had_policy || self.served.is_empty() {
             self.touch_all();
@@ -254,8 +269,20 @@ impl Direct {
         let was_contested = claims.is_contested();
         let policy = self.policy.as_deref();
         let is_vouched_for = policy.is_none_or(|policy| policy.is_vouched_for(*address));
-        had.into_iter().for_each(|member| claims.remove(id, member));
-        has.into_iter().filter(|has| is_vouched_for || has.is_own()).for_each(|member| claims.insert(id, member));
+        let gone = had.filter(|had| claims.remove(id, had)).and_then(application);
+        let has_claim = |has: &&Member| is_vouched_for || has.is_own();
+        let come = has.filter(has_claim).filter(|has| claims.insert(id, has)).and_then(application);
+        if gone != come {
+            let service = ServiceId::of(id.id());
+            for (application, comes) in gone.map(|it| (it, false)).into_iter().chain(come.map(|it| (it, true))) {
+                let key: Key = (application.into(), *port);
+                count(&mut self.services, &key, service, comes);
+                // Who consumes another of its services may be elsewhere.
+                if policy.is_some_and(Policy::direct_follows) {
+                    self.touched.insert(key);
+                }
+            }
+        }
         if !is_vouched_for {
             let had_it = self.not_own.remove(&(*address, *port, id.clone()));
             let is_direct = |application: &&str| policy.is_some_and(|policy| policy.is_direct(application));
@@ -351,6 +378,38 @@ impl Direct {
         Some(self.lingering.first()? + policy.linger().as_millis() as Millis)
     }
 
+    /// Takes another word of who consumes what; entries are looked at of whose services it is another one.
+    pub fn see(&mut self, seen: Option<&Arc<Seen>>) {
+        if is_same(self.seen.as_ref(), seen) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.seen, seen.cloned());
+        if !self.policy.as_ref().is_some_and(|policy| policy.direct_follows()) {
+            return;
+        }
+        let get = |seen: Option<&Seen>, id: &ServiceId| seen.map(|seen| seen.get(*id).cloned());
+        let is_other = |id: &ServiceId| get(before.as_deref(), id) != get(seen.map(|seen| &**seen), id);
+        let touched = self.services.iter().filter(|(_, services)| services.keys().any(is_other));
+        self.touched.extend(touched.map(|(key, _)| key.clone()));
+    }
+
+    /// `exportTo` of an entry.
+    fn export_to<'p>(&self, key: &Key, policy: &'p Policy, namespace: &str) -> Cow<'p, [String]> {
+        // While its addresses linger that nobody publishes any more, it is for who saw it.
+        let last = || self.exported.get(key).filter(|_| policy.direct_follows());
+        match (&self.seen, self.services.get(key)) {
+            (Some(seen), Some(services)) if policy.direct_follows() => {
+                let mut all: Option<Consumers> = None;
+                for consumers in services.keys().filter_map(|id| seen.get(*id)) {
+                    all.get_or_insert_default().add(consumers);
+                }
+                policy.direct_visible_to(&key.0, all.as_ref(), namespace)
+            }
+            (Some(_), None) if last().is_some() => Cow::Owned(last().cloned().unwrap_or_default()),
+            _ => Cow::Borrowed(policy.direct_export_to(&key.0)),
+        }
+    }
+
     /// Looks at every entry again, for another policy.
     pub fn touch_all(&mut self) {
         self.touched.extend(self.entries.keys().chain(self.served.keys()).cloned());
@@ -382,7 +441,12 @@ impl Direct {
             }
             let none = BTreeMap::new();
             let addresses = Addresses { living: living.unwrap_or(&none), lingering: lingering.unwrap_or(&none) };
-            let made = catch_unwind(AssertUnwindSafe(|| make(&key, &host, &addresses, config, policy)));
+            let export_to = self.export_to(&key, policy, &config.namespace);
+            let made = catch_unwind(AssertUnwindSafe(|| make(&key, &host, &addresses, &export_to, config, policy)));
+            match policy.direct_follows() && self.seen.is_some() {
+                true => self.exported.insert(key.clone(), export_to.into_owned()),
+                false => self.exported.remove(&key),
+            };
             let made = match made {
                 Ok(made) => made.map_err(|Invalid { rule, detail }| Quarantine { reason: rule.name(), detail }),
                 Err(_) => Err(Quarantine::by_panic()),
@@ -420,6 +484,7 @@ impl Direct {
     fn remove(&mut self, key: &Key, changes: &mut RoundChanges) {
         self.mixed.remove(key);
         self.crowded.remove(key);
+        self.exported.remove(key);
         if let Some(place) = self.served.remove(key) {
             remove(&mut changes.service_entries, place.clone());
             remove(&mut changes.destination_rules, place);
@@ -477,15 +542,16 @@ fn make(
     (application, port): &Key,
     host: &str,
     addresses: &Addresses<'_>,
+    export_to: &[String],
     config: &Config,
     policy: &Policy,
 ) -> Result<Build, Invalid> {
     let name = names::resource_name(host, &config.host_suffix);
     let name: Arc<str> = format!("{}/{name}", config.namespace).into();
     let annotations: BTreeMap<_, _> = [(APPLICATION_ANNOTATION.to_owned(), application.to_string())].into();
-    let built = app_entry::build(application, host, *port, addresses, policy);
+    let built = app_entry::build(host, *port, addresses, export_to, policy);
     validate::service_entry(&built, &config.namespace)?;
-    let rule = app_entry::rule(application, host, addresses, policy);
+    let rule = app_entry::rule(application, host, addresses, export_to, policy);
     let some = addresses.all().any(|(_, member)| member.endpoint().mtls().is_some());
     let mixed = some && rule.is_none() && policy.balance() == Balance::Client;
     let rule = rule.map(|rule| Resource::destination_rule(name.to_string(), annotations.clone(), &rule));
@@ -495,6 +561,24 @@ fn make(
     let labels = is_empty.then(|| (EMPTY_LABEL.to_owned(), "true".to_owned())).into_iter().collect();
     let entry = Resource::beside(name.to_string(), labels, annotations, &built);
     Ok(Build { place: (slice_of(&Sha256::digest(host).into()), name), entry, rule, mixed, left_out })
+}
+
+/// Keeps up how many endpoints a service has of an application at a port.
+fn count(services: &mut BTreeMap<Key, HashMap<ServiceId, usize>>, key: &Key, service: ServiceId, comes: bool) {
+    if comes {
+        *services.entry(key.clone()).or_default().entry(service).or_default() += 1;
+        return;
+    }
+    let Some(of) = services.get_mut(key) else { return };
+    if let Some(count) = of.get_mut(&service) {
+        *count -= 1;
+        if *count == 0 {
+            of.remove(&service);
+        }
+    }
+    if of.is_empty() {
+        services.remove(key);
+    }
 }
 
 fn shown((address, port, id): &(IpAddr, u16, ServiceKey), application: &str) -> Box<str> {

@@ -25,6 +25,7 @@ use crate::{
         store::Store,
     },
     snapshot::view::View,
+    visibility::seen::Seen,
 };
 
 /// When a driver starts.
@@ -47,6 +48,7 @@ pub(crate) struct Driver {
     pub(crate) policy: Arc<Policy>,
     pub(crate) orders: Orders,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) seen: Option<Arc<Seen>>,
     pub(crate) now: Millis,
     pub(crate) round: Round,
     pub(crate) view: View,
@@ -69,6 +71,7 @@ impl Driver {
             policy: Arc::new(Policy::compile(config.policy.clone(), &config.vip_cidr).unwrap()),
             orders: Orders::default(),
             pins: Arc::default(),
+            seen: None,
             now,
             round: Round::new(Arc::clone(&config), now, last_good),
             view,
@@ -122,7 +125,13 @@ impl Driver {
     pub(crate) fn round(&mut self) {
         self.store.expire(self.now);
         let orders = self.orders.take();
-        let dirty = if self.round.is_frozen(&orders) { Vec::new() } else { self.round.take(&self.store, &self.policy) };
+        let dirty = match self.round.is_frozen(&orders) {
+            true => Vec::new(),
+            false => {
+                self.round.see(self.now, &self.policy, self.seen.as_ref(), &orders);
+                self.round.take(&self.store, &self.policy)
+            }
+        };
         let (policy, publishers) = (Arc::clone(&self.policy), self.store.counts().publishers);
         let output =
             self.round.round(Input { now: self.now, dirty, policy, orders, publishers, pins: Arc::clone(&self.pins) });

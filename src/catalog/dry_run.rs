@@ -24,6 +24,7 @@ use crate::{
         changes::RoundChanges,
         dry_run::difference::{Difference, Listed, difference},
         last_good::LastGood,
+        narrowing,
         orders::Orders,
         report::Quarantine,
         round::{Input, Outline, Output, Round},
@@ -32,6 +33,7 @@ use crate::{
     policy::{GlobMatches, Matches, Policy},
     registry::store::{Store, Taken},
     snapshot::view::View,
+    visibility::seen::Seen,
 };
 
 /// The changes that a policy would make, as they are told.
@@ -98,6 +100,9 @@ pub struct Breakers {
     /// The tenant whose new services would wait, if those of others would not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_tenant: Option<Box<str>>,
+    /// Services that would be hidden from namespaces that see them, and would stay with those for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub narrowing: Option<narrowing::Held>,
 }
 
 /// A copy of a round and of what it serves.
@@ -109,6 +114,8 @@ struct Copy {
     changes: RoundChanges,
     now: Millis,
     pins: Arc<Pins>,
+    /// The documents' word of who consumes what.
+    word: Option<Arc<Seen>>,
     /// Of the rounds since it was asked last.
     refused: BTreeMap<Arc<str>, Option<Quarantine>>,
     withheld: BTreeSet<Arc<str>>,
@@ -130,11 +137,16 @@ pub struct Trial {
 impl Copy {
     fn of(outline: Outline, view: &View, now: Millis) -> Result<Self, String> {
         let served = LastGood::of_view(view, &outline.graces, 0)?;
-        let pins = Arc::clone(&outline.pins);
+        let (pins, word) = (Arc::clone(&outline.pins), outline.word());
         let round = Round::copy(outline, now, served);
         let (refused, withheld, waiting) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         let changes = RoundChanges::default();
-        Ok(Self { round, view: view.clone(), changes, now, pins, refused, withheld, waiting })
+        Ok(Self { round, view: view.clone(), changes, now, pins, word, refused, withheld, waiting })
+    }
+
+    fn see(&mut self, policy: &Arc<Policy>, release: bool) {
+        let orders = Orders { release, ..Orders::default() };
+        self.round.see(self.now, policy, self.word.as_ref(), &orders);
     }
 
     fn round(&mut self, dirty: Vec<Taken>, policy: &Arc<Policy>, release: bool) {
@@ -186,6 +198,8 @@ pub fn run(outline: Outline, view: &View, store: &Store, policy: Policy, now: Mi
     let (next_hold, was_adding) = (copy.round.breaker().next_hold(), copy.round.additions().is_holding());
     let (withheld, waiting) = (copy.withheld.clone(), copy.waiting.clone());
     copy.refused.clear();
+    let was_narrowing = copy.round.narrowing().held().is_some();
+    copy.see(&policy, false);
     loop {
         let taken = copy.round.take_of(&registry, &policy);
         copy.round(taken, &policy, false);
@@ -219,8 +233,15 @@ pub fn run(outline: Outline, view: &View, store: &Store, policy: Policy, now: Mi
     known.for_each(|(id, _)| globs.service(id));
     applications.into_iter().for_each(|application| globs.application(application));
     let globs = globs.all();
-    let released = (!mass_delete.is_empty() || waiting.count > 0).then(|| {
-        copy.round(Vec::new(), &policy, true);
+    let narrowing = copy.round.narrowing().held().filter(|_| !was_narrowing);
+    let released = (!mass_delete.is_empty() || waiting.count > 0 || narrowing.is_some()).then(|| {
+        copy.see(&policy, true);
+        let taken = copy.round.take_of(&registry, &policy);
+        copy.round(taken, &policy, true);
+        while !copy.round.is_settled() {
+            let taken = copy.round.take_of(&registry, &policy);
+            copy.round(taken, &policy, false);
+        }
         copy.view()
     });
     let loss = loss(totals, copy.round.services().totals());
@@ -230,7 +251,7 @@ pub fn run(outline: Outline, view: &View, store: &Store, policy: Policy, now: Mi
         in_force: in_force.hash().to_owned(),
         serving,
         refused,
-        breakers: Breakers { loss, allowed: share, mass_delete, withheld, waiting, waiting_tenant },
+        breakers: Breakers { loss, allowed: share, mass_delete, withheld, waiting, waiting_tenant, narrowing },
         globs,
         being_read: registry.values().filter(|taken| taken.is_none()).count(),
     };

@@ -32,12 +32,13 @@ use crate::{
         },
         key::ServiceKey,
         last_good::file::over_a_restart,
+        narrowing::{exported, is_same},
         reference::{Exceptions, Expected, Places, Reference},
         vips::{Vips, family},
     },
     config::Config,
     model::{Millis, RegisterVersion},
-    policy::Policy,
+    policy::{Policy, visibility::covers},
     proto::istio::networking::v1alpha3::{DestinationRule, ServiceEntry, WorkloadEntry},
     registry::frame::{self, Publisher},
     snapshot::{
@@ -45,6 +46,7 @@ use crate::{
         view::{Held, View},
     },
     translate::{app_entry, names},
+    visibility::seen::Seen,
 };
 
 const LENGTH: usize = 60;
@@ -105,6 +107,11 @@ fn policies() -> Vec<Value> {
         json!({ "direct": { "applications": ["x"], "balance": "mesh", "linger": "400s", "overrides": { "*": { "warmup": "9s" } } } }),
         json!({ "direct": { "applications": ["x"], "balance": "mesh", "addresses": ["10.4.0.0/14", "10.9.9.9/32"] } }),
         json!({ "direct": direct, "mtls": [{ "applications": ["x"], "identities": ["spiffe://a/ns/b/sa/c"] }] }),
+        json!({ "visibility": { "mode": "on" } }),
+        json!({ "visibility": { "mode": "on", "unused": "hide", "always": ["."] }, "direct": direct }),
+        json!({ "exportTo": ["n1", ".", "n7"], "visibility": { "mode": "on", "always": ["n9"] }, "direct": direct,
+                "overrides": { "com.b*": { "exportTo": ["n8"] }, "com.c*": { "visibility": "off" } } }),
+        json!({ "visibility": { "mode": "shadow" }, "overrides": { "com.*": { "visibility": "on" } } }),
         // Refused.
         json!({ "exportTo": refused }),
         json!({ "exportTo": refused, "direct": direct }),
@@ -169,6 +176,8 @@ enum Step {
     /// A freeze that outlives restarts.
     Ordered(bool),
     Stopped(bool),
+    /// Another word of who consumes what.
+    Seen(usize),
     /// The first places of these services are pinned to them, of several that want one to the last; all other pins go.
     Pins(Vec<usize>),
     Release,
@@ -190,6 +199,19 @@ enum Step {
         /// Other settings say these ranges from then on.
         ranges: Option<usize>,
     },
+}
+
+/// Words of who consumes what; the last ones hide much from many.
+fn seen(n: usize) -> Option<Arc<Seen>> {
+    let pairs: Vec<(&str, &[&str])> = match n {
+        0 => return None,
+        1 => IDS.iter().map(|id| (*id, &["n1", "n2"][..])).collect(),
+        2 => IDS.iter().map(|id| (*id, &["?"][..])).collect(),
+        3 => IDS.iter().enumerate().map(|(n, id)| (*id, [&["n1"][..], &["n2", "n3"], &["n1", "?"]][n % 3])).collect(),
+        4 => IDS.iter().step_by(2).map(|id| (*id, &["n1"][..])).collect(),
+        _ => IDS.iter().map(|id| (*id, &["n3"][..])).collect(),
+    };
+    Some(Arc::new(Seen::with(&pairs)))
 }
 
 /// Some ranges are so small that hosts contest their addresses.
@@ -214,8 +236,9 @@ fn steps(random: &mut Random) -> Vec<Step> {
                 _ => Step::Ordered(random.below(3) == 0),
             },
             27 => Step::Stopped(random.below(3) == 0),
-            28 => match random.below(2) {
+            28 => match random.below(4) {
                 0 => Step::Release,
+                1..=2 => Step::Seen(random.below(6)),
                 _ => Step::Pins((0..IDS.len()).filter(|_| random.below(2) == 0).collect()),
             },
             29..=31 => Step::Wait([1, 1_000, 59_999, 60_000, 400_000, GRACE, 2 * GRACE][random.below(7)]),
@@ -426,6 +449,7 @@ impl World {
             }
             Step::Ordered(ordered) => self.driver.orders.ordered = *ordered,
             Step::Stopped(stopped) => self.driver.orders.stopped = *stopped,
+            Step::Seen(n) => self.driver.seen = seen(*n),
             Step::Release => self.driver.orders.release = true,
             Step::Wait(millis) => self.driver.now += millis,
             Step::Round => return self.round(),
@@ -475,8 +499,9 @@ impl World {
         self.deserted.clear();
         let orders = self.driver.orders;
         let (policy, pins) = (Arc::clone(&self.driver.policy), Arc::clone(&self.driver.pins));
+        let seen = self.driver.seen.clone();
         self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
-        (self.driver.policy, self.driver.pins) = (policy, pins);
+        (self.driver.policy, self.driver.pins, self.driver.seen) = (policy, pins, seen);
         self.driver.round.take_in_parts_of(PART);
         (self.driver.orders.frozen, self.driver.orders.ordered) = (orders.frozen, orders.ordered);
         self.driver.orders.listening_since = Some(now);
@@ -519,7 +544,8 @@ impl World {
 
     fn reference(&self) -> Reference<'_> {
         let Driver { config, store, policy, pins, .. } = &self.driver;
-        Reference { config, store, policy, pins }
+        let seen = self.driver.round.narrowing().seen().map(|seen| &**seen);
+        Reference { config, store, policy, pins, seen }
     }
 
     /// Sets a policy after a dry run of it, which has to tell what comes of that, to the byte; and what comes of a release, where
@@ -826,11 +852,28 @@ impl World {
         check(there.is_none(), || format!("{there:?} was there, and waits"))
     }
 
+    /// What counts of who consumes what is the last word on that, or more while a hold is named.
+    fn check_seen(&self) -> Result<(), String> {
+        let Driver { policy, config, seen, round, report, .. } = &self.driver;
+        let counts = round.narrowing().seen();
+        let held = report.narrowing.is_some();
+        check(held || is_same(counts, seen.as_ref()), || "less counts than is seen, and no hold is named".into())?;
+        for id in IDS {
+            let of = |seen: Option<&Arc<Seen>>| {
+                exported(&policy.rules(id), id, seen.map(|seen| &**seen), &config.namespace).into_owned()
+            };
+            let (has, wanted) = (of(counts), of(seen.as_ref()));
+            check(covers(&has, &wanted, &config.namespace), || format!("{id} is exported to {has:?}, not {wanted:?}"))?;
+        }
+        Ok(())
+    }
+
     /// Everything is served as it is to be, but for exceptions.
     fn compare(&self) -> Result<(), String> {
         let Driver { view, report, now, .. } = &self.driver;
         let ours = resources(&view.service_entries, |body| ServiceEntry::decode(body).unwrap());
         let workloads = resources(&view.workload_entries, |body| WorkloadEntry::decode(body).unwrap());
+        self.check_seen()?;
         let waiting = report.waiting_services.iter().map(|id| id.to_string()).collect();
         let mut exceptions = Exceptions { waiting, ..Exceptions::default() };
         for (id, _, _, entry) in &ours {
@@ -922,6 +965,7 @@ impl World {
         let mut fresh = Driver::started(Arc::clone(config), *now, last_good);
         fresh.policy = Arc::clone(&self.driver.policy);
         fresh.pins = Arc::clone(&self.driver.pins);
+        fresh.seen = self.driver.round.narrowing().seen().cloned();
         fresh.orders.loaded = true;
         for id in IDS {
             let bodies: Vec<(String, Vec<u8>)> = self

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    catalog::{assignment::claims::Contest, breaker::Lost, report::Quarantine, vips::Vips},
+    catalog::{assignment::claims::Contest, breaker::Lost, narrowing, report::Quarantine, vips::Vips},
     istio::rule::Invalid,
     model::Millis,
     translate::payload::Reject,
@@ -131,6 +131,13 @@ pub enum Notice {
         /// How many waited.
         services: usize,
     },
+    /// Services that fewer would see stay with who sees them, from now on.
+    NarrowingHeld(narrowing::Held),
+    /// Services go from who needs them no more.
+    NarrowingOver {
+        /// Why.
+        why: &'static str,
+    },
     /// Services of the registry cannot be read.
     ServicesUnknown {
         /// How many are served in their last good form.
@@ -191,6 +198,8 @@ impl Notice {
             Self::MassDeleteOver { .. } => "mass_delete_over",
             Self::MassAddHeld { .. } => "mass_add_held",
             Self::MassAddOver { .. } => "mass_add_over",
+            Self::NarrowingHeld(_) => "narrowing_held",
+            Self::NarrowingOver { .. } => "narrowing_over",
             Self::ServicesUnknown { .. } => "service_unknown",
             Self::ServicesKnown => "service_known",
             Self::ViewComplete { .. } => "view_complete",
@@ -218,6 +227,8 @@ impl Notice {
             | Self::MassDeleteOver { .. }
             | Self::MassAddHeld { .. }
             | Self::MassAddOver { .. }
+            | Self::NarrowingHeld(_)
+            | Self::NarrowingOver { .. }
             | Self::NothingToFreeze => (String::new(), "".into()),
             _ => return None,
         })

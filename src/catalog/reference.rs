@@ -15,6 +15,7 @@ use crate::{
     catalog::{
         assignment::{Pins, vip_candidates},
         key::ServiceKey,
+        narrowing::exported,
         vips::{Vips, family},
     },
     config::Config,
@@ -22,13 +23,14 @@ use crate::{
         names::{EMPTY_LABEL, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION},
         validate,
     },
-    policy::Policy,
+    policy::{Policy, Rules},
     registry::store::Store,
     snapshot::{Changes, Resource, partition::slice_of},
     translate::{
         names,
         service_entry::{self, EndpointMode, Member, Merged, Shape},
     },
+    visibility::seen::Seen,
 };
 
 /// Services that are not served as the registry has them, as the report names them.
@@ -66,6 +68,8 @@ pub(crate) struct Reference<'a> {
     pub(crate) store: &'a Store,
     pub(crate) policy: &'a Policy,
     pub(crate) pins: &'a Pins,
+    /// Who is seen to consume what, as it counts.
+    pub(crate) seen: Option<&'a Seen>,
 }
 
 impl Reference<'_> {
@@ -205,6 +209,8 @@ impl Reference<'_> {
         }
         let key = ServiceKey::of_text(id.into());
         let (rules, mode) = (key.rules(self.policy), self.config.endpoint_mode);
+        let export_to = exported(&rules, key.id(), self.seen, &self.config.namespace);
+        let rules = Rules { export_to: &export_to, ..rules };
         let (id, other) = (key.id(), key.other());
         let full = |name: String| format!("{}/{name}", self.config.namespace);
         let slice = slice_of(&Sha256::digest(host).into());

@@ -13,6 +13,7 @@ use crate::{
         assignment::claims::Contest,
         breaker::{Lost, Totals},
         direct::lingering::Lingers,
+        narrowing,
     },
     istio::rule::Rule,
     model::Millis,
@@ -126,6 +127,9 @@ pub struct Report {
     /// How many new services wait, while too many came at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<usize>,
+    /// Services that would be hidden from namespaces that see them, while they are too many at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub narrowing: Option<narrowing::Held>,
     /// Services that wait.
     pub waiting_services: BTreeSet<Arc<str>>,
     /// Totals of the served services with endpoints; another session server's first view is judged by it.
@@ -174,6 +178,8 @@ pub struct Findings {
     pub withheld: Option<Lost>,
     /// See [`Report::waiting`].
     pub waiting: Option<usize>,
+    /// See [`Report::narrowing`].
+    pub narrowing: Option<narrowing::Held>,
     /// See [`Report::serving`].
     pub serving: Totals,
     /// See [`Report::no_baseline`].
@@ -222,6 +228,7 @@ impl Report {
             unknown,
             withheld,
             waiting,
+            narrowing,
             serving,
             no_baseline,
             direct,
@@ -288,6 +295,7 @@ impl Report {
             withheld,
             withheld_services: std::mem::take(&mut self.withheld_services),
             waiting,
+            narrowing,
             waiting_services: std::mem::take(&mut self.waiting_services),
             serving,
             no_baseline,

@@ -28,6 +28,7 @@ use crate::{
         gate::{FirstView, Gate},
         key::ServiceKey,
         last_good::LastGood,
+        narrowing::{self, Narrowing, exported, is_same},
         notices::{Notice, Notices},
         orders::Orders,
         others::Others,
@@ -46,6 +47,7 @@ use crate::{
         port::port,
         service_entry::Member,
     },
+    visibility::{ServiceId, seen::Seen},
 };
 
 /// So many services a round takes that another policy gives another form. Every round may have changes of others, too, which
@@ -96,6 +98,7 @@ pub struct Outline {
     first_view: FirstView,
     breaker: Breaker,
     additions: Additions,
+    narrowing: Narrowing,
     /// Services without endpoints, and since when.
     pub graces: BTreeMap<Arc<str>, Millis>,
     /// The endpoints of services that are not served as the registry has them now, so that it does not tell whose they are.
@@ -103,6 +106,13 @@ pub struct Outline {
     /// The addresses that linger in entries of applications.
     lingering: Lingering,
     part: usize,
+}
+
+impl Outline {
+    /// The documents' word of who consumes what.
+    pub fn word(&self) -> Option<Arc<Seen>> {
+        self.narrowing.word().cloned()
+    }
 }
 
 /// How far the registry's view is.
@@ -143,6 +153,7 @@ pub struct Round {
     repinned: Movers,
     breaker: Breaker,
     additions: Additions,
+    narrowing: Narrowing,
     /// New services that wait, with what is wanted of them.
     waiting: HashMap<ServiceKey, Intent>,
     /// Services that something is withheld of.
@@ -159,6 +170,8 @@ pub struct Round {
     waits_for_reads: bool,
     /// The policy of the round before; `None` before the first.
     policy: Option<Arc<Policy>>,
+    /// What counted in the round before of who is seen to consume what.
+    seen: Option<Arc<Seen>>,
     /// Services and entries whose newest form cannot be made, with the reason.
     quarantined: Tally<&'static str>,
     /// Payloads that are not served, by dataInfoId.
@@ -204,6 +217,7 @@ impl Round {
             repinned: Movers::new(),
             breaker: Breaker::new(protect.clone(), config.limits.services),
             additions: Additions::new(protect.clone()),
+            narrowing: Narrowing::new(protect.clone(), &config.namespace),
             others: Others::default(),
             waiting: HashMap::new(),
             withheld: BTreeSet::new(),
@@ -213,6 +227,7 @@ impl Round {
             part: PART,
             waits_for_reads: false,
             policy: None,
+            seen: None,
             quarantined: Tally::default(),
             rejects: Tally::default(),
             left_out: Tally::default(),
@@ -250,6 +265,7 @@ impl Round {
             first_view: self.first_view.clone(),
             breaker: self.breaker.clone(),
             additions: self.additions.clone(),
+            narrowing: self.narrowing.clone(),
             graces: self.services.graces(),
             kept: kept.collect(),
             lingering: self.direct.as_ref().map(|direct| direct.lingering().clone()).unwrap_or_default(),
@@ -259,7 +275,7 @@ impl Round {
 
     /// A copy of a round, of its outline and of what is served. Its first round has to look at every service.
     pub fn copy(outline: Outline, now: Millis, served: LastGood) -> Self {
-        let Outline { config, gate, first_view, breaker, additions, kept, lingering, part, .. } = outline;
+        let Outline { config, gate, first_view, breaker, additions, narrowing, kept, lingering, part, .. } = outline;
         let mut begun = Self::new(config, now, Some(served));
         for (members, key) in kept {
             begun.services.renew(&key, members);
@@ -276,6 +292,7 @@ impl Round {
             baseline: Vec::new(),
             breaker,
             additions,
+            narrowing,
             part,
             ..begun
         }
@@ -309,10 +326,25 @@ impl Round {
             moves: self.moves,
             part: self.part,
             additions: self.additions.clone(),
+            narrowing: self.narrowing.clone(),
             rounds: self.rounds,
             translations: self.translations,
             encodes: self.encodes,
             ..begun
+        }
+    }
+
+    /// Takes the documents' word of who consumes what, before [`Round::take`]; not while [`Round::is_frozen`]. `None`: nothing is known.
+    pub fn see(&mut self, now: Millis, policy: &Arc<Policy>, word: Option<&Arc<Seen>>, orders: &Orders) {
+        if !self.complete {
+            return self.narrowing.begin(now, policy, word);
+        }
+        let served = self.services.iter().filter(|(key, _)| key.other().is_none()).map(|(key, _)| key.id());
+        let change = self.narrowing.judge(now, policy, word, orders.release, served);
+        match change {
+            Some(narrowing::Change::Began(held)) => self.notices.give(now, Notice::NarrowingHeld(held)),
+            Some(narrowing::Change::Over(why)) => self.notices.give(now, Notice::NarrowingOver { why }),
+            None => {}
         }
     }
 
@@ -356,7 +388,9 @@ impl Round {
     /// The services to look at since a policy follows on another: see [`Round::take`]. `ids` are those that the store has.
     fn due(&mut self, policy: &Arc<Policy>, ids: impl FnOnce() -> Vec<Arc<str>>) -> Vec<Arc<str>> {
         let mut now = Vec::new();
-        if self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy)) {
+        let is_other = self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy));
+        let seen = self.narrowing.seen().cloned();
+        if is_other || !is_same(self.seen.as_ref(), seen.as_ref()) {
             let mut ids = ids();
             let known: HashSet<&str> = ids.iter().map(|id| &**id).collect();
             // With those that the store has forgotten, since they have no publishers left.
@@ -365,7 +399,14 @@ impl Round {
             let forgotten: Vec<Arc<str>> = forgotten.into_iter().map(Arc::from).collect();
             ids.extend(forgotten);
             for id in &ids {
-                match self.policy.as_ref().map_or(Touch::Whole, |before| self.touch(before, policy, id)) {
+                let seen = seen.as_deref();
+                let touch = match &self.policy {
+                    Some(before) if is_other => self.touch(before, policy, seen, id),
+                    Some(_) if !self.sees_alike(policy, seen, id) => Touch::Form,
+                    Some(_) => Touch::Not,
+                    None => Touch::Whole,
+                };
+                match touch {
                     Touch::Not => {}
                     Touch::Form => {
                         self.pending.insert(Arc::clone(id));
@@ -394,8 +435,8 @@ impl Round {
     }
 
     /// How the services of a dataInfoId have to be looked at when one policy follows on another.
-    fn touch(&self, before: &Policy, after: &Policy, id: &Arc<str>) -> Touch {
-        let (old, new) = (before.rules(id), after.rules(id));
+    fn touch(&self, before: &Policy, after: &Policy, seen: Option<&Seen>, id: &Arc<str>) -> Touch {
+        let (old, new, namespace) = (before.rules(id), after.rules(id), &*self.config.namespace);
         let names_protocols = Client::of(id).names_protocols();
         if !after.admits_as(before)
             || before.serves(id) != after.serves(id)
@@ -409,7 +450,7 @@ impl Round {
             port(before) != port(after)
         };
         if before.reading(names_protocols) != after.reading(names_protocols)
-            || old.export_to != new.export_to
+            || exported(&old, id, self.seen.as_deref(), namespace) != exported(&new, id, seen, namespace)
             || old.warmup != new.warmup
             || port(id, None, &old) != port(id, None, &new)
             || self.others.of(id).any(has_other_port)
@@ -417,6 +458,15 @@ impl Round {
             Touch::Form
         } else {
             Touch::Not
+        }
+    }
+
+    /// Whether a service is exported as in the round before, under the policy of then.
+    fn sees_alike(&self, policy: &Policy, seen: Option<&Seen>, id: &Arc<str>) -> bool {
+        let get = |seen: Option<&Seen>| seen.map(|seen| seen.get(ServiceId::of(id)).cloned());
+        get(self.seen.as_deref()) == get(seen) || {
+            let (rules, namespace) = (policy.rules(id), &*self.config.namespace);
+            exported(&rules, id, self.seen.as_deref(), namespace) == exported(&rules, id, seen, namespace)
         }
     }
 
@@ -438,10 +488,8 @@ impl Round {
             && (self.gate.opens_by_itself() || self.last_good_until.is_some());
         let gate = self.gate.hold_ends(orders.listening_since).filter(|_| waits);
         let linger = self.direct.as_ref().and_then(Direct::deadline).filter(|_| self.stage == Stage::Live);
-        [grace, linger, gate, self.breaker.deadline(), self.additions.deadline(), self.first_view.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let holds = [self.breaker.deadline(), self.additions.deadline(), self.narrowing.deadline()];
+        [grace, linger, gate, self.first_view.deadline()].into_iter().chain(holds).flatten().min()
     }
 
     /// Whether every service was looked at under the policy of the round before.
@@ -463,6 +511,11 @@ impl Round {
     /// The breaker of removals.
     pub fn breaker(&self) -> &Breaker {
         &self.breaker
+    }
+
+    /// The breaker of visibility.
+    pub fn narrowing(&self) -> &Narrowing {
+        &self.narrowing
     }
 
     /// The breaker of new services.
@@ -588,6 +641,7 @@ impl Round {
             unknown,
             withheld: self.breaker.held().or(self.first_view.held()),
             waiting: self.additions.is_holding().then_some(self.waiting.len()),
+            narrowing: self.narrowing.held(),
             serving: self.services.totals(),
             no_baseline: self.no_baseline,
             direct: self.direct.as_ref().map(Direct::counts),

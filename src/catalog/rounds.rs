@@ -122,7 +122,13 @@ impl Rounds {
         let orders: Orders = shared.orders.lock().take();
         shared.store.expire(shared.clock.now());
         let policy = shared.policy.load_full();
-        let dirty = if self.round.is_frozen(&orders) { Vec::new() } else { self.round.take(&shared.store, &policy) };
+        let dirty = match self.round.is_frozen(&orders) {
+            true => Vec::new(),
+            false => {
+                self.round.see(shared.clock.now(), &policy, shared.seen.load_full().as_ref(), &orders);
+                self.round.take(&shared.store, &policy)
+            }
+        };
         let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
         let Output { changes, complete, shown, findings, notices } =
             self.round.round(Input { now, dirty, policy, orders, publishers, pins: shared.pins.load_full() });
@@ -278,6 +284,18 @@ fn log(notice: &Notice) {
         }
         Notice::MassAddOver { why, services } => {
             tracing::warn!(event, why, services, "new services no longer wait");
+        }
+        Notice::NarrowingHeld(held) => {
+            tracing::error!(
+                event,
+                services = held.services,
+                of = held.of,
+                "so many services would be hidden from namespaces that see them: they stay until that is released, or \
+                 mox.protect.mass-delete-hold is over"
+            );
+        }
+        Notice::NarrowingOver { why } => {
+            tracing::warn!(event, why, "services are no longer kept from being hidden");
         }
         Notice::ServicesUnknown { kept, missing, names } => {
             tracing::error!(

@@ -5,7 +5,7 @@ use std::sync::{
     mpsc::{Receiver, SyncSender, sync_channel},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -22,6 +22,7 @@ use crate::{
     policy::Policy,
     registry::store::Store,
     snapshot::{signals::Signals, view::View},
+    visibility::seen::Seen,
 };
 
 /// State that more than one thread uses.
@@ -37,6 +38,8 @@ pub struct Shared {
     pub policy: ArcSwap<Policy>,
     /// Who is to have a place that several want.
     pub pins: ArcSwap<Pins>,
+    /// Who is seen to consume what; `None`: nothing is known.
+    pub seen: ArcSwapOption<Seen>,
     /// The snapshots that streams and sinks follow.
     pub view: watch::Sender<View>,
     /// Wakes those who wait for another view of a partition.
@@ -63,6 +66,7 @@ impl Shared {
             store: Store::new(config.limits.store()),
             policy: ArcSwap::from_pointee(policy),
             pins: ArcSwap::default(),
+            seen: ArcSwapOption::empty(),
             view: watch::Sender::new(View::default()),
             signals: Arc::default(),
             flushed: watch::Sender::new(0),

@@ -238,7 +238,7 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
         ),
         (
             r#"{"policy": {"overrides": {"com": {"example": {"dns": "true"}}}}}"#,
-            "mox.policy.overrides.com.example: unknown key; known are host, port, protocol, exportTo, dns, labels, warmup; a key \
+            "mox.policy.overrides.com.example: unknown key; known are host, port, protocol, exportTo, dns, labels, warmup, visibility; a key \
              that has dots stands in brackets, as mox.policy.overrides[a.b]",
         ),
         (

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::{
     config,
-    documents::{Name, envelope::Stamp},
+    documents::envelope::Stamp,
     model::Millis,
+    visibility::{Lease, page::Page},
 };
 
 /// How many policies are kept beside the one in force.
@@ -16,8 +17,6 @@ const KEPT: usize = 10;
 
 /// The content of a document.
 pub(super) trait Content: Clone + PartialEq + Serialize + DeserializeOwned {
-    /// The document's name.
-    const NAME: Name;
     /// Whether session servers settle by themselves which of two documents of one revision counts, since no operator does: the
     /// one whose row is bytewise smaller.
     const SETTLES: bool = false;
@@ -63,8 +62,6 @@ impl PolicyContent {
 }
 
 impl Content for PolicyContent {
-    const NAME: Name = Name::Policy;
-
     fn check(&self, namespace: &str) -> Result<(), String> {
         let Some(policy) = &self.policy else { return Ok(()) };
         config::policy_from_json(policy.clone(), namespace).map(drop).map_err(|error| error.to_string())
@@ -93,8 +90,6 @@ pub struct Freeze {
 }
 
 impl Content for OrdersContent {
-    const NAME: Name = Name::Orders;
-
     fn check(&self, _: &str) -> Result<(), String> {
         Ok(())
     }
@@ -110,7 +105,22 @@ pub struct PinsContent {
 }
 
 impl Content for PinsContent {
-    const NAME: Name = Name::Pins;
+    const SETTLES: bool = true;
+
+    fn check(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Content for Lease {
+    const SETTLES: bool = true;
+
+    fn check(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Content for Page {
     const SETTLES: bool = true;
 
     fn check(&self, _: &str) -> Result<(), String> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     documents::{
-        Outcome, Row, Rule, Shown, Write,
+        Name, Outcome, Row, Rule, Shown, Write,
         content::Content,
         envelope::{self, Opened, Reason, Refusal, Stamp},
     },
@@ -24,6 +24,7 @@ pub(super) struct Held<C> {
 /// Everything that is known of one document.
 #[derive(Debug)]
 pub(super) struct Slot<C> {
+    name: Name,
     held: Option<Held<C>>,
     /// The highest revision of any row that verified.
     highest: u64,
@@ -38,9 +39,10 @@ pub(super) struct Slot<C> {
     refusals: BTreeMap<Reason, u64>,
 }
 
-impl<C> Default for Slot<C> {
-    fn default() -> Self {
-        Self { held: None, highest: 0, claimed: 0, seen: None, refused: None, refusals: BTreeMap::new() }
+impl<C> Slot<C> {
+    /// Nothing is known yet of the document of this name.
+    pub(super) fn new(name: Name) -> Self {
+        Self { name, held: None, highest: 0, claimed: 0, seen: None, refused: None, refusals: BTreeMap::new() }
     }
 }
 
@@ -233,7 +235,7 @@ impl<C: Content> Slot<C> {
         content.check(&rule.namespace).map_err(NotWritten::Invalid)?;
         let revision = self.highest.max(self.claimed).saturating_add(1);
         loop {
-            match envelope::seal(&rule.key, C::NAME, revision, stamp, &content) {
+            match envelope::seal(&rule.key, self.name, revision, stamp, &content) {
                 Some(text) => return Ok(self.write(stamp.when, seen, text)),
                 None if content.shrink() => {}
                 None => return Err(NotWritten::TooLarge),
@@ -243,7 +245,7 @@ impl<C: Content> Slot<C> {
 
     /// Versions are dates in the registry's own rows; a clock that is behind does not keep a row from being written.
     fn write(&self, now: Millis, seen: i64, value: String) -> Write {
-        Write { name: C::NAME, expect: seen, version: now.max(seen.saturating_add(1)), value }
+        Write { name: self.name, expect: seen, version: now.max(seen.saturating_add(1)), value }
     }
 
     fn judge(&mut self, rule: &Rule, text: &str) -> Took {
@@ -266,7 +268,7 @@ impl<C: Content> Slot<C> {
     }
 
     fn read(&mut self, rule: &Rule, text: &str) -> Result<Held<C>, Refusal> {
-        let Opened { revision, stamp, content } = envelope::open(&rule.key, C::NAME, text)?;
+        let Opened { revision, stamp, content } = envelope::open(&rule.key, self.name, text)?;
         if revision < self.highest {
             let what = format!("its revision is {revision}, and there was {}; write it anew", self.highest);
             return Err(Refusal::new(Reason::Older, what));

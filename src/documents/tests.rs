@@ -47,7 +47,7 @@ impl Store {
             server.lose();
             return taken;
         }
-        Name::ALL.into_iter().for_each(|name| taken.add(server.take(name, self.rows.get(&name))));
+        Name::all().for_each(|name| taken.add(server.take(name, self.rows.get(&name))));
         for write in server.put_back(now) {
             let stored = self.put(&write);
             taken.add(server.written(&write, stored, self.read(write.name)).1);
@@ -622,4 +622,68 @@ proptest! {
         prop_assert!(pins.windows(2).all(|two| two[0] == two[1]), "{pins:?}");
         prop_assert!(world.servers.iter().all(|server| server.pins.refused().is_none()));
     }
+}
+
+/// What ten thousand services take whose consumers are in fifty namespaces, most of them in a few.
+#[test]
+fn ten_thousand_services_take_four_rows() {
+    use crate::visibility::{
+        keeper::{self, Keeper, PACE, Read, Wanted, World},
+        report::{Client, Report},
+    };
+    const SERVICES: usize = 10_000;
+    let (mut store, mut server, mut keeper) = (Store::default(), documents(), Keeper::default());
+    keeper.is("10.0.0.1/1");
+    let clients = (0..50).map(|n| Client { application: Some(format!("n{n}").into()), address: None, cell: None });
+    let of = |n: usize| -> Box<[u32]> { (0..1 + n % 4).map(|k| ((n * 7 + k * k * 13) % 50) as u32).collect() };
+    let named = |n: usize| Arc::from(format!("com.example.team{}.Facade{n}:1.0@DEFAULT#@#x#@#SOFA", n % 40));
+    let services: BTreeMap<Arc<str>, Box<[u32]>> = (0..SERVICES).map(|n| (named(n), of(n))).collect();
+    let mut report = Some(Report { clients: clients.collect(), services });
+    let world = World { asks: true, hold: 1_000, knows: &|_| true };
+    let (mut now, mut writes) = (NOW, 0);
+    while server.seen().is_none_or(|seen| seen.len() != SERVICES) {
+        now += PACE;
+        assert!(now < NOW + 30 * PACE, "{:?} after {writes} writes", server.lease());
+        store.poll(&mut server, now);
+        let view = keeper::Documents { lease: server.lease(), pages: server.pages(), beat: server.beat() };
+        keeper.look(now, &view);
+        if keeper.computes(now, &view) {
+            match report.take() {
+                Some(all) => {
+                    keeper.report("10.0.0.1", Read::new(all, &|client| client.application.iter().cloned().collect()))
+                }
+                None => assert!(keeper.same("10.0.0.1")),
+            }
+            keeper.end_round(now, &["10.0.0.1".into()].into(), &view, &world);
+        }
+        let write = loop {
+            match keeper.next(now, &view, &world) {
+                None => break None,
+                Some(Wanted::Lease(lease)) => break server.set_lease(lease, &stamp("registry-mox")),
+                Some(Wanted::Page(n, page)) => {
+                    let services = page.len();
+                    match server.set_page(n, page, &stamp("registry-mox")) {
+                        Err(NotWritten::TooLarge) => keeper.too_large(n, services),
+                        write => break write.ok(),
+                    }
+                }
+            }
+        };
+        if let Some(write) = write {
+            writes += 1;
+            assert!(store.put(&write));
+        }
+    }
+    let sizes: Vec<usize> = store.rows.values().map(|row| row.value.len()).collect();
+    println!("{SERVICES} services in {writes} writes: rows of {sizes:?} bytes");
+    assert!(sizes.iter().all(|size| *size <= MOST_ROW) && sizes.iter().sum::<usize>() <= 256 << 10, "{sizes:?}");
+    // Who starts reads the lease first, and by that all pages.
+    let mut other = documents();
+    other.take(Name::Visibility, store.rows.get(&Name::Visibility));
+    assert!(other.seen().is_none(), "the pages are missing");
+    let names = other.visibility_names(true);
+    assert!(store.rows.keys().all(|name| names.contains(name)), "{names:?}");
+    names.into_iter().for_each(|name| drop(other.take(name, store.rows.get(&name))));
+    assert_eq!(other.seen().map(|seen| seen.len()), Some(SERVICES));
+    assert_eq!(other.visibility_names(false), [Name::Visibility], "it is to be ended");
 }

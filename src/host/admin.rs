@@ -10,6 +10,7 @@ pub(super) mod query;
 pub mod services;
 mod shared;
 pub mod signature;
+pub mod visibility;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -100,12 +101,13 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         return Answer::Page(page);
     }
     if let Some(name) = path.strip_prefix("/mox/services/") {
-        return Answer::Page(service(engine, &query::path(name)));
+        return Answer::Page(service(engine, &query::decoded_path(name)));
     }
     Answer::Page(match path {
         "/mox" | "/mox/status" => Page::json(&engine.status()),
         "/mox/fresh" => engine.peers().sign(path, query, fresh(engine)),
         "/mox/serving" => engine.peers().sign(path, query, serving(engine)),
+        "/mox/consumers" => consumers(engine),
         "/mox/streams" => streams(engine, query),
         "/mox/istio-config" => Page::text(200, istio_config(engine, query)),
         "/mox/policy" => policy::shown(engine, query),
@@ -117,10 +119,11 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox/services" => listed(engine, query),
         "/mox/hour" => Page::json(&engine.hour().lock().shown()),
         "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
+        "/mox/visibility" => visibility::all(engine),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/services, /mox/explain, /mox/policy, /mox/streams, /mox/hour, /mox/metrics, /mox/istio-config, \
-             /mox/kubernetes, /mox/kubernetes/rbac and /mox/dump\n"
+            "there are /mox/status, /mox/services, /mox/explain, /mox/policy, /mox/visibility, /mox/streams, /mox/hour, /mox/metrics, \
+             /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),
     })
@@ -261,6 +264,14 @@ fn serving(engine: &Engine) -> Page {
     match engine.view().complete {
         true => Page::json(&engine.status().rounds.serving),
         false => Page::text(503, "the view is not complete\n".to_owned()),
+    }
+}
+
+/// The clients that subscribe here; what the session server asks that computes who sees what.
+fn consumers(engine: &Engine) -> Page {
+    match engine.consumer_lines() {
+        Some(lines) => Page::text(200, lines.to_string()),
+        None => Page::text(503, "it is not known here who subscribes\n".to_owned()),
     }
 }
 

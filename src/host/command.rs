@@ -1,6 +1,10 @@
 //! Orders and questions as JSON, for callers on the other side of a language boundary.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -148,6 +152,33 @@ pub enum Command {
     Written(Written),
     /// The rows were read anew, as another session server asked.
     Refreshed {},
+    /// Who this session server is; the answer says whether it is to collect who subscribes to what, and of which groups.
+    Visibility {
+        /// Its address, and behind a slash what tells this start of it from others.
+        server: String,
+    },
+    /// The subscribers of a session server.
+    Consumers {
+        /// Its address.
+        server: String,
+        /// It is this one.
+        #[serde(default)]
+        own: bool,
+        /// They are the same as it had before.
+        #[serde(default)]
+        same: bool,
+        /// Clients: address, cell and application with a `|` between.
+        #[serde(default)]
+        clients: Vec<String>,
+        /// By dataInfoId the places of its clients among those, with spaces between.
+        #[serde(default)]
+        services: BTreeMap<Arc<str>, String>,
+    },
+    /// Every session server was asked for its subscribers.
+    ConsumersRound {
+        /// The addresses of all that are to have answered.
+        listed: BTreeSet<Arc<str>>,
+    },
 }
 
 /// Which page is asked for.
@@ -275,7 +306,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         }
         Command::Rows { rows, failure, detail } => {
             let writes = engine.documents_read(failure.map_or(Ok(rows), |why| Err(Away { why, detail })));
-            Ok(json!({ "writes": writes }))
+            Ok(json!({ "writes": writes, "read": engine.visibility_keys() }))
         }
         Command::AwaitDocuments {} => {
             engine.await_documents();
@@ -286,6 +317,14 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
             done
         }
         Command::Written(written) => next(engine.documents_written(written)),
+        Command::Visibility { server } => Ok(engine.collects(&server)),
+        Command::Consumers { server, own, same: true, .. } => {
+            Ok(json!({ "known": engine.consumers_same(&server, own) }))
+        }
+        Command::Consumers { server, own, clients, services, .. } => {
+            Ok(json!({ "due": engine.consumers(&server, own, &clients, services)? }))
+        }
+        Command::ConsumersRound { listed } => Ok(json!({ "due": engine.consumers_round(&listed) })),
         Command::Refreshed {} => to_value(engine.refreshed()),
         Command::Status {} => to_value(engine.status()),
         Command::Metrics {} => Ok(json!({ "metrics": metrics::of(&engine.status()) })),

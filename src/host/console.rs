@@ -60,7 +60,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Option<Page> {
         },
         "/mox/policy" => (200, "Policy", policy(engine)),
         _ => {
-            let name = query::path(path.strip_prefix("/mox/services/")?);
+            let name = query::decoded_path(path.strip_prefix("/mox/services/")?);
             match services::shown(engine, &name) {
                 Some(shown) => (200, "Service", service(&shown)),
                 None => {
@@ -395,8 +395,52 @@ fn service(shown: &Shown) -> Markup {
             }
         }))
         @if shown.publishers_left_out > 0 { p { "And " (shown.publishers_left_out) " more publishers." } }
+        h2 { "Who consumes it" }
+        (consumers(&shown.consumed))
         h2 { "As it is served" }
         @match &shown.entry { Some(entry) => pre tabindex="0" role="region" aria-label="The ServiceEntry" { (entry) }, None => p { "It is not served, or too large to be shown here: " a href="/mox/dump?format=yaml" { "dump" } "." } }
+    }
+}
+
+fn consumers(consumed: &Value) -> Markup {
+    let texts = |all: &Value| {
+        let texts = all.as_array().into_iter().flatten().filter_map(Value::as_str);
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    let visibility = &consumed["visibility"];
+    html! {
+        p {
+            "Visibility is " (text(&visibility["mode"])) ". It is exported to " b { (texts(&visibility["exportTo"])) }
+            ", by those who subscribe it would be to " b { (texts(&visibility["visibleTo"])) } ". " (text(&visibility["why"]))
+        }
+        @if let Some(clients) = consumed["consumers"].as_array() {
+            (scrolling("Consumers", &html! {
+                table {
+                    thead { tr { th scope="col" { "Application" } th scope="col" { "Address" } th scope="col" { "Session server" } th scope="col" { "Namespaces" } } }
+                    tbody {
+                        @for client in clients {
+                            tr {
+                                td.long { (text(&client["application"])) }
+                                td { (text(&client["address"])) }
+                                td { (text(&client["server"])) }
+                                td { (texts(&client["namespaces"])) }
+                            }
+                        }
+                    }
+                }
+            }))
+        } @else if let Some(holder) = consumed["consumersAt"].as_str() {
+            p { "Session server " (holder) " knows them one by one." }
+        }
+    }
+}
+
+/// A text of JSON, or the JSON itself.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
     }
 }
 
@@ -480,14 +524,5 @@ fn past(history: &[Value]) -> Markup {
                 }
             }
         }
-    }
-}
-
-/// A value as it is read.
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
     }
 }

@@ -19,14 +19,14 @@ use crate::{
     documents::{
         Documents, Freeze, Heard, Kept, LEAST_TOKEN, Name, OrdersContent, Reason, Row, Shown, Stamp, Taken, Write,
     },
-    host::policies::Policies,
+    host::{policies::Policies, watching::Watching},
     model::{self, Millis},
     policy::Policy,
 };
 
 const FILE: &str = "documents";
-/// The most bytes of the file: three rows, and more for another release.
-const MOST_FILE: u64 = 1 << 20;
+/// The most bytes of the file: twenty rows, and more for another release.
+const MOST_FILE: u64 = 4 << 20;
 /// How often it is logged why a row does not count.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// Writes whose outcome nobody has said yet; the oldest are forgotten.
@@ -135,6 +135,8 @@ pub(super) struct Following {
     pub(super) said_full: bool,
     pub(super) next_ticket: u64,
     pub(super) pending: BTreeMap<u64, (Write, For)>,
+    /// Who subscribes to what, where this server computes that.
+    pub(super) watching: Watching,
 }
 
 impl Desk {
@@ -169,6 +171,7 @@ impl Desk {
             said_full: false,
             next_ticket: 1,
             pending: BTreeMap::new(),
+            watching: Watching::default(),
         };
         Self { following: Mutex::new(following), file, saved: Mutex::new(saved) }
     }

@@ -58,8 +58,12 @@ impl Engine {
     /// Does what the documents say that changed.
     fn put_in_force(&self, following: &mut Following, taken: &Taken) {
         log(&mut following.logged, taken);
+        if taken.changed.iter().any(|name| matches!(name, Name::Visibility | Name::VisibilityPage(_))) {
+            self.put_seen_in_force(following);
+        }
         for name in &taken.changed {
             match name {
+                Name::Visibility | Name::VisibilityPage(_) => {}
                 Name::Policy => self.put_policy_in_force(following),
                 Name::Orders => {
                     let documents = following.documents.as_ref();
@@ -127,6 +131,7 @@ impl Engine {
             self.put_freeze_in_force(&following);
         }
         self.put_pins_in_force(&following);
+        self.put_seen_in_force(&following);
     }
 
     /// Says that the host is going to read documents: until it has, nothing that is for all session servers is done for one.
@@ -146,6 +151,7 @@ impl Engine {
             following.thaws_at = None;
             self.put_policy_in_force(&mut following);
             self.put_pins_in_force(&following);
+            self.put_seen_in_force(&following);
             self.order(|orders| orders.ordered = false);
         }
     }
@@ -198,10 +204,12 @@ impl Engine {
         }
         let lapsed = self.lapse(following);
         let pinned = self.repin(following).filter(|_| is_reachable);
+        let seen = if is_reachable { self.write_seen(following) } else { None };
         let Some(documents) = &following.documents else { return Vec::new() };
         let mut writes = if is_reachable { documents.put_back(model::date()) } else { Vec::new() };
         let puts_back = |name| writes.iter().any(|write: &Write| write.name == name);
-        let more: Vec<Write> = lapsed.into_iter().chain(pinned).filter(|write| !puts_back(write.name)).collect();
+        let more: Vec<Write> =
+            lapsed.into_iter().chain(pinned).chain(seen).filter(|write| !puts_back(write.name)).collect();
         writes.extend(more);
         writes.into_iter().map(|write| following.order(write, For::Nobody)).collect()
     }
@@ -296,10 +304,10 @@ impl Engine {
         self.documents.lock().is_on()
     }
 
-    /// The keys of the documents' rows, for the host to read; none where nothing could be signed.
+    /// The keys of the documents' rows that the host reads always; none where nothing could be signed.
     pub(super) fn document_keys(&self) -> BTreeMap<Name, String> {
         let following = self.documents.lock();
-        let all = following.documents.iter().flat_map(|_| Name::ALL);
+        let all = following.documents.iter().flat_map(|_| Name::ALWAYS);
         all.map(|name| (name, name.key())).collect()
     }
 
@@ -363,8 +371,10 @@ impl Engine {
     }
 
     fn revisions_of(&self, documents: &Documents) -> Value {
-        let revisions: BTreeMap<Name, u64> =
-            documents.shown().into_iter().map(|(name, shown)| (name, shown.revision)).collect();
+        // Those that operators write and wait for.
+        let is_always = |(name, _): &(Name, _)| Name::ALWAYS.contains(name);
+        let shown = documents.shown().into_iter().filter(is_always);
+        let revisions: BTreeMap<Name, u64> = shown.map(|(name, shown)| (name, shown.revision)).collect();
         json!({
             "revision": revisions[&Name::Policy],
             "hash": self.policy_hash(),

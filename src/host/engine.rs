@@ -313,7 +313,7 @@ impl Engine {
         let in_kubernetes = self.kubernetes.as_ref().is_some_and(Sink::release);
         let is_held = {
             let report = self.shared.report.lock();
-            report.withheld.is_some() || report.waiting.is_some()
+            report.withheld.is_some() || report.waiting.is_some() || report.narrowing.is_some()
         };
         if !is_held {
             if in_kubernetes {
@@ -429,6 +429,7 @@ impl Engine {
             rounds,
             policy: self.policy_hash(),
             documents: self.documents_status(),
+            visibility: self.visibility_status(),
             clients_left_out: totals.clients - clients.len(),
             // Streams come and go meanwhile.
             streams_left_out: totals.streams.saturating_sub(streams.len()),

@@ -12,6 +12,7 @@ use crate::{
         engine::Engine,
         feed::Feed,
         status::Status,
+        watching::VisibilityStatus,
     },
     kubernetes::report::KubernetesReport,
     model,
@@ -245,6 +246,9 @@ pub fn of(status: &Status) -> Vec<Metric> {
         ),
     ];
     all.extend(of_documents(&status.documents));
+    if !status.visibility.is_off() {
+        all.extend(of_visibility(&status.visibility));
+    }
     if let Some(feed) = &status.feed {
         all.extend(of_feed(feed));
     }
@@ -289,6 +293,38 @@ fn of_documents(status: &DocumentsStatus) -> Vec<Metric> {
         metrics.push(of("mox_documents_silence_seconds", "Time since the store was read.", samples));
     }
     metrics
+}
+
+fn of_visibility(status: &VisibilityStatus) -> Vec<Metric> {
+    let mut all = vec![
+        gauge(
+            "mox_visibility_known",
+            "1 while the documents say of all services where their consumers are.",
+            status.known,
+        ),
+        gauge("mox_visibility_services", "Services that somebody is known to consume.", status.services as u64),
+        gauge("mox_visibility_computing", "1 for the session server that asks all who subscribes.", status.computing),
+        gauge(
+            "mox_visibility_withheld",
+            "Services that would be hidden from namespaces that see them, and wait, since they are too many at once.",
+            status.held.map_or(0, |held| held.services as u64),
+        ),
+    ];
+    if let Some(counts) = &status.counts {
+        let silent = counts.silent.len() as u64;
+        all.extend([
+            counter("mox_visibility_rounds_total", "Rounds that every session server answered.", counts.complete),
+            counter("mox_visibility_incomplete_rounds_total", "Rounds that one did not answer.", counts.incomplete),
+            gauge("mox_visibility_silent_servers", "Session servers that did not answer the last round.", silent),
+            gauge(
+                "mox_visibility_leaving",
+                "Namespaces of services in which nobody consumes them any more, and which keep them for now.",
+                counts.held as u64,
+            ),
+            gauge("mox_visibility_full", "1 while the documents have no room for all services.", counts.full),
+        ]);
+    }
+    all
 }
 
 fn of_kubernetes(report: &KubernetesReport) -> Vec<Metric> {

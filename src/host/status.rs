@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     catalog::report::Report,
     config::Scope,
-    host::{admin::large::PageCounts, desk::DocumentsStatus, feed::Feed},
+    host::{admin::large::PageCounts, desk::DocumentsStatus, feed::Feed, watching::VisibilityStatus},
     kubernetes::report::KubernetesReport,
     registry::store::{Counts, Dropped},
     snapshot::view::Held,
@@ -76,6 +76,9 @@ pub struct Status {
     pub policy: String,
     /// The documents that session servers share.
     pub documents: DocumentsStatus,
+    /// Who sees what, where the policy asks for that.
+    #[serde(skip_serializing_if = "VisibilityStatus::is_off")]
+    pub visibility: VisibilityStatus,
     /// All streams in numbers.
     pub totals: Totals,
     /// Who is connected, and whether with the right partitions; the first two hundred, those with something wrong before others.

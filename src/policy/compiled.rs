@@ -1,6 +1,6 @@
 //! A checked policy, ready to be asked for each service and endpoint.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -14,6 +14,7 @@ use crate::{
         address::{self, Refusal},
         document::{Balance, DirectOverride, MtlsRule, Override, PolicyConfig},
         globs::Globs,
+        visibility::{Consumers, Exported, Mode, Places},
     },
 };
 
@@ -40,6 +41,7 @@ pub struct Policy {
     /// For texts that name protocols, and for others.
     reading: [u64; 2],
     admitting: u64,
+    places: Places,
     on_trial: bool,
 }
 
@@ -89,6 +91,7 @@ impl Policy {
             protocols,
             reading: [of_protocols, reading].map(u64::from_be_bytes),
             admitting: u64::from_be_bytes(admitting),
+            places: Places::new(&config.visibility, specific),
             on_trial: false,
             config,
         })
@@ -132,7 +135,9 @@ impl Policy {
 
     /// Whether entries for consumers that dial addresses are made alike, of the same endpoints.
     pub fn makes_direct_as(&self, other: &Self) -> bool {
-        self.config.direct == other.config.direct && self.config.export_to == other.config.export_to
+        self.config.direct == other.config.direct
+            && self.config.export_to == other.config.export_to
+            && self.config.visibility == other.config.visibility
     }
 
     /// Equal documents have equal hashes, on every session server.
@@ -201,21 +206,63 @@ impl Policy {
 
     /// `exportTo` of the entries of an application.
     pub fn direct_export_to(&self, application: &str) -> &[String] {
+        self.own_direct_export_to(application).unwrap_or(&self.config.export_to)
+    }
+
+    fn own_direct_export_to(&self, application: &str) -> Option<&[String]> {
         let matching = self.direct_overrides.iter().filter(|(glob, _)| glob.matches(application));
-        matching.map(|(_, it)| it).find_map(|it| it.export_to.as_ref()).unwrap_or(&self.config.export_to)
+        matching.map(|(_, it)| it).find_map(|it| it.export_to.as_deref())
+    }
+
+    /// Like [`Policy::direct_export_to`] where that follows the consumers of any of the application's services; an exception for the
+    /// application decides alone. `None`: nobody is known to consume one.
+    pub fn direct_visible_to(
+        &self,
+        application: &str,
+        consumers: Option<&Consumers>,
+        namespace: &str,
+    ) -> Cow<'_, [String]> {
+        let exported = Exported { to: &self.config.export_to, is_own: false };
+        let of_consumers = || exported.to(&self.config.visibility, consumers, namespace);
+        self.own_direct_export_to(application).map_or_else(of_consumers, Cow::Borrowed)
+    }
+
+    /// Whether `exportTo` of applications' entries follows the consumers.
+    pub fn direct_follows(&self) -> bool {
+        self.config.visibility.mode == Mode::On
+    }
+
+    /// The namespaces that a consumer of this application and address is in; empty: not known.
+    pub fn namespaces_of(&self, application: Option<&str>, address: Option<IpAddr>) -> &[Arc<str>] {
+        self.places.of(application, address)
+    }
+
+    /// Whether the consumers of all services are in the same namespaces under another policy.
+    pub fn places_as(&self, other: &Self) -> bool {
+        let of = |policy: &Self| (policy.config.visibility.namespaces.clone(), policy.config.visibility.cidrs.clone());
+        of(self) == of(other)
+    }
+
+    /// Whether it matters for any service who subscribes to it.
+    pub fn asks_for_consumers(&self) -> bool {
+        let asks = |mode: Mode| mode != Mode::Off;
+        asks(self.config.visibility.mode) || self.overrides.iter().filter_map(|it| it.visibility).any(asks)
     }
 
     /// The decisions for one service.
     pub fn rules<'a>(&'a self, data_info_id: &str) -> Rules<'a> {
         let matching = self.exceptions.matching(data_info_id);
         let matching: Vec<&Override> = matching.into_iter().map(|n| &self.overrides[n]).collect();
-        let PolicyConfig { export_to, labels, .. } = &self.config;
+        let PolicyConfig { export_to, labels, visibility, .. } = &self.config;
+        let own_export_to = matching.iter().find_map(|it| it.export_to.as_ref());
         Rules {
             policy: self,
             host: matching.iter().find_map(|it| it.host.as_deref()),
             port: matching.iter().find_map(|it| it.port),
             protocol: matching.iter().find_map(|it| it.protocol.as_deref()),
-            export_to: matching.iter().find_map(|it| it.export_to.as_ref()).unwrap_or(export_to),
+            export_to: own_export_to.unwrap_or(export_to),
+            names_export_to: own_export_to.is_some(),
+            visibility: matching.iter().find_map(|it| it.visibility).unwrap_or(visibility.mode),
             dns: matching.iter().find_map(|it| it.dns).unwrap_or_default(),
             labels: matching.iter().find_map(|it| it.labels.as_ref()).unwrap_or(labels),
             warmup: matching.iter().find_map(|it| it.warmup),
@@ -257,6 +304,14 @@ impl Rules<'_> {
     }
 }
 
+impl<'a> Rules<'a> {
+    /// `exportTo` where it follows the consumers, for resources in `namespace`; `None`: nobody is known to consume the service.
+    pub fn visible_to(&self, consumers: Option<&Consumers>, namespace: &str) -> Cow<'a, [String]> {
+        let exported = Exported { to: self.export_to, is_own: self.names_export_to };
+        exported.to(&self.policy.config.visibility, consumers, namespace)
+    }
+}
+
 /// A policy as it is for one service.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
@@ -270,6 +325,10 @@ pub struct Rules<'a> {
     pub protocol: Option<&'a str>,
     /// `exportTo` of the ServiceEntry.
     pub export_to: &'a [String],
+    /// An exception names that, and not the policy for all.
+    pub names_export_to: bool,
+    /// Whether that follows the consumers.
+    pub visibility: Mode,
     /// Whether publishers may name hosts.
     pub dns: bool,
     /// URL parameters that become labels.

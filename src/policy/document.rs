@@ -13,6 +13,7 @@ use crate::{
         rule::Rule,
         validate,
     },
+    policy::visibility::{Mode, VisibilityPolicy},
 };
 
 /// Each address that lingers is a listener in every proxy that sees its entry.
@@ -20,6 +21,9 @@ const MOST_LINGER: Duration = Duration::from_secs(600);
 
 /// Istio takes whole milliseconds from one on.
 const WARMUP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
+/// Below, a round that is late takes a service from who needs it; above, nothing ever goes.
+const HOLD: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
 
 /// The document under `mox.policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +50,9 @@ pub struct PolicyConfig {
     pub mtls: Vec<MtlsRule>,
     /// Entries for consumers that dial providers' addresses.
     pub direct: DirectPolicy,
+    /// Which namespaces see a service, by who subscribes to it.
+    #[serde(skip_serializing_if = "VisibilityPolicy::is_default")]
+    pub visibility: VisibilityPolicy,
     /// Exceptions for services, by a glob on their dataIds, or, with a `#` in it, on their dataInfoIds. Where several match, the
     /// one with the most characters that are no wildcards decides, then the first by its text; each setting by itself. Default:
     /// none.
@@ -81,6 +88,9 @@ pub struct Override {
     /// at once.
     #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Duration>,
+    /// As [`VisibilityPolicy::mode`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub visibility: Option<Mode>,
 }
 
 /// `mox.policy.endpoints`.
@@ -182,6 +192,7 @@ impl Default for PolicyConfig {
             endpoints: EndpointPolicy::default(),
             mtls: Vec::new(),
             direct: DirectPolicy::default(),
+            visibility: VisibilityPolicy::default(),
             overrides: BTreeMap::new(),
         }
     }
@@ -200,6 +211,7 @@ impl PolicyConfig {
             endpoints: EndpointPolicy { allow: _, deny: _, allow_loopback: _ },
             mtls,
             direct: DirectPolicy { applications: _, balance: _, addresses: _, linger, overrides: direct_overrides },
+            visibility,
             overrides,
         } = self;
         let mut checks = Checks { namespace, mistakes: Vec::new() };
@@ -223,6 +235,7 @@ impl PolicyConfig {
             checks.export_to(&key, export_to.as_deref().unwrap_or_default());
             checks.warmup(&key, *warmup);
         }
+        checks.visibility(&format!("{root}.visibility"), visibility);
         for (glob, exception) in overrides {
             checks.exception(&Mistake::entry(&format!("{root}.overrides"), glob), exception);
         }
@@ -289,7 +302,7 @@ impl Checks<'_> {
     }
 
     fn exception(&mut self, key: &str, exception: &Override) {
-        let Override { host, port, protocol, export_to, dns: _, labels, warmup } = exception;
+        let Override { host, port, protocol, export_to, dns: _, labels, warmup, visibility: _ } = exception;
         if let Some(host) = host {
             self.host(format!("{key}.host"), host);
         }
@@ -311,6 +324,37 @@ impl Checks<'_> {
             let [warmup, least, most] = [warmup, *WARMUP.start(), *WARMUP.end()].map(duration::shown);
             let text = format!("{warmup} is not possible; allowed are {least} to {most}, in whole milliseconds");
             self.add(format!("{key}.warmup"), text);
+        }
+    }
+
+    fn visibility(&mut self, key: &str, visibility: &VisibilityPolicy) {
+        let VisibilityPolicy { mode: _, namespaces, cidrs, always, unused: _, hold } = visibility;
+        for (glob, names) in namespaces {
+            self.namespaces(Mistake::entry(&format!("{key}.namespaces"), glob), names);
+        }
+        for (range, names) in cidrs {
+            self.namespaces(Mistake::entry(&format!("{key}.cidrs"), &range.to_string()), names);
+        }
+        for name in always.iter().filter(|name| *name != "." && !is_kubernetes_label(name)) {
+            self.add(
+                format!("{key}.always"),
+                format!("\"{name}\" is no namespace; allowed are names of namespaces and \".\""),
+            );
+        }
+        if !HOLD.contains(hold) {
+            let [hold, least, most] = [*hold, *HOLD.start(), *HOLD.end()].map(duration::shown);
+            self.add(format!("{key}.hold"), format!("{hold} is out of bounds; allowed are {least} to {most}"));
+        }
+    }
+
+    fn namespaces(&mut self, key: String, names: &[String]) {
+        if names.is_empty() {
+            self.add(key, "it names no namespace; name one or more, or leave it out".to_owned());
+        } else if let Some(name) = names.iter().find(|name| !is_kubernetes_label(name)) {
+            self.add(
+                key,
+                format!("\"{name}\" is no namespace; allowed are lower-case letters, digits and '-', 63 at most"),
+            );
         }
     }
 

@@ -56,7 +56,7 @@ impl Addresses<'_> {
 }
 
 /// The ServiceEntry of an application's port.
-pub fn build(application: &str, host: &str, port: u16, addresses: &Addresses<'_>, policy: &Policy) -> ServiceEntry {
+pub fn build(host: &str, port: u16, addresses: &Addresses<'_>, export_to: &[String], policy: &Policy) -> ServiceEntry {
     let members = || addresses.living.iter().take(MAX_ADDRESSES);
     let uniform = members().zip(members().skip(1)).all(|((_, a), (_, b))| a.endpoint().weight == b.endpoint().weight);
     let endpoint = |(address, member): (&IpAddr, &Member)| WorkloadEntry {
@@ -85,7 +85,7 @@ pub fn build(application: &str, host: &str, port: u16, addresses: &Addresses<'_>
         location: Location::MeshInternal.into(),
         resolution: resolution.into(),
         endpoints,
-        export_to: policy.direct_export_to(application).to_vec(),
+        export_to: export_to.to_vec(),
         subject_alt_names: service_entry::identities(&called),
         ..ServiceEntry::default()
     }
@@ -94,7 +94,13 @@ pub fn build(application: &str, host: &str, port: u16, addresses: &Addresses<'_>
 /// The DestinationRule, for all that the entry cannot say: where the proxy chooses, that new providers warm up; where the
 /// consumer does, that istiod originates mTLS, as there are no endpoints to carry a label. A rule is for the whole host, so
 /// there is the latter only where every address is to be called with mTLS.
-pub fn rule(application: &str, host: &str, addresses: &Addresses<'_>, policy: &Policy) -> Option<DestinationRule> {
+pub fn rule(
+    application: &str,
+    host: &str,
+    addresses: &Addresses<'_>,
+    export_to: &[String],
+    policy: &Policy,
+) -> Option<DestinationRule> {
     if policy.balance() == Balance::Mesh {
         return policy.direct_warmup(application).map(|warmup| service_entry::warmup(host, warmup));
     }
@@ -109,7 +115,7 @@ pub fn rule(application: &str, host: &str, addresses: &Addresses<'_>, policy: &P
     Some(DestinationRule {
         host: host.to_owned(),
         traffic_policy: Some(TrafficPolicy { load_balancer: None, tls: Some(tls) }),
-        export_to: policy.direct_export_to(application).to_vec(),
+        export_to: export_to.to_vec(),
     })
 }
 

@@ -105,7 +105,7 @@ fn vandal(operation: &str, value: &str) {
 }
 
 /// Drops what the session servers and another machine send each other, on a port of it, or ends that.
-fn drop_packets(cut: bool, to: u8, port: u16) {
+pub(crate) fn drop_packets(cut: bool, to: u8, port: u16) {
     SESSIONS.into_iter().filter(|n| *n != to).for_each(|n| drop_packets_of(n, cut, to, port));
 }
 

@@ -26,13 +26,13 @@ use crate::{
     documents,
     network::{self, Network},
     recorder::{Recorder, converge, now},
-    soak,
+    soak, visibility,
 };
 
 /// A name, whether it is among the few that are run unasked, and what happens.
 type Scenario = (&'static str, bool, fn(&mut Cell));
 
-const SCENARIOS: [Scenario; 16] = [
+const SCENARIOS: [Scenario; 17] = [
     ("cell_every_session_server_serves_the_same_bytes", true, same_bytes),
     ("cell_istiod_that_fails_over_updates_nothing", false, istiod_fails_over),
     ("cell_a_policy_is_for_all_session_servers", true, documents::a_policy_lives),
@@ -40,6 +40,7 @@ const SCENARIOS: [Scenario; 16] = [
     ("cell_documents_of_a_newer_release_stay", true, documents::newer_release),
     ("cell_clocks_are_an_hour_apart", true, documents::clocks_apart),
     ("cell_all_start_without_the_database", true, documents::start_without_database),
+    ("cell_services_are_exported_to_those_who_subscribe", true, visibility::follows_subscribers),
     ("cell_pushes_are_stopped", true, stop_push),
     ("cell_a_session_server_is_killed", true, session_killed),
     ("cell_all_clients_are_killed", true, clients_killed),

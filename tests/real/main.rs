@@ -20,6 +20,7 @@ mod payloads;
 mod recorder;
 mod sds;
 mod soak;
+mod visibility;
 
 use std::process::ExitCode;
 

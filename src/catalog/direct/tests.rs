@@ -396,6 +396,41 @@ fn an_application_has_an_export_of_its_own() {
     assert!(!with.makes_direct_as(&without));
 }
 
+#[test]
+fn an_application_is_exported_to_the_consumers_of_any_of_its_services() {
+    let document = serde_json::json!({ "direct": { "applications": ["*"] }, "visibility": { "mode": "on" } });
+    let (policy, mut direct) = (Arc::new(policy(document)), Direct::default());
+    // None: the entry was not looked at.
+    let export = |direct: &mut Direct| -> Option<Vec<String>> {
+        let mut changes = RoundChanges::default();
+        direct.changes(&Config::default(), &policy, false, &mut changes);
+        let entry = Snapshot::default().with(&changes.service_entries).decode().pop()?;
+        Some(ServiceEntry::decode(entry.body?.value).unwrap().export_to)
+    };
+    let seen = |pairs: &[(&str, &[&str])]| Some(Arc::new(Seen::with(pairs)));
+    direct.follow(&policy, std::iter::empty());
+    let one = members(&["10.0.0.1:80?app=orders"], 1);
+    ["a", "b"].into_iter().for_each(|id| direct.update(0, &id.into(), &[], &one));
+    assert_eq!(export(&mut direct).unwrap(), ["*"], "nothing is known yet");
+    direct.see(seen(&[("a", &["shop"]), ("c", &["pay"])]).as_ref());
+    assert_eq!(export(&mut direct).unwrap(), ["shop"]);
+    direct.see(seen(&[("a", &["shop"]), ("b", &["batch"]), ("c", &["pay"])]).as_ref());
+    assert_eq!(export(&mut direct).unwrap(), ["batch", "shop"]);
+    direct.see(seen(&[("a", &["shop"]), ("b", &["batch"]), ("c", &["pay"]), ("d", &["x"])]).as_ref());
+    assert_eq!(export(&mut direct), None, "it is of another application");
+    // A service that comes at an address that is there already.
+    direct.update(0, &"c".into(), &[], &one);
+    assert_eq!(export(&mut direct).unwrap(), ["batch", "pay", "shop"]);
+    direct.update(0, &"b".into(), &one, &[]);
+    assert_eq!(export(&mut direct).unwrap(), ["pay", "shop"]);
+    // While its address lingers nothing tells who consumes it.
+    ["a", "c"].into_iter().for_each(|id| direct.update(0, &id.into(), &one, &[]));
+    assert_eq!(
+        (export(&mut direct).unwrap(), direct.counts().lingering),
+        (vec!["pay".to_owned(), "shop".to_owned()], 1)
+    );
+}
+
 /// The definition: all endpoints at an address and port are looked at.
 struct Naive {
     services: BTreeMap<ServiceKey, Vec<Member>>,

@@ -14,6 +14,7 @@ use crate::{
         changes::{RoundChanges, ServiceChanges},
         direct,
         key::{ServiceKey, of_entry},
+        narrowing::exported,
         notices::Notice,
         report::Quarantine,
         round::{Round, Stage},
@@ -137,9 +138,11 @@ impl Round {
     /// Keeps up with the policy for the entries of applications.
     fn follow(&mut self, policy: &Arc<Policy>) {
         self.policy = Some(Arc::clone(policy));
+        self.seen = self.narrowing.seen().cloned();
         if self.direct.is_some() || policy.has_direct() {
             let direct = self.direct.get_or_insert_default();
             direct.follow(policy, self.services.iter().map(|(id, service)| (id, &service.members[..])));
+            direct.see(self.seen.as_ref());
             if self.stage == Stage::Completed {
                 direct.touch_all();
             }
@@ -349,7 +352,9 @@ impl Round {
             return false;
         };
         let may_lose = !self.withholds(turn.withhold, id) && !self.is_unknown(id, &work.intent);
-        let make = || self.services.make(id, &place, members, is_empty, &work.rules);
+        let export_to = exported(&work.rules, id.id(), self.seen.as_deref(), &self.config.namespace);
+        let rules = Rules { export_to: &export_to, ..work.rules };
+        let make = || self.services.make(id, &place, members, is_empty, &rules);
         let made = catch_unwind(AssertUnwindSafe(make));
         self.translations += u64::from(!matches!(made, Ok(Ok(None))));
         work.outcome = match made {

@@ -6,11 +6,6 @@ pub fn value(query: &str, name: &str) -> Option<String> {
     found.1.map(decoded)
 }
 
-/// A part of a path, decoded: there a `+` stands for itself.
-pub fn path(part: &str) -> String {
-    decoded(&part.replace('+', "%2B"))
-}
-
 /// Whether a name is there, with or without a value; an error is for the client.
 pub fn flag(query: &str, name: &str) -> Result<bool, String> {
     match pairs(query).find(|(key, _)| *key == name) {
@@ -36,6 +31,11 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
         Some((key, value)) => (key, Some(value)),
         None => (part, None),
     })
+}
+
+/// The text of a part of a path, in which a `+` stands for itself.
+pub fn decoded_path(text: &str) -> String {
+    decoded(&text.replace('+', "%2B"))
 }
 
 /// A `+` is a space, as forms and `curl --data-urlencode` have it; what is no encoding stands for itself.

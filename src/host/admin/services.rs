@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     catalog::{key::ServiceKey, shared::Shared},
     host::{
-        admin::query,
+        admin::{query, visibility},
         engine::Engine,
         explain::{
             self, Explained,
@@ -182,6 +183,9 @@ pub struct Shown {
     pub publishers: Vec<Publisher>,
     /// How many more it has.
     pub publishers_left_out: usize,
+    /// Who consumes it, and who sees it.
+    #[serde(flatten)]
+    pub consumed: Value,
     /// The ServiceEntry as `kubectl` prints it in YAML; none of one with more than a thousand endpoints.
     pub entry: Option<String>,
 }
@@ -240,5 +244,6 @@ pub fn shown(engine: &Engine, name: &str) -> Option<Shown> {
         let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
         Some(Dump::one("ServiceEntry", all.find(&served.name)?))
     });
-    Some(Shown { explained: explain::of(&facts), publishers, publishers_left_out, entry })
+    let consumed = visibility::of(engine, key.id());
+    Some(Shown { explained: explain::of(&facts), publishers, publishers_left_out, consumed, entry })
 }

@@ -105,6 +105,13 @@ impl Client {
         Self { driven, data: HashMap::new() }
     }
 
+    /// On the machine in whose network this process is.
+    pub fn start_on(machine: &str, name: &str, arguments: &[&str]) -> Self {
+        let mut command = script("client.sh", &log_path(name));
+        let driven = Driven::start(command.args(arguments).env("CLIENT_HOST", machine));
+        Self { driven, data: HashMap::new() }
+    }
+
     /// Tells it one line, and waits for its `ok`.
     pub fn tell(&mut self, line: &str) {
         self.driven.tell(line);

@@ -19,7 +19,7 @@ import java.util.function.BooleanSupplier;
 
 /** Services, payloads, engines and waits that several tests need. */
 public final class TestData {
-    public static final Duration DEADLINE = Duration.ofSeconds(30);
+    public static final Duration DEADLINE = Duration.ofMinutes(2);
 
     private TestData() {}
 

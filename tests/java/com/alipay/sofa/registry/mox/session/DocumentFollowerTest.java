@@ -24,7 +24,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
-import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.logging.Level;
 import org.junit.After;
 import org.junit.Test;
@@ -40,7 +40,7 @@ public class DocumentFollowerTest {
     private final List<AutoCloseable> opened = new ArrayList<>();
 
     /** The registry's table, as its repository has it: no for a conflict and for whatever goes wrong alike. */
-    private static final class Table implements ProvideDataRepository {
+    static final class Table implements ProvideDataRepository {
         final Map<String, PersistenceData> rows = new HashMap<>();
         RuntimeException away;
         /** It has become that of another version. */
@@ -259,19 +259,19 @@ public class DocumentFollowerTest {
         deaf.countDown();
     }
 
-    /** As for a while after that, where the pool still hands out one of those now and then. */
+    /** As for a while after that, where the pool still hands out some of those now and then. */
     @Test
-    public void aConnectionThatIsDeadLeavesNothingUnread() throws Exception {
+    public void connectionsThatAreDeadLeaveNothingUnread() throws Exception {
         Table table = new Table();
         CountDownLatch deaf = new CountDownLatch(1);
         RegistryMox mox = mox();
         DocumentStore real = store(table, "jdbc:mysql://db/registry");
-        AtomicBoolean dead = new AtomicBoolean();
+        AtomicInteger dead = new AtomicInteger();
         DocumentStore store =
                 new DocumentStore() {
                     @Override
                     public Row get(String key) {
-                        table.set(null, dead.getAndSet(false) ? deaf : null);
+                        table.set(null, dead.getAndDecrement() > 0 ? deaf : null);
                         return real.get(key);
                     }
 
@@ -284,7 +284,7 @@ public class DocumentFollowerTest {
         follower.start();
         table.rows.put(POLICY, new PersistenceData());
         table.rows.get(POLICY).setVersion(1);
-        dead.set(true);
+        dead.set(4);
         follower.refresh();
         assertTrue("the row is read", documents(mox).toString().contains("malformed"));
         assertEquals("and nobody heard of it", "on", documents(mox).get("state"));

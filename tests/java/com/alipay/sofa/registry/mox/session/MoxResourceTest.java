@@ -231,7 +231,7 @@ public class MoxResourceTest {
     private Exchange.Answer exchange(String path, Map<String, String> headers, String body) throws Exception {
         ScheduledExecutorService cutter = Executors.newSingleThreadScheduledExecutor();
         try {
-            return Exchange.with(cutter, TestData.DEADLINE.toMillis(), "127.0.0.1", port(), path, headers, body);
+            return Exchange.with(cutter, TestData.DEADLINE.toMillis(), "127.0.0.1", port(), path, headers, body, Exchange.MOST_BODY);
         } finally {
             cutter.shutdownNow();
         }

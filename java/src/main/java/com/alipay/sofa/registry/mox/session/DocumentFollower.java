@@ -37,11 +37,15 @@ final class DocumentFollower implements AutoCloseable {
     private static final int GIVEN_UP = 320;
     /** A row has 64 KiB at most; a longer one is as good as its beginning, which is refused for its length. */
     private static final int MOST_CHARS = (64 << 10) + 1;
+    /** How often what was read may say that there is more. */
+    private static final int MOST_TIMES = 5;
 
     private final RegistryMox mox;
     private final DocumentStore store;
-    /** By the documents' names. */
+    /** By the documents' names, those that are always read. */
     private final Map<String, String> keys;
+    /** Those that the engine wants to be read as well; it says so with every answer. */
+    private volatile Map<String, String> more = Collections.emptyMap();
 
     private final long pollMillis;
     private final long callMillis;
@@ -49,6 +53,8 @@ final class DocumentFollower implements AutoCloseable {
     private final AtomicInteger givenUp = new AtomicInteger();
     /** The store is made of something that this registry version does not have. */
     private final AtomicBoolean broken = new AtomicBoolean();
+    /** Nothing could be read the last time. */
+    private volatile boolean away;
     /** Replaced by who gives it up. No lock: a command that takes long, as one of a slow disk does, keeps nobody from that. */
     private volatile Lane lane = new Lane();
 
@@ -106,20 +112,25 @@ final class DocumentFollower implements AutoCloseable {
 
     /**
      * Reads all rows now. Throws where the database takes too long. For a while after a fault the pool has connections that are dead
-     * though the database is not; so where nothing comes at once, another is asked. A write that is under way is not given up for
-     * that.
+     * though the database is not; so where nothing comes at once, others are asked. A call that is under way is not given up for
+     * that, and of a database that is away one is asked.
      */
     void refresh() throws TimeoutException {
-        long first = callMillis / 5;
-        try {
-            if (lane.calls.get() == 0) {
-                within(first, false, this::read);
+        long left = callMillis;
+        for (long patience = callMillis / 25; patience < left && !away && lane.calls.get() == 0; patience *= 2) {
+            try {
+                away = !within(patience, false, this::read);
                 return;
+            } catch (TimeoutException e) {
+                left -= patience;
             }
-        } catch (TimeoutException e) {
-            // The second has the rest of the time.
         }
-        within(callMillis - first, true, this::read);
+        boolean answers = false;
+        try {
+            answers = within(left, true, this::read);
+        } finally {
+            away = !answers;
+        }
     }
 
     /**
@@ -129,6 +140,7 @@ final class DocumentFollower implements AutoCloseable {
      * @return the engine's last answer
      */
     Map<String, Object> write(Map<String, Object> next) throws TimeoutException {
+        refresh(); // the pool hands out next what has just answered, and not what died with the database
         return within(
                 callMillis,
                 true,
@@ -141,11 +153,27 @@ final class DocumentFollower implements AutoCloseable {
                 });
     }
 
-    private Void read(Lane on) throws TimeoutException {
+    /** Reads again at once where what was read says that there is more. False: the database says that it cannot. */
+    private boolean read(Lane on) throws TimeoutException {
+        for (int times = 0; times < MOST_TIMES; times++) {
+            Map<String, String> asked = more;
+            if (!readOnce(on)) {
+                return false;
+            }
+            if (asked.keySet().containsAll(more.keySet())) {
+                return true;
+            }
+        }
+        return true;
+    }
+
+    private boolean readOnce(Lane on) throws TimeoutException {
         Map<String, Object> rows = new LinkedHashMap<>();
         Throwable failure = null;
         try {
-            for (Map.Entry<String, String> document : keys.entrySet()) {
+            Map<String, String> all = new LinkedHashMap<>(keys);
+            all.putAll(more);
+            for (Map.Entry<String, String> document : all.entrySet()) {
                 rows.put(document.getKey(), shown(store.get(document.getValue())));
             }
         } catch (LinkageError e) {
@@ -160,7 +188,10 @@ final class DocumentFollower implements AutoCloseable {
         for (Object write : (List<?>) answer.get("writes")) {
             put(on, (Map<?, ?>) write);
         }
-        return null;
+        Map<String, String> read = new LinkedHashMap<>();
+        ((Map<?, ?>) answer.get("read")).forEach((name, key) -> read.put((String) name, (String) key));
+        more = read;
+        return failure == null;
     }
 
     /** Writes a row and tells the engine what is there then. */

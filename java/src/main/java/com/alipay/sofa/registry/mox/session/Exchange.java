@@ -20,7 +20,7 @@ import java.util.concurrent.atomic.AtomicBoolean;
  */
 final class Exchange {
     private static final int MOST_HEAD = 16 << 10;
-    private static final int MOST_BODY = 64 << 10;
+    static final int MOST_BODY = 64 << 10;
 
     /** The other server's answer, or why there is none. */
     static final class Answer {
@@ -43,9 +43,17 @@ final class Exchange {
      * @param cutter ends the connection when the time is over
      * @param host an address, not a name
      * @param body null for a GET
+     * @param most bytes of the answer's body
      */
     static Answer with(
-            ScheduledExecutorService cutter, long millis, String host, int port, String path, Map<String, String> headers, String body)
+            ScheduledExecutorService cutter,
+            long millis,
+            String host,
+            int port,
+            String path,
+            Map<String, String> headers,
+            String body,
+            int most)
             throws IOException {
         Socket socket = new Socket();
         AtomicBoolean late = new AtomicBoolean();
@@ -67,7 +75,7 @@ final class Exchange {
             headers.forEach((name, value) -> head.append(name).append(": ").append(value).append("\r\n"));
             socket.getOutputStream().write(head.append("\r\n").toString().getBytes(StandardCharsets.ISO_8859_1));
             socket.getOutputStream().write(bytes);
-            return answer(socket.getInputStream());
+            return answer(socket.getInputStream(), most);
         } catch (IOException e) {
             throw late.get() || e instanceof SocketTimeoutException ? new IOException("no whole answer within " + millis + " ms", e) : e;
         } finally {
@@ -76,7 +84,7 @@ final class Exchange {
         }
     }
 
-    private static Answer answer(InputStream in) throws IOException {
+    private static Answer answer(InputStream in, int most) throws IOException {
         ByteArrayOutputStream all = new ByteArrayOutputStream();
         byte[] buffer = new byte[8 << 10];
         String head = null;
@@ -97,8 +105,8 @@ final class Exchange {
                     length = length(head);
                 }
             }
-            if (head != null && (all.size() - bodyAt > MOST_BODY || length > MOST_BODY)) {
-                throw new IOException("more than " + MOST_BODY + " bytes");
+            if (head != null && (all.size() - bodyAt > most || length > most)) {
+                throw new IOException("more than " + most + " bytes");
             }
             if (length >= 0 && all.size() - bodyAt >= length) {
                 break;

@@ -5,6 +5,7 @@ import com.alipay.sofa.registry.server.session.bootstrap.SessionServerConfig;
 import com.alipay.sofa.registry.server.session.node.service.DataNodeService;
 import com.alipay.sofa.registry.server.session.providedata.FetchStopPushService;
 import com.alipay.sofa.registry.server.session.slot.SlotTableCache;
+import com.alipay.sofa.registry.server.session.store.Interests;
 import com.alipay.sofa.registry.server.shared.env.ServerEnv;
 import com.alipay.sofa.registry.server.shared.meta.MetaServerService;
 import java.util.ArrayList;
@@ -35,13 +36,18 @@ final class SessionParts implements AutoCloseable {
     /** Null where session servers share no documents. */
     private final DocumentFollower documents;
 
+    /** Null where there is nobody to watch. */
+    private final ConsumerWatch consumers;
+
     private SessionParts(
             String dataCenter,
             Sessions sessions,
             ClusterFeed feed,
             SessionWatch watch,
             MoxCollector metrics,
-            DocumentFollower documents) {
+            DocumentFollower documents,
+            ConsumerWatch consumers) {
+        this.consumers = consumers;
         this.documents = documents;
         this.metrics = metrics;
         this.dataCenter = dataCenter;
@@ -85,14 +91,39 @@ final class SessionParts implements AutoCloseable {
         Future<?> baseline = sessions.baseline(mox);
         // Before anything is served: under which policy, and whether at all.
         DocumentFollower documents = documents(beans, mox, settings);
-        SessionParts parts = new SessionParts(dataCenter, sessions, feed, watch, metrics(mox), documents);
+        SessionParts parts = new SessionParts(
+                dataCenter, sessions, feed, watch, metrics(mox), documents, consumers(beans, mox, sessions, documents, broken));
         if (feed != null) {
             feed.start(baseline);
         }
         if (watch != null) {
             watch.start();
         }
+        if (parts.consumers != null) {
+            parts.consumers.start();
+        }
         return parts;
+    }
+
+    /** Null where documents are off, in which all that comes of it would stand, or where a registry has not what it takes. */
+    private static ConsumerWatch consumers(
+            ListableBeanFactory beans, RegistryMox mox, Sessions sessions, DocumentFollower documents, Consumer<Throwable> broken) {
+        SessionServerConfig config = bean(beans, SessionServerConfig.class, false);
+        MetaServerService meta = bean(beans, MetaServerService.class, false);
+        if (documents == null || config == null || meta == null) {
+            return null;
+        }
+        try {
+            Interests interests = bean(beans, Interests.class, false);
+            if (interests == null) {
+                return null;
+            }
+            RealConsumerSource source = new RealConsumerSource(interests, meta, config.getConsolePort());
+            return new ConsumerWatch(mox, source, sessions, documents, ServerEnv.IP, broken);
+        } catch (LinkageError e) {
+            LOG.error("event=consumers_off who subscribes cannot be seen in this registry version: {}", e.toString());
+            return null;
+        }
     }
 
     /** Null, with one line in the log, where there is no store that a document would outlive a restart in. */
@@ -176,6 +207,9 @@ final class SessionParts implements AutoCloseable {
     public void close() {
         if (metrics != null) {
             metrics.close();
+        }
+        if (consumers != null) {
+            consumers.close();
         }
         if (documents != null) {
             documents.close();

@@ -23,10 +23,11 @@ import javax.crypto.spec.SecretKeySpec;
 /**
  * The other session servers, over their HTTP port, in the clear. Their addresses are what meta lists, and meta takes anybody's
  * word for being a session server: so they are told nothing that they could use elsewhere, they are waited for no longer than
- * a bound, and they are believed two things: that they are fresh, and how much they serve. The engine judges both: where
- * {@code mox.admin.token} has 16 bytes or more, by a signature with it for the very question. Without one a liar that meta lists
- * can make a server that is cut off from its data fence itself (one that is not cut off asks nobody), and make one that starts
- * without a last good state be silent for {@code mox.protect.mass-delete-hold}.
+ * a bound, and they are believed three things: that they are fresh, how much they serve, and which applications their clients
+ * name. The engine judges the first two: where {@code mox.admin.token} has 16 bytes or more, by a signature with it for the very
+ * question. Without one a liar that meta lists can make a server that is cut off from its data fence itself (one that is not cut
+ * off asks nobody), and make one that starts without a last good state be silent for {@code mox.protect.mass-delete-hold}. In any
+ * case it can have services be seen by more namespaces, none by fewer: what others' clients need it does not change.
  */
 final class Sessions {
     /** The token of an operator's request; the token goes no further than the server that the operator asked. */
@@ -38,6 +39,9 @@ final class Sessions {
 
     private static final int ASK_MILLIS = 1_000;
     private static final int CHANGE_MILLIS = 3_000;
+    private static final int CONSUMERS_MILLIS = 3_000;
+    /** Of the clients of a session server. */
+    private static final int MOST_CONSUMERS = 16 << 20;
     private static final int AT_ONCE = 32;
     /** The longest answer that the engine is shown; what it makes itself is shorter. */
     private static final int MOST_ANSWER = 512;
@@ -76,6 +80,11 @@ final class Sessions {
         FutureTask<T> question = new FutureTask<>(work);
         thread(question).start();
         return question;
+    }
+
+    /** Asks the others for the clients that subscribe there, each a line; 404 from who has no MoX. */
+    Map<String, Exchange.Answer> consumers() throws Exception {
+        return all(CONSUMERS_MILLIS, "/mox/consumers", Collections.emptyMap(), null, MOST_CONSUMERS);
     }
 
     /**
@@ -140,6 +149,11 @@ final class Sessions {
 
     /** Each server's answer, within the time for each that is asked; 32 are asked at once. */
     private Map<String, Exchange.Answer> all(long millis, String path, Map<String, String> headers, String body) throws Exception {
+        return all(millis, path, headers, body, Exchange.MOST_BODY);
+    }
+
+    private Map<String, Exchange.Answer> all(long millis, String path, Map<String, String> headers, String body, int most)
+            throws Exception {
         List<String> servers = new ArrayList<>(others.get());
         Map<String, Exchange.Answer> answers = new LinkedHashMap<>();
         if (servers.isEmpty()) {
@@ -150,7 +164,7 @@ final class Sessions {
         try {
             Map<String, Future<Exchange.Answer>> calls = new LinkedHashMap<>();
             for (String server : servers) {
-                Callable<Exchange.Answer> call = () -> Exchange.with(cutter, millis, server, port, path, headers, body);
+                Callable<Exchange.Answer> call = () -> Exchange.with(cutter, millis, server, port, path, headers, body, most);
                 calls.put(server, pool.submit(call));
             }
             for (Map.Entry<String, Future<Exchange.Answer>> one : calls.entrySet()) {

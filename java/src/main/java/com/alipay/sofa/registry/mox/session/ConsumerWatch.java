@@ -1,0 +1,248 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.sofa.registry.mox.MoxException;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import java.util.function.Consumer;
+
+/**
+ * Tells the engine who subscribes to what, where its policy asks for that: of this session server every 2 s if it is other than before,
+ * and, where this is the one that computes, of all others every 15 s. What follows from it is the engine's.
+ *
+ * <p>Another server's console tells addresses only. Applications come from its {@code /mox/consumers}, if it has MoX, in the same round;
+ * they are never remembered, since an address may be another application's tomorrow. A server that does not answer both is as one that
+ * answers neither.
+ */
+final class ConsumerWatch implements AutoCloseable {
+    static final long OWN_MILLIS = 2_000;
+    static final long ROUND_MILLIS = 15_000;
+
+    private final RegistryMox mox;
+    private final ConsumerSource source;
+    private final Sessions sessions;
+    /** Null where there are none. */
+    private final DocumentFollower documents;
+
+    private final String address;
+    private final String name;
+    private final Consumer<Throwable> broken;
+    private final ScheduledThreadPoolExecutor own = executor("mox-consumers");
+    private final ScheduledThreadPoolExecutor rounds = executor("mox-consumer-rounds");
+
+    /** Of the subscriptions that the engine was told of. */
+    private long told;
+
+    private boolean toldWhole;
+    /** Groups to ask for; null where this server does not compute. */
+    private volatile List<String> groups;
+
+    /** @param address of this session server, as meta lists it */
+    ConsumerWatch(
+            RegistryMox mox,
+            ConsumerSource source,
+            Sessions sessions,
+            DocumentFollower documents,
+            String address,
+            Consumer<Throwable> broken) {
+        this.mox = mox;
+        this.source = source;
+        this.sessions = sessions;
+        this.documents = documents;
+        this.address = address;
+        this.name = address + "/" + System.currentTimeMillis();
+        this.broken = broken;
+    }
+
+    private static ScheduledThreadPoolExecutor executor(String name) {
+        return new ScheduledThreadPoolExecutor(
+                1,
+                work -> {
+                    Thread thread = new Thread(work, name);
+                    thread.setDaemon(true);
+                    return thread;
+                });
+    }
+
+    void start() {
+        own.scheduleWithFixedDelay(() -> carefully(this::own), OWN_MILLIS, OWN_MILLIS, TimeUnit.MILLISECONDS);
+        rounds.scheduleWithFixedDelay(() -> carefully(this::round), OWN_MILLIS, ROUND_MILLIS, TimeUnit.MILLISECONDS);
+    }
+
+    private interface Work {
+        void run() throws Exception;
+    }
+
+    private void carefully(Work work) {
+        try {
+            work.run();
+        } catch (LinkageError e) {
+            broken.accept(e);
+            throw e; // ends it
+        } catch (MoxException e) {
+            // The engine is closed, which ends this as well; or it takes no more, and the round is not complete.
+        } catch (Throwable t) {
+            // A full heap or the like; the next time tells whether it is over.
+        }
+    }
+
+    /** Clients, and which of them subscribe to each service. */
+    private static final class Subscriptions implements ConsumerSource.Sink {
+        final Map<String, Integer> clients = new LinkedHashMap<>();
+        final Map<String, StringBuilder> services = new LinkedHashMap<>();
+
+        @Override
+        public void subscription(String dataInfoId, String address, String cell, String application) {
+            Integer place = clients.computeIfAbsent(client(address, cell, application), any -> clients.size());
+            StringBuilder places = services.computeIfAbsent(dataInfoId, any -> new StringBuilder());
+            places.append(places.length() == 0 ? "" : " ").append(place.intValue());
+        }
+
+        private static String client(String address, String cell, String application) {
+            String line = address + "|" + (cell == null ? "" : cell.replace('|', ' ')) + "|" + (application == null ? "" : application);
+            return line.indexOf('\n') < 0 && line.indexOf('\r') < 0 ? line : line.replace('\n', ' ').replace('\r', ' ');
+        }
+    }
+
+    /** Looks at the own subscribers. */
+    void own() throws TimeoutException {
+        Map<String, Object> wanted = mox.host().command("visibility", "server", name);
+        if (!Boolean.TRUE.equals(wanted.get("asks"))) {
+            groups = null;
+            toldWhole = false;
+            return;
+        }
+        boolean computes = Boolean.TRUE.equals(wanted.get("collect"));
+        long[] sum = {computes ? 1 : 0};
+        // The sum is the same in whatever order, and a sum is cheaper than what it stands for.
+        source.own((id, address, cell, application) -> sum[0] += mixed(id, address, cell, application));
+        boolean same = toldWhole && told == sum[0];
+        if (same) {
+            Map<String, Object> answer = mox.host().command("consumers", "server", address, "own", true, "same", true);
+            same = Boolean.TRUE.equals(answer.get("known"));
+        }
+        if (!same) {
+            Subscriptions all = new Subscriptions();
+            source.own(all);
+            tell(address, true, all.clients.keySet(), computes ? all.services : Collections.emptyMap());
+            toldWhole = true;
+            told = sum[0];
+        }
+        groups = computes ? strings(wanted.get("groups")) : null;
+    }
+
+    private static long mixed(String id, String address, String cell, String application) {
+        long hash = id.hashCode();
+        for (String part : new String[] {address, cell, application}) {
+            hash = (hash ^ (part == null ? 7 : part.hashCode())) * 0x9E3779B97F4A7C15L;
+            hash ^= hash >>> 29;
+        }
+        return hash;
+    }
+
+    /** Asks every other session server, if this is the one that computes. */
+    void round() throws Exception {
+        List<String> groups = this.groups;
+        if (groups == null) {
+            return;
+        }
+        List<String> others = source.servers();
+        others.removeIf(server -> server == null || server.equals(address));
+        Map<String, Exchange.Answer> known = sessions.consumers();
+        for (String server : others) {
+            try {
+                Map<String, Set<String>> clients = clients(known.get(server));
+                Subscriptions all = new Subscriptions();
+                for (String group : groups) {
+                    source.ask(server, group).forEach((id, addresses) -> add(all, id, addresses, clients));
+                }
+                tell(server, false, all.clients.keySet(), all.services);
+            } catch (LinkageError | MoxException e) {
+                throw e;
+            } catch (Exception e) {
+                // It has not answered, so the round is not complete.
+            }
+        }
+        Set<String> listed = new LinkedHashSet<>(source.servers());
+        listed.remove(null);
+        if (listed.isEmpty()) {
+            return; // meta has not answered yet
+        }
+        listed.add(address);
+        due(mox.host().command("consumersRound", "listed", new ArrayList<>(listed)));
+    }
+
+    /**
+     * Adds the clients of a service.
+     *
+     * @param clients null where the server has no MoX, so that addresses are all that is known
+     */
+    private static void add(Subscriptions all, String id, List<String> addresses, Map<String, Set<String>> clients) {
+        for (String address : new LinkedHashSet<>(addresses)) {
+            if (clients == null) {
+                all.subscription(id, address, null, null);
+                continue;
+            }
+            // A client that came just now is in its server's next answer.
+            for (String named : clients.getOrDefault(address, Collections.emptySet())) {
+                int end = named.indexOf('|');
+                String cell = named.substring(0, end);
+                String application = named.substring(end + 1);
+                all.subscription(id, address, cell.isEmpty() ? null : cell, application.isEmpty() ? null : application);
+            }
+        }
+    }
+
+    /** By address the cells and applications of a server's clients; null where it has no MoX. */
+    private static Map<String, Set<String>> clients(Exchange.Answer answer) {
+        if (answer != null && answer.status == 404) {
+            return null;
+        }
+        if (answer == null || answer.status != 200) {
+            throw new IllegalStateException(answer == null ? "not asked" : answer.body);
+        }
+        Map<String, Set<String>> clients = new HashMap<>();
+        for (String line : answer.body.split("\n")) {
+            String[] parts = line.split("\\|", 3);
+            if (parts.length == 3) {
+                clients.computeIfAbsent(parts[0], any -> new LinkedHashSet<>()).add(parts[1] + "|" + parts[2]);
+            }
+        }
+        return clients;
+    }
+
+    private void tell(String server, boolean isOwn, Set<String> clients, Map<String, ?> services) throws TimeoutException {
+        due(mox.host().command("consumers", "server", server, "own", isOwn, "clients", clients, "services", services));
+    }
+
+    /** Has documents be written now and not with the next poll. */
+    private void due(Map<String, Object> answer) throws TimeoutException {
+        if (documents != null && Boolean.TRUE.equals(answer.get("due"))) {
+            documents.refresh();
+        }
+    }
+
+    private static List<String> strings(Object list) {
+        List<String> strings = new ArrayList<>();
+        for (Object item : (List<?>) list) {
+            strings.add((String) item);
+        }
+        return strings;
+    }
+
+    @Override
+    public void close() {
+        own.shutdownNow();
+        rounds.shutdownNow();
+        source.close();
+    }
+}

@@ -1,0 +1,74 @@
+package com.alipay.sofa.registry.mox.session;
+
+import com.alipay.remoting.rpc.RpcClient;
+import com.alipay.sofa.registry.common.model.GenericResponse;
+import com.alipay.sofa.registry.common.model.sessionserver.FilterSubscriberIPsRequest;
+import com.alipay.sofa.registry.common.model.store.Subscriber;
+import com.alipay.sofa.registry.server.session.store.Interests;
+import com.alipay.sofa.registry.server.shared.meta.MetaServerService;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/** The session server's own subscribers, and others' by their console port. */
+final class RealConsumerSource implements ConsumerSource {
+    private static final int TIMEOUT_MILLIS = 3_000;
+
+    private final Interests interests;
+    private final MetaServerService meta;
+    private final int consolePort;
+    private final RpcClient client = new RpcClient();
+
+    RealConsumerSource(Interests interests, MetaServerService meta, int consolePort) {
+        this.interests = interests;
+        this.meta = meta;
+        this.consolePort = consolePort;
+        client.startup();
+    }
+
+    @Override
+    public void own(Sink sink) {
+        interests.forEach(
+                (dataInfoId, subscribers) -> {
+                    for (Subscriber subscriber : subscribers.values()) {
+                        if (subscriber.getSourceAddress() != null) {
+                            String address = subscriber.getSourceAddress().getIpAddress();
+                            sink.subscription(dataInfoId, address, subscriber.getCell(), subscriber.getAppName());
+                        }
+                    }
+                });
+    }
+
+    @Override
+    public List<String> servers() {
+        List<String> all = meta.getSessionServerList(null);
+        return all == null ? Collections.emptyList() : new ArrayList<>(all);
+    }
+
+    @Override
+    public Map<String, List<String>> ask(String server, String group) throws Exception {
+        // The limit is for each service.
+        FilterSubscriberIPsRequest request = new FilterSubscriberIPsRequest(group, Integer.MAX_VALUE);
+        Object answer = client.invokeSync(server + ":" + consolePort, request, TIMEOUT_MILLIS);
+        GenericResponse<?> response = (GenericResponse<?>) answer;
+        if (!response.isSuccess() || !(response.getData() instanceof Map)) {
+            throw new IllegalStateException("group " + group + " on " + server + ": " + response.getMessage());
+        }
+        Map<String, List<String>> all = new LinkedHashMap<>();
+        for (Map.Entry<?, ?> service : ((Map<?, ?>) response.getData()).entrySet()) {
+            List<String> addresses = new ArrayList<>();
+            for (Object address : (List<?>) service.getValue()) {
+                addresses.add((String) address);
+            }
+            all.put((String) service.getKey(), addresses);
+        }
+        return all;
+    }
+
+    @Override
+    public void close() {
+        client.shutdown();
+    }
+}

@@ -1,0 +1,312 @@
+//! Who subscribes to what, as an engine follows it: the shell around [`Keeper`], whose lock is that of the documents.
+//!
+//! The host asks whether this server is to collect subscribers, and of which groups; hands in what each session server says; and says
+//! when all were asked. What is to be written then goes the way of every document.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    documents::{Documents, Name, NotWritten, Stamp, Write},
+    error::{Error, Result},
+    host::{
+        desk::Following,
+        documents::OURSELVES,
+        engine::Engine,
+        watching::{ClientShown, VisibilityStatus},
+    },
+    model,
+    policy::{Consumers, Mode, Policy, visibility::covers},
+    visibility::{
+        ServiceId,
+        keeper::{self, Read, Wanted, World},
+        report::{Client, Report},
+    },
+};
+
+/// Clients and services of a session server; one that says it has more is not believed.
+const MOST: usize = 200_000;
+/// After so long without a word of the host it is not known who subscribes here.
+const FRESH: Duration = Duration::from_secs(10);
+/// How often a page that is too large for its row is tried with fewer services.
+const TRIES: usize = 8;
+
+/// Who consumes a service.
+#[derive(Debug)]
+pub(super) struct Consumed {
+    /// Whether `exportTo` follows them.
+    pub(super) mode: Mode,
+    /// Whether it is known who they are.
+    pub(super) known: bool,
+    /// `exportTo` without regard to them.
+    pub(super) policy: Vec<String>,
+    /// Their namespaces.
+    pub(super) consumers: Option<Consumers>,
+    /// `exportTo` by them.
+    pub(super) visible: Vec<String>,
+    /// They themselves, where this server computes.
+    pub(super) clients: Vec<ClientShown>,
+    /// Whether it does.
+    pub(super) computing: bool,
+    /// Which does.
+    pub(super) holder: Option<Arc<str>>,
+}
+
+/// Services and clients that an operator has to decide about.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    /// Services that fewer see, or would, than by the policy alone.
+    pub(super) narrowed: BTreeSet<Arc<str>>,
+    /// Services that nobody subscribes to.
+    pub(super) unused: BTreeSet<Arc<str>>,
+    /// Services with consumers of which it is not known where they are.
+    pub(super) unknown: BTreeSet<Arc<str>>,
+    /// These consumers; `None`: another server knows them.
+    pub(super) clients_nowhere: Option<BTreeSet<ClientShown>>,
+}
+
+fn shown(policy: &Policy, server: &Arc<str>, client: &Client) -> ClientShown {
+    let Client { application, address, cell } = client.clone();
+    ClientShown { application, address, cell, server: Arc::clone(server), namespaces: places(policy, client) }
+}
+
+fn documents(all: &Documents) -> keeper::Documents<'_> {
+    keeper::Documents { lease: all.lease(), pages: all.pages(), beat: all.beat() }
+}
+
+/// The namespaces of a client.
+fn places(policy: &Policy, client: &Client) -> Vec<Arc<str>> {
+    policy.namespaces_of(client.application.as_deref(), client.address).to_vec()
+}
+
+impl Engine {
+    fn world<'a>(&self, policy: &Policy, knows: &'a dyn Fn(&str) -> bool) -> World<'a> {
+        // Who does not know the registry does not know which groups to ask for.
+        let asks = policy.asks_for_consumers();
+        World { asks, hold: policy.document().visibility.hold.as_millis() as model::Millis, knows }
+    }
+
+    /// Whether this server is to collect who subscribes to what, and of which groups of services.
+    pub fn collects(&self, server: &str) -> Value {
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
+        let computes = {
+            let mut following = self.documents.lock();
+            following.watching.keeper.is(server);
+            let Following { documents: all, watching, .. } = &*following;
+            let computes = |all: &Documents| watching.keeper.computes(now, &documents(all));
+            policy.asks_for_consumers() && all.as_ref().is_some_and(computes)
+        };
+        if !computes {
+            return json!({ "asks": policy.asks_for_consumers(), "collect": false });
+        }
+        let group = |id: &Arc<str>| id.rsplit_once("#@#").map(|(_, group)| group.to_owned());
+        let groups: BTreeSet<String> = self.shared.store.ids().iter().filter_map(group).collect();
+        json!({ "asks": true, "collect": true, "groups": groups })
+    }
+
+    /// Takes the subscribers of a session server: of each client its address, cell and application. Returns whether documents are to
+    /// be written now.
+    pub fn consumers(
+        &self,
+        server: &str,
+        own: bool,
+        clients: &[String],
+        services: BTreeMap<Arc<str>, String>,
+    ) -> Result<bool> {
+        let too_many = |what: &str, count: usize| {
+            Error::InvalidArgument(format!("{server} has {count} {what}, and at most {MOST} are taken"))
+        };
+        if clients.len() > MOST || services.len() > MOST {
+            return Err(too_many("clients or services with subscribers", clients.len().max(services.len())));
+        }
+        let client = |text: &String| {
+            let mut parts = text.splitn(3, '|');
+            let address = parts.next().and_then(|address| address.parse().ok());
+            let mut named = || parts.next().filter(|part| !part.is_empty()).map(Arc::from);
+            let (cell, application) = (named(), named());
+            Client { application, address, cell }
+        };
+        let lines = own.then(|| (Arc::from(clients.join("\n")), Instant::now()));
+        let clients: Vec<Client> = clients.iter().map(client).collect();
+        let of = |places: String| places.split(' ').filter_map(|place| place.parse().ok()).collect();
+        let services = services.into_iter().map(|(id, places)| (id, of(places))).collect();
+        let policy = self.shared.policy.load_full();
+        let read = Read::new(Report { clients, services }, &|client| places(&policy, client));
+        let mut following = self.documents.lock();
+        self.follow_places(&mut following, &policy);
+        following.watching.clients = lines.or(following.watching.clients.take());
+        following.watching.keeper.report(server, read);
+        // What is new of others is looked for once, when all have answered.
+        Ok(own && self.is_due(&following, &policy))
+    }
+
+    /// Says that a session server has the subscribers that it had; `false`: it is not known which those are.
+    pub fn consumers_same(&self, server: &str, own: bool) -> bool {
+        let now = self.shared.clock.now();
+        let mut following = self.documents.lock();
+        let Following { documents: all, watching, .. } = &mut *following;
+        let told = watching.clients.as_mut().filter(|_| own);
+        let is_told = told.map(|(_, at)| *at = Instant::now()).is_some();
+        let computes = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
+        if computes { watching.keeper.same(server) } else { is_told }
+    }
+
+    /// The own clients that subscribe, a line each: address, cell and application with a `|` between. `None`: the host has not said
+    /// for a while who they are.
+    pub(super) fn consumer_lines(&self) -> Option<Arc<str>> {
+        let following = self.documents.lock();
+        let (lines, at) = following.watching.clients.as_ref()?;
+        (at.elapsed() < FRESH).then(|| Arc::clone(lines))
+    }
+
+    /// Ends a round in which all these session servers were asked. Returns whether documents are to be written now.
+    pub fn consumers_round(&self, listed: &BTreeSet<Arc<str>>) -> bool {
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
+        let knows = |id: &str| self.shared.store.has(id);
+        let mut following = self.documents.lock();
+        self.follow_places(&mut following, &policy);
+        let Following { documents: all, watching, .. } = &mut *following;
+        if let Some(all) = all {
+            watching.keeper.end_round(now, listed, &documents(all), &self.world(&policy, &knows));
+        }
+        self.is_due(&following, &policy)
+    }
+
+    fn is_due(&self, following: &Following, policy: &Policy) -> bool {
+        let knows = |id: &str| self.shared.store.has(id);
+        let all = following.documents.as_ref();
+        let (now, keeper) = (self.shared.clock.now(), &following.watching.keeper);
+        all.is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows)))
+    }
+
+    /// Has clients be where the policy says.
+    fn follow_places(&self, following: &mut Following, policy: &Arc<Policy>) {
+        let watching = &mut following.watching;
+        let before = watching.policy.replace(Arc::clone(policy));
+        if before.is_some_and(|before| !Arc::ptr_eq(&before, policy) && !before.places_as(policy)) {
+            watching.keeper.replace(&|client| places(policy, client), true);
+        }
+    }
+
+    /// The document of who consumes what that is to be written now, if there is one.
+    pub(super) fn write_seen(&self, following: &mut Following) -> Option<Write> {
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
+        let is_ready = self.view().complete;
+        self.follow_places(following, &policy);
+        let knows = |id: &str| self.shared.store.has(id);
+        let world = self.world(&policy, &knows);
+        let Following { documents: Some(all), watching, .. } = following else { return None };
+        if world.asks && !is_ready {
+            watching.keeper.look(now, &documents(all));
+            return None;
+        }
+        let why = "who subscribes to what".to_owned();
+        let stamp = Stamp { by: OURSELVES.to_owned(), when: model::date(), why };
+        for _ in 0..TRIES {
+            match watching.keeper.next(now, &documents(all), &world)? {
+                Wanted::Lease(lease) => return all.set_lease(lease, &stamp),
+                Wanted::Page(n, page) => {
+                    let services = page.len();
+                    match all.set_page(n, page, &stamp) {
+                        Ok(write) => return Some(write),
+                        Err(NotWritten::TooLarge) => watching.keeper.too_large(n, services),
+                        Err(_) => return None,
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// What the documents say of who consumes what counts from now on.
+    pub(super) fn put_seen_in_force(&self, following: &Following) {
+        let seen = following.documents.as_ref().and_then(Documents::seen);
+        self.shared.seen.store(seen.map(Arc::new));
+        self.shared.store.wake().wake();
+    }
+
+    /// The keys of the documents' rows that the host reads beside those it reads always.
+    pub(super) fn visibility_keys(&self) -> BTreeMap<Name, String> {
+        let asks = self.shared.policy.load().asks_for_consumers();
+        let following = self.documents.lock();
+        let names = following.documents.as_ref().map(|all| all.visibility_names(asks)).unwrap_or_default();
+        names.into_iter().map(|name| (name, name.key())).collect()
+    }
+
+    /// Who consumes a service, and what follows from that.
+    pub(super) fn consumed(&self, id: &str) -> Consumed {
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
+        let (rules, seen) = (policy.rules(id), self.shared.seen.load_full());
+        let consumers = seen.as_ref().and_then(|seen| seen.get(ServiceId::of(id)).cloned());
+        let visible = match &seen {
+            Some(_) => rules.visible_to(consumers.as_deref(), &self.config().namespace).into_owned(),
+            None => rules.export_to.to_vec(),
+        };
+        let following = self.documents.lock();
+        let Following { documents: all, watching, .. } = &*following;
+        let computing = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
+        let clients = watching.keeper.clients(id).map(|(server, client)| shown(&policy, server, client));
+        Consumed {
+            mode: rules.visibility,
+            known: seen.is_some(),
+            policy: rules.export_to.to_vec(),
+            consumers: consumers.map(|consumers| (*consumers).clone()),
+            visible,
+            clients: clients.collect::<BTreeSet<_>>().into_iter().collect(),
+            computing,
+            holder: all.as_ref().and_then(Documents::lease).map(|lease| Arc::clone(&lease.holder)),
+        }
+    }
+
+    /// What an operator has to decide; `None`: it is not known who consumes what.
+    pub(super) fn visibility_lists(&self) -> Option<Lists> {
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
+        let seen = self.shared.seen.load_full()?;
+        let mut lists = Lists::default();
+        for id in self.shared.store.ids() {
+            let (rules, consumers) = (policy.rules(&id), seen.get(ServiceId::of(&id)));
+            let namespace = &*self.config().namespace;
+            let visible = rules.visible_to(consumers.map(|it| &**it), namespace);
+            if !covers(&visible, rules.export_to, namespace) {
+                lists.narrowed.insert(Arc::clone(&id));
+            }
+            match consumers {
+                None => drop(lists.unused.insert(id)),
+                Some(consumers) if consumers.unknown => drop(lists.unknown.insert(id)),
+                Some(_) => {}
+            }
+        }
+        let following = self.documents.lock();
+        let Following { documents: all, watching, .. } = &*following;
+        if all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all))) {
+            let nowhere = watching.keeper.all_clients().filter(|(_, client)| places(&policy, client).is_empty());
+            lists.clients_nowhere = Some(nowhere.map(|(server, client)| shown(&policy, server, client)).collect());
+        }
+        Some(lists)
+    }
+
+    pub(super) fn visibility_status(&self) -> VisibilityStatus {
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
+        let (seen, held) = (self.shared.seen.load_full(), self.shared.report.lock().narrowing);
+        let following = self.documents.lock();
+        let Following { documents: all, watching, .. } = &*following;
+        let lease = all.as_ref().and_then(Documents::lease);
+        let computing = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
+        let asks = policy.asks_for_consumers();
+        VisibilityStatus {
+            mode: policy.document().visibility.mode,
+            asks,
+            known: seen.is_some(),
+            services: seen.map_or(0, |seen| seen.len()),
+            holder: lease.filter(|_| asks).map(|lease| Arc::clone(&lease.holder)),
+            computing: computing && asks,
+            counts: (computing && asks).then(|| watching.keeper.counts().clone()),
+            held,
+        }
+    }
+}

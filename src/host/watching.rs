@@ -1,0 +1,72 @@
+//! What an engine follows of those who subscribe, and what it shows of that.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use serde::Serialize;
+
+use crate::{
+    catalog::narrowing,
+    policy::{Mode, Policy},
+    visibility::keeper::{Counts, Keeper},
+};
+
+/// What is followed of subscribers.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    pub(super) keeper: Keeper,
+    /// The policy by which clients' namespaces were made.
+    pub(super) policy: Option<Arc<Policy>>,
+    /// The own clients that subscribe, a line each, for the session server that computes; and when the host said so last.
+    pub(super) clients: Option<(Arc<str>, Instant)>,
+}
+
+/// The visibility of services, for the status.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VisibilityStatus {
+    /// The policy's.
+    pub mode: Mode,
+    /// Whether the policy asks for consumers at all.
+    pub asks: bool,
+    /// Whether the documents say of all services where their consumers are, so that it counts.
+    pub known: bool,
+    /// The services of which somebody is known to consume them.
+    pub services: usize,
+    /// The session server that computes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Arc<str>>,
+    /// Whether it is this one.
+    pub computing: bool,
+    /// Its counts, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+    /// Services that would be hidden from namespaces that see them, and are not for now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<narrowing::Held>,
+}
+
+impl VisibilityStatus {
+    /// Whether the policy does not ask for it.
+    pub fn is_off(&self) -> bool {
+        !self.asks
+    }
+}
+
+/// A client that subscribes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientShown {
+    /// Its application; `None`: it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application: Option<Arc<str>>,
+    /// Its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Its cell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cell: Option<Arc<str>>,
+    /// The session server that it is connected to.
+    pub server: Arc<str>,
+    /// The namespaces that it is in; none: not known.
+    pub namespaces: Vec<Arc<str>>,
+}

@@ -1,0 +1,429 @@
+//! The session server that computes: who it is, what it was told, and what it writes next.
+//!
+//! Any may. The lease says who does, and whoever sees that nothing was written for a minute takes it; nobody's clock but its own tells it
+//! that. Should two compute, each writes over what it has read only, and what holds is all that any page says: so they come to
+//! the union.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use crate::{
+    model::Millis,
+    visibility::{
+        Lease, Names, PAGES, ServiceId, UNKNOWN,
+        page::Page,
+        report::{Client, Report},
+    },
+};
+
+/// Nobody writes more often.
+pub const PACE: Millis = 10_000;
+/// The holder of the lease writes as often at least.
+const RENEW: Millis = 20_000;
+/// Who has not written for so long holds the lease no more.
+const LEASE: Millis = 60_000;
+/// A round counts for the span since the one before, and for no more than this: what was between is not known.
+const MOST_STEP: Millis = 45_000;
+/// Nothing is removed by an older round: whoever came since is not known.
+const FRESH: Millis = 20_000;
+/// Who came and went in so long a time without a complete round is not known: whatever was missing before begins to be missing anew.
+pub const BLIND: Millis = 60_000;
+/// So many services in a page have room in a row, if there are few sets of namespaces.
+const MOST_SERVICES: usize = 5_000;
+
+/// The documents as they stand.
+#[derive(Debug, Clone, Copy)]
+pub struct Documents<'a> {
+    /// The lease; `None`: there is none.
+    pub lease: Option<&'a Lease>,
+    /// The pages, each if it is there.
+    pub pages: [Option<&'a Page>; PAGES],
+    /// Another number whenever any of them is another one.
+    pub beat: u64,
+}
+
+impl Documents<'_> {
+    /// How many pages there are, from the first on.
+    fn count(&self) -> usize {
+        self.pages.iter().rposition(Option::is_some).map_or(0, |n| n + 1)
+    }
+}
+
+/// The questions to the policy and the registry.
+pub struct World<'a> {
+    /// Whether the policy asks who consumes what.
+    pub asks: bool,
+    /// How long a namespace keeps a service that nobody in it consumes.
+    pub hold: Millis,
+    /// Whether the registry has a service.
+    pub knows: &'a dyn Fn(&str) -> bool,
+}
+
+/// A document to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The lease.
+    Lease(Lease),
+    /// A page.
+    Page(usize, Page),
+}
+
+/// A session server's last word.
+#[derive(Debug)]
+struct Server {
+    report: Report,
+    ids: Vec<(ServiceId, Arc<str>)>,
+    names: HashMap<ServiceId, Arc<Names>>,
+    /// Since the last round ended.
+    is_new: bool,
+}
+
+/// A report that was read: which services it is of, and where their clients are. Takes as long as there are subscriptions, so it is
+/// made while nobody waits.
+#[derive(Debug)]
+pub struct Read {
+    report: Report,
+    ids: Vec<(ServiceId, Arc<str>)>,
+    names: HashMap<ServiceId, Arc<Names>>,
+}
+
+impl Read {
+    /// By the namespaces of each client; none: not known.
+    pub fn new(report: Report, places: &dyn Fn(&Client) -> Vec<Arc<str>>) -> Self {
+        let names = report.names(places);
+        let ids = report.services.keys().map(|id| (ServiceId::of(id), Arc::clone(id))).collect();
+        Self { report, ids, names }
+    }
+}
+
+/// Counts, for status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Rounds that every session server answered.
+    pub complete: u64,
+    /// Rounds that one did not answer, which removed nothing.
+    pub incomplete: u64,
+    /// Session servers that did not answer the last round.
+    pub silent: BTreeSet<Arc<str>>,
+    /// Namespaces of services that nobody in them consumes and that keep them for now.
+    pub held: usize,
+    /// Namespaces taken from services.
+    pub removed: u64,
+    /// There is no room for all services: `exportTo` is the policy's until there is.
+    pub full: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    me: Option<Arc<str>>,
+    servers: BTreeMap<Arc<str>, Server>,
+    /// The documents' last beat, and when that was.
+    beat: Option<(u64, Millis)>,
+    wrote: Option<Millis>,
+    /// When the last round ended, if it was complete.
+    complete_at: Option<Millis>,
+    /// When the last complete round ended.
+    seen_at: Option<Millis>,
+    /// Rounds that were complete since this server computes.
+    rounds: u64,
+    /// How long complete rounds have followed each other.
+    observed: Millis,
+    /// What was missing since when, by [`Keeper::observed`].
+    missing: HashMap<(ServiceId, Arc<str>), Millis>,
+    /// Nothing was new when that was looked for last, and nothing came since: to look costs every subscription.
+    clean: bool,
+    /// The policy says otherwise where clients are than in the last round.
+    moved: bool,
+    /// How many services a page had when it was too large for its row.
+    caps: BTreeMap<usize, usize>,
+    counts: Counts,
+}
+
+impl Keeper {
+    /// Says who this server is: its address, and behind a slash what tells this start of it from others.
+    pub fn is(&mut self, me: &str) {
+        if self.me.as_deref() != Some(me) {
+            self.me = Some(me.into());
+        }
+    }
+
+    /// Whether this server computes.
+    pub fn computes(&self, now: Millis, documents: &Documents<'_>) -> bool {
+        let holds = |lease: &Lease| self.me.as_ref() == Some(&lease.holder);
+        documents.lease.is_some_and(holds) && !self.is_dead(now)
+    }
+
+    /// Takes what a session server says of its subscribers, in the place of what it said before.
+    pub fn report(&mut self, server: &str, Read { report, ids, names }: Read) {
+        self.servers.insert(server.into(), Server { report, ids, names, is_new: true });
+        self.clean = false;
+    }
+
+    /// A session server that said what it has before has the same still.
+    pub fn same(&mut self, server: &str) -> bool {
+        self.servers.get_mut(server).map(|server| server.is_new = true).is_some()
+    }
+
+    /// It is known otherwise where clients are; `moved`: since the policy says so.
+    pub fn replace(&mut self, places: &dyn Fn(&Client) -> Vec<Arc<str>>, moved: bool) {
+        self.moved |= moved;
+        self.clean = false;
+        for server in self.servers.values_mut() {
+            server.names = server.report.names(places);
+        }
+    }
+
+    /// Whether something new is to be written, and may be now.
+    pub fn is_due(&self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> bool {
+        self.computes(now, documents)
+            && self.wrote.is_none_or(|wrote| now - wrote >= PACE)
+            && !self.clean
+            && !self.additions(documents, world).is_empty()
+    }
+
+    /// Ends a round: every one of the listed session servers was to report since the last. What nobody consumes any more counts only
+    /// where all have.
+    pub fn end_round(
+        &mut self,
+        now: Millis,
+        listed: &BTreeSet<Arc<str>>,
+        documents: &Documents<'_>,
+        world: &World<'_>,
+    ) {
+        self.servers.retain(|server, _| listed.contains(server));
+        // Services may have come that somebody subscribed to before.
+        self.clean = false;
+        let has = |server: &&Arc<str>| self.servers.get(&***server).is_some_and(|server| server.is_new);
+        let silent: BTreeSet<Arc<str>> = listed.iter().filter(|server| !has(server)).cloned().collect();
+        self.servers.values_mut().for_each(|server| server.is_new = false);
+        let is_complete = silent.is_empty() && !listed.is_empty();
+        self.counts.silent = silent;
+        // Whoever was seen in between has been there, whoever else did not answer.
+        let mut missing = std::mem::take(&mut self.missing);
+        missing.retain(|(id, name), _| !self.is_there(*id, name));
+        self.missing = missing;
+        if !is_complete {
+            self.counts.incomplete += 1;
+            self.complete_at = None;
+            return;
+        }
+        self.counts.complete += 1;
+        self.rounds += 1;
+        self.observed += self.complete_at.map_or(0, |before| (now - before).clamp(0, MOST_STEP));
+        self.complete_at = Some(now);
+        if self.seen_at.replace(now).is_some_and(|before| now - before > BLIND) {
+            self.missing.clear();
+        }
+        let moved = std::mem::take(&mut self.moved);
+        let mut missing = HashMap::new();
+        for (id, name) in pairs(documents).filter(|(id, name)| !self.is_there(*id, name)) {
+            // Who was nowhere under the policy before is somewhere now.
+            let found = moved && **name == *UNKNOWN;
+            let key = (id, Arc::clone(name));
+            let since = if found { self.observed - world.hold } else { self.observed };
+            let since = self.missing.get(&key).copied().unwrap_or(since).min(since);
+            missing.insert(key, since);
+        }
+        self.counts.held = missing.len();
+        self.missing = missing;
+    }
+
+    /// Takes note of the documents as they stand now.
+    pub fn look(&mut self, now: Millis, documents: &Documents<'_>) {
+        if self.beat.is_none_or(|(beat, _)| beat != documents.beat) {
+            self.beat = Some((documents.beat, now));
+            self.clean = false;
+        }
+        let holds = documents.lease.is_some_and(|lease| self.me.as_ref() == Some(&lease.holder));
+        if !holds {
+            self.forget();
+        }
+    }
+
+    /// Who computes next begins with nothing.
+    fn forget(&mut self) {
+        let Self { me, beat, wrote, caps, .. } = std::mem::take(self);
+        *self = Self { me, beat, wrote, caps, ..Self::default() };
+    }
+
+    fn is_dead(&self, now: Millis) -> bool {
+        self.beat.is_some_and(|(_, at)| now - at >= LEASE)
+    }
+
+    /// The document to write now, if there is one.
+    pub fn next(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> Option<Wanted> {
+        self.look(now, documents);
+        let me = self.me.clone()?;
+        if !world.asks {
+            // What is asked for again later is asked for anew.
+            self.forget();
+        }
+        if self.wrote.is_some_and(|wrote| now - wrote < PACE) {
+            return None;
+        }
+        let wanted = match documents.lease {
+            Some(lease) if !world.asks => {
+                let mine = lease.holder == me || self.is_dead(now) || is_of(&lease.holder, &me);
+                (lease.settled && mine).then(|| Wanted::Lease(Lease { settled: false, ..lease.clone() }))
+            }
+            None if !world.asks => None,
+            None => Some(Wanted::Lease(Lease { holder: me, settled: false, pages: documents.count() })),
+            Some(lease) if lease.holder == me && !self.is_dead(now) => self.work(now, lease, documents, world),
+            Some(lease) if self.is_dead(now) || is_of(&lease.holder, &me) => {
+                Some(Wanted::Lease(Lease { holder: me, ..lease.clone() }))
+            }
+            Some(_) => None,
+        };
+        if wanted.is_some() {
+            self.wrote = Some(now);
+        }
+        wanted
+    }
+
+    /// What the holder of the lease writes.
+    fn work(&mut self, now: Millis, lease: &Lease, documents: &Documents<'_>, world: &World<'_>) -> Option<Wanted> {
+        let new = if self.clean { BTreeMap::new() } else { self.additions(documents, world) };
+        let has_new = !new.is_empty();
+        self.clean = !has_new;
+        self.counts.full = false;
+        if has_new {
+            if let Some(page) = self.place(new, now, documents, world) {
+                return Some(page);
+            }
+            self.counts.full = true;
+            if lease.settled {
+                return Some(Wanted::Lease(Lease { settled: false, ..lease.clone() }));
+            }
+        }
+        let settles = !has_new && self.rounds > 0;
+        // A page that is lost: who is there is in another one by now, and nothing counts before all pages are there.
+        let lost = || (0..lease.pages.min(PAGES)).find(|n| documents.pages[*n].is_none());
+        if let Some(n) = lost().filter(|_| settles) {
+            return Some(Wanted::Page(n, Page::default()));
+        }
+        let pages = documents.count().max(lease.pages);
+        if pages > lease.pages || (settles && !lease.settled) {
+            return Some(Wanted::Lease(Lease { settled: lease.settled || settles, pages, ..lease.clone() }));
+        }
+        let removal = |page: &Page| self.without_dead(page, now, world);
+        let pages = documents.pages.iter().enumerate().filter_map(|(n, page)| Some((n, removal((*page)?)?)));
+        if let Some((n, (page, removed))) = pages.max_by_key(|(_, (_, removed))| *removed) {
+            self.counts.removed += removed as u64;
+            return Some(Wanted::Page(n, page));
+        }
+        let renews = self.wrote.is_none_or(|wrote| now - wrote >= RENEW);
+        renews.then(|| Wanted::Lease(lease.clone()))
+    }
+
+    /// Whether a consumer of a service is in a namespace, by the last word of any session server.
+    fn is_there(&self, id: ServiceId, name: &str) -> bool {
+        self.servers.values().any(|server| server.names.get(&id).is_some_and(|names| names.contains(name)))
+    }
+
+    /// The namespaces that consumers are in and that no page has, of services that the registry has.
+    fn additions(&self, documents: &Documents<'_>, world: &World<'_>) -> BTreeMap<ServiceId, Names> {
+        let mut new: BTreeMap<ServiceId, Names> = BTreeMap::new();
+        for server in self.servers.values() {
+            for (id, text) in &server.ids {
+                let Some(names) = server.names.get(id) else { continue };
+                let is_new = |name: &&Arc<str>| {
+                    let has = |page: &&Page| page.get(*id).is_some_and(|names| names.contains(*name));
+                    !documents.pages.iter().flatten().any(has)
+                };
+                let mut missing = names.iter().filter(is_new).peekable();
+                if missing.peek().is_some() && (world.knows)(text) {
+                    new.entry(*id).or_default().extend(missing.cloned());
+                }
+            }
+        }
+        new
+    }
+
+    /// The first page that has room, with as much of what is new as it has room for.
+    fn place(
+        &mut self,
+        new: BTreeMap<ServiceId, Names>,
+        now: Millis,
+        documents: &Documents<'_>,
+        world: &World<'_>,
+    ) -> Option<Wanted> {
+        for (n, page) in documents.pages.iter().enumerate() {
+            let cap = self.caps.get(&n).copied();
+            let mut next = page.cloned().unwrap_or_default();
+            if let Some((without, removed)) = self.without_dead(&next, now, world) {
+                self.counts.removed += removed as u64;
+                next = without;
+            }
+            let before = next.clone();
+            for (id, names) in &new {
+                // Where a row was too large the services that it has count as well, since more of them may have another set.
+                let has_room = next.len() < cap.unwrap_or(MOST_SERVICES);
+                if has_room || (cap.is_none() && next.get(*id).is_some()) {
+                    names.iter().for_each(|name| next.add(*id, name));
+                }
+            }
+            if next != before {
+                return Some(Wanted::Page(n, next));
+            }
+        }
+        None
+    }
+
+    /// A page without what nobody has needed for long enough, and how much that is; `None`: it needs all.
+    fn without_dead(&self, page: &Page, now: Millis, world: &World<'_>) -> Option<(Page, usize)> {
+        self.complete_at.filter(|at| now - at < FRESH)?;
+        let is_dead = |id: ServiceId, name: &Arc<str>| {
+            let since = self.missing.get(&(id, Arc::clone(name)));
+            since.is_some_and(|since| self.observed - since >= world.hold) && !self.is_there(id, name)
+        };
+        let dead: Vec<(ServiceId, Arc<str>)> = page
+            .services()
+            .flat_map(|(id, names)| names.iter().map(move |name| (id, name)))
+            .filter(|(id, name)| is_dead(*id, name))
+            .map(|(id, name)| (id, Arc::clone(name)))
+            .collect();
+        let mut next = page.clone();
+        dead.iter().for_each(|(id, name)| next.remove(*id, name));
+        (!dead.is_empty()).then_some((next, dead.len()))
+    }
+
+    /// A page of so many services was too large for its row.
+    pub fn too_large(&mut self, n: usize, services: usize) {
+        self.caps.insert(n, services * 3 / 4);
+        self.wrote = None;
+    }
+
+    /// For status.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The clients of a service, each with the session server that it is connected to.
+    pub fn clients<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Client)> {
+        self.servers.iter().flat_map(move |(name, server)| {
+            let clients = server.report.services.get(id).into_iter().flat_map(|clients| clients.iter());
+            clients.filter_map(move |client| Some((name, server.report.clients.get(*client as usize)?)))
+        })
+    }
+
+    /// Every client.
+    pub fn all_clients(&self) -> impl Iterator<Item = (&Arc<str>, &Client)> {
+        self.servers.iter().flat_map(|(name, server)| server.report.clients.iter().map(move |client| (name, client)))
+    }
+}
+
+/// Everything that the pages say.
+fn pairs<'a>(documents: &Documents<'a>) -> impl Iterator<Item = (ServiceId, &'a Arc<str>)> {
+    let services = documents.pages.into_iter().flatten().flat_map(Page::services);
+    services.flat_map(|(id, names)| names.iter().map(move |name| (id, name)))
+}
+
+/// Whether two are the same session server, started at different times.
+fn is_of(one: &str, other: &str) -> bool {
+    let address = |name: &str| name.split('/').next().map(str::to_owned);
+    address(one) == address(other)
+}

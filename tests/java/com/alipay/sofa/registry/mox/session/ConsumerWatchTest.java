@@ -1,0 +1,201 @@
+package com.alipay.sofa.registry.mox.session;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertTrue;
+
+import com.alipay.sofa.registry.common.model.console.PersistenceData;
+import com.alipay.sofa.registry.mox.MoxConfig;
+import com.alipay.sofa.registry.mox.MoxHost;
+import com.alipay.sofa.registry.mox.Publish;
+import com.alipay.sofa.registry.mox.RegistryMox;
+import com.alipay.sofa.registry.mox.TestData;
+import com.sun.net.httpserver.HttpServer;
+import java.io.ByteArrayOutputStream;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.junit.After;
+import org.junit.Test;
+
+/** Subscribers of this session server and of another; what follows from them is the engine's, and tested there. */
+public class ConsumerWatchTest {
+    private static final String ME = "127.0.0.9";
+    private static final String OTHER = "127.0.0.1";
+
+    private final List<AutoCloseable> opened = new ArrayList<>();
+
+    /** Session servers and who subscribes there. */
+    private static final class Servers implements ConsumerSource {
+        final List<String> asked = Collections.synchronizedList(new ArrayList<>());
+        volatile boolean isDown;
+
+        @Override
+        public void own(Sink sink) {
+            sink.subscription(TestData.service(1), "10.1.0.1", "RZ1", "shop|web\n");
+            sink.subscription(TestData.service(1), "10.1.0.2", null, null);
+            sink.subscription(TestData.service(2), "10.1.0.2", null, null);
+        }
+
+        @Override
+        public List<String> servers() {
+            return new ArrayList<>(Arrays.asList(ME, OTHER));
+        }
+
+        @Override
+        public Map<String, List<String>> ask(String server, String group) {
+            asked.add(server + " " + group);
+            if (isDown) {
+                throw new IllegalStateException("down");
+            }
+            return Collections.singletonMap(TestData.service(1), Arrays.asList("10.2.0.1", "10.2.0.1", "10.2.0.9"));
+        }
+
+        @Override
+        public void close() {}
+    }
+
+    @After
+    public void close() throws Exception {
+        Collections.reverse(opened);
+        for (AutoCloseable one : opened) {
+            one.close();
+        }
+    }
+
+    private static Map<?, ?> visibility(RegistryMox mox) {
+        Map<?, ?> visibility = (Map<?, ?>) mox.status().get("visibility");
+        return visibility == null ? Collections.emptyMap() : visibility;
+    }
+
+    private static long count(RegistryMox mox, String name) {
+        Object counts = visibility(mox).get("counts");
+        return counts == null ? 0 : (Long) ((Map<?, ?>) counts).get(name);
+    }
+
+    @Test
+    public void everySessionServerIsAskedForItsSubscribers() throws Exception {
+        MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
+        config.set("policy.visibility.mode", "shadow").set("policy.visibility.cidrs", Collections.singletonMap("10.0.0.0/8", "all"));
+        RegistryMox mox = RegistryMox.create(config.build());
+        opened.add(mox);
+        for (int n = 1; n <= 2; n++) {
+            mox.publish("registry", Publish.of(TestData.service(n), "r").version(1, 1).data("10.0.0.1:12200").build());
+        }
+        mox.loaded();
+        DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
+        Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
+        DocumentFollower documents = new DocumentFollower(mox, new TableStore(table), keys, 100, DocumentFollower.CALL_MILLIS);
+        opened.add(documents);
+        mox.host().command("awaitDocuments");
+        documents.start();
+        String[] clients = {"10.2.0.1|RZ2|pay\n"};
+        HttpServer web = HttpServer.create(new InetSocketAddress(InetAddress.getByName(OTHER), 0), 0);
+        web.createContext(
+                "/mox/consumers",
+                exchange -> {
+                    byte[] body = clients[0] == null ? new byte[0] : clients[0].getBytes(StandardCharsets.UTF_8);
+                    exchange.sendResponseHeaders(clients[0] == null ? 404 : 200, body.length == 0 ? -1 : body.length);
+                    exchange.getResponseBody().write(body);
+                    exchange.close();
+                });
+        web.start();
+        opened.add(() -> web.stop(0));
+        Servers servers = new Servers();
+        Sessions sessions = new Sessions(() -> Collections.singletonList(OTHER), web.getAddress().getPort());
+        ConsumerWatch watch = new ConsumerWatch(mox, servers, sessions, documents, ME, broken -> { });
+        opened.add(watch);
+
+        watch.own();
+        watch.round();
+        assertTrue("nobody is asked before it is this one's turn", servers.asked.isEmpty());
+        TestData.await("this one computes", () -> {
+            own(watch);
+            return Boolean.TRUE.equals(visibility(mox).get("computing"));
+        });
+        own(watch);
+        servers.isDown = true;
+        watch.round();
+        assertEquals(Arrays.asList(0L, 1L), Arrays.asList(count(mox, "complete"), count(mox, "incomplete")));
+        servers.isDown = false;
+        own(watch);
+        watch.round();
+        assertEquals(1, count(mox, "complete"));
+        assertEquals(Arrays.asList(OTHER + " SOFA", OTHER + " SOFA"), servers.asked);
+        TestData.await("it is known who consumes what", () -> {
+            own(watch);
+            return Boolean.TRUE.equals(visibility(mox).get("known"));
+        });
+        assertEquals(2L, visibility(mox).get("services"));
+        // A client that its server does not know yet is asked for again; of a server without MoX addresses are all there is.
+        assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 pay");
+        clients[0] = null;
+        watch.round();
+        assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 null", "10.2.0.9 null");
+    }
+
+    private static void own(ConsumerWatch watch) {
+        try {
+            watch.own();
+        } catch (Exception e) {
+            throw new IllegalStateException(e);
+        }
+    }
+
+    private static void assertConsumers(RegistryMox mox, String... wanted) throws Exception {
+        ByteArrayOutputStream out = new ByteArrayOutputStream();
+        try (MoxHost.Page page =
+                mox.host().page("/mox/services/" + TestData.service(1).replace("#", "%23"), "")) {
+            page.writeTo(out);
+        }
+        String text = new String(out.toByteArray(), StandardCharsets.UTF_8);
+        List<String> found = new ArrayList<>();
+        Matcher clients = Pattern.compile("\\{[^{}]*\"server\"[^{}]*\\}").matcher(text);
+        while (clients.find()) {
+            String application = field(clients.group(), "application");
+            // It is the application's own, but for what ends a line.
+            String shown = application == null ? null : application.replaceAll(".*\\|", "").trim();
+            found.add(field(clients.group(), "address") + " " + shown);
+        }
+        Collections.sort(found);
+        assertEquals(text, Arrays.asList(wanted), found);
+    }
+
+    private static String field(String json, String name) {
+        Matcher value = Pattern.compile("\"" + name + "\": *\"([^\"]*)\"").matcher(json);
+        return value.find() ? value.group(1) : null;
+    }
+
+    /** The registry's table as a store. */
+    private static final class TableStore implements DocumentStore {
+        private final DocumentFollowerTest.Table table;
+
+        TableStore(DocumentFollowerTest.Table table) {
+            this.table = table;
+        }
+
+        @Override
+        public Row get(String key) {
+            PersistenceData row = table.get(key);
+            return row == null ? null : new Row(row.getVersion(), row.getData());
+        }
+
+        @Override
+        public boolean put(String key, Row row, long expect) {
+            String[] parts = key.split("#@#");
+            PersistenceData data = new PersistenceData();
+            data.setDataId(parts[0]);
+            data.setInstanceId(parts[1]);
+            data.setGroup(parts[2]);
+            data.setVersion(row.version);
+            data.setData(row.value);
+            return table.put(data, expect);
+        }
+    }
+}

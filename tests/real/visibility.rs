@@ -1,0 +1,151 @@
+//! Who sees what, in a registry of several session servers with real clients that subscribe: what follows from them, and what takes
+//! nothing from anybody.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use harness::{SOON, http, parts::Client, process::eventually};
+use serde_json::{Value, json};
+
+use crate::{
+    cell::{Cell, SESSIONS, TOKEN, address, data_id, get, post, status},
+    documents::drop_packets,
+};
+
+/// How long a namespace keeps a service here.
+const HOLD: &str = "30s";
+/// Twice a round, a write, and what follows from it.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn set_policy(policy: &Value) {
+    let headers = [&*format!("X-Mox-Token: {TOKEN}"), "Content-Type: application/json"];
+    let answer = http::ask((address(SESSIONS[0]), 9603), SOON, "POST", "/mox/policy", &headers, &policy.to_string());
+    assert_eq!(answer.as_ref().map(|it| it.status).ok(), Some(200), "{answer:?}");
+}
+
+fn policy(mode: &str) -> Value {
+    json!({ "visibility": { "mode": mode, "hold": HOLD,
+                            "namespaces": { "shop": ["shop"] }, "cidrs": { "10.78.0.13/32": ["pay"] } } })
+}
+
+/// What a session server exports a service of the fleet to.
+fn exported(n: u8, service: usize) -> Option<Vec<String>> {
+    let dump: Value = serde_json::from_str(&get(n, 9603, "/mox/dump")?).ok()?;
+    let host = format!("com.example.fleet{service}.sofa.mesh");
+    let entry = dump["items"].as_array()?.iter().find(|item| item["spec"]["hosts"][0] == *host)?;
+    let to = entry["spec"]["exportTo"].as_array()?.iter();
+    to.map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+/// Waits until both session servers export it so; answers how long that took.
+fn until_exported(service: usize, to: &[&str]) -> Duration {
+    let begin = Instant::now();
+    loop {
+        let all = SESSIONS.map(|n| exported(n, service));
+        if all.iter().all(|it| it.as_ref().is_some_and(|it| it.iter().eq(to))) {
+            return begin.elapsed();
+        }
+        let id = format!("{}%23@%23DEFAULT_INSTANCE_ID%23@%23SOFA", data_id(service));
+        let pages =
+            || SESSIONS.map(|n| (get(n, 9603, &format!("/mox/services/{id}")), get(n, 9603, "/mox/visibility")));
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "Fleet{service} is to be exported to {to:?}, and is to {all:?}: {:#?}",
+            pages()
+        );
+        thread::sleep(Duration::from_millis(200)); // the polling interval
+    }
+}
+
+/// The session server that computes, and its counts.
+fn computing() -> Option<(u8, Value)> {
+    let of = |n: u8| (n, status(n)["visibility"].clone());
+    SESSIONS.into_iter().map(of).find(|(_, it)| it["computing"] == true).map(|(n, it)| (n, it["counts"].clone()))
+}
+
+/// Waits for so many more rounds, complete or not.
+fn rounds(kind: &str, more: u64) {
+    let count = || computing().and_then(|(_, counts)| counts[kind].as_u64()).unwrap_or_default();
+    let before = count();
+    eventually(PATIENCE, &format!("{more} more rounds are {kind}"), || (count() >= before + more).then_some(()));
+}
+
+/// A client on a machine of its own: of clients at one address another session server tells the address only.
+fn subscriber(application: &str, services: &[usize]) -> Client {
+    let (server, name) = (address(SESSIONS[0]).to_string(), format!("visibility-{application}"));
+    let arguments = [&*server, "9603", application];
+    let mut client = match application {
+        "pay" => Client::start_on(&std::env::var("HOST_13").unwrap(), &name, &arguments),
+        _ => Client::start_with(&name, &arguments),
+    };
+    for service in services {
+        client.tell(&format!("subscribe {}", data_id(*service)));
+    }
+    client
+}
+
+pub(crate) fn follows_subscribers(cell: &mut Cell) {
+    cell.churn(0);
+    let shop = subscriber("shop", &[0, 2]);
+    let mut pay = subscriber("pay", &[0, 1]);
+    set_policy(&policy("on"));
+    let took = until_exported(0, &["pay", "shop"]);
+    println!("    switched on: both serve it after {took:.0?}");
+    until_exported(1, &["pay"]);
+    until_exported(2, &["shop"]);
+    until_exported(3, &["*"]);
+    cell.assert_same_bytes();
+
+    // A consumer in a new namespace.
+    let begin = Instant::now();
+    let late = subscriber("shop", &[1]);
+    until_exported(1, &["pay", "shop"]);
+    println!("    a consumer in another namespace: both serve it after {:.0?}", begin.elapsed());
+    late.kill();
+
+    // A consumer that reconnects loses nothing.
+    pay.kill();
+    pay = subscriber("pay", &[0, 1]);
+    rounds("complete", 4);
+    until_exported(0, &["pay", "shop"]);
+
+    // A session server that does not answer removes nothing, however long nobody is there.
+    let (holder, _) = computing().expect("one computes");
+    let silent = SESSIONS.into_iter().find(|n| *n != holder).expect("another one");
+    drop_packets(true, silent, 9604);
+    shop.kill();
+    rounds("incomplete", 4);
+    assert_eq!(exported(holder, 2), Some(vec!["shop".to_owned()]));
+    drop_packets(false, silent, 9604);
+
+    // What is switched on while frozen counts after the thaw.
+    assert_eq!(post(SESSIONS[0], "/mox/freeze").status, 200);
+    let before = SESSIONS.map(|n| status(n)["served"]["version"].clone());
+    set_policy(&policy("off"));
+    thread::sleep(Duration::from_secs(5)); // longer than it takes to read the policy
+    set_policy(&policy("on"));
+    thread::sleep(Duration::from_secs(5)); // longer than it takes to read the policy
+    assert_eq!(SESSIONS.map(|n| status(n)["served"]["version"].clone()), before, "while frozen");
+    assert_eq!(post(SESSIONS[0], "/mox/thaw").status, 200);
+    until_exported(0, &["pay"]);
+
+    // Whoever computes is killed: what was computed counts, and another goes on.
+    let (holder, _) = eventually(PATIENCE, "one computes", computing);
+    let which = SESSIONS.iter().position(|n| *n == holder).expect("a session server");
+    cell.sessions[which].kill();
+    let other = SESSIONS[1 - which];
+    let _batch = subscriber("shop", &[5]);
+    eventually(PATIENCE * 2, "the other computes", || {
+        exported(other, 5).is_some_and(|all| all == ["shop"]).then_some(())
+    });
+    assert_eq!(exported(other, 0), Some(vec!["pay".to_owned()]));
+    cell.sessions[which].start();
+    cell.sessions[which].wait_until_healthy();
+    cell.sessions[which].wait_until_serving();
+    until_exported(5, &["shop"]);
+    set_policy(&Value::Null);
+    until_exported(0, &["*"]);
+    pay.kill();
+}
