@@ -78,7 +78,7 @@ fn made(status: u16, path: &str, title: &str, body: &Markup) -> Page {
 }
 
 /// A page in which nothing turns the direction of the text after it: a name with such a character would have our own words read
-/// backwards. They stand there as JSON and YAML escape them, so a document stays what it is.
+/// backwards. Such characters stand there as JSON and YAML escape them, so a document stays what it is.
 fn straight(page: String) -> String {
     let turns =
         |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -421,13 +421,13 @@ fn consumers(consumed: &Value) -> Markup {
             ", by those who subscribe it would be to " b { (texts(&visibility["visibleTo"])) } ". " (text(&visibility["why"]))
         }
         @if let Some(clients) = consumed["consumers"].as_array() {
-            div.scroll {
+            (scrolling("Consumers", &html! {
                 table {
                     thead { tr { th scope="col" { "Application" } th scope="col" { "Address" } th scope="col" { "Session server" } th scope="col" { "Namespaces" } } }
                     tbody {
                         @for client in clients {
                             tr {
-                                td { (text(&client["application"])) }
+                                td.long { (text(&client["application"])) }
                                 td { (text(&client["address"])) }
                                 td { (text(&client["server"])) }
                                 td { (texts(&client["namespaces"])) }
@@ -435,7 +435,7 @@ fn consumers(consumed: &Value) -> Markup {
                         }
                     }
                 }
-            }
+            }))
         } @else if let Some(holder) = consumed["consumersAt"].as_str() {
             p { "Session server " (holder) " knows them one by one." }
         }
@@ -522,14 +522,5 @@ fn past(history: &[Value]) -> Markup {
                 }
             }
         }
-    }
-}
-
-/// A value as it is read.
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
     }
 }
