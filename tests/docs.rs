@@ -233,7 +233,7 @@ fn metrics() -> Vec<Metric> {
     metrics::of(&status)
 }
 
-/// Each `mox_` of a text that is as long as a name.
+/// The names of metrics in a text, or the starts of some.
 fn named(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
     let names =
@@ -263,7 +263,11 @@ fn metrics_are_what_the_code_says() {
     let code = fs::read_to_string(root().join("src/host/metrics.rs")).unwrap();
     let in_code: BTreeSet<String> =
         code.split('"').filter(|text| named(text).contains(*text)).map(str::to_owned).collect();
-    assert_eq!(in_code.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "what has each is to be above");
+    assert_eq!(
+        in_code.difference(&known).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "a status with these metrics is to be made above"
+    );
     keep("metrics.md", &page);
 
     let mut pages_of_docs = Vec::new();

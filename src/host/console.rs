@@ -524,3 +524,28 @@ fn past(history: &[Value]) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{breaker::Lost, narrowing},
+        config::Config,
+        kubernetes::report::KubernetesReport,
+    };
+
+    #[test]
+    fn every_hold_is_to_be_decided() {
+        let mut status = Engine::open(Config::default()).unwrap().status();
+        assert_eq!(decisions(&status, 0, 0).into_string(), "<p>Nothing.</p>");
+        status.rounds.narrowing = Some(narrowing::Held { services: 7, of: 9, until: 0 });
+        let withheld = Some(Lost { services: 1, endpoints: 8 });
+        status.kubernetes = Some(KubernetesReport { withheld, ..KubernetesReport::default() });
+        let text = decisions(&status, 101, 102).into_string();
+        for held in
+            ["101 services of which", "102 hosts or addresses", "7 services would be hidden", "8 endpoints withheld"]
+        {
+            assert!(text.contains(held), "{held}: {text}");
+        }
+    }
+}

@@ -341,3 +341,24 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::policy::PolicyConfig;
+
+    #[test]
+    fn of_many_clients_the_first_are_shown_and_all_are_counted() {
+        let policy = Policy::new(PolicyConfig::default(), &[], "n").unwrap();
+        let server: Arc<str> = "10.0.0.1".into();
+        let client =
+            |n: u8| Client { application: Some("shop".into()), address: Some([10, 0, 1, n].into()), cell: None };
+        let all: Vec<Client> = (0..=255).rev().chain(0..10).map(client).collect();
+        let Clients { count, first } = shown(&policy, copied(all.iter().map(|client| (&server, client))));
+        let addresses: Vec<IpAddr> = first.iter().flat_map(|client| client.address).collect();
+        assert_eq!(count, 256);
+        assert_eq!(addresses, (0..SHOWN as u8).map(|n| [10, 0, 1, n].into()).collect::<Vec<IpAddr>>());
+    }
+}
