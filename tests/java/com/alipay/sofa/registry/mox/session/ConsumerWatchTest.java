@@ -133,6 +133,9 @@ public class ConsumerWatchTest {
         assertEquals(2L, visibility(mox).get("services"));
         // A client that its server does not know yet is asked for again; of a server without MoX addresses are all there is.
         assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 pay");
+        clients[0] += "*||\n";
+        watch.round();
+        assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 null", "10.2.0.1 pay", "10.2.0.9 null");
         clients[0] = null;
         watch.round();
         assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 null", "10.2.0.9 null");
@@ -167,9 +170,9 @@ public class ConsumerWatchTest {
         ConsumerWatch watch = new ConsumerWatch(mox, servers, new Sessions(Collections::emptyList, 1), null, ME);
         opened.add(watch);
         watch.own();
-        assertEquals("10.1.0.2||", lines(mox));
+        assertEquals("10.1.0.2||\n", lines(mox));
         watch.own();
-        assertEquals("10.1.0.1||", lines(mox));
+        assertEquals("10.1.0.1||\n", lines(mox));
         int before = looks[0];
         watch.own();
         assertEquals("what is as before is looked at once", before + 1, looks[0]);

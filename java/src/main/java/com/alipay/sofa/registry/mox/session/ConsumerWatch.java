@@ -31,6 +31,9 @@ final class ConsumerWatch implements AutoCloseable {
     /** After so long the engine is told the whole anew, whatever the sum says. */
     private static final long WHOLE_NANOS = TimeUnit.MINUTES.toNanos(5);
 
+    /** In the place of an address: not all clients are named. */
+    private static final String MORE = "*";
+
     private static final Logger LOG = LoggerFactory.getLogger("MOX");
 
     private final RegistryMox mox;
@@ -208,6 +211,9 @@ final class ConsumerWatch implements AutoCloseable {
             if (clients == null) {
                 all.subscription(id, address, null, null);
                 continue;
+            }
+            if (clients.containsKey(MORE)) {
+                all.subscription(id, address, null, null);
             }
             // A client that came just now is in its server's next answer.
             for (String named : clients.getOrDefault(address, Collections.emptySet())) {
