@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::{
     model::Millis,
-    visibility::{Lease, PAGES, page::Page, seen::Seen},
+    visibility::{Lease, PAGES, keeper::RefusedRows, page::Page, seen::Seen},
 };
 
 pub use content::{Freeze, OrdersContent, PastPolicy, PinsContent, PolicyContent};
@@ -425,19 +425,20 @@ impl Documents {
         [Name::Visibility].into_iter().chain(pages).collect()
     }
 
-    /// The write of the lease. A row that is refused may be right for servers with another token: nobody but an operator writes over it.
+    /// The rows of the lease and the pages that are refused; whether they are written over is the keeper's to say.
+    pub fn refused_visibility(&self) -> RefusedRows {
+        let pages = std::array::from_fn(|n| self.pages[n].refused_row());
+        RefusedRows { lease: self.lease.refused_row(), pages }
+    }
+
+    /// The write of the lease.
     pub fn set_lease(&self, lease: Lease, stamp: &Stamp) -> Option<Write> {
-        let may = !self.lease.has_refused_row();
-        may.then(|| self.lease.propose(&self.rule, lease, stamp, None))?.ok()
+        self.lease.propose(&self.rule, lease, stamp, None).ok()
     }
 
     /// The write of a page.
     pub fn set_page(&self, n: usize, page: Page, stamp: &Stamp) -> Result<Write, NotWritten> {
-        let slot = &self.pages[n % PAGES];
-        if slot.has_refused_row() {
-            return Err(NotWritten::Conflict);
-        }
-        slot.propose(&self.rule, page, stamp, None)
+        self.pages[n % PAGES].propose(&self.rule, page, stamp, None)
     }
 }
 

@@ -54,3 +54,5 @@ pub struct Lease {
 
 #[cfg(test)]
 mod histories;
+#[cfg(test)]
+mod tests;

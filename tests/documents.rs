@@ -561,6 +561,8 @@ impl Mesh {
                                         "clients": clients, "services": services }));
                 }
                 self.servers[n].tell(json!({ "op": "consumersRound", "listed": ["10.0.0.0", "10.0.0.1"] }));
+            } else if wanted["asks"] == true {
+                self.servers[n].tell(json!({ "op": "consumers", "server": name, "own": true }));
             }
             self.servers[n].poll();
         }
@@ -643,8 +645,9 @@ async fn services_are_exported_to_those_who_subscribe() {
     mesh.until_exported(1, &["*"]).await;
     mesh.until_exported(2, &["gateways"]).await;
     // Who goes while a session server is silent keeps what it had; the newcomer gets it.
-    mesh.silent.push(1);
-    mesh.subscribed = [vec![("10.1.0.9", "shop-web", 2)], vec![]];
+    mesh.silent.push(1 - shown);
+    mesh.subscribed = [vec![], vec![]];
+    mesh.subscribed[shown] = vec![("10.1.0.9", "shop-web", 2)];
     mesh.until_exported(2, &["gateways", "shop"]).await;
     mesh.until_exported(0, &["gateways", "pay", "shop"]).await;
     // A start finds what was agreed on.
@@ -653,4 +656,38 @@ async fn services_are_exported_to_those_who_subscribe() {
     mesh.until_exported(0, &["gateways", "pay", "shop"]).await;
     assert_eq!(mesh.servers[0].post("/mox/policy", "", "", "{}").0, 200);
     mesh.until_exported(2, &["*"]).await;
+}
+
+#[test]
+fn nobody_holds_the_lease_who_does_not_see_subscribers() {
+    let table = Table::default();
+    let policy = json!({ "visibility": { "mode": "shadow" } });
+    let mut server = Server::start(Some(&table), json!({ "listen": "127.0.0.1:0", "policy": policy }));
+    let collects =
+        |server: &Server| server.tell(json!({ "op": "visibility", "server": "10.0.0.1/1" }))["collect"].clone();
+    eventually(SOON, "the view is complete", || server.mox.engine.view().complete.then_some(()));
+    for _ in 0..3 {
+        assert_eq!(collects(&server), false);
+        server.poll();
+    }
+    assert!(table.row("visibility").is_none());
+    server.tell(json!({ "op": "consumers", "server": "10.0.0.1", "own": true }));
+    server.poll();
+    assert_eq!(collects(&server), true);
+}
+
+#[test]
+fn visibility_is_off_where_a_server_knows_its_own_services_only() {
+    let table = Table::default();
+    let policy = json!({ "visibility": { "mode": "on", "unused": "hide" } });
+    let config = json!({ "listen": "127.0.0.1:0", "scope": "local", "policy": policy });
+    let mut server = Server::start(Some(&table), config);
+    let wanted = server.tell(json!({ "op": "visibility", "server": "10.0.0.1/1" }));
+    assert_eq!(wanted, json!({ "asks": false, "collect": false }));
+    server.tell(json!({ "op": "consumers", "server": "10.0.0.1", "own": true }));
+    server.poll();
+    assert!(table.row("visibility").is_none() && server.more == json!({}));
+    let status = server.tell(json!({ "op": "status" }))["visibility"].clone();
+    assert_eq!((&status["asks"], &status["known"]), (&json!(false), &json!(false)), "{status:#}");
+    assert!(status["off"].as_str().unwrap().starts_with("mox.scope is local"), "{status:#}");
 }

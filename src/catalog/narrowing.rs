@@ -182,19 +182,27 @@ impl Narrowing {
             }
             let rules = policy.rules(text);
             let after = exported(&rules, text, word.map(|word| &**word), &self.namespace);
-            if covers(&after, rules.export_to, &self.namespace) {
+            // The list of an exception is there whoever consumes, and whoever has it is the operator's matter.
+            let is_own = rules.names_export_to && rules.visibility == Mode::On;
+            if !is_own && covers(&after, rules.export_to, &self.namespace) {
                 continue;
             }
             let old = base.policy.rules(text);
             let before = exported(&old, text, base.seen.as_deref(), &self.namespace);
-            if covers(&after, &before, &self.namespace) {
+            // Where the consumers did not matter, whoever the policy lets see it saw it.
+            let had = had.filter(|_| old.visibility == Mode::On).flatten();
+            let is_kept = if is_own {
+                let names = had.iter().flat_map(|had| &had.namespaces).map(|name| vec![name.to_string()]);
+                let mut saw = names.filter(|name| covers(&before, name, &self.namespace));
+                saw.all(|name| covers(&after, &name, &self.namespace))
+            } else {
+                covers(&after, &before, &self.namespace)
+            };
+            if is_kept {
                 continue;
             }
-            // Where the consumers did not matter, whoever the policy lets see it saw it.
-            let followed = old.visibility == Mode::On;
             let everybody = || Consumers { unknown: true, ..Consumers::default() };
-            let before = had.filter(|_| followed).flatten();
-            narrowed.push((id, before.map_or_else(everybody, |before| (*before).clone())));
+            narrowed.push((id, had.map_or_else(everybody, |had| (*had).clone())));
         }
         (narrowed, of)
     }
@@ -307,5 +315,25 @@ mod tests {
         assert_eq!(test.judge(&all, &None, false), None);
         assert_eq!(test.judge(&few, &None, false), None);
         assert_eq!(test.exported(&few, "com.example.S1"), ["shop"]);
+    }
+
+    #[test]
+    fn services_with_a_list_of_their_own_count_by_their_consumers() {
+        let own = |list: &[&str]| {
+            let overrides = serde_json::json!({ "*": { "exportTo": list } });
+            policy(serde_json::json!({ "visibility": { "mode": "on" }, "overrides": overrides }))
+        };
+        let (batch, other) = (own(&["batch"]), own(&["other"]));
+        let mut test = Test::new();
+        let (both, none) = (seen(&test.ids, &["shop", "pay"]), seen(&[], &[]));
+        assert_eq!(test.judge(&batch, &both, false), None);
+        test.now += WINDOW;
+        assert_eq!(test.judge(&other, &both, false), None, "the list is the operator's");
+        test.now += WINDOW;
+        let Some(Change::Began(held)) = test.judge(&other, &none, false) else { panic!("it is not held") };
+        assert_eq!(held.services, 100);
+        assert_eq!(test.exported(&other, "com.example.S1"), ["other", "pay", "shop"]);
+        assert_eq!(test.judge(&other, &none, true), Some(Change::Over("it was released")));
+        assert_eq!(test.exported(&other, "com.example.S1"), ["other"]);
     }
 }

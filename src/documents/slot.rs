@@ -9,6 +9,7 @@ use crate::{
         envelope::{self, Opened, Reason, Refusal, Stamp},
     },
     model::Millis,
+    visibility::keeper,
 };
 
 /// A document that was accepted.
@@ -201,6 +202,13 @@ impl<C: Content> Slot<C> {
     /// Whether there is a row, and it is refused.
     pub(super) fn has_refused_row(&self) -> bool {
         self.refused.as_ref().is_some_and(|refused| refused.reason != Reason::Gone)
+    }
+
+    /// The row that is refused, if there is one.
+    pub(super) fn refused_row(&self) -> Option<keeper::Refused> {
+        let refused = self.refused.as_ref().filter(|_| self.has_refused_row())?;
+        let damage = [Reason::Malformed, Reason::Unsigned, Reason::Signature, Reason::Name];
+        Some(keeper::Refused { version: self.seen.unwrap_or_default(), is_damaged: damage.contains(&refused.reason) })
     }
 
     /// Whether no revision is known that is newer than what is held.

@@ -645,7 +645,12 @@ fn ten_thousand_services_take_four_rows() {
         now += PACE;
         assert!(now < NOW + 30 * PACE, "{:?} after {writes} writes", server.lease());
         store.poll(&mut server, now);
-        let view = keeper::Documents { lease: server.lease(), pages: server.pages(), beat: server.beat() };
+        let view = keeper::Documents {
+            lease: server.lease(),
+            pages: server.pages(),
+            beat: server.beat(),
+            refused: server.refused_visibility(),
+        };
         keeper.look(now, &view);
         if keeper.computes(now, &view) {
             match report.take() {
@@ -686,4 +691,25 @@ fn ten_thousand_services_take_four_rows() {
     names.into_iter().for_each(|name| drop(other.take(name, store.rows.get(&name))));
     assert_eq!(other.seen().map(|seen| seen.len()), Some(SERVICES));
     assert_eq!(other.visibility_names(false), [Name::Visibility], "it is to be ended");
+}
+
+/// Nobody sets pages, so nobody but the session server that computes can write over one that is damaged.
+#[test]
+fn a_page_that_is_damaged_can_be_written_over() {
+    use crate::visibility::{keeper::Refused, page::Page};
+    let mut server = documents();
+    let name = Name::VisibilityPage(0);
+    server.take(name, None);
+    let held = server.set_page(0, Page::default(), &stamp("registry-mox")).unwrap();
+    server.take(name, Some(&Row { version: held.version, value: held.value }));
+    assert_eq!(server.refused_visibility().pages, [None; 16]);
+    let version = held.version + 1;
+    server.take(name, Some(&Row { version, value: "damaged".to_owned() }));
+    assert_eq!(server.refused_visibility().pages[0], Some(Refused { version, is_damaged: true }));
+    assert_eq!(server.pages()[0], Some(&Page::default()), "the last one counts");
+    let write = server.set_page(0, Page::default(), &stamp("registry-mox")).unwrap();
+    assert_eq!(write.expect, version);
+    let mut other = documents();
+    let taken = other.take(name, Some(&Row { version: write.version, value: write.value }));
+    assert_eq!((taken.changed, taken.refused), (vec![name], vec![]));
 }

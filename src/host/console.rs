@@ -442,6 +442,15 @@ fn consumers(consumed: &Value) -> Markup {
     }
 }
 
+/// A text of JSON, or the JSON itself.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
 fn streams(engine: &Engine, from: usize) -> Markup {
     let (clients, totals) = engine.clients();
     let streams = engine.streams(from);

@@ -12,8 +12,8 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    config::Scope,
     documents::{Documents, Name, NotWritten, Stamp, Write},
-    error::{Error, Result},
     host::{
         desk::Following,
         documents::OURSELVES,
@@ -29,8 +29,14 @@ use crate::{
     },
 };
 
-/// Clients and services of a session server; one that says it has more is not believed.
+/// So many clients of a session server are told apart, and so many services taken whether or not the registry has them.
 const MOST: usize = 200_000;
+/// Names that clients choose are cut to so many characters.
+const MOST_NAME: usize = 256;
+/// Another server reads 16 MiB.
+const MOST_LINES: usize = 15 << 20;
+/// Says that clients at any address may have other applications than those that are named.
+const MORE: &str = "*||\n";
 /// After so long without a word of the host it is not known who subscribes here.
 const FRESH: Duration = Duration::from_secs(10);
 /// How often a page that is too large for its row is tried with fewer services.
@@ -100,7 +106,22 @@ fn shown(policy: &Policy, mut clients: Vec<(Client, Arc<str>)>) -> Clients {
 }
 
 fn documents(all: &Documents) -> keeper::Documents<'_> {
-    keeper::Documents { lease: all.lease(), pages: all.pages(), beat: all.beat() }
+    keeper::Documents { lease: all.lease(), pages: all.pages(), beat: all.beat(), refused: all.refused_visibility() }
+}
+
+/// Clients, a line each; the last one is [`MORE`] where there are more of them than another server reads.
+fn lines(clients: &[Client]) -> Arc<str> {
+    let mut lines = String::new();
+    for Client { application, address, cell } in clients {
+        let address = address.map(|address| address.to_string()).unwrap_or_default();
+        let (cell, application) = (cell.as_deref().unwrap_or_default(), application.as_deref().unwrap_or_default());
+        if lines.len() + address.len() + cell.len() + application.len() > MOST_LINES {
+            lines.push_str(MORE);
+            break;
+        }
+        lines.extend([&*address, "|", cell, "|", application, "\n"]);
+    }
+    lines.into()
 }
 
 /// The namespaces of a client.
@@ -109,9 +130,15 @@ fn places(policy: &Policy, client: &Client) -> Vec<Arc<str>> {
 }
 
 impl Engine {
+    /// Whether consumers are followed here. With local scope a session server knows the services of its own clients only, so
+    /// it neither computes for others nor goes by what they computed.
+    fn asks(&self, policy: &Policy) -> bool {
+        policy.asks_for_consumers() && self.config().scope == Scope::Cluster
+    }
+
     fn world<'a>(&self, policy: &Policy, knows: &'a dyn Fn(&str) -> bool) -> World<'a> {
         // Who does not know the registry does not know which groups to ask for.
-        let asks = policy.asks_for_consumers();
+        let asks = self.asks(policy);
         World { asks, hold: policy.document().visibility.hold.as_millis() as model::Millis, knows }
     }
 
@@ -123,10 +150,10 @@ impl Engine {
             following.watching.keeper.is(server);
             let Following { documents: all, watching, .. } = &*following;
             let computes = |all: &Documents| watching.keeper.computes(now, &documents(all));
-            policy.asks_for_consumers() && all.as_ref().is_some_and(computes)
+            self.asks(&policy) && all.as_ref().is_some_and(computes)
         };
         if !computes {
-            return json!({ "asks": policy.asks_for_consumers(), "collect": false });
+            return json!({ "asks": self.asks(&policy), "collect": false });
         }
         let group = |id: &Arc<str>| id.rsplit_once("#@#").map(|(_, group)| group.to_owned());
         let groups: BTreeSet<String> = self.shared.store.ids().iter().filter_map(group).collect();
@@ -135,30 +162,31 @@ impl Engine {
 
     /// Takes the subscribers of a session server: of each client its address, cell and application. Returns whether documents are to
     /// be written now.
-    pub fn consumers(
-        &self,
-        server: &str,
-        own: bool,
-        clients: &[String],
-        services: BTreeMap<Arc<str>, String>,
-    ) -> Result<bool> {
-        let too_many = |what: &str, count: usize| {
-            Error::InvalidArgument(format!("{server} has {count} {what}, and at most {MOST} are taken"))
-        };
-        if clients.len() > MOST || services.len() > MOST {
-            return Err(too_many("clients or services with subscribers", clients.len().max(services.len())));
-        }
+    pub fn consumers(&self, server: &str, own: bool, clients: &[String], services: BTreeMap<Arc<str>, String>) -> bool {
         let client = |text: &String| {
             let mut parts = text.splitn(3, '|');
             let address = parts.next().and_then(|address| address.parse().ok());
-            let mut named = || parts.next().filter(|part| !part.is_empty()).map(Arc::from);
+            let cut = |part: &str| Arc::from(part.chars().take(MOST_NAME).collect::<String>());
+            let mut named = || parts.next().filter(|part| !part.is_empty()).map(cut);
             let (cell, application) = (named(), named());
             Client { application, address, cell }
         };
-        let lines = own.then(|| (Arc::from(clients.join("\n")), Instant::now()));
-        let clients: Vec<Client> = clients.iter().map(client).collect();
-        let of = |places: String| places.split(' ').filter_map(|place| place.parse().ok()).collect();
-        let services = services.into_iter().map(|(id, places)| (id, of(places))).collect();
+        let mut clients: Vec<Client> = clients.iter().map(client).collect();
+        let lines = own.then(|| (lines(&clients), Instant::now()));
+        // Whoever is not told apart may be anywhere, so services are seen by more. A server whose word is not taken would be silent.
+        if clients.len() > MOST {
+            clients.truncate(MOST);
+            clients.push(Client { application: None, address: None, cell: None });
+        }
+        let of = |places: String| {
+            let places = places.split(' ').filter_map(|place| place.parse().ok());
+            let mut places: Vec<u32> = places.map(|place: u32| place.min(MOST as u32)).collect();
+            places.dedup();
+            places.into()
+        };
+        let is_bounded = services.len() <= MOST;
+        let services = services.into_iter().filter(|(id, _)| is_bounded || self.shared.store.has(id));
+        let services = services.map(|(id, places)| (id, of(places))).collect();
         let policy = self.shared.policy.load_full();
         let read = Read::new(Report { clients, services }, &|client| places(&policy, client));
         let mut following = self.documents.lock();
@@ -166,7 +194,7 @@ impl Engine {
         following.watching.clients = lines.or(following.watching.clients.take());
         following.watching.keeper.report(server, read);
         // The news of others are looked for once, when all have answered.
-        Ok(own && self.is_due(&following, &policy))
+        own && self.is_due(&following, &policy)
     }
 
     /// Says that a session server has the subscribers that it had; `false`: it is not known which those are.
@@ -213,19 +241,23 @@ impl Engine {
         let watching = &mut following.watching;
         let before = watching.policy.replace(Arc::clone(policy));
         if before.is_some_and(|before| !Arc::ptr_eq(&before, policy) && !before.places_as(policy)) {
-            watching.keeper.replace(&|client| places(policy, client), true);
+            watching.keeper.replace(&|client| places(policy, client));
         }
     }
 
     /// The document of who consumes what that is to be written now, if there is one.
     pub(super) fn write_seen(&self, following: &mut Following) -> Option<Write> {
+        if self.config().scope == Scope::Local {
+            return None;
+        }
         let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
-        let is_ready = self.view().complete;
         self.follow_places(following, &policy);
         let knows = |id: &str| self.shared.store.has(id);
         let world = self.world(&policy, &knows);
         let Following { documents: Some(all), watching, .. } = following else { return None };
-        if world.asks && !is_ready {
+        // Whoever cannot collect lets another take the lease.
+        let collects = watching.clients.as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH);
+        if world.asks && !(collects && self.view().complete) {
             watching.keeper.look(now, &documents(all));
             return None;
         }
@@ -249,14 +281,18 @@ impl Engine {
 
     /// From now on that counts which the documents say of who consumes what.
     pub(super) fn put_seen_in_force(&self, following: &Following) {
-        let seen = following.documents.as_ref().and_then(Documents::seen);
+        let documents = following.documents.as_ref().filter(|_| self.config().scope == Scope::Cluster);
+        let seen = documents.and_then(Documents::seen);
         self.shared.seen.store(seen.map(Arc::new));
         self.shared.store.wake().wake();
     }
 
     /// The keys of the documents' rows that the host reads beside those it reads always.
     pub(super) fn visibility_keys(&self) -> BTreeMap<Name, String> {
-        let asks = self.shared.policy.load().asks_for_consumers();
+        if self.config().scope == Scope::Local {
+            return BTreeMap::new();
+        }
+        let asks = self.asks(&self.shared.policy.load());
         let following = self.documents.lock();
         let names = following.documents.as_ref().map(|all| all.visibility_names(asks)).unwrap_or_default();
         names.into_iter().map(|name| (name, name.key())).collect()
@@ -328,10 +364,12 @@ impl Engine {
         let Following { documents: all, watching, .. } = &*following;
         let lease = all.as_ref().and_then(Documents::lease);
         let computing = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
-        let asks = policy.asks_for_consumers();
+        let asks = self.asks(&policy);
+        let is_local = !asks && policy.asks_for_consumers();
         VisibilityStatus {
             mode: policy.document().visibility.mode,
             asks,
+            off: is_local.then_some("mox.scope is local: a session server knows the services of its own clients only"),
             known: seen.is_some(),
             services: seen.map_or(0, |seen| seen.len()),
             holder: lease.filter(|_| asks).map(|lease| Arc::clone(&lease.holder)),
@@ -343,22 +381,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-
-    use super::*;
-    use crate::policy::PolicyConfig;
-
-    #[test]
-    fn of_many_clients_the_first_are_shown_and_all_are_counted() {
-        let policy = Policy::new(PolicyConfig::default(), &[], "n").unwrap();
-        let server: Arc<str> = "10.0.0.1".into();
-        let client =
-            |n: u8| Client { application: Some("shop".into()), address: Some([10, 0, 1, n].into()), cell: None };
-        let all: Vec<Client> = (0..=255).rev().chain(0..10).map(client).collect();
-        let Clients { count, first } = shown(&policy, copied(all.iter().map(|client| (&server, client))));
-        let addresses: Vec<IpAddr> = first.iter().flat_map(|client| client.address).collect();
-        assert_eq!(count, 256);
-        assert_eq!(addresses, (0..SHOWN as u8).map(|n| [10, 0, 1, n].into()).collect::<Vec<IpAddr>>());
-    }
-}
+mod tests;

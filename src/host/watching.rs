@@ -26,8 +26,11 @@ pub(super) struct Watching {
 pub struct VisibilityStatus {
     /// The policy's.
     pub mode: Mode,
-    /// Whether the policy asks for consumers at all.
+    /// Whether the policy asks for consumers at all, and this session server can follow.
     pub asks: bool,
+    /// Why nobody asks though the policy does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off: Option<&'static str>,
     /// Whether the documents say of all services where their consumers are, so that it counts.
     pub known: bool,
     /// The services of which somebody is known to consume them.
@@ -48,7 +51,7 @@ pub struct VisibilityStatus {
 impl VisibilityStatus {
     /// Whether the policy does not ask for it.
     pub fn is_off(&self) -> bool {
-        !self.asks
+        !self.asks && self.off.is_none()
     }
 }
 

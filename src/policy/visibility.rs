@@ -114,15 +114,10 @@ impl<'a> Exported<'a> {
         consumers: Option<&Consumers>,
         namespace: &str,
     ) -> Cow<'a, [String]> {
-        let nobody = Consumers::default();
         let is_all = self.to.is_empty() || self.to.iter().any(|name| name == "*");
-        let consumers = match consumers {
-            Some(consumers) if consumers.unknown => None,
-            Some(consumers) => Some(consumers),
-            None if visibility.unused == Unused::Keep => None,
-            None => Some(&nobody),
-        };
-        if consumers.is_none() && (is_all || visibility.always.is_empty()) {
+        // Consumers of unknown place only add: they may be anywhere that the policy says, and those of known place stay where they are.
+        let is_open = consumers.map_or(visibility.unused == Unused::Keep, |consumers| consumers.unknown);
+        if is_open && is_all {
             return Cow::Borrowed(self.to);
         }
         let named = |name: &String| if name == "." { namespace.to_owned() } else { name.clone() };
@@ -131,7 +126,10 @@ impl<'a> Exported<'a> {
         let may = |name: &String| self.is_own || is_all || policy.contains(name);
         let mut to: BTreeSet<String> = of_consumers.filter(may).collect();
         to.extend(visibility.always.iter().map(named));
-        if self.is_own || consumers.is_none() {
+        if is_open && to.is_subset(&policy) {
+            return Cow::Borrowed(self.to);
+        }
+        if self.is_own || is_open {
             to.extend(policy);
         }
         if to.contains("*") {
@@ -209,18 +207,24 @@ mod tests {
             policy(document)
         };
         let none: Option<&[&str]> = None;
+        let unknown = |names: &[&str]| Some(Consumers { unknown: true, ..consumers(names) });
         for (export_to, overridden, unused, of, expected) in [
             (&["*"][..], none, "keep", Some(consumers(&["shop", "pay"])), &["gateways", "pay", "shop"][..]),
             (&["*"], none, "keep", None, &["*"]),
             (&["*"], none, "hide", None, &["gateways"]),
-            (&["*"], none, "keep", Some(Consumers { unknown: true, ..consumers(&["shop"]) }), &["*"]),
+            (&["*"], none, "keep", unknown(&["shop"]), &["*"]),
             (&["shop", "."], none, "keep", Some(consumers(&["shop", "pay", "sofa"])), &["gateways", "shop", "sofa"]),
             (&["~"], none, "keep", Some(consumers(&["shop"])), &["gateways"]),
             (&["shop", "."], none, "keep", None, &["gateways", "shop", "sofa"]),
-            (&["."], none, "keep", Some(Consumers { unknown: true, ..consumers(&["x"]) }), &["gateways", "sofa"]),
+            (&["."], none, "keep", unknown(&["x"]), &["gateways", "sofa"]),
             (&["*"], Some(&["batch", "."]), "keep", Some(consumers(&["shop"])), &["batch", "gateways", "shop", "sofa"]),
             (&["*"], Some(&["*"]), "keep", Some(consumers(&["shop"])), &["*"]),
             (&["*"], Some(&["~"]), "hide", None, &["gateways"]),
+            (&["*"], Some(&["batch"]), "keep", unknown(&["shop"]), &["batch", "gateways", "shop"]),
+            (&["*"], Some(&["batch"]), "hide", unknown(&[]), &["batch", "gateways"]),
+            (&["*"], Some(&["~"]), "keep", unknown(&["shop"]), &["gateways", "shop"]),
+            (&["*"], Some(&["*"]), "keep", unknown(&["shop"]), &["*"]),
+            (&["shop", "batch"], none, "keep", unknown(&["shop", "pay"]), &["batch", "gateways", "shop"]),
         ] {
             let policy = on(export_to, overridden, unused);
             assert_eq!(
@@ -231,6 +235,11 @@ mod tests {
         }
         let alone = policy(serde_json::json!({ "visibility": { "mode": "on", "unused": "hide" } }));
         assert_eq!(alone.rules("abc").visible_to(None, "sofa")[..], ["~"], "an empty list would be everybody");
+        let own = serde_json::json!({ "a*": { "exportTo": ["batch", "."] } });
+        let own = policy(serde_json::json!({ "visibility": { "mode": "on" }, "overrides": own }));
+        let of = |consumers: Option<Consumers>| own.rules("abc").visible_to(consumers.as_ref(), "sofa").into_owned();
+        assert_eq!(of(unknown(&["shop"])), ["batch", "shop", "sofa"], "who is known to be there keeps it");
+        assert_eq!(of(unknown(&["batch"])), ["batch", "."], "nothing is added, so the list is as it was written");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
     model::Millis,
     visibility::{
         Lease, PAGES, ServiceId,
-        keeper::{BLIND, Documents, Keeper, Read, Wanted, World},
+        keeper::{BLIND, Documents, Keeper, Read, RefusedRows, Wanted, World},
         page::Page,
         report::{Client, Report},
     },
@@ -55,7 +55,7 @@ impl Rows {
     fn documents(&self) -> Documents<'_> {
         let pages = std::array::from_fn(|n| self.pages.get(&n).map(|(_, page)| page));
         let beat = self.lease.0 * 1_000_003 + self.pages.values().map(|(version, _)| version).sum::<u64>();
-        Documents { lease: self.lease.1.as_ref(), pages, beat }
+        Documents { lease: self.lease.1.as_ref(), pages, beat, refused: RefusedRows::default() }
     }
 
     fn pairs(&self) -> BTreeSet<(ServiceId, Arc<str>)> {
@@ -345,7 +345,12 @@ fn a_page_that_is_lost_begins_anew() {
     let mut page = Page::default();
     let documents = |page: &'static Page| {
         let pages = std::array::from_fn(|n| Some(page).filter(|_| n == 0));
-        Documents { lease: Some(Box::leak(Box::new(lease.clone()))), pages, beat: page.len() as u64 }
+        Documents {
+            lease: Some(Box::leak(Box::new(lease.clone()))),
+            pages,
+            beat: page.len() as u64,
+            refused: RefusedRows::default(),
+        }
     };
     let empty = documents(Box::leak(Box::new(page.clone())));
     keeper.look(now, &empty);

@@ -5,7 +5,7 @@
 //! the union.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -42,6 +42,26 @@ pub struct Documents<'a> {
     pub pages: [Option<&'a Page>; PAGES],
     /// Another number whenever any of them is another one.
     pub beat: u64,
+    /// Their rows that are refused.
+    pub refused: RefusedRows,
+}
+
+/// The rows that are refused, whatever document is held of an earlier one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RefusedRows {
+    /// That of the lease.
+    pub lease: Option<Refused>,
+    /// Those of the pages.
+    pub pages: [Option<Refused>; PAGES],
+}
+
+/// A row that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Its version.
+    pub version: i64,
+    /// No release can read it; else only an operator, or an upgrade, helps.
+    pub is_damaged: bool,
 }
 
 impl Documents<'_> {
@@ -136,8 +156,10 @@ pub struct Keeper {
     missing: HashMap<(ServiceId, Arc<str>), Millis>,
     /// Nothing was new when that was looked for last, and nothing came since: to look costs every subscription.
     clean: bool,
-    /// The policy says otherwise where clients are than in the last round.
-    moved: bool,
+    /// Services whose consumers of unknown place are known by another policy, since the last complete round.
+    found: HashSet<ServiceId>,
+    /// Rows that are refused, the lease's as the place behind the pages: their versions, and since when each has had it.
+    refused: BTreeMap<usize, (i64, Millis)>,
     /// How many services a page had when it was too large for its row.
     caps: BTreeMap<usize, usize>,
     counts: Counts,
@@ -159,6 +181,8 @@ impl Keeper {
 
     /// Takes what a session server says of its subscribers, in the place of what it said before.
     pub fn report(&mut self, server: &str, Read { report, ids, names }: Read) {
+        // Whoever comes and goes between two rounds has been there.
+        self.missing.retain(|(id, name), _| !names.get(id).is_some_and(|names| names.contains(name)));
         self.servers.insert(server.into(), Server { report, ids, names, is_new: true });
         self.clean = false;
     }
@@ -168,12 +192,16 @@ impl Keeper {
         self.servers.get_mut(server).map(|server| server.is_new = true).is_some()
     }
 
-    /// It is known otherwise where clients are; `moved`: since the policy says so.
-    pub fn replace(&mut self, places: &dyn Fn(&Client) -> Vec<Arc<str>>, moved: bool) {
-        self.moved |= moved;
+    /// The policy says otherwise where clients are.
+    pub fn replace(&mut self, places: &dyn Fn(&Client) -> Vec<Arc<str>>) {
         self.clean = false;
         for server in self.servers.values_mut() {
-            server.names = server.report.names(places);
+            let names = server.report.names(places);
+            let is_unknown =
+                |all: &HashMap<ServiceId, Arc<Names>>, id| all.get(id).is_some_and(|names| names.contains(UNKNOWN));
+            let found = server.names.keys().filter(|id| is_unknown(&server.names, id) && !is_unknown(&names, id));
+            self.found.extend(found);
+            server.names = names;
         }
     }
 
@@ -218,11 +246,11 @@ impl Keeper {
         if self.seen_at.replace(now).is_some_and(|before| now - before > BLIND) {
             self.missing.clear();
         }
-        let moved = std::mem::take(&mut self.moved);
+        let all_found = std::mem::take(&mut self.found);
         let mut missing = HashMap::new();
         for (id, name) in pairs(documents).filter(|(id, name)| !self.is_there(*id, name)) {
             // Who was nowhere under the policy before is somewhere now.
-            let found = moved && **name == *UNKNOWN;
+            let found = **name == *UNKNOWN && all_found.contains(&id);
             let key = (id, Arc::clone(name));
             let since = if found { self.observed - world.hold } else { self.observed };
             let since = self.missing.get(&key).copied().unwrap_or(since).min(since);
@@ -238,6 +266,11 @@ impl Keeper {
             self.beat = Some((documents.beat, now));
             self.clean = false;
         }
+        let refused = documents.refused.pages.into_iter().chain([documents.refused.lease]).enumerate();
+        let versions = refused.filter_map(|(n, row)| Some((n, row?.version)));
+        let before = |n: usize| self.refused.get(&n).copied();
+        let since = |(n, version)| (n, before(n).filter(|before| before.0 == version).unwrap_or((version, now)));
+        self.refused = versions.map(since).collect();
         let holds = documents.lease.is_some_and(|lease| self.me.as_ref() == Some(&lease.holder));
         if !holds {
             self.forget();
@@ -246,12 +279,19 @@ impl Keeper {
 
     /// Who computes next begins with nothing.
     fn forget(&mut self) {
-        let Self { me, beat, wrote, caps, .. } = std::mem::take(self);
-        *self = Self { me, beat, wrote, caps, ..Self::default() };
+        let Self { me, beat, wrote, caps, refused, .. } = std::mem::take(self);
+        *self = Self { me, beat, wrote, caps, refused, ..Self::default() };
     }
 
     fn is_dead(&self, now: Millis) -> bool {
         self.beat.is_some_and(|(_, at)| now - at >= LEASE)
+    }
+
+    /// Whether a row may be written over; `n`: the page, or [`PAGES`] for the lease. A row that is refused may be right for servers with
+    /// another token, of which one computes and writes: so it is written over only once it was the same for as long as a lease holds.
+    fn may_write(&self, n: usize, row: Option<Refused>, now: Millis) -> bool {
+        let is_old = || self.refused.get(&n).is_some_and(|(_, since)| now - since >= LEASE);
+        row.is_none_or(|row| row.is_damaged && is_old())
     }
 
     /// The document to write now, if there is one.
@@ -278,6 +318,9 @@ impl Keeper {
             }
             Some(_) => None,
         };
+        let may =
+            |wanted: &Wanted| matches!(wanted, Wanted::Page(..)) || self.may_write(PAGES, documents.refused.lease, now);
+        let wanted = wanted.filter(may);
         if wanted.is_some() {
             self.wrote = Some(now);
         }
@@ -301,16 +344,24 @@ impl Keeper {
         }
         let settles = !has_new && self.rounds > 0;
         // A page that is lost: who is there is in another one by now, and nothing counts before all pages are there.
-        let lost = || (0..lease.pages.min(PAGES)).find(|n| documents.pages[*n].is_none());
+        let refused = documents.refused.pages;
+        let may = |n: &usize| self.may_write(*n, refused[*n], now);
+        let lost = || (0..lease.pages.min(PAGES)).find(|n| documents.pages[*n].is_none() && may(n));
         if let Some(n) = lost().filter(|_| settles) {
             return Some(Wanted::Page(n, Page::default()));
+        }
+        // A page whose row is damaged: whoever starts now could not read it. Nothing counts of those behind the last.
+        let is_known = |n: &usize| documents.pages[*n].is_some() || *n >= lease.pages;
+        if let Some(n) = (0..PAGES).find(|n| refused[*n].is_some() && is_known(n) && may(n)) {
+            return Some(Wanted::Page(n, documents.pages[n].cloned().unwrap_or_default()));
         }
         let pages = documents.count().max(lease.pages);
         if pages > lease.pages || (settles && !lease.settled) {
             return Some(Wanted::Lease(Lease { settled: lease.settled || settles, pages, ..lease.clone() }));
         }
         let removal = |page: &Page| self.without_dead(page, now, world);
-        let pages = documents.pages.iter().enumerate().filter_map(|(n, page)| Some((n, removal((*page)?)?)));
+        let pages = documents.pages.iter().enumerate().filter(|(n, _)| may(n));
+        let pages = pages.filter_map(|(n, page)| Some((n, removal((*page)?)?)));
         if let Some((n, (page, removed))) = pages.max_by_key(|(_, (_, removed))| *removed) {
             self.counts.removed += removed as u64;
             return Some(Wanted::Page(n, page));
@@ -352,6 +403,9 @@ impl Keeper {
         world: &World<'_>,
     ) -> Option<Wanted> {
         for (n, page) in documents.pages.iter().enumerate() {
+            if !self.may_write(n, documents.refused.pages[n], now) {
+                continue;
+            }
             let cap = self.caps.get(&n).copied();
             let mut next = page.cloned().unwrap_or_default();
             if let Some((without, removed)) = self.without_dead(&next, now, world) {

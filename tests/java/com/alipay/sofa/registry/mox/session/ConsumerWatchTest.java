@@ -32,9 +32,10 @@ public class ConsumerWatchTest {
     private final List<AutoCloseable> opened = new ArrayList<>();
 
     /** Session servers and who subscribes there. */
-    private static final class Servers implements ConsumerSource {
+    private static class Servers implements ConsumerSource {
         final List<String> asked = Collections.synchronizedList(new ArrayList<>());
         volatile boolean isDown;
+        volatile boolean closed;
 
         @Override
         public void own(Sink sink) {
@@ -58,7 +59,9 @@ public class ConsumerWatchTest {
         }
 
         @Override
-        public void close() {}
+        public void close() {
+            closed = true;
+        }
     }
 
     @After
@@ -83,12 +86,7 @@ public class ConsumerWatchTest {
     public void everySessionServerIsAskedForItsSubscribers() throws Exception {
         MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
         config.set("policy.visibility.mode", "shadow").set("policy.visibility.cidrs", Collections.singletonMap("10.0.0.0/8", "all"));
-        RegistryMox mox = RegistryMox.create(config.build());
-        opened.add(mox);
-        for (int n = 1; n <= 2; n++) {
-            mox.publish("registry", Publish.of(TestData.service(n), "r").version(1, 1).data("10.0.0.1:12200").build());
-        }
-        mox.loaded();
+        RegistryMox mox = registry(config);
         DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
         Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
         DocumentFollower documents = new DocumentFollower(mox, new TableStore(table), keys, 100, DocumentFollower.CALL_MILLIS);
@@ -109,7 +107,7 @@ public class ConsumerWatchTest {
         opened.add(() -> web.stop(0));
         Servers servers = new Servers();
         Sessions sessions = new Sessions(() -> Collections.singletonList(OTHER), web.getAddress().getPort());
-        ConsumerWatch watch = new ConsumerWatch(mox, servers, sessions, documents, ME, broken -> { });
+        ConsumerWatch watch = new ConsumerWatch(mox, servers, sessions, documents, ME);
         opened.add(watch);
 
         watch.own();
@@ -135,9 +133,76 @@ public class ConsumerWatchTest {
         assertEquals(2L, visibility(mox).get("services"));
         // A client that its server does not know yet is asked for again; of a server without MoX addresses are all there is.
         assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 pay");
+        clients[0] += "*||\n";
+        watch.round();
+        assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 null", "10.2.0.1 pay", "10.2.0.9 null");
         clients[0] = null;
         watch.round();
         assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 null", "10.2.0.9 null");
+    }
+
+    private RegistryMox registry(MoxConfig.Builder config) throws Exception {
+        RegistryMox mox = RegistryMox.create(config.build());
+        opened.add(mox);
+        for (int n = 1; n <= 2; n++) {
+            mox.publish("registry", Publish.of(TestData.service(n), "r").version(1, 1).data("10.0.0.1:12200").build());
+        }
+        mox.loaded();
+        return mox;
+    }
+
+    private static MoxConfig.Builder shadow() {
+        return MoxConfig.builder().set("listen", "127.0.0.1:0").set("policy.visibility.mode", "shadow");
+    }
+
+    /** Subscribers that are others whenever somebody looks. */
+    @Test
+    public void whatIsRememberedIsWhatWasTold() throws Exception {
+        RegistryMox mox = registry(shadow());
+        int[] looks = {0};
+        // The second look, which is told, finds what no other does.
+        Servers servers = new Servers() {
+            @Override
+            public void own(Sink sink) {
+                sink.subscription(TestData.service(1), ++looks[0] == 2 ? "10.1.0.2" : "10.1.0.1", null, null);
+            }
+        };
+        ConsumerWatch watch = new ConsumerWatch(mox, servers, new Sessions(Collections::emptyList, 1), null, ME);
+        opened.add(watch);
+        watch.own();
+        assertEquals("10.1.0.2||\n", lines(mox));
+        watch.own();
+        assertEquals("10.1.0.1||\n", lines(mox));
+        int before = looks[0];
+        watch.own();
+        assertEquals("what is as before is looked at once", before + 1, looks[0]);
+    }
+
+    @Test
+    public void aClassThatIsMissingEndsTheWatchAlone() throws Exception {
+        RegistryMox mox = registry(shadow());
+        int[] looks = {0};
+        Servers servers = new Servers() {
+            @Override
+            public void own(Sink sink) {
+                looks[0]++;
+                throw new NoClassDefFoundError("Interests");
+            }
+        };
+        ConsumerWatch watch = new ConsumerWatch(mox, servers, new Sessions(Collections::emptyList, 1), null, ME);
+        opened.add(watch);
+        watch.start();
+        TestData.await("it is off", () -> watch.isOff() && servers.closed);
+        assertEquals(1, looks[0]);
+        assertEquals(Boolean.TRUE, visibility(mox).get("asks"));
+    }
+
+    private static String lines(RegistryMox mox) throws Exception {
+        ByteArrayOutputStream out = new ByteArrayOutputStream();
+        try (MoxHost.Page page = mox.host().page("/mox/consumers", "")) {
+            page.writeTo(out);
+        }
+        return new String(out.toByteArray(), StandardCharsets.UTF_8);
     }
 
     private static void own(ConsumerWatch watch) {

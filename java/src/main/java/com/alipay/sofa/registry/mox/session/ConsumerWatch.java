@@ -13,7 +13,9 @@ import java.util.Set;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
-import java.util.function.Consumer;
+import java.util.concurrent.atomic.AtomicBoolean;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
 /**
  * Tells the engine who subscribes to what, where its policy asks for that: of this session server every 2 s if it is other than before,
@@ -26,6 +28,13 @@ import java.util.function.Consumer;
 final class ConsumerWatch implements AutoCloseable {
     static final long OWN_MILLIS = 2_000;
     static final long ROUND_MILLIS = 15_000;
+    /** After so long the engine is told the whole anew, whatever the sum says. */
+    private static final long WHOLE_NANOS = TimeUnit.MINUTES.toNanos(5);
+
+    /** In the place of an address: not all clients are named. */
+    private static final String MORE = "*";
+
+    private static final Logger LOG = LoggerFactory.getLogger("MOX");
 
     private final RegistryMox mox;
     private final ConsumerSource source;
@@ -35,14 +44,17 @@ final class ConsumerWatch implements AutoCloseable {
 
     private final String address;
     private final String name;
-    private final Consumer<Throwable> broken;
     private final ScheduledThreadPoolExecutor own = executor("mox-consumers");
     private final ScheduledThreadPoolExecutor rounds = executor("mox-consumer-rounds");
 
-    /** Of the subscriptions that the engine was told of. */
+    private final AtomicBoolean off = new AtomicBoolean();
+
+    /** The sum of the subscriptions that the engine was told of. */
     private long told;
 
     private boolean toldWhole;
+    /** When it was, by the clock of {@link System#nanoTime}. */
+    private long toldAt;
     /** Groups to ask for; null where this server does not compute. */
     private volatile List<String> groups;
 
@@ -52,15 +64,13 @@ final class ConsumerWatch implements AutoCloseable {
             ConsumerSource source,
             Sessions sessions,
             DocumentFollower documents,
-            String address,
-            Consumer<Throwable> broken) {
+            String address) {
         this.mox = mox;
         this.source = source;
         this.sessions = sessions;
         this.documents = documents;
         this.address = address;
         this.name = address + "/" + System.currentTimeMillis();
-        this.broken = broken;
     }
 
     private static ScheduledThreadPoolExecutor executor(String name) {
@@ -86,8 +96,11 @@ final class ConsumerWatch implements AutoCloseable {
         try {
             work.run();
         } catch (LinkageError e) {
-            broken.accept(e);
-            throw e; // ends it
+            // Of all that there is only this takes what is missing, and another session server can do its work.
+            if (off.compareAndSet(false, true)) {
+                LOG.error("event=consumers_off who subscribes cannot be seen in this registry version: {}", e.toString());
+                close();
+            }
         } catch (MoxException e) {
             // The engine is closed, which ends this as well; or it takes no more, and the round is not complete.
         } catch (Throwable t) {
@@ -99,9 +112,12 @@ final class ConsumerWatch implements AutoCloseable {
     private static final class Subscriptions implements ConsumerSource.Sink {
         final Map<String, Integer> clients = new LinkedHashMap<>();
         final Map<String, StringBuilder> services = new LinkedHashMap<>();
+        /** Of what was told, by {@link ConsumerWatch#mixed}. */
+        long sum;
 
         @Override
         public void subscription(String dataInfoId, String address, String cell, String application) {
+            sum += mixed(dataInfoId, address, cell, application);
             Integer place = clients.computeIfAbsent(client(address, cell, application), any -> clients.size());
             StringBuilder places = services.computeIfAbsent(dataInfoId, any -> new StringBuilder());
             places.append(places.length() == 0 ? "" : " ").append(place.intValue());
@@ -122,10 +138,12 @@ final class ConsumerWatch implements AutoCloseable {
             return;
         }
         boolean computes = Boolean.TRUE.equals(wanted.get("collect"));
-        long[] sum = {computes ? 1 : 0};
+        // Whoever begins to compute is told the services as well.
+        long start = computes ? 1 : 0;
+        long[] sum = {start};
         // The sum is the same in whatever order, and a sum is cheaper than what it stands for.
         source.own((id, address, cell, application) -> sum[0] += mixed(id, address, cell, application));
-        boolean same = toldWhole && told == sum[0];
+        boolean same = toldWhole && told == sum[0] && System.nanoTime() - toldAt < WHOLE_NANOS;
         if (same) {
             Map<String, Object> answer = mox.host().command("consumers", "server", address, "own", true, "same", true);
             same = Boolean.TRUE.equals(answer.get("known"));
@@ -135,7 +153,9 @@ final class ConsumerWatch implements AutoCloseable {
             source.own(all);
             tell(address, true, all.clients.keySet(), computes ? all.services : Collections.emptyMap());
             toldWhole = true;
-            told = sum[0];
+            // Subscribers come and go meanwhile, so it is the sum of these and not that of before.
+            told = start + all.sum;
+            toldAt = System.nanoTime();
         }
         groups = computes ? strings(wanted.get("groups")) : null;
     }
@@ -192,6 +212,9 @@ final class ConsumerWatch implements AutoCloseable {
                 all.subscription(id, address, null, null);
                 continue;
             }
+            if (clients.containsKey(MORE)) {
+                all.subscription(id, address, null, null);
+            }
             // A client that came just now is in its server's next answer.
             for (String named : clients.getOrDefault(address, Collections.emptySet())) {
                 int end = named.indexOf('|');
@@ -237,6 +260,11 @@ final class ConsumerWatch implements AutoCloseable {
             strings.add((String) item);
         }
         return strings;
+    }
+
+    /** Whether it has ended, since this registry version has not what it takes. */
+    boolean isOff() {
+        return off.get() && own.isShutdown() && rounds.isShutdown();
     }
 
     @Override

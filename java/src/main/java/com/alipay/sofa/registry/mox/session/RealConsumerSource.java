@@ -19,13 +19,28 @@ final class RealConsumerSource implements ConsumerSource {
     private final Interests interests;
     private final MetaServerService meta;
     private final int consolePort;
-    private final RpcClient client = new RpcClient();
+    /** Null before the first question, and after the end. */
+    private RpcClient client;
+
+    private boolean closed;
 
     RealConsumerSource(Interests interests, MetaServerService meta, int consolePort) {
         this.interests = interests;
         this.meta = meta;
         this.consolePort = consolePort;
-        client.startup();
+    }
+
+    /** It has threads of its own, which only the session server needs that asks. */
+    private synchronized RpcClient client() {
+        if (closed) {
+            throw new IllegalStateException("closed");
+        }
+        if (client == null) {
+            RpcClient started = new RpcClient();
+            started.startup();
+            client = started;
+        }
+        return client;
     }
 
     @Override
@@ -51,7 +66,7 @@ final class RealConsumerSource implements ConsumerSource {
     public Map<String, List<String>> ask(String server, String group) throws Exception {
         // The limit is for each service.
         FilterSubscriberIPsRequest request = new FilterSubscriberIPsRequest(group, Integer.MAX_VALUE);
-        Object answer = client.invokeSync(server + ":" + consolePort, request, TIMEOUT_MILLIS);
+        Object answer = client().invokeSync(server + ":" + consolePort, request, TIMEOUT_MILLIS);
         GenericResponse<?> response = (GenericResponse<?>) answer;
         if (!response.isSuccess() || !(response.getData() instanceof Map)) {
             throw new IllegalStateException("group " + group + " on " + server + ": " + response.getMessage());
@@ -68,7 +83,11 @@ final class RealConsumerSource implements ConsumerSource {
     }
 
     @Override
-    public void close() {
-        client.shutdown();
+    public synchronized void close() {
+        closed = true;
+        if (client != null) {
+            client.shutdown();
+            client = null;
+        }
     }
 }

@@ -92,7 +92,7 @@ final class SessionParts implements AutoCloseable {
         // Before anything is served: under which policy, and whether at all.
         DocumentFollower documents = documents(beans, mox, settings);
         SessionParts parts = new SessionParts(
-                dataCenter, sessions, feed, watch, metrics(mox), documents, consumers(beans, mox, sessions, documents, broken));
+                dataCenter, sessions, feed, watch, metrics(mox), documents, consumers(beans, mox, sessions, documents));
         if (feed != null) {
             feed.start(baseline);
         }
@@ -107,21 +107,19 @@ final class SessionParts implements AutoCloseable {
 
     /** Null where documents are off, in which all that comes of it would stand, or where a registry has not what it takes. */
     private static ConsumerWatch consumers(
-            ListableBeanFactory beans, RegistryMox mox, Sessions sessions, DocumentFollower documents, Consumer<Throwable> broken) {
-        SessionServerConfig config = bean(beans, SessionServerConfig.class, false);
-        MetaServerService meta = bean(beans, MetaServerService.class, false);
-        if (documents == null || config == null || meta == null) {
-            return null;
-        }
+            ListableBeanFactory beans, RegistryMox mox, Sessions sessions, DocumentFollower documents) {
         try {
+            SessionServerConfig config = bean(beans, SessionServerConfig.class, false);
+            MetaServerService meta = bean(beans, MetaServerService.class, false);
             Interests interests = bean(beans, Interests.class, false);
-            if (interests == null) {
+            if (documents == null || config == null || meta == null || interests == null) {
                 return null;
             }
             RealConsumerSource source = new RealConsumerSource(interests, meta, config.getConsolePort());
-            return new ConsumerWatch(mox, source, sessions, documents, ServerEnv.IP, broken);
-        } catch (LinkageError e) {
-            LOG.error("event=consumers_off who subscribes cannot be seen in this registry version: {}", e.toString());
+            return new ConsumerWatch(mox, source, sessions, documents, ServerEnv.IP);
+        } catch (Throwable t) {
+            // Several beans of a kind, or a class that is missing: all else goes without it.
+            LOG.error("event=consumers_off who subscribes cannot be seen in this registry version: {}", t.toString());
             return null;
         }
     }

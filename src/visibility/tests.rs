@@ -1,0 +1,165 @@
+//! What the holder of the lease writes, step by step.
+
+use std::sync::Arc;
+
+use crate::{
+    model::Millis,
+    visibility::{
+        Lease, PAGES, ServiceId,
+        keeper::{Documents, Keeper, Read, Refused, RefusedRows, Wanted, World},
+        page::Page,
+        report::{Client, Report},
+    },
+};
+
+const NOW: Millis = 1_700_000_000_000;
+const ROUND: Millis = 15_000;
+const MINUTE: Millis = 60_000;
+const WORLD: World<'static> = World { asks: true, hold: MINUTE, knows: &|_| true };
+
+/// The rows, and the server that holds the lease.
+struct Desk {
+    keeper: Keeper,
+    lease: Lease,
+    pages: [Option<Page>; PAGES],
+    refused: RefusedRows,
+    beat: u64,
+    now: Millis,
+}
+
+fn page(services: &[(&str, &str)]) -> Page {
+    let mut page = Page::default();
+    services.iter().for_each(|(id, name)| page.add(ServiceId::of(id), &(*name).into()));
+    page
+}
+
+/// A client is where its application says, but for `x`.
+fn places(client: &Client) -> Vec<Arc<str>> {
+    client.application.iter().filter(|name| ***name != *"x").cloned().collect()
+}
+
+impl Desk {
+    fn new(services: &[(&str, &str)]) -> Self {
+        let mut keeper = Keeper::default();
+        keeper.is("10.0.0.1/1");
+        let lease = Lease { holder: "10.0.0.1/1".into(), settled: true, pages: 1 };
+        let pages = std::array::from_fn(|n| (n == 0).then(|| page(services)));
+        let mut desk = Self { keeper, lease, pages, refused: RefusedRows::default(), beat: 0, now: NOW };
+        desk.act(|keeper, now, documents| keeper.look(now, documents));
+        desk
+    }
+
+    fn act<T>(&mut self, act: impl FnOnce(&mut Keeper, Millis, &Documents<'_>) -> T) -> T {
+        let pages = std::array::from_fn(|n| self.pages[n].as_ref());
+        let documents = Documents { lease: Some(&self.lease), pages, beat: self.beat, refused: self.refused };
+        act(&mut self.keeper, self.now, &documents)
+    }
+
+    fn report(&mut self, subscribed: &[(&str, &str)]) {
+        let client = |(_, application): &(&str, &str)| {
+            let application = Some((*application).into());
+            Client { application, address: None, cell: None }
+        };
+        let services = subscribed.iter().enumerate().map(|(n, (id, _))| (Arc::from(*id), [n as u32].into()));
+        let report = Report { clients: subscribed.iter().map(client).collect(), services: services.collect() };
+        self.keeper.report("10.0.0.1", Read::new(report, &places));
+    }
+
+    /// What a round after a while finds.
+    fn round(&mut self, after: Millis, subscribed: &[(&str, &str)]) {
+        self.now += after;
+        self.beat += 1;
+        self.report(subscribed);
+        let listed = ["10.0.0.1".into()].into();
+        self.act(|keeper, now, documents| {
+            keeper.look(now, documents);
+            keeper.end_round(now, &listed, documents, &WORLD);
+        });
+    }
+
+    fn next(&mut self) -> Option<Wanted> {
+        self.act(|keeper, now, documents| keeper.next(now, documents, &WORLD))
+    }
+}
+
+#[test]
+fn who_comes_and_goes_between_two_rounds_has_been_there() {
+    let mut desk = Desk::new(&[("a", "shop")]);
+    desk.round(ROUND, &[]);
+    desk.round(ROUND, &[]);
+    desk.report(&[("a", "shop")]);
+    desk.round(ROUND, &[]);
+    for _ in 0..3 {
+        desk.round(ROUND, &[]);
+        assert!(!matches!(desk.next(), Some(Wanted::Page(..))), "the hold is not over");
+    }
+    desk.round(ROUND, &[]);
+    assert_eq!(desk.next(), Some(Wanted::Page(0, Page::default())));
+}
+
+#[test]
+fn what_becomes_known_by_a_policy_is_no_longer_unknown_and_all_else_keeps_its_hold() {
+    let mut desk = Desk::new(&[("a", "?"), ("b", "?")]);
+    desk.round(ROUND, &[("a", "x")]);
+    desk.keeper.replace(&|_| vec!["shop".into()]);
+    desk.round(ROUND, &[("a", "shop")]);
+    assert_eq!(desk.next(), Some(Wanted::Page(0, page(&[("a", "shop"), ("b", "?")]))));
+}
+
+#[test]
+fn a_page_that_is_refused_keeps_nothing_else_from_being_written() {
+    for is_damaged in [true, false] {
+        let mut desk = Desk::new(&[("a", "shop")]);
+        desk.refused.pages[0] = Some(Refused { version: 5, is_damaged });
+        let all = [("a", "shop"), ("b", "pay")];
+        desk.round(ROUND, &all);
+        let wanted = Wanted::Page(1, page(&[("b", "pay")]));
+        assert_eq!(desk.next().as_ref(), Some(&wanted), "what is new goes elsewhere");
+        desk.pages[1] = Some(page(&[("b", "pay")]));
+        desk.round(ROUND, &all);
+        desk.lease.pages = 2;
+        desk.round(ROUND, &all);
+        assert_eq!(desk.next(), Some(Wanted::Lease(desk.lease.clone())), "the lease is renewed");
+        desk.round(ROUND, &all);
+        desk.round(ROUND, &all);
+        let wanted = Wanted::Page(0, page(&[("a", "shop")]));
+        assert_eq!(desk.next() == Some(wanted), is_damaged, "it is written over if no release can read it");
+    }
+}
+
+#[test]
+fn a_damaged_page_of_which_nothing_is_known_begins_anew_when_all_have_answered() {
+    // Of the pages that count one is damaged, and the one behind them.
+    for (pages, counts) in [(2, true), (1, false)] {
+        let mut desk = Desk::new(&[("a", "shop")]);
+        desk.lease.pages = pages;
+        desk.refused.pages[1] = Some(Refused { version: 5, is_damaged: true });
+        let begins = Some(Wanted::Page(1, Page::default()));
+        let mut wanted = None;
+        for _ in 0..5 {
+            (desk.now, desk.beat) = (desk.now + ROUND, desk.beat + 1);
+            desk.report(&[("a", "shop")]);
+            wanted = desk.next();
+        }
+        assert_eq!(wanted == begins, !counts, "{wanted:?}");
+        desk.round(ROUND, &[("a", "shop")]);
+        assert_eq!(desk.next(), begins);
+    }
+}
+
+#[test]
+fn a_lease_that_is_refused_is_written_over_if_nobody_renews_it() {
+    let mut desk = Desk::new(&[]);
+    for n in 0..10 {
+        desk.refused.lease = Some(Refused { version: n, is_damaged: true });
+        desk.round(ROUND, &[]);
+        assert_eq!(desk.next(), None, "servers with another token renew it");
+    }
+    let wanted: Vec<bool> = (0..4)
+        .map(|_| {
+            desk.round(ROUND, &[]);
+            desk.next().is_some()
+        })
+        .collect();
+    assert_eq!(wanted, [false, false, false, true]);
+}
