@@ -665,7 +665,7 @@ fn nobody_holds_the_lease_who_does_not_see_subscribers() {
     let mut server = Server::start(Some(&table), json!({ "listen": "127.0.0.1:0", "policy": policy }));
     let collects =
         |server: &Server| server.tell(json!({ "op": "visibility", "server": "10.0.0.1/1" }))["collect"].clone();
-    eventually(SOON, "the view is complete", || server.mox.engine.view().complete.then_some(()));
+    eventually(SOON, "the view is complete", || server.mox.engine.watch().borrow().complete.then_some(()));
     for _ in 0..3 {
         assert_eq!(collects(&server), false);
         server.poll();
