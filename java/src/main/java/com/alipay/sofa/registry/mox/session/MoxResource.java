@@ -48,11 +48,11 @@ public class MoxResource {
     static final int AT_ONCE = 4;
 
     static final Semaphore MAKING = new Semaphore(AT_ONCE);
-    /** What other session servers ask. It is cheap and waits for nobody, and a server that refuses it passes for one that is stale. */
+    /** Questions of other session servers: cheap to answer, and who refuses them passes for stale, so they wait for no page. */
     private static final List<String> OF_SERVERS = Arrays.asList("/mox/fresh", "/mox/serving", "/mox/consumers");
     /** The others are asked to explain something for one reader at a time; more get what this server has to say. */
     private static final Semaphore EXPLAINING = new Semaphore(1);
-    /** They are asked so often at most, by {@link System#nanoTime}. */
+    /** Nanoseconds from one such question to the others to the next. */
     private static final long BETWEEN_QUESTIONS = TimeUnit.SECONDS.toNanos(1);
 
     static final AtomicLong NEXT_QUESTION = new AtomicLong(System.nanoTime());
