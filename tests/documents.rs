@@ -658,14 +658,14 @@ async fn services_are_exported_to_those_who_subscribe() {
     mesh.until_exported(2, &["*"]).await;
 }
 
-#[test]
-fn nobody_holds_the_lease_who_does_not_see_subscribers() {
+#[tokio::test]
+async fn nobody_holds_the_lease_who_does_not_see_subscribers() {
     let table = Table::default();
     let policy = json!({ "visibility": { "mode": "shadow" } });
     let mut server = Server::start(Some(&table), json!({ "listen": "127.0.0.1:0", "policy": policy }));
     let collects =
         |server: &Server| server.tell(json!({ "op": "visibility", "server": "10.0.0.1/1" }))["collect"].clone();
-    eventually(SOON, "the view is complete", || server.mox.engine.watch().borrow().complete.then_some(()));
+    server.mox.engine.flush().await; // the view is complete
     for _ in 0..3 {
         assert_eq!(collects(&server), false);
         server.poll();

@@ -551,9 +551,13 @@ mod tests {
         let withheld = Some(Lost { services: 1, endpoints: 8 });
         status.kubernetes = Some(KubernetesReport { withheld, ..KubernetesReport::default() });
         let text = decisions(&status, 101, 102).into_string();
-        for held in
-            ["101 services of which", "102 hosts or addresses", "7 services would be hidden", "8 endpoints withheld"]
-        {
+        let all = [
+            "101 services of which removals",
+            "102 contests of several services",
+            "7 services that namespaces would no longer see",
+            "8 endpoints withheld",
+        ];
+        for held in all {
             assert!(text.contains(held), "{held}: {text}");
         }
     }
