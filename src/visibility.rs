@@ -1,7 +1,7 @@
 //! Who subscribes to what, and in which namespaces: what session servers saw of it, and what they agree on.
 //!
 //! Takes reports of subscribers from each session server, and the documents as they stand in the registry's store; gives the document
-//! that is to be written next. What the documents say is a [`Seen`], by which `exportTo` is made where the policy wants it. The room is
+//! that is to be written next. What the documents say is a [`Seen`](seen::Seen), by which `exportTo` is made where the policy wants it. The room is
 //! a value: no lock, clock, log or IO, and whoever drives it says what time it is.
 //!
 //! Nothing here is about the application's name or address once a report was read: what is agreed on is namespaces by service. They only

@@ -1,4 +1,4 @@
-//! Who subscribes to what, as an engine follows it: the shell around [`Keeper`], whose lock is that of the documents.
+//! Who subscribes to what, as an engine follows it: the shell around [`Keeper`](crate::visibility::keeper::Keeper), whose lock is that of the documents.
 //!
 //! The host asks whether this server is to collect subscribers, and of which groups; hands in what each session server says; and says
 //! when all were asked. A document that is to be written then goes the way of every other.
