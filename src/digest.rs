@@ -20,6 +20,13 @@ pub fn hex(bytes: &[u8]) -> String {
     digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
+/// The bytes of a SHA-256, or of an HMAC with it, that stand there as 64 hexadecimal digits.
+pub fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    (digits.len() == 64).then_some(bytes)?.try_into().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +38,14 @@ mod tests {
         assert_eq!(hex(&prefix_of::<4>("abc")), whole[..8]);
         assert_eq!(hex(&prefix_of::<32>("abc")), whole);
         assert_eq!(hex(&[]), "");
+    }
+
+    #[test]
+    fn digits_give_back_what_they_are_of_and_anything_else_gives_nothing() {
+        let bytes = prefix_of::<32>("abc");
+        assert_eq!((from_hex(&hex(&bytes)), from_hex(&hex(&bytes).to_uppercase())), (Some(bytes), Some(bytes)));
+        for other in ["", "00", &hex(&bytes)[1..], &format!("{}0", hex(&bytes)), &"é".repeat(32), &"g".repeat(64)] {
+            assert_eq!(from_hex(other), None, "{other}");
+        }
     }
 }

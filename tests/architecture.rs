@@ -54,6 +54,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
         &[
             "catalog",
             "config",
+            "digest",
             "disk",
             "documents",
             "error",

@@ -1,8 +1,9 @@
 //! The key that a service goes by in a round.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    istio::names::{ID_ANNOTATION, PROTOCOL_ANNOTATION},
     policy::{Policy, Rules},
     registry::store::Store,
     translate::payload::Client,
@@ -49,12 +50,13 @@ impl ServiceKey {
         Self(format!("{protocol}://{id}").into())
     }
 
-    /// The service whose resources say this dataInfoId and protocol in their annotations.
-    pub fn annotated(id: &str, protocol: Option<&str>) -> Self {
-        match protocol {
-            None => Self::main(&id.into()),
+    /// The service that a resource with these annotations is of; `None`: it is an application's.
+    pub fn annotated(annotations: &BTreeMap<String, String>) -> Option<Self> {
+        let id = annotations.get(ID_ANNOTATION)?;
+        Some(match annotations.get(PROTOCOL_ANNOTATION) {
+            None => Self::main(&id.as_str().into()),
             Some(protocol) => Self::beside(id, protocol),
-        }
+        })
     }
 
     /// The key that has this text.

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     catalog::{direct, key::ServiceKey, vips::Vips},
-    istio::names::{APPLICATION_ANNOTATION, ID_ANNOTATION, PROTOCOL_ANNOTATION, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
+    istio::names::{APPLICATION_ANNOTATION, REGISTER_ID_ANNOTATION, SERVICE_LABEL},
     model::Millis,
     proto::istio::{
         mcp::v1alpha1::Resource as McpResource,
@@ -144,8 +144,8 @@ impl Reader {
             self.entries.insert(key, (slice, Arc::clone(name)));
             return Ok((slice, 0));
         }
-        let id = annotation(resource, ID_ANNOTATION).ok_or("a ServiceEntry has no dataInfoId")?;
-        let id = ServiceKey::annotated(id, annotation(resource, PROTOCOL_ANNOTATION));
+        let id = resource.metadata.as_ref().and_then(|metadata| ServiceKey::annotated(&metadata.annotations));
+        let id = id.ok_or("a ServiceEntry has no dataInfoId")?;
         let labels = entry.workload_selector.map(|selector| selector.labels).unwrap_or_default();
         self.selected.extend(labels.into_values().map(|label| (label, id.clone())));
         let identities: Arc<[String]> = entry.subject_alt_names.into();

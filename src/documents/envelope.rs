@@ -12,7 +12,11 @@ use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{digest::hex, documents::Name, model::Millis};
+use crate::{
+    digest::{from_hex, hex},
+    documents::Name,
+    model::Millis,
+};
 
 /// The most bytes of a row.
 pub const MOST_ROW: usize = 64 << 10;
@@ -174,7 +178,7 @@ pub(super) fn open(key: &hmac::Key, name: Name, row: &str) -> Result<Opened, Ref
         let what = format!("it is the document {named:.40?}, and not {:?}; write it anew", name.as_str());
         return Err(Refusal::new(Reason::Name, what));
     }
-    let signature = from_hex(&mac).unwrap_or_default();
+    let signature = from_hex(&mac).map(Vec::from).unwrap_or_default();
     if hmac::verify(key, &message(name, revision, &stamp, content.get()), &signature).is_err() {
         return Err(Refusal::new(
             Reason::Signature,
@@ -231,12 +235,6 @@ fn unpack(row: &str) -> Result<std::borrow::Cow<'_, str>, Refusal> {
         return Err(Refusal::new(Reason::TooLarge, what));
     }
     Ok(text.into())
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
-    (digits.len() == 64)
-        .then(|| digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
 #[cfg(test)]

@@ -191,8 +191,7 @@ fn overview(engine: &Engine) -> Markup {
 }
 
 fn held(status: &Status) -> String {
-    let name = status.served.held.and_then(|held| serde_json::to_value(held).ok());
-    name.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_else(|| "nothing".to_owned())
+    status.served.held.map_or_else(|| "nothing".to_owned(), |held| held.to_string())
 }
 
 fn facts(status: &Status) -> Vec<(&'static str, String)> {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     catalog::breaker::Totals,
+    digest::{from_hex, hex},
     documents::LEAST_TOKEN,
     error::{Error, Result},
     host::page::Page,
@@ -136,7 +137,7 @@ impl Peers {
 }
 
 /// What an answer says, and its signature.
-fn parts(body: &str) -> (&str, Option<Vec<u8>>) {
+fn parts(body: &str) -> (&str, Option<[u8; 32]>) {
     let line = body.strip_suffix('\n').and_then(|body| Some((body.rfind('\n')? + 1, body.len())));
     let signed = line.and_then(|(start, end)| Some((start, body.get(start..end)?.strip_prefix(SIGNED)?)));
     match signed.and_then(|(start, tag)| Some((&body[..start], from_hex(tag)?))) {
@@ -156,16 +157,6 @@ fn message(target: &str, said: &str) -> Vec<u8> {
     let mut message = format!("{PURPOSE}\n{target}\n").into_bytes();
     message.extend_from_slice(digest::digest(&digest::SHA256, said.as_bytes()).as_ref());
     message
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
-    (digits.len() == 64)
-        .then(|| digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
 #[cfg(test)]

@@ -109,6 +109,12 @@ fn documents(all: &Documents) -> keeper::Documents<'_> {
     keeper::Documents { lease: all.lease(), pages: all.pages(), beat: all.beat(), refused: all.refused_visibility() }
 }
 
+/// Whether this server computes who sees what.
+fn computes(following: &Following, now: model::Millis) -> bool {
+    let Following { documents: all, watching, .. } = following;
+    all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)))
+}
+
 /// Clients, a line each; the last one is [`MORE`] where there are more of them than another server reads.
 fn lines(clients: &[Client]) -> Arc<str> {
     let mut lines = String::new();
@@ -148,9 +154,7 @@ impl Engine {
         let computes = {
             let mut following = self.documents.lock();
             following.watching.keeper.is(server);
-            let Following { documents: all, watching, .. } = &*following;
-            let computes = |all: &Documents| watching.keeper.computes(now, &documents(all));
-            self.asks(&policy) && all.as_ref().is_some_and(computes)
+            self.asks(&policy) && computes(&following, now)
         };
         if !computes {
             return json!({ "asks": self.asks(&policy), "collect": false });
@@ -201,11 +205,9 @@ impl Engine {
     pub fn consumers_same(&self, server: &str, own: bool) -> bool {
         let now = self.shared.clock.now();
         let mut following = self.documents.lock();
-        let Following { documents: all, watching, .. } = &mut *following;
-        let told = watching.clients.as_mut().filter(|_| own);
+        let told = following.watching.clients.as_mut().filter(|_| own);
         let is_told = told.map(|(_, at)| *at = Instant::now()).is_some();
-        let computes = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
-        if computes { watching.keeper.same(server) } else { is_told }
+        if computes(&following, now) { following.watching.keeper.same(server) } else { is_told }
     }
 
     /// The own clients that subscribe, a line each: address, cell and application with a `|` between. `None`: the host has not said
@@ -309,10 +311,9 @@ impl Engine {
         };
         let (computing, clients, holder) = {
             let following = self.documents.lock();
-            let Following { documents: all, watching, .. } = &*following;
-            let computing = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
-            let holder = all.as_ref().and_then(Documents::lease).map(|lease| Arc::clone(&lease.holder));
-            (computing, copied(watching.keeper.clients(id)), holder)
+            let lease = following.documents.as_ref().and_then(Documents::lease);
+            let holder = lease.map(|lease| Arc::clone(&lease.holder));
+            (computes(&following, now), copied(following.watching.keeper.clients(id)), holder)
         };
         Consumed {
             mode: rules.visibility,
@@ -346,9 +347,7 @@ impl Engine {
         }
         let clients = {
             let following = self.documents.lock();
-            let Following { documents: all, watching, .. } = &*following;
-            let computes = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
-            computes.then(|| copied(watching.keeper.all_clients()))
+            computes(&following, now).then(|| copied(following.watching.keeper.all_clients()))
         };
         lists.clients_nowhere = clients.map(|mut clients| {
             clients.retain(|(client, _)| places(&policy, client).is_empty());
@@ -361,10 +360,9 @@ impl Engine {
         let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
         let (seen, held) = (self.shared.seen.load_full(), self.shared.report.lock().narrowing);
         let following = self.documents.lock();
-        let Following { documents: all, watching, .. } = &*following;
-        let lease = all.as_ref().and_then(Documents::lease);
-        let computing = all.as_ref().is_some_and(|all| watching.keeper.computes(now, &documents(all)));
+        let lease = following.documents.as_ref().and_then(Documents::lease);
         let asks = self.asks(&policy);
+        let computing = asks && computes(&following, now);
         let is_local = !asks && policy.asks_for_consumers();
         VisibilityStatus {
             mode: policy.document().visibility.mode,
@@ -373,8 +371,8 @@ impl Engine {
             known: seen.is_some(),
             services: seen.map_or(0, |seen| seen.len()),
             holder: lease.filter(|_| asks).map(|lease| Arc::clone(&lease.holder)),
-            computing: computing && asks,
-            counts: (computing && asks).then(|| watching.keeper.counts().clone()),
+            computing,
+            counts: computing.then(|| following.watching.keeper.counts().clone()),
             held,
         }
     }

@@ -114,13 +114,13 @@ impl<'a> Exported<'a> {
         consumers: Option<&Consumers>,
         namespace: &str,
     ) -> Cow<'a, [String]> {
-        let is_all = self.to.is_empty() || self.to.iter().any(|name| name == "*");
+        let is_all = is_all(self.to);
         // Consumers of unknown place only add: they may be anywhere that the policy says, and those of known place stay where they are.
         let is_open = consumers.map_or(visibility.unused == Unused::Keep, |consumers| consumers.unknown);
         if is_open && is_all {
             return Cow::Borrowed(self.to);
         }
-        let named = |name: &String| if name == "." { namespace.to_owned() } else { name.clone() };
+        let named = |name: &String| named(name, namespace);
         let policy: BTreeSet<String> = self.to.iter().map(named).collect();
         let of_consumers = consumers.into_iter().flat_map(|it| &it.namespaces).map(|name| name.to_string());
         let may = |name: &String| self.is_own || is_all || policy.contains(name);
@@ -143,12 +143,21 @@ impl<'a> Exported<'a> {
     }
 }
 
+/// Whether a list of `exportTo` is every namespace.
+fn is_all(list: &[String]) -> bool {
+    list.is_empty() || list.iter().any(|name| name == "*")
+}
+
+/// The namespace that a name in `exportTo` is, for resources in `namespace`.
+fn named(name: &str, namespace: &str) -> String {
+    if name == "." { namespace } else { name }.to_owned()
+}
+
 /// Whether a list of `exportTo` has everything that another has, for resources in `namespace`.
 pub fn covers(wide: &[String], narrow: &[String], namespace: &str) -> bool {
-    let all = |list: &[String]| list.is_empty() || list.iter().any(|name| name == "*");
-    let own = |name: &'_ String| if name == "." { namespace.to_owned() } else { name.clone() };
-    let wide_names: BTreeSet<String> = wide.iter().map(own).collect();
-    all(wide) || (!all(narrow) && narrow.iter().map(own).all(|name| name == "~" || wide_names.contains(&name)))
+    let names: BTreeSet<String> = wide.iter().map(|name| named(name, namespace)).collect();
+    let has = |name: &String| name == "~" || names.contains(&named(name, namespace));
+    is_all(wide) || (!is_all(narrow) && narrow.iter().all(has))
 }
 
 /// A compiled [`VisibilityPolicy`]: in which namespaces a consumer is.

@@ -45,7 +45,7 @@ use crate::{
     },
 };
 
-pub use budget::{Dropped, Limits};
+pub use budget::{Dropped, Limits, UNFINISHED_READS};
 pub use service::READ_MARGIN_MILLIS;
 
 /// The source of the session server's own publishers.

@@ -1,6 +1,9 @@
 //! The view of the streams: a snapshot, and whether it may be shown.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -20,6 +23,13 @@ pub enum Held {
     MassAdd,
     /// The operator froze what is served, or the registry stopped its pushes.
     Frozen,
+}
+
+impl fmt::Display for Held {
+    /// The name that status and metrics use.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Handed to streams as a whole, so that they never see half a change.

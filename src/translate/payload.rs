@@ -10,7 +10,10 @@ use crate::{
     istio::grammar::is_kubernetes_label,
     model::{DataInfoId, RegisterVersion},
     policy::{Refusal, Rules},
-    registry::{frame::Body, publication::Publication},
+    registry::{
+        frame::{Body, Details},
+        publication::Publication,
+    },
     translate::{
         labels::Labels,
         provider::{self, Fault, Instance, Provider},
@@ -25,6 +28,8 @@ const MAX_WEIGHT: u32 = 100_000;
 /// The cell of a client that names none, which is no label: open-source SOFARPC registers everything in it.
 const DEFAULT_ZONE: &str = "DEFAULT_ZONE";
 const MAX_LABEL_VALUE: usize = 63;
+/// Characters of a payload in a log line.
+const SAMPLE: usize = 120;
 
 /// Where an endpoint listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,18 +220,9 @@ pub fn parse_publisher(body: &Body<'_>, client: Client, rules: &Rules<'_>, limit
     let source_address = source_address(details.source_address);
     let (mut parsed, mut found) = (nothing(source_address), Vec::<Found>::new());
     for payload in &details.payloads {
-        let text = if details.serialized {
-            serialized::decode(payload).map(Option::unwrap_or_default).map_err(|_| Reject::NotText)
-        } else {
-            std::str::from_utf8(payload).map(str::to_owned).map_err(|_| Reject::NotText)
-        };
-        let read = text.as_deref().map_err(|reject| *reject).and_then(|text| {
-            let endpoint = parse(text, details.cell, client, rules)?;
-            Ok((other_protocol(text, client, rules)?.map(Into::into), endpoint))
-        });
-        match read {
-            Ok(one) => found.push(one),
-            Err(reject) => parsed.reject(reject, 1, || sample(text.as_deref().unwrap_or("(not text)"))),
+        match read(payload, &details, client, rules) {
+            (_, Ok(one)) => found.push(one),
+            (text, Err(reject)) => parsed.reject(reject, 1, || start(&text, SAMPLE).into()),
         }
         if found.len() / 2 >= limit {
             parsed.keep_smallest(&mut found, limit);
@@ -253,7 +249,25 @@ pub fn parse_publisher(body: &Body<'_>, client: Client, rules: &Rules<'_>, limit
 }
 
 /// An endpoint, with the protocol that it is called by if that is another than the dataInfoId's.
-type Found = (Option<Box<str>>, Endpoint);
+pub type Found = (Option<Box<str>>, Endpoint);
+
+/// Reads a payload of a publisher: its text, and what that makes.
+pub(super) fn read(
+    payload: &[u8],
+    details: &Details<'_>,
+    client: Client,
+    rules: &Rules<'_>,
+) -> (String, Result<Found, Reject>) {
+    let text = if details.serialized {
+        serialized::decode(payload).ok().map(Option::unwrap_or_default)
+    } else {
+        std::str::from_utf8(payload).ok().map(str::to_owned)
+    };
+    let Some(text) = text else { return ("(not text)".to_owned(), Err(Reject::NotText)) };
+    let made = parse(&text, details.cell, client, rules)
+        .and_then(|endpoint| Ok((other_protocol(&text, client, rules)?.map(Into::into), endpoint)));
+    (text, made)
+}
 
 impl Parsed {
     fn reject(&mut self, reject: Reject, count: u32, sample: impl FnOnce() -> Box<str>) {
@@ -292,9 +306,9 @@ fn source_address(text: &str) -> Option<IpAddr> {
     bare(text).or_else(|| bare(without_port())).map(|address| address.to_canonical())
 }
 
-/// The start of a publisher's text, fit for a log line.
-fn sample(text: &str) -> Box<str> {
-    text.chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// So many characters of a publisher's text, fit for one line.
+pub(super) fn start(text: &str, characters: usize) -> String {
+    text.chars().take(characters).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The clients that publish under a dataInfoId, and so how its texts are to be read.
@@ -328,11 +342,7 @@ impl Client {
 const DUBBO: &str = "dubbo";
 
 /// The protocol that a provider is called by, in lower case, if it is another than that of its dataInfoId.
-pub(super) fn other_protocol<'t>(
-    text: &'t str,
-    client: Client,
-    rules: &Rules<'_>,
-) -> Result<Option<Cow<'t, str>>, Reject> {
+fn other_protocol<'t>(text: &'t str, client: Client, rules: &Rules<'_>) -> Result<Option<Cow<'t, str>>, Reject> {
     let scheme = provider::scheme(trimmed(text)).filter(|_| client.names_protocols());
     let Some(scheme) = scheme.filter(|scheme| !scheme.eq_ignore_ascii_case(DUBBO)) else { return Ok(None) };
     let protocol = match scheme.bytes().any(|byte| byte.is_ascii_uppercase()) {

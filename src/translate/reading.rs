@@ -5,10 +5,7 @@ use std::net::IpAddr;
 use crate::{
     policy::Rules,
     registry::frame::Body,
-    translate::{
-        payload::{self, Address, Client, Endpoint, Reject},
-        serialized,
-    },
+    translate::payload::{self, Address, Client, Endpoint, Found, Reject},
 };
 
 /// How much of a payload is shown, in characters.
@@ -20,7 +17,7 @@ pub struct Reading {
     /// Its start, fit for one line.
     pub text: String,
     /// The endpoint, with the protocol by which it is called if that is another than the dataInfoId's; or why there is none.
-    pub made: Result<(Option<String>, Endpoint), Reject>,
+    pub made: Result<Found, Reject>,
 }
 
 impl Reading {
@@ -55,17 +52,8 @@ pub fn readings(
 ) -> (Vec<Reading>, usize) {
     let Ok(details) = body.details() else { return (Vec::new(), 0) };
     let reading = |payload: &&[u8]| {
-        let text = if details.serialized {
-            serialized::decode(payload).map(Option::unwrap_or_default).map_err(|_| Reject::NotText)
-        } else {
-            std::str::from_utf8(payload).map(str::to_owned).map_err(|_| Reject::NotText)
-        };
-        let made = text.as_deref().map_err(|reject| *reject).and_then(|text| {
-            let endpoint = payload::parse(text, details.cell, client, rules)?;
-            Ok((payload::other_protocol(text, client, rules)?.map(Into::into), endpoint))
-        });
-        let shown = text.as_deref().unwrap_or("(not text)").chars().take(SHOWN);
-        Reading { text: shown.map(|c| if c.is_control() { ' ' } else { c }).collect(), made }
+        let (text, made) = payload::read(payload, &details, client, rules);
+        Reading { text: payload::start(&text, SHOWN), made }
     };
     let readings: Vec<Reading> = details.payloads.iter().map(reading).filter(wanted).take(most).collect();
     let left_out = details.payloads.len().saturating_sub(readings.len());

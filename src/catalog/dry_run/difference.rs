@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     catalog::key::ServiceKey,
-    istio::names::{EMPTY_LABEL, ID_ANNOTATION, PROTOCOL_ANNOTATION, SERVICE_LABEL},
+    istio::names::{EMPTY_LABEL, SERVICE_LABEL},
     proto::istio::{
         mcp::v1alpha1::Metadata,
         networking::v1alpha3::{ServiceEntry, WorkloadEntry},
@@ -202,9 +202,7 @@ fn apart(older: &Arc<Snapshot>, newer: &Arc<Snapshot>) -> Vec<(usize, Arc<str>, 
 
 /// The text of the key of the service that a resource is of.
 fn key(annotations: &BTreeMap<String, String>) -> Option<Arc<str>> {
-    let id = annotations.get(ID_ANNOTATION)?;
-    let protocol = annotations.get(PROTOCOL_ANNOTATION).map(String::as_str);
-    Some(Arc::clone(ServiceKey::annotated(id, protocol).text()))
+    ServiceKey::annotated(annotations).map(|key| Arc::clone(key.text()))
 }
 
 /// The metadata and the body of a resource.

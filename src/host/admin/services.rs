@@ -14,11 +14,15 @@ use crate::{
     host::{
         admin::{query, visibility},
         engine::Engine,
-        explain::{self, Explained, facts::Facts, find},
+        explain::{
+            self, Explained,
+            facts::{self, Facts},
+            find,
+        },
     },
-    istio::names::{ID_ANNOTATION, PROTOCOL_ANNOTATION, SERVICE_LABEL},
+    istio::names::SERVICE_LABEL,
     snapshot::{
-        Item, Set,
+        Set,
         kubectl::{self, Dump},
         partition::Partition,
         resource,
@@ -120,14 +124,7 @@ impl Gathered {
             ]
         };
         let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
-        let entry = |item: &Item| {
-            let resource = resource::read(item.framed()).ok()?;
-            let annotations = resource.metadata?.annotations;
-            let protocol = annotations.get(PROTOCOL_ANNOTATION).map(String::as_str);
-            let key = ServiceKey::annotated(annotations.get(ID_ANNOTATION)?, protocol);
-            Some((key, (resource.body?.value, item.endpoints() as usize)))
-        };
-        // An entry of an application has no dataInfoId.
+        let entry = |item| facts::entry(item).map(|(key, body)| (key, (body, item.endpoints() as usize)));
         let entries = all.items().filter_map(entry).collect();
         Self { entries, named, unknown: shared.store.unknown_ids().into_iter().collect() }
     }
@@ -263,6 +260,9 @@ pub struct Payload {
 pub fn shown(engine: &Engine, name: &str) -> Option<Shown> {
     let key = find::service(engine, name)?;
     let facts = Facts::of(engine, &key, None);
+    if facts.served.is_none() && !key.is_known(&engine.shared().store) {
+        return None;
+    }
     let publishers: Vec<Publisher> = facts
         .looked_at
         .iter()

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use parking_lot::Mutex;
 use ring::{digest, hmac};
 
-use crate::model::Millis;
+use crate::{digest::from_hex, model::Millis};
 
 /// How far the clocks of two servers may differ, a request's way included, in milliseconds.
 const WINDOW: Millis = 300_000;
@@ -102,12 +102,6 @@ fn message(request: Signed<'_>) -> Vec<u8> {
     let mut message = format!("{PURPOSE}\n{method}\n{target}\n{time}\n").into_bytes();
     message.extend_from_slice(digest::digest(&digest::SHA256, body).as_ref());
     message
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
-    (digits.len() == 64).then_some(bytes)?.try_into().ok()
 }
 
 fn shown(text: &str) -> String {

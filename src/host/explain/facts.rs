@@ -16,7 +16,6 @@ use crate::{
     config::{Config, Scope},
     host::{engine::Engine, feed::Feed},
     istio::{
-        names::{ID_ANNOTATION, PROTOCOL_ANNOTATION},
         rule::{Invalid, Rule},
         validate,
     },
@@ -309,29 +308,20 @@ fn served_anywhere(key: &ServiceKey, config: &Config, snapshot: &Arc<Snapshot>) 
 
 /// An entry as it is served, if it is the service's.
 fn served_by(item: &Item, key: &ServiceKey, config: &Config) -> Option<Served> {
-    let (annotations, body) = entry(item.framed())?;
-    let is_its = annotations.get(ID_ANNOTATION).is_some_and(|id| id == key.id())
-        && annotations.get(PROTOCOL_ANNOTATION).map(String::as_str) == key.other();
-    if !is_its {
-        return None;
-    }
+    let (_, body) = entry(item).filter(|(own, _)| own == key)?;
+    let spec = kubectl::spec_of("ServiceEntry", body).ok()?;
     let texts = |field: &Value| {
         let all = field.as_array().into_iter().flatten().filter_map(Value::as_str);
         all.map(str::to_owned).collect::<Vec<_>>()
     };
-    let endpoints = body["endpoints"].as_array();
-    let place = |endpoint: &Value| {
-        let port = endpoint["ports"].as_object()?.values().next()?.as_u64()?;
-        Some((endpoint["address"].as_str()?.to_owned(), u16::try_from(port).ok()?))
-    };
     let places = (config.endpoint_mode == EndpointMode::Inline)
-        .then(|| endpoints.into_iter().flatten().filter_map(place).collect());
+        .then(|| places(&spec).map(|(address, port)| (address.to_owned(), port)).collect());
     Some(Served {
         name: Arc::clone(item.name()),
         version: version_of(item.digest()),
         endpoints: item.endpoints() as usize,
-        export_to: texts(&body["exportTo"]),
-        host: texts(&body["hosts"]).into_iter().next()?,
+        export_to: texts(&spec["exportTo"]),
+        host: texts(&spec["hosts"]).into_iter().next()?,
         places,
     })
 }
@@ -346,15 +336,18 @@ fn workloads(host: &str, wanted: &[Member], config: &Config, snapshot: &Arc<Snap
     wanted.iter().filter(has).map(|it| (it.endpoint().address.to_string(), it.endpoint().port)).collect()
 }
 
-type Texts = BTreeMap<String, String>;
+/// The service of an entry, and the entry as it is encoded; `None`: it is an application's.
+pub fn entry(item: &Item) -> Option<(ServiceKey, Bytes)> {
+    let resource = resource::read(item.framed()).ok()?;
+    Some((ServiceKey::annotated(&resource.metadata?.annotations)?, resource.body?.value))
+}
 
-/// Annotations and `spec` of a resource in a snapshot.
-fn entry(framed: &Bytes) -> Option<(Texts, Value)> {
-    let field = resource::fields(framed.clone()).next()?.ok()?;
-    let resource = resource::read(&field).ok()?;
-    let metadata = resource.metadata?;
-    let body = kubectl::spec_of("ServiceEntry", resource.body?.value).ok()?;
-    Some((metadata.annotations.into_iter().collect(), body))
+/// Addresses and ports of the endpoints that stand in a `spec`.
+pub fn places(spec: &Value) -> impl Iterator<Item = (&str, u16)> {
+    spec["endpoints"].as_array().into_iter().flatten().filter_map(|endpoint| {
+        let port = endpoint["ports"].as_object()?.values().next()?.as_u64()?;
+        Some((endpoint["address"].as_str()?, u16::try_from(port).ok()?))
+    })
 }
 
 /// The wanted endpoints that Istio would refuse.

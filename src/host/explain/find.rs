@@ -9,15 +9,13 @@ use std::{
 
 use aho_corasick::AhoCorasick;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::{
     catalog::key::ServiceKey,
-    host::{engine::Engine, explain::facts::Facts},
-    istio::names::{ID_ANNOTATION, PROTOCOL_ANNOTATION},
+    host::{engine::Engine, explain::facts},
     policy::Rules,
     registry::publication::Publication,
-    snapshot::{Item, Set, kubectl, partition::Partition, resource},
+    snapshot::{Item, Set, kubectl, partition::Partition},
     translate::{
         Parsed, names,
         payload::{self, Address, Client, Endpoint},
@@ -110,10 +108,9 @@ fn at(engine: &Engine, (ip, port): (IpAddr, Option<u16>)) -> Vec<ServiceKey> {
             let parsed = payload::parsed(publication, client, &rules, limit);
             let is_rejected = |reading: &Reading| reading.made.is_err() && reading.is_at(ip, port);
             let rejected = || !readings(&publication.body(), client, &rules, 1, is_rejected).0.is_empty();
-            let is_main = is_at(&parsed) || (parsed.rejects().next().is_some() && rejected());
-            let others = parsed.others.iter().flat_map(|others| others.iter()).filter(|(_, other)| is_at(other));
-            let others = others.map(|(protocol, _)| ServiceKey::beside(&id, protocol));
-            is_main.then(|| ServiceKey::main(&id)).into_iter().chain(others).collect::<Vec<_>>()
+            let of_rejected = parsed.rejects().next().is_some() && rejected();
+            let main = of_rejected.then(|| ServiceKey::main(&id));
+            main.into_iter().chain(services(&id, &parsed, &is_at)).collect::<Vec<_>>()
         };
         for publication in shared.store.read(&id) {
             // A publisher that brings out a bug is no reason to find nothing.
@@ -123,57 +120,49 @@ fn at(engine: &Engine, (ip, port): (IpAddr, Option<u16>)) -> Vec<ServiceKey> {
     let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
     if let Ok(finder) = AhoCorasick::new([ip.to_string()]) {
         let candidates = all.items().filter(|item| finder.is_match(&**item.framed()));
-        keys.extend(candidates.filter(|item| serves(item, ip, port).unwrap_or_default()).filter_map(key_of));
+        keys.extend(candidates.filter_map(|item| serves(item, (ip, port))));
     }
     keys.into_iter().collect()
 }
 
-/// Whether an entry has an endpoint at an address.
-fn serves(item: &Item, ip: IpAddr, port: Option<u16>) -> Option<bool> {
-    let field = resource::fields(item.framed().clone()).next()?.ok()?;
-    let spec = kubectl::spec_of("ServiceEntry", resource::read(&field).ok()?.body?.value).ok()?;
-    let is_port = |own: &Value| port.is_none_or(|port| own.as_u64() == Some(port.into()));
-    let is_it = |endpoint: &Value| {
-        let address = endpoint["address"].as_str().and_then(|text| text.parse::<IpAddr>().ok());
-        address == Some(ip) && endpoint["ports"].as_object().is_some_and(|ports| ports.values().any(is_port))
-    };
-    Some(spec["endpoints"].as_array()?.iter().any(is_it))
+/// The service of an entry that has an endpoint at an address.
+fn serves(item: &Item, (ip, port): (IpAddr, Option<u16>)) -> Option<ServiceKey> {
+    let (key, body) = facts::entry(item)?;
+    let spec = kubectl::spec_of("ServiceEntry", body).ok()?;
+    let is_at = |(address, own): (&str, u16)| address.parse() == Ok(ip) && port.is_none_or(|port| port == own);
+    facts::places(&spec).any(is_at).then_some(key)
 }
 
-/// The service of an entry; `None`: it is an application's.
-fn key_of(item: &Item) -> Option<ServiceKey> {
-    let field = resource::fields(item.framed().clone()).next()?.ok()?;
-    let annotations = resource::read(&field).ok()?.metadata?.annotations;
-    let protocol = annotations.get(PROTOCOL_ANNOTATION).map(String::as_str);
-    Some(ServiceKey::annotated(annotations.get(ID_ANNOTATION)?, protocol))
-}
-
-/// Services of which a provider names this application.
+/// Services of which a provider names this application. Costs a walk over all that was read.
 pub fn of_application(engine: &Engine, name: &str) -> Vec<ServiceKey> {
-    by_endpoint(engine, |parsed| parsed.endpoints.iter().any(|it| it.application() == Some(name)))
+    let (store, mut keys) = (&engine.shared().store, BTreeSet::new());
+    let names_it = |parsed: &Parsed| parsed.endpoints.iter().any(|it| it.application() == Some(name));
+    for id in store.ids() {
+        for parsed in store.read(&id).iter().filter_map(|publication| publication.memo.last::<Parsed>()) {
+            keys.extend(services(&id, &parsed, names_it));
+        }
+    }
+    keys.into_iter().collect()
 }
 
-/// The service that a dataInfoId, the text of a key or a host is of, if anything is known of it.
+/// The service that a dataInfoId, the text of a key or a host names, whether anything is known of it or not; of a host only one
+/// that is served.
 pub fn service(engine: &Engine, name: &str) -> Option<ServiceKey> {
-    let key = match name.split_once("://").filter(|(_, id)| id.contains("#@#")) {
-        Some(_) => ServiceKey::of_text(name.into()),
-        None if name.contains("#@#") => ServiceKey::main(&name.into()),
-        None => return by_host(engine, name),
-    };
-    let served = || Facts::of(engine, &key, None).served.is_some();
-    (key.is_known(&engine.shared().store) || served()).then_some(key)
+    match name.split_once("://").filter(|(_, id)| id.contains("#@#")) {
+        Some(_) => Some(ServiceKey::of_text(name.into())),
+        None if name.contains("#@#") => Some(ServiceKey::main(&name.into())),
+        None => by_host(engine, name),
+    }
 }
 
 /// The main service of a dataInfoId and those that it has beside it.
 fn all_of(engine: &Engine, id: &Arc<str>) -> Vec<ServiceKey> {
-    let mut protocols: BTreeSet<Arc<str>> = BTreeSet::new();
-    for publication in engine.shared().store.read(id) {
-        if let Some(parsed) = publication.memo.last::<Parsed>() {
-            protocols.extend(parsed.others.iter().flat_map(|others| others.keys().cloned()));
-        }
-    }
-    let others = protocols.iter().map(|protocol| ServiceKey::beside(id, protocol));
-    [ServiceKey::main(id)].into_iter().chain(others).collect()
+    let read = engine.shared().store.read(id);
+    let read = read.iter().filter_map(|publication| publication.memo.last::<Parsed>());
+    let others: BTreeSet<ServiceKey> =
+        read.flat_map(|parsed| services(id, &parsed, |_| true).collect::<Vec<_>>()).collect();
+    let main = ServiceKey::main(id);
+    [main.clone()].into_iter().chain(others.into_iter().filter(|key| *key != main)).collect()
 }
 
 /// The service that is served under a host, of ours or of the operator's.
@@ -181,7 +170,7 @@ fn by_host(engine: &Engine, host: &str) -> Option<ServiceKey> {
     let (config, host) = (engine.config(), host.to_ascii_lowercase());
     let name = format!("{}/{}", config.namespace, names::resource_name(&host, &config.host_suffix));
     let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
-    key_of(all.find(&name)?)
+    facts::entry(all.find(&name)?).map(|(key, _)| key)
 }
 
 fn address(query: &str) -> Option<(IpAddr, Option<u16>)> {
@@ -191,22 +180,13 @@ fn address(query: &str) -> Option<(IpAddr, Option<u16>)> {
     query.parse::<IpAddr>().ok().map(|address| (address.to_canonical(), None))
 }
 
-/// Services of which a publisher was read so that `is_it`. Costs a walk over all that was read.
-fn by_endpoint(engine: &Engine, is_it: impl Fn(&Parsed) -> bool) -> Vec<ServiceKey> {
-    let mut keys = BTreeSet::new();
-    let store = &engine.shared().store;
-    for id in store.ids() {
-        for publication in store.read(&id) {
-            let Some(parsed) = publication.memo.last::<Parsed>() else { continue };
-            if is_it(&parsed) {
-                keys.insert(ServiceKey::main(&id));
-            }
-            for (protocol, other) in parsed.others.iter().flat_map(|others| others.iter()) {
-                if is_it(other) {
-                    keys.insert(ServiceKey::beside(&id, protocol));
-                }
-            }
-        }
-    }
-    keys.into_iter().collect()
+/// The services that a publisher is of, by what was read of it for each.
+fn services<'a>(
+    id: &'a Arc<str>,
+    parsed: &'a Parsed,
+    is_it: impl Fn(&Parsed) -> bool + 'a,
+) -> impl Iterator<Item = ServiceKey> + 'a {
+    let main = is_it(parsed).then(|| ServiceKey::main(id));
+    let others = parsed.others.iter().flat_map(|others| others.iter()).filter(move |(_, other)| is_it(other));
+    main.into_iter().chain(others.map(|(protocol, _)| ServiceKey::beside(id, protocol)))
 }

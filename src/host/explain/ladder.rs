@@ -11,6 +11,7 @@ use crate::{
         page::counted,
     },
     policy::Globs,
+    registry::store::UNFINISHED_READS,
     snapshot::view::Held,
     translate::{payload::Reject, reading::Reading, service_entry::Member},
 };
@@ -140,11 +141,6 @@ pub fn answer(ladder: &[Rung]) -> String {
     }
 }
 
-/// Whether a bound at which events are dropped is a setting under `mox.limits`.
-fn is_limit(name: &str) -> bool {
-    ["services", "publishers", "sources", "bytes", "endpoints"].contains(&name)
-}
-
 fn registry(facts: &Facts) -> Option<Rung> {
     let id = facts.key.id();
     let count = facts.publishers;
@@ -164,7 +160,7 @@ fn registry(facts: &Facts) -> Option<Rung> {
         reasons.push(reason(
             format!("limit-{limit}"),
             format!("{} events were dropped at mox.limits.{limit}, the last one of this service", dropped.events),
-            match is_limit(limit) {
+            match *limit != UNFINISHED_READS {
                 true => format!("raise mox.limits.{limit}, or find who publishes so much"),
                 false => "reads of the data servers do not come to their end; feed.lastFailure of the status says why"
                     .to_owned(),
@@ -188,7 +184,8 @@ fn registry(facts: &Facts) -> Option<Rung> {
             "see that the provider runs, is connected, and registers this very dataId, instance and group; its case counts",
         )
     };
-    let dropped: u64 = facts.dropped.iter().filter(|(limit, _)| is_limit(limit)).map(|(_, it)| it.events).sum();
+    let dropped: u64 =
+        facts.dropped.iter().filter(|(limit, _)| **limit != UNFINISHED_READS).map(|(_, it)| it.events).sum();
     if dropped > 0 && reasons.is_empty() {
         let limits: Vec<&str> = facts.dropped.keys().copied().collect();
         let says = format!(
@@ -381,8 +378,7 @@ fn held(facts: &Facts) -> Option<Rung> {
     let mut failed = false;
     let hold = |held: Held, detail: &str| {
         let (means, remedy) = remedies::of_held(held);
-        let key = serde_json::to_value(held).ok().and_then(|name| Some(name.as_str()?.to_owned()));
-        reason(key.unwrap_or_default(), format!("{detail}{means}"), remedy)
+        reason(held.to_string(), format!("{detail}{means}"), remedy)
     };
     if !facts.shown && facts.held != Some(Held::NotLoaded) {
         failed = true;

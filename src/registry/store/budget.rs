@@ -59,8 +59,9 @@ pub struct Dropped {
 }
 
 /// Bounds at which events are dropped: the keys under `mox.limits`, and what reads in pieces may hold.
-const NAMES: [&str; 6] = ["services", "publishers", "sources", "bytes", "endpoints", UNFINISHED];
-const UNFINISHED: &str = "unfinished reads";
+const NAMES: [&str; 6] = ["services", "publishers", "sources", "bytes", "endpoints", UNFINISHED_READS];
+/// The one of these bounds that is no setting.
+pub const UNFINISHED_READS: &str = "unfinished reads";
 
 /// How much of a dataInfoId is kept of a dropped event, in characters.
 const NAMED: usize = 200;
@@ -170,7 +171,7 @@ impl Budget {
     pub(super) fn drop_event(&self, error: &Error, data_info_id: &str) {
         let limit = match error {
             Error::Limit { field, .. } | Error::TooLarge { field, .. } => field,
-            _ => UNFINISHED,
+            _ => UNFINISHED_READS,
         };
         self.dropped.fetch_add(1, Relaxed);
         let mut by_limit = self.by_limit.lock();

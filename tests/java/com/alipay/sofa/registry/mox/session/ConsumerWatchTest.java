@@ -3,7 +3,6 @@ package com.alipay.sofa.registry.mox.session;
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertTrue;
 
-import com.alipay.sofa.registry.common.model.console.PersistenceData;
 import com.alipay.sofa.registry.mox.MoxConfig;
 import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.Publish;
@@ -89,7 +88,7 @@ public class ConsumerWatchTest {
         RegistryMox mox = registry(config);
         DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
         Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
-        DocumentFollower documents = new DocumentFollower(mox, new TableStore(table), keys, 100, DocumentFollower.CALL_MILLIS);
+        DocumentFollower documents = new DocumentFollower(mox, DocumentFollowerTest.store(table, "jdbc:mysql://db/registry", opened), keys, 100, DocumentFollower.CALL_MILLIS);
         opened.add(documents);
         mox.host().command("awaitDocuments");
         documents.start();
@@ -235,32 +234,5 @@ public class ConsumerWatchTest {
     private static String field(String json, String name) {
         Matcher value = Pattern.compile("\"" + name + "\": *\"([^\"]*)\"").matcher(json);
         return value.find() ? value.group(1) : null;
-    }
-
-    /** The registry's table as a store. */
-    private static final class TableStore implements DocumentStore {
-        private final DocumentFollowerTest.Table table;
-
-        TableStore(DocumentFollowerTest.Table table) {
-            this.table = table;
-        }
-
-        @Override
-        public Row get(String key) {
-            PersistenceData row = table.get(key);
-            return row == null ? null : new Row(row.getVersion(), row.getData());
-        }
-
-        @Override
-        public boolean put(String key, Row row, long expect) {
-            String[] parts = key.split("#@#");
-            PersistenceData data = new PersistenceData();
-            data.setDataId(parts[0]);
-            data.setInstanceId(parts[1]);
-            data.setGroup(parts[2]);
-            data.setVersion(row.version);
-            data.setData(row.value);
-            return table.put(data, expect);
-        }
     }
 }

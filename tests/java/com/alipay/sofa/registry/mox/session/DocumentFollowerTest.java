@@ -134,6 +134,11 @@ public class DocumentFollowerTest {
     }
 
     private RealDocumentStore store(Table table, String url) {
+        return store(table, url, opened);
+    }
+
+    /** A table as a session server's context has it, which is to be closed. */
+    static RealDocumentStore store(Table table, String url, List<AutoCloseable> opened) {
         GenericApplicationContext context = new GenericApplicationContext();
         context.getEnvironment().getPropertySources().addFirst(new MapPropertySource("test", Collections.singletonMap("jdbc.url", url)));
         if (table != null) {
