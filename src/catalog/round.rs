@@ -103,6 +103,8 @@ pub struct Outline {
     pub graces: BTreeMap<Arc<str>, Millis>,
     /// The endpoints of services that are not served as the registry has them now, so that it does not tell whose they are.
     kept: Vec<(Vec<Member>, ServiceKey)>,
+    /// DataInfoIds that have yet to be looked at under the policy in force.
+    pending: BTreeSet<Arc<str>>,
     /// The addresses that linger in entries of applications.
     lingering: Lingering,
     part: usize,
@@ -268,6 +270,7 @@ impl Round {
             narrowing: self.narrowing.clone(),
             graces: self.services.graces(),
             kept: kept.collect(),
+            pending: self.pending.clone(),
             lingering: self.direct.as_ref().map(|direct| direct.lingering().clone()).unwrap_or_default(),
             part: self.part,
         })
@@ -275,8 +278,11 @@ impl Round {
 
     /// A copy of a round, of its outline and of what is served. Its first round has to look at every service.
     pub fn copy(outline: Outline, now: Millis, served: LastGood) -> Self {
-        let Outline { config, gate, first_view, breaker, additions, narrowing, kept, lingering, part, .. } = outline;
+        let Outline { config, gate, first_view, breaker, additions, narrowing, kept, pending, lingering, part, .. } =
+            outline;
         let mut begun = Self::new(config, now, Some(served));
+        let kept_keys: HashSet<ServiceKey> = kept.iter().map(|(_, key)| key.clone()).collect();
+        begun.services.begin_current(|key| !kept_keys.contains(key) && !pending.contains(key.id()));
         for (members, key) in kept {
             begun.services.renew(&key, members);
         }
@@ -296,6 +302,11 @@ impl Round {
             part,
             ..begun
         }
+    }
+
+    /// Ends the time for which a copy takes what is served for made by the policy in force.
+    pub fn end_copying(&mut self) {
+        self.services.end_current();
     }
 
     /// Both breakers, as they are.

@@ -75,6 +75,8 @@ pub struct Service {
     intent: Intent,
     /// `None`: the service is of the last good state, which does not say what it was made from.
     inputs: Option<Inputs>,
+    /// The inputs are not known, and are those that the policy in force makes now.
+    is_current: bool,
     workloads: Workloads,
     /// The entry, where the service is large and its endpoints stand in it.
     encoded: Option<Encoded>,
@@ -126,8 +128,8 @@ impl Service {
             Some((key, (name, member.clone())))
         });
         let (workloads, endpoints, intent) = (workloads.collect(), members.len(), Intent::Unheard);
-        let (inputs, encoded) = (None, None);
-        Self { host, slice, name, vips, members, endpoints, empty_since, intent, inputs, workloads, encoded }
+        let (inputs, is_current, encoded) = (None, false, None);
+        Self { host, slice, name, vips, members, endpoints, empty_since, intent, inputs, is_current, workloads, encoded }
     }
 
     /// The wanted endpoints, together with those that are served and not wanted. `None` if no endpoint is missing among the
@@ -184,6 +186,17 @@ impl Services {
         let counts: Vec<_> = all.services.iter().map(|(id, service)| (id.clone(), service.endpoints)).collect();
         counts.into_iter().for_each(|(id, endpoints)| all.count(&id, 0, endpoints));
         all
+    }
+
+    /// Has services of which the policy in force makes what is served pass for made by it, until [`Services::end_current`]: that is
+    /// what a copy knows beyond a last good state. Other endpoints or another place are made anew all the same.
+    pub fn begin_current(&mut self, is_current: impl Fn(&ServiceKey) -> bool) {
+        self.services.iter_mut().for_each(|(key, service)| service.is_current = is_current(key));
+    }
+
+    /// Before another policy is followed.
+    pub fn end_current(&mut self) {
+        self.services.values_mut().for_each(|service| service.is_current = false);
     }
 
     /// A service, if it is served.
@@ -299,7 +312,7 @@ impl Services {
         let before = self.services.get(id);
         let is_same = |service: &Service| {
             (&service.host, service.vips) == (&place.host, place.vips)
-                && service.inputs.as_ref() == Some(&inputs)
+                && (service.is_current || service.inputs.as_ref() == Some(&inputs))
                 && service.members == members
         };
         if before.is_some_and(is_same) {
@@ -431,6 +444,7 @@ impl Services {
             empty_since: None,
             intent: Intent::AsServed,
             inputs: Some(inputs),
+            is_current: false,
             workloads,
             encoded,
         };

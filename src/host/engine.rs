@@ -21,7 +21,7 @@ use tracing::{Dispatch, dispatcher};
 use crate::{
     catalog::{
         breaker,
-        dry_run::{self, DryRun, Trial},
+        dry_run::{self, DryRun},
         orders::Orders,
         rounds::Rounds,
         shared::Shared,
@@ -350,8 +350,10 @@ impl Engine {
         let outlined = outlined.recv_timeout(OUTLINE).map_err(|_| timeout())?;
         let Some((outline, view)) = outlined else { return Ok(Tried::TooEarly) };
         let now = self.shared.clock.now();
-        let tried = dry_run::run(outline, &view, &self.shared.store, policy, now);
-        let told = tried.and_then(Trial::told).map_err(Error::Internal)?;
+        let trial = dry_run::run(outline, &view, &self.shared.store, policy, now).map_err(Error::Internal)?;
+        let told = trial.told().map_err(Error::Internal)?;
+        // Who asked need not wait for that.
+        drop(self.handle.spawn_blocking(move || drop(trial)));
         Ok(Tried::Told(Box::new(told)))
     }
 
