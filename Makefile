@@ -36,7 +36,7 @@ demo-kubernetes: jar ## the same written to a real Kubernetes API server; what k
 	tests/real/demo-kubernetes.sh
 
 check: ## formatting, lints, Rust and Java tests with a debug build: what to run while working; see tests/README.md for where a test goes
-	tests/run fmt clippy doc rust java-debug
+	tests/run fmt clippy doc rust+java-debug
 
 test: ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
 	@tests/setup 2>&1 || { echo '0 passed, 1 failed' && exit 1; }

@@ -97,7 +97,7 @@ pub struct Assignment {
     /// The claims of services, with the SHA-256 of the host that a virtual address is claimed for.
     claims: HashMap<ServiceKey, (Claim, HostDigest)>,
     /// Whole hosts.
-    hosts: Claims<Right, ServiceKey, String>,
+    hosts: Claims<Right, ServiceKey, Arc<str>>,
     /// By family.
     vips: [Claims<Right, (HostDigest, ServiceKey), IpAddr>; FAMILIES],
     pins: Arc<Pins>,
@@ -181,7 +181,7 @@ impl Assignment {
         for (claims, vip) in self.vips.iter_mut().zip(vips.0) {
             movers.extend(ids(claims.set(&(digest, id.clone()), vip.map(|vip| (vip, right)))));
         }
-        let hosts = self.hosts.set(id, [(host.to_owned(), right)]);
+        let hosts = self.hosts.set(id, [(host.into(), right)]);
         self.follow(hosts, &mut movers);
         self.told(movers)
     }
@@ -239,14 +239,14 @@ impl Assignment {
     fn claim_best(&mut self, id: &ServiceKey) -> Movers {
         let mut movers = Movers::new();
         if let Some((Claim::Best { set, .. }, _)) = self.claims.get(id) {
-            let made =
-                names::candidates(id.id(), id.other(), &self.suffix).map(|name| format!("{name}.{}", self.suffix));
-            let candidates = set.iter().map(|host| host.to_string()).chain(made);
-            let right = |host: String| {
+            let made = names::candidates(id.id(), id.other(), &self.suffix)
+                .map(|name| format!("{name}.{}", self.suffix).into());
+            let candidates = set.iter().map(|host| Arc::from(&**host)).chain(made);
+            let right = |host: Arc<str>| {
                 let right = self.right(id, &host, |served| *served.host == *host);
                 (host, right)
             };
-            let candidates: Vec<(String, Right)> = candidates.map(right).collect();
+            let candidates: Vec<(Arc<str>, Right)> = candidates.map(right).collect();
             let mut hosts = self.hosts.set(id, candidates);
             hosts.push(id.clone());
             self.follow(hosts, &mut movers);
@@ -258,7 +258,7 @@ impl Assignment {
     fn follow(&mut self, hosts: Vec<ServiceKey>, movers: &mut Movers) {
         for id in hosts {
             let Some((Claim::Best { .. }, digest)) = self.claims.get_mut(&id) else { continue };
-            let host = self.hosts.get(&id).map(|host| HostDigest::from(Sha256::digest(host)));
+            let host = self.hosts.get(&id).map(|host| HostDigest::from(Sha256::digest(&**host)));
             let before = std::mem::replace(digest, host.unwrap_or_default());
             if before != *digest {
                 self.withdraw_vips(before, &id, movers);
@@ -303,7 +303,7 @@ impl Assignment {
         let host = self.hosts.get(id)?;
         let vip = (*digest, id.clone());
         let vips = Vips(self.vips.each_ref().map(|claims| claims.get(&vip).copied()));
-        Some(Place { host: host.as_str().into(), slice: slice_of(digest), vips })
+        Some(Place { host: (**host).into(), slice: slice_of(digest), vips })
     }
 
     /// Services that do not have their first host, since another has it.
@@ -326,7 +326,7 @@ impl Assignment {
         };
         let hosts = self.hosts.contests_changed().into_iter().map(|(host, contest)| {
             let contest = contest.map(|Contest { holder, waiting, count }| shown(holder, waiting, count));
-            (host.into(), contest)
+            (host, contest)
         });
         let vips = self.vips.iter_mut().flat_map(Claims::contests_changed).map(|(vip, contest)| {
             let contest = contest

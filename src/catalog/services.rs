@@ -129,7 +129,20 @@ impl Service {
         });
         let (workloads, endpoints, intent) = (workloads.collect(), members.len(), Intent::Unheard);
         let (inputs, is_current, encoded) = (None, false, None);
-        Self { host, slice, name, vips, members, endpoints, empty_since, intent, inputs, is_current, workloads, encoded }
+        Self {
+            host,
+            slice,
+            name,
+            vips,
+            members,
+            endpoints,
+            empty_since,
+            intent,
+            inputs,
+            is_current,
+            workloads,
+            encoded,
+        }
     }
 
     /// The wanted endpoints, together with those that are served and not wanted. `None` if no endpoint is missing among the
@@ -167,7 +180,8 @@ impl Service {
 #[derive(Debug)]
 pub struct Services {
     config: Arc<Config>,
-    services: HashMap<ServiceKey, Service>,
+    /// Boxed, since a table has place for up to twice as many as there are.
+    services: HashMap<ServiceKey, Box<Service>>,
     totals: Totals,
     /// By tenant, those with endpoints.
     tenants: HashMap<Box<str>, Totals>,
@@ -180,7 +194,8 @@ pub struct Services {
 impl Services {
     /// The services of a last good state, of which the registry has said nothing yet.
     pub fn restored(config: Arc<Config>, last_good: BTreeMap<ServiceKey, LastService>) -> Self {
-        let services: HashMap<_, _> = last_good.into_iter().map(|(id, last)| (id, Service::restored(last))).collect();
+        let services: HashMap<_, _> =
+            last_good.into_iter().map(|(id, last)| (id, Service::restored(last).into())).collect();
         let (totals, tenants) = (Totals::default(), HashMap::new());
         let mut all = Self { config, services, totals, tenants, graces: BTreeSet::new(), graces_changed: Vec::new() };
         let counts: Vec<_> = all.services.iter().map(|(id, service)| (id.clone(), service.endpoints)).collect();
@@ -201,12 +216,12 @@ impl Services {
 
     /// A service, if it is served.
     pub fn get(&self, id: &ServiceKey) -> Option<&Service> {
-        self.services.get(id)
+        self.services.get(id).map(|service| &**service)
     }
 
     /// Every service that is served, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &Service)> {
-        self.services.iter()
+        self.services.iter().map(|(key, service)| (key, &**service))
     }
 
     /// Services with endpoints, and their endpoints.
@@ -242,7 +257,7 @@ impl Services {
 
     /// Services whose last endpoint the registry took away, and when.
     pub fn empty(&self) -> BTreeMap<Arc<str>, Millis> {
-        let since = |(id, service): (&ServiceKey, &Service)| Some((Arc::clone(id.text()), service.empty_since?));
+        let since = |(id, service): (&ServiceKey, &Box<Service>)| Some((Arc::clone(id.text()), service.empty_since?));
         self.services.iter().filter_map(since).collect()
     }
 
@@ -309,7 +324,7 @@ impl Services {
         };
         let (export_to, dns, warmup) = (rules.export_to.into(), rules.dns, rules.warmup);
         let inputs = Inputs { port, export_to, dns, empty, divisor, warmup };
-        let before = self.services.get(id);
+        let before = self.get(id);
         let is_same = |service: &Service| {
             (&service.host, service.vips) == (&place.host, place.vips)
                 && (service.is_current || service.inputs.as_ref() == Some(&inputs))
@@ -399,7 +414,7 @@ impl Services {
         let (dns, divisor) = (build.inputs.dns, build.inputs.divisor);
         let is_alike =
             |inputs: &Inputs| inputs.port.name == port_name && (inputs.dns, inputs.divisor) == (dns, divisor);
-        let served = self.services.get(id).filter(|service| service.host == *host);
+        let served = self.get(id).filter(|service| service.host == *host);
         let served = served.filter(|service| service.inputs.as_ref().is_some_and(is_alike));
         for member in members {
             let key = (member.endpoint().address.clone(), member.endpoint().port);
@@ -448,9 +463,9 @@ impl Services {
             workloads,
             encoded,
         };
-        let before = self.services.insert(id.clone(), service);
+        let before = self.services.insert(id.clone(), Box::new(service));
         self.count(id, before.as_ref().map_or(0, |before| before.endpoints), endpoints);
-        self.leave_grace(id, before.as_ref());
+        self.leave_grace(id, before.as_deref());
         self.stay(id, empty_since, intent);
         before.map(|before| before.members).unwrap_or_default()
     }
