@@ -140,8 +140,12 @@ const PAYLOADS: [&[&str]; 18] = [
     &["tri://10.{s}.{p}.1:80", "dubbo://10.{s}.{p}.1:80", "REST://10.{s}.{p}.2:80", "tri://what.example.com:80"],
     &["rest://10.{s}.0.1:80?weight=0", "hessian://10.{s}.{p}.5:80", "tri://10.{s}.0.1:80?zone={p}"],
     &["rest://10.9.9.9:80?app=y y", "hessian://10.{s}.{p}.5:80?app=panic-when-made"],
-    &[r#"{"host":"10.{s}.{p}.1","port":80,"name":"x","metadata":{"dubbo.endpoints":"[{\"port\":81,\"protocol\":\"tri\"},{\"port\":80,\"protocol\":\"dubbo\"}]"}}"#],
-    &[r#"{"host":"10.{s}.0.1","port":80,"metadata":{"dubbo.endpoints":"[{\"port\":80,\"protocol\":\"TRI\"},{\"port\":82,\"protocol\":\"hessian\"}]"}}"#],
+    &[
+        r#"{"host":"10.{s}.{p}.1","port":80,"name":"x","metadata":{"dubbo.endpoints":"[{\"port\":81,\"protocol\":\"tri\"},{\"port\":80,\"protocol\":\"dubbo\"}]"}}"#,
+    ],
+    &[
+        r#"{"host":"10.{s}.0.1","port":80,"metadata":{"dubbo.endpoints":"[{\"port\":80,\"protocol\":\"TRI\"},{\"port\":82,\"protocol\":\"hessian\"}]"}}"#,
+    ],
     &["panic://10.0.0.1:80"],
     &["10.{s}.{p}.1:80?app=panic-when-made"],
 ];

@@ -847,3 +847,17 @@ fn a_service_has_a_virtual_address_of_each_range() {
         assert_eq!(before, after);
     }
 }
+
+#[test]
+fn who_comes_while_a_round_begins_again_counts_in_the_minute_that_runs() {
+    let protect = json!({ "massAddServices": 1, "massAddShare": 0.25, "massAddSettle": "0s" });
+    let mut driver = full(json!({ "protect": protect }), 4);
+    driver.round();
+    driver.start_over();
+    driver.publish(&id(10), "a", 1, &["10.0.1.10:80"]);
+    driver.round();
+    assert_eq!((driver.served().len(), driver.report.waiting), (5, None), "nobody waits in that round");
+    driver.publish(&id(11), "a", 1, &["10.0.1.11:80"]);
+    driver.round();
+    assert_eq!((driver.served().len(), driver.report.waiting), (5, Some(1)));
+}
