@@ -31,7 +31,12 @@ async fn translate(golden: &Golden, boxes: bool) -> (Vec<Entry>, Value) {
     let id = &golden.data_info_id;
     mox.put(id, &publisher);
     let is_served = !golden.entries().is_empty();
-    mox.publish(id, "companion", 1, &[&companion(&golden.data[0]).filter(|_| is_served).unwrap_or(COMPANION.to_owned())]);
+    mox.publish(
+        id,
+        "companion",
+        1,
+        &[&companion(&golden.data[0]).filter(|_| is_served).unwrap_or(COMPANION.to_owned())],
+    );
     mox.engine.flush().await;
     let served: Value = serde_json::from_str(&mox.page("/mox/dump", "").1).unwrap();
     let entry = |item: &Value| {

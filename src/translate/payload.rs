@@ -137,7 +137,7 @@ pub enum Reject {
     OutOfService,
     /// An override, a route or another text that Dubbo's clients keep among providers. A decision of the publisher's.
     NotAProvider,
-    /// Of Dubbo's client, by a protocol that has no usual port and that the policy's `ports` does not name.
+    /// Of Dubbo's client, by a protocol that has no usual port and that the policy's `ports` does not name; once for an instance.
     UnknownProtocol,
     /// Above `mox.limits.endpointsPerPublisher`.
     PublisherLimit,
@@ -752,7 +752,8 @@ mod tests {
         ] {
             assert_eq!(read(&text, Client::DubboApplication), made, "{text}");
         }
-        let endpoints = made(&instance(1, Some(&both), r#""weight":"7","#), "z", Client::DubboApplication, &rules.rules(""));
+        let endpoints =
+            made(&instance(1, Some(&both), r#""weight":"7","#), "z", Client::DubboApplication, &rules.rules(""));
         let alike = |one: Result<Found, Reject>| one.map(|(_, endpoint)| Endpoint { port: 1, ..endpoint }).unwrap();
         let alike: Vec<Endpoint> = endpoints.into_iter().map(alike).collect();
         assert_eq!((alike[0].weight, alike[0].application(), alike[0].labels.get("zone")), (7, Some("a"), Some("z")));

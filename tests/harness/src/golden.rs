@@ -25,7 +25,9 @@ pub struct Golden {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Expect {
-    Reject { reject: String },
+    Reject {
+        reject: String,
+    },
     Served(Entry),
     /// An instance of several protocols, by host.
     Several(Vec<Entry>),
