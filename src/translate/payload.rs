@@ -351,7 +351,7 @@ const DUBBO: &str = "dubbo";
 fn other_protocol(protocol: Cow<'_, str>, rules: &Rules<'_>) -> Result<Option<Box<str>>, Reject> {
     match &*protocol {
         DUBBO => Ok(None),
-        other if rules.policy.knows(other) => Ok(Some(protocol.into())),
+        other if provider::is_scheme(other) && rules.policy.knows(other) => Ok(Some(protocol.into())),
         _ => Err(Reject::UnknownProtocol),
     }
 }
@@ -701,7 +701,7 @@ mod tests {
     /// Whoever else publishes under the id: what an instance makes is in its own text, so nobody changes how others are called.
     #[test]
     fn an_instance_is_called_by_each_protocol_that_it_tells() {
-        let rules = policy(serde_json::json!({"ports": {"Hessian": 1}}));
+        let rules = policy(serde_json::json!({"ports": {"Hessian": 1, "": 2, "a://b": 3}}));
         let read = |instance: &str, client| -> Vec<String> {
             let shown = |one: Result<Found, Reject>| match one {
                 Ok((by, endpoint)) => format!("{}:{}", by.as_deref().unwrap_or("-"), endpoint.port),
@@ -731,6 +731,7 @@ mod tests {
             (&[(1, "hessian"), (2, "rmi"), (3, "thrift")], &["hessian:1", "unknown-protocol"], "-:20880"),
             (&[(1, "rmi")], &["unknown-protocol"], "-:1"),
             (&[(1, ""), (2, "tri")], &["tri:2", "unknown-protocol"], "-:20880"),
+            (&[(1, "a://b"), (2, "tri")], &["tri:2", "unknown-protocol"], "-:20880"),
             (&[(0, "tri"), (2, "dubbo")], &["-:2", "bad-port"], "-:2"),
             (&[(0, "tri"), (70_000, "rest"), (5, "rmi")], &["bad-port", "unknown-protocol"], "-:20880"),
             (&[], &["-:20880"], "-:20880"),

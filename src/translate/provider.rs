@@ -112,8 +112,12 @@ fn bare(host: &str) -> &str {
 /// The scheme of a text that has one.
 pub fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
-    let is_one = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    is_one.then_some(scheme)
+    is_scheme(scheme).then_some(scheme)
+}
+
+/// Whether a protocol's name could be a scheme; that of an instance is any text.
+pub fn is_scheme(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
 impl<'a> Provider<'a> {
