@@ -225,6 +225,27 @@ async fn services_beside_one_another_are_told_apart() {
         assert!(service["answer"].as_str().unwrap().starts_with("In the mesh"), "{service:#}");
     }
     names(&mox, "com.example.T@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", "payloads", "failed", "no-endpoint");
+    // And so is an instance of two protocols, and a third that nothing is known of.
+    let id = "shop#@#DEFAULT_INSTANCE_ID#@#dubbo";
+    let ports = json!([{ "port": 50051, "protocol": "tri" }, { "port": 20881, "protocol": "dubbo" }, { "port": 3, "protocol": "redis" }]);
+    let metadata = json!({ "dubbo.endpoints": ports.to_string() });
+    let instance = json!({ "host": "10.0.0.3", "port": 20880, "name": "shop", "metadata": metadata }).to_string();
+    mox.publish(id, "a", 1, &[&instance, "nonsense"]);
+    mox.engine.flush().await;
+    let tri = format!("tri://{id}");
+    // The third might have any port.
+    for (asked_for, wanted) in [("10.0.0.3:20881", &[id][..]), ("10.0.0.3:50051", &[id, &tri]), (id, &[id, &tri])] {
+        let answer = asked(&mox, asked_for);
+        let services = answer["services"].as_array().unwrap();
+        assert_eq!(services.iter().map(|it| it["service"].as_str().unwrap()).collect::<Vec<_>>(), wanted);
+    }
+    let (_, page) = mox.page("/mox/services/shop%23@%23DEFAULT_INSTANCE_ID%23@%23dubbo", "");
+    let page: Value = serde_json::from_str(&page).unwrap();
+    let payloads = page["publishers"][0]["payloads"].as_array().unwrap();
+    let of = |key: &str| payloads.iter().filter_map(|it| it[key].as_str().map(str::to_owned)).collect::<Vec<_>>();
+    assert_eq!(of("endpoint"), ["10.0.0.3:20881", "tri://10.0.0.3:50051"]);
+    assert_eq!(of("rejected"), ["unknown-protocol", "unknown-form"]);
+    assert_eq!(page["publishers"][0]["payloadsLeftOut"], 0);
 }
 
 /// Served all the same, whatever keeps its newest form back.

@@ -11,12 +11,12 @@ use registry_mox::testing::registry::frame::Publisher;
 use serde_json::{Value, json};
 
 /// Stands beside every payload, so that an entry exists and shows its weights: no sample has this one. Beside what is served by
-/// another protocol than its dataInfoId's it is by that, too.
+/// another protocol than its dataInfoId's it is by that, too, and beside an instance it is one of the same protocols.
 const COMPANION: &str = "192.0.2.254:1?weight=99";
 
-/// The entry that the engine serves for the payloads of a file, and what it left out. With `boxes` the payloads are in
+/// The entries that the engine serves for the payloads of a file, by host, and what it left out. With `boxes` the payloads are in
 /// the serialized form in which the registry holds them.
-async fn translate(golden: &Golden, boxes: bool) -> (Entry, Value) {
+async fn translate(golden: &Golden, boxes: bool) -> (Vec<Entry>, Value) {
     let policy = if golden.policy.is_null() { json!({}) } else { golden.policy.clone() };
     let mox = Mox::closed(json!({ "policy": policy }));
     mox.engine.loaded();
@@ -30,24 +30,37 @@ async fn translate(golden: &Golden, boxes: bool) -> (Entry, Value) {
     };
     let id = &golden.data_info_id;
     mox.put(id, &publisher);
-    let scheme = golden.data[0].split_once("://").map_or("", |(scheme, _)| scheme);
-    let is_other = id.contains("@dubbo") && matches!(golden.expect, Expect::Served(_)) && !scheme.is_empty();
+    let is_served = !golden.entries().is_empty();
     mox.publish(
         id,
         "companion",
         1,
-        &[&if is_other { format!("{scheme}://{COMPANION}") } else { COMPANION.to_owned() }],
+        &[&companion(&golden.data[0]).filter(|_| is_served).unwrap_or(COMPANION.to_owned())],
     );
     mox.engine.flush().await;
     let served: Value = serde_json::from_str(&mox.page("/mox/dump", "").1).unwrap();
-    let items = served["items"].as_array().unwrap();
-    assert_eq!(items.len(), 1, "{}", golden.path.display());
-    assert_eq!(items[0]["metadata"]["annotations"]["sofa.registry/data-info-id"], *id);
-    let mut entry = Entry::of_json(&items[0]);
-    let before = entry.endpoints.len();
-    entry.endpoints.retain(|endpoint| endpoint.address != "192.0.2.254");
-    assert_eq!(entry.endpoints.len(), before - 1, "the companion is served");
-    (entry, serde_json::to_value(mox.engine.status().rounds).unwrap()["rejects"].clone())
+    let entry = |item: &Value| {
+        assert_eq!(item["metadata"]["annotations"]["sofa.registry/data-info-id"], *id);
+        let mut entry = Entry::of_json(item);
+        let before = entry.endpoints.len();
+        entry.endpoints.retain(|endpoint| endpoint.address != "192.0.2.254");
+        assert_eq!(entry.endpoints.len(), before - 1, "the companion is served");
+        entry
+    };
+    let mut entries: Vec<Entry> = served["items"].as_array().unwrap().iter().map(entry).collect();
+    entries.sort_by(|a, b| a.host.cmp(&b.host));
+    (entries, serde_json::to_value(mox.engine.status().rounds).unwrap()["rejects"].clone())
+}
+
+/// The companion of a text that says by which protocols it is called.
+fn companion(text: &str) -> Option<String> {
+    if let Ok(mut instance) = serde_json::from_str::<Value>(text) {
+        instance["host"] = json!("192.0.2.254");
+        instance["metadata"]["weight"] = json!("99");
+        return Some(instance.to_string());
+    }
+    let (scheme, _) = text.split_once("://")?;
+    Some(format!("{scheme}://{COMPANION}"))
 }
 
 /// A `java.lang.String` in Java serialization; the samples are short, and their UTF-8 is Java's.
@@ -63,13 +76,15 @@ async fn check(folder: &str) {
     let mut wrong = Vec::new();
     for golden in all {
         for boxes in [false, true] {
-            let (entry, rejects) = translate(&golden, boxes).await;
+            let (entries, rejects) = translate(&golden, boxes).await;
             let (as_expected, rejected) = match &golden.expect {
-                Expect::Served(wanted) => (entry == *wanted, json!({})),
-                Expect::Reject { reject } => (entry.endpoints.is_empty(), json!({ reject: golden.data.len() })),
+                Expect::Served(_) | Expect::Several(_) => (entries == golden.entries(), json!({})),
+                Expect::Reject { reject } => {
+                    (entries.iter().all(|it| it.endpoints.is_empty()), json!({ reject: golden.data.len() }))
+                }
             };
             if !as_expected || rejects != rejected {
-                let seen = serde_json::to_string_pretty(&entry).unwrap();
+                let seen = serde_json::to_string_pretty(&entries).unwrap();
                 wrong.push(format!("{} is served as {seen}\nand left out is {rejects}", golden.path.display()));
                 break; // as boxes it is as wrong
             }
@@ -157,17 +172,18 @@ fn section(golden: &Golden, folder: &str) -> String {
         text += &format!(", with the policy `{}`", golden.policy);
     }
     text += &format!("\n\n```text\n{}\n```\n\n", golden.data.join("\n"));
-    match &golden.expect {
-        Expect::Reject { reject } => text += &format!("is left out: `{reject}`.\n"),
-        Expect::Served(Entry { host, port, protocol, port_name, endpoints }) => {
-            text += &format!("is `{host}`, port {port} {protocol} `{port_name}`, with the endpoints\n\n");
-            for endpoint in endpoints {
-                let address: std::net::IpAddr = endpoint.address.parse().unwrap();
-                let socket = std::net::SocketAddr::new(address, u16::try_from(endpoint.port).unwrap());
-                text += &format!("- `{socket}`, weight {}", endpoint.weight);
-                endpoint.labels.iter().for_each(|(key, value)| text += &format!(", `{key}: {value}`"));
-                text += "\n";
-            }
+    if let Expect::Reject { reject } = &golden.expect {
+        text += &format!("is left out: `{reject}`.\n");
+    }
+    for (n, Entry { host, port, protocol, port_name, endpoints }) in golden.entries().iter().enumerate() {
+        let is = if n == 0 { "is" } else { "\nand" };
+        text += &format!("{is} `{host}`, port {port} {protocol} `{port_name}`, with the endpoints\n\n");
+        for endpoint in endpoints {
+            let address: std::net::IpAddr = endpoint.address.parse().unwrap();
+            let socket = std::net::SocketAddr::new(address, u16::try_from(endpoint.port).unwrap());
+            text += &format!("- `{socket}`, weight {}", endpoint.weight);
+            endpoint.labels.iter().for_each(|(key, value)| text += &format!(", `{key}: {value}`"));
+            text += "\n";
         }
     }
     text

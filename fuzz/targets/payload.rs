@@ -88,11 +88,13 @@ fuzz_target!(|data: &[u8]| {
         parse_all(data, false, &rules);
         let Ok(text) = std::str::from_utf8(data) else { continue };
         let (cell, text) = text.split_once('\n').unwrap_or(("", text));
-        for client in [payload::Client::Sofarpc, payload::Client::Dubbo] {
-            let read = payload::parse(text, cell, client, &rules);
-            assert_eq!(payload::parse(&format!(" {text}\t"), cell, client, &rules), read);
-            if let Ok(endpoint) = read {
-                check(&endpoint, &rules);
+        for client in [payload::Client::Sofarpc, payload::Client::Dubbo, payload::Client::DubboApplication] {
+            let made = payload::made(text, cell, client, &rules);
+            assert!(!made.is_empty() && (made.len() == 1 || client != payload::Client::Sofarpc));
+            assert_eq!(payload::made(&format!(" {text}\t"), cell, client, &rules), made);
+            for (protocol, endpoint) in made.iter().flatten() {
+                check(endpoint, &rules);
+                assert!(protocol.as_ref().is_none_or(|protocol| POLICY.knows(protocol)));
             }
         }
     }

@@ -45,7 +45,7 @@ use crate::{
         Snapshot,
         view::{Held, View},
     },
-    translate::{app_entry, names},
+    translate::{app_entry, names, payload::Client},
     visibility::seen::Seen,
 };
 
@@ -56,7 +56,7 @@ const PART: usize = 2;
 const GRACE: Millis = 600_000;
 
 /// Ids of three tenants, some of whose services have one host but for what tells them apart.
-const IDS: [&str; 9] = [
+const IDS: [&str; 10] = [
     "COM.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.a.S:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
     "com.a.s:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA",
@@ -65,6 +65,7 @@ const IDS: [&str; 9] = [
     "com.c.u@dubbo#@#tenant-a#@#SOFA",
     "com.d.V:2.0:blue@DEFAULT#@#tenant-a#@#SOFA",
     "com.e.W:1.0@DEFAULT#@#tenant-a#@#SOFA",
+    "shop#@#tenant-a#@#dubbo",
     "odd one",
 ];
 
@@ -73,7 +74,7 @@ const OTHERS: [&str; 3] = ["tri", "rest", "hessian"];
 
 /// The texts of the keys of all services that there may be.
 fn services() -> Vec<String> {
-    let others = IDS.into_iter().filter(|id| id.contains("@dubbo"));
+    let others = IDS.into_iter().filter(|id| Client::of(id).names_protocols());
     let others = others.flat_map(|id| OTHERS.map(|protocol| ServiceKey::beside(id, protocol).text().to_string()));
     IDS.map(str::to_owned).into_iter().chain(others).collect()
 }
@@ -123,8 +124,8 @@ fn policies() -> Vec<Value> {
     ]
 }
 
-/// Payloads of publishers; `{s}` and `{p}` stand for the service and the publisher.
-const PAYLOADS: [&[&str]; 16] = [
+/// Payloads of publishers, from [`BUGS`] on such as bring out bugs; `{s}` and `{p}` stand for the service and the publisher.
+const PAYLOADS: [&[&str]; 18] = [
     &["10.{s}.{p}.1:80"],
     &["10.{s}.{p}.1:80"],
     &["10.{s}.{p}.1:80", "10.{s}.{p}.2:80"],
@@ -139,9 +140,18 @@ const PAYLOADS: [&[&str]; 16] = [
     &["tri://10.{s}.{p}.1:80", "dubbo://10.{s}.{p}.1:80", "REST://10.{s}.{p}.2:80", "tri://what.example.com:80"],
     &["rest://10.{s}.0.1:80?weight=0", "hessian://10.{s}.{p}.5:80", "tri://10.{s}.0.1:80?zone={p}"],
     &["rest://10.9.9.9:80?app=y y", "hessian://10.{s}.{p}.5:80?app=panic-when-made"],
+    &[
+        r#"{"host":"10.{s}.{p}.1","port":80,"name":"x","metadata":{"dubbo.endpoints":"[{\"port\":81,\"protocol\":\"tri\"},{\"port\":80,\"protocol\":\"dubbo\"}]"}}"#,
+    ],
+    &[
+        r#"{"host":"10.{s}.0.1","port":80,"metadata":{"dubbo.endpoints":"[{\"port\":80,\"protocol\":\"TRI\"},{\"port\":82,\"protocol\":\"hessian\"}]"}}"#,
+    ],
     &["panic://10.0.0.1:80"],
     &["10.{s}.{p}.1:80?app=panic-when-made"],
 ];
+
+/// The first of the payloads that bring out bugs.
+const BUGS: usize = PAYLOADS.len() - 2;
 
 /// The address that the client of a publisher has: that of the first of its usual endpoints.
 fn source_address(service: usize, publisher: usize) -> String {
@@ -222,7 +232,7 @@ fn steps(random: &mut Random) -> Vec<Step> {
     while steps.len() < LENGTH {
         let (s, p, d) = (random.below(IDS.len()), random.below(PUBLISHERS), random.below(PAYLOADS.len()));
         // Nothing is published that is a bug most of the time.
-        let d = if d >= 14 && random.below(3) > 0 { 0 } else { d };
+        let d = if d >= BUGS && random.below(3) > 0 { 0 } else { d };
         steps.push(match random.below(40) {
             0..=13 => Step::Publish(s, p, d),
             14..=17 => Step::Unpublish(s, p),

@@ -111,6 +111,7 @@ mod tests {
     use crate::catalog::driver::Driver;
 
     const ID: &str = "com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA";
+    const APPLICATION: &str = "shop#@#DEFAULT_INSTANCE_ID#@#dubbo";
     /// No id of Dubbo's client, but what stands behind its `://` is.
     const FOUR_PARTS: &str = "a#@#b://c@dubbo#@#I#@#SOFA";
 
@@ -120,7 +121,7 @@ mod tests {
         fn a_key_of_any_text_gives_back_what_it_is_of(
             parts in prop::collection::vec(
                 prop::sample::select(vec![
-                    "dubbo", "application", "tri", "p80.x.app", "a", "://", "#@#", "@dubbo", "c@dubbo#@#I#@#SOFA", ":",
+                    "dubbo", "application", "tri", "p80.x.app", "a", "://", "#@#", "@dubbo", "c@dubbo#@#I#@#SOFA", "c#@#I#@#dubbo", ":",
                 ]),
                 0..12,
             )
@@ -140,11 +141,11 @@ mod tests {
     #[test]
     fn every_service_of_an_id_is_known_with_it() {
         let driver = Driver::new(serde_json::json!({}));
-        for id in [ID, FOUR_PARTS] {
+        for id in [ID, APPLICATION, FOUR_PARTS] {
             let keys = [ServiceKey::from(id), ServiceKey::beside(id, "tri")];
             assert!(keys.iter().all(|key| !key.is_known(&driver.store)));
             driver.publish(id, "a", 1, &["10.0.0.1:80"]);
-            let known = if id == ID { &keys[..] } else { &keys[..1] };
+            let known = if id == FOUR_PARTS { &keys[..1] } else { &keys[..] };
             for key in known {
                 assert!(ServiceKey::of_text(Arc::clone(key.text())).is_known(&driver.store), "{key:?}");
             }
@@ -154,9 +155,11 @@ mod tests {
     #[test]
     fn a_key_gives_back_what_it_is_of_and_no_two_are_alike() {
         let mut ids: Vec<String> =
-            ["", "a", "a://b", ID, "com.example.A:1.0@DEFAULT#@#a#@#SOFA", FOUR_PARTS].map(str::to_owned).into();
+            ["", "a", "a://b", ID, APPLICATION, "com.example.A:1.0@DEFAULT#@#a#@#SOFA", FOUR_PARTS]
+                .map(str::to_owned)
+                .into();
         for protocol in ["tri", "dubbo", "application", "", "a b"] {
-            for n in 0..ids.len().min(20) {
+            for n in 0..ids.len().min(24) {
                 ids.push(format!("{protocol}://{}", ids[n]));
             }
         }
@@ -175,7 +178,8 @@ mod tests {
                 }
             }
         }
-        let id: Arc<str> = ID.into();
-        assert!(Arc::ptr_eq(ServiceKey::main(&id).text(), &id), "the key of most is their id");
+        for id in [ID, APPLICATION].map(Arc::<str>::from) {
+            assert!(Arc::ptr_eq(ServiceKey::main(&id).text(), &id), "the key of most is their id");
+        }
     }
 }

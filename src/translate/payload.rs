@@ -4,7 +4,12 @@
 //! Dubbo 3 (a JSON instance) and plain `host:port` are read; anything else is counted by its reason and left out. So is a text
 //! that the registry's own clients would not call.
 
-use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use crate::{
     istio::grammar::is_kubernetes_label,
@@ -132,7 +137,7 @@ pub enum Reject {
     OutOfService,
     /// An override, a route or another text that Dubbo's clients keep among providers. A decision of the publisher's.
     NotAProvider,
-    /// Of Dubbo's client, by a protocol that has no usual port and that the policy's `ports` does not name.
+    /// Of Dubbo's client, by a protocol that has no usual port and that the policy's `ports` does not name; once for an instance.
     UnknownProtocol,
     /// Above `mox.limits.endpointsPerPublisher`.
     PublisherLimit,
@@ -220,9 +225,12 @@ pub fn parse_publisher(body: &Body<'_>, client: Client, rules: &Rules<'_>, limit
     let source_address = source_address(details.source_address);
     let (mut parsed, mut found) = (nothing(source_address), Vec::<Found>::new());
     for payload in &details.payloads {
-        match read(payload, &details, client, rules) {
-            (_, Ok(one)) => found.push(one),
-            (text, Err(reject)) => parsed.reject(reject, 1, || start(&text, SAMPLE).into()),
+        let (text, made) = read(payload, &details, client, rules);
+        for one in made {
+            match one {
+                Ok(one) => found.push(one),
+                Err(reject) => parsed.reject(reject, 1, || start(&text, SAMPLE).into()),
+            }
         }
         if found.len() / 2 >= limit {
             parsed.keep_smallest(&mut found, limit);
@@ -251,21 +259,19 @@ pub fn parse_publisher(body: &Body<'_>, client: Client, rules: &Rules<'_>, limit
 /// An endpoint, with the protocol that it is called by if that is another than the dataInfoId's.
 pub type Found = (Option<Box<str>>, Endpoint);
 
+/// What a payload makes: an endpoint, or of an instance one for each protocol; and the reasons why there is none or not more, each
+/// once.
+pub type Made = Vec<Result<Found, Reject>>;
+
 /// Reads a payload of a publisher: its text, and what that makes.
-pub(super) fn read(
-    payload: &[u8],
-    details: &Details<'_>,
-    client: Client,
-    rules: &Rules<'_>,
-) -> (String, Result<Found, Reject>) {
+pub(super) fn read(payload: &[u8], details: &Details<'_>, client: Client, rules: &Rules<'_>) -> (String, Made) {
     let text = if details.serialized {
         serialized::decode(payload).ok().map(Option::unwrap_or_default)
     } else {
         std::str::from_utf8(payload).ok().map(str::to_owned)
     };
-    let Some(text) = text else { return ("(not text)".to_owned(), Err(Reject::NotText)) };
-    let made = parse(&text, details.cell, client, rules)
-        .and_then(|endpoint| Ok((other_protocol(&text, client, rules)?.map(Into::into), endpoint)));
+    let Some(text) = text else { return ("(not text)".to_owned(), vec![Err(Reject::NotText)]) };
+    let made = made(&text, details.cell, client, rules);
     (text, made)
 }
 
@@ -318,7 +324,7 @@ pub enum Client {
     Sofarpc,
     /// Dubbo's, which ends every dataId in `@dubbo`, whatever its providers speak (`SofaRegistry.java:228-242`).
     Dubbo,
-    /// Dubbo 3's, with instances of an application.
+    /// Dubbo 3's, with instances of an application, which tell their protocols.
     DubboApplication,
 }
 
@@ -334,22 +340,20 @@ impl Client {
 
     /// Whether the texts say by which protocol their providers are called.
     pub fn names_protocols(self) -> bool {
-        self == Self::Dubbo
+        self != Self::Sofarpc
     }
 }
 
 /// Protocol in the dataIds of Dubbo's client, and group of its applications.
 const DUBBO: &str = "dubbo";
 
-/// The protocol that a provider is called by, in lower case, if it is another than that of its dataInfoId.
-fn other_protocol<'t>(text: &'t str, client: Client, rules: &Rules<'_>) -> Result<Option<Cow<'t, str>>, Reject> {
-    let scheme = provider::scheme(trimmed(text)).filter(|_| client.names_protocols());
-    let Some(scheme) = scheme.filter(|scheme| !scheme.eq_ignore_ascii_case(DUBBO)) else { return Ok(None) };
-    let protocol = match scheme.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => Cow::Owned(scheme.to_ascii_lowercase()),
-        false => Cow::Borrowed(scheme),
-    };
-    if rules.policy.knows(&protocol) { Ok(Some(protocol)) } else { Err(Reject::UnknownProtocol) }
+/// A protocol, whose name is in lower case, if it is another than that of a dataInfoId of Dubbo's client.
+fn other_protocol(protocol: Cow<'_, str>, rules: &Rules<'_>) -> Result<Option<Box<str>>, Reject> {
+    match &*protocol {
+        DUBBO => Ok(None),
+        other if provider::is_scheme(other) && rules.policy.knows(other) => Ok(Some(protocol.into())),
+        _ => Err(Reject::UnknownProtocol),
+    }
 }
 
 /// The text without the blanks and control characters around it, as Java trims.
@@ -357,21 +361,65 @@ fn trimmed(text: &str) -> &str {
     text.trim_matches(|c| c <= ' ')
 }
 
-/// Reads a payload that was published under a dataInfoId.
-pub fn parse(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
+/// What a text makes that was published under a dataInfoId.
+pub fn made(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Made {
     let text = trimmed(text);
     if text.is_empty() {
-        return Err(Reject::Empty);
+        return vec![Err(Reject::Empty)];
     }
     // A bug, for the tests of those who have to live with one.
     #[cfg(test)]
     assert!(!text.starts_with("panic://"));
     if text.starts_with('{') {
-        let instance = Instance::parse(text)?;
-        return endpoint(&Provider::of_instance(&instance)?, true, cell, rules);
+        return of_instance(text, cell, client, rules).unwrap_or_else(|reject| vec![Err(reject)]);
     }
+    vec![of_url(text, cell, client, rules)]
+}
+
+fn of_url(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Result<Found, Reject> {
     let is_dubbo = client != Client::Sofarpc;
-    endpoint(&Provider::of_url(text, is_dubbo)?, is_dubbo, cell, rules)
+    let endpoint = endpoint(&Provider::of_url(text, is_dubbo)?, is_dubbo, cell, rules)?;
+    let protocol = match provider::scheme(text).filter(|_| client.names_protocols()) {
+        Some(scheme) if scheme.bytes().any(|byte| byte.is_ascii_uppercase()) => scheme.to_ascii_lowercase().into(),
+        scheme => Cow::Borrowed(scheme.unwrap_or(DUBBO)),
+    };
+    Ok((other_protocol(protocol, rules)?, endpoint))
+}
+
+/// What an instance makes. By which protocols it is called is for itself alone to say: one that speaks Triple only is no
+/// provider of protocol dubbo, whatever the others of its application speak.
+fn of_instance(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Result<Made, Reject> {
+    let instance = Instance::parse(text)?;
+    let (mut ports, own) = (instance.ports()?, instance.own_port());
+    let endpoint = endpoint(&Provider::of_instance(&instance), true, cell, rules)?;
+    let at = |port| -> Result<Endpoint, Reject> { Ok(Endpoint { port: provider::port(port)?, ..endpoint.clone() }) };
+    if ports.is_empty() {
+        ports.insert(DUBBO.to_owned(), own);
+    }
+    if !client.names_protocols() {
+        // The dataInfoId says by which it is called; no client publishes instances there.
+        let only = ports.values().next().filter(|_| ports.len() == 1);
+        let port = only.or_else(|| ports.get(DUBBO)).copied().unwrap_or(own);
+        return Ok(vec![at(port).map(|endpoint| (None, endpoint))]);
+    }
+    let (mut made, mut reasons) = (Made::new(), BTreeSet::new());
+    for (protocol, port) in ports {
+        match other_protocol(protocol.into(), rules).and_then(|protocol| Ok((protocol, at(port)?))) {
+            Ok(found) => made.push(Ok(found)),
+            Err(reject) => drop(reasons.insert(reject)),
+        }
+    }
+    made.extend(reasons.into_iter().map(Err));
+    Ok(made)
+}
+
+/// What a text makes that makes one endpoint or none, as every URL does.
+#[cfg(any(test, feature = "testing"))]
+pub fn parse(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
+    match made(text, cell, client, rules).remove(0) {
+        Ok((_, endpoint)) => Ok(endpoint),
+        Err(reject) => Err(reject),
+    }
 }
 
 fn endpoint(provider: &Provider<'_>, is_dubbo: bool, cell: &str, rules: &Rules<'_>) -> Result<Endpoint, Reject> {
@@ -629,7 +677,10 @@ mod tests {
     #[test]
     fn what_dubbos_client_publishes_is_told_apart_by_its_scheme() {
         let rules = policy(serde_json::json!({"ports": {"Hessian": 1}}));
-        let by = |text: &str, client| other_protocol(text, client, &rules.rules("")).map(|by| by.map(Cow::into_owned));
+        let by = |text: &str, client| match &made(text, "", client, &rules.rules(""))[..] {
+            [one] => one.clone().map(|(by, _)| by.map(String::from)),
+            several => panic!("{text}: {several:?}"),
+        };
         for (text, protocol) in [
             ("dubbo://10.0.0.1:80/x", Ok(None)),
             (" Dubbo://10.0.0.1:80/x", Ok(None)),
@@ -642,9 +693,72 @@ mod tests {
             ("rmi://10.0.0.1:80", Err(Reject::UnknownProtocol)),
         ] {
             assert_eq!(by(text, Client::Dubbo), protocol, "{text}");
+            assert_eq!(by(text, Client::DubboApplication), protocol, "{text}");
             assert_eq!(by(text, Client::Sofarpc), Ok(None), "{text}");
-            assert_eq!(by(text, Client::DubboApplication), Ok(None), "{text}");
         }
+    }
+
+    /// Whoever else publishes under the id: what an instance makes is in its own text, so nobody changes how others are called.
+    #[test]
+    fn an_instance_is_called_by_each_protocol_that_it_tells() {
+        let rules = policy(serde_json::json!({"ports": {"Hessian": 1, "": 2, "a://b": 3}}));
+        let read = |instance: &str, client| -> Vec<String> {
+            let shown = |one: Result<Found, Reject>| match one {
+                Ok((by, endpoint)) => format!("{}:{}", by.as_deref().unwrap_or("-"), endpoint.port),
+                Err(reject) => reject.to_string(),
+            };
+            made(instance, "", client, &rules.rules("")).into_iter().map(shown).collect()
+        };
+        let instance = |port: u32, endpoints: Option<&str>, more: &str| {
+            let endpoints =
+                endpoints.map(|text| format!(r#""dubbo.endpoints":{},"#, serde_json::to_string(text).unwrap()));
+            let endpoints = endpoints.unwrap_or_default();
+            format!(r#"{{"host":"10.0.0.7","port":{port},"name":"a","metadata":{{{endpoints}{more}"x":"y"}}}}"#)
+        };
+        let list = |ports: &[(u32, &str)]| {
+            let entry = |(port, protocol): &(u32, &str)| format!(r#"{{"port":{port},"protocol":"{protocol}"}}"#);
+            format!("[{}]", ports.iter().map(entry).collect::<Vec<_>>().join(","))
+        };
+        // The ports, what each protocol makes, and the one that is read where the dataInfoId says the protocol.
+        for (ports, made, only) in [
+            (&[(1, "dubbo")][..], &["-:1"][..], "-:1"),
+            (&[(1, "tri")], &["tri:1"], "-:1"),
+            (&[(1, "tri"), (2, "dubbo")], &["-:2", "tri:1"], "-:2"),
+            (&[(2, "Dubbo"), (1, "REST"), (3, "tri")], &["-:2", "rest:1", "tri:3"], "-:2"),
+            (&[(1, "tri"), (2, "rest")], &["rest:2", "tri:1"], "-:20880"),
+            (&[(1, "tri"), (2, "tri")], &["tri:1"], "-:1"),
+            (&[(1, "tri"), (1, "dubbo")], &["-:1", "tri:1"], "-:1"),
+            (&[(1, "hessian"), (2, "rmi"), (3, "thrift")], &["hessian:1", "unknown-protocol"], "-:20880"),
+            (&[(1, "rmi")], &["unknown-protocol"], "-:1"),
+            (&[(1, ""), (2, "tri")], &["tri:2", "unknown-protocol"], "-:20880"),
+            (&[(1, "a://b"), (2, "tri")], &["tri:2", "unknown-protocol"], "-:20880"),
+            (&[(0, "tri"), (2, "dubbo")], &["-:2", "bad-port"], "-:2"),
+            (&[(0, "tri"), (70_000, "rest"), (5, "rmi")], &["bad-port", "unknown-protocol"], "-:20880"),
+            (&[], &["-:20880"], "-:20880"),
+        ] {
+            let text = instance(20_880, Some(&list(ports)), "");
+            assert_eq!(read(&text, Client::DubboApplication), made, "{ports:?}");
+            assert_eq!(read(&text, Client::Dubbo), made, "{ports:?}");
+            assert_eq!(read(&text, Client::Sofarpc), [only], "{ports:?}");
+        }
+        let both = list(&[(1, "tri"), (2, "dubbo")]);
+        for (text, made) in [
+            (instance(20_880, None, ""), &["-:20880"][..]),
+            (instance(20_880, Some("{"), ""), &["-:20880"]),
+            (instance(0, Some(&both), ""), &["bad-port"]),
+            (instance(70_000, Some(&both), ""), &["-:2", "tri:1"]),
+            (instance(70_000, None, ""), &["bad-port"]),
+            (instance(20_880, Some(&both), r#""disabled":"true","#), &["out-of-service"]),
+            (instance(20_880, Some(&both), "").replace("10.0.0.7", "127.0.0.1"), &["unusable-address"]),
+        ] {
+            assert_eq!(read(&text, Client::DubboApplication), made, "{text}");
+        }
+        let endpoints =
+            made(&instance(1, Some(&both), r#""weight":"7","#), "z", Client::DubboApplication, &rules.rules(""));
+        let alike = |one: Result<Found, Reject>| one.map(|(_, endpoint)| Endpoint { port: 1, ..endpoint }).unwrap();
+        let alike: Vec<Endpoint> = endpoints.into_iter().map(alike).collect();
+        assert_eq!((alike[0].weight, alike[0].application(), alike[0].labels.get("zone")), (7, Some("a"), Some("z")));
+        assert_eq!(alike[0], alike[1]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ const APPLICATION_OF_DUBBO: [&str; 5] = ["application", "app", "appName", "app_n
 pub struct Provider<'a> {
     /// The host as it is written, without brackets and zone id.
     pub host: &'a str,
-    /// The port.
+    /// The port; of an instance 0, which has one for each protocol.
     pub port: u16,
     /// Whether Dubbo's clients read the text, and not SOFARPC's.
     is_dubbo: bool,
@@ -73,24 +73,30 @@ impl Instance {
         self.metadata.as_ref()?.get(key)?.as_str()
     }
 
-    /// The port of protocol `dubbo`, or of the instance's one protocol (`ServiceInstancesChangedListener.java:416-422`); the
-    /// instance's own, without which it is none (`DefaultServiceInstance`), where `dubbo.endpoints` does not tell.
-    fn port(&self) -> Result<u16, Fault> {
+    /// The ports that `dubbo.endpoints` tells, by protocols in lower case. There stand all by which the instance is called
+    /// (`ProtocolPortsMetadataCustomizer`), and of two of one name the first counts (`ServiceInstanceMetadataUtils.java:194-204`).
+    /// Empty: it does not tell, and the instance has its own port. Without that it is none (`DefaultServiceInstance`).
+    pub fn ports(&self) -> Result<BTreeMap<String, u32>, Fault> {
         if self.port == 0 {
             return Err(Fault::Port);
         }
-        let ports =
-            self.metadata("dubbo.endpoints").and_then(|text| serde_json::from_str::<Vec<InstancePort>>(text).ok());
-        let chosen = ports.as_deref().and_then(|ports| match ports {
-            [only] => Some(only.port),
-            ports => ports.iter().find(|port| port.protocol == "dubbo").map(|port| port.port),
-        });
-        port(u16::try_from(chosen.unwrap_or(self.port)).ok())
+        let told = self.metadata("dubbo.endpoints").map(serde_json::from_str::<Vec<InstancePort>>);
+        let mut ports = BTreeMap::new();
+        for InstancePort { port, protocol } in told.and_then(Result::ok).into_iter().flatten() {
+            ports.entry(protocol.to_ascii_lowercase()).or_insert(port);
+        }
+        Ok(ports)
+    }
+
+    /// Its own port.
+    pub fn own_port(&self) -> u32 {
+        self.port
     }
 }
 
-fn port(port: Option<u16>) -> Result<u16, Fault> {
-    port.filter(|port| *port != 0).ok_or(Fault::Port)
+/// A port from what an instance says of it.
+pub fn port(port: u32) -> Result<u16, Fault> {
+    u16::try_from(port).ok().filter(|port| *port != 0).ok_or(Fault::Port)
 }
 
 /// A host without the brackets of an IPv6 address and without its zone id, which means something on the provider's own machine
@@ -106,15 +112,18 @@ fn bare(host: &str) -> &str {
 /// The scheme of a text that has one.
 pub fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
-    let is_one = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    is_one.then_some(scheme)
+    is_scheme(scheme).then_some(scheme)
+}
+
+/// Whether a protocol's name could be a scheme; that of an instance is any text.
+pub fn is_scheme(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
 impl<'a> Provider<'a> {
     /// The provider that an instance is.
-    pub fn of_instance(instance: &'a Instance) -> Result<Self, Fault> {
-        let (host, port) = (bare(&instance.host), instance.port()?);
-        Ok(Self { host, port, is_dubbo: true, parameters: Parameters::Instance(instance) })
+    pub fn of_instance(instance: &'a Instance) -> Self {
+        Self { host: bare(&instance.host), port: 0, is_dubbo: true, parameters: Parameters::Instance(instance) }
     }
 
     /// The provider in `[scheme://]host:port[/path][?parameters]`; to Dubbo's clients it may have a user before the host and a
@@ -139,7 +148,7 @@ impl<'a> Provider<'a> {
             _ => authority,
         };
         let (host, number) = authority.rsplit_once(':').ok_or(Fault::Form)?;
-        let port = port(number.parse().ok())?;
+        let port = number.parse().ok().filter(|port| *port != 0).ok_or(Fault::Port)?;
         Ok(Self { host: bare(host), port, is_dubbo, parameters: Parameters::Query(query) })
     }
 
@@ -284,36 +293,47 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_names_its_application_and_its_port() {
+    fn an_instance_names_its_application_and_its_ports() {
         let read = |json: &str| {
             let instance = Instance::parse(json)?;
-            let provider = Provider::of_instance(&instance)?;
-            Ok((provider.host.to_owned(), provider.port, provider.application().map(str::to_owned)))
+            let provider = Provider::of_instance(&instance);
+            let (host, app) = (provider.host.to_owned(), provider.application().map(str::to_owned));
+            Ok((host, app, instance.own_port(), instance.ports()?.into_iter().collect::<Vec<_>>()))
         };
-        let read_as = |host: &str, port, app: Option<&str>| Ok((host.to_owned(), port, app.map(str::to_owned)));
+        let is = |host: &str, app: Option<&str>, own, ports: &[(&str, u32)]| {
+            let ports = ports.iter().map(|(protocol, port)| ((*protocol).to_owned(), *port)).collect();
+            Ok((host.to_owned(), app.map(str::to_owned), own, ports))
+        };
         let with = |endpoints: &str| {
             let endpoints = serde_json::to_string(endpoints).unwrap();
             format!(
                 r#"{{"host":"10.0.0.7","port":20880,"name":"demo","metadata":{{"dubbo.endpoints":{endpoints},"app":"x"}}}}"#
             )
         };
-        assert_eq!(read(&with("[]")), read_as("10.0.0.7", 20880, Some("demo")));
-        assert_eq!(read(&with(r#"[{"port":1,"protocol":"tri"}]"#)), read_as("10.0.0.7", 1, Some("demo")));
         let two = with(r#"[{"port":1,"protocol":"tri"},{"port":2,"protocol":"dubbo"}]"#);
-        assert_eq!(read(&two), read_as("10.0.0.7", 2, Some("demo")));
-        assert_eq!(read(&with("{")), read_as("10.0.0.7", 20880, Some("demo")));
-        assert_eq!(read(&with(r#"[{"port":70000,"protocol":"tri"}]"#)), Err(Fault::Port));
-        assert_eq!(read(&with(r#"[{"protocol":"tri"}]"#)), Err(Fault::Port));
-        assert_eq!(read(r#"{"host":"fe80::1%eth0","port":1,"metadata":null}"#), read_as("fe80::1", 1, None));
+        for (endpoints, ports) in [
+            ("[]", &[][..]),
+            ("{", &[]),
+            ("[null]", &[]),
+            (r#"[{"port":1,"protocol":"tri"}]"#, &[("tri", 1)]),
+            (r#"[{"port":1,"protocol":"tri"},{"port":2,"protocol":"dubbo"}]"#, &[("dubbo", 2), ("tri", 1)]),
+            (r#"[{"port":1,"protocol":"TRI"},{"port":2,"protocol":"tri"}]"#, &[("tri", 1)]),
+            (r#"[{"port":70000,"protocol":"tri"},{"port":4}]"#, &[("", 4), ("tri", 70_000)]),
+            (r#"[{"protocol":"tri"}]"#, &[("tri", 0)]),
+        ] {
+            assert_eq!(read(&with(endpoints)), is("10.0.0.7", Some("demo"), 20880, ports), "{endpoints}");
+        }
+        assert_eq!([0, 1, 65_535, 65_536].map(|number| port(number).ok()), [None, Some(1), Some(65_535), None]);
+        assert_eq!(read(r#"{"host":"fe80::1%eth0","port":1,"metadata":null}"#), is("fe80::1", None, 1, &[]));
         assert_eq!(
             read(r#"{"host":"h","port":1,"name":" ","metadata":{"application":"a"}}"#),
-            read_as("h", 1, Some("a"))
+            is("h", Some("a"), 1, &[])
         );
         assert_eq!(read(r#"{"host":"h"}"#), Err(Fault::Form));
         assert_eq!(read(&two.replace("20880", "0")), Err(Fault::Port));
         let instance = Instance::parse(r#"{"host":"h","port":1,"metadata":{"category":"routers","disabled":"True"}}"#);
         let instance = instance.unwrap();
-        let provider = Provider::of_instance(&instance).unwrap();
+        let provider = Provider::of_instance(&instance);
         assert_eq!((provider.is_provider(), provider.is_in_service()), (true, false));
     }
 

@@ -1,6 +1,6 @@
 //! The fate of each payload of a publisher, for operators; the mesh gets what [`payload::parse_publisher`] makes of all.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
     policy::Rules,
@@ -11,7 +11,7 @@ use crate::{
 /// How much of a payload is shown, in characters.
 const SHOWN: usize = 200;
 
-/// A payload and what was made of it.
+/// A payload and what was made of it; an instance of several protocols has a reading for each.
 #[derive(Debug)]
 pub struct Reading {
     /// Its start, fit for one line.
@@ -42,7 +42,7 @@ fn names(text: &str, address: &str) -> bool {
     })
 }
 
-/// The first `most` payloads of a publisher that are `wanted`, and how many it has beside.
+/// The first `most` readings of a publisher that are `wanted`, and how many payloads it has beside.
 pub fn readings(
     body: &Body<'_>,
     client: Client,
@@ -51,11 +51,12 @@ pub fn readings(
     wanted: impl Fn(&Reading) -> bool,
 ) -> (Vec<Reading>, usize) {
     let Ok(details) = body.details() else { return (Vec::new(), 0) };
-    let reading = |payload: &&[u8]| {
+    let of_payload = |(n, payload): (usize, &&[u8])| {
         let (text, made) = payload::read(payload, &details, client, rules);
-        Reading { text: payload::start(&text, SHOWN), made }
+        let text = payload::start(&text, SHOWN);
+        made.into_iter().map(move |made| (n, Reading { text: text.clone(), made }))
     };
-    let readings: Vec<Reading> = details.payloads.iter().map(reading).filter(wanted).take(most).collect();
-    let left_out = details.payloads.len().saturating_sub(readings.len());
-    (readings, left_out)
+    let all = details.payloads.iter().enumerate().flat_map(of_payload);
+    let (read, readings): (BTreeSet<usize>, Vec<Reading>) = all.filter(|(_, it)| wanted(it)).take(most).unzip();
+    (readings, details.payloads.len().saturating_sub(read.len()))
 }

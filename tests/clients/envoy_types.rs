@@ -19,10 +19,10 @@ pub(crate) enum Kind {
     Routes,
 }
 
-const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
-const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
-const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+pub(crate) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+pub(crate) const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+pub(crate) const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+pub(crate) const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 const HTTP: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
@@ -134,6 +134,20 @@ struct Address {
     socket_address: Option<SocketAddress>,
 }
 
+/// Of a listener or an endpoint that has several.
+#[derive(Clone, PartialEq, Message)]
+struct AdditionalAddress {
+    #[prost(message, optional, tag = "1")]
+    address: Option<Address>,
+}
+
+/// `address:port` of all.
+fn told(first: &Option<Address>, more: &[AdditionalAddress]) -> Vec<String> {
+    let more = more.iter().filter_map(|more| more.address.as_ref());
+    let sockets = first.iter().chain(more).filter_map(|address| address.socket_address.as_ref());
+    sockets.map(|SocketAddress { address, port_value }| format!("{address}:{port_value}")).collect()
+}
+
 fn loopback(port: u16) -> Option<Address> {
     Some(Address { socket_address: Some(SocketAddress { address: "127.0.0.1".into(), port_value: port.into() }) })
 }
@@ -142,6 +156,8 @@ fn loopback(port: u16) -> Option<Address> {
 struct Endpoint {
     #[prost(message, optional, tag = "1")]
     address: Option<Address>,
+    #[prost(message, repeated, tag = "4")]
+    additional_addresses: Vec<AdditionalAddress>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -164,8 +180,18 @@ pub(crate) struct ClusterLoadAssignment {
     endpoints: Vec<LocalityLbEndpoints>,
 }
 
+impl ClusterLoadAssignment {
+    /// The addresses of each endpoint.
+    pub(crate) fn addresses(&self) -> Vec<Vec<String>> {
+        let all = self.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);
+        all.filter_map(|it| it.endpoint.as_ref()).map(|it| told(&it.address, &it.additional_addresses)).collect()
+    }
+}
+
 pub(crate) fn endpoints(cluster: &str, ports: &[u16]) -> ClusterLoadAssignment {
-    let endpoint = |port: &u16| LbEndpoint { endpoint: Some(Endpoint { address: loopback(*port) }) };
+    let endpoint = |port: &u16| LbEndpoint {
+        endpoint: Some(Endpoint { address: loopback(*port), additional_addresses: Vec::new() }),
+    };
     let endpoints = vec![LocalityLbEndpoints { lb_endpoints: ports.iter().map(endpoint).collect() }];
     ClusterLoadAssignment { cluster_name: cluster.into(), endpoints }
 }
@@ -211,6 +237,15 @@ pub(crate) struct Listener {
     address: Option<Address>,
     #[prost(message, repeated, tag = "3")]
     filter_chains: Vec<FilterChain>,
+    #[prost(message, repeated, tag = "33")]
+    additional_addresses: Vec<AdditionalAddress>,
+}
+
+impl Listener {
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        told(&self.address, &self.additional_addresses)
+    }
 }
 
 /// A listener for HTTP.
@@ -223,7 +258,8 @@ pub(crate) fn listener(name: &str, port: u16, routes: &str) -> Listener {
     };
     let manager = Any { type_url: HTTP.into(), value: manager.encode_to_vec().into() };
     let filters = vec![Filter { name: "http".into(), typed_config: Some(manager) }];
-    Listener { name: name.into(), address: loopback(port), filter_chains: vec![FilterChain { filters }] }
+    let filter_chains = vec![FilterChain { filters }];
+    Listener { name: name.into(), address: loopback(port), filter_chains, additional_addresses: Vec::new() }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -262,6 +298,14 @@ pub(crate) struct RouteConfiguration {
     name: String,
     #[prost(message, repeated, tag = "2")]
     virtual_hosts: Vec<VirtualHost>,
+}
+
+impl RouteConfiguration {
+    /// The names by which the virtual host with a domain is called.
+    pub(crate) fn domains(&self, domain: &str) -> Option<&[String]> {
+        let mut hosts = self.virtual_hosts.iter().map(|host| &host.domains[..]);
+        hosts.find(|domains| domains.iter().any(|known| known == domain))
+    }
 }
 
 /// Everything to one cluster.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod adsc;
+mod dual_stack;
 mod envoy;
 mod envoy_types;
 mod istiod;
@@ -16,13 +17,14 @@ use std::process::ExitCode;
 
 use harness::trials::{run, trial};
 
-const SCENARIOS: [(&str, fn()); 10] = [
+const SCENARIOS: [(&str, fn()); 11] = [
     ("adsc_of_istio_1_22_holds_what_is_served", adsc::of_1_22),
     ("adsc_of_istio_1_29_holds_what_is_served", adsc::of_1_29),
     ("adsc_of_istio_1_32_holds_what_is_served", adsc::of_1_32),
     ("envoy_follows_in_state_of_the_world", envoy::state_of_the_world),
     ("envoy_follows_in_delta", envoy::incremental),
     ("istiod_needs_less_memory_with_priming", istiod::priming_saves_memory),
+    ("istiod_serves_both_families_of_addresses", dual_stack::both_families),
     ("istiod_warms_up_by_policy_and_an_operators_own_rule_wins", warmup::is_followed_and_gives_way),
     ("istiod_deletes_nothing_in_an_outage", istiod::outages_delete_nothing),
     ("istiod_deletes_nothing_from_one_source_to_64_and_back", || istiod::one_source_to_64_and_back(100)),

@@ -128,6 +128,14 @@ impl Server {
         ip(n, endpoint, version)
     }
 
+    /// A publisher of any service.
+    pub(crate) fn publish(&mut self, data_info_id: &str, data: &[&str]) {
+        self.serve.say(&json!({
+            "op": "publish", "dataInfoId": data_info_id, "registerId": "r", "version": 1, "registerTimestamp": 1, "data": data,
+        }));
+        self.flush();
+    }
+
     /// These are the endpoints of a service now, maybe none.
     pub(crate) fn replace(&mut self, n: usize, versions: &[i64], version: i64) {
         let publishers: Vec<_> = versions.iter().enumerate().map(|(e, version)| publisher(n, e, *version)).collect();

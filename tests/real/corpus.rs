@@ -2,7 +2,10 @@
 //! and by ours. `REGISTRY_CORPUS` is how many of each client there are at least, `REGISTRY_SEED` the seed that they are made
 //! from. Where the two may differ, and why, is in [`DISAGREEMENTS`].
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use harness::{
@@ -13,7 +16,7 @@ use harness::{
 };
 use registry_mox::testing::{
     policy::{Policy, PolicyConfig},
-    translate::payload::{self, Endpoint, Reject},
+    translate::payload::{self, Endpoint, Made, Reject},
 };
 use serde_json::{Value, json};
 
@@ -57,6 +60,8 @@ struct Provider {
     weight: i64,
     application: Option<String>,
     parameters: Vec<Option<String>>,
+    /// Of an instance, the protocols by which it is called, each with its port.
+    ports: Vec<(String, i64)>,
 }
 
 /// One text, and what both make of it.
@@ -65,6 +70,8 @@ struct Case<'a> {
     text: &'a str,
     theirs: &'a Theirs,
     ours: &'a Result<Endpoint, Reject>,
+    /// All that we make of it; `ours` is the first that is served, if one is.
+    made: &'a Made,
 }
 
 /// In what the two may differ.
@@ -76,6 +83,8 @@ enum Field {
     Served,
     Address,
     Port,
+    /// Of an instance: by which protocols it is called, and where.
+    Protocols,
     Weight,
     Application,
     Parameter,
@@ -103,8 +112,26 @@ const DISAGREEMENTS: &[Disagreement] = &[
     (
         ALL,
         &[Field::LeftOut],
-        |case| case.is_form() && case.called().is_some_and(|provider| !(1..=65_535).contains(&provider.port)),
+        |case| {
+            let none = |provider: &Provider| match case.client {
+                Dubbo3 => provider.ports.iter().all(|(protocol, port)| !is_known(protocol) || !is_port(*port)),
+                SofaRpc | Dubbo => !is_port(provider.port),
+            };
+            case.is_form() && case.called().is_some_and(none)
+        },
         "nobody can be called at such a port",
+    ),
+    (
+        &[Dubbo, Dubbo3],
+        &[Field::LeftOut],
+        |case| {
+            let unknown = |provider: &Provider| match case.client {
+                Dubbo3 => provider.ports.iter().all(|(protocol, _)| !is_known(protocol)),
+                SofaRpc | Dubbo => case.scheme().is_some_and(|scheme| !is_known(&scheme.to_ascii_lowercase())),
+            };
+            matches!(case.ours, Err(Reject::UnknownProtocol)) && case.called().is_some_and(unknown)
+        },
+        "a protocol that has no usual port and that the policy does not name has no service",
     ),
     (
         &[SofaRpc],
@@ -200,7 +227,7 @@ const DISAGREEMENTS: &[Disagreement] = &[
     ),
     (
         &[Dubbo3],
-        &[Field::LeftOut, Field::Served, Field::Port],
+        &[Field::LeftOut, Field::Served, Field::Protocols],
         |case| case.has_endpoints_that_are_no_list(),
         "fastjson2 reads more than JSON in dubbo.endpoints, and no list of ports there is no word on them",
     ),
@@ -241,14 +268,16 @@ fn compare(client: Client) {
         let batch: Vec<_> = (0..BATCH).map(|_| text(&mut random, client)).collect();
         batch.iter().for_each(|text| reader.tell(&BASE64_STANDARD.encode(text)));
         for text in &batch {
-            let theirs = answer(&reader.line(if read == 0 { START } else { SOON }));
-            let ours = payload::parse(text, "", read_as, &rules);
+            let theirs = answer(client, &reader.line(if read == 0 { START } else { SOON }));
+            let made = payload::made(text, "", read_as, &rules);
+            let first = made.iter().find(|one| one.is_ok()).unwrap_or(&made[0]);
+            let ours = first.clone().map(|(_, endpoint)| endpoint);
             match &ours {
                 Ok(_) => served += 1,
                 Err(reject) => *left_out.entry(reject.to_string()).or_insert(0) += 1,
             }
             read += 1;
-            let case = Case { client, text, theirs: &theirs, ours: &ours };
+            let case = Case { client, text, theirs: &theirs, ours: &ours, made: &made };
             for field in case.differences() {
                 let applies = |(clients, fields, applies, _): &Disagreement| {
                     clients.contains(&client) && fields.contains(&field) && applies(&case)
@@ -280,7 +309,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 /// A line of `Reading.java`.
-fn answer(line: &str) -> Theirs {
+fn answer(client: Client, line: &str) -> Theirs {
     let mut words = line.split(' ');
     let text = |word: Option<&str>| {
         let encoded = word.expect("a word more").strip_prefix('+')?;
@@ -290,18 +319,26 @@ fn answer(line: &str) -> Theirs {
     match words.next() {
         Some("skipped") => Theirs::Skipped,
         Some("error") => Theirs::Error(text(words.next()).unwrap()),
-        Some("called") => Theirs::Called(Provider {
-            host: text(words.next()).unwrap_or_default(),
-            port: number(words.next()),
-            weight: number(words.next()),
-            application: text(words.next()),
-            parameters: words.map(|word| text(Some(word))).collect(),
-        }),
+        Some("called") => {
+            let (host, port, weight) =
+                (text(words.next()).unwrap_or_default(), number(words.next()), number(words.next()));
+            let application = text(words.next());
+            let mut parameters: Vec<Option<String>> = words.map(|word| text(Some(word))).collect();
+            let ports = if client == Dubbo3 { parameters.pop().unwrap().unwrap() } else { String::new() };
+            let ports = ports.split(',').filter_map(|each| each.rsplit_once(':'));
+            let ports = ports.map(|(protocol, port)| (protocol.to_owned(), port.parse().unwrap())).collect();
+            Theirs::Called(Provider { host, port, weight, application, parameters, ports })
+        }
         _ => panic!("an answer of another kind: {line}"),
     }
 }
 
 impl Provider {
+    /// Of an instance, where it can be called by protocols that have services.
+    fn callable(&self) -> BTreeSet<(String, i64)> {
+        self.ports.iter().filter(|(protocol, port)| is_known(protocol) && is_port(*port)).cloned().collect()
+    }
+
     /// Its address, if it has one, without brackets and zone id.
     fn ip(&self) -> Option<IpAddr> {
         let bare = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&self.host);
@@ -328,7 +365,8 @@ impl Case<'_> {
         let served = PARAMETERS.iter().map(|key| endpoint.labels.get(key).map(Into::into));
         [
             (Field::Address, provider.ip().map(|ip| ip.to_string()) == Some(endpoint.address.to_string())),
-            (Field::Port, provider.port == i64::from(endpoint.port)),
+            (Field::Port, self.client == Dubbo3 || provider.port == i64::from(endpoint.port)),
+            (Field::Protocols, self.client != Dubbo3 || provider.callable() == self.ports()),
             (Field::Weight, provider.weight == i64::from(endpoint.weight)),
             (Field::Application, provider.application.as_deref() == endpoint.application()),
             (Field::Parameter, labels.eq(served)),
@@ -336,6 +374,12 @@ impl Case<'_> {
         .into_iter()
         .filter_map(|(field, equal)| (!equal).then_some(field))
         .collect()
+    }
+
+    /// Where we have it called, by which protocols.
+    fn ports(&self) -> BTreeSet<(String, i64)> {
+        let served = self.made.iter().filter_map(|one| one.as_ref().ok());
+        served.map(|(protocol, it)| (protocol.as_deref().unwrap_or("dubbo").to_owned(), it.port.into())).collect()
     }
 
     fn called(&self) -> Option<&Provider> {
@@ -392,6 +436,15 @@ impl Case<'_> {
 
 fn java_trim(text: &str) -> &str {
     text.trim_matches(|c| c <= ' ')
+}
+
+fn is_port(port: i64) -> bool {
+    (1..=65_535).contains(&port)
+}
+
+/// Whether a protocol has a usual port.
+fn is_known(protocol: &str) -> bool {
+    ["bolt", "tr", "tri", "triple", "grpc", "rest", "dubbo", "h2c", "http"].contains(&protocol)
 }
 
 fn is_blank(text: Option<&str>) -> bool {
@@ -554,14 +607,25 @@ fn value(random: &mut Random, key: &str) -> String {
     if random.percent(3) { format!("{value}{}", random.text(3)) } else { value.to_owned() }
 }
 
+/// Protocols, each with its port; as good as always a list.
+fn endpoints(random: &mut Random) -> String {
+    if random.percent(10) {
+        return "{".to_owned();
+    }
+    let mut list = Vec::new();
+    for _ in 0..random.below(4) {
+        let protocol = random.pick(&["dubbo", "dubbo", "tri", "tri", "rest", "rmi"]);
+        list.push(match random.below(20) {
+            0 => json!({"protocol": protocol}),
+            1 => json!({"port": 65_536, "protocol": protocol}),
+            2 => json!({"port": 20_880, "protocol": protocol}),
+            _ => json!({"port": 1 + random.below(65_535), "protocol": protocol}),
+        });
+    }
+    json!(list).to_string()
+}
+
 fn instance(random: &mut Random) -> String {
-    let endpoints = [
-        "[]",
-        r#"[{"port":50051,"protocol":"tri"}]"#,
-        r#"[{"port":20881,"protocol":"dubbo"}]"#,
-        r#"[{"port":50051,"protocol":"tri"},{"port":20881,"protocol":"dubbo"}]"#,
-        "{",
-    ];
     let mut metadata = serde_json::Map::new();
     for _ in 0..random.below(5) {
         #[rustfmt::skip]
@@ -570,7 +634,7 @@ fn instance(random: &mut Random) -> String {
             "disabled", "enabled", "category",
         ]);
         let value = match key {
-            "dubbo.endpoints" => random.pick(&endpoints).to_owned(),
+            "dubbo.endpoints" => endpoints(random),
             key => value(random, key),
         };
         metadata.insert(key.to_owned(), if random.percent(3) { json!(random.below(9)) } else { json!(value) });

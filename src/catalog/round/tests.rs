@@ -705,6 +705,71 @@ fn each_protocol_of_a_dubbo_id_comes_and_goes_as_a_service_of_its_own() {
     assert_eq!(ports(&driver), [], "a policy goes by the dataInfoId");
 }
 
+/// An instance of an application, with these ports.
+fn instance(host: &str, ports: &[(u16, &str)]) -> String {
+    let ports: Vec<Value> =
+        ports.iter().map(|(port, protocol)| json!({ "port": port, "protocol": protocol })).collect();
+    let metadata = json!({ "dubbo.endpoints": Value::from(ports).to_string() });
+    json!({ "host": host, "port": 20880, "name": "shop", "metadata": metadata }).to_string()
+}
+
+#[test]
+fn each_protocol_of_an_application_comes_and_goes_as_a_service_of_its_own() {
+    const APPLICATION: &str = "shop#@#DEFAULT_INSTANCE_ID#@#dubbo";
+    let mut driver = full(json!({}), 0);
+    let publish = |driver: &Driver, id: &str, version, ports: &[(u16, &str)]| {
+        driver.publish(APPLICATION, id, version, &[&instance(&format!("10.0.0.{}", id.len()), ports)]);
+    };
+    publish(&driver, "a", 1, &[(1, "tri")]);
+    driver.round();
+    let of = |driver: &Driver| {
+        let served = driver.served();
+        let shown = |(key, (_, entry)): (&String, &(String, ServiceEntry))| {
+            let port = &entry.ports[0];
+            let endpoints: Vec<u32> = entry.endpoints.iter().flat_map(|it| it.ports.values().copied()).collect();
+            (key.replace(APPLICATION, "-"), format!("{} {}", port.number, port.name), endpoints)
+        };
+        served.iter().map(shown).collect::<Vec<_>>()
+    };
+    let dubbo = |endpoints: &[u32]| ("-".to_owned(), "20880 tcp-dubbo".to_owned(), endpoints.to_vec());
+    let tri = |endpoints: &[u32]| ("tri://-".to_owned(), "50051 grpc-tri".to_owned(), endpoints.to_vec());
+    let rest = |endpoints: &[u32]| ("rest://-".to_owned(), "8341 http-rest".to_owned(), endpoints.to_vec());
+    assert_eq!(of(&driver), [tri(&[1])], "what speaks Triple only is no provider of protocol dubbo");
+    let resource = driver.view.service_entries.decode().remove(0).metadata.unwrap();
+    assert_eq!(resource.annotations["sofa.registry/data-info-id"], APPLICATION);
+    assert_eq!(resource.annotations["sofa.registry/protocol"], "tri");
+    assert!(resource.name.starts_with("sofa-registry/tri-") && resource.name.ends_with(".shop.dubbo"));
+    // Others of the application change nothing of it, whatever they speak.
+    let (before, encodes) = (form(&driver, &format!("tri://{APPLICATION}")), driver.report.encodes);
+    publish(&driver, "bb", 1, &[(2, "dubbo"), (3, "rest")]);
+    driver.publish(APPLICATION, "old", 1, &[r#"{"host":"10.0.0.3","port":20880}"#]);
+    publish(&driver, "none", 1, &[(4, "redis")]);
+    driver.round();
+    assert_eq!(of(&driver), [rest(&[3]), dubbo(&[2, 20880]), tri(&[1])]);
+    assert_eq!((form(&driver, &format!("tri://{APPLICATION}")), driver.report.encodes), (before, encodes + 2));
+    assert_eq!(driver.report.rejects, [(Reject::UnknownProtocol, 1)].into());
+    // From the one protocol to the other, as such applications go: first both, then the new one alone.
+    publish(&driver, "bb", 2, &[(2, "dubbo"), (5, "tri")]);
+    driver.unpublish(APPLICATION, "old", 2);
+    driver.round();
+    assert_eq!(of(&driver), [rest(&[]), dubbo(&[2]), tri(&[1, 5])]);
+    publish(&driver, "bb", 3, &[(5, "tri")]);
+    driver.round();
+    assert_eq!(of(&driver), [rest(&[]), dubbo(&[]), tri(&[1, 5])]);
+    driver.now += GRACE;
+    driver.round();
+    assert_eq!(of(&driver), [tri(&[1, 5])]);
+    // After a restart it is what it was.
+    let mut driver = driver.restarted(Duration::from_secs(1));
+    publish(&driver, "a", 1, &[(1, "tri")]);
+    driver.orders.loaded = true;
+    driver.round();
+    assert_eq!(of(&driver), [tri(&[1])]);
+    driver.policy(&json!({ "exclude": ["shop#*"] }));
+    driver.round();
+    assert_eq!(of(&driver), [], "a policy goes by the dataInfoId");
+}
+
 #[test]
 fn a_policy_treats_the_services_of_an_id_alike_but_for_what_is_about_the_main_one() {
     let mut driver = full(json!({}), 0);
@@ -781,4 +846,18 @@ fn a_service_has_a_virtual_address_of_each_range() {
         before.reverse();
         assert_eq!(before, after);
     }
+}
+
+#[test]
+fn who_comes_while_a_round_begins_again_counts_in_the_minute_that_runs() {
+    let protect = json!({ "massAddServices": 1, "massAddShare": 0.25, "massAddSettle": "0s" });
+    let mut driver = full(json!({ "protect": protect }), 4);
+    driver.round();
+    driver.start_over();
+    driver.publish(&id(10), "a", 1, &["10.0.1.10:80"]);
+    driver.round();
+    assert_eq!((driver.served().len(), driver.report.waiting), (5, None), "nobody waits in that round");
+    driver.publish(&id(11), "a", 1, &["10.0.1.11:80"]);
+    driver.round();
+    assert_eq!((driver.served().len(), driver.report.waiting), (5, Some(1)));
 }

@@ -431,15 +431,20 @@ impl Round {
     /// Judges which services are new. Where too many are, they are not served yet; where that is over, those that waited are.
     fn judge_additions(&mut self, turn: &mut Turn<'_>) {
         // With local scope the clients of a session server that is gone come here, and are nobody new.
-        if self.stage != Stage::Live || self.config.scope == Scope::Local {
+        if self.stage == Stage::Gathering || self.config.scope == Scope::Local {
             return;
         }
-        self.additions.begin(turn.now, self.services.totals().services);
+        if self.stage == Stage::Live {
+            self.additions.begin(turn.now, self.services.totals().services);
+        }
         for (id, work) in &turn.work {
             let is_served = self.services.get(id).is_some();
             let comes = matches!(work.outcome, Outcome::Waits | Outcome::Built(_));
             let stays = is_served && !matches!(work.outcome, Outcome::Gone);
             self.additions.note(id.text(), is_served, comes || stays);
+        }
+        if self.stage != Stage::Live {
+            return; // Who comes while a round begins again is not held up, and counts in the minute that runs.
         }
         let additions::Judgement { held, over } = self.additions.judge(turn.now);
         if let Some(services) = held {

@@ -42,7 +42,7 @@ fn any_id() -> impl Strategy<Value = String> {
 
 fn parts() -> impl Strategy<Value = String> {
     let instance = select(vec!["DEFAULT_INSTANCE_ID", "default_instance_id", "", "a", "b-c", "7"]);
-    (instance, select(vec!["SOFA", "sofa", "", "a", "7"])).prop_map(|(i, g)| format!("#@#{i}#@#{g}"))
+    (instance, select(vec!["SOFA", "sofa", "", "a", "7", "dubbo"])).prop_map(|(i, g)| format!("#@#{i}#@#{g}"))
 }
 
 /// A protocol of a service that an id has beside its main one, or none.
@@ -51,8 +51,8 @@ fn other() -> impl Strategy<Value = Option<String>> {
     prop_oneof![2 => Just(None), 2 => known.prop_map(Some), 1 => "[a-ce-z][a-z0-9+.-]{0,70}".prop_map(Some)]
 }
 
-fn is_dubbo(id: &str) -> bool {
-    Client::of(id) == Client::Dubbo
+fn names_protocols(id: &str) -> bool {
+    Client::of(id).names_protocols()
 }
 
 /// An id and others that try to get its host: by letter case, by what becomes the same label, by carrying its hash.
@@ -221,14 +221,14 @@ proptest! {
 
     #[test]
     fn names_tell_similar_ids_apart(
-        a in "[a-c]{1,2}(\\.[a-cv2-]{1,3}){0,2}(:[0-9.v-]{1,3}){0,1}(:[a-c]){0,1}(@(DEFAULT|tri|dubbo|x))?#@#(DEFAULT_INSTANCE_ID|a|b-c)#@#(SOFA|a)",
-        b in "[a-c]{1,2}(\\.[a-cv2-]{1,3}){0,2}(:[0-9.v-]{1,3}){0,1}(:[a-c]){0,1}(@(DEFAULT|tri|dubbo|x))?#@#(DEFAULT_INSTANCE_ID|a|b-c)#@#(SOFA|a)",
+        a in "[a-c]{1,2}(\\.[a-cv2-]{1,3}){0,2}(:[0-9.v-]{1,3}){0,1}(:[a-c]){0,1}(@(DEFAULT|tri|dubbo|x))?#@#(DEFAULT_INSTANCE_ID|a|b-c)#@#(SOFA|a|dubbo)",
+        b in "[a-c]{1,2}(\\.[a-cv2-]{1,3}){0,2}(:[0-9.v-]{1,3}){0,1}(:[a-c]){0,1}(@(DEFAULT|tri|dubbo|x))?#@#(DEFAULT_INSTANCE_ID|a|b-c)#@#(SOFA|a|dubbo)",
     ) {
         let names = |id: &str| {
-            let others = [None, Some("tri"), Some("rest")].into_iter().filter(|other| other.is_none() || is_dubbo(id));
+            let others = [None, Some("tri"), Some("rest")].into_iter().filter(|other| other.is_none() || names_protocols(id));
             others.filter_map(|other| candidates(id, other, SUFFIX).next()).collect::<BTreeSet<_>>()
         };
         prop_assert!(a == b || names(&a).is_disjoint(&names(&b)), "{} and {} have one of {:?}", a, b, names(&a));
-        prop_assert!(names(&a).len() == if is_dubbo(&a) { 3 } else { 1 }, "{}: {:?}", a, names(&a));
+        prop_assert!(names(&a).len() == if names_protocols(&a) { 3 } else { 1 }, "{}: {:?}", a, names(&a));
     }
 }

@@ -25,8 +25,12 @@ pub struct Golden {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Expect {
-    Reject { reject: String },
+    Reject {
+        reject: String,
+    },
     Served(Entry),
+    /// An instance of several protocols, by host.
+    Several(Vec<Entry>),
 }
 
 /// The fields that matter of a ServiceEntry with one port.
@@ -68,11 +72,20 @@ impl Golden {
         fs::write(&self.path, serde_json::to_string_pretty(self).unwrap() + "\n").unwrap();
     }
 
-    /// The entry that it is served as.
+    /// The one entry that it is served as.
     pub fn entry(&self) -> &Entry {
+        match self.entries() {
+            [entry] => entry,
+            others => panic!("{}: it is served as {}", self.path.display(), others.len()),
+        }
+    }
+
+    /// The entries that it is served as.
+    pub fn entries(&self) -> &[Entry] {
         match &self.expect {
-            Expect::Served(entry) => entry,
-            Expect::Reject { .. } => panic!("{}: it is not served", self.path.display()),
+            Expect::Reject { .. } => &[],
+            Expect::Served(entry) => std::slice::from_ref(entry),
+            Expect::Several(entries) => entries,
         }
     }
 

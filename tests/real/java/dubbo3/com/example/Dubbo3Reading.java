@@ -1,9 +1,12 @@
 package com.example;
 
 import com.google.gson.Gson;
+import java.util.ArrayList;
 import java.util.Collections;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import org.apache.dubbo.common.URL;
 import org.apache.dubbo.registry.client.DefaultServiceInstance;
 import org.apache.dubbo.registry.client.ServiceInstance;
@@ -13,8 +16,8 @@ import org.apache.dubbo.rpc.model.ApplicationModel;
 
 /**
  * What a Dubbo 3 consumer reads in texts of the registry; see {@link Reading}: instances as its extension for SOFARegistry makes
- * them (which no registry of jars has for Dubbo 3), then Dubbo's own listener. It speaks the one protocol that the instance has, or
- * dubbo. {@code Dubbo3Reading PARAMETER...}
+ * them (which no registry of jars has for Dubbo 3), then Dubbo's own listener. It speaks every protocol that the instance has, or
+ * dubbo where that tells none; the last VALUE is {@code PROTOCOL:PORT,...} of each. {@code Dubbo3Reading PARAMETER...}
  */
 public final class Dubbo3Reading {
     private Dubbo3Reading() {}
@@ -35,7 +38,8 @@ public final class Dubbo3Reading {
             DefaultServiceInstance instance =
                 new DefaultServiceInstance(told.name, told.host, told.port, ApplicationModel.defaultModel());
             instance.setMetadata(told.metadata);
-            URL url = listener.url(instance);
+            List<URL> urls = listener.urls(instance);
+            URL url = urls.get(0);
             // As its ServiceDiscoveryRegistryDirectory asks.
             if (url.hasParameter("disabled") ? url.getParameter("disabled", false) : !url.getParameter("enabled", true)) {
                 return null;
@@ -45,7 +49,9 @@ public final class Dubbo3Reading {
             for (String parameter : parameters) {
                 reading.text(url.getParameter(parameter));
             }
-            return reading;
+            List<String> ports = new ArrayList<>();
+            urls.forEach(each -> ports.add(each.getProtocol() + ":" + each.getPort()));
+            return reading.text(String.join(",", ports));
         });
     }
 
@@ -55,12 +61,21 @@ public final class Dubbo3Reading {
             super(Collections.singleton("application"), null);
         }
 
-        URL url(DefaultServiceInstance instance) {
-            boolean one = ServiceInstanceMetadataUtils.hasEndpoints(instance) && instance.getEndpoints().size() == 1;
-            String protocol = one ? instance.getEndpoints().get(0).getProtocol() : "dubbo";
+        List<URL> urls(DefaultServiceInstance instance) {
+            Set<String> protocols = new LinkedHashSet<>();
+            if (ServiceInstanceMetadataUtils.hasEndpoints(instance)) {
+                instance.getEndpoints().forEach(endpoint -> protocols.add(endpoint.getProtocol()));
+            }
+            if (protocols.isEmpty()) {
+                protocols.add("dubbo");
+            }
             Map<String, List<ServiceInstance>> instances = Collections.singletonMap("1", Collections.singletonList(instance));
-            List<?> urls = (List<?>) getServiceUrlsCache(instances, Collections.singleton("1"), protocol, 0);
-            return (URL) urls.get(0);
+            List<URL> urls = new ArrayList<>();
+            for (String protocol : protocols) {
+                List<?> all = (List<?>) getServiceUrlsCache(instances, Collections.singleton("1"), protocol, 0);
+                urls.add((URL) all.get(0));
+            }
+            return urls;
         }
     }
 }
