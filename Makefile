@@ -8,6 +8,7 @@ SHELL := /usr/bin/env bash
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
 VENV := target/native/py
+LINT := target/tools/py
 DENY := target/tools/bin/cargo-deny
 FUZZ := target/tools/bin/cargo-fuzz
 FUZZ_SECONDS := 600
@@ -35,12 +36,12 @@ demo-mesh: jar examples ## eight ways to call providers, past a mesh and through
 demo-kubernetes: jar ## the same written to a real Kubernetes API server; what kubectl would show
 	tests/real/demo-kubernetes.sh
 
-check: ## formatting, lints, Rust and Java tests with a debug build: what to run while working; see tests/README.md for where a test goes
-	tests/run fmt clippy doc rust java-debug
+check: $(LINT)/done ## formatting, lints of code, scripts and Markdown, Rust and Java tests with a debug build: what to run while working; see tests/README.md for where a test goes
+	tests/run fmt lint clippy doc rust java-debug
 
 test: ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
 	@tests/setup 2>&1 || { echo '0 passed, 1 failed' && exit 1; }
-	tests/run tools fmt clippy doc deny rust native fuzz java istio real kubernetes
+	tests/run tools fmt lint clippy doc deny rust native fuzz java istio real kubernetes
 
 torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; a million texts each read as SOFARPC, Dubbo and Dubbo 3 read them; ten million steps of random histories for each of the three brains; 1,000 kills; half an hour among hostile publishers, clients and API servers; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	tests/real/install.sh
@@ -98,6 +99,11 @@ native: $(VENV)/done ## the library for the jar, linked against glibc 2.17
 $(VENV)/done: .cargo/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement .cargo/requirements.txt
+	touch $@
+
+$(LINT)/done: tests/tools/requirements.txt # the Markdown linter
+	python3 -m venv $(LINT)
+	$(LINT)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 $(DENY): # reads the licences and sources of every dependency
