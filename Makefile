@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load bench jar native clean examples tools
+.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load bench jar release release-debug native native-all clean examples tools
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
@@ -11,6 +11,7 @@ VENV := target/native/py
 LINT := target/tools/py
 DENY := target/tools/bin/cargo-deny
 FUZZ := target/tools/bin/cargo-fuzz
+CYCLONEDX := target/tools/bin/cargo-cyclonedx
 FUZZ_SECONDS := 600
 ROUNDS := 5
 MINUTES := 30
@@ -91,10 +92,33 @@ bench: native ## the publish call (JMH), single steps (criterion), side by side 
 jar: native ## build/libs/registry-mox-*.jar
 	gradle --quiet jar
 
+release: jar $(CYCLONEDX) ## build/release: jar, sources, Javadoc, POM, bill of materials and checksums; see CONTRIBUTING.md
+	CYCLONEDX=$(CYCLONEDX) deploy/release
+
+# Paths of this machine are no part of what is released: the same sources make the same bytes in any folder.
+CARGO_HOME ?= $(HOME)/.cargo
+REMAP := --remap-path-prefix=$(CURDIR)=registry-mox --remap-path-prefix=$(CARGO_HOME)=cargo
+ZIGBUILD = PATH="$(abspath $(VENV))/bin:$$PATH" cargo zigbuild --locked --release --lib --target
+
+release-debug: $(CYCLONEDX) # the same with the library of a debug build, for tests/reproducible
+	RUSTFLAGS="$(REMAP)" cargo build --locked --lib --target x86_64-unknown-linux-gnu
+	CYCLONEDX=$(CYCLONEDX) deploy/release target/x86_64-unknown-linux-gnu/debug
+
 native: $(VENV)/done ## the library for the jar, linked against glibc 2.17
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cargo zigbuild --locked --release --lib --target x86_64-unknown-linux-gnu.2.17
+	RUSTFLAGS="$(REMAP)" $(ZIGBUILD) x86_64-unknown-linux-gnu.2.17
 	mkdir -p $(dir $(NATIVE))
 	cmp -s $(RELEASE) $(NATIVE) || cp $(RELEASE) $(NATIVE)
+
+# A folder for each has the name that NativeLoader knows it by. For musl the library is a shared one, as the JVM is.
+native-all: native ## those of other platforms as well, for a jar with all of them: aarch64, and musl; by rustup's targets
+	rustup target add aarch64-unknown-linux-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-musl
+	RUSTFLAGS="$(REMAP)" $(ZIGBUILD) aarch64-unknown-linux-gnu.2.17
+	RUSTFLAGS="$(REMAP) -C target-feature=-crt-static" $(ZIGBUILD) x86_64-unknown-linux-musl
+	RUSTFLAGS="$(REMAP) -C target-feature=-crt-static" $(ZIGBUILD) aarch64-unknown-linux-musl
+	for platform in aarch64-gnu=linux-aarch64 x86_64-musl=linux-x86_64-musl aarch64-musl=linux-aarch64-musl; do \
+	  target=$${platform%=*}; \
+	  install -D target/$${target%-*}-unknown-linux-$${target#*-}/release/libregistry_mox.so $(dir $(NATIVE))$${platform#*=}/libregistry_mox.so; \
+	done
 
 $(VENV)/done: .cargo/requirements.txt
 	python3 -m venv $(VENV)
@@ -111,6 +135,9 @@ $(DENY): # reads the licences and sources of every dependency
 
 $(FUZZ):
 	cargo install --locked --root target/tools cargo-fuzz@0.13.2
+
+$(CYCLONEDX): # the bill of materials of a release
+	cargo install --locked --root target/tools cargo-cyclonedx@0.5.9
 
 tools: native $(DENY) $(FUZZ)
 
