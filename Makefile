@@ -109,16 +109,17 @@ native: $(VENV)/done ## the library for the jar, linked against glibc 2.17
 	mkdir -p $(dir $(NATIVE))
 	cmp -s $(RELEASE) $(NATIVE) || cp $(RELEASE) $(NATIVE)
 
-# A folder for each has the name that NativeLoader knows it by. For musl the library is a shared one, as the JVM is.
-native-all: native ## those of other platforms as well, for a jar with all of them: aarch64, and musl; by rustup's targets
-	rustup target add aarch64-unknown-linux-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-musl
-	RUSTFLAGS="$(REMAP)" $(ZIGBUILD) aarch64-unknown-linux-gnu.2.17
-	RUSTFLAGS="$(REMAP) -C target-feature=-crt-static" $(ZIGBUILD) x86_64-unknown-linux-musl
-	RUSTFLAGS="$(REMAP) -C target-feature=-crt-static" $(ZIGBUILD) aarch64-unknown-linux-musl
-	for platform in aarch64-gnu=linux-aarch64 x86_64-musl=linux-x86_64-musl aarch64-musl=linux-aarch64-musl; do \
-	  target=$${platform%=*}; \
-	  install -D target/$${target%-*}-unknown-linux-$${target#*-}/release/libregistry_mox.so $(dir $(NATIVE))$${platform#*=}/libregistry_mox.so; \
-	done
+native-all: native native-linux-aarch64 native-linux-x86_64-musl native-linux-aarch64-musl ## those of other platforms as well, for a jar with all of them
+
+# The folder of each has the name that NativeLoader knows it by. For musl the library is a shared one, as the JVM is.
+native-linux-%: $(VENV)/done
+	case $* in \
+	  *-musl) triple=$(*:-musl=)-unknown-linux-musl zig=$$triple flags='-C target-feature=-crt-static' ;; \
+	  *) triple=$*-unknown-linux-gnu zig=$$triple.2.17 flags= ;; \
+	esac; \
+	[[ -d $$($${RUSTC:-rustc} --print target-libdir --target $$triple) ]] || rustup target add $$triple; \
+	RUSTFLAGS="$(REMAP) $$flags" $(ZIGBUILD) $$zig; \
+	install -D --mode 644 target/$$triple/release/libregistry_mox.so $(dir $(NATIVE))linux-$*/libregistry_mox.so
 
 $(VENV)/done: .cargo/requirements.txt
 	python3 -m venv $(VENV)
