@@ -107,9 +107,10 @@ release-debug: $(CYCLONEDX) # the same with the library of a debug build, for te
 native: $(VENV)/done ## the library for the jar, linked against glibc 2.17
 	RUSTFLAGS="$(REMAP)" $(ZIGBUILD) x86_64-unknown-linux-gnu.2.17
 	mkdir -p $(dir $(NATIVE))
-	cmp -s $(RELEASE) $(NATIVE) || cp $(RELEASE) $(NATIVE)
+	cmp -s $(RELEASE) $(NATIVE) || { rm -rf $(dir $(NATIVE))linux-*; cp $(RELEASE) $(NATIVE); } # those are of older sources
 
-native-all: native native-linux-aarch64 native-linux-x86_64-musl native-linux-aarch64-musl ## those of other platforms as well, for a jar with all of them
+native-all: native ## those of other platforms as well, for a jar with all of them
+	for platform in aarch64 x86_64-musl aarch64-musl; do $(MAKE) --no-print-directory native-linux-$$platform; done
 
 # The folder of each has the name that NativeLoader knows it by. For musl the library is a shared one, as the JVM is.
 native-linux-%: $(VENV)/done
