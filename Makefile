@@ -3,13 +3,15 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load bench jar native clean examples tools
+.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load bench jar release release-debug native native-all clean examples tools
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
 VENV := target/native/py
+LINT := target/tools/py
 DENY := target/tools/bin/cargo-deny
 FUZZ := target/tools/bin/cargo-fuzz
+CYCLONEDX := target/tools/bin/cargo-cyclonedx
 FUZZ_SECONDS := 600
 ROUNDS := 5
 MINUTES := 30
@@ -35,12 +37,12 @@ demo-mesh: jar examples ## eight ways to call providers, past a mesh and through
 demo-kubernetes: jar ## the same written to a real Kubernetes API server; what kubectl would show
 	tests/real/demo-kubernetes.sh
 
-check: ## formatting, lints, Rust and Java tests with a debug build: what to run while working; see tests/README.md for where a test goes
-	tests/run fmt clippy doc rust+java-debug
+check: $(LINT)/done ## formatting, lints of code, scripts and Markdown, Rust and Java tests with a debug build: what to run while working; see tests/README.md for where a test goes
+	tests/run fmt lint clippy doc rust+java-debug
 
 test: ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
 	@tests/setup 2>&1 || { echo '0 passed, 1 failed' && exit 1; }
-	tests/run tools fmt clippy doc deny rust native fuzz java istio real kubernetes
+	tests/run tools fmt lint clippy doc deny rust native fuzz java istio real kubernetes
 
 torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; a million texts each read as SOFARPC, Dubbo and Dubbo 3 read them; ten million steps of random histories for each of the three brains; 1,000 kills; half an hour among hostile publishers, clients and API servers; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	tests/real/install.sh
@@ -90,14 +92,44 @@ bench: native ## the publish call (JMH), single steps (criterion), side by side 
 jar: native ## build/libs/registry-mox-*.jar
 	gradle --quiet jar
 
+release: jar $(CYCLONEDX) ## build/release: jar, sources, Javadoc, POM, bill of materials and checksums; see CONTRIBUTING.md
+	CYCLONEDX=$(CYCLONEDX) deploy/release
+
+# Paths of this machine are no part of what is released: the same sources make the same bytes in any folder.
+CARGO_HOME ?= $(HOME)/.cargo
+REMAP := --remap-path-prefix=$(CURDIR)=registry-mox --remap-path-prefix=$(CARGO_HOME)=cargo
+ZIGBUILD = PATH="$(abspath $(VENV))/bin:$$PATH" cargo zigbuild --locked --release --lib --target
+
+release-debug: $(CYCLONEDX) # the same with the library of a debug build, for tests/reproducible
+	RUSTFLAGS="$(REMAP)" cargo build --locked --lib --target x86_64-unknown-linux-gnu
+	CYCLONEDX=$(CYCLONEDX) deploy/release target/x86_64-unknown-linux-gnu/debug
+
 native: $(VENV)/done ## the library for the jar, linked against glibc 2.17
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cargo zigbuild --locked --release --lib --target x86_64-unknown-linux-gnu.2.17
+	RUSTFLAGS="$(REMAP)" $(ZIGBUILD) x86_64-unknown-linux-gnu.2.17
 	mkdir -p $(dir $(NATIVE))
-	cmp -s $(RELEASE) $(NATIVE) || cp $(RELEASE) $(NATIVE)
+	cmp -s $(RELEASE) $(NATIVE) || { rm -rf $(dir $(NATIVE))linux-*; cp $(RELEASE) $(NATIVE); } # those are of older sources
+
+native-all: native ## those of other platforms as well, for a jar with all of them
+	for platform in aarch64 x86_64-musl aarch64-musl; do $(MAKE) --no-print-directory native-linux-$$platform; done
+
+# The folder of each has the name that NativeLoader knows it by. For musl the library is a shared one, as the JVM is.
+native-linux-%: $(VENV)/done
+	case $* in \
+	  *-musl) triple=$(*:-musl=)-unknown-linux-musl zig=$$triple flags='-C target-feature=-crt-static' ;; \
+	  *) triple=$*-unknown-linux-gnu zig=$$triple.2.17 flags= ;; \
+	esac; \
+	[[ -d $$($${RUSTC:-rustc} --print target-libdir --target $$triple) ]] || rustup target add $$triple; \
+	RUSTFLAGS="$(REMAP) $$flags" $(ZIGBUILD) $$zig; \
+	install -D --mode 644 target/$$triple/release/libregistry_mox.so $(dir $(NATIVE))linux-$*/libregistry_mox.so
 
 $(VENV)/done: .cargo/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement .cargo/requirements.txt
+	touch $@
+
+$(LINT)/done: tests/tools/requirements.txt # the Markdown linter
+	python3 -m venv $(LINT)
+	$(LINT)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 $(DENY): # reads the licences and sources of every dependency
@@ -105,6 +137,9 @@ $(DENY): # reads the licences and sources of every dependency
 
 $(FUZZ):
 	cargo install --locked --root target/tools cargo-fuzz@0.13.2
+
+$(CYCLONEDX): # the bill of materials of a release
+	cargo install --locked --root target/tools cargo-cyclonedx@0.5.9
 
 tools: native $(DENY) $(FUZZ)
 

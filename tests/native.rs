@@ -1,10 +1,18 @@
 //! The library that goes into the jar (`make native`).
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 /// The registry's own image has glibc 2.27; CentOS 7 has 2.17.
 const NEWEST: (u32, u32) = (2, 17);
+/// Machines in the header of an ELF file.
+const X86_64: u16 = 62;
+const AARCH64: u16 = 183;
 
 /// Every glibc version that the library asks for, by the names in its dynamic string table.
 fn glibc_versions(library: &[u8]) -> BTreeSet<(u32, u32)> {
@@ -18,11 +26,53 @@ fn glibc_versions(library: &[u8]) -> BTreeSet<(u32, u32)> {
     text.filter_map(version).collect()
 }
 
+/// Where a library lies that `make native`, or `make native-all`, built for a platform.
+fn library_of(platform: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/native").join(platform).join("libregistry_mox.so")
+}
+
+/// The processor that a library is for, as its header says.
+fn machine(library: &[u8]) -> u16 {
+    assert_eq!(&library[..4], b"\x7fELF");
+    u16::from_le_bytes([library[18], library[19]])
+}
+
+fn has(library: &[u8], text: &[u8]) -> bool {
+    library.windows(text.len()).any(|part| part == text)
+}
+
 #[test]
 fn the_library_loads_with_an_old_glibc() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/native/libregistry_mox.so");
-    let library = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make native`", path.display()));
+    let path = library_of("");
+    let library = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make native`", path.display()));
     let versions = glibc_versions(&library);
     assert!(versions.contains(&(2, 2)), "some are there: {versions:?}");
     assert!(versions.last().unwrap() <= &NEWEST, "{versions:?}");
+    assert_eq!(machine(&library), X86_64);
+}
+
+/// `make test` builds none of these.
+#[test]
+fn libraries_of_other_platforms_are_what_their_folders_say() {
+    for (platform, expected, musl) in
+        [("linux-aarch64", AARCH64, false), ("linux-x86_64-musl", X86_64, true), ("linux-aarch64-musl", AARCH64, true)]
+    {
+        let Ok(library) = fs::read(library_of(platform)) else { continue };
+        assert_eq!(machine(&library), expected, "{platform}");
+        let versions = glibc_versions(&library);
+        assert_eq!(versions.is_empty(), musl, "{platform} {versions:?}");
+        assert!(versions.last().is_none_or(|newest| newest <= &NEWEST), "{platform} {versions:?}");
+    }
+}
+
+/// The folders that it was built in are no part of a library.
+#[test]
+fn the_library_knows_no_folder_of_this_machine() {
+    let library = fs::read(library_of("")).unwrap();
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo = cargo.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo"))).unwrap();
+    for folder in [Path::new(env!("CARGO_MANIFEST_DIR")), &cargo] {
+        assert!(!has(&library, folder.as_os_str().as_bytes()), "{} is in it", folder.display());
+    }
+    assert!(has(&library, b"registry-mox/src/"), "what stands in its place");
 }

@@ -8,6 +8,7 @@ mod basics;
 mod disasters;
 mod figures;
 mod istio;
+mod manifests;
 mod proxy;
 mod refusals;
 mod server;
@@ -21,8 +22,14 @@ use server::Server;
 /// A name, and what happens.
 type Scenario = (&'static str, fn(&mut Server));
 
-const SCENARIOS: &[&[Scenario]] =
-    &[basics::SCENARIOS, writer::SCENARIOS, refusals::SCENARIOS, istio::SCENARIOS, disasters::SCENARIOS];
+const SCENARIOS: &[&[Scenario]] = &[
+    manifests::SCENARIOS,
+    basics::SCENARIOS,
+    writer::SCENARIOS,
+    refusals::SCENARIOS,
+    istio::SCENARIOS,
+    disasters::SCENARIOS,
+];
 
 /// Takes minutes.
 const LONG: &str = "a_large_service_moves_out_and_back";

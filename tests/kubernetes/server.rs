@@ -92,6 +92,12 @@ impl Server {
         self.runtime.block_on(ask(&self.admin, method, content_type, path, body))
     }
 
+    /// Asks as the service account of the session servers.
+    pub(crate) fn ask_as_session(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
+        let session = client(&self.runtime, &self.kubeconfig("session"));
+        self.runtime.block_on(ask(&session, method, "application/json", path, body))
+    }
+
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
         let (status, body) = self.ask(Method::GET, "application/json", path, "");
         (status == 200).then_some(body)

@@ -1,4 +1,5 @@
 # What demo.sh and demo-istio.sh share. Sourced, not run; leaves the working directory at the project's root.
+# shellcheck shell=bash disable=SC2034 # read into bash scripts, which use what is set here
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 mkdir -p target/real/log
@@ -60,6 +61,7 @@ healthy() { shows 9603/health/check '"success":true'; }
 log_has() { grep -qF -- "$2" "target/real/log/demo-$1.log"; }
 
 # start_registry OPTION...: with more -D options
+# shellcheck disable=SC2120 # options are for those who want some
 start_registry() {
   [[ -f $jar ]] || fail "$jar is missing: run 'make jar' first"
   free 9603 && free "${mox#*:}"

@@ -12,7 +12,7 @@ enableAutoMtls: false
 ingressControllerMode: "OFF"
 YAML
 export ENABLE_CA_SERVER=false POD_NAME=istiod-0 POD_NAMESPACE=istio-system PILOT_ENABLE_METADATA_EXCHANGE=false
-export INJECTION_WEBHOOK_CONFIG_NAME= VALIDATION_WEBHOOK_CONFIG_NAME=
+export INJECTION_WEBHOOK_CONFIG_NAME="" VALIDATION_WEBHOOK_CONFIG_NAME=""
 exec "${ISTIOD:-target/real/bin/pilot-discovery}" discovery --kubeconfig "$1" --meshConfig "$mesh" --networksConfig ./none \
   --httpAddr "127.0.0.1:$http" --httpsAddr "" --grpcAddr "127.0.0.1:$grpc" --secureGRPCAddr "" \
   --monitoringAddr "127.0.0.1:$monitoring" --ctrlz_port 0 --log_output_level default:info

@@ -75,7 +75,8 @@ crds)
   awk '/^---/ { n++; next } { print > sprintf("crds/%02d.yaml", n) }' \
     "$(cd "$root/tests/tools" && go mod download istio.io/api && go list -m -f '{{.Dir}}' istio.io/api)/kubernetes/customresourcedefinitions.gen.yaml"
   url=https://127.0.0.1:$port/apis/apiextensions.k8s.io/v1/customresourcedefinitions
-  for crd in $(grep -l ^kind crds/*.yaml); do
+  for crd in crds/*.yaml; do
+    grep -q ^kind "$crd" || continue
     ask -o /dev/null -X PATCH -H 'Content-Type: application/apply-patch+yaml' --data-binary "@$crd" \
       "$url/$(awk '/^  name: / { print $2; exit }' "$crd")?fieldManager=test&force=true"
   done

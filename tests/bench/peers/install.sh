@@ -7,7 +7,7 @@ bench=$PWD/target/bench
 mkdir -p "$bench"
 
 for peer in go-control-plane slime; do
-  from=(tests/bench/peers/$peer/{go.mod,go.sum,main.go})
+  from=("tests/bench/peers/$peer/"{go.mod,go.sum,main.go})
   if ! { [[ -x $bench/$peer ]] && cat "${from[@]}" | cmp -s "$bench/$peer.from" -; }; then
     echo "peers: $peer (a minute or two the first time, then from Go's cache)"
     (cd "tests/bench/peers/$peer" && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags "-s -w" -o "$bench/$peer" .)

@@ -2,6 +2,7 @@ package com.alipay.sofa.registry.mox;
 
 import static org.junit.Assert.assertArrayEquals;
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
@@ -33,12 +34,67 @@ public class NativeLoaderTest {
     private final Map<String, byte[]> jar = new HashMap<>();
 
     @Test
-    public void onePlatformUnderItsTwoNames() {
-        assertEquals("linux-x86_64", NativeLoader.platform("Linux", "amd64"));
-        assertEquals("linux-x86_64", NativeLoader.platform("Linux", "x86_64"));
-        for (String[] other : new String[][] {{"Linux", "aarch64"}, {"Mac OS X", "x86_64"}, {"Windows 10", "amd64"}}) {
-            assertUnavailable("for linux-x86_64 only", () -> NativeLoader.platform(other[0], other[1]));
+    public void platformsHaveOneNameEach() {
+        assertEquals("linux-x86_64", NativeLoader.platform("Linux", "amd64", false));
+        assertEquals("linux-x86_64", NativeLoader.platform("Linux", "x86_64", false));
+        assertEquals("linux-x86_64-musl", NativeLoader.platform("Linux", "amd64", true));
+        assertEquals("linux-aarch64", NativeLoader.platform("Linux", "aarch64", false));
+        assertEquals("linux-aarch64", NativeLoader.platform("Linux", "arm64", false));
+        assertEquals("linux-aarch64-musl", NativeLoader.platform("Linux", "aarch64", true));
+        for (String[] other : new String[][] {{"Mac OS X", "aarch64"}, {"Windows 10", "amd64"}, {"Linux", "riscv64"}, {"Linux", "x86"}}) {
+            String platform = NativeLoader.platform(other[0], other[1], false);
+            assertFalse(platform, NativeLoader.PLATFORMS.contains(platform));
         }
+    }
+
+    @Test
+    public void theCLibraryIsTheOneThatIsMapped() throws Exception {
+        String glibc = "7f0-7f1 r-xp 00000000 fd:00 9 /usr/lib/x86_64-linux-gnu/libc.so.6\n7f2-7f3 rw-p 00000000 00:00 0 [stack]\n";
+        String[] musl = {
+            "7f0-7f1 r-xp 00000000 fd:00 9                          /lib/ld-musl-x86_64.so.1\n",
+            "7f0-7f1 r-xp 00000000 fd:00 9                          /lib/libc.musl-aarch64.so.1\n",
+            // A program that is run as root from elsewhere keeps its loader's name.
+            "7f0-7f1 r-xp 00000000 fd:00 9                          /opt/alpine/lib/ld-musl-x86_64.so.1\n",
+        };
+        assertFalse(NativeLoader.runsOnMusl(maps(glibc)));
+        for (String line : musl) {
+            assertTrue(line, NativeLoader.runsOnMusl(maps(glibc + line)));
+        }
+        // A folder of that name is no library, and a name that is not text does no harm.
+        assertFalse(NativeLoader.runsOnMusl(maps(glibc + "7f0-7f1 r--p 0 fd:00 9 /lib/ld-musl-tools/libjvm.so\n7f0-7f1 r--p 0 0 9 /\u00ff\n")));
+        assertFalse("no /proc", NativeLoader.runsOnMusl(temp.getRoot().toPath().resolve("none")));
+    }
+
+    @Test
+    public void theLibraryOfThePlatformIsTaken() throws Exception {
+        for (String platform : NativeLoader.PLATFORMS) {
+            byte[] content = platform.getBytes(StandardCharsets.UTF_8);
+            jar.put("META-INF/native/" + platform + "/libregistry_mox.so", content);
+            jar.put("META-INF/native/" + platform + "/libregistry_mox.so.sha256", sha256(content).getBytes(StandardCharsets.US_ASCII));
+        }
+        for (String platform : NativeLoader.PLATFORMS) {
+            AtomicInteger loads = new AtomicInteger();
+            NativeLoader.unpack(
+                    this::resource,
+                    platform,
+                    temp.getRoot().toPath(),
+                    file -> {
+                        loads.incrementAndGet();
+                        assertArrayEquals(platform.getBytes(StandardCharsets.UTF_8), bytes(file));
+                    });
+            assertEquals(1, loads.get());
+        }
+        assertNoLeftovers();
+    }
+
+    @Test
+    public void aPlatformThatTheJarHasNotIsNamedWithThoseThatItHas() throws Exception {
+        jar(sha256(CONTENT));
+        jar.put("META-INF/native/linux-aarch64/libregistry_mox.so", CONTENT);
+        assertUnavailable(
+                "this jar has a native library for linux-x86_64, linux-aarch64 only, not for linux-x86_64-musl; name one of your own build with ",
+                () -> NativeLoader.unpack(this::resource, "linux-x86_64-musl", temp.getRoot().toPath(), file -> {}));
+        assertNoLeftovers();
     }
 
     @Test
@@ -93,7 +149,16 @@ public class NativeLoaderTest {
 
     @Test
     public void anotherArchitectureIsOneClearError() throws Exception {
-        ChildJvm child = new ChildJvm().without(NativeLoader.OVERRIDE).with("-Dos.arch=riscv64").run(OpenAndReport.class);
+        File classes = temp.newFolder("classes"); // the class path has no library when the tests run with -PmoxLibrary
+        Path library = classes.toPath().resolve(NAME);
+        Files.createDirectories(library.getParent());
+        Files.write(library, CONTENT);
+        ChildJvm child =
+                new ChildJvm()
+                        .without(NativeLoader.OVERRIDE)
+                        .firstOnClassPath(classes.toString())
+                        .with("-Dos.arch=riscv64")
+                        .run(OpenAndReport.class);
         assertEquals(child.toString(), 1, child.count("NATIVE_UNAVAILABLE: this jar has a native library for linux-x86_64 only, not for linux-riscv64"));
     }
 
@@ -139,6 +204,12 @@ public class NativeLoaderTest {
                 }
             }
         }
+    }
+
+    private Path maps(String text) throws IOException {
+        Path file = elsewhere.newFile().toPath();
+        Files.write(file, text.getBytes(StandardCharsets.ISO_8859_1));
+        return file;
     }
 
     private String sha256(byte[] content) throws IOException {

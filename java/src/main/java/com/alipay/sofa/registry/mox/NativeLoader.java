@@ -14,19 +14,28 @@ import java.nio.file.attribute.PosixFilePermission;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
 import java.util.Locale;
 import java.util.Set;
 import java.util.function.Consumer;
 import java.util.function.Function;
 
-/** Loads the native library once per class loader: the file named by a system property, else the one inside the jar. */
+/** Loads the native library once per class loader: the file named by a system property, else the jar's for this platform. */
 final class NativeLoader {
     /** Names a library file to load instead of the one in the jar. */
     static final String OVERRIDE = "registry.mox.library";
 
     static final String LIBRARY = "libregistry_mox.so";
 
-    private static final String PLATFORM = "linux-x86_64";
+    /** The platforms that a jar may have a library for; the library's folder in the jar has the same name. */
+    static final List<String> PLATFORMS =
+            Collections.unmodifiableList(Arrays.asList("linux-x86_64", "linux-aarch64", "linux-x86_64-musl", "linux-aarch64-musl"));
+
+    /** What the kernel has mapped into this process, its C library among it. */
+    private static final Path MAPS = Paths.get("/proc/self/maps");
     private static final FileAttribute<Set<PosixFilePermission>> PRIVATE =
             PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
 
@@ -43,7 +52,7 @@ final class NativeLoader {
         if (override != null) {
             loadFile(Paths.get(override), "system property " + OVERRIDE + "=" + override);
         } else {
-            String platform = platform(System.getProperty("os.name"), System.getProperty("os.arch"));
+            String platform = platform(System.getProperty("os.name"), System.getProperty("os.arch"), runsOnMusl(MAPS));
             Path temp = Paths.get(System.getProperty("java.io.tmpdir"));
             unpack(NativeLoader.class.getClassLoader()::getResourceAsStream, platform, temp, file -> loadFile(file, "library of the jar"));
         }
@@ -56,22 +65,35 @@ final class NativeLoader {
         loaded = true;
     }
 
-    static String platform(String osName, String osArch) {
-        String arch = osArch.equals("amd64") ? "x86_64" : osArch;
-        String platform = osName.toLowerCase(Locale.ROOT) + "-" + arch;
-        if (!platform.equals(PLATFORM)) {
-            throw new MoxException(
-                    Code.NATIVE_UNAVAILABLE,
-                    "this jar has a native library for " + PLATFORM + " only, not for " + platform + "; name one of your own build with -D"
-                            + OVERRIDE + "=FILE");
+    /** The name of a platform, whether there is a library for it or not. */
+    static String platform(String osName, String osArch, boolean musl) {
+        String os = osName.toLowerCase(Locale.ROOT);
+        String arch = osArch.equals("amd64") ? "x86_64" : osArch.equals("arm64") ? "aarch64" : osArch;
+        return os + "-" + arch + (musl ? "-musl" : "");
+    }
+
+    /**
+     * Whether the C library of this process is musl, as on Alpine. The file system does not tell: musl may be installed beside a glibc
+     * that the JVM runs on. Without /proc the answer is no.
+     */
+    static boolean runsOnMusl(Path maps) {
+        try (BufferedReader in = Files.newBufferedReader(maps, StandardCharsets.ISO_8859_1)) {
+            for (String line = in.readLine(); line != null; line = in.readLine()) {
+                String file = line.substring(line.lastIndexOf('/') + 1);
+                if (file.startsWith("ld-musl-") || file.startsWith("libc.musl-")) {
+                    return true;
+                }
+            }
+            return false;
+        } catch (IOException e) {
+            return false;
         }
-        return platform;
     }
 
     /** Writes the library to a private folder, checks it there, hands it on and leaves no file behind. */
     static void unpack(Function<String, InputStream> resources, String platform, Path temp, Consumer<Path> load) {
-        String name = "META-INF/native/" + platform + "/" + LIBRARY;
-        try (InputStream library = open(resources, name)) {
+        String name = resource(platform);
+        try (InputStream library = library(resources, platform)) {
             String expected = line(resources, name + ".sha256");
             Path folder = Files.createTempDirectory(temp, "registry-mox-", PRIVATE);
             Path file = folder.resolve(LIBRARY);
@@ -104,9 +126,35 @@ final class NativeLoader {
             throw new MoxException(
                     Code.NATIVE_UNAVAILABLE,
                     what + " cannot be loaded: " + e.getMessage() + "; it must be an absolute path of a library for this platform, "
-                            + "built for this glibc, on a file system that allows execution",
+                            + "built for this C library, on a file system that allows execution",
                     e);
         }
+    }
+
+    private static String resource(String platform) {
+        return "META-INF/native/" + platform + "/" + LIBRARY;
+    }
+
+    private static InputStream library(Function<String, InputStream> resources, String platform) throws IOException {
+        InputStream library = resources.apply(resource(platform));
+        if (library != null) {
+            return library;
+        }
+        List<String> there = new ArrayList<>();
+        for (String other : PLATFORMS) {
+            try (InputStream in = resources.apply(resource(other))) {
+                if (in != null) {
+                    there.add(other);
+                }
+            }
+        }
+        if (there.isEmpty()) {
+            return open(resources, resource(platform));
+        }
+        throw new MoxException(
+                Code.NATIVE_UNAVAILABLE,
+                "this jar has a native library for " + String.join(", ", there) + " only, not for " + platform
+                        + "; name one of your own build with -D" + OVERRIDE + "=FILE");
     }
 
     private static InputStream open(Function<String, InputStream> resources, String name) {
