@@ -257,8 +257,8 @@ impl Services {
 
     /// Services whose last endpoint the registry took away, and when.
     pub fn empty(&self) -> BTreeMap<Arc<str>, Millis> {
-        let since = |(id, service): (&ServiceKey, &Box<Service>)| Some((Arc::clone(id.text()), service.empty_since?));
-        self.services.iter().filter_map(since).collect()
+        let since = |(id, service): (&ServiceKey, &Service)| Some((Arc::clone(id.text()), service.empty_since?));
+        self.iter().filter_map(since).collect()
     }
 
     /// Services in their grace, and since when; unlike [`Services::empty`] it costs no more than there are.
