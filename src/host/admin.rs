@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     config,
-    error::{Error, Result},
+    error::{Error, Result, quoted},
     host::{
         admin::{large::Cursor, signature::Signed},
         console,
@@ -175,14 +175,14 @@ fn dump(engine: &Engine, query: &str) -> Answer {
     let asked = |name: &str, usual: &str| query::value(query, name).unwrap_or_else(|| usual.to_owned());
     let (kind, format) = (asked("type", "ServiceEntry"), asked("format", "json"));
     let Some(kind) = kubectl::KINDS.into_iter().find(|known| *known == kind) else {
-        let text = format!("type {kind:?} is not served; there are {}\n", kubectl::KINDS.join(" and "));
+        let text = format!("type {} is not served; there are {}\n", quoted(&kind), kubectl::KINDS.join(" and "));
         return Answer::Page(Page::text(404, text));
     };
     let (format, content_type) = match &*format {
         "json" => (Format::Json, JSON),
         "yaml" => (Format::Yaml, "application/yaml"),
         other => {
-            return Answer::Page(Page::text(400, format!("format {other:?} is not known; there are json and yaml\n")));
+            return Answer::Page(Page::text(400, format!("format {} is not known; there are json and yaml\n", quoted(other))));
         }
     };
     let view = engine.view();
@@ -221,7 +221,7 @@ fn streams(engine: &Engine, query: &str) -> Page {
     let Ok(from) = from.parse::<usize>() else {
         return Page::text(
             400,
-            format!("from {from:?} is no number; it is how many streams come before those to show\n"),
+            format!("from {} is no number; it is how many streams come before those to show\n", quoted(&from)),
         );
     };
     let ((clients, totals), streams) = (engine.clients(), engine.streams(from));
@@ -352,7 +352,7 @@ fn unknown_parameter(path: &str, query: &str) -> Option<String> {
         _ => return None,
     };
     let unknown = query::names(query).find(|name| !known.contains(name))?;
-    Some(format!("parameter {unknown:.40?} is not known; there are {}\n", known.join(", ")))
+    Some(format!("parameter {} is not known; there are {}\n", quoted(unknown), known.join(", ")))
 }
 
 /// Begins a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and

@@ -2,6 +2,7 @@
 
 use super::{Page, Request, query, read_policy, shared};
 use crate::{
+    error::quoted,
     documents::Stamp,
     host::engine::{Engine, Tried},
     policy::PolicyConfig,
@@ -35,7 +36,7 @@ fn page((status, why): Refusal) -> Page {
 pub(super) fn tried(engine: &Engine, request: Request<'_>) -> Option<Page> {
     if let Some(unknown) = query::names(request.query).find(|name| !PARAMETERS.contains(name)) {
         let known = PARAMETERS.join(", ");
-        return Some(Page::text(400, format!("parameter {unknown:.40?} is not known; there are {known}\n")));
+        return Some(Page::text(400, format!("parameter {} is not known; there are {known}\n", quoted(unknown))));
     }
     if query::value(request.query, "rollback").is_some() && !request.body.trim_ascii().is_empty() {
         let text = "a roll-back takes the document of the revision that it names; send none, or leave out rollback\n";

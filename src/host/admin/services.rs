@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
+    error::quoted,
     catalog::key::ServiceKey,
     host::{
         admin::{query, visibility},
@@ -90,7 +91,7 @@ impl Asked {
         let text = |name: &str| query::value(query, name).unwrap_or_default().trim().to_owned();
         let (part, application, state) = (text("q"), text("app"), text("state"));
         if !state.is_empty() && !STATES.contains(&&*state) {
-            return Err(format!("state={state:.40?} is not known; there are {}\n", STATES.join(", ")));
+            return Err(format!("state={} is not known; there are {}\n", quoted(&state), STATES.join(", ")));
         }
         let page = match text("page") {
             none if none.is_empty() => 1,

@@ -16,6 +16,8 @@ use crate::{
     translate::{payload::Reject, reading::Reading, service_entry::Member},
 };
 
+/// Keys of the reasons for which no client of this session server can have a service.
+const UNTOLD: [&str; 3] = ["not-listening", "fenced", "no-istiod"];
 /// Reasons of one step that are told.
 const TOLD: usize = 20;
 
@@ -135,7 +137,16 @@ pub fn answer(ladder: &[Rung]) -> String {
         return format!("Not in the mesh: {}", told(rung).unwrap_or_else(|| rung.found.clone()));
     }
     let last = ladder.iter().rev().find(|rung| rung.step == Step::Served).map_or("", |rung| &rung.found);
-    match ladder.iter().find(|rung| rung.verdict == Verdict::Partly) {
+    let part = ladder.iter().find(|rung| rung.verdict == Verdict::Partly);
+    // Who is told of it nowhere else has it from this session server's clients, and there are none.
+    let untold = |rung: &&Rung| rung.step == Step::Clients && rung.reasons.iter().any(|it| UNTOLD.contains(&&*it.key));
+    let elsewhere = ladder.iter().any(|rung| rung.step == Step::Kubernetes);
+    if let Some(nobody) = ladder.iter().find(untold).filter(|_| !elsewhere) {
+        let part = part.filter(|rung| rung.step != Step::Clients).and_then(told);
+        let more = part.map(|part| format!(" And for a part: {part}")).unwrap_or_default();
+        return format!("Served, {last}, but nobody is told of it here: {}{more}", told(nobody).unwrap_or_default());
+    }
+    match part {
         Some(rung) => format!("In the mesh, {last}, but for a part: {}", told(rung).unwrap_or_default()),
         None => format!("In the mesh, {last}."),
     }
