@@ -1,10 +1,12 @@
 //! The pages in a real browser, as people and their assistants use them: Chromium, driven by WebDriver, and axe.
 //!
-//! `tests/real/install.sh browser`, then `cargo test --test browser [-- PART-OF-A-NAME]`. `UPDATE=1` takes the pictures of the
+//! A package of its own: `tests/run browser`, or one trial alone by `cargo test --manifest-path tests/browser/Cargo.toml
+//! --target-dir target/browser -- PART-OF-A-NAME` after `tests/real/install.sh browser`. `UPDATE=1` takes the pictures of the
 //! documentation anew.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod chromium;
+mod kubernetes;
 mod picture;
 mod world;
 
@@ -18,15 +20,17 @@ use harness::{
 };
 use serde_json::{Value, json};
 use thirtyfour::Key;
-use world::{HOSTILE, MARK, TOKEN, World, encoded};
+use world::{HOSTILE, MARK, Subscribed, TOKEN, World, encoded, shown};
 
 /// A name, and what happens.
 type Scenario = (&'static str, fn(&mut Chromium));
 
-const SCENARIOS: [Scenario; 11] = [
+const SCENARIOS: [Scenario; 13] = [
     ("what_is_looked_for_would_be_seen", what_is_looked_for_would_be_seen),
     ("everybody_can_use_every_page", everybody_can_use_every_page),
     ("nothing_that_others_write_runs_or_breaks_a_page", nothing_that_others_write_runs_or_breaks_a_page),
+    ("nothing_that_consumers_call_themselves_runs", nothing_that_consumers_call_themselves_runs),
+    ("nothing_that_an_api_server_says_runs", nothing_that_an_api_server_says_runs),
     ("freeze_thaw_and_release_are_buttons", freeze_thaw_and_release_are_buttons),
     ("a_policy_is_tried_set_and_taken_back", a_policy_is_tried_set_and_taken_back),
     ("a_policy_that_somebody_else_changed_is_not_overwritten", a_policy_that_somebody_else_changed_is_not_overwritten),
@@ -185,6 +189,44 @@ fn nothing_that_others_write_runs_or_breaks_a_page(browser: &mut Chromium) {
         found.extend(browser.axe().into_iter().map(|what| format!("{path}: {what}")));
     }
     assert_none(&found);
+}
+
+fn nothing_that_consumers_call_themselves_runs(browser: &mut Chromium) {
+    let mut world = Subscribed::new();
+    browser.look_at(&world.pages());
+    let mut found = Vec::new();
+    let service = format!("/mox/services/{}", encoded(&nth(0)));
+    for path in ["/mox", &service, "/mox/services"] {
+        world.turn();
+        look(browser, path, &mut found);
+    }
+    assert_none(&found);
+    world.turn();
+    browser.open(&service);
+    let names = "[...document.querySelectorAll('[aria-label=Consumers] tbody td:first-child')].map(it => it.textContent)";
+    let names: Vec<String> = serde_json::from_value(browser.is(names)).unwrap();
+    for text in HOSTILE {
+        let text = shown(text);
+        assert!(names.iter().any(|name| shown(name).starts_with(&text)), "{text:?} is not in {names:#?}");
+    }
+    assert_none(&browser.axe());
+}
+
+fn nothing_that_an_api_server_says_runs(browser: &mut Chromium) {
+    let world = World::refused();
+    browser.look_at(&world.pages());
+    let mut found = Vec::new();
+    look(browser, "/mox", &mut found);
+    for (n, text) in HOSTILE.into_iter().enumerate() {
+        for path in [format!("/mox/services/{}", encoded(&nth(n))), format!("/mox/explain?q={}", encoded(&nth(n)))] {
+            look(browser, &path, &mut found);
+            let all = browser.is("document.querySelector('.ladder').textContent");
+            let all = shown(all.as_str().unwrap());
+            assert!(all.contains(&shown(text)), "{path}: {text:?} is not in {all}");
+        }
+    }
+    assert_none(&found);
+    assert_none(&browser.axe());
 }
 
 /// Presses a button, and waits for the answer's status.

@@ -1,10 +1,14 @@
 //! Engines whose pages are worth a look.
 
+use std::time::Duration;
+
 use harness::{
     Mox, SOON,
     client::{MoxClient, SERVICE_ENTRY, node},
     id, nth,
+    process::eventually,
     random::Random,
+    store::{Server, Table},
 };
 use registry_mox::testing::{
     host::{
@@ -14,8 +18,10 @@ use registry_mox::testing::{
     model::RegisterVersion,
     registry::frame::Publisher,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+
+use crate::kubernetes;
 
 pub const TOKEN: &str = "sesame";
 
@@ -49,8 +55,14 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        let mox = Mox::open(json!({ "adminListen": "127.0.0.1:0", "admin": { "token": TOKEN } }));
-        Self { mox, runtime: Runtime::new().unwrap(), clients: Vec::new() }
+        Self::of(json!({}))
+    }
+
+    /// With more settings than every world has.
+    fn of(mut config: Value) -> Self {
+        config["adminListen"] = "127.0.0.1:0".into();
+        config["admin"] = json!({ "token": TOKEN });
+        Self { mox: Mox::open(config), runtime: Runtime::new().unwrap(), clients: Vec::new() }
     }
 
     /// `host:port` of the pages.
@@ -182,6 +194,26 @@ impl World {
         world
     }
 
+    /// A service for each hostile text, which is what an API server says to its objects.
+    pub fn refused() -> Self {
+        let config = kubernetes::refusing(|object| {
+            let n = (0..HOSTILE.len()).find(|n| object == format!("com.example.s{n}"));
+            n.map_or_else(|| format!("no such object: {object}"), |n| long(HOSTILE[n]))
+        });
+        let world = Self::of(json!({ "kubernetes": { "enabled": true, "kubeconfig": config } }));
+        for n in 0..HOSTILE.len() {
+            world.mox.publish(&nth(n), "a", 1, &["10.0.0.1:80"]);
+        }
+        world.mox.engine.loaded();
+        world.flush();
+        eventually(SOON, "each object is refused", || {
+            let page = world.mox.page("/mox/kubernetes", "").1;
+            let page: Value = serde_json::from_str(&page).unwrap();
+            (page["problemCount"] == HOSTILE.len()).then_some(())
+        });
+        world
+    }
+
     /// Ten thousand services.
     pub fn large() -> Self {
         let world = Self::new();
@@ -195,9 +227,60 @@ impl World {
     }
 }
 
+/// A session server where clients of hostile names subscribe to a service, each long and short.
+pub struct Subscribed(Server);
+
+impl Subscribed {
+    pub fn new() -> Self {
+        let table = Table::default();
+        let policy = json!({ "visibility": { "mode": "on" } });
+        let config = json!({ "listen": "127.0.0.1:0", "adminListen": "127.0.0.1:0", "policy": policy });
+        let mut subscribed =
+            Self(Server::start(Some(&table), config, |mox| mox.publish(&nth(0), "a", 1, &["10.0.0.1:80"])));
+        eventually(SOON, "it is known who consumes what", || {
+            subscribed.turn();
+            std::thread::sleep(Duration::from_millis(100)); // the pace of the host
+            let page = subscribed.0.mox.page("/mox/visibility", "").1;
+            (serde_json::from_str::<Value>(&page).unwrap()["known"] == true).then_some(())
+        });
+        subscribed
+    }
+
+    /// `host:port` of the pages.
+    pub fn pages(&self) -> String {
+        self.0.mox.engine.listen().unwrap().admin.unwrap().to_string()
+    }
+
+    /// Says once more who subscribes; who says nothing for a while is not believed to know.
+    pub fn turn(&mut self) {
+        let server = "10.0.0.1";
+        let wanted = self.0.tell(json!({ "op": "visibility", "server": format!("{server}/1") }));
+        let mut said = json!({ "op": "consumers", "server": server, "own": true });
+        if wanted["collect"] == true {
+            let names = HOSTILE.iter().flat_map(|text| [(*text).to_owned(), long(text)]);
+            let clients: Vec<String> =
+                names.enumerate().map(|(n, name)| format!("10.1.0.{n}|{}|{name}", name.replace('|', ""))).collect();
+            let all: Vec<String> = (0..clients.len()).map(|n| n.to_string()).collect();
+            said["services"] = json!({ (nth(0)): all.join(" ") });
+            said["clients"] = json!(clients);
+        }
+        self.0.tell(said);
+        if wanted["collect"] == true {
+            self.0.tell(json!({ "op": "consumersRound", "listed": [server] }));
+        }
+        self.0.poll();
+    }
+}
+
 /// A text without a place where it could be broken.
 fn long(text: &str) -> String {
     format!("{text}{}{}", "a".repeat(150), "好".repeat(80))
+}
+
+/// A text as far as every page shows it: without what is no letter of any script, and what is written another way.
+pub fn shown(text: &str) -> String {
+    let text = text.replace("\u{202e}", "\\u202e").replace("\u{2066}", "\\u2066");
+    text.chars().filter(|c| !c.is_control() && !c.is_whitespace()).collect()
 }
 
 fn shop(area: &str, kind: &str) -> String {

@@ -243,7 +243,7 @@ impl Facts {
             let report = engine.kubernetes()?.report();
             let object = format!("ServiceEntry {name}");
             let problem = report.problems.iter().find(|(known, _)| **known == object)?;
-            serde_json::to_string(problem.1).ok()
+            Some(problem.1.message.to_string())
         });
         Self {
             key: key.clone(),

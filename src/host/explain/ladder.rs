@@ -480,7 +480,7 @@ fn kubernetes(facts: &Facts) -> Option<Rung> {
     let problem = facts
         .kubernetes
         .as_ref()
-        .map(|problem| reason("kubernetes-problem", format!("the API server says: {problem}"), "see /mox/kubernetes"));
+        .map(|problem| reason("kubernetes-problem", format!("its object is not written: {problem}"), "see /mox/kubernetes"));
     Some(Rung::of(
         Step::Kubernetes,
         Verdict::Partly,
