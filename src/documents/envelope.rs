@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    error::quoted,
     digest::{from_hex, hex},
     documents::Name,
+    error::quoted,
     model::Millis,
 };
 

@@ -182,7 +182,10 @@ fn dump(engine: &Engine, query: &str) -> Answer {
         "json" => (Format::Json, JSON),
         "yaml" => (Format::Yaml, "application/yaml"),
         other => {
-            return Answer::Page(Page::text(400, format!("format {} is not known; there are json and yaml\n", quoted(other))));
+            return Answer::Page(Page::text(
+                400,
+                format!("format {} is not known; there are json and yaml\n", quoted(other)),
+            ));
         }
     };
     let view = engine.view();

@@ -330,7 +330,7 @@ fn ladder(explained: &Explained) -> Markup {
                     Verdict::Failed => ("failed", "failed"),
                 };
                 li class=(class) {
-                    (format!("{:?}", rung.step)) ": " b { (word) } ". " (rung.found)
+                    (format!("{:?}", rung.step)) ": " b { (word) } ", " (rung.found)
                     @if !rung.reasons.is_empty() {
                         ul { @for reason in &rung.reasons { li { (reason.says) ". " em { "To do: " (reason.remedy) "." } " " span.soft { (reason.key) } } } }
                     }
@@ -416,8 +416,9 @@ fn consumers(consumed: &Value) -> Markup {
     let visibility = &consumed["visibility"];
     html! {
         p {
-            "Visibility is " (text(&visibility["mode"])) ". It is exported to " b { (texts(&visibility["exportTo"])) }
-            ", by those who subscribe it would be to " b { (texts(&visibility["visibleTo"])) } ". " (text(&visibility["why"]))
+            "Visibility is " (text(&visibility["mode"])) @if let Some(why) = visibility["why"].as_str() { " (" (why) ")" }
+            ". It is exported to " b { (texts(&visibility["exportTo"])) } ", by those who subscribe it would be to "
+            b { (texts(&visibility["visibleTo"])) } "."
         }
         @if let Some(clients) = consumed["consumers"].as_array() {
             (scrolling("Consumers", &html! {

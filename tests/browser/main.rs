@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod chromium;
-mod kubernetes;
 mod picture;
 mod world;
 
@@ -203,7 +202,8 @@ fn nothing_that_consumers_call_themselves_runs(browser: &mut Chromium) {
     assert_none(&found);
     world.turn();
     browser.open(&service);
-    let names = "[...document.querySelectorAll('[aria-label=Consumers] tbody td:first-child')].map(it => it.textContent)";
+    let names =
+        "[...document.querySelectorAll('[aria-label=Consumers] tbody td:first-child')].map(it => it.textContent)";
     let names: Vec<String> = serde_json::from_value(browser.is(names)).unwrap();
     for text in HOSTILE {
         let text = shown(text);

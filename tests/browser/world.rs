@@ -8,6 +8,7 @@ use harness::{
     id, nth,
     process::eventually,
     random::Random,
+    refusing,
     store::{Server, Table},
 };
 use registry_mox::testing::{
@@ -20,8 +21,6 @@ use registry_mox::testing::{
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-
-use crate::kubernetes;
 
 pub const TOKEN: &str = "sesame";
 
@@ -196,7 +195,7 @@ impl World {
 
     /// A service for each hostile text, which is what an API server says to its objects.
     pub fn refused() -> Self {
-        let config = kubernetes::refusing(|object| {
+        let config = refusing::start("browser-kubernetes", |object| {
             let n = (0..HOSTILE.len()).find(|n| object == format!("com.example.s{n}"));
             n.map_or_else(|| format!("no such object: {object}"), |n| long(HOSTILE[n]))
         });

@@ -2,8 +2,8 @@
 
 use super::{Page, Request, query, read_policy, shared};
 use crate::{
-    error::quoted,
     documents::Stamp,
+    error::quoted,
     host::engine::{Engine, Tried},
     policy::PolicyConfig,
 };

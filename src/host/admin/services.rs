@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    error::quoted,
     catalog::key::ServiceKey,
+    error::quoted,
     host::{
         admin::{query, visibility},
         engine::Engine,

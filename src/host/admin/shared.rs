@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    error::quoted,
     documents::{Freeze, OrdersContent, Stamp},
+    error::quoted,
     host::{
         admin::{Page, Request, query},
         documents::{Next, OURSELVES},

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use harness::process::fresh_home;
 use serde_json::{Value, json};
 
-/// Answers until the process ends; `words` are those to the object of a name. Returns a kubeconfig for it.
-pub fn refusing(words: impl Fn(&str) -> String + Send + Sync + 'static) -> PathBuf {
+use crate::process::fresh_home;
+
+/// Answers until the process ends; `words` are those to the object of a name. Returns a kubeconfig for it, in a home of its own.
+pub fn start(name: &str, words: impl Fn(&str) -> String + Send + Sync + 'static) -> PathBuf {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let words = Arc::new(words);
@@ -24,7 +25,7 @@ pub fn refusing(words: impl Fn(&str) -> String + Send + Sync + 'static) -> PathB
             std::thread::spawn(move || answer(&stream, &*words));
         }
     });
-    let home = fresh_home("browser-kubernetes");
+    let home = fresh_home(name);
     fs::create_dir_all(&home).unwrap();
     let file = home.join("kubeconfig");
     let text = format!(
