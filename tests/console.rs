@@ -280,7 +280,8 @@ async fn the_overview_counts_all_that_is_withheld() {
         mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80", n + 1)]);
     }
     mox.engine.flush().await;
-    (0..150).for_each(|n| mox.unpublish(&nth(n), "a", 2));
+    // At once: of removals one after the other the first go before the breaker counts enough of them.
+    mox.policy(json!({ "exclude": ["com.example.*"] }));
     mox.engine.flush().await;
     let page = html(&mox, "/mox", "");
     assert!(page.contains("150 services of which removals are withheld"), "{page}");

@@ -3,6 +3,7 @@
 //!
 //! A page has a bounded size, whatever is served and whoever is connected; those that grow with that are [`large`].
 
+mod diff;
 pub mod large;
 pub mod listener;
 mod policy;
@@ -20,7 +21,7 @@ use crate::{
     error::{Error, Result, quoted},
     host::{
         admin::{large::Cursor, signature::Signed},
-        console,
+        console, diff as hashes,
         documents::Next,
         engine::Engine,
         explain::{beside, explain},
@@ -34,6 +35,7 @@ use crate::{
 };
 
 pub use crate::host::page::Page;
+pub(super) use diff::compared;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Name in a query of the form that a page is to have, `html` or `json`; where it is not there the header `Accept` decides.
@@ -90,6 +92,12 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     if path == "/mox/explain" {
         return Answer::Page(explained(engine, query, Vec::new()));
     }
+    if path == "/mox/diff" {
+        return Answer::Page(diff::page(engine, query));
+    }
+    if path.starts_with(hashes::PATH) {
+        return Answer::Page(engine.peers().sign(path, query, diff::hashes(engine, path)));
+    }
     let walks = path.starts_with("/mox/services") || path == "/mox/visibility";
     let turn = if walks { engine.turn() } else { None };
     if walks && turn.is_none() {
@@ -122,7 +130,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox/visibility" => visibility::all(engine),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/services, /mox/explain, /mox/policy, /mox/visibility, /mox/streams, /mox/hour, /mox/metrics, \
+            "there are /mox/status, /mox/services, /mox/explain, /mox/diff, /mox/policy, /mox/visibility, /mox/streams, /mox/hour, /mox/metrics, \
              /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),

@@ -65,7 +65,7 @@ fn document(engine: &Engine, request: Request<'_>) -> Result<PolicyConfig, Refus
     }
 }
 
-fn try_out(engine: &Engine, document: PolicyConfig) -> Page {
+pub(super) fn try_out(engine: &Engine, document: PolicyConfig) -> Page {
     match engine.dry_run(document) {
         Ok(Tried::Told(told)) => Page::json(&told),
         Ok(Tried::Busy) => {

@@ -192,7 +192,7 @@ fn rows(engine: &Engine, gathered: &Gathered, keys: &[ServiceKey]) -> Vec<Row> {
 }
 
 /// The value of the label by which a ServiceEntry selects its WorkloadEntries.
-fn selected(spec: &Value) -> Option<&str> {
+pub(in crate::host) fn selected(spec: &Value) -> Option<&str> {
     spec["workloadSelector"]["labels"][SERVICE_LABEL].as_str()
 }
 
