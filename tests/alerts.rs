@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use harness::{
@@ -353,43 +354,40 @@ fn policies_differ(runtime: &Runtime) -> State {
     State { before: Some(before), servers: servers.into(), ..State::default() }
 }
 
-/// A session server that knows of a service's consumer, and of one server that does not say who its are.
-fn visibility(runtime: &Runtime, policy: Value) -> State {
+/// A session server that follows a policy on who sees what, where one service has a consumer and `listed` are asked, of which
+/// the first answers, until it says a line.
+fn visibility(runtime: &Runtime, policy: Value, listed: &[&str], line: &str) -> State {
     let mut servers = sharing(&Table::default(), 1, runtime);
     let before = all_scraped(&servers);
     let server = &mut servers[0];
-    let policy = json!({ "visibility": policy }).to_string();
-    let listed = if policy.contains("shadow") { json!(["10.0.0.1", "10.0.0.2"]) } else { json!(["10.0.0.1"]) };
-    assert_eq!(server.post("/mox/policy", "", "", &policy).0, 200);
-    let (name, wanted) = match policy.contains("shadow") {
-        true => ("mox_visibility_silent_servers 1", "one does not answer"),
-        false => ("mox_visibility_withheld 19", "services would be hidden"),
-    };
-    eventually(SOON, wanted, || {
-        let said = tell(&server.mox, json!({ "op": "visibility", "server": "10.0.0.1/1" }));
-        let mut own = json!({ "op": "consumers", "server": "10.0.0.1", "own": true });
-        if said["collect"] == true {
-            own["clients"] = json!(["10.1.0.1||shop-web"]);
-            own["services"] = json!({ (nth(0)): "0" });
+    assert_eq!(server.post("/mox/policy", "", "", &json!({ "visibility": policy }).to_string()).0, 200);
+    let own = listed[0];
+    eventually(SOON, line, || {
+        let wanted = tell(&server.mox, json!({ "op": "visibility", "server": format!("{own}/1") }));
+        let mut said = json!({ "op": "consumers", "server": own, "own": true });
+        if wanted["collect"] == true {
+            said["clients"] = json!(["10.1.0.1||shop-web"]);
+            said["services"] = json!({ (nth(0)): "0" });
         }
-        tell(&server.mox, own);
-        if said["collect"] == true {
+        tell(&server.mox, said);
+        if wanted["collect"] == true {
             tell(&server.mox, json!({ "op": "consumersRound", "listed": listed }));
         }
         server.poll();
         runtime.block_on(server.mox.engine.flush());
-        std::thread::sleep(std::time::Duration::from_millis(100)); // the pace of the host
-        scraped(&server.mox).lines().any(|line| line == name).then_some(())
+        std::thread::sleep(Duration::from_millis(100)); // the pace of the host
+        scraped(&server.mox).lines().any(|known| known == line).then_some(())
     });
     State { before, servers, ..State::default() }
 }
 
 fn would_be_hidden(runtime: &Runtime) -> State {
-    visibility(runtime, json!({ "mode": "on", "unused": "hide", "always": ["gateways"] }))
+    let policy = json!({ "mode": "on", "unused": "hide", "always": ["gateways"] });
+    visibility(runtime, policy, &["10.0.0.1"], "mox_visibility_withheld 19")
 }
 
 fn consumers_unknown(runtime: &Runtime) -> State {
-    visibility(runtime, json!({ "mode": "shadow" }))
+    visibility(runtime, json!({ "mode": "shadow" }), &["10.0.0.1", "10.0.0.2"], "mox_visibility_silent_servers 1")
 }
 
 /// Each alert with the states in which it fires: one for each part of its expression.

@@ -422,7 +422,7 @@ fn differences(told: &Told) -> Markup {
             Some(false) => p { (told.parts) " of 128 parts differ." },
             None => {},
         }
-        @if let Some(why) = &told.silent { p { "Of the other it is not known: " (why) } }
+        @if let Some(why) = &told.silent { p { "Nothing more is known of the other: " (why) } }
         @for (what, two) in [("policy", &told.policy), ("translation", &told.translation)] {
             @if let Some(two) = two && two.here != two.there { p { "Another " (what) ": here " code { (two.here) } ", there " code { (two.there) } "." } }
         }

@@ -34,7 +34,7 @@ const PARTS: usize = 8;
 /// Differences after which a page asks for no more parts.
 const ENOUGH: usize = 200;
 /// Resources of a part that are told.
-const TOLD: usize = 2_000;
+const TOLD: usize = 1_000;
 /// How much of what another server says is repeated, in characters.
 const REPEATED: usize = 300;
 
@@ -268,7 +268,11 @@ pub fn next(engine: &Engine, asked: &str, listed: &[String], answers: &[Answer])
 fn rows(entries: &Set, ours: &Part, theirs: &Part) -> Vec<Row> {
     let repeated = |text: &String| text.chars().take(REPEATED).collect::<String>();
     let names: BTreeSet<&String> = ours.services.keys().chain(theirs.services.keys().take(TOLD)).collect();
-    let differs = names.into_iter().filter(|name| ours.services.get(*name) != theirs.services.get(*name));
+    // Of a part that is not told whole nothing is known behind its last name.
+    let ends = [ours, theirs].into_iter().filter(|part| part.left_out > 0);
+    let end = ends.map(|part| part.services.keys().next_back()).min().flatten();
+    let known = names.into_iter().filter(|name| end.is_none_or(|end| *name <= end));
+    let differs = known.filter(|name| ours.services.get(*name) != theirs.services.get(*name));
     let row = |name: &String| Row {
         name: repeated(name),
         service: entries.find(name).and_then(facts::entry).map(|(key, _): (ServiceKey, _)| key.text().to_string()),
@@ -291,4 +295,36 @@ fn said(peers: &peers::Peers, answer: &Answer) -> Result<String, String> {
 
 fn parsed<T: for<'d> Deserialize<'d>>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|_| "its answer is none to this question; its release may be another".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, snapshot::Snapshot};
+
+    fn part(services: &[(&str, &str)], left_out: usize) -> Part {
+        Part { services: services.iter().map(|(name, hash)| ((*name).into(), (*hash).into())).collect(), left_out }
+    }
+
+    #[test]
+    fn behind_the_end_of_what_is_told_nothing_differs() {
+        let none = Set::new(std::sync::Arc::<Snapshot>::default(), Partition::WHOLE);
+        let names = |ours: &Part, theirs: &Part| -> Vec<String> {
+            rows(&none, ours, theirs).into_iter().map(|row| row.name).collect()
+        };
+        let (ours, theirs) = (part(&[("a", "1"), ("b", "1"), ("c", "1")], 0), part(&[("a", "2"), ("c", "1")], 0));
+        assert_eq!(names(&ours, &theirs), ["a", "b"]);
+        let theirs = part(&[("a", "2")], 2);
+        assert_eq!((names(&ours, &theirs), names(&theirs, &ours)), (vec!["a".to_owned()], vec!["a".to_owned()]));
+        let ours = part(&[("0", "1"), ("a", "1")], 1);
+        assert_eq!(names(&ours, &part(&[("a", "1"), ("b", "1")], 7)), ["0"]);
+    }
+
+    #[test]
+    fn a_hash_says_of_which_kind_it_is() {
+        assert_ne!(added([1, 2, 0]), added([2, 1, 0]));
+        assert_ne!(added([0, 1, 0]), added([0, 0, 1]));
+        let engine = Engine::open(Config::default()).unwrap();
+        assert_eq!(overview(&engine).parts.len(), SLICES);
+    }
 }

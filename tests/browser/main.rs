@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 fn pages() -> Vec<String> {
     let service = |id: String| format!("/mox/services/{}", encoded(&id));
     let mut all: Vec<String> =
-        ["/mox", "/mox/services", "/mox/explain", "/mox/streams", "/mox/policy"].map(str::to_owned).into();
+        ["/mox", "/mox/services", "/mox/explain", "/mox/diff", "/mox/streams", "/mox/policy"].map(str::to_owned).into();
     all.extend([
         "/mox/services?q=order&app=order&state=served".to_owned(),
         "/mox/services?page=2".to_owned(),
@@ -64,6 +64,8 @@ fn pages() -> Vec<String> {
         "/mox/explain?q=Same".to_owned(),
         format!("/mox/explain?q={}", encoded(&id("Unknown"))),
         "/mox/explain?q=nothing+such".to_owned(),
+        "/mox/diff?server=10.0.0.2".to_owned(),
+        "/mox/diff?document=policy&revision=1".to_owned(),
     ]);
     all
 }
@@ -156,6 +158,7 @@ fn nothing_that_others_write_runs_or_breaks_a_page(browser: &mut Chromium) {
     for text in HOSTILE {
         paths.push(format!("/mox/explain?q={}", encoded(text)));
         paths.push(format!("/mox/services?q={0}&app={0}", encoded(text)));
+        paths.push(format!("/mox/diff?server={}", encoded(text)));
     }
     browser.open("/mox/services");
     let links = "return [...document.querySelectorAll('td a')].map(a => [a.getAttribute('href'), a.textContent])";
@@ -369,6 +372,10 @@ fn links_and_searches_lead_to_what_they_name(browser: &mut Chromium) {
     assert_eq!(browser.is("document.querySelector('input[name=app]').value"), "stock");
     browser.click("td a");
     browser.until("document.querySelector('pre').textContent.includes('kind: \"ServiceEntry\"')");
+    browser.open("/mox/diff");
+    browser.fill("input[name=revision]", "1");
+    browser.press(Key::Enter);
+    browser.until("document.querySelector('pre').textContent.includes('stock')");
     browser.open("/mox/explain");
     browser.fill("input[name=q]", "10.0.9.1:12200");
     browser.click("form button");
@@ -448,7 +455,9 @@ fn the_keyboard_reaches_everything_and_it_shows(browser: &mut Chromium) {
     browser.look_at(&world.pages());
     browser.size(1_200, 900);
     let service = format!("/mox/services/{}", encoded(&id("order.PriceService")));
-    for path in ["/mox", "/mox/services?q=order", "/mox/explain?q=Same", &service, "/mox/streams", "/mox/policy"] {
+    for path in
+        ["/mox", "/mox/services?q=order", "/mox/explain?q=Same", "/mox/diff", &service, "/mox/streams", "/mox/policy"]
+    {
         browser.open(path);
         let number = "let n = 0; for (const e of document.querySelectorAll('a[href], button, input, select, textarea'))
             e.dataset.n = n++; return n;";

@@ -62,14 +62,11 @@ pub(super) fn hashes(engine: &Engine, path: &str) -> Page {
 /// The page on a document and what is served; `None`: the query names no document.
 fn document(engine: &Engine, query: &str) -> Option<Page> {
     let name = query::value(query, "document")?;
-    if name != "policy" {
-        let text = format!("document {} is not compared; there is policy\n", quoted(&name));
-        return Some(Page::text(400, text));
-    }
     let Some(_turn) = engine.turn() else { return Some(busy()) };
-    let page = match policy_of(engine, query) {
-        Ok(document) => policy::try_out(engine, document),
-        Err((status, why)) => Page::text(status, why + "\n"),
+    let page = match (&*name, policy_of(engine, query)) {
+        ("policy", Ok(document)) => policy::try_out(engine, document),
+        ("policy", Err((status, why))) => Page::text(status, why + "\n"),
+        _ => Page::text(400, format!("document {} is not compared; there is policy\n", quoted(&name))),
     };
     Some(if is_for_people(query) { console::compared_document(&page) } else { page })
 }

@@ -121,7 +121,7 @@ impl Gathered {
                 ("withheld", report.withheld_services.iter().cloned().collect()),
                 ("waiting", report.waiting_services.iter().cloned().collect()),
                 ("in-grace", report.graces.keys().cloned().collect()),
-                ("contested", report.contested.values().flat_map(|contest| &contest.waiting).cloned().collect()),
+                ("contested", report.standing_back.keys().cloned().collect()),
             ]
         };
         let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
