@@ -28,7 +28,8 @@ import javax.crypto.spec.SecretKeySpec;
  * name. The engine judges the first two: where {@code mox.admin.token} has 16 bytes or more, by a signature with it for the very
  * question. Without one a liar that meta lists can make a server that is cut off from its data fence itself (one that is not cut
  * off asks nobody), and make one that starts without a last good state be silent for {@code mox.protect.mass-delete-hold}. In any
- * case it can have services be seen by more namespaces, none by fewer: what others' clients need it does not change.
+ * case it can have services be seen by more namespaces, none by fewer: what others' clients need it does not change. What it explains,
+ * and the hashes of what it serves, are shown to an operator and used for nothing.
  */
 final class Sessions {
     /** The token of an operator's request; the token goes no further than the server that the operator asked. */
