@@ -4,7 +4,10 @@
 //! The one that is asked by an operator asks the other, a few parts for a page, and believes answers like any other of
 //! [`peers`](crate::host::peers). The names and hashes of the other are shown beside our own, and used for nothing else.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -150,7 +153,7 @@ pub fn overview(engine: &Engine) -> Overview {
 
 /// The hash of all that is served in a part.
 fn sum_of(view: &View, part: Partition) -> String {
-    let sums = view.snapshots().map(|snapshot| Set::new(snapshot.clone(), part).sum());
+    let sums = view.snapshots().map(|snapshot| Set::new(Arc::clone(snapshot), part).sum());
     version_of(added(sums)).to_string()
 }
 
@@ -167,7 +170,7 @@ pub fn part(engine: &Engine, number: &str) -> Option<Part> {
 }
 
 fn part_of(view: &View, part: Partition) -> Part {
-    let [entries, workloads, rules] = view.snapshots().map(|snapshot| Set::new(snapshot.clone(), part));
+    let [entries, workloads, rules] = view.snapshots().map(|snapshot| Set::new(Arc::clone(snapshot), part));
     let mut of_label: HashMap<String, u128> = HashMap::new();
     for item in workloads.items() {
         let body = resource::read(item.framed()).ok().and_then(|resource| resource.body);
@@ -255,7 +258,7 @@ pub fn next(engine: &Engine, asked: &str, listed: &[String], answers: &[Answer])
         let Some(part) = Partition::new(number, SLICES) else { continue };
         let ours = part_of(&view, part);
         told.left_out += ours.left_out.max(theirs.left_out);
-        told.services.extend(rows(&Set::new(view.service_entries.clone(), part), &ours, &theirs));
+        told.services.extend(rows(&Set::new(Arc::clone(&view.service_entries), part), &ours, &theirs));
         if told.services.len() >= ENOUGH {
             break;
         }
@@ -308,7 +311,7 @@ mod tests {
 
     #[test]
     fn behind_the_end_of_what_is_told_nothing_differs() {
-        let none = Set::new(std::sync::Arc::<Snapshot>::default(), Partition::WHOLE);
+        let none = Set::new(Arc::<Snapshot>::default(), Partition::WHOLE);
         let names = |ours: &Part, theirs: &Part| -> Vec<String> {
             rows(&none, ours, theirs).into_iter().map(|row| row.name).collect()
         };

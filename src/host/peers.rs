@@ -1,4 +1,4 @@
-//! What session servers ask each other: whether one is fresh, and how much it serves.
+//! What session servers ask each other: whether one is fresh, how much it serves, and the hashes of that.
 //!
 //! Their addresses are what meta lists, and meta takes anybody's word for being a session server. So a question has a number
 //! that was never used, and where `mox.admin.token` has 16 bytes an answer counts only if it is signed with that for this very

@@ -459,7 +459,7 @@ fn the_keyboard_reaches_everything_and_it_shows(browser: &mut Chromium) {
         ["/mox", "/mox/services?q=order", "/mox/explain?q=Same", "/mox/diff", &service, "/mox/streams", "/mox/policy"]
     {
         browser.open(path);
-        let number = "let n = 0; for (const e of document.querySelectorAll('a[href], button, input, select, textarea'))
+        let number = "let n = 0; for (const e of document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea'))
             e.dataset.n = n++; return n;";
         let count = browser.run(number, &Value::Null).as_u64().unwrap();
         let mut reached = BTreeSet::new();
