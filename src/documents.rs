@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    error::quoted,
     model::Millis,
     visibility::{Lease, PAGES, keeper::RefusedRows, page::Page, seen::Seen},
 };
@@ -108,7 +109,7 @@ impl TryFrom<String> for Name {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::all().find(|name| name.as_str() == text).ok_or_else(|| format!("there is no document {text:.40?}"))
+        Self::all().find(|name| name.as_str() == text).ok_or_else(|| format!("there is no document {}", quoted(&text)))
     }
 }
 

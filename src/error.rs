@@ -120,3 +120,26 @@ impl Error {
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Most characters of a text that a message repeats.
+const QUOTED: usize = 40;
+
+/// A text in quotes as a message repeats it, however long whoever sent it made it.
+pub fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_repeats_the_beginning_of_a_text() {
+        assert_eq!(quoted("a\n\"b"), "\"a\\n\\\"b\"");
+        assert_eq!(quoted(&"好".repeat(QUOTED)), format!("\"{}\"", "好".repeat(QUOTED)));
+        assert_eq!(quoted(&"好".repeat(9_999)), format!("\"{}\"…", "好".repeat(QUOTED)));
+    }
+}

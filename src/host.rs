@@ -7,6 +7,7 @@ pub mod admin;
 pub mod command;
 mod console;
 mod desk;
+pub mod diff;
 pub mod documents;
 pub mod engine;
 pub mod explain;

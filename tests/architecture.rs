@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("translate", &["digest", "istio", "model", "policy", "proto", "registry"]),
     ("config", &["duration", "error", "istio", "policy", "registry", "snapshot", "translate"]),
     ("visibility", &["digest", "model", "policy"]),
-    ("documents", &["config", "digest", "model", "visibility"]),
+    ("documents", &["config", "digest", "error", "model", "visibility"]),
     (
         "catalog",
         &[

@@ -272,6 +272,33 @@ async fn pages_that_walk_over_all_services_take_turns() {
     }
 }
 
+/// Whoever stands back is found, however many want the same.
+#[tokio::test]
+async fn everybody_who_stands_back_is_contested() {
+    let mox = open(json!({})).await;
+    let names = ["SAME", "SAMe", "SAmE", "SAme", "SaME", "SaMe", "SamE", "Same"];
+    for (n, name) in names.iter().enumerate() {
+        mox.publish(&id(name), "a", 1, &[&format!("10.0.0.{}:80", n + 1)]);
+    }
+    mox.engine.flush().await;
+    let list = json_of(&mox, "/mox/services", "state=contested");
+    assert_eq!(list["total"], names.len() - 1, "all but the one that has the host: {list:#}");
+    for row in list["services"].as_array().unwrap() {
+        let page =
+            json_of(&mox, "/mox/explain", &format!("q={}", row["service"].as_str().unwrap().replace('#', "%23")));
+        let rung =
+            &page["services"][0]["ladder"].as_array().unwrap().iter().find(|rung| rung["step"] == "names").unwrap();
+        assert_eq!(rung["reasons"][0]["key"], "contested", "{page:#}");
+    }
+    for name in &names[1..] {
+        mox.unpublish(&id(name), "a", 2);
+    }
+    mox.policy(json!({ "exclude": names[1..].iter().map(|name| format!("*.{name}:*")).collect::<Vec<_>>() }));
+    mox.engine.release().ok();
+    mox.engine.flush().await;
+    assert_eq!(json_of(&mox, "/mox/services", "state=contested")["total"], 0);
+}
+
 /// The overview counts all that is to be decided, however many of it the status names.
 #[tokio::test]
 async fn the_overview_counts_all_that_is_withheld() {
@@ -280,7 +307,8 @@ async fn the_overview_counts_all_that_is_withheld() {
         mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80", n + 1)]);
     }
     mox.engine.flush().await;
-    (0..150).for_each(|n| mox.unpublish(&nth(n), "a", 2));
+    // At once: of removals one after the other the first go before the breaker counts enough of them.
+    mox.policy(json!({ "exclude": ["com.example.*"] }));
     mox.engine.flush().await;
     let page = html(&mox, "/mox", "");
     assert!(page.contains("150 services of which removals are withheld"), "{page}");

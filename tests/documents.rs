@@ -6,151 +6,25 @@ use std::{
     collections::BTreeMap,
     fs,
     path::PathBuf,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use harness::{
-    Mox, SOON,
+    SOON,
     client::{SERVICE_ENTRY, node},
     nth as id,
     process::eventually,
+    store::{Server, Table},
 };
-use registry_mox::testing::host::command;
 use serde_json::{Value, json};
 
-const TOKEN: &str = "open sesame 1234";
 const SERVICES: usize = 10;
 
-/// The registry's table, by the rows' keys: version and value.
-#[derive(Clone, Default)]
-struct Table(Arc<Mutex<BTreeMap<String, (i64, String)>>>);
-
-impl Table {
-    fn row(&self, name: &str) -> Option<(i64, String)> {
-        self.0.lock().unwrap().get(&key(name)).cloned()
-    }
-
-    /// Somebody who reaches the database.
-    fn set(&self, name: &str, value: String) {
-        let mut rows = self.0.lock().unwrap();
-        let version = rows.get(&key(name)).map_or(1, |(version, _)| version + 1);
-        rows.insert(key(name), (version, value));
-    }
-}
-
-fn key(name: &str) -> String {
-    format!("registry-mox.{name}#@#9600#@#CONFIG")
-}
-
-/// A session server: its engine, and what carries rows. Without a table the database is away.
-struct Server {
-    mox: Mox,
-    table: Option<Table>,
-    /// Keys that are read beside the usual ones.
-    more: Value,
-}
-
-impl Server {
-    fn start(table: Option<&Table>, config: Value) -> Self {
-        let mut config = config;
-        if config["admin"].is_null() {
-            config["admin"] = json!({ "token": TOKEN });
-        }
-        let mox = Mox::closed(config);
-        command::execute(&mox.engine, br#"{"op":"awaitDocuments"}"#).unwrap();
-        for n in 0..SERVICES {
-            mox.publish(&id(n), "r", 1, &[&format!("10.0.0.{n}:12200")]);
-        }
-        let mut server = Self { mox, table: table.cloned(), more: json!({}) };
-        server.poll();
-        server.mox.engine.loaded();
-        server
-    }
-
-    fn tell(&self, command: Value) -> Value {
-        command::execute(&self.mox.engine, command.to_string().as_bytes()).unwrap()
-    }
-
-    /// Reads all rows, and writes those that the engine wants to be written.
-    fn poll(&mut self) {
-        let Some(table) = self.table.clone() else {
-            self.tell(json!({ "op": "rows", "failure": "the database is away" }));
-            return;
-        };
-        let keys = self.tell(json!({ "op": "settings" }))["documents"].clone();
-        let row = |(name, _): (&String, &Value)| (name.clone(), shown(table.row(name)));
-        loop {
-            let keys = keys.as_object().unwrap().iter().chain(self.more.as_object().unwrap());
-            let rows: BTreeMap<String, Value> = keys.map(row).collect();
-            let answer = self.tell(json!({ "op": "rows", "rows": rows }));
-            for write in answer["writes"].as_array().unwrap() {
-                self.put(write);
-            }
-            let more = answer["read"].as_object().unwrap();
-            let is_more = more.keys().any(|name| !rows.contains_key(name));
-            self.more = answer["read"].clone();
-            if !is_more {
-                return;
-            }
-        }
-    }
-
-    fn put(&mut self, write: &Value) -> Value {
-        let key = write["key"].as_str().unwrap();
-        let (mut stored, mut row) = (false, None);
-        if let Some(table) = &self.table {
-            let mut rows = table.0.lock().unwrap();
-            let there = rows.get(key).map_or(0, |(version, _)| *version);
-            stored = there == write["expect"];
-            if stored {
-                let written = (write["version"].as_i64().unwrap(), write["value"].as_str().unwrap().to_owned());
-                rows.insert(key.to_owned(), written);
-            }
-            row = rows.get(key).cloned();
-        }
-        let read = self.table.is_some();
-        self.tell(
-            json!({ "op": "written", "ticket": write["ticket"], "stored": stored, "read": read, "row": shown(row) }),
-        )
-    }
-
-    /// Status and body of what an operator asks for.
-    fn post(&mut self, path: &str, query: &str, if_match: &str, body: &str) -> (u64, String) {
-        let shown = json!({ "token": TOKEN });
-        let mut next = self.tell(json!({
-            "op": "change", "path": path, "query": query, "ifMatch": if_match, "shown": shown, "body": body,
-        }));
-        while next["write"].is_object() {
-            next = self.put(&next["write"].clone());
-        }
-        (next["status"].as_u64().unwrap(), next["body"].as_str().unwrap().to_owned())
-    }
-
-    fn policy(&self) -> Value {
-        serde_json::from_str(&self.mox.page("/mox/policy", "").1).unwrap()
-    }
-
-    fn document(&self, name: &str) -> Value {
-        let status = serde_json::to_value(self.mox.engine.status()).unwrap();
-        status["documents"]["documents"][name].clone()
-    }
-
-    fn state(&self) -> (String, String) {
-        let status = serde_json::to_value(self.mox.engine.status()).unwrap();
-        let text = |key: &str| status["documents"][key].as_str().unwrap_or_default().to_owned();
-        (text("state"), text("why"))
-    }
-
-    /// The version of what is served, and how many services that are.
-    async fn serves(&self) -> (String, usize) {
-        let served = self.mox.engine.flush().await;
-        (served.version, served.services)
-    }
-}
-
-fn shown(row: Option<(i64, String)>) -> Value {
-    row.map_or(Value::Null, |(version, value)| json!({ "version": version, "value": value }))
+/// A session server that knows of [`SERVICES`].
+fn start(table: Option<&Table>, config: Value) -> Server {
+    Server::start(table, config, |mox| {
+        (0..SERVICES).for_each(|n| mox.publish(&id(n), "r", 1, &[&format!("10.0.0.{n}:12200")]));
+    })
 }
 
 fn excluding(n: usize) -> String {
@@ -166,7 +40,7 @@ fn directory(name: &str) -> PathBuf {
 #[tokio::test]
 async fn a_policy_is_for_all_and_a_step_back_is_to_the_byte() {
     let table = Table::default();
-    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    let [mut a, mut b] = [(), ()].map(|()| start(Some(&table), json!({})));
     assert_eq!(a.state().0, "on");
     let first = a.serves().await;
     assert_eq!(first.1, SERVICES);
@@ -210,7 +84,7 @@ async fn a_policy_is_for_all_and_a_step_back_is_to_the_byte() {
 #[tokio::test]
 async fn what_is_wrong_at_the_door_is_written_nowhere() {
     let table = Table::default();
-    let mut server = Server::start(Some(&table), json!({}));
+    let mut server = start(Some(&table), json!({}));
     for (query, if_match, body, status, says) in [
         ("", "", "{\"exclud\": []}", 400, "policy.exclud"),
         ("", "", "{", 400, "this is no JSON"),
@@ -233,7 +107,7 @@ async fn what_is_wrong_at_the_door_is_written_nowhere() {
 #[tokio::test]
 async fn rows_that_do_not_count_and_rows_that_are_gone_change_nothing() {
     let table = Table::default();
-    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    let [mut a, mut b] = [(), ()].map(|()| start(Some(&table), json!({})));
     a.post("/mox/policy", "", "", &excluding(1));
     let old = table.row("policy").unwrap().1;
     a.post("/mox/policy", "", "", &excluding(2));
@@ -257,7 +131,7 @@ async fn rows_that_do_not_count_and_rows_that_are_gone_change_nothing() {
         }
     }
     // A server that starts meanwhile knows no better than its properties, until somebody writes over the row.
-    let mut c = Server::start(Some(&table), json!({}));
+    let mut c = start(Some(&table), json!({}));
     assert_eq!(c.serves().await.1, SERVICES);
     assert_eq!(b.post("/mox/policy", "", "2", &excluding(2)).0, 200);
     c.poll();
@@ -267,9 +141,9 @@ async fn rows_that_do_not_count_and_rows_that_are_gone_change_nothing() {
     table.set("policy", old);
     a.poll();
     assert_eq!(a.serves().await, before);
-    table.0.lock().unwrap().clear();
+    table.clear();
     b.poll();
-    let mut d = Server::start(Some(&table), json!({}));
+    let mut d = start(Some(&table), json!({}));
     assert_eq!(d.serves().await, before);
     d.poll();
     assert_eq!(d.document("policy")["revision"], 3);
@@ -279,13 +153,13 @@ async fn rows_that_do_not_count_and_rows_that_are_gone_change_nothing() {
 async fn what_is_known_outlives_a_restart_without_the_database() {
     let (table, dir) = (Table::default(), directory("kept"));
     let config = json!({ "stateDir": dir });
-    let mut server = Server::start(Some(&table), config.clone());
+    let mut server = start(Some(&table), config.clone());
     server.post("/mox/policy", "", "", &excluding(1));
     let old = table.row("policy").unwrap().1;
     server.post("/mox/policy", "", "", &excluding(2));
     let before = server.serves().await;
     drop(server);
-    let mut again = Server::start(None, config.clone());
+    let mut again = start(None, config.clone());
     assert_eq!((again.serves().await, again.state().0), (before.clone(), "unreachable".to_owned()));
     assert_eq!(again.post("/mox/policy", "", "", "{}").0, 503);
     assert_eq!(again.post("/mox/freeze", "", "", "").0, 503);
@@ -296,12 +170,12 @@ async fn what_is_known_outlives_a_restart_without_the_database() {
     again.table = Some(table.clone());
     again.poll();
     assert_eq!((again.serves().await, again.state().0), (before.clone(), "on".to_owned()));
-    let mut fresh = Server::start(Some(&table), json!({}));
+    let mut fresh = start(Some(&table), json!({}));
     assert_eq!(fresh.serves().await, before);
     // A file that is not ours is as good as none.
     drop(again);
     fs::write(dir.join("documents"), "{\"rows\":").unwrap();
-    assert_eq!(Server::start(None, config).serves().await.1, SERVICES);
+    assert_eq!(start(None, config).serves().await.1, SERVICES);
     fresh.poll();
     // The engines that were dropped may still be writing their last good state.
     let _ = fs::remove_dir_all(dir);
@@ -310,17 +184,17 @@ async fn what_is_known_outlives_a_restart_without_the_database() {
 #[tokio::test]
 async fn without_a_token_or_a_store_everything_is_for_one_server() {
     let table = Table::default();
-    let mut writer = Server::start(Some(&table), json!({}));
+    let mut writer = start(Some(&table), json!({}));
     writer.post("/mox/policy", "", "", &excluding(1));
-    let mut short = Server::start(Some(&table), json!({ "admin": { "token": "open sesame 123" } }));
+    let mut short = start(Some(&table), json!({ "admin": { "token": "open sesame 123" } }));
     short.poll();
     let (state, why) = short.state();
     assert!(state == "off" && why.contains("fewer than 16 bytes"), "{why}");
     assert_eq!(short.serves().await.1, SERVICES);
 
-    let mut starting = Server::start(None, json!({}));
+    let mut starting = start(None, json!({}));
     assert_eq!(starting.post("/mox/freeze", "", "", "").0, 503, "it is not known yet for whom");
-    let alone = Server::start(None, json!({}));
+    let alone = start(None, json!({}));
     alone.tell(json!({ "op": "noDocuments", "why": "not persistent: H2" }));
     assert_eq!(alone.state(), ("off".to_owned(), "not persistent: H2".to_owned()));
     let mut alone = alone;
@@ -336,7 +210,7 @@ async fn without_a_token_or_a_store_everything_is_for_one_server() {
 #[tokio::test]
 async fn a_stored_policy_wins_over_one_that_is_set_here() {
     let table = Table::default();
-    let mut server = Server::start(Some(&table), json!({ "policy": { "exclude": ["*.S7:*"] } }));
+    let mut server = start(Some(&table), json!({ "policy": { "exclude": ["*.S7:*"] } }));
     server.post("/mox/policy", "", "", &excluding(1));
     let error = server.mox.engine.set_policy(serde_json::from_value(json!({})).unwrap()).unwrap_err();
     assert!(error.to_string().contains("a stored policy is in force"), "{error}");
@@ -352,8 +226,8 @@ async fn a_stored_policy_wins_over_one_that_is_set_here() {
 async fn a_freeze_is_for_all_and_outlives_restarts() {
     let (table, dir) = (Table::default(), directory("frozen"));
     let config = json!({ "stateDir": dir, "scope": "cluster" });
-    let mut a = Server::start(Some(&table), config.clone());
-    let mut b = Server::start(Some(&table), json!({}));
+    let mut a = start(Some(&table), config.clone());
+    let mut b = start(Some(&table), json!({}));
     let before = a.serves().await;
     eventually(SOON, "the last good state is kept", || dir.join("last-good").exists().then_some(()));
     let (status, body) = a.post("/mox/freeze", "by=ann&why=a+move&for=2h", "", "");
@@ -368,7 +242,7 @@ async fn a_freeze_is_for_all_and_outlives_restarts() {
         );
     }
     drop(a);
-    let again = Server::start(None, config);
+    let again = start(None, config);
     again.mox.publish(&id(50), "r", 1, &["10.0.0.50:12200"]);
     assert_eq!(again.serves().await, before, "its last good state, also without the database");
     // Two servers thaw at once: an order is tried again.
@@ -387,7 +261,7 @@ async fn a_freeze_is_for_all_and_outlives_restarts() {
 #[tokio::test]
 async fn a_thaw_of_one_server_ends_the_freeze_of_all_there() {
     let table = Table::default();
-    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    let [mut a, mut b] = [(), ()].map(|()| start(Some(&table), json!({})));
     assert_eq!(b.serves().await.1, SERVICES);
     a.post("/mox/freeze", "", "", "");
     b.poll();
@@ -417,7 +291,7 @@ async fn a_thaw_of_one_server_ends_the_freeze_of_all_there() {
 #[tokio::test]
 async fn a_freeze_of_one_server_outlasts_that_of_all_and_ends_with_a_thaw_of_all() {
     let table = Table::default();
-    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    let [mut a, mut b] = [(), ()].map(|()| start(Some(&table), json!({})));
     let held = |server: &Server| server.mox.engine.status().served.held.is_some();
     b.serves().await;
     assert_eq!(b.post("/mox/freeze", "local=1", "", "").0, 200);
@@ -439,7 +313,7 @@ async fn a_freeze_of_one_server_outlasts_that_of_all_and_ends_with_a_thaw_of_all
 #[tokio::test]
 async fn what_is_mistyped_freezes_nothing() {
     let table = Table::default();
-    let mut server = Server::start(Some(&table), json!({}));
+    let mut server = start(Some(&table), json!({}));
     for (path, query, says) in [
         ("/mox/freeze", "four=2h", "there are for, by, why, local"),
         ("/mox/freeze", "dryRun", "\"dryRun\" is not known"),
@@ -460,7 +334,7 @@ async fn what_is_mistyped_freezes_nothing() {
 #[tokio::test]
 async fn who_cannot_read_what_was_written_says_so() {
     let table = Table::default();
-    let mut server = Server::start(Some(&table), json!({}));
+    let mut server = start(Some(&table), json!({}));
     assert_eq!(server.tell(json!({ "op": "refreshed" }))["status"], 200);
     server.table = None;
     server.poll();
@@ -474,7 +348,7 @@ async fn who_cannot_read_what_was_written_says_so() {
 #[tokio::test]
 async fn a_freeze_ends_by_itself_everywhere() {
     let table = Table::default();
-    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    let [mut a, mut b] = [(), ()].map(|()| start(Some(&table), json!({})));
     a.post("/mox/freeze", "for=1s", "", "");
     b.poll();
     let held = |server: &Server| server.mox.engine.status().served.held.is_some();
@@ -499,7 +373,7 @@ async fn a_freeze_ends_by_itself_everywhere() {
 #[tokio::test]
 async fn a_contested_place_is_pinned_and_all_serve_alike_over_restarts_of_all() {
     let table = Table::default();
-    let [mut a, mut b] = [(), ()].map(|()| Server::start(Some(&table), json!({})));
+    let [mut a, mut b] = [(), ()].map(|()| start(Some(&table), json!({})));
     let ids = ["com.example.Contested", "com.example.CONTESTED"]
         .map(|name| format!("{name}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA"));
     let come = async |server: &Server, order: [usize; 2]| {
@@ -520,7 +394,7 @@ async fn a_contested_place_is_pinned_and_all_serve_alike_over_restarts_of_all() 
     let revision = a.document("pins")["revision"].clone();
     assert_eq!((&revision, a.document("pins")["stamp"]["by"].clone()), (&json!(1), json!("registry-mox")));
     drop((a, b));
-    let mut c = Server::start(Some(&table), json!({}));
+    let mut c = start(Some(&table), json!({}));
     come(&c, [1, 0]).await;
     assert_eq!(c.serves().await, first, "a newcomer moves nobody");
     c.poll();
@@ -604,7 +478,7 @@ impl Mesh {
 async fn services_are_exported_to_those_who_subscribe() {
     let table = Table::default();
     let config = json!({ "listen": "127.0.0.1:0", "protect": { "massDeleteShare": 100 } });
-    let servers = [(), ()].map(|()| Server::start(Some(&table), config.clone()));
+    let servers = [(), ()].map(|()| start(Some(&table), config.clone()));
     let mut mesh = Mesh {
         servers,
         subscribed: [vec![("10.1.0.1", "shop-web", 0), ("10.1.0.2", "", 1)], vec![("10.2.0.1", "pay", 0)]],
@@ -651,7 +525,7 @@ async fn services_are_exported_to_those_who_subscribe() {
     mesh.until_exported(2, &["gateways", "shop"]).await;
     mesh.until_exported(0, &["gateways", "pay", "shop"]).await;
     // A start finds what was agreed on.
-    let restarted = Server::start(Some(&table), config);
+    let restarted = start(Some(&table), config);
     mesh.servers[shown] = restarted;
     mesh.until_exported(0, &["gateways", "pay", "shop"]).await;
     assert_eq!(mesh.servers[0].post("/mox/policy", "", "", "{}").0, 200);
@@ -662,7 +536,7 @@ async fn services_are_exported_to_those_who_subscribe() {
 async fn nobody_holds_the_lease_who_does_not_see_subscribers() {
     let table = Table::default();
     let policy = json!({ "visibility": { "mode": "shadow" } });
-    let mut server = Server::start(Some(&table), json!({ "listen": "127.0.0.1:0", "policy": policy }));
+    let mut server = start(Some(&table), json!({ "listen": "127.0.0.1:0", "policy": policy }));
     let collects =
         |server: &Server| server.tell(json!({ "op": "visibility", "server": "10.0.0.1/1" }))["collect"].clone();
     server.mox.engine.flush().await; // the view is complete
@@ -681,7 +555,7 @@ fn visibility_is_off_where_a_server_knows_its_own_services_only() {
     let table = Table::default();
     let policy = json!({ "visibility": { "mode": "on", "unused": "hide" } });
     let config = json!({ "listen": "127.0.0.1:0", "scope": "local", "policy": policy });
-    let mut server = Server::start(Some(&table), config);
+    let mut server = start(Some(&table), config);
     let wanted = server.tell(json!({ "op": "visibility", "server": "10.0.0.1/1" }));
     assert_eq!(wanted, json!({ "asks": false, "collect": false }));
     server.tell(json!({ "op": "consumers", "server": "10.0.0.1", "own": true }));

@@ -60,6 +60,8 @@ async fn a_service_that_is_served_passes_every_step_but_the_last() {
     mox.engine.flush().await;
     let answer = asked(&mox, &nth(1));
     assert_eq!(troubles(&answer), [("clients".into(), "partly".into(), "no-istiod".into())], "{answer:#}");
+    let says = answer["services"][0]["answer"].as_str().unwrap();
+    assert!(says.starts_with("Served, ServiceEntry") && says.contains("no istiod is connected"), "{says}");
     let mut client = mox.client(node("istiod")).await;
     client.auto_ack = false;
     client.subscribe(SERVICE_ENTRY).unwrap();
@@ -222,7 +224,7 @@ async fn services_beside_one_another_are_told_apart() {
         answer["services"].as_array().unwrap().iter().map(|it| it["service"].as_str().unwrap()).collect();
     assert_eq!(services, [id, &format!("tri://{id}")]);
     for service in answer["services"].as_array().unwrap() {
-        assert!(service["answer"].as_str().unwrap().starts_with("In the mesh"), "{service:#}");
+        assert!(service["answer"].as_str().unwrap().starts_with("Served, ServiceEntry"), "{service:#}");
     }
     names(&mox, "com.example.T@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", "payloads", "failed", "no-endpoint");
     // And so is an instance of two protocols, and a third that nothing is known of.
@@ -262,7 +264,8 @@ async fn a_service_that_is_served_all_the_same_is_in_the_mesh() {
         names(&mox, &nth(39), "policy", "partly", "excluded");
         names(&mox, &nth(39), "held", "partly", "mass-delete");
         let answer = asked(&mox, &nth(39))["services"][0]["answer"].clone();
-        assert!(answer.as_str().unwrap().starts_with("In the mesh"), "{answer}");
+        let answer = answer.as_str().unwrap();
+        assert!(answer.starts_with("Served, ServiceEntry") && answer.contains("And for a part: "), "{answer}");
         mox.policy(json!({}));
         mox.engine.flush().await;
         let shown = Credentials { token: "sesame".into(), ..Default::default() };

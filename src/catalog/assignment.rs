@@ -316,6 +316,22 @@ impl Assignment {
         self.vips.iter().map(Claims::moved).sum()
     }
 
+    /// Services that may wait for other places than at the last call, each with the hosts and virtual addresses that it would
+    /// rather have than what it has.
+    pub fn waits_changed(&mut self) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
+        let mut changed: BTreeSet<ServiceKey> = self.hosts.waits_changed().into_iter().collect();
+        let of_vips = self.vips.iter_mut().flat_map(Claims::waits_changed);
+        changed.extend(of_vips.map(|(_, id)| id));
+        let places = |id: ServiceKey| {
+            let hosts = self.hosts.waits_for(&id).map(|host| host.as_str().into());
+            let vip = (self.claims.get(&id).map(|(_, digest)| *digest).unwrap_or_default(), id.clone());
+            let vips = self.vips.iter().flat_map(|claims| claims.waits_for(&vip)).map(|vip| vip.to_string().into());
+            let places = hosts.chain(vips).collect();
+            (Arc::clone(id.text()), places)
+        };
+        changed.into_iter().map(places).collect()
+    }
+
     /// Hosts and virtual addresses for which other services contend than at the last call, by the texts of these; `None`: nobody
     /// any more.
     pub fn contests_changed(&mut self) -> Vec<(Arc<str>, Option<Contest<Arc<str>>>)> {

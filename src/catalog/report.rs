@@ -151,6 +151,9 @@ pub struct Report {
     pub vips_moved: usize,
     /// Hosts and VIPs that several services want.
     pub contested: BTreeMap<Arc<str>, Contest<Arc<str>>>,
+    /// Each service that would rather have hosts and VIPs that others have, with these.
+    #[serde(skip)]
+    pub standing_back: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// Changes of hosts and VIPs so far.
     pub moves: Moves,
 }
@@ -211,6 +214,8 @@ pub struct Names {
     pub graces: Vec<(Arc<str>, Option<Millis>)>,
     /// See [`Report::contested`].
     pub contested: Vec<(Arc<str>, Option<Contest<Arc<str>>>)>,
+    /// See [`Report::standing_back`]; none: it stands back no more.
+    pub standing_back: Vec<(Arc<str>, Vec<Arc<str>>)>,
     /// See [`Report::lingering`].
     pub lingering: Vec<(SocketAddr, Option<Lingers>)>,
 }
@@ -272,6 +277,12 @@ impl Report {
                 None => drop(self.contested.remove(&name)),
             }
         }
+        for (id, places) in names.standing_back {
+            match places.is_empty() {
+                true => drop(self.standing_back.remove(&id)),
+                false => drop(self.standing_back.insert(id, places)),
+            }
+        }
         for (address, lingers) in names.lingering {
             match lingers {
                 Some(lingers) => drop(self.lingering.insert(address, lingers)),
@@ -306,6 +317,7 @@ impl Report {
             hosts_moved,
             vips_moved,
             contested: std::mem::take(&mut self.contested),
+            standing_back: std::mem::take(&mut self.standing_back),
             moves,
         };
     }
@@ -318,6 +330,7 @@ impl Report {
         self.waiting_services.clear();
         self.graces.clear();
         self.contested.clear();
+        self.standing_back.clear();
         self.lingering.clear();
         self.unknown = UnknownReport::default();
     }
@@ -343,6 +356,7 @@ impl Report {
             waiting_services: waiting_services.iter().take(SHOWN).cloned().collect(),
             graces: graces.iter().take(SHOWN).map(pair).collect(),
             contested: self.contested.iter().take(SHOWN).map(contest).collect(),
+            standing_back: BTreeMap::new(),
             lingering: self.lingering.iter().take(SHOWN).map(lingers).collect(),
             ..*self
         }
@@ -409,6 +423,7 @@ mod tests {
             waiting: vec![("e".into(), true), ("f".into(), true), ("f".into(), false)],
             graces: vec![("d".into(), Some(7))],
             contested: vec![("e.sofa.mesh".into(), Some(contest())), ("f.sofa.mesh".into(), Some(contest()))],
+            standing_back: vec![("g".into(), vec!["e.sofa.mesh".into()]), ("h".into(), vec!["f.sofa.mesh".into()])],
             lingering: vec![(address(1), Some(lingers())), (address(2), Some(lingers()))],
         };
         report.take(Findings { names, encodes: 3, ..Findings::default() }, true);
@@ -423,6 +438,7 @@ mod tests {
             waiting: vec![("e".into(), false)],
             graces: vec![("d".into(), None)],
             contested: vec![("e.sofa.mesh".into(), None)],
+            standing_back: vec![("g".into(), vec![])],
             lingering: vec![(address(1), None)],
         };
         report.take(Findings { names, encodes: 4, ..Findings::default() }, false);
@@ -430,6 +446,7 @@ mod tests {
         assert!(report.quarantined.is_empty() && report.withheld_services.is_empty() && report.graces.is_empty());
         assert_eq!((report.encodes, report.snapshots, report.in_grace), (4, 1, 0));
         assert_eq!(report.contested.keys().map(|name| &**name).collect::<Vec<_>>(), ["f.sofa.mesh"]);
+        assert_eq!(report.standing_back, BTreeMap::from([("h".into(), vec!["f.sofa.mesh".into()])]));
         assert_eq!(report.cut, BTreeMap::from([("b".into(), 2)]));
         assert_eq!(report.lingering, BTreeMap::from([(address(2), lingers())]));
     }

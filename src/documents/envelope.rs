@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use crate::{
     digest::{from_hex, hex},
     documents::Name,
+    error::quoted,
     model::Millis,
 };
 
@@ -175,7 +176,7 @@ pub(super) fn open(key: &hmac::Key, name: Name, row: &str) -> Result<Opened, Ref
         return Err(Refusal::new(Reason::Unsigned, "it has no signature; write documents by POST /mox/… only"));
     };
     if named != name.as_str() {
-        let what = format!("it is the document {named:.40?}, and not {:?}; write it anew", name.as_str());
+        let what = format!("it is the document {}, and not {:?}; write it anew", quoted(&named), name.as_str());
         return Err(Refusal::new(Reason::Name, what));
     }
     let signature = from_hex(&mac).map(Vec::from).unwrap_or_default();

@@ -3,6 +3,7 @@
 //!
 //! A page has a bounded size, whatever is served and whoever is connected; those that grow with that are [`large`].
 
+mod diff;
 pub mod large;
 pub mod listener;
 mod policy;
@@ -17,10 +18,10 @@ use serde_json::json;
 
 use crate::{
     config,
-    error::{Error, Result},
+    error::{Error, Result, quoted},
     host::{
         admin::{large::Cursor, signature::Signed},
-        console,
+        console, diff as hashes,
         documents::Next,
         engine::Engine,
         explain::{beside, explain},
@@ -34,6 +35,7 @@ use crate::{
 };
 
 pub use crate::host::page::Page;
+pub(super) use diff::compared;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Name in a query of the form that a page is to have, `html` or `json`; where it is not there the header `Accept` decides.
@@ -90,6 +92,12 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
     if path == "/mox/explain" {
         return Answer::Page(explained(engine, query, Vec::new()));
     }
+    if path == "/mox/diff" {
+        return Answer::Page(diff::page(engine, query));
+    }
+    if path.starts_with(hashes::PATH) {
+        return Answer::Page(engine.peers().sign(path, query, diff::hashes(engine, path)));
+    }
     let walks = path.starts_with("/mox/services") || path == "/mox/visibility";
     let turn = if walks { engine.turn() } else { None };
     if walks && turn.is_none() {
@@ -122,7 +130,7 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         "/mox/visibility" => visibility::all(engine),
         _ => Page::text(
             404,
-            "there are /mox/status, /mox/services, /mox/explain, /mox/policy, /mox/visibility, /mox/streams, /mox/hour, /mox/metrics, \
+            "there are /mox/status, /mox/services, /mox/explain, /mox/diff, /mox/policy, /mox/visibility, /mox/streams, /mox/hour, /mox/metrics, \
              /mox/istio-config, /mox/kubernetes, /mox/kubernetes/rbac and /mox/dump\n"
                 .to_owned(),
         ),
@@ -175,14 +183,17 @@ fn dump(engine: &Engine, query: &str) -> Answer {
     let asked = |name: &str, usual: &str| query::value(query, name).unwrap_or_else(|| usual.to_owned());
     let (kind, format) = (asked("type", "ServiceEntry"), asked("format", "json"));
     let Some(kind) = kubectl::KINDS.into_iter().find(|known| *known == kind) else {
-        let text = format!("type {kind:?} is not served; there are {}\n", kubectl::KINDS.join(" and "));
+        let text = format!("type {} is not served; there are {}\n", quoted(&kind), kubectl::KINDS.join(" and "));
         return Answer::Page(Page::text(404, text));
     };
     let (format, content_type) = match &*format {
         "json" => (Format::Json, JSON),
         "yaml" => (Format::Yaml, "application/yaml"),
         other => {
-            return Answer::Page(Page::text(400, format!("format {other:?} is not known; there are json and yaml\n")));
+            return Answer::Page(Page::text(
+                400,
+                format!("format {} is not known; there are json and yaml\n", quoted(other)),
+            ));
         }
     };
     let view = engine.view();
@@ -221,7 +232,7 @@ fn streams(engine: &Engine, query: &str) -> Page {
     let Ok(from) = from.parse::<usize>() else {
         return Page::text(
             400,
-            format!("from {from:?} is no number; it is how many streams come before those to show\n"),
+            format!("from {} is no number; it is how many streams come before those to show\n", quoted(&from)),
         );
     };
     let ((clients, totals), streams) = (engine.clients(), engine.streams(from));
@@ -352,7 +363,7 @@ fn unknown_parameter(path: &str, query: &str) -> Option<String> {
         _ => return None,
     };
     let unknown = query::names(query).find(|name| !known.contains(name))?;
-    Some(format!("parameter {unknown:.40?} is not known; there are {}\n", known.join(", ")))
+    Some(format!("parameter {} is not known; there are {}\n", quoted(unknown), known.join(", ")))
 }
 
 /// Begins a request that changes something: `POST /mox/{freeze,thaw,release,policy}` and

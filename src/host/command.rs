@@ -17,6 +17,7 @@ use crate::{
     host::{
         admin::{self, Answer, Credentials, Page, Request, large::Cursor},
         desk::Written,
+        diff,
         documents::{Away, Next},
         engine::Engine,
         explain::beside,
@@ -66,6 +67,15 @@ pub enum Command {
         query: String,
         /// An answer of each of them.
         answers: Vec<beside::Answer>,
+    },
+    /// Go on with a comparison of what is served here and on another session server, or with a document.
+    Diff {
+        /// The query of the page.
+        query: String,
+        /// The session servers that can be asked.
+        listed: Vec<String>,
+        /// What the one has answered so far.
+        answers: Vec<diff::Answer>,
     },
     /// Set the operator's latch.
     Freeze {},
@@ -246,6 +256,7 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         Command::Question { about } => Ok(json!({ "target": engine.peers().question(about)? })),
         Command::Answers { about, target, answers } => to_value(engine.heard(about, &target, &answers)),
         Command::Explain { query, answers } => to_value(admin::explained(engine, &query, answers)),
+        Command::Diff { query, listed, answers } => admin::compared(engine, &query, &listed, &answers),
         Command::Freeze {} => {
             engine.freeze();
             done

@@ -11,6 +11,7 @@ use crate::host::{
         query,
         services::{self, Asked, List, Row, STATES, Shown},
     },
+    diff::{self, Told},
     engine::Engine,
     explain::{Explained, Explanation, ladder::Verdict},
     page::{Page, counted},
@@ -26,10 +27,11 @@ const STYLE: &str = include_str!("console/console.css");
 const SCRIPT: &str = include_str!("console/console.js");
 
 /// The pages in the order of the menu.
-const MENU: [(&str, &str); 5] = [
+const MENU: [(&str, &str); 6] = [
     ("/mox", "Overview"),
     ("/mox/services", "Services"),
     ("/mox/explain", "Explain"),
+    ("/mox/diff", "Compare"),
     ("/mox/streams", "Streams"),
     ("/mox/policy", "Policy"),
 ];
@@ -98,6 +100,22 @@ fn straight(page: String) -> String {
 /// The page of what was asked for, if anything was.
 pub fn explained(asked: &str, explanation: Option<&Explanation>) -> Page {
     made(200, "/mox/explain", "Explain", &explanation_of(asked, explanation))
+}
+
+/// The page on what another session server serves otherwise.
+pub fn compared(told: &Told) -> Page {
+    let body = html! { (comparing(told)) (differences(told)) };
+    made(200, "/mox/diff", "Compare", &body)
+}
+
+/// The page on what a document would change, as a dry run tells it.
+pub fn compared_document(answer: &Page) -> Page {
+    let body = html! {
+        (comparing(&Told::default()))
+        h2 { "The policy, and what is served" }
+        pre tabindex="0" role="region" aria-label="What would change" { (answer.body) }
+    };
+    made(answer.status, "/mox/diff", "Compare", &body)
 }
 
 fn framed(path: &str, title: &str, body: &Markup) -> Markup {
@@ -330,7 +348,7 @@ fn ladder(explained: &Explained) -> Markup {
                     Verdict::Failed => ("failed", "failed"),
                 };
                 li class=(class) {
-                    (format!("{:?}", rung.step)) ": " b { (word) } ". " (rung.found)
+                    (format!("{:?}", rung.step)) ": " b { (word) } ", " (rung.found)
                     @if !rung.reasons.is_empty() {
                         ul { @for reason in &rung.reasons { li { (reason.says) ". " em { "To do: " (reason.remedy) "." } " " span.soft { (reason.key) } } } }
                     }
@@ -377,6 +395,60 @@ fn explanation_of(asked: &str, explanation: Option<&Explanation>) -> Markup {
     }
 }
 
+/// The forms to choose by.
+fn comparing(told: &Told) -> Markup {
+    let server = told.server.as_deref().unwrap_or_default();
+    html! {
+        h1 { "What differs?" }
+        form action="/mox/diff" {
+            label { "Another session server" input name="server" value=(server) list="servers"; }
+            datalist #servers { @for server in &told.servers { option value=(server) {} } }
+            button { "Compare" }
+        }
+        form action="/mox/diff" {
+            input type="hidden" name="document" value="policy";
+            label { "Revision of the policy, or none for the one in force" input name="revision"; }
+            button { "Compare with what is served" }
+        }
+    }
+}
+
+fn differences(told: &Told) -> Markup {
+    let more = |server: &str, from: usize| format!("/mox/diff?server={}&from={from}", query::encoded(server));
+    html! {
+        @if let Some(server) = &told.server { h2 { "This session server and " (server) } }
+        @match told.same {
+            Some(true) => p { "Both serve the same, to the last byte." },
+            Some(false) => p { (told.parts) " of 128 parts differ." },
+            None => {},
+        }
+        @if let Some(why) = &told.silent { p { "Nothing more is known of the other: " (why) } }
+        @for (what, two) in [("policy", &told.policy), ("translation", &told.translation)] {
+            @if let Some(two) = two && two.here != two.there { p { "Another " (what) ": here " code { (two.here) } ", there " code { (two.there) } "." } }
+        }
+        @if !told.services.is_empty() {
+            (scrolling("Services that differ", &html! {
+                table {
+                    thead { tr { th scope="col" { "Service" } th scope="col" { "Here" } th scope="col" { "There" } } }
+                    tbody {
+                        @for diff::Row { name, service, here, there } in &told.services {
+                            tr {
+                                td.long { @if let Some(service) = service { a href=(link(service)) { (service) } } @else { (name) } }
+                                td { (here.as_deref().unwrap_or("not served")) }
+                                td { (there.as_deref().unwrap_or("not served")) }
+                            }
+                        }
+                    }
+                }
+            }))
+        }
+        @if told.left_out > 0 { p { "And " (told.left_out) " services of these parts were not compared." } }
+        @if let (Some(server), Some(from)) = (&told.server, told.next) {
+            nav aria-label="More services" { p { a href=(more(server, from)) rel="next" { "after" } } }
+        }
+    }
+}
+
 fn service(shown: &Shown) -> Markup {
     html! {
         h1 { (shown.explained.service) }
@@ -416,8 +488,9 @@ fn consumers(consumed: &Value) -> Markup {
     let visibility = &consumed["visibility"];
     html! {
         p {
-            "Visibility is " (text(&visibility["mode"])) ". It is exported to " b { (texts(&visibility["exportTo"])) }
-            ", by those who subscribe it would be to " b { (texts(&visibility["visibleTo"])) } ". " (text(&visibility["why"]))
+            "Visibility is " (text(&visibility["mode"])) @if let Some(why) = visibility["why"].as_str() { " (" (why) ")" }
+            ". It is exported to " b { (texts(&visibility["exportTo"])) } ", by those who subscribe it would be to "
+            b { (texts(&visibility["visibleTo"])) } "."
         }
         @if let Some(clients) = consumed["consumers"].as_array() {
             (scrolling("Consumers", &html! {

@@ -1,4 +1,4 @@
-//! What session servers ask each other: whether one is fresh, and how much it serves.
+//! What session servers ask each other: whether one is fresh, how much it serves, and the hashes of that.
 //!
 //! Their addresses are what meta lists, and meta takes anybody's word for being a session server. So a question has a number
 //! that was never used, and where `mox.admin.token` has 16 bytes an answer counts only if it is signed with that for this very
@@ -90,10 +90,23 @@ impl Peers {
 
     /// The path and query of a question that was never asked before.
     pub fn question(&self, about: About) -> Result<String> {
+        self.target(about.path())
+    }
+
+    /// The same for any page that is signed.
+    pub fn target(&self, path: &str) -> Result<String> {
         let mut nonce = [0; NONCE_BYTES];
         let random = SystemRandom::new().fill(&mut nonce);
         random.map_err(|_| Error::Internal("the operating system gives no random bytes".to_owned()))?;
-        Ok(format!("{}?{NONCE}={}", about.path(), hex(&nonce)))
+        Ok(format!("{path}?{NONCE}={}", hex(&nonce)))
+    }
+
+    /// What the answer to a question says, if it counts.
+    pub fn said<'b>(&self, target: &str, body: &'b str) -> Option<&'b str> {
+        let (said, signature) = parts(body);
+        let verifies =
+            |key: &hmac::Key| signature.is_some_and(|tag| hmac::verify(key, &message(target, said), &tag).is_ok());
+        self.key.as_ref().is_none_or(verifies).then_some(said)
     }
 
     /// An answer with its signature, where the question has a number. Whoever has no number is a person, or an older release.
@@ -114,7 +127,7 @@ impl Peers {
     pub fn hear(&self, about: About, target: &str, answers: &[Answer]) -> Heard {
         let mut heard = Heard::default();
         for Answer { body, .. } in answers.iter().filter(|answer| answer.status == 200) {
-            let (said, signature) = parts(body);
+            let (said, _) = parts(body);
             let (is_fresh, serving) = match about {
                 About::Fresh => (said == FRESH, None),
                 About::Serving => (false, serving(said)),
@@ -122,9 +135,7 @@ impl Peers {
             if !is_fresh && serving.is_none() {
                 continue;
             }
-            let verifies =
-                |key: &hmac::Key| signature.is_some_and(|tag| hmac::verify(key, &message(target, said), &tag).is_ok());
-            if !self.key.as_ref().is_none_or(verifies) {
+            if self.said(target, body).is_none() {
                 heard.unsigned += 1;
                 continue;
             }

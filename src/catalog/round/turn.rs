@@ -597,6 +597,7 @@ impl Round {
             }
             self.names.contested.push((name, contest));
         }
+        self.names.standing_back.extend(self.assignment.waits_changed());
     }
 
     /// The endpoints that a service was built of, and the intent that remains beside them.

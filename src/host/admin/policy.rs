@@ -3,6 +3,7 @@
 use super::{Page, Request, query, read_policy, shared};
 use crate::{
     documents::Stamp,
+    error::quoted,
     host::engine::{Engine, Tried},
     policy::PolicyConfig,
 };
@@ -35,7 +36,7 @@ fn page((status, why): Refusal) -> Page {
 pub(super) fn tried(engine: &Engine, request: Request<'_>) -> Option<Page> {
     if let Some(unknown) = query::names(request.query).find(|name| !PARAMETERS.contains(name)) {
         let known = PARAMETERS.join(", ");
-        return Some(Page::text(400, format!("parameter {unknown:.40?} is not known; there are {known}\n")));
+        return Some(Page::text(400, format!("parameter {} is not known; there are {known}\n", quoted(unknown))));
     }
     if query::value(request.query, "rollback").is_some() && !request.body.trim_ascii().is_empty() {
         let text = "a roll-back takes the document of the revision that it names; send none, or leave out rollback\n";
@@ -64,7 +65,7 @@ fn document(engine: &Engine, request: Request<'_>) -> Result<PolicyConfig, Refus
     }
 }
 
-fn try_out(engine: &Engine, document: PolicyConfig) -> Page {
+pub(super) fn try_out(engine: &Engine, document: PolicyConfig) -> Page {
     match engine.dry_run(document) {
         Ok(Tried::Told(told)) => Page::json(&told),
         Ok(Tried::Busy) => {

@@ -1,5 +1,7 @@
 //! Queries, as the part of an address behind its question mark is called.
 
+use crate::error::quoted;
+
 /// Value of a name, decoded; a name without `=` has none.
 pub fn value(query: &str, name: &str) -> Option<String> {
     let found = pairs(query).find(|(key, _)| *key == name)?;
@@ -11,7 +13,7 @@ pub fn flag(query: &str, name: &str) -> Result<bool, String> {
     match pairs(query).find(|(key, _)| *key == name) {
         None | Some((_, Some("false" | "0"))) => Ok(false),
         Some((_, None | Some("" | "true" | "1"))) => Ok(true),
-        Some((_, Some(other))) => Err(format!("{name}={other:?} is not possible; {name} is true or false\n")),
+        Some((_, Some(other))) => Err(format!("{name}={} is not possible; {name} is true or false\n", quoted(other))),
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     catalog::key::ServiceKey,
+    error::quoted,
     host::{
         admin::{query, visibility},
         engine::Engine,
@@ -90,7 +91,7 @@ impl Asked {
         let text = |name: &str| query::value(query, name).unwrap_or_default().trim().to_owned();
         let (part, application, state) = (text("q"), text("app"), text("state"));
         if !state.is_empty() && !STATES.contains(&&*state) {
-            return Err(format!("state={state:.40?} is not known; there are {}\n", STATES.join(", ")));
+            return Err(format!("state={} is not known; there are {}\n", quoted(&state), STATES.join(", ")));
         }
         let page = match text("page") {
             none if none.is_empty() => 1,
@@ -120,7 +121,7 @@ impl Gathered {
                 ("withheld", report.withheld_services.iter().cloned().collect()),
                 ("waiting", report.waiting_services.iter().cloned().collect()),
                 ("in-grace", report.graces.keys().cloned().collect()),
-                ("contested", report.contested.values().flat_map(|contest| &contest.waiting).cloned().collect()),
+                ("contested", report.standing_back.keys().cloned().collect()),
             ]
         };
         let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
@@ -191,7 +192,7 @@ fn rows(engine: &Engine, gathered: &Gathered, keys: &[ServiceKey]) -> Vec<Row> {
 }
 
 /// The value of the label by which a ServiceEntry selects its WorkloadEntries.
-fn selected(spec: &Value) -> Option<&str> {
+pub(in crate::host) fn selected(spec: &Value) -> Option<&str> {
     spec["workloadSelector"]["labels"][SERVICE_LABEL].as_str()
 }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     documents::{Freeze, OrdersContent, Stamp},
+    error::quoted,
     host::{
         admin::{Page, Request, query},
         documents::{Next, OURSELVES},
@@ -50,14 +51,14 @@ pub(super) fn write(engine: &Engine, path: &str, request: Request<'_>) -> Result
 
 /// To who names a revision that is none of those that are remembered.
 pub(super) fn not_remembered(revision: &str) -> (u16, String) {
-    (404, format!("revision {revision:.40?} is not remembered; GET /mox/policy names those that are"))
+    (404, format!("revision {} is not remembered; GET /mox/policy names those that are", quoted(revision)))
 }
 
 /// The revision that a request goes back to; `None`: it goes back to none.
 pub(super) fn rollback(query: &str) -> Result<Option<u64>, String> {
     let Some(text) = query::value(query, "rollback") else { return Ok(None) };
     let revision = text.parse();
-    revision.map(Some).map_err(|_| format!("rollback {text:.40?} is no revision; GET /mox/policy has them"))
+    revision.map(Some).map_err(|_| format!("rollback {} is no revision; GET /mox/policy has them", quoted(&text)))
 }
 
 /// The policy of a body; `null` goes back to the properties.
@@ -83,7 +84,8 @@ fn saw(if_match: &str) -> Result<Option<u64>, String> {
         "" | "*" => Ok(None),
         bare => bare.parse().map(Some).map_err(|_| {
             format!(
-                "If-Match {if_match:.40?} is no revision; give that of GET /mox/policy, 0 where there is no document"
+                "If-Match {} is no revision; give that of GET /mox/policy, 0 where there is no document",
+                quoted(if_match)
             )
         }),
     }
@@ -104,7 +106,7 @@ fn saw_policy(engine: &Engine, if_match: &str) -> Result<Option<u64>, String> {
 /// When a freeze ends that begins now.
 fn end(query: &str, now: Millis) -> Result<Option<Millis>, String> {
     let Some(span) = query::value(query, "for") else { return Ok(None) };
-    let wrong = || format!("for {span:.40?} is no span; allowed are 1s to 365d, as 30m or 2h");
+    let wrong = || format!("for {} is no span; allowed are 1s to 365d, as 30m or 2h", quoted(&span));
     let span = humantime::parse_duration(&span).map_err(|_| wrong())?;
     if span < Duration::from_secs(1) || span > LONGEST {
         return Err(wrong());

@@ -212,8 +212,9 @@ impl Facts {
         let invalid = catch_unwind(AssertUnwindSafe(made)).unwrap_or_default();
         let text = key.text();
         let report = shared.report.lock();
-        let contests = report.contested.iter().filter(|(_, contest)| contest.waiting.contains(text));
-        let contests = contests.map(|(place, contest)| (Arc::clone(place), contest.clone())).collect();
+        let places = report.standing_back.get(text).into_iter().flatten();
+        let contest = |place: &Arc<str>| Some((Arc::clone(place), report.contested.get(place)?.clone()));
+        let contests = places.filter_map(contest).collect();
         let lingering = report.lingering.keys().filter(|place| {
             address.is_some_and(|(ip, port)| place.ip() == ip && port.is_none_or(|port| port == place.port()))
         });
@@ -243,7 +244,7 @@ impl Facts {
             let report = engine.kubernetes()?.report();
             let object = format!("ServiceEntry {name}");
             let problem = report.problems.iter().find(|(known, _)| **known == object)?;
-            serde_json::to_string(problem.1).ok()
+            Some(problem.1.message.to_string())
         });
         Self {
             key: key.clone(),

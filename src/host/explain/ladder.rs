@@ -16,6 +16,8 @@ use crate::{
     translate::{payload::Reject, reading::Reading, service_entry::Member},
 };
 
+/// Keys of the reasons for which no client of this session server can have a service.
+const UNTOLD: [&str; 3] = ["not-listening", "fenced", "no-istiod"];
 /// Reasons of one step that are told.
 const TOLD: usize = 20;
 
@@ -135,7 +137,16 @@ pub fn answer(ladder: &[Rung]) -> String {
         return format!("Not in the mesh: {}", told(rung).unwrap_or_else(|| rung.found.clone()));
     }
     let last = ladder.iter().rev().find(|rung| rung.step == Step::Served).map_or("", |rung| &rung.found);
-    match ladder.iter().find(|rung| rung.verdict == Verdict::Partly) {
+    let part = ladder.iter().find(|rung| rung.verdict == Verdict::Partly);
+    // Proxies have it from this server's clients, or by Kubernetes; without either it is not known here whether any has it.
+    let untold = |rung: &&Rung| rung.step == Step::Clients && rung.reasons.iter().any(|it| UNTOLD.contains(&&*it.key));
+    let elsewhere = ladder.iter().any(|rung| rung.step == Step::Kubernetes);
+    if let Some(nobody) = ladder.iter().find(untold).filter(|_| !elsewhere) {
+        let part = part.filter(|rung| rung.step != Step::Clients).and_then(told);
+        let more = part.map(|part| format!(" And for a part: {part}")).unwrap_or_default();
+        return format!("Served, {last}, but nobody is told of it here: {}{more}", told(nobody).unwrap_or_default());
+    }
+    match part {
         Some(rung) => format!("In the mesh, {last}, but for a part: {}", told(rung).unwrap_or_default()),
         None => format!("In the mesh, {last}."),
     }
@@ -466,10 +477,9 @@ fn kubernetes(facts: &Facts) -> Option<Rung> {
     if !facts.config.kubernetes.enabled {
         return None;
     }
-    let problem = facts
-        .kubernetes
-        .as_ref()
-        .map(|problem| reason("kubernetes-problem", format!("the API server says: {problem}"), "see /mox/kubernetes"));
+    let problem = facts.kubernetes.as_ref().map(|problem| {
+        reason("kubernetes-problem", format!("its object is not written: {problem}"), "see /mox/kubernetes")
+    });
     Some(Rung::of(
         Step::Kubernetes,
         Verdict::Partly,
@@ -718,9 +728,11 @@ mod tests {
             assert_eq!(rung.verdict, verdict, "{key}");
             assert!(!reason.says.is_empty() && !reason.remedy.is_empty(), "{key}");
             let answer = answer(&ladder);
-            // A proxy has it wherever it is served and told.
+            // A proxy has it wherever it is served and told to somebody.
             let in_mesh = facts.served.as_ref().is_some_and(|it| it.export_to != ["~"]) && facts.shown;
-            assert_eq!(answer.starts_with("In the mesh"), in_mesh, "{key}: {answer}");
+            let untold = UNTOLD.contains(&key);
+            assert_eq!(answer.starts_with("In the mesh"), in_mesh && !untold, "{key}: {answer}");
+            assert_eq!(answer.starts_with("Served, ServiceEntry"), untold, "{key}: {answer}");
             // Others are told only where one follows from the other.
             let others = ladder.iter().filter(|rung| rung.step != step && rung.verdict != Verdict::Passed);
             let others: Vec<Step> = others.map(|rung| rung.step).collect();

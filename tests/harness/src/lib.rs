@@ -1,6 +1,7 @@
 //! The parts that tests, benches and `examples/watch.rs` have in common.
 //!
-//! In process: [`Mox`], an engine that is fed by the test, and [`client`], which speaks to it as istiod or Envoy does. As
+//! In process: [`Mox`], an engine that is fed by the test, [`store`], which is what
+//! several of them share, [`refusing`], an API server that takes nothing, and [`client`], which speaks to it as istiod or Envoy does. As
 //! processes: [`serve`], and [`parts`], which are real. [`trials`] runs tests that share what takes long to start.
 
 pub mod api_server;
@@ -13,7 +14,9 @@ pub mod judge;
 pub mod parts;
 pub mod process;
 pub mod random;
+pub mod refusing;
 pub mod serve;
+pub mod store;
 pub mod trials;
 
 use std::{fmt::Display, time::Duration};

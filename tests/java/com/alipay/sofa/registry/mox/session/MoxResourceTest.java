@@ -276,6 +276,24 @@ public class MoxResourceTest {
         assertTrue(MoxResource.isDue(next, 115, 10));
     }
 
+    /** Another server is asked for one reader at a time, and once a second; where there is nobody to ask nobody waits. */
+    @Test
+    public void anotherServerIsAskedOnceASecond() throws Exception {
+        Sessions others = new Sessions(() -> Collections.singletonList("127.0.0.1"), 1);
+        MoxResource.NEXT_QUESTION.set(System.nanoTime());
+        Response asked = MoxResource.compared(mox.host(), others, "server=127.0.0.1");
+        assertTrue(asked.getEntity().toString(), asked.getEntity().toString().contains("status 0"));
+        MoxResource.NEXT_QUESTION.set(System.nanoTime() + TimeUnit.HOURS.toNanos(1));
+        try {
+            assertEquals(429, MoxResource.compared(mox.host(), others, "as=html&server=127.0.0.1").getStatus());
+            assertEquals(200, MoxResource.compared(mox.host(), others, "document=policy").getStatus());
+            assertEquals(200, MoxResource.compared(mox.host(), others, "as=html").getStatus());
+        } finally {
+            MoxResource.NEXT_QUESTION.set(System.nanoTime());
+        }
+        assertTrue(get("/mox/diff", 200, "application/json").contains("servers"));
+    }
+
     /** A header of the answer to a GET, or to a POST of a body. */
     private String header(String path, String body, String name) throws IOException {
         HttpURLConnection connection = connection(path);

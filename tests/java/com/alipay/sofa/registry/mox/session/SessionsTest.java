@@ -222,6 +222,45 @@ public class SessionsTest {
         }
     }
 
+    /** The engine says what is asked, and a peer that is another engine answers it. */
+    @Test
+    public void whatAnotherServesOtherwiseIsToldByItsHashes() throws Exception {
+        try (RegistryMox here = with("open sesame 1234");
+                RegistryMox there = with("open sesame 1234");
+                RegistryMox liar = with("another word 12345")) {
+            RegistryMox[] all = {here, there, liar};
+            for (int i = 0; i < all.length; i++) {
+                all[i].publish("registry", Publish.of(TestData.service(1), "r").version(1, 1).data("10.0.0.1:12200").build());
+                all[i].publish("registry", Publish.of(TestData.service(2), "r").version(1, 1).data("10.0.0." + i + ":12200").build());
+                all[i].loaded();
+                all[i].flush(TestData.DEADLINE);
+            }
+            String told = compare(here, there, "server=127.0.0.1");
+            assertTrue(told, told.contains("\"same\": false") && told.contains("\"parts\": 1") && !told.contains("silent"));
+            assertTrue(told, told.contains(TestData.service(2)) && !told.contains(TestData.service(1)));
+            assertEquals(requests.toString(), 2, requests.size());
+            assertTrue(requests.get(0), requests.get(0).startsWith("GET /mox/hashes?nonce="));
+            assertTrue(requests.get(1), requests.get(1).startsWith("GET /mox/hashes/"));
+            assertTrue(compare(here, here, "server=127.0.0.1").contains("\"same\": true"));
+            assertTrue(compare(here, liar, "server=127.0.0.1").contains("not signed"));
+            requests.clear();
+            assertTrue(compare(here, there, "server=127.0.0.9").contains("no session server that meta lists"));
+            assertTrue(compare(here, there, "").contains("127.0.0.1"));
+            assertTrue(requests.toString(), requests.isEmpty());
+        }
+    }
+
+    private String compare(RegistryMox here, RegistryMox there, String query) throws Exception {
+        Sessions sessions = peer((client, request) -> {
+            String[] target = request.split(" ")[1].split("\\?");
+            Map<String, Object> page = there.page(target[0], target[1]);
+            client.getOutputStream().write(ok((String) page.get("body")).getBytes(StandardCharsets.UTF_8));
+        });
+        Map<String, Object> page = sessions.compare(here.host(), query);
+        assertEquals(page.toString(), 200L, page.get("status"));
+        return (String) page.get("body");
+    }
+
     @Test
     public void aRedirectionIsNotFollowed() throws Exception {
         peer(answers(ok("fresh\n")));

@@ -222,6 +222,9 @@ public class MoxResource {
             }
             try {
                 Sessions others = MoxBinding.sessions();
+                if (others != null && path.equals("/mox/diff")) {
+                    return compared(mox.get().host(), others, query);
+                }
                 return others != null && isForAll(path, query) ? explained(mox.get().host(), others, query) : streamed(mox.get().host().page(path, query));
             } finally {
                 MAKING.release();
@@ -277,6 +280,27 @@ public class MoxResource {
             }
         }
         return response(host.command("explain", "query", query, "answers", answers));
+    }
+
+    /** What another server serves otherwise: one reader at a time has that one asked. */
+    static Response compared(MoxHost host, Sessions others, String query) throws Exception {
+        if (!("&" + query).contains("&server=")) {
+            return response(others.compare(host, query)); // nobody is asked
+        }
+        if (!EXPLAINING.tryAcquire()) {
+            return asking();
+        }
+        try {
+            boolean due = isDue(NEXT_QUESTION, System.nanoTime(), BETWEEN_QUESTIONS);
+            return due ? response(others.compare(host, query)) : asking();
+        } finally {
+            EXPLAINING.release();
+        }
+    }
+
+    private static Response asking() {
+        String text = "another session server is asked for somebody else, once a second at most; ask again in a second\n";
+        return begun(429, "text/plain;charset=utf-8").header("Retry-After", 1).entity(text).build();
     }
 
     /** Whether a time has come, which then comes again after a while. */

@@ -1,5 +1,6 @@
 package com.alipay.sofa.registry.mox.session;
 
+import com.alipay.sofa.registry.mox.MoxHost;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
@@ -27,7 +28,8 @@ import javax.crypto.spec.SecretKeySpec;
  * name. The engine judges the first two: where {@code mox.admin.token} has 16 bytes or more, by a signature with it for the very
  * question. Without one a liar that meta lists can make a server that is cut off from its data fence itself (one that is not cut
  * off asks nobody), and make one that starts without a last good state be silent for {@code mox.protect.mass-delete-hold}. In any
- * case it can have services be seen by more namespaces, none by fewer: what others' clients need it does not change.
+ * case it can have services be seen by more namespaces, none by fewer: what others' clients need it does not change. What it explains,
+ * and the hashes of what it serves, are shown to an operator and used for nothing.
  */
 final class Sessions {
     /** The token of an operator's request; the token goes no further than the server that the operator asked. */
@@ -42,6 +44,10 @@ final class Sessions {
     private static final int CONSUMERS_MILLIS = 3_000;
     /** Of the clients of a session server. */
     private static final int MOST_CONSUMERS = 16 << 20;
+    /** Of the hashes of a part of what a session server serves. */
+    private static final int MOST_HASHES = 512 << 10;
+    /** Questions for one comparison, of which the engine asks fewer. */
+    private static final int MOST_QUESTIONS = 16;
     private static final int AT_ONCE = 32;
     /** The longest answer that the engine is shown; what it makes itself is shorter. */
     private static final int MOST_ANSWER = 512;
@@ -138,6 +144,33 @@ final class Sessions {
         return answers;
     }
 
+    /**
+     * Asks one other server what the engine wants to know of it, until that has a page on what the two serve otherwise. The
+     * engine names none that meta does not list.
+     *
+     * @param query what stands behind the question mark
+     * @return the page
+     */
+    Map<String, Object> compare(MoxHost host, String query) throws Exception {
+        List<String> listed = new ArrayList<>(others.get());
+        List<Map<String, Object>> answers = new ArrayList<>();
+        while (answers.size() <= MOST_QUESTIONS) {
+            Map<String, Object> next = host.command("diff", "query", query, "listed", listed, "answers", answers);
+            String target = (String) next.get("target");
+            if (target == null) {
+                return next;
+            }
+            List<String> one = Collections.singletonList((String) next.get("server"));
+            Exchange.Answer said = all(ASK_MILLIS, one, target, Collections.emptyMap(), null, MOST_HASHES).values().iterator().next();
+            Map<String, Object> answer = new LinkedHashMap<>();
+            answer.put("target", target);
+            answer.put("status", said.status);
+            answer.put("body", said.body);
+            answers.add(answer);
+        }
+        throw new IllegalStateException("the engine asks for more than " + MOST_QUESTIONS + " answers");
+    }
+
     /** As the engine verifies it. */
     static String signature(String token, String method, String path, String time, String body) throws GeneralSecurityException {
         Mac mac = Mac.getInstance("HmacSHA256");
@@ -154,7 +187,11 @@ final class Sessions {
 
     private Map<String, Exchange.Answer> all(long millis, String path, Map<String, String> headers, String body, int most)
             throws Exception {
-        List<String> servers = new ArrayList<>(others.get());
+        return all(millis, new ArrayList<>(others.get()), path, headers, body, most);
+    }
+
+    private Map<String, Exchange.Answer> all(
+            long millis, List<String> servers, String path, Map<String, String> headers, String body, int most) throws Exception {
         Map<String, Exchange.Answer> answers = new LinkedHashMap<>();
         if (servers.isEmpty()) {
             return answers;
