@@ -323,7 +323,7 @@ impl Assignment {
         let of_vips = self.vips.iter_mut().flat_map(Claims::waits_changed);
         changed.extend(of_vips.map(|(_, id)| id));
         let places = |id: ServiceKey| {
-            let hosts = self.hosts.waits_for(&id).map(|host| host.as_str().into());
+            let hosts = self.hosts.waits_for(&id).cloned();
             let vip = (self.claims.get(&id).map(|(_, digest)| *digest).unwrap_or_default(), id.clone());
             let vips = self.vips.iter().flat_map(|claims| claims.waits_for(&vip)).map(|vip| vip.to_string().into());
             let places = hosts.chain(vips).collect();

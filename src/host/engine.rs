@@ -117,8 +117,8 @@ pub struct Engine {
     pub(super) hour: Arc<Mutex<Hour>>,
     signatures: Signatures,
     peers: Peers,
-    /// Held while a dry run is under way.
-    trying: Mutex<()>,
+    /// Held while a dry run is under way; closed once the copy of the last one is let go of.
+    trying: Mutex<Option<mpsc::Receiver<()>>>,
     /// Held while a page walks over all services.
     walking: Mutex<()>,
     pub(super) documents: Desk,
@@ -343,7 +343,9 @@ impl Engine {
     /// everything anew that is served, so one is made at a time. An error names the mistakes of the document.
     pub fn dry_run(&self, config: PolicyConfig) -> Result<Tried> {
         let policy = Policy::new(config, &self.shared.config.vip_cidr, &self.shared.config.namespace)?;
-        let Some(_place) = self.trying.try_lock() else { return Ok(Tried::Busy) };
+        let Some(mut last) = self.trying.try_lock() else { return Ok(Tried::Busy) };
+        // Two threads that take and give back the same memory are slower than one after the other.
+        last.take().inspect(|gone| _ = gone.recv());
         let outlined = self.shared.outline();
         self.shared.store.wake().wake();
         let timeout = || Error::Timeout { what: "dry run", millis: OUTLINE.as_millis() as u64 };
@@ -352,8 +354,10 @@ impl Engine {
         let now = self.shared.clock.now();
         let trial = dry_run::run(outline, &view, &self.shared.store, policy, now).map_err(Error::Internal)?;
         let told = trial.told().map_err(Error::Internal)?;
-        // Who asked need not wait for that.
-        drop(self.handle.spawn_blocking(move || drop(trial)));
+        // Who asked need not wait until that is let go of.
+        let (going, gone) = mpsc::channel();
+        *last = Some(gone);
+        drop(self.handle.spawn_blocking(move || drop((trial, going))));
         Ok(Tried::Told(Box::new(told)))
     }
 
