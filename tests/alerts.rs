@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-/// Minutes of calm before a state, and of the state after it: more than any alert waits.
+/// Minutes of calm before a state, in which no alert even begins to wait, and of the state after it: more than any alert waits.
 const CALM: usize = 15;
 const AFTER: usize = 200;
 
@@ -475,7 +475,7 @@ fn test_of(name: &str, rule: &Rule, before: &[String], after: &[String]) -> Stri
     let _ = write!(
         test,
         "  promql_expr_test:\n\
-         \x20 - {{ expr: 'count(ALERTS{{alertstate=\"firing\"}})', eval_time: {}m, exp_samples: [] }}\n\
+         \x20 - {{ expr: 'count(ALERTS)', eval_time: {}m, exp_samples: [] }}\n\
          \x20 - {{ expr: 'clamp_max(count(ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"{labels}}}), 1)', eval_time: {fires}m, \
          exp_samples: [{{ labels: '{{}}', value: 1 }}] }}\n",
         CALM - 1,

@@ -252,7 +252,7 @@ impl Round {
     }
 
     /// Everything that a copy of the round is made of, beside the served view and the registry. An outline costs what changed
-    /// within a minute and what is held, not what is served. `None` before the first complete view.
+    /// within a minute, what is held and what a policy has yet to reach, not what is served. `None` before the first complete view.
     pub fn outline(&self) -> Option<Outline> {
         let policy = self.policy.as_ref().filter(|_| self.stage == Stage::Live)?;
         let quarantined = self.quarantined.ids().map(|text| ServiceKey::of_text(Arc::clone(text)));
@@ -350,7 +350,14 @@ impl Round {
         if !self.complete {
             return self.narrowing.begin(now, policy, word);
         }
-        let served = self.services.iter().filter(|(key, _)| key.other().is_none()).map(|(key, _)| key.id());
+        // Each dataInfoId once, also where only services beside the main one are served.
+        let others = &self.others;
+        let stands_for_its_id = |key: &ServiceKey| {
+            key.other().is_none()
+                || (self.services.get(&ServiceKey::main(&key.id().into())).is_none()
+                    && others.of(key.id()).next() == Some(key))
+        };
+        let served = self.services.iter().map(|(key, _)| key).filter(|key| stands_for_its_id(key)).map(ServiceKey::id);
         let change = self.narrowing.judge(now, policy, word, orders.release, served);
         match change {
             Some(narrowing::Change::Began(held)) => self.notices.give(now, Notice::NarrowingHeld(held)),

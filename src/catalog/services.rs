@@ -206,7 +206,11 @@ impl Services {
     /// Has services of which the policy in force makes what is served pass for made by it, until [`Services::end_current`]: that is
     /// what a copy knows beyond a last good state. Other endpoints or another place are made anew all the same.
     pub fn begin_current(&mut self, is_current: impl Fn(&ServiceKey) -> bool) {
-        self.services.iter_mut().for_each(|(key, service)| service.is_current = is_current(key));
+        for (key, service) in &mut self.services {
+            // Of one without endpoints it depends on why there are none.
+            let is_told = !service.members.is_empty() || service.empty_since.is_some();
+            service.is_current = is_told && is_current(key);
+        }
     }
 
     /// Before another policy is followed.
@@ -327,8 +331,10 @@ impl Services {
         let before = self.get(id);
         let is_same = |service: &Service| {
             (&service.host, service.vips) == (&place.host, place.vips)
-                && (service.is_current || service.inputs.as_ref() == Some(&inputs))
-                && service.members == members
+                && match service.is_current {
+                    true => is_alike(&service.members, members),
+                    false => service.inputs.as_ref() == Some(&inputs) && service.members == members,
+                }
         };
         if before.is_some_and(is_same) {
             return Ok(None);
@@ -526,6 +532,15 @@ impl Services {
 fn annotations(id: &ServiceKey) -> BTreeMap<String, String> {
     let other = id.other().map(|protocol| (PROTOCOL_ANNOTATION.to_owned(), protocol.to_owned()));
     [(ID_ANNOTATION.to_owned(), id.id().to_owned())].into_iter().chain(other).collect()
+}
+
+/// Whether the endpoints of a view are these. A ServiceEntry does not say whose its endpoints are.
+fn is_alike(restored: &[Member], members: &[Member]) -> bool {
+    let is_same = |(restored, member): (&Member, &Member)| {
+        restored.endpoint() == member.endpoint()
+            && (restored.register_id().is_empty() || restored.register_id() == member.register_id())
+    };
+    restored.len() == members.len() && restored.iter().zip(members).all(is_same)
 }
 
 /// Whether endpoints are left out of a build that are served of the service.

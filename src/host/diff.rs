@@ -214,6 +214,10 @@ pub fn next(engine: &Engine, asked: &str, listed: &[String], answers: &[Answer])
         told.silent = Some(format!("{} is no session server that meta lists", quoted(&server)));
         return Ok(Next::Told(told));
     }
+    if !engine.view().complete {
+        told.silent = Some("the view of this session server is not complete".to_owned());
+        return Ok(Next::Told(told));
+    }
     told.server = Some(server.clone());
     let from = query::value(asked, "from").and_then(|from| from.parse().ok()).unwrap_or(0);
     let heard = |path: &str| {
@@ -245,6 +249,11 @@ pub fn next(engine: &Engine, asked: &str, listed: &[String], answers: &[Answer])
     for number in left.by_ref().take(PARTS) {
         let path = format!("{PATH}/{number}");
         let theirs: Part = match heard(&path) {
+            // While services change other parts begin to differ, and the answers so far would not be enough.
+            None if answers.len() > PARTS => {
+                told.next = Some(number);
+                return Ok(Next::Told(told));
+            }
             None => return ask(&path),
             Some(said) => match said.and_then(|text| parsed(&text)) {
                 Ok(theirs) => theirs,
@@ -257,7 +266,7 @@ pub fn next(engine: &Engine, asked: &str, listed: &[String], answers: &[Answer])
         };
         let Some(part) = Partition::new(number, SLICES) else { continue };
         let ours = part_of(&view, part);
-        told.left_out += ours.left_out.max(theirs.left_out);
+        told.left_out = told.left_out.saturating_add(ours.left_out.max(theirs.left_out));
         told.services.extend(rows(&Set::new(Arc::clone(&view.service_entries), part), &ours, &theirs));
         if told.services.len() >= ENOUGH {
             break;

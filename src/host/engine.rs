@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -121,6 +121,8 @@ pub struct Engine {
     trying: Mutex<Option<mpsc::Receiver<()>>>,
     /// Held while a page walks over all services.
     walking: Mutex<()>,
+    /// Held by what is [`Engine::paced`], with the time before which nobody is let in again.
+    pace: Mutex<Option<Instant>>,
     pub(super) documents: Desk,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
@@ -187,6 +189,7 @@ impl Engine {
             peers,
             trying: Mutex::default(),
             walking: Mutex::default(),
+            pace: Mutex::default(),
             documents,
             pages: pages.as_ref().map(|pages| pages.handle().clone()),
             running: Mutex::new(Some(Running { runtime, pages, rounds })),
@@ -468,6 +471,19 @@ impl Engine {
     /// The turn of a page that walks over all services; `None`: others took theirs for too long.
     pub(super) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         self.walking.try_lock_for(TURN)
+    }
+
+    /// Lets in who needs no token for what costs as much as a dry run, for a tenth of the time: an error says in how many seconds
+    /// it is time again.
+    pub(super) fn paced<T>(&self, make: impl FnOnce() -> T) -> std::result::Result<T, u32> {
+        let Some(mut not_before) = self.pace.try_lock() else { return Err(1) };
+        let (began, due) = (Instant::now(), not_before.unwrap_or_else(Instant::now));
+        if began < due {
+            return Err(due.duration_since(began).as_secs_f64().ceil() as u32);
+        }
+        let made = make();
+        *not_before = Some(Instant::now() + began.elapsed().saturating_mul(9));
+        Ok(made)
     }
 
     /// What the rounds share with pages.

@@ -139,7 +139,7 @@ pub enum Reject {
     NotAProvider,
     /// Of Dubbo's client, by a protocol that has no usual port and that the policy's `ports` does not name; once for an instance.
     UnknownProtocol,
-    /// Above `mox.limits.endpointsPerPublisher`.
+    /// Above `mox.limits.endpointsPerPublisher`, or an instance's fifth protocol.
     PublisherLimit,
     /// Above `mox.limits.endpointsPerService`.
     ServiceLimit,
@@ -333,7 +333,7 @@ impl Client {
     pub fn of(data_info_id: &str) -> Self {
         match DataInfoId::parse(data_info_id) {
             Some(id) if id.protocol().is_some_and(|name| name.eq_ignore_ascii_case(DUBBO)) => Self::Dubbo,
-            Some(id) if id.group == DUBBO => Self::DubboApplication,
+            Some(id) if id.group == DUBBO && id.protocol().is_none() => Self::DubboApplication,
             _ => Self::Sofarpc,
         }
     }
@@ -343,6 +343,9 @@ impl Client {
         self != Self::Sofarpc
     }
 }
+
+/// The most protocols of an instance that are served, by their names, but `dubbo` first.
+const PROTOCOLS_OF_INSTANCE: usize = 4;
 
 /// Protocol in the dataIds of Dubbo's client, and group of its applications.
 const DUBBO: &str = "dubbo";
@@ -403,8 +406,11 @@ fn of_instance(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Res
         return Ok(vec![at(port).map(|endpoint| (None, endpoint))]);
     }
     let (mut made, mut reasons) = (Made::new(), BTreeSet::new());
-    for (protocol, port) in ports {
+    // The bounds of a publisher count its texts, so that one text may not make many endpoints.
+    let main = ports.remove_entry(DUBBO);
+    for (protocol, port) in main.into_iter().chain(ports) {
         match other_protocol(protocol.into(), rules).and_then(|protocol| Ok((protocol, at(port)?))) {
+            Ok(_) if made.len() == PROTOCOLS_OF_INSTANCE => drop(reasons.insert(Reject::PublisherLimit)),
             Ok(found) => made.push(Ok(found)),
             Err(reject) => drop(reasons.insert(reject)),
         }
@@ -668,6 +674,7 @@ mod tests {
             ("com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", Client::Dubbo),
             ("com.example.A@dubbo#@#DEFAULT_INSTANCE_ID#@#dubbo", Client::Dubbo),
             ("app#@#DEFAULT_INSTANCE_ID#@#dubbo", Client::DubboApplication),
+            ("com.example.A:1.0@tri#@#DEFAULT_INSTANCE_ID#@#dubbo", Client::Sofarpc),
             ("com.example.A:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA", Client::Sofarpc),
         ] {
             assert_eq!(Client::of(id), is, "{id}");
@@ -735,6 +742,11 @@ mod tests {
             (&[(0, "tri"), (2, "dubbo")], &["-:2", "bad-port"], "-:2"),
             (&[(0, "tri"), (70_000, "rest"), (5, "rmi")], &["bad-port", "unknown-protocol"], "-:20880"),
             (&[], &["-:20880"], "-:20880"),
+            (
+                &[(1, "bolt"), (2, "grpc"), (3, "http"), (4, "rest"), (5, "tri"), (6, "x"), (7, "dubbo")],
+                &["-:7", "bolt:1", "grpc:2", "http:3", "unknown-protocol", "publisher-limit"],
+                "-:7",
+            ),
         ] {
             let text = instance(20_880, Some(&list(ports)), "");
             assert_eq!(read(&text, Client::DubboApplication), made, "{ports:?}");

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::Command,
     sync::OnceLock,
     time::{Duration, Instant},
@@ -9,7 +10,7 @@ use std::{
 
 use harness::{
     SOON,
-    process::{Process, START, each_line, free_port, fresh_home, mortal, root},
+    process::{Process, START, each_line, free_port, mortal, root},
 };
 use serde_json::{Value, json};
 use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, Key, LoggingPrefsLogLevel, WebDriver};
@@ -26,6 +27,8 @@ pub struct Chromium {
     /// What comes before the path of a page.
     origin: String,
     process: Process,
+    /// The files of the driver and of the browser.
+    files: PathBuf,
 }
 
 impl Chromium {
@@ -33,10 +36,10 @@ impl Chromium {
         let port = free_port();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let mut program = mortal("chromedriver");
-        // Of a browser that was killed its files are left, up to the next run.
-        let files = fresh_home("browser");
+        // A short path: a socket of the browser's lies in there, whose path has 107 characters at most.
+        let files = std::env::temp_dir().join(format!("mox-browser-{port}"));
         fs::create_dir_all(&files).unwrap();
-        program.arg(format!("--port={port}")).env("TMPDIR", files);
+        program.arg(format!("--port={port}")).env("TMPDIR", &files);
         let process = each_line(&mut program, move |line| {
             if line.contains("started successfully") {
                 let _ = ready.send(()); // who gave up waiting has panicked
@@ -50,7 +53,7 @@ impl Chromium {
         }
         wanted.set_browser_log_level(LoggingPrefsLogLevel::All).unwrap();
         let driver = runtime.block_on(WebDriver::new(format!("http://127.0.0.1:{port}"), wanted)).unwrap();
-        Self { runtime, driver: Some(driver), origin: String::new(), process }
+        Self { runtime, driver: Some(driver), origin: String::new(), process, files }
     }
 
     fn driver(&self) -> &WebDriver {
@@ -175,5 +178,6 @@ impl Drop for Chromium {
             }
         }
         self.process.kill();
+        let _ = fs::remove_dir_all(&self.files); // a browser that was killed may still write
     }
 }

@@ -30,6 +30,28 @@ fn try_out(driver: &Driver, document: &Value) -> DryRun {
     run(outline, &driver.view, &driver.store, policy, driver.now).unwrap().told().unwrap()
 }
 
+/// Services that the policy alone is asked about are read, and not made.
+#[test]
+fn a_copy_makes_nothing_anew_of_what_is_served_as_the_policy_in_force_has_it() {
+    let mut driver = serving(json!({}), 20, 2);
+    driver.publish(&id(20), "r", 1, &["10.9.9.9:80"]);
+    driver.publish(&id(21), "r", 1, &["10.9.9.9:81?weight=7", "10.9.9.9:82?weight=3"]);
+    driver.round();
+    driver.unpublish(&id(20), "r", 2);
+    driver.round();
+    let made = |driver: &Driver| {
+        let mut copy = Copy::of(driver.round.outline().unwrap(), &driver.view, driver.now).unwrap();
+        let all = driver.store.ids().iter().filter_map(|id| driver.store.peek(id)).collect();
+        let orders = Orders { loaded: true, ..Orders::default() };
+        let (now, policy, pins) = (driver.now, Arc::clone(&driver.policy), Arc::default());
+        copy.round.round(Input { now, dirty: all, policy, orders, publishers: 0, pins }).findings.translations
+    };
+    assert_eq!(made(&driver), 0);
+    driver.publish(&id(3), "r0", 2, &["10.0.3.9:12200"]);
+    driver.publish(&id(4), "r9", 1, &["10.0.4.9:12200"]);
+    assert_eq!(made(&driver), 2);
+}
+
 #[test]
 fn what_came_in_meanwhile_is_not_the_policys() {
     let driver = serving(json!({}), 20, 2);

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use crate::{
     registry::frame,
     snapshot::view::Held,
     translate::payload::Reject,
+    visibility::seen::Seen,
 };
 
 const GRACE: Millis = 600_000;
@@ -860,4 +861,29 @@ fn who_comes_while_a_round_begins_again_counts_in_the_minute_that_runs() {
     driver.publish(&id(11), "a", 1, &["10.0.1.11:80"]);
     driver.round();
     assert_eq!((driver.served().len(), driver.report.waiting), (5, Some(1)));
+}
+
+#[test]
+fn to_hide_what_is_served_beside_no_main_service_is_held_as_well() {
+    let mut driver = full(json!({ "policy": { "visibility": { "mode": "on" } } }), 0);
+    let ids: Vec<String> = (0..40).map(|n| format!("shop{n}#@#DEFAULT_INSTANCE_ID#@#dubbo")).collect();
+    for id in &ids {
+        driver.publish(id, "a", 1, &[&instance("10.0.0.1", &[(1, "tri"), (2, "rest")])]);
+    }
+    let word = |names: &[&str]| {
+        let all: Vec<(&str, &[&str])> = ids.iter().map(|id| (&**id, names)).collect();
+        Some(Arc::new(Seen::with(&all)))
+    };
+    driver.seen = word(&["shop", "pay"]);
+    driver.round();
+    let exported = |driver: &Driver| -> BTreeSet<Vec<String>> {
+        driver.served().into_values().map(|(_, entry)| entry.export_to).collect()
+    };
+    assert_eq!(exported(&driver), [["pay", "shop"].map(str::to_owned).to_vec()].into());
+    driver.now += 3_600_000;
+    driver.seen = word(&["batch"]);
+    driver.round();
+    assert_eq!(exported(&driver), [["batch", "pay", "shop"].map(str::to_owned).to_vec()].into(), "a hold adds");
+    let held = driver.round.narrowing().held().expect("it is held");
+    assert_eq!((held.services, held.of), (40, 40));
 }

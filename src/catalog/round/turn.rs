@@ -434,7 +434,7 @@ impl Round {
         if self.stage == Stage::Gathering || self.config.scope == Scope::Local {
             return;
         }
-        if self.stage == Stage::Live {
+        if self.complete {
             self.additions.begin(turn.now, self.services.totals().services);
         }
         for (id, work) in &turn.work {

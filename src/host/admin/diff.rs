@@ -62,9 +62,15 @@ pub(super) fn hashes(engine: &Engine, path: &str) -> Page {
 /// The page on a document and what is served; `None`: the query names no document.
 fn document(engine: &Engine, query: &str) -> Option<Page> {
     let name = query::value(query, "document")?;
-    let Some(_turn) = engine.turn() else { return Some(busy()) };
     let page = match (&*name, policy_of(engine, query)) {
-        ("policy", Ok(document)) => policy::try_out(engine, document),
+        ("policy", Ok(document)) => match engine.paced(|| policy::try_out(engine, document)) {
+            Ok(page) => page,
+            Err(seconds) => {
+                let text = "documents are compared for a tenth of the time, as nobody has to say who asks; ask again later, or \
+                            POST the document with dryRun and the admin token\n";
+                Page { retry_after: Some(seconds), ..Page::text(429, text.to_owned()) }
+            }
+        },
         ("policy", Err((status, why))) => Page::text(status, why + "\n"),
         _ => Page::text(400, format!("document {} is not compared; there is policy\n", quoted(&name))),
     };
