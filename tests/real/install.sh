@@ -81,7 +81,7 @@ if [[ $wanted == *' istio '* ]] && ! have "$real/py/requirements.txt" tests/real
   cp tests/real/requirements.txt "$real/py/requirements.txt"
 fi
 if [[ $wanted == *' browser '* ]]; then
-  axe=axe-core-4.14.1
+  axe="axe-core-4.14.1"
   sum=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5 # SHA-512 of the package
   if [[ ! -e $real/$axe.js ]]; then
     echo "real parts: axe from the npm registry"
