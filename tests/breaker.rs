@@ -119,7 +119,9 @@ async fn a_hold_ends_by_itself() {
 async fn a_flood_of_new_services_waits_and_everybody_else_goes_on() {
     for mode in ["inline", "workload-entry"] {
         let protect = json!({ "massAddServices": 10, "massAddSettle": "0s" });
-        let mox = full(json!({ "endpointMode": mode, "protect": protect })).await;
+        // A round begins when all of the flood is there, however slowly that comes in.
+        let push = json!({ "quiet": "200ms" });
+        let mox = full(json!({ "endpointMode": mode, "protect": protect, "push": push })).await;
         let before = mox.engine.flush().await;
         let of = |tenant: &str, n: usize| id(n).replace("DEFAULT_INSTANCE_ID", tenant);
         let flood = |n: usize| mox.publish(&of("evil", n), "a", 1, &["10.66.6.6:1"]);
