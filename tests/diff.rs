@@ -194,6 +194,7 @@ async fn a_revision_of_the_policy_is_compared_with_what_is_served() {
     };
     let counts = |services: &Value| ["come", "go", "change"].map(|kind| services[kind]["count"].as_u64().unwrap());
     assert_eq!(counts(&told("")), [0, 0, 0]);
+    assert_eq!(mox.page("/mox/diff", "document=policy").0, 429, "it is the turn of others");
     assert_eq!(counts(&told("&revision=1")), [0, 1, 0], "{:#}", told("&revision=1"));
     assert_eq!(counts(&told("&revision=0")), [1, 0, 0]);
     assert_eq!(mox.page("/mox/diff", "document=policy&revision=9").0, 404);
@@ -208,6 +209,7 @@ async fn no_text_of_another_server_is_taken_for_html() {
     let here = filled(json!({}), 3).await;
     let bare = Mox::open(json!({}));
     bare.engine.loaded();
+    bare.engine.flush().await;
     let script = "<script>alert(1)</script>";
     let (page, _) = compared(&bare, &format!("server={OTHER}&as=html"), |target| match target.contains("/hashes/") {
         true => (200, json!({ "services": { (script): script }, "leftOut": 0 }).to_string()),

@@ -477,8 +477,10 @@ impl Engine {
     /// it is time again.
     pub(super) fn paced<T>(&self, make: impl FnOnce() -> T) -> std::result::Result<T, u32> {
         let Some(mut not_before) = self.pace.try_lock() else { return Err(1) };
-        let (began, due) = (Instant::now(), not_before.unwrap_or_else(Instant::now));
-        if began < due {
+        let began = Instant::now();
+        if let Some(due) = *not_before
+            && began < due
+        {
             return Err(due.duration_since(began).as_secs_f64().ceil() as u32);
         }
         let made = make();
