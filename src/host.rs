@@ -4,6 +4,7 @@
 //! them. Puts the other rooms together, so it imports them all, and only the natives of `jni` import it.
 
 pub mod admin;
+mod allowance;
 pub mod command;
 mod console;
 mod desk;

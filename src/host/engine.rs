@@ -33,6 +33,7 @@ use crate::{
             large::{Cursor, Large},
             signature::Signatures,
         },
+        allowance::Allowance,
         desk::Desk,
         feed::{Feed, LastFeed},
         hour::Hour,
@@ -121,8 +122,8 @@ pub struct Engine {
     trying: Mutex<Option<mpsc::Receiver<()>>>,
     /// Held while a page walks over all services.
     walking: Mutex<()>,
-    /// Held by what is [`Engine::paced`], with the time before which nobody is let in again.
-    pace: Mutex<Option<Instant>>,
+    /// Held by what [`Engine::allow`] lets in.
+    allowance: Mutex<Allowance>,
     pub(super) documents: Desk,
     running: Mutex<Option<Running>>,
     pub(super) handle: Handle,
@@ -189,7 +190,7 @@ impl Engine {
             peers,
             trying: Mutex::default(),
             walking: Mutex::default(),
-            pace: Mutex::default(),
+            allowance: Mutex::new(Allowance::new(Instant::now())),
             documents,
             pages: pages.as_ref().map(|pages| pages.handle().clone()),
             running: Mutex::new(Some(Running { runtime, pages, rounds })),
@@ -473,18 +474,14 @@ impl Engine {
         self.walking.try_lock_for(TURN)
     }
 
-    /// Lets in who needs no token for what costs as much as a dry run, for a tenth of the time: an error says in how many seconds
-    /// it is time again.
-    pub(super) fn paced<T>(&self, make: impl FnOnce() -> T) -> std::result::Result<T, u32> {
-        let Some(mut not_before) = self.pace.try_lock() else { return Err(1) };
+    /// Lets in who needs no token for what costs as much as a dry run, while the [`Allowance`] lasts: an error says in how many
+    /// seconds it is time again.
+    pub(super) fn allow<T>(&self, make: impl FnOnce() -> T) -> std::result::Result<T, u32> {
+        let Some(mut allowance) = self.allowance.try_lock() else { return Err(1) };
         let began = Instant::now();
-        if let Some(due) = *not_before
-            && began < due
-        {
-            return Err(due.duration_since(began).as_secs_f64().ceil() as u32);
-        }
+        allowance.ask(began)?;
         let made = make();
-        *not_before = Some(Instant::now() + began.elapsed().saturating_mul(9));
+        allowance.take(began.elapsed());
         Ok(made)
     }
 

@@ -63,10 +63,10 @@ pub(super) fn hashes(engine: &Engine, path: &str) -> Page {
 fn document(engine: &Engine, query: &str) -> Option<Page> {
     let name = query::value(query, "document")?;
     let page = match (&*name, policy_of(engine, query)) {
-        ("policy", Ok(document)) => match engine.paced(|| policy::try_out(engine, document)) {
+        ("policy", Ok(document)) => match engine.allow(|| policy::try_out(engine, document)) {
             Ok(page) => page,
             Err(seconds) => {
-                let text = "documents are compared for a tenth of the time, as nobody has to say who asks; ask again later, or \
+                let text = "documents are compared for a tenth of each minute, as nobody has to say who asks; ask again later, or \
                             POST the document with dryRun and the admin token\n";
                 Page { retry_after: Some(seconds), ..Page::text(429, text.to_owned()) }
             }
