@@ -238,7 +238,8 @@ pub struct Limits {
     /// Most bytes that publishers brought, with 128 for keeping each and its registerId twice, and of the dataInfoIds of their
     /// services; 1 MiB to 1 TiB. Removals are remembered in an eighth of it beside. Default: 2 GiB.
     pub bytes: usize,
-    /// Most endpoints in all, 1 to 1,000,000,000. Default: 2,000,000.
+    /// Most endpoints in all, 1 to 1,000,000,000; each text that is published counts as one, also an instance of Dubbo 3 that makes
+    /// one for each of up to four protocols. Default: 2,000,000.
     pub endpoints: usize,
     /// Most endpoints of a publisher that are served, those with the smallest addresses; 1 to 65,535. Default: 64.
     pub endpoints_per_publisher: usize,

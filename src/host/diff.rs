@@ -2,7 +2,7 @@
 //! parts that differ.
 //!
 //! The one that is asked by an operator asks the other, a few parts for a page, and believes answers like any other of
-//! [`peers`](crate::host::peers). The names and hashes of the other are shown beside our own, and used for nothing else.
+//! [`peers`]. The names and hashes of the other are shown beside our own, and used for nothing else.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
