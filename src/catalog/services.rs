@@ -73,13 +73,31 @@ pub struct Service {
     /// When the registry took the last endpoint away, if there is none.
     pub empty_since: Option<Millis>,
     intent: Intent,
-    /// `None`: the service is of the last good state, which does not say what it was made from.
-    inputs: Option<Inputs>,
-    /// The inputs are not known, and are those that the policy in force makes now.
-    is_current: bool,
+    made: Made,
     workloads: Workloads,
     /// The entry, where the service is large and its endpoints stand in it.
     encoded: Option<Encoded>,
+}
+
+/// What a service's resources were made from.
+#[derive(Debug)]
+enum Made {
+    /// Not known: the service is of the last good state, which does not say that.
+    Unsaid,
+    /// Of what the policy in force makes of it now, whatever that is.
+    InForce,
+    /// Of this.
+    Of(Inputs),
+}
+
+impl Made {
+    /// The inputs, if they are known.
+    fn of(&self) -> Option<&Inputs> {
+        match self {
+            Self::Of(inputs) => Some(inputs),
+            Self::Unsaid | Self::InForce => None,
+        }
+    }
 }
 
 /// Everything that a service's resources are made from, but for its key, host, virtual addresses and endpoints.
@@ -128,21 +146,8 @@ impl Service {
             Some((key, (name, member.clone())))
         });
         let (workloads, endpoints, intent) = (workloads.collect(), members.len(), Intent::Unheard);
-        let (inputs, is_current, encoded) = (None, false, None);
-        Self {
-            host,
-            slice,
-            name,
-            vips,
-            members,
-            endpoints,
-            empty_since,
-            intent,
-            inputs,
-            is_current,
-            workloads,
-            encoded,
-        }
+        let (made, encoded) = (Made::Unsaid, None);
+        Self { host, slice, name, vips, members, endpoints, empty_since, intent, made, workloads, encoded }
     }
 
     /// The wanted endpoints, together with those that are served and not wanted. `None` if no endpoint is missing among the
@@ -162,12 +167,12 @@ impl Service {
     /// Whether the DestinationRule is served that these inputs make.
     fn has_rule(&self, name: &str, inputs: &Inputs) -> bool {
         let is_alike = |own: &Inputs| own.warmup.is_some() && own.warmup == inputs.warmup;
-        *self.name == *name && self.inputs.as_ref().is_some_and(is_alike)
+        *self.name == *name && self.made.of().is_some_and(is_alike)
     }
 
     /// Whether a DestinationRule is served, as far as is known.
     fn may_have_rule(&self) -> bool {
-        self.inputs.as_ref().is_none_or(|inputs| inputs.warmup.is_some())
+        self.made.of().is_none_or(|inputs| inputs.warmup.is_some())
     }
 
     /// Whether the registry has not named the service since the start.
@@ -203,19 +208,23 @@ impl Services {
         all
     }
 
-    /// Has services of which the policy in force makes what is served pass for made by it, until [`Services::end_current`]: that is
+    /// Has services of which the policy in force makes what is served pass for made by it, until [`Services::end_current`]: this is
     /// what a copy knows beyond a last good state. Other endpoints or another place are made anew all the same.
     pub fn begin_current(&mut self, is_current: impl Fn(&ServiceKey) -> bool) {
         for (key, service) in &mut self.services {
             // Of one without endpoints it depends on why there are none.
             let is_told = !service.members.is_empty() || service.empty_since.is_some();
-            service.is_current = is_told && is_current(key);
+            if is_told && is_current(key) {
+                service.made = Made::InForce;
+            }
         }
     }
 
     /// Before another policy is followed.
     pub fn end_current(&mut self) {
-        self.services.values_mut().for_each(|service| service.is_current = false);
+        for service in self.services.values_mut().filter(|service| matches!(service.made, Made::InForce)) {
+            service.made = Made::Unsaid;
+        }
     }
 
     /// A service, if it is served.
@@ -331,9 +340,10 @@ impl Services {
         let before = self.get(id);
         let is_same = |service: &Service| {
             (&service.host, service.vips) == (&place.host, place.vips)
-                && match service.is_current {
-                    true => is_alike(&service.members, members),
-                    false => service.inputs.as_ref() == Some(&inputs) && service.members == members,
+                && match &service.made {
+                    Made::Unsaid => false,
+                    Made::InForce => is_alike(&service.members, members),
+                    Made::Of(before) => *before == inputs && service.members == members,
                 }
         };
         if before.is_some_and(is_same) {
@@ -421,7 +431,7 @@ impl Services {
         let is_alike =
             |inputs: &Inputs| inputs.port.name == port_name && (inputs.dns, inputs.divisor) == (dns, divisor);
         let served = self.get(id).filter(|service| service.host == *host);
-        let served = served.filter(|service| service.inputs.as_ref().is_some_and(is_alike));
+        let served = served.filter(|service| service.made.of().is_some_and(is_alike));
         for member in members {
             let key = (member.endpoint().address.clone(), member.endpoint().port);
             let same = served.and_then(|service| service.workloads.get(&key)).filter(|(_, known)| known == member);
@@ -464,8 +474,7 @@ impl Services {
             endpoints,
             empty_since: None,
             intent: Intent::AsServed,
-            inputs: Some(inputs),
-            is_current: false,
+            made: Made::Of(inputs),
             workloads,
             encoded,
         };
