@@ -6,12 +6,10 @@
 //! was there. Not before a registry had time to come back after a start; and as many as went since the most were served may
 //! come back at any time.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use crate::{catalog::breaker::tenant, config::Protect, model::Millis};
+use hashbrown::{HashMap, HashSet};
 
 const WINDOW: Millis = 60_000;
 

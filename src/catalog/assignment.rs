@@ -12,11 +12,12 @@
 pub mod claims;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
+use hashbrown::HashMap;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
@@ -37,8 +38,8 @@ const VIP_CANDIDATES: u8 = 8;
 type HostDigest = [u8; 32];
 
 /// The right of a service to a host or address: of two the smaller counts before the other. Each field is false for who
-/// comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// comes first; the default is the best right there is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Right {
     /// The service does not have to stay as it is served.
     may_move: bool,
@@ -48,6 +49,37 @@ struct Right {
     has_no_pin: bool,
     /// The service is not served under the host or address.
     is_new: bool,
+}
+
+/// What the rights of a service to its candidates are made from.
+struct Rights<'a> {
+    id: &'a ServiceKey,
+    may_move: bool,
+    is_empty: bool,
+    served: Option<&'a Place>,
+    pins: &'a Pins,
+}
+
+impl Rights<'_> {
+    fn to_host(&self, host: &str) -> Right {
+        let is_served = self.served.is_some_and(|served| *served.host == *host);
+        self.to(is_served, || self.pins.get(host))
+    }
+
+    fn to_vip(&self, vip: IpAddr) -> Right {
+        let is_served = self.served.is_some_and(|served| served.vips.0[family(vip)] == Some(vip));
+        self.to(is_served, || self.pins.get(&*vip.to_string()))
+    }
+
+    fn to<'p>(&self, is_served: bool, pinned: impl FnOnce() -> Option<&'p Arc<str>>) -> Right {
+        let has_pin = || !self.pins.is_empty() && pinned() == Some(self.id.text());
+        Right {
+            may_move: self.may_move,
+            is_empty: self.is_empty,
+            has_no_pin: self.may_move && !has_pin(),
+            is_new: self.may_move && !is_served,
+        }
+    }
 }
 
 /// The claim of a service.
@@ -177,7 +209,7 @@ impl Assignment {
         {
             self.withdraw_vips(before, id, &mut movers);
         }
-        let right = self.right(id, "", |_| true);
+        let right = Right::default();
         for (claims, vip) in self.vips.iter_mut().zip(vips.0) {
             movers.extend(ids(claims.set(&(digest, id.clone()), vip.map(|vip| (vip, right)))));
         }
@@ -212,7 +244,7 @@ impl Assignment {
                 continue;
             }
             // Its rights are others, and since nobody has a better one to what it has, nobody moves.
-            self.claim_best(&id);
+            self.renew_rights(&id);
             if let (Some(was), Some(is)) = (was, is) {
                 moves.push(Move { id, was, is });
             }
@@ -225,14 +257,28 @@ impl Assignment {
         movers
     }
 
-    /// The right of a service that claims to a candidate, which it `is_served` under or not.
-    fn right(&self, id: &ServiceKey, candidate: &str, is_served: impl FnOnce(&Place) -> bool) -> Right {
+    /// The rights of a service to what it claims.
+    fn rights<'a>(&'a self, id: &'a ServiceKey) -> Rights<'a> {
         let (may_move, is_empty) = match self.claims.get(id) {
             Some((Claim::Best { is_empty, .. }, _)) => (true, *is_empty),
             Some((Claim::Kept, _)) | None => (false, false),
         };
-        let has_no_pin = may_move && self.pins.get(candidate) != Some(id.text());
-        Right { may_move, is_empty, has_no_pin, is_new: may_move && !self.served.get(id).is_some_and(is_served) }
+        Rights { id, may_move, is_empty, served: self.served.get(id), pins: &self.pins }
+    }
+
+    /// Claims what a service with a claim to the best claims already, with the rights that it has now.
+    fn renew_rights(&mut self, id: &ServiceKey) {
+        let Some((Claim::Best { .. }, digest)) = self.claims.get(id) else { return };
+        let (vip, rights) = ((*digest, id.clone()), self.rights(id));
+        let hosts = self.hosts.candidates(id).iter();
+        let hosts: Vec<_> = hosts.map(|(host, _)| (Arc::clone(host), rights.to_host(host))).collect();
+        let vips: [Vec<_>; FAMILIES] = std::array::from_fn(|family| {
+            self.vips[family].candidates(&vip).iter().map(|(vip, _)| (*vip, rights.to_vip(*vip))).collect()
+        });
+        self.hosts.set(id, hosts);
+        self.vips.iter_mut().zip(vips).filter(|(_, vips)| !vips.is_empty()).for_each(|(claims, candidates)| {
+            claims.set(&vip, candidates);
+        });
     }
 
     /// Claims a host, and a virtual address for it, for a service with a claim to the best.
@@ -242,8 +288,9 @@ impl Assignment {
             let made = names::candidates(id.id(), id.other(), &self.suffix)
                 .map(|name| format!("{name}.{}", self.suffix).into());
             let candidates = set.iter().map(|host| Arc::from(&**host)).chain(made);
+            let rights = self.rights(id);
             let right = |host: Arc<str>| {
-                let right = self.right(id, &host, |served| *served.host == *host);
+                let right = rights.to_host(&host);
                 (host, right)
             };
             let candidates: Vec<(Arc<str>, Right)> = candidates.map(right).collect();
@@ -288,11 +335,9 @@ impl Assignment {
                 movers.extend(ids(claims.remove(&vip)));
                 continue;
             };
-            let right = |vip: IpAddr| {
-                let right = self.right(id, &vip.to_string(), |served| served.vips.0[family] == Some(vip));
-                (vip, right)
-            };
-            let candidates: Vec<(IpAddr, Right)> = vip_candidates(&vip.0, range).into_iter().map(right).collect();
+            let rights = self.rights(id);
+            let candidates = vip_candidates(&vip.0, range).into_iter().map(|vip| (vip, rights.to_vip(vip)));
+            let candidates: Vec<(IpAddr, Right)> = candidates.collect();
             movers.extend(ids(self.vips[family].set(&vip, candidates)));
         }
     }

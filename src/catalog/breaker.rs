@@ -11,10 +11,11 @@
 //! tenant explains it alone. A hold ends when what is missing has come back, when an operator releases it, or after a while.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use hashbrown::HashMap;
 use serde::Serialize;
 
 use crate::{

@@ -11,12 +11,13 @@ pub mod lingering;
 use std::{
     borrow::Cow,
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
+use hashbrown::HashMap;
 use sha2::{Digest, Sha256};
 
 use crate::{

@@ -2,14 +2,10 @@
 
 pub mod file;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use prost::Message;
 use sha2::{Digest, Sha256};
 

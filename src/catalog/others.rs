@@ -1,11 +1,9 @@
 //! Which services dataInfoIds have beside their main ones.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::catalog::key::ServiceKey;
+use hashbrown::HashMap;
 
 /// The services beside the main ones that a round has a word on: served, waiting or quarantined. Most ids have none, and are
 /// not in it.

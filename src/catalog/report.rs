@@ -1,11 +1,12 @@
 //! The findings of rounds, for status, metrics and tests.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
 };
 
+use hashbrown::HashMap;
 use serde::Serialize;
 
 use crate::{

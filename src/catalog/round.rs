@@ -14,7 +14,7 @@
 mod turn;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -49,6 +49,7 @@ use crate::{
     },
     visibility::{ServiceId, seen::Seen},
 };
+use hashbrown::{HashMap, HashSet};
 
 /// So many services a round takes that another policy gives another form. Every round may have changes of others, too, which
 /// are not to wait for all.
@@ -386,6 +387,7 @@ impl Round {
                 forgotten.push(Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false });
             }
         }
+        drop(named);
         taken.extend(forgotten);
         self.waits_for_reads = store.has_put_off();
         taken
@@ -415,6 +417,7 @@ impl Round {
             let served = self.services.iter().filter(|(_, served)| !served.is_unheard()).map(|(key, _)| key.id());
             let forgotten: BTreeSet<&str> = served.filter(|id| !known.contains(id)).collect();
             let forgotten: Vec<Arc<str>> = forgotten.into_iter().map(Arc::from).collect();
+            drop(known);
             ids.extend(forgotten);
             for id in &ids {
                 let seen = seen.as_deref();

@@ -3,7 +3,7 @@
 mod large;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -35,6 +35,7 @@ use crate::{
         service_entry::{self, Common, EndpointMode, Member, Shape},
     },
 };
+use hashbrown::HashMap;
 
 /// The endpoints that the registry and the policy want a service to have.
 #[derive(Debug, Default)]

@@ -1,11 +1,8 @@
 //! Labels of endpoints. The endpoints of a service often have the same, so equal ones are kept once.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{cmp::Ordering, sync::Arc};
 
+use hashbrown::HashSet;
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 
@@ -26,9 +23,13 @@ static KNOWN: Lazy<Mutex<Known>> = Lazy::new(Mutex::default);
 impl<K: AsRef<str> + Ord, V: AsRef<str>> FromIterator<(K, V)> for Labels {
     /// Of two values for a key the last counts.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
-        let labels: BTreeMap<K, V> = labels.into_iter().collect();
-        let mut text = String::new();
-        for (key, value) in &labels {
+        let mut labels: Vec<(K, V)> = labels.into_iter().collect();
+        labels.sort_by(|(a, _), (b, _)| a.cmp(b)); // stable: of one key the last stays behind
+        let mut text = String::with_capacity(128);
+        for (at, (key, value)) in labels.iter().enumerate() {
+            if labels.get(at + 1).is_some_and(|(next, _)| next == key) {
+                continue;
+            }
             let comma = if text.is_empty() { "" } else { "," };
             text.extend([comma, key.as_ref(), "=", value.as_ref()]);
         }

@@ -264,13 +264,18 @@ pub type Found = (Option<Box<str>>, Endpoint);
 pub type Made = Vec<Result<Found, Reject>>;
 
 /// Reads a payload of a publisher: its text, and what that makes.
-pub(super) fn read(payload: &[u8], details: &Details<'_>, client: Client, rules: &Rules<'_>) -> (String, Made) {
+pub(super) fn read<'a>(
+    payload: &'a [u8],
+    details: &Details<'_>,
+    client: Client,
+    rules: &Rules<'_>,
+) -> (Cow<'a, str>, Made) {
     let text = if details.serialized {
-        serialized::decode(payload).ok().map(Option::unwrap_or_default)
+        serialized::decode(payload).ok().map(|text| text.unwrap_or_default().into())
     } else {
-        std::str::from_utf8(payload).ok().map(str::to_owned)
+        std::str::from_utf8(payload).ok().map(Cow::Borrowed)
     };
-    let Some(text) = text else { return ("(not text)".to_owned(), vec![Err(Reject::NotText)]) };
+    let Some(text) = text else { return ("(not text)".into(), vec![Err(Reject::NotText)]) };
     let made = made(&text, details.cell, client, rules);
     (text, made)
 }
@@ -483,11 +488,15 @@ fn host_name(text: &str, allowed: bool) -> Result<Box<str>, Reject> {
 
 /// A legal label value that resembles `text`: other characters become `-`, ends are letters or digits, at most 63
 /// bytes; `None` if nothing is left.
-pub fn label_value(text: &str) -> Option<Box<str>> {
-    let legal = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    let value: String = text.chars().map(legal).take(MAX_LABEL_VALUE).collect();
-    let value = value.trim_matches(['-', '_', '.']);
-    (!value.is_empty()).then(|| value.into())
+pub fn label_value(text: &str) -> Option<Cow<'_, str>> {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let ends = ['-', '_', '.'];
+    if text.len() <= MAX_LABEL_VALUE && text.chars().all(is_legal) {
+        return Some(text.trim_matches(ends)).filter(|value| !value.is_empty()).map(Cow::Borrowed);
+    }
+    let value: String = text.chars().map(|c| if is_legal(c) { c } else { '-' }).take(MAX_LABEL_VALUE).collect();
+    let value = value.trim_matches(ends);
+    (!value.is_empty()).then(|| value.to_owned().into())
 }
 
 #[cfg(test)]

@@ -38,10 +38,18 @@ pub enum Fault {
 /// Parameters, by name.
 #[derive(Debug)]
 enum Parameters<'a> {
-    /// Of a URL: `k=v&k=v`.
-    Query(&'a str),
+    /// Of a URL: the pairs of its query, in their order.
+    Query(Vec<Pair<'a>>),
     /// Of a Dubbo 3 instance.
     Instance(&'a Instance),
+}
+
+/// A pair of a query.
+#[derive(Debug)]
+struct Pair<'a> {
+    name: &'a str,
+    /// What stands behind the first `=`, if there is one.
+    value: Option<&'a str>,
 }
 
 /// An instance of Dubbo 3's service discovery.
@@ -129,11 +137,10 @@ impl<'a> Provider<'a> {
     /// The provider in `[scheme://]host:port[/path][?parameters]`; to Dubbo's clients it may have a user before the host and a
     /// fragment after the path.
     pub fn of_url(text: &'a str, is_dubbo: bool) -> Result<Self, Fault> {
-        let scheme = scheme(text);
-        let rest = match text.split_once("://") {
-            Some((_, rest)) if scheme.is_some() => rest,
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if is_scheme(scheme) => (Some(scheme), rest),
             Some((before, _)) if !before.contains('?') => return Err(Fault::Form),
-            _ => text,
+            _ => (None, text),
         };
         let is_other = |scheme: &str| NO_PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(scheme));
         if scheme.is_some_and(is_other) {
@@ -149,13 +156,13 @@ impl<'a> Provider<'a> {
         };
         let (host, number) = authority.rsplit_once(':').ok_or(Fault::Form)?;
         let port = number.parse().ok().filter(|port| *port != 0).ok_or(Fault::Port)?;
-        Ok(Self { host: bare(host), port, is_dubbo, parameters: Parameters::Query(query) })
+        Ok(Self { host: bare(host), port, is_dubbo, parameters: Parameters::Query(pairs(query, is_dubbo)) })
     }
 
     /// The value of a parameter.
     pub fn parameter(&self, key: &str) -> Option<&'a str> {
-        match self.parameters {
-            Parameters::Query(query) => in_query(query, key, self.is_dubbo),
+        match &self.parameters {
+            Parameters::Query(pairs) => in_query(pairs, key, self.is_dubbo),
             Parameters::Instance(instance) => instance.metadata(key),
         }
     }
@@ -178,7 +185,7 @@ impl<'a> Provider<'a> {
 
     /// The application's name as it was given.
     pub fn application(&self) -> Option<&'a str> {
-        let name = match self.parameters {
+        let name = match &self.parameters {
             Parameters::Query(_) => None,
             // `SofaRegistryServiceDiscovery.java:101`, `InstanceAddressURL.java:195-196`.
             Parameters::Instance(instance) => instance.name.as_deref().filter(|name| !name.trim().is_empty()),
@@ -208,24 +215,33 @@ impl<'a> Provider<'a> {
     }
 }
 
-/// The value of a key in a query that clients read into a map from left to right: the last of two counts, pairs are trimmed, and
-/// a key without `=` has itself as value (SOFARPC's `SofaRegistryHelper.java:293-307`). To Dubbo's `;` parts pairs as well, and
-/// `default.x=…` counts where there is no `x` (`URL.java:253-267`).
-fn in_query<'a>(query: &'a str, key: &str, is_dubbo: bool) -> Option<&'a str> {
-    let between = move |c: char| c == '&' || is_dubbo && c == ';';
-    // As Java trims: U+3000 stays.
-    let trimmed = |pair: &'a str| pair.trim_matches(|c| c <= ' ');
-    let pair = |pair: &'a str| {
-        let pair = trimmed(pair);
-        pair.split_once('=').unwrap_or((pair, pair))
-    };
-    if let Some((_, value)) = query.rsplit(between).map(pair).find(|(name, _)| *name == key) {
-        return Some(value);
+/// The pairs of a query, without what Java trims around each: U+3000 stays. To Dubbo's clients `;` parts pairs as well.
+fn pairs(query: &str, is_dubbo: bool) -> Vec<Pair<'_>> {
+    let is_between = |byte: u8| byte == b'&' || is_dubbo && byte == b';';
+    let ends = query.bytes().enumerate().filter(|(_, byte)| is_between(*byte)).map(|(at, _)| at);
+    let mut pairs = Vec::with_capacity(query.bytes().filter(|byte| is_between(*byte)).count() + 1);
+    let mut from = 0;
+    for end in ends.chain([query.len()]) {
+        let pair = query[from..end].trim_matches(|c| c <= ' ');
+        let equals = pair.bytes().position(|byte| byte == b'=');
+        pairs.push(match equals {
+            Some(at) => Pair { name: &pair[..at], value: Some(&pair[at + 1..]) },
+            None => Pair { name: pair, value: None },
+        });
+        from = end + 1;
     }
-    let is_default = |name: &str| is_dubbo && name.strip_prefix("default.") == Some(key);
-    // Of two defaults Dubbo's map takes the first.
-    let mut assigned = query.split(between).filter_map(|pair| trimmed(pair).split_once('='));
-    assigned.find(|(name, _)| is_default(name)).map(|(_, value)| value)
+    pairs
+}
+
+/// The value of a key in a query that clients read into a map from left to right: the last of two counts, and a key without `=`
+/// has itself as value (SOFARPC's `SofaRegistryHelper.java:293-307`). To Dubbo's clients `default.x=…` counts where there is no
+/// `x`, the first of two (`URL.java:253-267`).
+fn in_query<'a>(pairs: &[Pair<'a>], key: &str, is_dubbo: bool) -> Option<&'a str> {
+    if let Some(pair) = pairs.iter().rfind(|pair| pair.name == key) {
+        return Some(pair.value.unwrap_or(pair.name));
+    }
+    let is_default = |pair: &&Pair<'a>| pair.value.is_some() && pair.name.strip_prefix("default.") == Some(key);
+    if is_dubbo { pairs.iter().find(is_default)?.value } else { None }
 }
 
 #[cfg(test)]
@@ -252,12 +268,12 @@ mod tests {
             ("a=1&\u{3000}x=2&\u{1}x=3\u{3000}", Some("3\u{3000}")),
             ("", None),
         ] {
-            assert_eq!(in_query(query, "x", true), value, "{query}");
+            assert_eq!(in_query(&pairs(query, true), "x", true), value, "{query}");
             let means_more = query.contains("default.") || query.contains(';');
-            assert!(means_more || in_query(query, "x", false) == value, "{query}");
+            assert!(means_more || in_query(&pairs(query, false), "x", false) == value, "{query}");
         }
         for (query, value) in [("default.x=1", None), ("x=1;x=2", Some("1;x=2")), ("default.x=1&x=2", Some("2"))] {
-            assert_eq!(in_query(query, "x", false), value, "{query}");
+            assert_eq!(in_query(&pairs(query, false), "x", false), value, "{query}");
         }
     }
 

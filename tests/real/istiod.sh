@@ -5,6 +5,7 @@
 #   KUBECONFIG_FILE  of a Kubernetes API server; by default there is none, with which 1.30 and newer crash
 #   GRPC_ADDRESS (127.0.0.1)  GRPC_PORT (15010)  HTTP_PORT (8080: /debug/configz)  MONITORING_PORT (15014)
 #   ALSO  folder with more configuration, in YAML; then proxies use mTLS where endpoints ask for it
+#   ACCESS_LOG  file that the proxies log connections and requests to
 #   MTLS (true with ALSO)  false: they do not
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,6 +17,7 @@ cat >"$mesh" <<YAML
 configSources: [$(printf '{address: "xds://%s"},' "$@")${ALSO:+{address: "fs://$ALSO"\},}${KUBECONFIG_FILE:+{address: "k8s://"\}}]
 enableAutoMtls: $([[ -n ${ALSO:-} ]] && echo "${MTLS:-true}" || echo false)
 ingressControllerMode: "OFF"
+${ACCESS_LOG:+accessLogFile: $ACCESS_LOG}
 YAML
 export ENABLE_CA_SERVER=false POD_NAME=istiod-0 POD_NAMESPACE=istio-system
 # Else clusters, and with mTLS HTTP listeners, carry filters that a stock Envoy does not know, and it refuses them.

@@ -259,8 +259,11 @@ impl Mesh {
         let kubeconfig = kubernetes.as_ref().map(|it| it.kubeconfig("admin").display().to_string()).unwrap_or_default();
         let program =
             if version == USUAL { "pilot-discovery".to_owned() } else { format!("pilot-discovery-{version}") };
+        let access = log_path("mesh-access");
+        let _ = fs::remove_file(&access); // the proxies append
         let more = [
             ("ALSO", also.to_str().unwrap()),
+            ("ACCESS_LOG", access.to_str().unwrap()),
             ("GRPC_ADDRESS", "0.0.0.0"),
             ("ISTIOD", &program),
             ("KUBECONFIG_FILE", &kubeconfig),

@@ -5,12 +5,9 @@
 //! who would rather have it has a better right to. Where rights differ by candidate there may be several such assignments; a
 //! claim that is made anew moves nobody if it can be met without.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    fmt::Debug,
-    hash::Hash,
-};
+use std::{collections::BTreeSet, fmt::Debug, hash::Hash};
 
+use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 
 /// The assignment of candidates `V` to claimants `K`, by rights `R`.
@@ -172,6 +169,11 @@ impl<R: Ord + Copy + Debug, K: Ord + Hash + Clone + Debug, V: Eq + Hash + Clone 
     pub fn get(&self, claimant: &K) -> Option<&V> {
         let entry = self.claimants.get(claimant)?;
         entry.candidates.get(entry.at).map(|(has, _)| has)
+    }
+
+    /// The candidates of a claimant, best first, each with its right to it.
+    pub fn candidates(&self, claimant: &K) -> &[(V, R)] {
+        self.claimants.get(claimant).map_or(&[], |entry| &entry.candidates)
     }
 
     /// How many claimants do not have their first candidate.

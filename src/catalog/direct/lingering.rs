@@ -4,11 +4,12 @@
 //! mesh if no entry has it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+use hashbrown::HashMap;
 use serde::Serialize;
 
 use crate::{catalog::key::ServiceKey, model::Millis, translate::service_entry::Member};
