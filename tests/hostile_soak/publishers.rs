@@ -18,23 +18,21 @@ impl Bad {
         Self { random: Random::new(seed ^ 0xBAD), version: 0, published: Vec::new() }
     }
 
-    /// A few lines of one kind; `services` good ones may be aimed at.
-    pub(crate) fn lines(&mut self, services: usize) -> Vec<Value> {
+    /// A few lines of one kind, with its name; `services` good ones may be aimed at.
+    pub(crate) fn lines(&mut self, services: usize) -> (&'static str, Vec<Value>) {
         self.version += 1;
         let aim = nth(self.random.below(services));
         match self.random.below(10) {
-            0 => self.odd(&aim),
-            1 => self.many_services(),
-            2 => self.twins(&aim),
-            3 => self.heavy(&aim),
-            4 => self.tombstones(),
-            5 => self.garbage(&aim),
-            6 => self.addresses(&aim),
-            7 => self.hijack(),
-            8 => vec![
-                json!({ "op": "replace", "source": "bad", "dataInfoId": aim, "version": self.version, "publishers": [] }),
-            ],
-            _ => self.take_back(),
+            0 => ("odd texts", self.odd(&aim)),
+            1 => ("many services", self.many_services()),
+            2 => ("twins", self.twins(&aim)),
+            3 => ("heavy publishers", self.heavy(&aim)),
+            4 => ("removals of nobody", self.tombstones()),
+            5 => ("garbage", self.garbage(&aim)),
+            6 => ("bad addresses", self.addresses(&aim)),
+            7 => ("others' addresses", self.hijack()),
+            8 => ("empty reads", self.empty_read(&aim)),
+            _ => ("takings back", self.take_back()),
         }
     }
 
@@ -127,6 +125,12 @@ impl Bad {
         let n = self.random.below(200);
         let id = id(format_args!("Orders{n}"));
         vec![self.publish(&id, vec![format!("10.1.{n}.0:12200?app_name=orders&weight=100000")])]
+    }
+
+    /// A read of a data server that has nobody.
+    fn empty_read(&mut self, aim: &str) -> Vec<Value> {
+        let version = self.version;
+        vec![json!({ "op": "replace", "source": "bad", "dataInfoId": aim, "version": version, "publishers": [] })]
     }
 
     fn take_back(&mut self) -> Vec<Value> {
