@@ -2,9 +2,10 @@
 //! waits, memory stays within its bounds.
 //!
 //! A run alternates between calm windows and hostile ones, so that what the good client waits in both can be compared. The
-//! good client has a thread of its own, and the bad ones run at the lowest priority: they stand for machines elsewhere. A good
-//! change is said when the bad lines before it are read, since `serve` reads lines one at a time, which a session server's
-//! threads do side by side; what the lines make the server do after that is in the wait.
+//! good client has a thread of its own, and the bad ones run at the lowest priority: they stand for machines elsewhere. A change
+//! waits until what was told before is acknowledged, whoever's that was, so in calm another good change is said before each, as
+//! bad lines are among the bad. A change is said when the lines before it are read, since `serve` reads one at a time, which a
+//! session server's threads do side by side; what the lines make the server do after that is in the wait.
 //! A run takes `MOX_HOSTILE_SECONDS` (20) from the seed `MOX_SEED` (a new one, printed). Waits are printed and not
 //! judged here: a test does not know what else its machine does.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -178,13 +179,16 @@ fn the_good_lose_nothing_among_the_bad() {
                 hostile.store(is_hostile, Ordering::Release);
                 let window = Instant::now();
                 while window.elapsed() < WINDOW {
-                    let mut kept = &mut calm;
-                    if is_hostile {
+                    seq += 1;
+                    let mut change = || good(random.below(SERVICES), random.below(ENDPOINTS), seq);
+                    let (kept, before) = if is_hostile {
                         let (kind, lines) = bad.lines(SERVICES);
-                        lines.iter().for_each(|line| serve.say(line));
-                        serve.ask(&json!({ "op": "unknown", "dataInfoIds": [], "id": 0 }));
-                        kept = harassed.entry(kind).or_default();
-                    }
+                        (harassed.entry(kind).or_default(), lines)
+                    } else {
+                        (&mut calm, vec![change()])
+                    };
+                    before.iter().for_each(|line| serve.say(line));
+                    serve.ask(&json!({ "op": "unknown", "dataInfoIds": [], "id": 0 }));
                     seq += 1;
                     let said = Instant::now();
                     serve.say(&good(random.below(SERVICES), random.below(ENDPOINTS), seq));
