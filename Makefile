@@ -31,7 +31,7 @@ demo: ## the real registry and two real providers; watch their services arrive a
 demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
 	tests/real/demo-istio.sh
 
-demo-mesh: jar examples ## eight ways to call providers, past a mesh and through it, mostly 1,000 calls each, told as they happen; needs root
+demo-mesh: jar examples ## eight ways to call providers, past a mesh and through it, mostly 1,000 calls each, and who sees what, told as they happen; needs root
 	tests/real/install.sh
 	cargo test --locked --quiet --test real -- --ignored --exact mesh_story
 

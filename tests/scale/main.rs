@@ -12,13 +12,9 @@ mod report;
 mod run;
 mod world;
 
-use std::{
-    path::PathBuf,
-    process::{Command, ExitCode},
-    time::Instant,
-};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use harness::process::{is_root, root};
+use harness::process::{is_root, mortal, root};
 use serde_json::json;
 use world::{ENDPOINTS, WAYS};
 
@@ -54,7 +50,7 @@ fn main() -> ExitCode {
         return refuse("needs root, for a network of its own");
     }
     if !inside {
-        let mut alone = Command::new("unshare");
+        let mut alone = mortal("unshare");
         alone.args(["--net", "sh", "-c", NETWORK]).arg(std::env::current_exe().unwrap()).arg(INSIDE).args(&given);
         return if alone.status().unwrap().success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }

@@ -55,7 +55,7 @@ fn machine() -> String {
 /// A column: its title, where its figures are, of which there may be several in a cell, and what they are divided by.
 type Column = (&'static str, &'static [&'static str], f64);
 
-const SIDECAR: [Column; 7] = [
+const SIDECAR: [Column; 8] = [
     ("memory MB", &["/sidecar/residentBytes"], 1e6),
     ("clusters", &["/sidecar/clusters"], 1.0),
     ("listeners", &["/sidecar/listeners"], 1.0),
@@ -63,6 +63,7 @@ const SIDECAR: [Column; 7] = [
     ("ready after s", &["/sidecar/readyMs"], 1e3),
     ("CPU ms an endpoint", &["/sidecar/endpointCpuMs"], 1.0),
     ("CPU ms a new service", &["/sidecar/serviceCpuMs"], 1.0),
+    ("CPU ms a second at rest", &["/sidecar/idleCpuMs"], 1.0),
 ];
 
 const ISTIOD: [Column; 4] = [
