@@ -84,9 +84,9 @@ fn tables(all: &Value) -> String {
     let mut machines: Vec<&str> = sizes.iter().filter_map(|(_, it)| it["machine"].as_str()).collect();
     machines.dedup();
     let _ = writeln!(text, "{}.", machines.join("; "));
-    for (title, columns) in [("One sidecar", &SIDECAR[..]), ("istiod, with 1 / 10 proxies", &ISTIOD[..])] {
+    for (title, columns) in [("One sidecar", &SIDECAR[..]), ("istiod, with one proxy and with ten", &ISTIOD[..])] {
         let titles: Vec<&str> = columns.iter().map(|(title, ..)| *title).collect();
-        let _ = writeln!(text, "\n**{title}**\n\n| services × 10 | way | {} |", titles.join(" | "));
+        let _ = writeln!(text, "\n### {title}\n\n| services × 10 | way | {} |", titles.join(" | "));
         let _ = writeln!(text, "| ---: | --- |{}", " ---: |".repeat(titles.len()));
         for (size, it) in &sizes {
             for (wide, narrow) in PAIRS {
@@ -144,14 +144,16 @@ fn grouped(value: usize) -> String {
     text
 }
 
-/// What is demanded of 10,000 services: a column of which way, and how many times less it has to be.
+/// Of how many services something is demanded.
+const JUDGED: usize = 10_000;
+/// What is demanded of them: a column of which ways, and how many times less it has to be.
 const GOALS: [(&str, usize, &Column, f64); 3] = [
     ("memory of a sidecar", 0, &SIDECAR[0], 10.0),
     ("its CPU for a new service", 0, &SIDECAR[6], 50.0),
     ("its CPU for a change of an endpoint in direct mode", 1, &SIDECAR[5], 10.0),
 ];
 
-/// Says of each demand how it is met.
+/// Says how many times less each demand's figure is, and of the services that it is about whether it is met.
 pub(crate) fn verdict(services: usize) {
     let all = read();
     let ways = &all["sizes"][services.to_string()]["ways"];
@@ -161,11 +163,15 @@ pub(crate) fn verdict(services: usize) {
             continue;
         };
         let ratio = wide / narrow;
-        let met = if ratio >= least { "met" } else { "MISSED" };
+        let met = match ratio >= least {
+            _ if services != JUDGED => "",
+            true => ": as demanded",
+            false => ": LESS THAN DEMANDED",
+        };
+        let (wide, narrow) = (number(wide), number(narrow));
         println!(
-            "  {what}: {} → {}, {ratio:.0} times less; {least} is the goal at 10,000: {met}",
-            number(wide),
-            number(narrow)
+            "  {what}: {wide} → {narrow}, {ratio:.0} times less (at {} services {least} times){met}",
+            grouped(JUDGED)
         );
     }
 }
