@@ -15,7 +15,7 @@ CYCLONEDX := target/tools/bin/cargo-cyclonedx
 FUZZ_SECONDS := 600
 ROUNDS := 5
 MINUTES := 30
-SIZES := 1000 5000 10000
+SIZES ?= 1000 5000 10000
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22

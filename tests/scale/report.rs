@@ -22,9 +22,19 @@ fn read() -> Value {
 /// Replaces what is known of so many services.
 pub(crate) fn keep(services: usize, ways: Value) {
     let mut all = read();
-    all["sizes"][services.to_string()] = json!({ "machine": machine(), "ways": ways });
+    all["sizes"][services.to_string()] = json!({ "machine": machine(), "ways": rounded(ways) });
     fs::write(results(), format!("{all:#}\n")).unwrap();
     write();
+}
+
+/// Without digits that mean nothing: those below a microsecond.
+fn rounded(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, rounded(value))).collect(),
+        Value::Array(items) => items.into_iter().map(rounded).collect(),
+        Value::Number(number) if number.is_f64() => json!((number.as_f64().unwrap() * 1e3).round() / 1e3),
+        other => other,
+    }
 }
 
 /// Writes the tables into docs/benchmarks.md.

@@ -29,7 +29,13 @@ const BATCH: (usize, u64) = (50, 19);
 /// A consumer that calls on and on in a thread of its own.
 struct Calling {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Caller>,
+    thread: Option<JoinHandle<Caller>>,
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Calling {
@@ -42,12 +48,12 @@ impl Calling {
             }
             caller
         });
-        Self { stop, thread }
+        Self { stop, thread: Some(thread) }
     }
 
-    fn end(self) -> Caller {
+    fn end(mut self) -> Caller {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the consumer goes on")
+        self.thread.take().expect("it ends once").join().expect("the consumer goes on")
     }
 }
 
@@ -114,7 +120,7 @@ pub(super) fn is_switched_under_calls(mesh: &mut Mesh) {
     let calling = [sofarpc, Caller::in_pod(Framework::Dubbo, &[REGISTRY])].map(Calling::start);
 
     mesh.policy(&policy("shadow"));
-    eventually(SOON, "it is known who subscribes", || (page()["known"] == true).then_some(()));
+    eventually(2 * SOON, "it is known who subscribes", || (page()["known"] == true).then_some(()));
     told(mesh, "shadow");
     mesh.say(&format!("fewer would see, says /mox/visibility: {}", page()["narrowed"]));
     wait_for(&all, &all);
