@@ -1,9 +1,10 @@
 //! What a sidecar and istiod take by what is exported to whom: the real istiod, the real Envoy, and `examples/serve` with thousands of
-//! services, in a network of its own. `make scale`, or `cargo test --release --test scale -- [SERVICES]…` as root.
+//! services, in a network of its own. As root.
 //!
-//! Each way of exporting has a server, an istiod and a proxy of its own, one way after the other; what is compared is of one run. The
-//! figures go to `tests/scale/results.json`, and as tables to `docs/benchmarks.md`, which says how they are taken. What is said of a
-//! number of services replaces what was there of it.
+//! `make scale`, or `cargo test --release --test scale -- SERVICES…`, measures. Each way of exporting has a server, an istiod and a
+//! proxy of its own, one way after the other; what is compared is of one run. The figures go to `tests/scale/results.json`, and as
+//! tables to `docs/benchmarks.md`, which says how they are taken. What is said of a number of services replaces what was there of it.
+//! Without a number all of this runs on few services for a moment, so that it keeps working, and writes nothing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod cost;
@@ -14,7 +15,11 @@ mod world;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use harness::process::{is_root, mortal, root};
+use harness::{
+    process::{is_root, mortal, root},
+    trials::{self, trial_unless},
+};
+use run::Plan;
 use serde_json::json;
 use world::{ENDPOINTS, WAYS};
 
@@ -22,43 +27,51 @@ use world::{ENDPOINTS, WAYS};
 const INSIDE: &str = "--inside";
 /// In place of numbers of services: measures nothing, and makes the tables anew of what is known.
 const TABLES: &str = "tables";
-/// What there is of services where nothing is said.
-const SIZES: [usize; 3] = [1_000, 5_000, 10_000];
+/// Services of the small run.
+const FEW: usize = 100;
 /// Loopback, with the address that `sidecar.sh` looks for istiod at.
 const NETWORK: &str = "ip link set lo up && ip address add 10.60.0.1/32 dev lo && exec \"$0\" \"$@\"";
 
 fn main() -> ExitCode {
     let given: Vec<String> = std::env::args().skip(1).collect();
-    let (inside, sizes) = match given.split_first() {
-        Some((first, sizes)) if first == INSIDE => (true, sizes),
-        _ => (false, &given[..]),
-    };
-    if given == [TABLES] {
-        report::write();
-        return ExitCode::SUCCESS;
-    }
-    let sizes: Result<Vec<usize>, _> = sizes.iter().map(|size| size.replace([',', '_'], "").parse()).collect();
-    let sizes = match sizes {
-        Ok(sizes) if sizes.iter().all(|size| (100..=50_000).contains(size)) => sizes,
-        _ => {
-            return refuse(
-                "arguments are numbers of services from 100 to 50,000, separated by blanks, or the one word tables",
-            );
+    match given.split_first() {
+        Some((first, [])) if first == TABLES => {
+            report::write();
+            ExitCode::SUCCESS
         }
-    };
-    if !is_root() {
-        return refuse("needs root, for a network of its own");
+        Some((first, [])) if first == INSIDE => {
+            in_small();
+            ExitCode::SUCCESS
+        }
+        Some((first, sizes)) if first == INSIDE => {
+            sizes.iter().filter_map(|size| size.parse().ok()).for_each(measure);
+            ExitCode::SUCCESS
+        }
+        Some((first, _)) if first.starts_with(|first: char| first.is_ascii_digit()) => {
+            let is_size = |size: &String| size.parse().is_ok_and(|size: usize| (FEW..=50_000).contains(&size));
+            match (given.iter().all(is_size), needs_root()) {
+                (true, None) if alone(&given) => ExitCode::SUCCESS,
+                (true, None) => ExitCode::FAILURE,
+                (true, Some(why)) => refuse(&why),
+                (false, _) => refuse("arguments are numbers of services from 100 to 50000, or the one word tables"),
+            }
+        }
+        _ => trials::run(vec![trial_unless("scale_in_small", needs_root, || match alone(&[]) {
+            true => Ok(()),
+            false => Err("it failed inside of its network".into()),
+        })]),
     }
-    if !inside {
-        let mut alone = mortal("unshare");
-        alone.args(["--net", "sh", "-c", NETWORK]).arg(std::env::current_exe().unwrap()).arg(INSIDE).args(&given);
-        return if alone.status().unwrap().success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
-    let sizes = if sizes.is_empty() { SIZES.to_vec() } else { sizes };
-    for services in sizes {
-        measure(services);
-    }
-    ExitCode::SUCCESS
+}
+
+/// Whether this program, in a network of its own, does what it is told.
+fn alone(sizes: &[String]) -> bool {
+    let mut program = mortal("unshare");
+    program.args(["--net", "sh", "-c", NETWORK]).arg(std::env::current_exe().unwrap()).arg(INSIDE).args(sizes);
+    program.status().unwrap().success()
+}
+
+fn needs_root() -> Option<String> {
+    (!is_root()).then(|| "it needs root, for a network of its own".to_owned())
 }
 
 fn refuse(why: &str) -> ExitCode {
@@ -73,11 +86,23 @@ fn measure(services: usize) {
     let mut ways = json!({});
     for way in WAYS {
         println!("  {}", way.title);
-        ways[way.name] = json!(run::run(services, way));
+        ways[way.name] = json!(run::run(services, way, Plan::FULL));
     }
     report::keep(services, ways);
     report::verdict(services);
     println!("  {services} services took {:.0?}; figures are in {}", begin.elapsed(), shown(&report::results()));
+}
+
+/// Every way of exporting few services: what the sidecar holds differs by what it is to see.
+fn in_small() {
+    let [wide, narrow, wide_direct, narrow_direct] = WAYS.map(|way| run::run(FEW, way, Plan::SMALL).sidecar);
+    let (seen, applications) = world::seen(FEW);
+    let hidden = (FEW - seen) as u64;
+    assert_eq!((wide.clusters - narrow.clusters, wide.listeners - narrow.listeners), (hidden, hidden));
+    let addresses = [world::applications(FEW), applications].map(|all| (all * ENDPOINTS) as u64);
+    assert_eq!(wide_direct.listeners - wide.listeners, addresses[0], "an address, a listener");
+    assert_eq!(narrow_direct.listeners - narrow.listeners, addresses[1], "an address, a listener");
+    assert!(wide.resident_bytes > narrow.resident_bytes);
 }
 
 fn shown(path: &std::path::Path) -> String {

@@ -26,12 +26,23 @@ const ISTIOD_PORT: u16 = 15_110;
 const SIDECAR: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
 /// Proxies, each in a namespace of its own.
 const PROXIES: [usize; 2] = [1, 10];
-/// Of each kind, with one proxy and with ten.
-const CHANGES: [usize; 2] = [7, 5];
-/// Over which it is measured what a sidecar takes by itself: twice what Envoy makes its statistics in.
-const IDLE: Duration = Duration::from_secs(10);
 /// Longer than istiod waits for more to come before it pushes.
 const DEBOUNCE: Duration = Duration::from_millis(500);
+
+/// How long it is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// Changes of each kind, with one proxy and with ten.
+    changes: [usize; 2],
+    /// Over which it is measured what a sidecar takes by itself.
+    idle: Duration,
+}
+
+impl Plan {
+    /// At rest twice as long as what Envoy makes its statistics in.
+    pub(crate) const FULL: Self = Self { changes: [7, 5], idle: Duration::from_secs(10) };
+    pub(crate) const SMALL: Self = Self { changes: [1, 1], idle: Duration::from_millis(100) };
+}
 
 /// What a way of exporting takes.
 #[derive(Debug, Default, Serialize)]
@@ -90,7 +101,7 @@ struct Scene {
     world: World,
 }
 
-pub(crate) fn run(services: usize, way: Way) -> Figures {
+pub(crate) fn run(services: usize, way: Way, plan: Plan) -> Figures {
     let mut figures = Figures::default();
     let world = World::start(services, way);
     figures.policy_bytes = world.policy_bytes;
@@ -127,9 +138,9 @@ pub(crate) fn run(services: usize, way: Way) -> Figures {
         figures.sidecar.listeners,
         figures.sidecar.resident_bytes / 1_000_000
     ));
-    figures.sidecar.idle_cpu_ms = scene.idle();
+    figures.sidecar.idle_cpu_ms = scene.idle(plan.idle);
 
-    for (n, (proxies, changes)) in PROXIES.into_iter().zip(CHANGES).enumerate() {
+    for (n, (proxies, changes)) in PROXIES.into_iter().zip(plan.changes).enumerate() {
         if proxies > 1 {
             let others: Vec<String> = (1..proxies).map(namespace).collect();
             scene.followers = Some(Followers::connect(&format!("{SIDECAR}:{ISTIOD_PORT}"), &others));
@@ -196,10 +207,10 @@ impl Scene {
     }
 
     /// CPU of the sidecar in a second in which nothing happens.
-    fn idle(&self) -> f64 {
+    fn idle(&self, over: Duration) -> f64 {
         let before = cpu(self.envoy.pid());
-        thread::sleep(IDLE); // over which it is measured
-        (cpu(self.envoy.pid()) - before) / IDLE.as_secs_f64()
+        thread::sleep(over); // over which it is measured
+        (cpu(self.envoy.pid()) - before) / over.as_secs_f64()
     }
 
     /// Statistics of the sidecar. To ask for them takes it up to a second of CPU, so it is done between measurements only.

@@ -50,6 +50,17 @@ fn consumer(n: usize) -> Option<usize> {
     (n < NAMESPACES * USED).then_some(n % NAMESPACES)
 }
 
+/// How many services namespace 0 consumes, and of how many applications.
+pub(crate) fn seen(services: usize) -> (usize, usize) {
+    let seen = (0..services).filter(|n| consumer(*n) == Some(0));
+    let applications: BTreeSet<usize> = seen.clone().map(application).collect();
+    (seen.count(), applications.len())
+}
+
+pub(crate) fn applications(services: usize) -> usize {
+    services.div_ceil(OFFERS)
+}
+
 fn application(n: usize) -> usize {
     n / OFFERS
 }
@@ -174,8 +185,7 @@ impl World {
 
     /// The service of namespace 0 whose instance is started anew next.
     fn next(&self) -> usize {
-        let used = USED.min(self.services / NAMESPACES);
-        (self.starts + 1) % used * NAMESPACES
+        (self.starts + 1) % seen(self.services).0 * NAMESPACES
     }
 
     /// Its host.
