@@ -69,6 +69,8 @@ pub(crate) struct Sidecar {
     /// For a change of an endpoint.
     pub(crate) endpoint_cpu_ms: f64,
     pub(crate) service_cpu_ms: f64,
+    /// That it made to istiod: more than one where it was too busy to keep one.
+    pub(crate) connections: u64,
     /// Of each change, and for each new service.
     pub(crate) all: [Vec<f64>; 2],
 }
@@ -176,6 +178,7 @@ pub(crate) fn run(services: usize, way: Way, plan: Plan) -> Figures {
             ));
         }
     }
+    figures.sidecar.connections = scene.stats(&[CONNECTIONS])[0];
     figures.istiod.resident_bytes = resident(scene.istiod.process.pid());
     figures
 }
@@ -195,6 +198,7 @@ fn without_mtls() -> String {
 const ACTIVE_CLUSTERS: &str = "cluster_manager.active_clusters";
 const ACTIVE_LISTENERS: &str = "listener_manager.total_listeners_active";
 const LISTENER_UPDATES: &str = "listener_manager.lds.update_success";
+const CONNECTIONS: &str = "cluster.istiod.upstream_cx_total";
 const RECEIVED: &str = "cluster.istiod.upstream_cx_rx_bytes_total";
 
 impl Scene {
