@@ -225,7 +225,7 @@ impl Mesh {
             }
         };
         step("SOFARegistry at 10.60.0.1 with our jar, in a network of its own");
-        // One in its own process would be no place for documents.
+        // A database in the registry's own process would be no place for documents.
         let mut database = Process::start(script("server.sh", &log_path("mesh-database")).args(["database", "1"]));
         eventually(START, "the database listens", || {
             assert!(database.alive(), "the database ended: see target/real/log/mesh-database.log");

@@ -18,7 +18,7 @@ ip link set lo up
 ip address add 10.60.0.1/32 dev lo
 for i in 1 2 3 4; do ip address add "10.50.0.$i/32" dev lo; done
 ip route add 248.0.0.0/6 dev lo
-# Those of triple are among the ports that the kernel gives to connections.
+# Triple's ports are among those that the kernel gives to connections.
 echo 50051-50054 >/proc/sys/net/ipv4/ip_local_reserved_ports
 redirect_out() { # [COMMAND...] that it is done with
   for to in 10.50.0.0/16 248.0.0.0/6; do

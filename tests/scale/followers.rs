@@ -40,7 +40,7 @@ struct Cluster {
 #[derive(Default)]
 struct Counts {
     bytes: AtomicU64,
-    /// Those that have had their first listeners.
+    /// Proxies that have had their first listeners.
     served: AtomicUsize,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Followers {
 }
 
 impl Followers {
-    /// One in each of these namespaces; returns when all have been served.
+    /// A proxy in each of these namespaces; returns when all have been served.
     pub(crate) fn connect(istiod: &str, namespaces: &[String]) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let counts = Arc::new(Counts::default());

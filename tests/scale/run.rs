@@ -69,7 +69,7 @@ pub(crate) struct Sidecar {
     /// For a change of an endpoint.
     pub(crate) endpoint_cpu_ms: f64,
     pub(crate) service_cpu_ms: f64,
-    /// That it made to istiod: more than one where it was too busy to keep one.
+    /// Connections to istiod: more than one where it was too busy to keep it.
     pub(crate) connections: u64,
     /// Of each change, and for each new service.
     pub(crate) all: [Vec<f64>; 2],

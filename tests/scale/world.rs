@@ -21,7 +21,7 @@ const USED: usize = 20;
 /// Services of an application.
 const OFFERS: usize = 10;
 /// In so many parts istiod takes the services.
-const PARTS: &str = "64";
+const PARTS: usize = 64;
 const ELSEWHERE: &str = "elsewhere";
 
 /// A way of exporting.
@@ -150,7 +150,7 @@ impl World {
     pub(crate) fn start(services: usize, way: Way) -> Self {
         let policy = policy(services, way);
         let policy_bytes = policy.to_string().len();
-        let settings = json!({ "partitions": [64], "threads": 2, "push": { "duty": 1 }, "policy": policy });
+        let settings = json!({ "partitions": [PARTS], "threads": 2, "push": { "duty": 1 }, "policy": policy });
         let (config, log) = (root().join("target/real/run/scale.json"), log_path("scale-serve"));
         for path in [&config, &log] {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -173,7 +173,7 @@ impl World {
 
     /// Where istiod takes the services from.
     pub(crate) fn sources(&self) -> Vec<String> {
-        let parts = self.serve.first["slices"][PARTS].as_array().expect("partitions");
+        let parts = self.serve.first["slices"][PARTS.to_string()].as_array().expect("partitions");
         parts.iter().map(|part| part.as_str().unwrap().to_owned()).collect()
     }
 

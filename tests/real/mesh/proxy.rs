@@ -35,7 +35,7 @@ pub(super) fn connections() -> BTreeMap<String, u64> {
     connections_of(CONSUMERS)
 }
 
-/// Those of a proxy.
+/// The same of any proxy.
 pub(super) fn connections_of(proxy: Ipv4Addr) -> BTreeMap<String, u64> {
     let all = admin_json(proxy, "/stats?format=json&filter=upstream_cx_total");
     let count = |stat: &Value| {

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Instant,
@@ -28,6 +28,7 @@ const BATCH: (usize, u64) = (50, 19);
 
 /// A consumer that calls on and on in a thread of its own.
 struct Calling {
+    calls: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Caller>>,
 }
@@ -40,15 +41,22 @@ impl Drop for Calling {
 
 impl Calling {
     fn start(mut caller: Caller) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let (calls, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (made, stopped) = (Arc::clone(&calls), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 caller.call(BATCH.0, BATCH.1);
+                made.store(caller.calls, Ordering::Relaxed);
             }
             caller
         });
-        Self { stop, thread: Some(thread) }
+        Self { calls, stop, thread: Some(thread) }
+    }
+
+    /// Waits for a batch that begins from now on.
+    fn go_on(&self) {
+        let wanted = self.calls.load(Ordering::Relaxed) + 2 * BATCH.0;
+        eventually(SOON, "calls go on", || (self.calls.load(Ordering::Relaxed) >= wanted).then_some(()));
     }
 
     fn end(mut self) -> Caller {
@@ -82,7 +90,7 @@ fn wait_for(sofa: &BTreeSet<String>, strict: &BTreeSet<String>) {
 /// The connections of a proxy since `before`, by cluster.
 fn new_connections(proxy: Ipv4Addr, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let mut all = connections_of(proxy);
-    // Those of a cluster that went meanwhile and is back begin anew.
+    // The count of a cluster that went meanwhile and is back begins anew.
     all.iter_mut().for_each(|(name, count)| *count = count.saturating_sub(*before.get(name).unwrap_or(&0)));
     all.retain(|_, count| *count > 0);
     all
@@ -130,6 +138,10 @@ pub(super) fn is_switched_under_calls(mesh: &mut Mesh) {
     wait_for(&orders, &dubbo);
     mesh.say(&format!("switched on: both proxies hold what their consumers call after {:.1?}", begin.elapsed()));
     told(mesh, "on");
+    let mut second = mesh.caller(Framework::Sofarpc, &["sofa://10.60.0.1:9603", "1"]);
+    second.call(BATCH.0, 0);
+    assert_eq!(second.failed, 0, "of another consumer in namespace sofa, which starts now");
+    drop(second);
 
     let theirs = new_connections(POD, &before[1]);
     let before_late = connections_of(POD);
@@ -145,11 +157,14 @@ pub(super) fn is_switched_under_calls(mesh: &mut Mesh) {
     for _ in 0..3 {
         mesh.policy(&policy("shadow"));
         wait_for(&all, &all);
+        calling.iter().chain([&late]).for_each(Calling::go_on);
         mesh.policy(&policy("on"));
         wait_for(&orders, &both);
+        calling.iter().chain([&late]).for_each(Calling::go_on);
     }
     mesh.policy(&policy("off"));
     wait_for(&all, &all);
+    calling.iter().chain([&late]).for_each(Calling::go_on);
     told(mesh, "off");
 
     let [sofarpc, dubbo] = calling.map(Calling::end);
