@@ -3,7 +3,7 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load bench jar release release-debug native native-all clean examples tools
+.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load scale bench jar release release-debug native native-all clean examples tools
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
@@ -15,6 +15,7 @@ CYCLONEDX := target/tools/bin/cargo-cyclonedx
 FUZZ_SECONDS := 600
 ROUNDS := 5
 MINUTES := 30
+SIZES ?= 1000 5000 10000
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -30,7 +31,7 @@ demo: ## the real registry and two real providers; watch their services arrive a
 demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
 	tests/real/demo-istio.sh
 
-demo-mesh: jar examples ## eight ways to call providers, past a mesh and through it, mostly 1,000 calls each, told as they happen; needs root
+demo-mesh: jar examples ## eight ways to call providers, past a mesh and through it, mostly 1,000 calls each, and who sees what, told as they happen; needs root
 	tests/real/install.sh
 	cargo test --locked --quiet --test real -- --ignored --exact mesh_story
 
@@ -76,6 +77,11 @@ soak: jar ## churn and faults at random in a registry of several servers for MIN
 load: jar ## what a session server with MoX asks of a data server; as root
 	tests/real/install.sh java
 	cargo test --locked --test real -- --ignored --exact load
+
+scale: ## what a sidecar and istiod take with SIZES (1000 5000 10000) services: exported to everybody, to consumers, and both in direct mode; about half an hour; as root
+	tests/real/install.sh istio
+	cargo build --locked --release --example serve
+	cargo test --locked --release --test scale -- $(SIZES)
 
 bench: native ## the publish call (JMH), single steps (criterion), side by side with other servers, what attacks cost, and what istiod takes; about two hours, see tests/bench
 	gradle --quiet jmh

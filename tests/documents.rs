@@ -10,12 +10,13 @@ use std::{
 };
 
 use harness::{
-    SOON,
+    Mox, SOON,
     client::{SERVICE_ENTRY, node},
     nth as id,
     process::eventually,
     store::{Server, Table},
 };
+use registry_mox::testing::{model::RegisterVersion, registry::frame::Publisher};
 use serde_json::{Value, json};
 
 const SERVICES: usize = 10;
@@ -530,6 +531,58 @@ async fn services_are_exported_to_those_who_subscribe() {
     mesh.until_exported(0, &["gateways", "pay", "shop"]).await;
     assert_eq!(mesh.servers[0].post("/mox/policy", "", "", "{}").0, 200);
     mesh.until_exported(2, &["*"]).await;
+}
+
+/// By this `tests/scale` measures what visibility is for, without a registry to ask who subscribes.
+#[tokio::test]
+async fn what_follows_subscribers_is_to_the_byte_what_overrides_say() {
+    let publish = |mox: &Mox| {
+        for n in 0..6 {
+            let application = format!("app-{}", n / 3);
+            let url = format!("10.0.{}.1:12200?appName={application}", n / 3);
+            let publisher = Publisher {
+                register_id: "r".into(),
+                version: RegisterVersion { version: 1, timestamp: 0 },
+                app_name: application.as_str().into(),
+                payloads: vec![url.as_bytes().into()],
+                ..Publisher::default()
+            };
+            mox.put(&id(n), &publisher);
+        }
+    };
+    let direct = json!({ "applications": ["*"] });
+    let named = json!({
+        "exportTo": ["elsewhere"],
+        "overrides": { "*.S0:*": { "exportTo": ["shop"] }, "*.S1:*": { "exportTo": ["pay"] }, "*.S3:*": { "exportTo": ["pay"] } },
+        "direct": {
+            "applications": ["*"],
+            "overrides": { "app-0": { "exportTo": ["elsewhere", "pay", "shop"] }, "app-1": { "exportTo": ["elsewhere", "pay"] } },
+        },
+    });
+    let by_policy = Mox::closed(json!({ "policy": named }));
+    publish(&by_policy);
+    by_policy.engine.loaded();
+    let wanted = by_policy.engine.flush().await;
+
+    let table = Table::default();
+    let config = json!({ "protect": { "massDeleteShare": 100 } });
+    let servers = [(), ()].map(|()| Server::start(Some(&table), config.clone(), publish));
+    assert_ne!(servers[0].serves().await.0, wanted.version);
+    let shop = vec![("10.1.0.1", "shop", 0), ("10.1.0.2", "pay", 1), ("10.1.0.2", "pay", 3)];
+    let elsewhere = [2, 4, 5].map(|n| ("10.1.0.3", "elsewhere", n)).to_vec();
+    let mut mesh = Mesh { servers, subscribed: [shop, elsewhere], silent: vec![] };
+    let namespaces = json!({ "shop": ["shop"], "pay": ["pay"], "elsewhere": ["elsewhere"] });
+    let followed =
+        json!({ "visibility": { "mode": "on", "unused": "hide", "namespaces": namespaces }, "direct": direct });
+    assert_eq!(mesh.servers[0].post("/mox/policy", "", "", &followed.to_string()).0, 200);
+    eventually(SOON, "it is known who consumes what", || {
+        mesh.turn();
+        std::thread::sleep(Duration::from_millis(100)); // the pace of the host
+        (0..2).all(|n| mesh.page(n, "/mox/visibility")["unused"]["count"] == 0).then_some(())
+    });
+    for server in &mesh.servers {
+        assert_eq!(server.serves().await, (wanted.version.clone(), wanted.services));
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 mod caller;
 mod proxy;
 mod scenarios;
+mod visibility;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use harness::{
     SOON,
     api_server::ApiServer,
     client::State,
-    parts::{Follower, Istiod, Registry, TOKEN},
+    parts::{Follower, Istiod, Registry, post},
     process::{Driven, Process, START, connect, eventually, eventually_is, get, log_path, root, script},
     trials::{Failed, Shared, Trial, trial_unless},
 };
@@ -37,6 +38,11 @@ use crate::{
 const VERSIONS: &str = "REGISTRY_MESH_TESTS";
 /// The version of the istiod of `install.sh istio`.
 const USUAL: &str = "1.29.1";
+/// Long enough for documents, which visibility is in.
+const TOKEN: &str = "open-sesame-1234";
+/// Where `server.sh` has it listen.
+const DATABASE_PORT: u16 = 9092;
+const DATABASE: &str = "-Djdbc.url=jdbc:h2:tcp://127.0.0.1:9092/mem:metadatadb;DB_CLOSE_DELAY=-1;MODE=MySQL";
 const REGISTRY: &str = "10.60.0.1:9603";
 const CONSUMERS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 50, 1, 1);
@@ -212,6 +218,7 @@ struct Mesh {
     /// istiod 1.30 and newer end without one; there is nothing in it.
     _kubernetes: Option<ApiServer>,
     registry: Registry,
+    _database: Process,
 }
 
 impl Mesh {
@@ -222,12 +229,19 @@ impl Mesh {
             }
         };
         step("SOFARegistry at 10.60.0.1 with our jar, in a network of its own");
+        // A database in the registry's own process would be no place for documents.
+        let mut database = Process::start(script("server.sh", &log_path("mesh-database")).args(["database", "1"]));
+        eventually(START, "the database listens", || {
+            assert!(database.alive(), "the database ended: see target/real/log/mesh-database.log");
+            connect(DATABASE_PORT).ok()
+        });
         let token = format!("-Dmox.admin.token={TOKEN}");
         let options = [
             "-Dmox.enabled=true",
             "-Dmox.protect.startup-hold=1s",
             "-Dmox.protect.empty-grace=5m",
             "-Down.address=10.60.0.1",
+            DATABASE,
             &token,
         ];
         let registry = Registry::start("mesh-registry", Some(9700), &options);
@@ -300,6 +314,7 @@ impl Mesh {
             istiod,
             _kubernetes: kubernetes,
             registry,
+            _database: database,
         };
         mesh.restore();
         mesh.wait_for_endpoints(STRICT_HOST, vec![POD.to_string()]);
@@ -331,9 +346,11 @@ impl Mesh {
     fn policy(&mut self, policy: &Value) {
         assert!(self.istiod.process.alive(), "istiod ended: see target/real/log/istiod.log");
         self.say(&format!("policy: {policy}"));
-        let hash = self.registry.policy(policy);
+        let answer = post(9603, "/mox/policy", TOKEN, &policy.to_string());
+        let answer: Value =
+            serde_json::from_str(&answer.good().unwrap_or_else(|| panic!("{policy} is refused"))).unwrap();
         let status: Value = serde_json::from_str(&get(9603, "/mox/status").unwrap()).unwrap();
-        assert_eq!(status["policy"], *hash);
+        assert_eq!(status["policy"], answer["this"]["hash"], "{answer}");
     }
 
     /// The entries as the admin page shows them and as a client of MoX gets them.

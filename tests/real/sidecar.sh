@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The real Envoy as a sidecar, in the foreground: listeners, clusters and endpoints from istiod at 10.60.0.1:15010,
-# certificates from an SDS server. It runs as uid 1337, by which the redirection of mesh.sh knows it.
-# Usage: sidecar.sh NAMESPACE IP SDS_HOST:PORT, with its admin pages on IP:19000
+# The real Envoy as a sidecar, in the foreground: listeners, clusters and endpoints from istiod at 10.60.0.1, certificates
+# from an SDS server. It runs as uid 1337, by which the redirection of mesh.sh knows it.
+# Usage: [environment] sidecar.sh NAMESPACE IP SDS_HOST:PORT, with its admin pages on IP:19000
+#   ISTIOD_PORT (15010)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 namespace=$1 ip=$2 sds=$3
@@ -36,7 +37,7 @@ dynamic_resources:
   lds_config: {ads: {}, resource_api_version: V3, initial_fetch_timeout: 0s}
 static_resources:
   clusters:
-$(grpc istiod 10.60.0.1 15010)
+$(grpc istiod 10.60.0.1 "${ISTIOD_PORT:-15010}")
 $(grpc sds-grpc "${sds%:*}" "${sds##*:}")
 YAML
 # The capability lets it read what is below a folder of root's.

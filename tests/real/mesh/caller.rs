@@ -1,6 +1,11 @@
 //! Real consumers.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use harness::{
     SOON,
@@ -22,10 +27,18 @@ pub(super) struct Caller {
 impl Caller {
     /// Starts a consumer; the calls that fail are in the log.
     pub(super) fn start(framework: Framework, arguments: &[&str], log: PathBuf) -> Self {
-        let mut command = script("consumer.sh", &log);
+        Self::run(&mut Self::command(framework, arguments, &log), log)
+    }
+
+    pub(super) fn command(framework: Framework, arguments: &[&str], log: &Path) -> Command {
+        let mut command = script("consumer.sh", log);
         command.env("HOSTS_FILE", hosts_file());
         command.arg(if framework == Framework::Dubbo { "DubboConsumer" } else { "Consumer" }).args(arguments);
-        let mut driven = Driven::start(&mut command);
+        command
+    }
+
+    pub(super) fn run(command: &mut Command, log: PathBuf) -> Self {
+        let mut driven = Driven::start(command);
         wait_for_line(&mut driven, "ready");
         Self { driven, calls: 0, failed: 0, by: BTreeMap::new(), log }
     }

@@ -32,7 +32,12 @@ pub(super) fn admin_json(proxy: Ipv4Addr, path: &str) -> Value {
 
 /// Connections that the consumers' Envoy made so far, by cluster.
 pub(super) fn connections() -> BTreeMap<String, u64> {
-    let all = admin_json(CONSUMERS, "/stats?format=json&filter=upstream_cx_total");
+    connections_of(CONSUMERS)
+}
+
+/// The same of any proxy.
+pub(super) fn connections_of(proxy: Ipv4Addr) -> BTreeMap<String, u64> {
+    let all = admin_json(proxy, "/stats?format=json&filter=upstream_cx_total");
     let count = |stat: &Value| {
         let name = stat["name"].as_str()?.strip_prefix("cluster.")?.strip_suffix(".upstream_cx_total")?;
         Some((name.trim_end_matches(';').to_owned(), stat["value"].as_u64()?))

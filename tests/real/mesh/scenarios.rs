@@ -9,10 +9,10 @@ use super::{
     CALLS, CONSUMERS, DUBBO_HOST, Follows, Framework, HOST, Mesh, POD, REGISTRY, STRICT_HOST, STRICT_IDENTITY,
     Scenario, TRI_HOST,
     proxy::{admin_json, connections, hosts, made, name_table, stat, wait_for_listeners},
-    three,
+    three, visibility,
 };
 
-pub(super) const SCENARIOS: [Scenario; 11] = [
+pub(super) const SCENARIOS: [Scenario; 12] = [
     (
         "mesh_services_are_let_in_step_by_step",
         "services are let in: for nobody, then some for one namespace, then all for all",
@@ -46,6 +46,11 @@ pub(super) const SCENARIOS: [Scenario; 11] = [
         "mesh_strict_provider_with_balance_mesh_needs_the_rule",
         "the same in direct mode with balance: mesh",
         strict_direct_mesh,
+    ),
+    (
+        "mesh_visibility_is_switched_under_calls",
+        "who sees what: two consumers in two namespaces call on while visibility is in shadow, on and off",
+        visibility::is_switched_under_calls,
     ),
     ("mesh_policies_leave_no_trace", "the first policy again: everything is as it was", no_trace),
 ];
