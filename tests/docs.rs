@@ -247,13 +247,18 @@ fn metrics_are_what_the_code_says() {
         "# Metrics\n\nMade of the help texts of `src/host/metrics.rs` by `UPDATE=1 cargo test --test docs`.\n\n\
          At `/mox/metrics` in the text format of Prometheus, and among the session server's own at `/metrics`. A name and its labels\n\
          keep their meaning within a major version; new ones may come with any. Counters end with `_total` and begin at 0 with the\n\
-         process, times are in seconds and sizes in bytes.\n\n\
+         process, times are in seconds and sizes in bytes. A histogram has the series `_bucket`, `_sum` and `_count`, and its buckets end at\n\
+         the same bounds, from 1 ms to 60 s, in every release of a major version.\n\n\
          | metric | type | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     let all = metrics();
     for Metric { name, help, kind, samples } in &all {
-        let labels: BTreeSet<&str> =
-            samples.iter().flat_map(|sample| &sample.labels).map(|(label, _)| *label).collect();
+        let labels: BTreeSet<&str> = samples
+            .iter()
+            .flat_map(|sample| &sample.labels)
+            .map(|(label, _)| *label)
+            .filter(|label| *label != "le")
+            .collect();
         let labels: Vec<String> = labels.iter().map(|name| format!("`{name}`")).collect();
         let kind = format!("{kind:?}").to_lowercase();
         let _ = writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(", "), help.replace('|', "\\|"));
