@@ -221,7 +221,10 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
         ("Pushes", format!("{}, {} bytes, {} refused", status.pushes, status.pushed_bytes, status.nacks)),
         (
             "Rejected payloads",
-            status.rounds.rejects.iter().map(|(why, count)| format!("{why} {count}")).collect::<Vec<_>>().join(", "),
+            match &status.rounds.rejects {
+                none if none.is_empty() => "none".to_owned(),
+                some => some.iter().map(|(why, count)| format!("{why} {count}")).collect::<Vec<_>>().join(", "),
+            },
         ),
     ];
     if let Some(feed) = &status.feed {
