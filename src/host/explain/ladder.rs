@@ -713,6 +713,21 @@ mod tests {
     ];
 
     #[tokio::test]
+    async fn a_read_that_is_being_applied_is_told() {
+        let engine = Engine::open(Config::default()).unwrap();
+        engine.loaded();
+        let sent =
+            Sent { register_id: "a".into(), payloads: vec![b"10.0.0.1:80".as_slice().into()], ..Sent::default() };
+        engine.apply(&frame::encode_publish("registry", ID, &sent).unwrap()).unwrap();
+        engine.flush().await;
+        engine.shared().store.begin_read(ID);
+        let ladder = ladder(&Facts::of(&engine, &ServiceKey::from(ID), None));
+        let read = ladder.iter().find(|rung| rung.step == Step::Read).unwrap();
+        assert_eq!((read.verdict, &*read.reasons[0].key), (Verdict::Partly, "being-read"));
+        assert!(answer(&ladder).contains("a read of it is being applied right now"), "{}", answer(&ladder));
+    }
+
+    #[tokio::test]
     async fn every_trouble_shows_where_it_is_and_nowhere_else() {
         let facts = served().await;
         let all_well = ladder(&facts);
