@@ -413,9 +413,25 @@ fn consumers_unknown(runtime: &Runtime) -> State {
     visibility(runtime, json!({ "mode": "shadow" }), &["10.0.0.1", "10.0.0.2"], "mox_visibility_silent_servers 1")
 }
 
+/// Of two session servers one is left.
+fn one_gone(runtime: &Runtime) -> State {
+    let mox = shop(json!({}), runtime);
+    State { before: Some(vec![scraped(&mox); 2]), ..of(mox) }
+}
+
+/// Two session servers, the second of a release that serves other bytes.
+fn translations_differ(runtime: &Runtime) -> State {
+    let mox = shop(json!({}), runtime);
+    let (old, mut status) = (scraped(&mox), mox.engine.status());
+    status.translation += 1;
+    let new = metrics::of(&status).iter().map(ToString::to_string).collect();
+    State { before: Some(vec![old.clone(); 2]), after: Some(vec![old, new]), ..of(mox) }
+}
+
 /// Each alert with the states in which it fires: one for each part of its expression.
-const STATES: [(&str, fn(&Runtime) -> State); 31] = [
+const STATES: [(&str, fn(&Runtime) -> State); 33] = [
     ("MoxNobodyServes", closed),
+    ("MoxServerGone", one_gone),
     ("MoxHeld", mass_delete),
     ("MoxHeld", mass_add),
     ("MoxVisibilityWithheld", would_be_hidden),
@@ -445,6 +461,7 @@ const STATES: [(&str, fn(&Runtime) -> State); 31] = [
     ("MoxDocumentsAway", database_away),
     ("MoxDocumentRefused", document_refused),
     ("MoxPoliciesDiffer", policies_differ),
+    ("MoxTranslationsDiffer", translations_differ),
     ("MoxConsumersUnknown", consumers_unknown),
 ];
 
@@ -486,11 +503,19 @@ fn test_of(name: &str, rule: &Rule, before: &[String], after: &[String]) -> Stri
     }
     let mut test = format!("- name: {name}\n  interval: 1m\n  input_series:\n");
     for (key, [calm, then]) in series {
-        let part = |value: Option<String>, count: usize| match value {
+        // Of what is gone Prometheus notes that it is.
+        let part = |value: Option<String>, count: usize, before: bool| match value {
             Some(value) => format!("{value}+0x{}", count - 1),
+            None if before => format!("stale _x{}", count - 1),
             None => format!("_x{count}"),
         };
-        let _ = writeln!(test, "  - {{ series: '{key}', values: '{} {}' }}", part(calm, CALM), part(then, AFTER));
+        let was = calm.is_some();
+        let _ = writeln!(
+            test,
+            "  - {{ series: '{key}', values: '{} {}' }}",
+            part(calm, CALM, false),
+            part(then, AFTER, was)
+        );
     }
     let alert = &rule.alert;
     let named = rule.annotations.values().flat_map(|text| text.split("$labels.").skip(1));
