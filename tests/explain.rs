@@ -9,6 +9,7 @@ use harness::{
     id, nth,
     process::{eventually, fresh_home, root},
     refusing,
+    store::{Server, Table},
 };
 use registry_mox::testing::{
     host::{
@@ -351,6 +352,7 @@ async fn what_the_host_says_of_the_data_servers_is_told() {
     tell(&mox, json!({ "op": "feed", "feed": { "stale": true, "refused": refused } }));
     names(&mox, &nth(1), "registry", "partly", "refused-cell");
     names(&mox, &nth(1), "read", "partly", "stale");
+    names(&mox, &nth(2), "registry", "failed", "not-heard");
     assert!(
         !troubles(&asked(&mox, &nth(2))).iter().any(|(.., key)| key == "refused-cell"),
         "it is another's publisher"
@@ -411,7 +413,9 @@ async fn a_last_good_state_is_told_from_what_the_registry_says() {
     let mox = Mox::open(config);
     tokio::time::timeout(harness::SOON, mox.engine.watch().wait_for(|view| view.shown)).await.unwrap().unwrap();
     names(&mox, &nth(1), "held", "partly", "last-good");
-    names(&mox, &nth(1), "registry", "partly", "no-publisher");
+    names(&mox, &nth(1), "registry", "partly", "not-read");
+    let other = asked(&mox, &nth(2))["services"][0]["answer"].clone();
+    assert!(other.as_str().unwrap().contains("may not have read its publishers yet"), "{other}");
 }
 
 #[tokio::test]
@@ -481,6 +485,20 @@ async fn what_the_api_server_refuses_is_told_in_its_words() {
     tokio::time::timeout(harness::SOON, refused).await.expect("the API server has answered");
     names(&mox, &nth(1), "kubernetes", "partly", "kubernetes-problem");
     assert!(asked(&mox, &nth(1)).to_string().contains("is not wanted here"));
+}
+
+/// A policy that would let it in, in a row that somebody else has written.
+#[tokio::test]
+async fn a_policy_that_does_not_count_is_named_where_it_is_missed() {
+    let table = Table::default();
+    let mut server = Server::start(Some(&table), json!({}), |mox| mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]));
+    let policy = json!({ "exclude": ["com.example.*"] });
+    assert_eq!(server.post("/mox/policy", "", "", &policy.to_string()).0, 200);
+    table.set("policy", "{}".to_owned());
+    server.poll();
+    server.mox.engine.flush().await;
+    names(&server.mox, &nth(1), "policy", "failed", "excluded");
+    names(&server.mox, &nth(1), "policy", "failed", "policy-refused");
 }
 
 /// Reasons that no engine can be brought to by what it is told, and why; the ladder's own tests show them.

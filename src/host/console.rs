@@ -22,6 +22,7 @@ use crate::{
         page::{Page, counted},
         status::Status,
     },
+    xds::streams::TypeState,
 };
 
 /// Media type of HTML.
@@ -150,6 +151,7 @@ fn framed(path: &str, title: &str, body: &Markup) -> Markup {
                         }
                     }
                 }
+                p #stale role="status" {}
                 main #main { (body) }
                 footer { "For tools: the same addresses with " code { "Accept: application/json" } ", and " a href="/mox/metrics" { "metrics" } "." }
             }
@@ -318,6 +320,7 @@ fn ladder(explained: &Explained) -> Markup {
                 li class=(class) {
                     (format!("{:?}", rung.step)) ": " b { (word) } ", " (rung.found)
                     @if !rung.reasons.is_empty() {
+                        span.soft { " " (rung.page) }
                         ul { @for reason in &rung.reasons { li { (reason.says) ". " em { "To do: " (reason.remedy) "." } " " span.soft { (reason.key) } } } }
                     }
                 }
@@ -453,12 +456,14 @@ fn consumers(consumed: &Value) -> Markup {
         let texts = all.as_array().into_iter().flatten().filter_map(Value::as_str);
         texts.collect::<Vec<_>>().join(", ")
     };
+    let namespaces =
+        |all: &Value| Some(texts(all)).filter(|all| !all.is_empty()).unwrap_or_else(|| "nobody".to_owned());
     let visibility = &consumed["visibility"];
     html! {
         p {
             "Visibility is " (text(&visibility["mode"])) @if let Some(why) = visibility["why"].as_str() { " (" (why) ")" }
-            ". It is exported to " b { (texts(&visibility["exportTo"])) } ", by those who subscribe it would be to "
-            b { (texts(&visibility["visibleTo"])) } "."
+            ". It is exported to " b { (namespaces(&visibility["exportTo"])) } "."
+            @if visibility["mode"] != "off" { " By those who subscribe it would be to " b { (namespaces(&visibility["visibleTo"])) } "." }
         }
         @if let Some(clients) = consumed["consumers"].as_array() {
             (scrolling("Consumers", &html! {
@@ -491,6 +496,18 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// Whether a client has what it was sent, and for how long it has not.
+fn acknowledged(state: &TypeState) -> String {
+    let last = state.acked.as_deref().unwrap_or("nothing");
+    match (&state.sent, state.unacked_millis) {
+        _ if state.too_large => format!("{last}; the newest state is too large for a response"),
+        (None, _) => String::new(),
+        (Some(_), Some(millis)) => format!("{last}; owes an answer for {} s", millis / 1_000),
+        (sent, None) if *sent == state.acked => "yes".to_owned(),
+        (Some(_), None) => last.to_owned(),
+    }
+}
+
 fn streams(engine: &Engine, from: usize) -> Markup {
     let (clients, totals) = engine.clients();
     let streams = engine.streams(from);
@@ -512,7 +529,7 @@ fn streams(engine: &Engine, from: usize) -> Markup {
                                     td { (stream.partition.to_string()) }
                                     td { (url) }
                                     td { (state.sent.as_deref().unwrap_or("nothing")) }
-                                    td { @if state.sent == state.acked { "yes" } @else { (state.acked.as_deref().unwrap_or("nothing")) } }
+                                    td { (acknowledged(state)) }
                                     td.n { @if let Some(millis) = state.ack_millis { (millis) } }
                                     td.long { (state.error.as_deref().unwrap_or_default()) }
                                 }
