@@ -179,7 +179,7 @@ fn with_token(buttons: &Markup) -> Markup {
 }
 
 fn overview(engine: &Engine) -> Markup {
-    let status = engine.status();
+    let (status, samples) = (engine.status(), engine.hour().lock().samples());
     // The status names the first of them.
     let (withheld, contested) = {
         let report = engine.shared().report.lock();
@@ -204,8 +204,8 @@ fn overview(engine: &Engine) -> Markup {
                     tr { th scope="row" { (what) } td { (value) } }
                 }
             }
-            h2 { "The last hour" }
-            (charts::charts(&engine.hour().lock().samples()))
+            h2 { (charts::span(samples.len())) }
+            (charts::charts(&samples))
         }
         h2 { "Change something" }
         (with_token(&html! {
