@@ -253,6 +253,10 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
             },
         ),
     ];
+    if status.rounds.no_baseline {
+        let says = "judged by nothing; see whether there are as many services as you expect";
+        facts.push(("First view after the start", says.to_owned()));
+    }
     if let Some(feed) = &status.feed {
         facts.push(("Registry", format!("{} services in {} slots, {} to be read", feed.ids, feed.slots, feed.owed)));
         facts.extend(feed.last_failure.clone().map(|failure| ("Last failed read", failure)));

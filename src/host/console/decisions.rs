@@ -71,9 +71,6 @@ pub fn of(status: &Status, withheld: usize, contested: usize) -> Vec<Decision> {
         false => "what is served is frozen: thaw it when it may change again",
     };
     is(held(Held::Frozen), says, STATUS);
-    let says =
-        "the first view after the start was judged by nothing: see whether there are as many services as you expect";
-    is(rounds.no_baseline, says, "/mox/services");
     let unreachable = status.documents.state == desk::State::Unreachable;
     let says = "the registry's database cannot be read: neither policy nor freeze can be changed";
     is(unreachable, says, STATUS);
@@ -128,7 +125,7 @@ mod tests {
 
     type Change = fn(&mut Status);
 
-    const STATES: [(Change, &str, &str); 16] = [
+    const STATES: [(Change, &str, &str); 15] = [
         (|it| it.listening = None, "nothing listens", STATUS),
         (|it| it.fenced = true, "streams are refused", STATUS),
         (|it| it.feed = Some(Feed { stale: true, ..Feed::default() }), "data servers are silent", STATUS),
@@ -143,7 +140,6 @@ mod tests {
             "give it its pushes back",
             STATUS,
         ),
-        (|it| it.rounds.no_baseline = true, "judged by nothing", "/mox/services"),
         (|it| it.documents.state = desk::State::Unreachable, "database cannot be read", STATUS),
         (
             |it| {
