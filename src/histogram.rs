@@ -49,7 +49,7 @@ impl Histogram {
         self.sum.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// What was noted so far.
+    /// The counts so far.
     pub fn counted(&self) -> Counted {
         let mut so_far = 0;
         let within = self.buckets.each_ref().map(|bucket| {

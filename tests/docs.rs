@@ -360,7 +360,7 @@ fn the_book_has_every_page() {
     assert!(lines <= 150, "the README has {lines} lines; 150 are what a user reads in five minutes");
 }
 
-/// What stands between brackets and parentheses, of each link of a cell.
+/// Text and target of each link of a cell.
 fn links(cell: &str) -> Vec<(&str, &str)> {
     let link = |(at, _): (usize, &str)| {
         let (text, rest) = cell[at + 2..].split_once("`](")?;

@@ -172,6 +172,7 @@ async fn changes_are_counted_from_the_registry_to_the_ack() {
     }
     client.auto_ack = false;
     mox.publish(&nth(0), "a", 9, &["10.0.2.1:80"]);
+    mox.engine.flush().await;
     let refused = client.next_of(SERVICE_ENTRY).await;
     client.nack(&refused, "no").unwrap();
     eventually_is(&1, "the NACK arrives", || mox.engine.status().nacks);

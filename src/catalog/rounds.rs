@@ -60,7 +60,7 @@ impl Rounds {
         let mut next = self.deadline();
         let mut began = Instant::now();
         loop {
-            // What has come by now came during the last round.
+            // A change that has come by now came during the last round.
             let came_meanwhile = wake.is_woken();
             if !wake.wait(next) {
                 break;

@@ -35,7 +35,7 @@ pub enum Kind {
 /// A value of a metric.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
-    /// What stands behind the metric's name: of a histogram `_bucket`, `_sum` or `_count`, else nothing.
+    /// The end of the series' name behind that of the metric: of a histogram `_bucket`, `_sum` or `_count`, else nothing.
     pub suffix: &'static str,
     /// Names and values of its labels.
     pub labels: Vec<(&'static str, String)>,

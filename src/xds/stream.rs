@@ -351,7 +351,7 @@ impl<C: Catalog> Stream<C> {
         let now = Instant::now();
         // First the view, since its time is there before it.
         let view = self.view.borrow().clone();
-        let published = self.changes.borrow().unwrap_or(now);
+        let published = self.changes.borrow().map_or(now, |published| published.min(now));
         let due = order.due(&view, published, now);
         let ticket = self.registered.ticket;
         let Some(pace) = self.registered.pace().filter(|_| !S::DELTA) else {

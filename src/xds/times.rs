@@ -19,11 +19,11 @@ struct Of {
     acked: Histogram,
 }
 
-/// What was counted of one variant.
+/// The counts of one variant.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct VariantTimes {
     /// From the moment when a change was published, in the partition of a stream, to the moment when the first response that tells
-    /// it was handed to the stream's transport. What a client asks for is no change, and is not counted.
+    /// it was handed to the stream's transport. A response that a client asked for is not counted.
     pub sent: Counted,
     /// From there, for responses of any kind that is served, to their ACK. A NACK is not counted.
     pub acked: Counted,
@@ -39,7 +39,7 @@ impl Times {
         self.of(delta).acked.note(now.saturating_duration_since(handed));
     }
 
-    /// What was counted so far: state of the world, and incremental.
+    /// The counts so far: state of the world, and incremental.
     pub fn counted(&self) -> [VariantTimes; 2] {
         [&self.sotw, &self.delta].map(|of| VariantTimes { sent: of.sent.counted(), acked: of.acked.counted() })
     }

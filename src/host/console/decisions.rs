@@ -1,4 +1,4 @@
-//! What an operator has to look at, each with where to.
+//! The list of all that an operator has to look at, each with where to.
 
 use maud::{Markup, html};
 
@@ -13,7 +13,7 @@ pub type Decision = (String, &'static str);
 const STATUS: &str = "/mox/status";
 const STREAMS: &str = "/mox/streams";
 
-/// What a status says; of services that are withheld and of contests all are counted, which the status names some of.
+/// The decisions that a status asks for; of services that are withheld and of contests all are counted, which the status names some of.
 pub fn of(status: &Status, withheld: usize, contested: usize) -> Vec<Decision> {
     let rounds = &status.rounds;
     let (feed, kubernetes) = (status.feed.as_ref(), status.kubernetes.as_ref());

@@ -285,7 +285,10 @@ public class MoxResource {
         return response(host.command("explain", "query", query, "answers", answers));
     }
 
-    /** What another server serves otherwise: one reader at a time has that one asked; where nobody is to be, no reader waits. */
+    /**
+     * The page on what another server serves otherwise. That server is asked for one reader at a time; where nobody is to be asked,
+     * no reader waits.
+     */
     static Response compared(MoxHost host, Sessions others, String query) throws Exception {
         boolean[] asks = {false};
         try {
