@@ -24,6 +24,7 @@ mod digest;
 mod disk;
 mod duration;
 mod error;
+mod histogram;
 mod model;
 
 mod istio;

@@ -29,6 +29,11 @@ pub mod error {
     pub use crate::error::{Error, Result};
 }
 
+/// How long what takes.
+pub mod histogram {
+    pub use crate::histogram::{Counted, Histogram};
+}
+
 /// The engine, and what is asked of it.
 pub mod host {
     pub use crate::host::{admin, command, engine, hour, log, metrics, peers, status};

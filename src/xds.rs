@@ -26,4 +26,5 @@ pub mod server;
 pub mod stream;
 pub mod streams;
 pub mod subscription;
+pub mod times;
 pub mod tls;

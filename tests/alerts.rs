@@ -20,7 +20,8 @@ use harness::{
     store::{Server, Table},
 };
 use registry_mox::testing::{
-    host::{command, metrics},
+    histogram::{Counted, Histogram},
+    host::{command, metrics, status::Times},
     registry::frame::{self, Publisher},
 };
 use serde::Deserialize;
@@ -192,6 +193,28 @@ fn unknown(runtime: &Runtime) -> State {
     mox.engine.unknown(&[nth(99).into()]);
     runtime.block_on(mox.engine.flush());
     of(mox)
+}
+
+/// A session server that has noted a time; no test waits that long.
+fn slow(runtime: &Runtime, which: fn(&mut Times) -> &mut Counted, took: Duration) -> State {
+    let mox = shop(json!({}), runtime);
+    let (mut status, histogram) = (mox.engine.status(), Histogram::default());
+    let mut scraped = |counted| {
+        *which(&mut status.times) = counted;
+        Some(vec![metrics::of(&status).iter().map(ToString::to_string).collect()])
+    };
+    let before = scraped(histogram.counted());
+    histogram.note(took);
+    let after = scraped(histogram.counted());
+    State { before, after, ..of(mox) }
+}
+
+fn slow_rounds(runtime: &Runtime) -> State {
+    slow(runtime, |times| &mut times.published, Duration::from_secs(6))
+}
+
+fn slow_istiod(runtime: &Runtime) -> State {
+    slow(runtime, |times| &mut times.responses[0].acked, Duration::from_secs(20))
 }
 
 /// A bug of ours leads there, and none is known: this is the status of an engine that met one.
@@ -390,9 +413,25 @@ fn consumers_unknown(runtime: &Runtime) -> State {
     visibility(runtime, json!({ "mode": "shadow" }), &["10.0.0.1", "10.0.0.2"], "mox_visibility_silent_servers 1")
 }
 
+/// Of two session servers one is left.
+fn one_gone(runtime: &Runtime) -> State {
+    let mox = shop(json!({}), runtime);
+    State { before: Some(vec![scraped(&mox); 2]), ..of(mox) }
+}
+
+/// Two session servers, the second of a release that serves other bytes.
+fn translations_differ(runtime: &Runtime) -> State {
+    let mox = shop(json!({}), runtime);
+    let (old, mut status) = (scraped(&mox), mox.engine.status());
+    status.translation += 1;
+    let new = metrics::of(&status).iter().map(ToString::to_string).collect();
+    State { before: Some(vec![old.clone(); 2]), after: Some(vec![old, new]), ..of(mox) }
+}
+
 /// Each alert with the states in which it fires: one for each part of its expression.
-const STATES: [(&str, fn(&Runtime) -> State); 29] = [
+const STATES: [(&str, fn(&Runtime) -> State); 33] = [
     ("MoxNobodyServes", closed),
+    ("MoxServerGone", one_gone),
     ("MoxHeld", mass_delete),
     ("MoxHeld", mass_add),
     ("MoxVisibilityWithheld", would_be_hidden),
@@ -409,6 +448,8 @@ const STATES: [(&str, fn(&Runtime) -> State); 29] = [
     ("MoxEventsDropped", dropped),
     ("MoxEventsDropped", dropped_again),
     ("MoxServicesCut", cut),
+    ("MoxRoundsSlow", slow_rounds),
+    ("MoxIstiodSlow", slow_istiod),
     ("MoxNamesContested", hosts_contested),
     ("MoxNamesContested", vips_contested),
     ("MoxResponseRefused", nacked),
@@ -420,6 +461,7 @@ const STATES: [(&str, fn(&Runtime) -> State); 29] = [
     ("MoxDocumentsAway", database_away),
     ("MoxDocumentRefused", document_refused),
     ("MoxPoliciesDiffer", policies_differ),
+    ("MoxTranslationsDiffer", translations_differ),
     ("MoxConsumersUnknown", consumers_unknown),
 ];
 
@@ -461,11 +503,19 @@ fn test_of(name: &str, rule: &Rule, before: &[String], after: &[String]) -> Stri
     }
     let mut test = format!("- name: {name}\n  interval: 1m\n  input_series:\n");
     for (key, [calm, then]) in series {
-        let part = |value: Option<String>, count: usize| match value {
+        // Of what is gone Prometheus notes that it is.
+        let part = |value: Option<String>, count: usize, before: bool| match value {
             Some(value) => format!("{value}+0x{}", count - 1),
+            None if before => format!("stale _x{}", count - 1),
             None => format!("_x{count}"),
         };
-        let _ = writeln!(test, "  - {{ series: '{key}', values: '{} {}' }}", part(calm, CALM), part(then, AFTER));
+        let was = calm.is_some();
+        let _ = writeln!(
+            test,
+            "  - {{ series: '{key}', values: '{} {}' }}",
+            part(calm, CALM, false),
+            part(then, AFTER, was)
+        );
     }
     let alert = &rule.alert;
     let named = rule.annotations.values().flat_map(|text| text.split("$labels.").skip(1));
@@ -598,7 +648,7 @@ fn rules_and_dashboard_name_metrics_of_the_reference() {
     let known: BTreeMap<&str, &str> = reference
         .lines()
         .filter_map(|line| line.strip_prefix("| `"))
-        .filter_map(|line| Some((line.split_once('`')?.0, line.split('|').nth(2)?)))
+        .filter_map(|line| Some((line.split_once('`')?.0, line.split('|').nth(1)?)))
         .collect();
     assert!(known.len() > 80);
     let text = fs::read_to_string(root().join("docs/operations/dashboard.json")).unwrap();
@@ -612,11 +662,16 @@ fn rules_and_dashboard_name_metrics_of_the_reference() {
         let named = named_in(expression);
         assert!(!named.is_empty(), "{expression}");
         for name in named {
-            assert!(known.contains_key(&*name), "{expression}: no metric is called {name}");
+            let ends = ["_bucket", "_sum", "_count"];
+            let of_histogram =
+                ends.iter().find_map(|end| name.strip_suffix(end).filter(|name| known.contains_key(name)));
+            let kind = known.get(of_histogram.unwrap_or(&name)).map(|kind| kind.trim());
+            let kind = kind.unwrap_or_else(|| panic!("{expression}: no metric is called {name}"));
+            assert_eq!(kind == "histogram", of_histogram.is_some(), "{expression}: {name} is of a {kind}");
             // What only grows says nothing by itself.
             let rated =
                 expression.contains(&format!("rate({name}")) || expression.contains(&format!("increase({name}"));
-            assert!(rated || !name.ends_with("_total"), "{expression}: {name} is a counter");
+            assert!(rated || kind == "gauge", "{expression}: {name} is of a {kind}");
         }
     }
     // Prometheus reads each of them, as if it were a rule.

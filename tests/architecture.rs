@@ -15,13 +15,14 @@ use syn::{
 };
 
 /// Each room with those that it may import, in the order of the data's way: a room imports only rooms that stand before it.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("proto", &[]),
     ("error", &[]),
     ("model", &[]),
     ("digest", &[]),
     ("disk", &[]),
     ("duration", &[]),
+    ("histogram", &[]),
     ("istio", &["proto"]),
     ("registry", &["error", "model"]),
     ("snapshot", &["digest", "proto"]),
@@ -37,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "digest",
             "disk",
             "error",
+            "histogram",
             "istio",
             "model",
             "policy",
@@ -47,7 +49,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "visibility",
         ],
     ),
-    ("xds", &["config", "error", "proto", "snapshot"]),
+    ("xds", &["config", "error", "histogram", "proto", "snapshot"]),
     ("kubernetes", &["catalog", "config", "digest", "error", "istio", "model", "proto", "snapshot", "translate"]),
     (
         "host",
@@ -58,6 +60,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "disk",
             "documents",
             "error",
+            "histogram",
             "istio",
             "kubernetes",
             "model",

@@ -7,6 +7,7 @@ use harness::{
     Mox,
     client::{BARRIER, DESTINATION_RULE, MoxClient, SERVICE_ENTRY, WORKLOAD_ENTRY, node},
     id, nth,
+    process::eventually_is,
 };
 use registry_mox::testing::host::{
     admin::{self, Answer, as_accepted},
@@ -313,4 +314,29 @@ async fn the_overview_counts_all_that_is_withheld() {
     let page = html(&mox, "/mox", "");
     assert!(page.contains("150 services of which removals are withheld"), "{page}");
     assert_eq!(json_of(&mox, "/mox/services", "state=withheld")["total"], 150);
+}
+
+/// Who was told nothing has acknowledged nothing, and who owes an answer is seen to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_says_what_its_client_has() {
+    let mox = Mox::open(json!({}));
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    let mut client = mox.client(node("istiod")).await;
+    client.auto_ack = false;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    let cells = || {
+        let page = html(&mox, "/mox/streams", "");
+        let row = page.split("<tr>").find(|row| row.contains(SERVICE_ENTRY)).unwrap_or_default();
+        let cell = |cell: &str| -> String { cell.split_once('>').unwrap().1.split("</td>").next().unwrap().to_owned() };
+        // How long is not the test's to say.
+        let cell = |text: &str| cell(text).split(" for ").next().unwrap().to_owned();
+        row.split("<td").skip(4).take(2).map(cell).collect::<Vec<_>>()
+    };
+    eventually_is(&vec!["nothing".to_owned(), String::new()], "nothing is said yet", cells);
+    mox.engine.loaded();
+    let response = client.next().await.unwrap();
+    let version = response.version_info.clone();
+    eventually_is(&vec![version.clone(), "nothing; owes an answer".to_owned()], "an answer is owed", cells);
+    client.ack(&response).unwrap();
+    eventually_is(&vec![version, "yes".to_owned()], "it has what it was sent", cells);
 }

@@ -216,3 +216,42 @@ async fn no_text_of_another_server_is_taken_for_html() {
     let text = page["body"].as_str().unwrap();
     assert!(text.contains("status 500: &lt;script") && !text.contains(script), "{text}");
 }
+
+/// Who names a server that there is not, or a document, is answered while others take their turn; and so is who begins.
+#[tokio::test]
+async fn nobody_takes_a_turn_before_there_is_something_to_compare() {
+    let here = filled(json!({}), 3).await;
+    let told = |order: Value| command::execute(&here.engine, order.to_string().as_bytes()).unwrap();
+    let query = format!("server={OTHER}");
+    let answers = {
+        let _others = here.engine.hold_turn();
+        assert_eq!(told(json!({ "op": "diff", "query": query })), json!({ "list": true }));
+        let unknown = step(&here, "server=10.9.9.9", &[]);
+        assert_eq!(unknown["status"], 200);
+        assert!(unknown["body"].as_str().unwrap().contains("no session server that meta lists"), "{unknown}");
+        assert_eq!(told(json!({ "op": "diff", "query": "document=policy" }))["status"], 200);
+        let first = step(&here, &query, &[]);
+        assert!(first["target"].as_str().unwrap().starts_with("/mox/hashes?"), "{first}");
+        let answers = [json!({ "target": first["target"], "status": 200, "body": "{}" })];
+        assert_eq!(step(&here, &query, &answers)["status"], 429, "now all that is served is walked over");
+        answers
+    };
+    assert_eq!(step(&here, &query, &answers)["status"], 200);
+}
+
+/// The host hands over the header: what makes a client a browser is said in one place.
+#[tokio::test]
+async fn a_browser_is_known_by_what_it_accepts() {
+    let mox = Mox::closed(json!({}));
+    for (query, accept, wanted) in [
+        ("", "text/html,application/xhtml+xml,*/*;q=0.8", "as=html"),
+        ("q=a", "application/xhtml+xml", "q=a&as=html"),
+        ("as=json&q=a", "application/xhtml+xml", "as=json&q=a"),
+        ("q=a", "text/html, */*; q=.2", "q=a"),
+        ("q=a", "", "q=a"),
+    ] {
+        let order = json!({ "op": "accepted", "query": query, "accept": accept }).to_string();
+        let answer = command::execute(&mox.engine, order.as_bytes()).unwrap();
+        assert_eq!(answer, json!({ "query": wanted }), "{query} {accept}");
+    }
+}

@@ -9,14 +9,14 @@ use std::{
     path::Path,
 };
 
-use harness::Mox;
+use harness::{Mox, refusing};
 use registry_mox::testing::{
     documents::{Name, Shown, Stamp},
     host::metrics::{self, Metric},
     istio::rule::Rule,
     translate::payload::Reject,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use syn::{Attribute, Expr, ExprLit, Field, Fields, Item, ItemEnum, ItemStruct, Lit, Meta, Type};
 
 /// Where the structs are that the settings are fields of, and the enums of which they have a value.
@@ -247,13 +247,18 @@ fn metrics_are_what_the_code_says() {
         "# Metrics\n\nMade of the help texts of `src/host/metrics.rs` by `UPDATE=1 cargo test --test docs`.\n\n\
          At `/mox/metrics` in the text format of Prometheus, and among the session server's own at `/metrics`. A name and its labels\n\
          keep their meaning within a major version; new ones may come with any. Counters end with `_total` and begin at 0 with the\n\
-         process, times are in seconds and sizes in bytes.\n\n\
+         process, times are in seconds and sizes in bytes. A histogram has the series `_bucket`, `_sum` and `_count`, and its buckets end at\n\
+         the same bounds, from 1 ms to 60 s, in every release of a major version.\n\n\
          | metric | type | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     let all = metrics();
     for Metric { name, help, kind, samples } in &all {
-        let labels: BTreeSet<&str> =
-            samples.iter().flat_map(|sample| &sample.labels).map(|(label, _)| *label).collect();
+        let labels: BTreeSet<&str> = samples
+            .iter()
+            .flat_map(|sample| &sample.labels)
+            .map(|(label, _)| *label)
+            .filter(|label| *label != "le")
+            .collect();
         let labels: Vec<String> = labels.iter().map(|name| format!("`{name}`")).collect();
         let kind = format!("{kind:?}").to_lowercase();
         let _ = writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(", "), help.replace('|', "\\|"));
@@ -353,4 +358,55 @@ fn the_book_has_every_page() {
     }
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
     assert!(lines <= 150, "the README has {lines} lines; 150 are what a user reads in five minutes");
+}
+
+/// Text and target of each link of a cell.
+fn links(cell: &str) -> Vec<(&str, &str)> {
+    let link = |(at, _): (usize, &str)| {
+        let (text, rest) = cell[at + 2..].split_once("`](")?;
+        Some((text, rest.split_once(')')?.0))
+    };
+    cell.match_indices("[`").filter_map(link).collect()
+}
+
+/// Each row of what may happen names the page of the console that shows it, which is there, and the alert that tells of it, with
+/// its runbook; where no alert is needed it says why. And no alert is without a row.
+#[test]
+fn every_failure_has_its_page_and_its_alert() {
+    let page = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let table = page.split("| what happens |").nth(1).unwrap();
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 25, "{}", rows.len());
+    let rules: Value =
+        serde_saphyr::from_str(&fs::read_to_string(root().join("docs/operations/alerts.yaml")).unwrap()).unwrap();
+    let rules = rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    let mut runbooks: BTreeMap<&str, &str> =
+        rules.map(|rule| (rule["alert"].as_str().unwrap(), rule["annotations"]["runbook"].as_str().unwrap())).collect();
+    let of_pages = fs::read_to_string(root().join("docs/pages.md")).unwrap();
+    let file = refusing::start("docs-pages", |name| format!("{name} is not wanted here"));
+    let mox = Mox::closed(json!({ "kubernetes": { "enabled": true, "kubeconfig": file } }));
+    let mut told = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [what, sees, until, metrics, page, alert] = cells[..] else { panic!("{} cells: {row}", cells.len()) };
+        assert!([what, sees, until, metrics].iter().all(|cell| !cell.is_empty()), "{row}");
+        let pages = links(page);
+        assert!(!pages.is_empty(), "no page: {row}");
+        for (address, target) in pages {
+            let (path, query) = address.split_once('?').unwrap_or((address, ""));
+            let (status, shown) = mox.page(path, &format!("{query}&as=html"));
+            assert_eq!(status, 200, "{address}: {shown}");
+            assert!(target.starts_with("pages.md") && of_pages.contains(&format!("`{path}")), "{address}: {target}");
+        }
+        let alerts = links(alert);
+        let why = alert.strip_prefix("none: ").unwrap_or_default();
+        assert_eq!(alerts.is_empty(), why.len() > 10, "an alert, or why there is none: {row}");
+        for (name, target) in alerts {
+            let runbook = runbooks.get(name).unwrap_or_else(|| panic!("no alert is called {name}"));
+            assert_eq!(format!("docs/operations.md{target}"), *runbook, "{name}");
+            told.insert(name.to_owned());
+        }
+    }
+    runbooks.retain(|name, _| !told.contains(*name));
+    assert!(runbooks.is_empty(), "no row leads to {:?}", runbooks.keys());
 }

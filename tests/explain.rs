@@ -5,8 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use harness::{
     Mox,
-    client::{SERVICE_ENTRY, node},
+    client::{MoxClient, SERVICE_ENTRY, node},
     id, nth,
+    process::{eventually, fresh_home, root},
+    refusing,
+    store::{Server, Table},
 };
 use registry_mox::testing::{
     host::{
@@ -334,4 +337,205 @@ async fn a_limit_that_dropped_a_service_is_named() {
     mox.engine.apply(&frame.unwrap()).unwrap_err();
     mox.engine.flush().await;
     names(&mox, &nth(2), "registry", "failed", "limit-services");
+}
+
+fn tell(mox: &Mox, order: Value) {
+    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
+}
+
+#[tokio::test]
+async fn what_the_host_says_of_the_data_servers_is_told() {
+    let mox = open(json!({})).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    let refused = json!([{ "dataInfoId": nth(1), "reason": "cell", "registerId": "b", "count": 1 }]);
+    tell(&mox, json!({ "op": "feed", "feed": { "stale": true, "refused": refused } }));
+    names(&mox, &nth(1), "registry", "partly", "refused-cell");
+    names(&mox, &nth(1), "read", "partly", "stale");
+    names(&mox, &nth(2), "registry", "failed", "not-heard");
+    assert!(
+        !troubles(&asked(&mox, &nth(2))).iter().any(|(.., key)| key == "refused-cell"),
+        "it is another's publisher"
+    );
+}
+
+#[tokio::test]
+async fn what_a_limit_dropped_may_be_of_a_service_that_is_not_there() {
+    let mox = open(json!({ "limits": { "services": 1 } })).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    let frame =
+        frame::encode_publish("registry", &nth(2), &Publisher { register_id: "a".into(), ..Default::default() });
+    mox.engine.apply(&frame.unwrap()).unwrap_err();
+    names(&mox, &nth(3), "registry", "failed", "may-be-limit");
+}
+
+#[tokio::test]
+async fn data_that_is_no_text_is_named() {
+    let mox = open(json!({})).await;
+    let payloads = vec![b"\xff\xfe\xfd".as_slice().into()];
+    mox.put(&nth(1), &Publisher { register_id: "a".into(), payloads, ..Publisher::default() });
+    mox.engine.flush().await;
+    names(&mox, &nth(1), "payloads", "failed", "not-text");
+    names(&mox, &nth(1), "served", "failed", "not-served");
+}
+
+#[tokio::test]
+async fn an_address_that_is_beyond_a_bound_or_lingers_is_told() {
+    let policy = json!({ "direct": { "applications": ["shop"] } });
+    let mox = open(json!({ "limits": { "endpointsPerService": 2 }, "policy": policy })).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80", "10.0.0.2:80"]);
+    mox.publish(&nth(1), "b", 1, &["10.0.0.3:80"]);
+    mox.engine.flush().await;
+    names(&mox, "10.0.0.3:80", "payloads", "failed", "cut");
+    names(&mox, "10.0.0.3:80", "served", "failed", "endpoint-not-served");
+    mox.publish(&nth(2), "a", 1, &["10.0.1.1:80?app_name=shop"]);
+    mox.publish(&nth(2), "b", 1, &["10.0.1.1:81?app_name=shop"]);
+    mox.engine.flush().await;
+    mox.unpublish(&nth(2), "a", 2);
+    mox.engine.flush().await;
+    names(&mox, "10.0.1.1", "payloads", "partly", "lingering");
+}
+
+#[tokio::test]
+async fn a_last_good_state_is_told_from_what_the_registry_says() {
+    let dir = fresh_home("explain-last-good");
+    let config = json!({ "stateDir": dir, "scope": "cluster", "protect": { "startupHold": "1ms" } });
+    let mox = Mox::open(config.clone());
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    mox.engine.loaded();
+    mox.engine.flush().await;
+    tokio::task::spawn_blocking(move || {
+        eventually(harness::SOON, "the state is kept", || dir.join("last-good").exists().then_some(()));
+        mox.engine.close();
+    })
+    .await
+    .unwrap();
+    let mox = Mox::open(config);
+    tokio::time::timeout(harness::SOON, mox.engine.watch().wait_for(|view| view.shown)).await.unwrap().unwrap();
+    names(&mox, &nth(1), "held", "partly", "last-good");
+    names(&mox, &nth(1), "registry", "partly", "not-read");
+    let other = asked(&mox, &nth(2))["services"][0]["answer"].clone();
+    assert!(other.as_str().unwrap().contains("may not have read its publishers yet"), "{other}");
+}
+
+#[tokio::test]
+async fn what_keeps_every_client_away_is_told() {
+    let closed = Mox::closed(json!({}));
+    closed.engine.loaded();
+    closed.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    closed.engine.flush().await;
+    names(&closed, &nth(1), "clients", "partly", "not-listening");
+    let mox = open(json!({})).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    mox.engine.fence(true);
+    names(&mox, &nth(1), "clients", "partly", "fenced");
+}
+
+/// Until the answer names a reason: what a client does arrives by itself.
+async fn names_at_last(mox: &Mox, query: &str, wanted: &str) {
+    let named = async {
+        while !troubles(&asked(mox, query)).iter().any(|(step, _, key)| step == "clients" && key == wanted) {
+            tokio::time::sleep(Duration::from_millis(5)).await; // the polling interval
+        }
+    };
+    let named = tokio::time::timeout(harness::SOON, named).await;
+    assert!(named.is_ok(), "{wanted}: {:#}", asked(mox, query));
+}
+
+#[tokio::test]
+async fn a_client_that_rests_lacks_parts_or_has_too_much_is_told() {
+    // After an answer as slow as this one it rests for ten seconds.
+    let mox = open(json!({ "partitions": [2], "push": { "duty": 0.001, "max": "10s" } })).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    let mut client = mox.client(node("slow")).await;
+    client.auto_ack = false;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    let response = client.next().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await; // the time that the client takes
+    client.ack(&response).unwrap();
+    mox.publish(&nth(1), "a", 2, &["10.0.0.2:80"]);
+    mox.engine.flush().await;
+    names_at_last(&mox, &nth(1), "behind").await;
+    let part = mox.engine.listen().unwrap().partitions[&2][0].to_string();
+    let mut other = MoxClient::asking(&part, node("halved"), SERVICE_ENTRY).await.unwrap();
+    other.next().await.unwrap();
+    names_at_last(&mox, &nth(1), "wrong-partitions").await;
+
+    let mox = open(json!({ "limits": { "response": 1_024 } })).await;
+    (0..20).for_each(|n| mox.publish(&nth(n), "a", 1, &["10.0.0.1:80"]));
+    mox.engine.flush().await;
+    let mut client = mox.client(node("istiod")).await;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    names_at_last(&mox, &nth(1), "too-large").await;
+}
+
+#[tokio::test]
+async fn what_the_api_server_refuses_is_told_in_its_words() {
+    let file = refusing::start("explain-kubernetes", |name| format!("{name} is not wanted here"));
+    let mox = open(json!({ "kubernetes": { "enabled": true, "kubeconfig": file } })).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    let refused = async {
+        while !troubles(&asked(&mox, &nth(1))).iter().any(|(.., key)| key == "kubernetes-problem") {
+            tokio::time::sleep(Duration::from_millis(5)).await; // the polling interval
+        }
+    };
+    tokio::time::timeout(harness::SOON, refused).await.expect("the API server has answered");
+    names(&mox, &nth(1), "kubernetes", "partly", "kubernetes-problem");
+    assert!(asked(&mox, &nth(1)).to_string().contains("is not wanted here"));
+}
+
+/// A policy that would let it in, in a row that somebody else has written.
+#[tokio::test]
+async fn a_policy_that_does_not_count_is_named_where_it_is_missed() {
+    let table = Table::default();
+    let mut server = Server::start(Some(&table), json!({}), |mox| mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]));
+    let policy = json!({ "exclude": ["com.example.*"] });
+    assert_eq!(server.post("/mox/policy", "", "", &policy.to_string()).0, 200);
+    table.set("policy", "{}".to_owned());
+    server.poll();
+    server.mox.engine.flush().await;
+    names(&server.mox, &nth(1), "policy", "failed", "excluded");
+    names(&server.mox, &nth(1), "policy", "failed", "policy-refused");
+}
+
+/// Reasons that no engine can be brought to by what it is told, and why; the ladder's own tests show them.
+const OUT_OF_REACH: [(&str, &str); 3] = [
+    ("being-read", "a read is applied within one call, so that nobody can ask while it is, but by chance"),
+    ("quarantined", "a bug of ours leads there, and none is known"),
+    ("invalid", "what Istio would refuse is made so that it does not, and no payload is known that gets by"),
+];
+
+/// Each reason of the ladder is reached above; who adds one adds the way to it.
+#[test]
+fn every_reason_is_reached_through_the_engine() {
+    let source = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (ladder, own) = (source("src/host/explain/ladder.rs"), source("tests/explain.rs"));
+    let (code, tests) = ladder.split_once("#[cfg(test)]").unwrap();
+    let literal = |call: &str| {
+        let argument = call.trim_start().strip_prefix("format!(").unwrap_or(call).trim_start().strip_prefix('"')?;
+        let key: String = argument.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+        Some(key.trim_end_matches('-').to_owned())
+    };
+    let mut keys: BTreeSet<String> = code.split("reason(").skip(1).filter_map(literal).collect();
+    assert!(keys.len() > 20, "{keys:?}");
+    // Remedies name every variant of the two, or they would not compile.
+    let remedies = source("src/host/explain/remedies.rs");
+    let variants = ["Reject::", "Held::"].into_iter().flat_map(|of| remedies.split(of).skip(1));
+    let kebab = |variant: &str| {
+        let name = variant.chars().take_while(char::is_ascii_alphanumeric);
+        let parts = name.flat_map(|c| [c.is_ascii_uppercase().then_some('-'), Some(c.to_ascii_lowercase())]).flatten();
+        parts.collect::<String>().trim_start_matches('-').to_owned()
+    };
+    keys.extend(variants.map(kebab));
+    assert!(keys.len() > 40, "{keys:?}");
+    let unreached = |key: &&String| {
+        let is_out_of_reach = OUT_OF_REACH.iter().any(|(known, _)| known == key);
+        let place = if is_out_of_reach { tests } else { &own };
+        !place.contains(&format!("\"{key}\"")) && !place.contains(&format!("\"{key}-"))
+    };
+    let unreached: Vec<&String> = keys.iter().filter(unreached).collect();
+    assert!(unreached.is_empty(), "no test reaches {unreached:?}");
 }

@@ -223,7 +223,7 @@ impl<S: Variant> Run<S> {
 
     /// The transport takes what there is to say; whether there was anything.
     fn ready(&mut self) -> bool {
-        if !matches!(self.order.due(&self.view, self.now), Due::Asked | Due::Changed(_)) {
+        if !matches!(self.order.due(&self.view, self.now, self.now), Due::Asked | Due::Changed(_)) {
             return false;
         }
         match self.order.next(&self.view, self.now) {
@@ -263,7 +263,7 @@ impl<S: Variant> Run<S> {
                 // In state of the world an answer lists the names: here none, which is less to tell and never more.
                 Some((url, nonce)) => _ = self.request(S::ask(&url, &nonce, Vec::new(), Vec::new(), false)),
                 None if !told => {
-                    let nothing_more = matches!(self.order.due(&self.view, self.now), Due::Nothing | Due::Undone);
+                    let nothing_more = matches!(self.order.due(&self.view, self.now, self.now), Due::Nothing | Due::Undone);
                     assert!(nothing_more);
                     return;
                 }

@@ -30,6 +30,8 @@ pub struct Rounds {
     /// The last round broke off, so its state is not to be used.
     broken: bool,
     file: Option<LastGoodFile>,
+    /// No change that the next round finds is older.
+    since: Instant,
 }
 
 impl Rounds {
@@ -47,7 +49,7 @@ impl Rounds {
             shared.view.send_replace(last_good.view.clone());
         }
         let round = Round::new(Arc::clone(&shared.config), shared.clock.now(), last_good);
-        Self { shared, round, broken: false, file }
+        Self { shared, round, broken: false, file, since: Instant::now() }
     }
 
     /// Runs until the store's [`Wake`](crate::registry::wake::Wake) is stopped, which may take a round. Needs a runtime
@@ -56,8 +58,19 @@ impl Rounds {
         let shared = Arc::clone(&self.shared);
         let wake = shared.store.wake();
         let mut next = self.deadline();
-        // The pause is never restarted: a steady stream of changes does not put the push off.
-        while wake.wait(next) && wake.pause(shared.config.push.quiet) {
+        let mut began = Instant::now();
+        loop {
+            // A change that has come by now came during the last round.
+            let came_meanwhile = wake.is_woken();
+            if !wake.wait(next) {
+                break;
+            }
+            self.since = if came_meanwhile { began } else { Instant::now() };
+            // The pause is never restarted: a steady stream of changes does not put the push off.
+            if !wake.pause(shared.config.push.quiet) {
+                break;
+            }
+            began = Instant::now();
             next = match self.round() {
                 true => self.deadline(),
                 false => Some(Instant::now() + SWEEP),
@@ -129,7 +142,7 @@ impl Rounds {
                 self.round.take(&shared.store, &policy)
             }
         };
-        let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
+        let (now, publishers, changed) = (shared.clock.now(), shared.store.counts().publishers, !dirty.is_empty());
         let Output { changes, complete, shown, findings, notices } =
             self.round.round(Input { now, dirty, policy, orders, publishers, pins: shared.pins.load_full() });
         let current = shared.view.borrow().clone();
@@ -139,8 +152,10 @@ impl Rounds {
         // First the report, so that whoever sees the view finds it explained.
         shared.report.lock().take(findings, is_new);
         if is_new {
-            shared.view.send_replace(next.clone());
-            shared.signals.tell(&current, &next);
+            let at = shared.signals.tell(&current, &next, || _ = shared.view.send_replace(next.clone()));
+            if changed && current.shown {
+                shared.published.note(at.into_std().saturating_duration_since(self.since));
+            }
         }
         notices.iter().for_each(log);
         if self.round.is_settled() || self.round.is_frozen(&orders) {

@@ -18,6 +18,7 @@ use crate::{
     },
     config::Config,
     error::Result,
+    histogram::Histogram,
     model::Clock,
     policy::Policy,
     registry::store::Store,
@@ -50,6 +51,11 @@ pub struct Shared {
     pub orders: Mutex<Orders>,
     /// The findings of all rounds so far.
     pub report: Mutex<Report>,
+    /// How long changes took until they were published: one for each view that changes of services brought, the age of the
+    /// oldest of them. The time counts from the moment when the thread of the rounds was woken, and where changes came while a round was
+    /// under way, from the beginning of that, which none of them is older than. A caller's thread reads no clock for it. A change
+    /// that was withheld, waited or was frozen is not counted when it comes through, and the first view neither.
+    pub published: Histogram,
     /// Who waits for an outline of the round; the last who asked.
     outlined: Mutex<Option<SyncSender<Outlined>>>,
 }
@@ -72,6 +78,7 @@ impl Shared {
             flushed: watch::Sender::new(0),
             orders: Mutex::new(Orders::default()),
             report: Mutex::new(Report::new()),
+            published: Histogram::default(),
             outlined: Mutex::default(),
             config: Arc::new(config),
         })

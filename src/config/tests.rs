@@ -142,7 +142,7 @@ fn a_bad_policy_is_refused_with_every_mistake() {
         "includes": ["a"],
         "exclude": 7,
         "exportTo": ["*", "a"],
-        "ports": {"bolt": 0, "tri": 70_000, "rest": "x"},
+        "ports": {"bolt": 0, "tri": 70_000, "rest": "x", "a://b": 1},
         "labels": [5, "ok", true, "istio.io/rev"],
         "locality": {"RZ1": "a//b", "zone.b": 1},
         "endpoints": {"deny": ["nonsense", "10.0.0.0/8", "10.0.0.0/40"], "allowLoopback": "maybe"},
@@ -187,6 +187,7 @@ fn a_bad_policy_is_refused_with_every_mistake() {
         "overrides[x*].host",
         "overrides[x*].warmup",
         "ports.bolt",
+        "ports[a://b]",
     ];
     let mut wrong: Vec<String> = read.iter().chain(&checked).map(|key| format!("policy.{key}")).collect();
     let mut told: Vec<String> = told.into_iter().map(str::to_owned).collect();
@@ -418,6 +419,19 @@ fn a_mistake_is_told_with_key_value_and_remedy() {
             "mox.policy.exportTo: \"A\" is no namespace; names of namespaces are in lower case",
         ),
         (r#"{"policy": {"ports": {"bolt": "0"}}}"#, "mox.policy.ports.bolt: 0 is no port; allowed are 1 to 65535"),
+        (
+            r#"{"policy": {"ports": {"bolt!": 1}}}"#,
+            "mox.policy.ports[bolt!]: \"bolt!\" is no protocol; allowed are bolt, dubbo, grpc, h2c, http, rest, tr, tri, triple, \
+             and names of your own: letters, digits, '+', '-', '.' and '_', a letter first",
+        ),
+        (
+            r#"{"policy": {"ports": {"BOLT": 1, "bolt": 2}}}"#,
+            "mox.policy.ports.bolt: \"bolt\" stands there twice, since case does not count; leave one of them out",
+        ),
+        (
+            r#"{"policy": {"ports": {"DEFAULT": 1}}}"#,
+            "mox.policy.ports.DEFAULT: \"DEFAULT\" is no protocol of its own but bolt's usual name; say bolt",
+        ),
         (
             r#"{"policy": {"labels": "istio.io/rev"}}"#,
             "mox.policy.labels: \"istio.io/rev\" cannot be a label: names under istio.io, kubernetes.io and sofa.registry \

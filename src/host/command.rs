@@ -61,6 +61,13 @@ pub enum Command {
         /// An answer of each of them.
         answers: Vec<peers::Answer>,
     },
+    /// Say what the query of a page is with what the client accepts.
+    Accepted {
+        /// The query.
+        query: String,
+        /// The header `Accept`.
+        accept: String,
+    },
     /// Explain something, with what the other session servers say of it.
     Explain {
         /// The query of the page.
@@ -72,9 +79,11 @@ pub enum Command {
     Diff {
         /// The query of the page.
         query: String,
-        /// The session servers that can be asked.
-        listed: Vec<String>,
+        /// The session servers that can be asked; `None`: the host looks only if they are wanted.
+        #[serde(default)]
+        listed: Option<Vec<String>>,
         /// What the one has answered so far.
+        #[serde(default)]
         answers: Vec<diff::Answer>,
     },
     /// Set the operator's latch.
@@ -255,8 +264,9 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         }
         Command::Question { about } => Ok(json!({ "target": engine.peers().question(about)? })),
         Command::Answers { about, target, answers } => to_value(engine.heard(about, &target, &answers)),
+        Command::Accepted { query, accept } => Ok(json!({ "query": admin::as_accepted(&query, &accept) })),
         Command::Explain { query, answers } => to_value(admin::explained(engine, &query, answers)),
-        Command::Diff { query, listed, answers } => admin::compared(engine, &query, &listed, &answers),
+        Command::Diff { query, listed, answers } => admin::compared(engine, &query, listed.as_deref(), &answers),
         Command::Freeze {} => {
             engine.freeze();
             done

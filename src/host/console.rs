@@ -2,20 +2,27 @@
 //! nothing from elsewhere, and every text in them is escaped where it stands.
 
 mod charts;
+mod decisions;
+
+use std::time::Duration;
 
 use maud::{DOCTYPE, Markup, html};
 use serde_json::Value;
 
-use crate::host::{
-    admin::{
-        query,
-        services::{self, Asked, List, Row, STATES, Shown},
+use crate::{
+    histogram::{BOUNDS, Counted},
+    host::{
+        admin::{
+            query,
+            services::{self, Asked, List, Row, STATES, Shown},
+        },
+        diff::{self, Told},
+        engine::Engine,
+        explain::{Explained, Explanation, ladder::Verdict},
+        page::{Page, counted},
+        status::Status,
     },
-    diff::{self, Told},
-    engine::Engine,
-    explain::{Explained, Explanation, ladder::Verdict},
-    page::{Page, counted},
-    status::Status,
+    xds::streams::TypeState,
 };
 
 /// Media type of HTML.
@@ -144,6 +151,7 @@ fn framed(path: &str, title: &str, body: &Markup) -> Markup {
                         }
                     }
                 }
+                p #stale role="status" {}
                 main #main { (body) }
                 footer { "For tools: the same addresses with " code { "Accept: application/json" } ", and " a href="/mox/metrics" { "metrics" } "." }
             }
@@ -171,7 +179,7 @@ fn with_token(buttons: &Markup) -> Markup {
 }
 
 fn overview(engine: &Engine) -> Markup {
-    let status = engine.status();
+    let (status, samples) = (engine.status(), engine.hour().lock().samples());
     // The status names the first of them.
     let (withheld, contested) = {
         let report = engine.shared().report.lock();
@@ -189,15 +197,15 @@ fn overview(engine: &Engine) -> Markup {
                 li { b { (status.store.publishers) } "publishers" }
             }
             h2 { "To decide" }
-            (decisions(&status, withheld, contested))
+            (decisions::shown(&decisions::of(&status, withheld, contested)))
             h2 { "This session server" }
             table {
                 @for (what, value) in facts(&status) {
                     tr { th scope="row" { (what) } td { (value) } }
                 }
             }
-            h2 { "The last hour" }
-            (charts::charts(&engine.hour().lock().samples()))
+            h2 { (charts::span(samples.len())) }
+            (charts::charts(&samples))
         }
         h2 { "Change something" }
         (with_token(&html! {
@@ -212,6 +220,21 @@ fn held(status: &Status) -> String {
     status.served.held.map_or_else(|| "nothing".to_owned(), |held| held.to_string())
 }
 
+/// Within which bound 99 of 100 were, of all since the start.
+fn within(of: &[Counted]) -> String {
+    let count: u64 = of.iter().map(Counted::count).sum();
+    let is_within = |at: &usize| of.iter().map(|it| it.within[*at]).sum::<u64>() >= (count * 99).div_ceil(100);
+    let shown = |bound: Duration| match bound.as_secs_f64() {
+        seconds if seconds < 1.0 => format!("{} ms", seconds * 1e3),
+        seconds => format!("{seconds} s"),
+    };
+    match (0..BOUNDS.len()).find(is_within) {
+        _ if count == 0 => "none yet".to_owned(),
+        Some(at) => format!("{count}, 99 % of them within {}", shown(BOUNDS[at])),
+        None => format!("{count}, more than 1 % of them over {}", shown(BOUNDS[BOUNDS.len() - 1])),
+    }
+}
+
 fn facts(status: &Status) -> Vec<(&'static str, String)> {
     let listening = status.listening.as_ref().map_or("nowhere".to_owned(), |bound| bound.mox.to_string());
     let mut facts = vec![
@@ -219,75 +242,26 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
         ("Listens at", listening),
         ("Policy", status.policy.clone()),
         ("Pushes", format!("{}, {} bytes, {} refused", status.pushes, status.pushed_bytes, status.nacks)),
+        ("Changes, to the view that has them", within(&[status.times.published])),
+        ("Changes, from the view to the streams", within(&status.times.responses.map(|of| of.sent))),
+        ("Responses, to their ACK", within(&status.times.responses.map(|of| of.acked))),
         (
             "Rejected payloads",
-            status.rounds.rejects.iter().map(|(why, count)| format!("{why} {count}")).collect::<Vec<_>>().join(", "),
+            match &status.rounds.rejects {
+                none if none.is_empty() => "none".to_owned(),
+                some => some.iter().map(|(why, count)| format!("{why} {count}")).collect::<Vec<_>>().join(", "),
+            },
         ),
     ];
+    if status.rounds.no_baseline {
+        let says = "judged by nothing; see whether there are as many services as you expect";
+        facts.push(("First view after the start", says.to_owned()));
+    }
     if let Some(feed) = &status.feed {
         facts.push(("Registry", format!("{} services in {} slots, {} to be read", feed.ids, feed.slots, feed.owed)));
         facts.extend(feed.last_failure.clone().map(|failure| ("Last failed read", failure)));
     }
     facts
-}
-
-/// What an operator has to look at, each with where to; of withheld services and of contests all are counted.
-fn decisions(status: &Status, withheld: usize, contested: usize) -> Markup {
-    let rounds = &status.rounds;
-    let mut all: Vec<(String, &str)> = Vec::new();
-    let mut add = |count: usize, of: &str, what: &str, to: &'static str| {
-        if count > 0 {
-            all.push((format!("{} {what}", counted(count, of)), to));
-        }
-    };
-    add(withheld, "service", "of which removals are withheld: release them, or wait", "/mox/services?state=withheld");
-    add(
-        rounds.waiting.unwrap_or_default(),
-        "new service",
-        "waiting: release them, or find who publishes them",
-        "/mox/services?state=waiting",
-    );
-    add(
-        rounds.narrowing.map_or(0, |held| held.services),
-        "service",
-        "that namespaces would no longer see: release that, or wait",
-        "/mox/visibility",
-    );
-    add(
-        rounds.quarantined.len() + rounds.quarantined_left_out,
-        "service",
-        "that Istio would refuse",
-        "/mox/services?state=quarantined",
-    );
-    add(contested, "contest", "of several services for a host or an address", "/mox/services?state=contested");
-    add(
-        rounds.unknown.last_good + rounds.unknown.missing,
-        "service",
-        "that could not be read",
-        "/mox/services?state=unknown",
-    );
-    add(status.totals.wrong, "client", "with wrong parts: paste what istio-config prints", "/mox/streams");
-    add(status.totals.too_large, "response", "too large: set mox.partitions", "/mox/streams");
-    add(usize::from(status.fenced), "session server", "steps aside: another one has fresher data", "/mox/status");
-    let refused: u64 = status.feed.iter().flat_map(|feed| feed.refused_publishers.values()).sum();
-    add(refused as usize, "publisher", "that cannot be taken", "/mox/status");
-    let dropped: u64 = status.dropped.values().map(|dropped| dropped.events).sum();
-    add(dropped as usize, "event", "dropped at a limit since the start", "/mox/status");
-    let problems = status.kubernetes.as_ref().map_or(0, |report| report.problem_count);
-    add(problems, "object", "that cannot be written to Kubernetes", "/mox/kubernetes");
-    add(
-        status.kubernetes.as_ref().and_then(|report| report.withheld).map_or(0, |lost| lost.endpoints),
-        "endpoint",
-        "withheld from a mass deletion in Kubernetes: release, or wait",
-        "/mox/kubernetes",
-    );
-    html! {
-        @if all.is_empty() {
-            p { "Nothing." }
-        } @else {
-            ul.decide { @for (what, to) in &all { li { a href=(to) { (what) } } } }
-        }
-    }
 }
 
 fn list(list: &List, asked: &Asked) -> Markup {
@@ -350,6 +324,7 @@ fn ladder(explained: &Explained) -> Markup {
                 li class=(class) {
                     (format!("{:?}", rung.step)) ": " b { (word) } ", " (rung.found)
                     @if !rung.reasons.is_empty() {
+                        span.soft { " " (rung.page) }
                         ul { @for reason in &rung.reasons { li { (reason.says) ". " em { "To do: " (reason.remedy) "." } " " span.soft { (reason.key) } } } }
                     }
                 }
@@ -485,12 +460,14 @@ fn consumers(consumed: &Value) -> Markup {
         let texts = all.as_array().into_iter().flatten().filter_map(Value::as_str);
         texts.collect::<Vec<_>>().join(", ")
     };
+    let namespaces =
+        |all: &Value| Some(texts(all)).filter(|all| !all.is_empty()).unwrap_or_else(|| "nobody".to_owned());
     let visibility = &consumed["visibility"];
     html! {
         p {
             "Visibility is " (text(&visibility["mode"])) @if let Some(why) = visibility["why"].as_str() { " (" (why) ")" }
-            ". It is exported to " b { (texts(&visibility["exportTo"])) } ", by those who subscribe it would be to "
-            b { (texts(&visibility["visibleTo"])) } "."
+            ". It is exported to " b { (namespaces(&visibility["exportTo"])) } "."
+            @if visibility["mode"] != "off" { " By those who subscribe it would be to " b { (namespaces(&visibility["visibleTo"])) } "." }
         }
         @if let Some(clients) = consumed["consumers"].as_array() {
             (scrolling("Consumers", &html! {
@@ -523,6 +500,18 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// Whether a client has what it was sent, and for how long it has not.
+fn acknowledged(state: &TypeState) -> String {
+    let last = state.acked.as_deref().unwrap_or("nothing");
+    match (&state.sent, state.unacked_millis) {
+        _ if state.too_large => format!("{last}; the newest state is too large for a response"),
+        (None, _) => String::new(),
+        (Some(_), Some(millis)) => format!("{last}; owes an answer for {} s", millis / 1_000),
+        (sent, None) if *sent == state.acked => "yes".to_owned(),
+        (Some(_), None) => last.to_owned(),
+    }
+}
+
 fn streams(engine: &Engine, from: usize) -> Markup {
     let (clients, totals) = engine.clients();
     let streams = engine.streams(from);
@@ -544,7 +533,7 @@ fn streams(engine: &Engine, from: usize) -> Markup {
                                     td { (stream.partition.to_string()) }
                                     td { (url) }
                                     td { (state.sent.as_deref().unwrap_or("nothing")) }
-                                    td { @if state.sent == state.acked { "yes" } @else { (state.acked.as_deref().unwrap_or("nothing")) } }
+                                    td { (acknowledged(state)) }
                                     td.n { @if let Some(millis) = state.ack_millis { (millis) } }
                                     td.long { (state.error.as_deref().unwrap_or_default()) }
                                 }
@@ -602,35 +591,6 @@ fn past(history: &[Value]) -> Markup {
                     }
                 }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        catalog::{breaker::Lost, narrowing},
-        config::Config,
-        kubernetes::report::KubernetesReport,
-    };
-
-    #[test]
-    fn every_hold_is_to_be_decided() {
-        let mut status = Engine::open(Config::default()).unwrap().status();
-        assert_eq!(decisions(&status, 0, 0).into_string(), "<p>Nothing.</p>");
-        status.rounds.narrowing = Some(narrowing::Held { services: 7, of: 9, until: 0 });
-        let withheld = Some(Lost { services: 1, endpoints: 8 });
-        status.kubernetes = Some(KubernetesReport { withheld, ..KubernetesReport::default() });
-        let text = decisions(&status, 101, 102).into_string();
-        let all = [
-            "101 services of which removals",
-            "102 contests of several services",
-            "7 services that namespaces would no longer see",
-            "8 endpoints withheld",
-        ];
-        for held in all {
-            assert!(text.contains(held), "{held}: {text}");
         }
     }
 }

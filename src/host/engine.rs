@@ -38,7 +38,7 @@ use crate::{
         feed::{Feed, LastFeed},
         hour::Hour,
         peers::{About, Answer, Heard, Peers},
-        status::{Bound, Flushed, Status},
+        status::{Bound, Flushed, Status, Times},
         unmatched::unmatched,
     },
     kubernetes::{Followed, Sink},
@@ -460,6 +460,7 @@ impl Engine {
             floods: self.streams.floods.load(Ordering::Relaxed),
             over_budget: self.streams.budget.refused(),
             pages: self.large.counts(),
+            times: Times { published: self.shared.published.counted(), responses: self.streams.times.counted() },
             kubernetes: self.kubernetes.as_ref().map(Sink::report),
         }
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     documents::{Name, Reason, Shown},
+    histogram::{BOUNDS, Counted},
     host::{
         desk::{DocumentsStatus, State},
         engine::Engine,
@@ -27,11 +28,15 @@ pub enum Kind {
     Gauge,
     /// A value that only grows.
     Counter,
+    /// How many values are within each bound, and their sum; they only grow.
+    Histogram,
 }
 
 /// A value of a metric.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
+    /// The end of the series' name behind that of the metric: of a histogram `_bucket`, `_sum` or `_count`, else nothing.
+    pub suffix: &'static str,
     /// Names and values of its labels.
     pub labels: Vec<(&'static str, String)>,
     /// The value.
@@ -63,11 +68,13 @@ pub fn text(engine: &Engine) -> String {
 
 /// All metrics that a status holds.
 pub fn of(status: &Status) -> Vec<Metric> {
-    let Status { served, store, rounds, totals, .. } = status;
+    let Status { served, store, rounds, totals, times, .. } = status;
     let rejects = |decided: bool| {
         let of = rounds.rejects.iter().filter(move |(reason, _)| reason.is_decision() == decided);
         of.map(|(reason, count)| (name(reason), *count))
     };
+    let [sotw, delta] = times.responses;
+    let variants = [(("variant", "sotw"), sotw), (("variant", "delta"), delta)];
     let mut all = vec![
         labelled("mox_info", "Version of the library, always 1.", "release", [(status.release.to_owned(), 1)]),
         labelled("mox_policy", "Hash of the policy, always 1.", "hash", [(status.policy.clone(), 1)]),
@@ -194,6 +201,21 @@ pub fn of(status: &Status) -> Vec<Metric> {
             "Types on streams whose last response was not accepted, or not yet.",
             totals.unacknowledged as u64,
         ),
+        histogram(
+            "mox_change_to_published_seconds",
+            "From a change of a service to the view that has it; one for each view, for its oldest change.",
+            [(None, times.published)],
+        ),
+        histogram(
+            "mox_published_to_sent_seconds",
+            "From a view to the first response of a stream that has its change; one for each response that no client asked for.",
+            variants.map(|(variant, of)| (Some(variant), of.sent)),
+        ),
+        histogram(
+            "mox_sent_to_acked_seconds",
+            "From a response to the client's ACK.",
+            variants.map(|(variant, of)| (Some(variant), of.acked)),
+        ),
         counter("mox_pushes_total", "Responses sent, without priming.", status.pushes),
         counter("mox_pushed_bytes_total", "Bytes of those.", status.pushed_bytes),
         counter("mox_nacks_total", "Responses that a client did not accept.", status.nacks),
@@ -268,12 +290,16 @@ fn of_documents(status: &DocumentsStatus) -> Vec<Metric> {
         of(
             "mox_document_revision",
             "Revision of the document that is in force, 0 for none.",
-            all().map(|(name, shown)| Sample { labels: labels(name), value: shown.revision as f64 }).collect(),
+            all()
+                .map(|(name, shown)| Sample { suffix: "", labels: labels(name), value: shown.revision as f64 })
+                .collect(),
         ),
         of(
             "mox_document_age_seconds",
             "Time since the document was written, by the clocks of its writer and of this server.",
-            all().filter_map(|(name, shown)| Some(Sample { labels: labels(name), value: age(shown)? })).collect(),
+            all()
+                .filter_map(|(name, shown)| Some(Sample { suffix: "", labels: labels(name), value: age(shown)? }))
+                .collect(),
         ),
         of(
             "mox_document_refused",
@@ -281,6 +307,7 @@ fn of_documents(status: &DocumentsStatus) -> Vec<Metric> {
             all()
                 .flat_map(|(document, shown)| {
                     Reason::ALL.map(|reason| Sample {
+                        suffix: "",
                         labels: vec![("name", document.as_str().to_owned()), ("reason", name(&reason))],
                         value: f64::from(u8::from(shown.refused.as_ref().is_some_and(|it| it.reason == reason))),
                     })
@@ -289,7 +316,7 @@ fn of_documents(status: &DocumentsStatus) -> Vec<Metric> {
         ),
     ];
     if let Some(millis) = status.read_millis_ago {
-        let samples = vec![Sample { labels: vec![], value: millis as f64 / 1e3 }];
+        let samples = vec![Sample { suffix: "", labels: vec![], value: millis as f64 / 1e3 }];
         metrics.push(of("mox_documents_silence_seconds", "Time since the store was read.", samples));
     }
     metrics
@@ -407,7 +434,12 @@ fn of_feed(feed: &Feed) -> Vec<Metric> {
         ),
     ] {
         if let Some(value) = value {
-            all.push(Metric { name, help, kind: Kind::Gauge, samples: vec![Sample { labels: vec![], value }] });
+            all.push(Metric {
+                name,
+                help,
+                kind: Kind::Gauge,
+                samples: vec![Sample { suffix: "", labels: vec![], value }],
+            });
         }
     }
     all
@@ -426,7 +458,7 @@ fn counter(name: &'static str, help: &'static str, value: u64) -> Metric {
 }
 
 fn plain(name: &'static str, help: &'static str, kind: Kind, value: u64) -> Metric {
-    Metric { name, help, kind, samples: vec![Sample { labels: vec![], value: value as f64 }] }
+    Metric { name, help, kind, samples: vec![Sample { suffix: "", labels: vec![], value: value as f64 }] }
 }
 
 fn labelled(
@@ -435,8 +467,30 @@ fn labelled(
     label: &'static str,
     values: impl IntoIterator<Item = (String, u64)>,
 ) -> Metric {
-    let sample = |(value, count): (String, u64)| Sample { labels: vec![(label, value)], value: count as f64 };
+    let sample =
+        |(value, count): (String, u64)| Sample { suffix: "", labels: vec![(label, value)], value: count as f64 };
     Metric { name, help, kind: Kind::Gauge, samples: values.into_iter().map(sample).collect() }
+}
+
+/// Durations, by at most one label.
+fn histogram<const N: usize>(
+    name: &'static str,
+    help: &'static str,
+    of: [(Option<(&'static str, &'static str)>, Counted); N],
+) -> Metric {
+    let bounds = || BOUNDS.iter().map(|bound| bound.as_secs_f64().to_string()).chain(["+Inf".to_owned()]);
+    let samples = of.into_iter().flat_map(|(label, counted)| {
+        let labels = move || label.map(|(label, value)| (label, value.to_owned())).into_iter();
+        let bucket = move |(bound, count): (String, u64)| Sample {
+            suffix: "_bucket",
+            labels: labels().chain([("le", bound)]).collect(),
+            value: count as f64,
+        };
+        let whole = move |suffix, value| Sample { suffix, labels: labels().collect(), value };
+        let buckets = bounds().zip(counted.within).map(bucket);
+        buckets.chain([whole("_sum", counted.sum.as_secs_f64()), whole("_count", counted.count() as f64)])
+    });
+    Metric { name, help, kind: Kind::Histogram, samples: samples.collect() }
 }
 
 /// As the status writes it.
@@ -452,14 +506,15 @@ impl Display for Metric {
         let kind = match self.kind {
             Kind::Gauge => "gauge",
             Kind::Counter => "counter",
+            Kind::Histogram => "histogram",
         };
         writeln!(f, "# HELP {} {}\n# TYPE {} {kind}", self.name, self.help, self.name)?;
-        for Sample { labels, value } in &self.samples {
+        for Sample { suffix, labels, value } in &self.samples {
             // Labels are words of ours, a release or a rule: nothing to escape.
             let labels: Vec<String> = labels.iter().map(|(label, text)| format!("{label}=\"{text}\"")).collect();
             match &labels[..] {
-                [] => writeln!(f, "{} {value}", self.name)?,
-                labels => writeln!(f, "{}{{{}}} {value}", self.name, labels.join(","))?,
+                [] => writeln!(f, "{}{suffix} {value}", self.name)?,
+                labels => writeln!(f, "{}{suffix}{{{}}} {value}", self.name, labels.join(","))?,
             }
         }
         Ok(())

@@ -7,11 +7,15 @@ use serde::Serialize;
 use crate::{
     catalog::report::Report,
     config::Scope,
+    histogram::Counted,
     host::{admin::large::PageCounts, desk::DocumentsStatus, feed::Feed, watching::VisibilityStatus},
     kubernetes::report::KubernetesReport,
     registry::store::{Counts, Dropped},
     snapshot::view::Held,
-    xds::streams::{ClientState, StreamState, Totals},
+    xds::{
+        streams::{ClientState, StreamState, Totals},
+        times::VariantTimes,
+    },
 };
 
 /// Where the engine listens.
@@ -42,6 +46,15 @@ pub struct Flushed {
     /// Why the served state is not the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
+}
+
+/// How long what takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// From a change to the view that has it; [`Shared::published`](crate::catalog::shared::Shared::published) says from when on.
+    pub published: Counted,
+    /// Responses: state of the world, and incremental.
+    pub responses: [VariantTimes; 2],
 }
 
 /// Everything an operator wants to know at a glance.
@@ -111,6 +124,9 @@ pub struct Status {
     pub over_budget: u64,
     /// Counts of large admin pages by their end.
     pub pages: PageCounts,
+    /// How long what takes, since the start; it is for the metrics.
+    #[serde(skip)]
+    pub times: Times,
     /// How writing to the Kubernetes API goes, if it is switched on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesReport>,

@@ -1,6 +1,10 @@
 //! The policy as an operator writes it, and every mistake that its types let pass.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -13,6 +17,7 @@ use crate::{
         rule::Rule,
         validate,
     },
+    model::PROTOCOLS,
     policy::visibility::{Mode, VisibilityPolicy},
 };
 
@@ -216,8 +221,11 @@ impl PolicyConfig {
         } = self;
         let mut checks = Checks { namespace, mistakes: Vec::new() };
         checks.export_to(root, export_to);
+        let mut known = BTreeSet::new();
         for (protocol, port) in ports {
-            checks.port(Mistake::entry(&format!("{root}.ports"), protocol), *port);
+            let key = Mistake::entry(&format!("{root}.ports"), protocol);
+            checks.protocol(&key, protocol, known.insert(protocol.to_ascii_lowercase()));
+            checks.port(key, *port);
         }
         checks.labels(root, labels);
         for (zone, locality) in locality {
@@ -258,6 +266,25 @@ impl Checks<'_> {
         if port == 0 {
             self.add(key, "0 is no port; allowed are 1 to 65535".to_owned());
         }
+    }
+
+    /// A protocol of the operator's own may have any name that stands before `://` or behind the `@` of a dataId.
+    fn protocol(&mut self, key: &str, protocol: &str, is_new: bool) {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
+        let known = PROTOCOLS.join(", ");
+        let wrong = if !protocol.starts_with(|c: char| c.is_ascii_alphabetic()) || !protocol.chars().all(is_part) {
+            format!(
+                "\"{protocol}\" is no protocol; allowed are {known}, and names of your own: letters, digits, '+', '-', '.' \
+                 and '_', a letter first"
+            )
+        } else if protocol.eq_ignore_ascii_case("DEFAULT") {
+            format!("\"{protocol}\" is no protocol of its own but bolt's usual name; say bolt")
+        } else if !is_new {
+            format!("\"{protocol}\" stands there twice, since case does not count; leave one of them out")
+        } else {
+            return;
+        };
+        self.add(key.to_owned(), wrong);
     }
 
     fn labels(&mut self, root: &str, labels: &[String]) {

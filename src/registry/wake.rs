@@ -31,8 +31,7 @@ impl Wake {
     }
 
     /// Whether the next wait ends at once.
-    #[cfg(test)]
-    pub(crate) fn is_woken(&self) -> bool {
+    pub fn is_woken(&self) -> bool {
         self.state.lock().woken
     }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -21,6 +21,7 @@ use crate::{
     xds::{
         limits::{SLOW, transfer},
         subscription::ResponseContent,
+        times::Handed,
     },
 };
 
@@ -44,8 +45,8 @@ pub struct Response {
     pub content: ResponseContent,
     /// Whether it is a DeltaDiscoveryResponse.
     pub delta: bool,
-    /// When it was handed to the transport.
-    pub handed_at: Arc<OnceLock<Instant>>,
+    /// When it is handed to the transport.
+    pub handed: Arc<Handed>,
 }
 
 /// Messages that a stream gives the transport to send.
@@ -332,9 +333,9 @@ impl http_body::Body for ResponseBody {
             }
             let status = match ready!(self.poll_next(context)) {
                 Some(Ok(Outgoing::Response(response))) => {
-                    let handed_at = Arc::clone(&response.handed_at);
+                    let handed = Arc::clone(&response.handed);
                     self.begin(response.framed());
-                    let _ = handed_at.set(Instant::now());
+                    handed.note(Instant::now());
                     continue;
                 }
                 Some(Ok(Outgoing::Framed(piece))) => {
@@ -384,7 +385,7 @@ mod tests {
     fn response(pages: Vec<Bytes>) -> Response {
         let content = ResponseContent { pages, removed: Vec::new() };
         let (type_url, version, nonce) = ("a/b/c".into(), "v".into(), "7".into());
-        Response { type_url, version, nonce, content, delta: false, handed_at: Arc::default() }
+        Response { type_url, version, nonce, content, delta: false, handed: Arc::default() }
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct Order<C: Catalog, S> {
     priming: Priming,
     /// A view whose dependencies were sent; its kinds above go next, before any newer view.
     begun: Option<C>,
-    /// Since when there is a change that did not go out.
+    /// When the oldest change was published that did not go out.
     pending: Option<Instant>,
     /// Until when changes wait, since the client did not accept a response.
     refused_until: Option<Instant>,
@@ -100,7 +100,7 @@ pub enum Due {
     Undone,
     /// Now: the client asked for it.
     Asked,
-    /// When it is the stream's turn, for a change that is there since then.
+    /// When it is the stream's turn, for a change that was published then.
     Changed(Instant),
     /// Not before then, and then see again.
     NotBefore(Instant),
@@ -135,6 +135,8 @@ pub struct NextResponse {
     pub nonce: u64,
     /// The resources.
     pub content: ResponseContent,
+    /// When the oldest change was published that it tells; `None`: it tells what the client asked for.
+    pub since: Option<Instant>,
 }
 
 /// The next message of a stream, before it is made.
@@ -315,13 +317,13 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         self.types.values().map(of_type).sum()
     }
 
-    /// When a response can go out.
-    pub fn due(&mut self, view: &C, now: Instant) -> Due {
+    /// When a response can go out. `published`: when the view last changed in the stream's partition.
+    pub fn due(&mut self, view: &C, published: Instant, now: Instant) -> Due {
         if self.priming == Priming::Due {
             return Due::Asked;
         }
         let unanswered = self.unanswered();
-        let (mut wants, mut asked, mut waits) = (false, false, false);
+        let (mut wants, mut asked, mut waits) = (false, false, None);
         // Whether a kind above is wanted and a response of a kind beneath is unanswered, so that one may wait for the other.
         let (mut above, mut beneath) = (false, false);
         for subscribed in self.types.values_mut() {
@@ -333,17 +335,21 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
                 above |= subscribed.is_of(C::ABOVE);
             }
             let exchange = subscribed.subscription.exchange();
-            waits |= exchange.in_flight() && exchange.sent() != Some(set.sum());
+            if exchange.in_flight() && exchange.sent() != Some(set.sum()) {
+                // The response may be of an older view than the newest, or of other names.
+                let since = published.max(subscribed.sent_at.unwrap_or(now));
+                waits = waits.into_iter().chain([since]).min();
+            }
             beneath |= exchange.in_flight() && subscribed.is_of(C::BENEATH);
         }
-        if waits {
-            // The age of a change counts from here, not from the answer to the response before it.
-            self.pending.get_or_insert(now);
+        if let Some(since) = waits {
+            // Noted here, so that the age of a change does not begin with a newer one.
+            self.pending.get_or_insert(since);
         }
         if !wants {
             // The rest of the view that was begun with was undone since.
             self.begun = None;
-            if !waits && !unanswered {
+            if waits.is_none() && !unanswered {
                 // The client has all that it wants of this view, so no removal of an older one is withheld any more.
                 for subscribed in self.types.values_mut().filter(|subscribed| subscribed.told.is_some()) {
                     if let Some(newest) = set_of(self.partition, subscribed.kind, view) {
@@ -351,25 +357,25 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
                     }
                 }
             }
-            let undone = !waits && self.pending.take().is_some();
+            let undone = waits.is_none() && self.pending.take().is_some();
             return if undone { Due::Undone } else { Due::Nothing };
         }
         if above
             && beneath
             && let Choice::Wait(until) = self.choose(view, now)
         {
-            self.pending.get_or_insert(now);
+            self.pending.get_or_insert(published);
             return Due::NotBefore(until);
         }
         if let Some(until) = self.refused_until.filter(|until| !asked && *until > now) {
-            self.pending.get_or_insert(now);
+            self.pending.get_or_insert(published);
             return Due::NotBefore(until);
         }
         if asked {
             self.pending = None;
             return Due::Asked;
         }
-        Due::Changed(*self.pending.get_or_insert(now))
+        Due::Changed(*self.pending.get_or_insert(published))
     }
 
     /// Makes the next response and notes that it goes out.
@@ -394,8 +400,8 @@ impl<C: Catalog, S: Subscription> Order<C, S> {
         subscribed.sent_at = Some(now);
         subscribed.told = subscribed.is_of(C::BENEATH).then(|| set.apart());
         // A change that is left is newer than the view of this response.
-        self.pending = None;
-        Next::Response(NextResponse { type_url, version, nonce: self.nonce, content })
+        let since = self.pending.take();
+        Next::Response(NextResponse { type_url, version, nonce: self.nonce, content, since })
     }
 
     /// Chooses what goes out next.
@@ -550,7 +556,7 @@ mod tests {
         }
 
         fn due(&mut self) -> Due {
-            self.order.due(&self.view, self.now)
+            self.order.due(&self.view, self.now, self.now)
         }
 
         /// The next response: its type and the names in it.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use crate::{
         requests::{Encoded, Requests},
         streams::{Registered, Streams},
         subscription::{Request, ResponseContent, Subscription, delta::Delta, sotw::Sotw},
+        times::{Change, Handed},
     },
 };
 
@@ -60,8 +61,8 @@ fn apart<T>(long: bool, work: impl FnOnce() -> T) -> T {
 #[derive(Debug)]
 pub(crate) struct Stream<C: Catalog> {
     pub(crate) view: watch::Receiver<C>,
-    /// Signals that the view has changed in the stream's partition.
-    pub(crate) changes: watch::Receiver<()>,
+    /// Signals that the view has changed in the stream's partition, and when.
+    pub(crate) changes: watch::Receiver<Option<Instant>>,
     pub(crate) partition: Partition,
     pub(crate) drain: Drain,
     pub(crate) registered: Registered,
@@ -108,7 +109,7 @@ impl Remains {
 }
 
 /// When the last response of each type was handed to the transport.
-type Handed = BTreeMap<Arc<str>, Arc<OnceLock<Instant>>>;
+type HandedBy = BTreeMap<Arc<str>, Arc<Handed>>;
 
 /// When a response may go out.
 enum Turn {
@@ -204,7 +205,7 @@ impl<C: Catalog> Stream<C> {
             Ok(Err(status)) => return StreamEnd::Refused(status),
         };
         let bounds = Bounds { types: self.limits.types, response: self.limits.response };
-        let (mut order, mut handed) = (Order::<C, S>::new(self.partition, bounds), Handed::new());
+        let (mut order, mut handed) = (Order::<C, S>::new(self.partition, bounds), HandedBy::new());
         if let Err(status) = self.take(&mut order, &handed, first, true).await {
             return StreamEnd::Refused(status);
         }
@@ -277,7 +278,7 @@ impl<C: Catalog> Stream<C> {
     async fn take<S: Subscription>(
         &mut self,
         order: &mut Order<C, S>,
-        handed: &Handed,
+        handed: &HandedBy,
         request: Encoded<S::Request>,
         first: bool,
     ) -> Result<(), Status> {
@@ -301,7 +302,7 @@ impl<C: Catalog> Stream<C> {
     fn request<S: Subscription>(
         &mut self,
         order: &mut Order<C, S>,
-        handed: &Handed,
+        handed: &HandedBy,
         request: S::Request,
     ) -> Result<(), Status> {
         let (type_url, now) = (&*cut(request.type_url(), TYPE_URL + 1).to_owned(), Instant::now());
@@ -318,11 +319,14 @@ impl<C: Catalog> Stream<C> {
         let Some(received) = received else { return Ok(()) };
         if let Some(answer) = received.answer {
             // An answered response has reached the transport, so the time is set.
-            let handed = handed.get(type_url).and_then(|handed| handed.get().copied()).unwrap_or(now);
+            let handed = handed.get(type_url).and_then(|handed| handed.at()).unwrap_or(now);
             self.registered.state.lock().types.entry(type_url.to_owned()).or_default().ack_millis =
                 Some((now - handed).as_millis() as u64);
             if let Some(pace) = self.registered.pace().filter(|_| received.served && !S::DELTA) {
                 pace.lock().answered(self.registered.ticket, handed, now);
+            }
+            if answer == Answer::Ack && received.served {
+                self.streams.times.acked(S::DELTA, handed, now);
             }
             if answer == Answer::Nack {
                 self.streams.nacks.fetch_add(1, Ordering::Relaxed);
@@ -345,7 +349,10 @@ impl<C: Catalog> Stream<C> {
     /// When the next response may go out. In state of the world, changes wait for their turn among the client's streams.
     fn turn<S: Subscription>(&self, order: &mut Order<C, S>) -> Turn {
         let now = Instant::now();
-        let due = order.due(&self.view.borrow().clone(), now);
+        // First the view, since its time is there before it.
+        let view = self.view.borrow().clone();
+        let published = self.changes.borrow().map_or(now, |published| published.min(now));
+        let due = order.due(&view, published, now);
         let ticket = self.registered.ticket;
         let Some(pace) = self.registered.pace().filter(|_| !S::DELTA) else {
             return match due {
@@ -374,7 +381,7 @@ impl<C: Catalog> Stream<C> {
     }
 
     /// Makes the next message for the transport, from the newest view.
-    fn say<S: Subscription>(&mut self, order: &mut Order<C, S>, handed: &mut Handed) -> Option<Outgoing> {
+    fn say<S: Subscription>(&mut self, order: &mut Order<C, S>, handed: &mut HandedBy) -> Option<Outgoing> {
         let view = self.view.borrow().clone();
         match order.next(&view, Instant::now()) {
             Next::Nothing => None,
@@ -393,10 +400,13 @@ impl<C: Catalog> Stream<C> {
                 self.show(order, &type_url, 0);
                 None
             }
-            Next::Response(NextResponse { type_url, version, nonce, content }) => {
-                let response = response::<S>(&type_url, version, nonce.to_string(), content);
+            Next::Response(NextResponse { type_url, version, nonce, content, since }) => {
+                let times = || Arc::clone(&self.streams.times);
+                let tells = since.map(|published| Change { published, delta: S::DELTA, times: times() });
+                let mut response = response::<S>(&type_url, version, nonce.to_string(), content);
+                response.handed = Arc::new(Handed::new(tells));
                 self.show(order, &type_url, 1);
-                handed.insert(type_url, Arc::clone(&response.handed_at));
+                handed.insert(type_url, Arc::clone(&response.handed));
                 self.streams.pushes.fetch_add(1, Ordering::Relaxed);
                 self.streams.bytes.fetch_add(response.size() as u64, Ordering::Relaxed);
                 Some(Outgoing::Response(response))
@@ -432,7 +442,7 @@ impl Turn {
 
 fn response<S: Subscription>(type_url: &str, version: u128, nonce: String, content: ResponseContent) -> Response {
     let (type_url, version) = (type_url.to_owned(), version_of(version));
-    Response { type_url, version, nonce, content, delta: S::DELTA, handed_at: Arc::default() }
+    Response { type_url, version, nonce, content, delta: S::DELTA, handed: Arc::default() }
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -25,6 +25,7 @@ use crate::{
         limits::{MaxBytes, MaxStreams},
         pace::{Pace, PaceRule, Ticket},
         quiet::Quiet,
+        times::Times,
     },
 };
 
@@ -180,6 +181,8 @@ pub struct Streams {
     /// Held by the stream that does work that takes long.
     long: Semaphore,
     most: MaxBytes,
+    /// How long responses took.
+    pub times: Arc<Times>,
     /// Responses sent, without priming.
     pub pushes: AtomicU64,
     /// Bytes of the responses sent.
@@ -220,6 +223,7 @@ impl Streams {
             budget: Arc::new(Budget::new(most)),
             long: Semaphore::const_new(1),
             most,
+            times: Arc::default(),
             pushes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             nacks: AtomicU64::new(0),

@@ -179,7 +179,7 @@ fn framing(criterion: &mut Criterion) {
                         nonce: "1".to_owned(),
                         content: ResponseContent { pages: pages.clone(), removed: Vec::new() },
                         delta: false,
-                        handed_at: Arc::default(),
+                        handed: Arc::default(),
                     };
                     outbox.send(Ok(Outgoing::Response(response)));
                     responses

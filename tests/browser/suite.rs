@@ -402,6 +402,7 @@ fn the_overview_keeps_itself_fresh(browser: &mut Chromium) {
     });
     assert_eq!(browser.is("document.querySelector('.cards b').textContent"), (served + 1).to_string());
     assert!(complaints.iter().all(|what| what.contains("net::ERR_")), "{complaints:?}");
+    browser.until("document.querySelector('#stale').textContent.startsWith('No answer')");
 }
 
 /// The text of the page as the tree has it, which needs no script.

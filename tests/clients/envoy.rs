@@ -68,8 +68,7 @@ impl Server {
         let old = self.view.borrow().clone();
         let mut new = old.clone();
         change(&mut new);
-        self.view.send_replace(new.clone());
-        self.signals.tell(&old, &new);
+        self.signals.tell(&old, &new, || _ = self.view.send_replace(new.clone()));
     }
 
     /// Until nothing is to be said any more: every response was answered.

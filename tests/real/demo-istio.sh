@@ -44,7 +44,7 @@ provider bolt
 wait_for envoy "the endpoint comes" endpoint
 call
 
-until_interrupted "where to look next:" \
+until_interrupted wait "where to look next:" \
   "  tests/real/call.sh bolt://127.0.0.1:$LISTEN_PORT you        one more call through Envoy, from another terminal" \
   "  http://127.0.0.1:$HTTP_PORT/debug/configz                   what istiod holds" \
   "  http://127.0.0.1:$ADMIN_PORT/clusters                       what Envoy holds" \

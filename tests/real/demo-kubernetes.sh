@@ -56,7 +56,7 @@ provider bolt
 wait_for watch "the service comes" changed
 printed serviceentries
 
-until_interrupted "where to look next:" \
+until_interrupted wait "where to look next:" \
   "  kubectl --kubeconfig $dir/admin.kubeconfig -n $namespace get serviceentries -o yaml" \
   "  tests/real/provider.sh more bolt:12299        one more provider, from another terminal" \
   "  http://127.0.0.1:9603/mox/kubernetes          how the writing goes" \

@@ -5,7 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 mkdir -p target/real/log
 jar=${REGISTRY_MOX_JAR:-$(echo build/libs/registry-mox-*[0-9].jar)} # not -sources, not -javadoc
 mox=127.0.0.1:${DEMO_MOX_PORT:-9700}
-bolt_port=${DEMO_BOLT_PORT:-12200} tri_port=${DEMO_TRI_PORT:-50051}
+bolt_port=${DEMO_BOLT_PORT:-12200} tri_port=${DEMO_TRI_PORT:-50051} guest_port=${DEMO_GUEST_PORT:-12298}
+console=http://127.0.0.1:9603/mox token=only-for-this-demo
 
 step() { printf '\n==> %s\n' "$*"; }
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
@@ -68,25 +69,47 @@ start_registry() {
   step "SOFARegistry, all in one process, with our jar on its class path; MoX listens on $mox"
   echo "    (the registry's own ports, 9600-9630, listen on all interfaces: that is its nature)"
   REGISTRY_MOX_JAR=$jar start registry tests/real/registry.sh -Dmox.enabled=true "-Dmox.listen=$mox" \
-    -Dmox.protect.startup-hold=1s -Dmox.policy.endpoints.allow-loopback=true "$@"
+    "-Dmox.admin.token=$token" -Dmox.protect.startup-hold=1s -Dmox.policy.endpoints.allow-loopback=true "$@"
   wait_for registry "starting" healthy
   wait_for registry "MoX listens" listens "${mox#*:}"
+  echo "    the console is there now: $console"
 }
 
-# provider bolt|tri: a SOFARPC provider in a process of its own
+# provider bolt|tri|guest: a SOFARPC provider in a process of its own; a guest is a second one over bolt
 provider() {
-  local port_of="$1_port"
+  local port_of="$1_port" over=${1/guest/bolt}
   free "${!port_of}"
-  start "$1" tests/real/provider.sh orders "$1:${!port_of}"
-  wait_for "$1" "a SOFARPC provider over $1, port ${!port_of}" log_has "$1" "exported "
+  start "$1" tests/real/provider.sh orders "$over:${!port_of}"
+  wait_for "$1" "a SOFARPC provider over $over, port ${!port_of}" log_has "$1" "exported "
 }
 
-# until_interrupted TEXT...: what to look at now; then waits for Ctrl-C, or ends at once with DEMO_ONCE=1.
+# pause SECONDS: a signal ends it, and with it the demo, at once.
+pause() {
+  setpriv --pdeathsig KILL sleep "$1" &
+  wait $!
+}
+
+# come_and_go: a guest is there for 15 s, and away for 15 s, for ever
+come_and_go() {
+  while true; do
+    step "another provider registers; see $console"
+    provider guest
+    pause 15
+    step "and goes again"
+    stop guest
+    pause 15
+  done
+}
+
+# until_interrupted COMMAND TEXT...: what to look at now; then COMMAND (`wait` does nothing) until Ctrl-C, or the end at once with
+# DEMO_ONCE=1.
 until_interrupted() {
   printf '\n'
-  printf '    %s\n' "$@"
+  printf '    %s\n' "${@:2}"
   if [[ -z ${DEMO_ONCE:-} ]]; then
     step "running until Ctrl-C"
-    wait
+    "$1"
   fi
 }
+
+step "the console, as soon as the registry is up: $console (its buttons want the token $token)"

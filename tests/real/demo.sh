@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # make demo: the real SOFARegistry with our jar, two SOFARPC providers, and what istiod would receive, live.
-#   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)
+#   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)  DEMO_GUEST_PORT (12298)
 #   REGISTRY_MOX_JAR (build/libs)  DEMO_WATCH (target/debug/examples/watch)
-#   DEMO_ONCE=1: end after the story instead of waiting for Ctrl-C
+#   DEMO_ONCE=1: end after the story instead of going on until Ctrl-C, with one provider that comes and goes
 source "$(dirname "$0")/demo-lib.sh"
 watch=${DEMO_WATCH:-target/debug/examples/watch}
 [[ -x $watch ]] || fail "$watch is missing: run 'cargo build --example watch' first"
@@ -30,9 +30,11 @@ lines=$(wc -l <target/real/log/demo-watch.log)
 provider bolt
 wait_for watch "the change at the watcher" changed
 
-until_interrupted "where to look next:" \
+until_interrupted come_and_go "where to look next:" \
+  "  $console                     the console: what is served, what needs a decision, why something is not there" \
   "  tests/real/provider.sh more bolt:12299        one more provider, from another terminal" \
   "  $watch $mox        a second watcher" \
+  "  $console/explain?q=DemoService  why a service is in the mesh, or is not" \
   "  http://127.0.0.1:9603/mox/status              what the engine holds and who is connected" \
   "  http://127.0.0.1:9603/mox/dump                the entries, as kubectl would print them" \
   "  target/real/log/demo-*.log                    what each process said" \

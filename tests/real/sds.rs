@@ -141,7 +141,7 @@ impl Service<http::Request<Body>> for Secrets {
                     nonce: "1".to_owned(),
                     content: ResponseContent { pages: vec![page.freeze()], removed: Vec::new() },
                     delta: false,
-                    handed_at: Arc::default(),
+                    handed: Arc::default(),
                 };
                 if !outbox.has_room().await {
                     return;

@@ -23,12 +23,17 @@ pub(super) fn page(engine: &Engine, query: &str) -> Page {
     document(engine, query).unwrap_or_else(|| shown(query, &told))
 }
 
-/// Goes on with a comparison: the page, or what is to be asked.
-pub fn compared(engine: &Engine, query: &str, listed: &[String], answers: &[Answer]) -> Result<Value> {
+/// Goes on with a comparison: the page, or what is to be asked, or `list` where it is not known yet who can be asked.
+pub fn compared(engine: &Engine, query: &str, listed: Option<&[String]>, answers: &[Answer]) -> Result<Value> {
     let page = match document(engine, query) {
         Some(page) => page,
         None => {
-            let Some(_turn) = engine.turn() else { return value(&busy()) };
+            let Some(listed) = listed else { return Ok(json!({ "list": true })) };
+            // Before there are answers nothing is compared, and who asks for a server that there is not takes nobody's turn.
+            let turn = if answers.is_empty() { None } else { engine.turn() };
+            if turn.is_none() && !answers.is_empty() {
+                return value(&busy());
+            }
             match diff::next(engine, query, listed, answers)? {
                 Next::Ask { server, target } => return Ok(json!({ "server": server, "target": target })),
                 Next::Told(told) => shown(query, &told),

@@ -11,7 +11,7 @@ async function send({ post, body, match }) {
     const headers = { 'X-Mox-Token': token, ...(match && { 'If-Match': one(match).dataset.revision }) };
     const answer = await fetch(post, { method: 'POST', body: body && one(body).value, headers });
     told(`${answer.status}\n${await answer.text()}`);
-    if (answer.ok && !post.includes('dryRun')) await refresh('[data-live], [data-revision]');
+    if (answer.ok && !post.includes('dryRun')) await refresh('[data-live], [data-revision]').catch(() => { /* what was answered counts */ });
   } catch (error) {
     told(`no answer: ${error}`);
   }
@@ -25,7 +25,7 @@ document.addEventListener('click', (event) => {
 // Takes parts of the page from the server anew, but for the one that somebody is in.
 async function refresh(parts) {
   const answer = await fetch(location.href, { headers: { Accept: 'application/xhtml+xml' } });
-  if (!answer.ok) return;
+  if (!answer.ok) throw new Error(answer.status);
   const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html').querySelectorAll(parts);
   document.querySelectorAll(parts).forEach((part, n) => {
     if (fresh[n] && !fresh[n].isEqualNode(part) && !part.contains(document.activeElement)) part.replaceWith(fresh[n]);
@@ -34,5 +34,12 @@ async function refresh(parts) {
 
 // What others change shows within five seconds, while somebody looks; a document that is being written stays.
 if (one('[data-live]')) {
-  setInterval(() => { if (!document.hidden) refresh('[data-live]').catch(() => { /* the next one may come */ }); }, 5000);
+  let seen = new Date();
+  setInterval(() => {
+    if (document.hidden) return;
+    refresh('[data-live]').then(
+      () => { seen = new Date(); one('#stale').textContent = ''; },
+      // The next one may come; until then nobody is to take what was for what is.
+      () => { one('#stale').textContent = `No answer from the session server: this is as it was at ${seen.toLocaleTimeString()}.`; });
+  }, 5000);
 }

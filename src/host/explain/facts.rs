@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::{
     catalog::{assignment::claims::Contest, key::ServiceKey, report::Quarantine},
     config::{Config, Scope},
+    documents::Name,
     host::{engine::Engine, feed::Feed},
     istio::{
         rule::{Invalid, Rule},
@@ -110,6 +111,8 @@ pub struct Facts {
     pub config: Arc<Config>,
     /// The policy in force.
     pub policy: Arc<Policy>,
+    /// Why the newest document of the policy does not count, where it does not.
+    pub policy_refused: Option<String>,
     /// How the data servers are followed, as far as the host says.
     pub feed: Option<Feed>,
     /// What limits dropped.
@@ -239,6 +242,8 @@ impl Facts {
         let streams = engine.streams(0).iter().map(|stream| told(stream, &view, slice)).collect();
         let wrong = engine.clients().0.into_iter().filter(|client| client.wrong.is_some()).collect();
         let (listening, fenced, feed) = engine.reached();
+        let documents = engine.documents_status().documents;
+        let policy_refused = documents.get(&Name::Policy).and_then(|it| Some(it.refused.as_ref()?.detail.clone()));
         let kubernetes = served.as_ref().and_then(|served| {
             let name = served.name.split_once('/').map_or(&*served.name, |(_, name)| name);
             let report = engine.kubernetes()?.report();
@@ -248,6 +253,7 @@ impl Facts {
         });
         Self {
             key: key.clone(),
+            policy_refused,
             feed,
             dropped: shared.store.dropped(),
             publishers,

@@ -184,13 +184,30 @@ fn registry(facts: &Facts) -> Option<Rung> {
     if facts.unknown {
         return Some(Rung::passed(Step::Registry, "the registry names it, and it could not be read yet"));
     }
-    let (says, remedy) = if facts.is_local() {
+    // Who has just begun, or hears of nothing, does not know what the registry says.
+    let is_unread = matches!(facts.held, Some(Held::NotLoaded | Held::LastGood));
+    let is_stale = feed.is_some_and(|feed| feed.stale);
+    let (key, says, remedy) = if is_unread {
         (
+            "not-read",
+            "the first view of this session server is not complete, so it may not have read its publishers yet",
+            "wait, or ask another session server; feed.owed of the status counts what is still to be read",
+        )
+    } else if is_stale {
+        (
+            "not-heard",
+            "this session server knows no publisher of it, and has not heard of some data servers for a while",
+            "ask another session server, and look after those data servers",
+        )
+    } else if facts.is_local() {
+        (
+            "no-publisher",
             "no client of this session server publishes it (mox.scope=local)",
             "see which session server the provider is connected to, or set mox.scope=cluster",
         )
     } else {
         (
+            "no-publisher",
             "the registry names no publisher of it in this data center",
             "see that the provider runs, is connected, and registers this very dataId, instance and group; its case counts",
         )
@@ -205,7 +222,7 @@ fn registry(facts: &Facts) -> Option<Rung> {
         );
         reasons.push(reason("may-be-limit", says, "raise that limit, or find who publishes so much"));
     }
-    reasons.push(reason("no-publisher", says, remedy));
+    reasons.push(reason(key, says, remedy));
     // A service in its grace, or of the last good state, is served without publishers.
     let verdict = if facts.served.is_some() { Verdict::Partly } else { Verdict::Failed };
     Some(Rung::of(Step::Registry, verdict, "no publisher", reasons))
@@ -239,7 +256,7 @@ fn policy(facts: &Facts) -> Option<Rung> {
         return Some(Rung::passed(Step::Policy, format!("the policy {} lets it in", short(facts.policy.hash()))));
     }
     let exclude = Globs::new(document.exclude.iter().map(String::as_str)).matching(id);
-    let reason = match exclude.first().and_then(|at| document.exclude.get(*at)) {
+    let mut reasons = vec![match exclude.first().and_then(|at| document.exclude.get(*at)) {
         Some(glob) => reason(
             "excluded",
             format!("the policy's exclude has \"{glob}\", which matches it"),
@@ -250,12 +267,17 @@ fn policy(facts: &Facts) -> Option<Rung> {
             "no glob of the policy's include matches it",
             "add its dataId to include; POST /mox/policy?dryRun tells what that changes",
         ),
-    };
+    }];
+    // Who has let it in by a document that does not count looks for that here.
+    reasons.extend(facts.policy_refused.as_ref().map(|why| {
+        let says = format!("a newer document of the policy is refused, so the one before counts: {why}");
+        reason("policy-refused", says, "set the policy anew, by POST /mox/policy or in the console")
+    }));
     Some(Rung::of(
         Step::Policy,
         Verdict::Failed,
         format!("the policy {} keeps it out", short(facts.policy.hash())),
-        vec![reason],
+        reasons,
     ))
 }
 
@@ -630,7 +652,7 @@ mod tests {
     type Change = fn(&mut Facts);
 
     /// What is one by one not as it should be, where it shows, and whether the service is in the mesh all the same.
-    const TROUBLES: [(Change, Step, Verdict, &str); 26] = [
+    const TROUBLES: [(Change, Step, Verdict, &str); 27] = [
         (|it| it.feed = Some(refused()), Step::Registry, Verdict::Partly, "refused-cell"),
         (
             |it| drop(it.dropped.insert("bytes", Dropped { events: 2, last: ID.into() })),
@@ -639,6 +661,7 @@ mod tests {
             "limit-bytes",
         ),
         (|it| it.publishers = 0, Step::Registry, Verdict::Partly, "no-publisher"),
+        (|it| (it.publishers, it.held) = (0, Some(Held::LastGood)), Step::Registry, Verdict::Partly, "not-read"),
         (|it| it.unknown = true, Step::Read, Verdict::Partly, "unknown"),
         (|it| (it.being_read, it.publishers) = (true, 0), Step::Read, Verdict::Partly, "being-read"),
         (|it| it.feed = Some(Feed { stale: true, ..Feed::default() }), Step::Read, Verdict::Partly, "stale"),
@@ -711,6 +734,21 @@ mod tests {
             "wrong-partitions",
         ),
     ];
+
+    #[tokio::test]
+    async fn a_read_that_is_being_applied_is_told() {
+        let engine = Engine::open(Config::default()).unwrap();
+        engine.loaded();
+        let sent =
+            Sent { register_id: "a".into(), payloads: vec![b"10.0.0.1:80".as_slice().into()], ..Sent::default() };
+        engine.apply(&frame::encode_publish("registry", ID, &sent).unwrap()).unwrap();
+        engine.flush().await;
+        engine.shared().store.begin_read(ID);
+        let ladder = ladder(&Facts::of(&engine, &ServiceKey::from(ID), None));
+        let read = ladder.iter().find(|rung| rung.step == Step::Read).unwrap();
+        assert_eq!((read.verdict, &*read.reasons[0].key), (Verdict::Partly, "being-read"));
+        assert!(answer(&ladder).contains("a read of it is being applied right now"), "{}", answer(&ladder));
+    }
 
     #[tokio::test]
     async fn every_trouble_shows_where_it_is_and_nowhere_else() {

@@ -369,6 +369,10 @@ struct Run<M: Mesh, S> {
     /// By place in [`Mesh::TYPES`].
     clients: BTreeMap<usize, Client>,
     now: Instant,
+    /// When each change came since the client last had all that there is.
+    published: Vec<Instant>,
+    /// When each response came since then.
+    told_at: Vec<Instant>,
     refused: Option<Instant>,
     primed: Option<bool>,
     pushed: u64,
@@ -384,6 +388,8 @@ impl<M: Mesh, S: Variant> Run<M, S> {
             worlds: vec![World::new()],
             clients: BTreeMap::new(),
             now: Instant::now(),
+            published: Vec::new(),
+            told_at: Vec::new(),
             refused: None,
             primed: prime.then_some(false),
             pushed: 0,
@@ -409,7 +415,10 @@ impl<M: Mesh, S: Variant> Run<M, S> {
                     self.change(whole(world));
                 }
             }
-            Step::Show => self.view.show(),
+            Step::Show => {
+                self.view.show();
+                self.published.push(self.now);
+            }
             Step::Wait(millis) => self.now += Duration::from_millis(millis),
             Step::Ready => self.ready()?,
             Step::CatchUp => self.catch_up()?,
@@ -442,6 +451,7 @@ impl<M: Mesh, S: Variant> Run<M, S> {
             if !changed.is_empty() {
                 let snapshot = self.view.snapshot(kind);
                 *snapshot = Arc::new(snapshot.with(&changed));
+                self.published.push(self.now);
             }
         }
         self.worlds.push(world);
@@ -494,17 +504,21 @@ impl<M: Mesh, S: Variant> Run<M, S> {
         let most: usize = self.clients.keys().map(|of| TYPE + M::TYPES[*of].0.len() + names + text).sum();
         prop_assert!(self.order.kept() <= most, "{} bytes for {} types", self.order.kept(), self.clients.len());
         let (most, before) = (self.order.lookups(&self.view), looked_up());
-        let due = self.order.due(&self.view, self.now);
+        let published = self.published.last().copied().unwrap_or(self.now);
+        let due = self.order.due(&self.view, published, self.now);
         prop_assert!(most > 0 || looked_up() == before, "{} names are looked up", looked_up() - before);
         match due {
             Due::Changed(since) => {
-                prop_assert!(since <= self.now);
+                let came = self.published.contains(&since) || self.told_at.contains(&since);
+                prop_assert!(came, "what waits came since the client had all, or while it was told something");
                 let left_alone = self.refused.is_none_or(|at| self.now >= at + REFUSED);
                 prop_assert!(left_alone, "a client that refuses is left alone for a while");
             }
             Due::NotBefore(at) => prop_assert!(at > self.now),
             Due::Nothing | Due::Undone if self.clients.values().all(|client| client.unanswered.is_none()) => {
                 self.worlds.drain(..self.worlds.len() - 1);
+                self.published.clear();
+                self.told_at.clear();
             }
             Due::Nothing | Due::Undone | Due::Asked => {}
         }
@@ -513,9 +527,11 @@ impl<M: Mesh, S: Variant> Run<M, S> {
 
     /// The transport takes what there is to say.
     fn ready(&mut self) -> Checked {
-        if !matches!(self.due()?, Due::Asked | Due::Changed(_)) {
-            return Ok(());
-        }
+        let since = match self.due()? {
+            Due::Asked => None,
+            Due::Changed(since) => Some(since),
+            Due::Nothing | Due::Undone | Due::NotBefore(_) => return Ok(()),
+        };
         let (most, before) = (self.order.lookups(&self.view), looked_up());
         let next = self.order.next(&self.view, self.now);
         prop_assert!(most > 0 || looked_up() == before, "{} names are looked up", looked_up() - before);
@@ -525,7 +541,10 @@ impl<M: Mesh, S: Variant> Run<M, S> {
                 prop_assert_eq!(self.primed.replace(true), Some(false), "primers go out once, and if at all")
             }
             Next::TooLarge { type_url, .. } => self.client(&type_url).1.too_large = true,
-            Next::Response(message) => self.hear(message)?,
+            Next::Response(message) => {
+                prop_assert_eq!(message.since, since, "the age of what it tells, if nobody asked");
+                self.hear(message)?;
+            }
         }
         Ok(())
     }
@@ -536,8 +555,9 @@ impl<M: Mesh, S: Variant> Run<M, S> {
     }
 
     /// The client hears a response.
-    fn hear(&mut self, NextResponse { type_url, version, nonce, content }: NextResponse) -> Checked {
+    fn hear(&mut self, NextResponse { type_url, version, nonce, content, .. }: NextResponse) -> Checked {
         self.pushed += 1;
+        self.told_at.push(self.now);
         let (now, primed) = (self.now, self.primed);
         let (kind, client) = self.client(&type_url);
         prop_assert!(client.unanswered.is_none(), "{type_url}: one response is unanswered at most");

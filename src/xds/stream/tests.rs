@@ -24,6 +24,7 @@ use crate::{
         codec::{self, ResponseBody},
         limits::{MaxBytes, MaxStreams, NACK_TEXT, REFUSED},
         pace::PaceRule,
+        times::VariantTimes,
     },
 };
 
@@ -97,8 +98,7 @@ impl Ends {
         let entry = Resource::service_entry("a/b".into(), BTreeMap::new(), BTreeMap::new(), &entry);
         let changes = [((0, "a/b".into()), Some(entry))].into();
         let new = View { service_entries: Arc::new(old.service_entries.with(&changes)), ..old.clone() };
-        self.view.send_replace(new.clone());
-        self.signals.tell(&old, &new);
+        self.signals.tell(&old, &new, || _ = self.view.send_replace(new.clone()));
     }
 
     /// Asks for services, or answers a response.
@@ -118,7 +118,7 @@ impl Ends {
         let begin = Instant::now();
         match self.hear().await {
             Some(Ok(Outgoing::Response(response))) => {
-                response.handed_at.set(Instant::now()).unwrap(); // as the transport does
+                response.handed.note(Instant::now()); // as the transport does
                 (response.nonce, begin.elapsed())
             }
             other => panic!("{other:?}"),
@@ -152,6 +152,40 @@ async fn end(says: Option<DiscoveryRequest>, reads: bool) -> (bool, Option<tonic
     }
     assert!(stream.streams.list(0, usize::MAX).is_empty());
     (is_left, status, after)
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_count_from_the_publication_to_the_transport_and_from_there_to_the_ack() {
+    let mut stream = stream();
+    let counted = |stream: &Ends| {
+        let [VariantTimes { sent, acked }, delta] = stream.streams.times.counted();
+        assert_eq!((delta.sent.count(), delta.acked.count()), (0, 0));
+        [(sent.count(), sent.sum), (acked.count(), acked.sum)]
+    };
+    let (none, span) = (Duration::ZERO, Duration::from_secs(3));
+    stream.change("1.test");
+    tokio::time::sleep(span).await;
+    stream.say("", None);
+    assert_eq!(stream.heard().await.0, "1");
+    tokio::time::sleep(span).await;
+    stream.say("1", None);
+    tokio::time::sleep(span).await;
+    assert_eq!(counted(&stream), [(0, none), (1, span)], "the client asked, and then took its time");
+    stream.change("2.test");
+    assert_eq!(stream.heard().await.0, "2");
+    assert_eq!(counted(&stream), [(1, none), (1, span)]);
+    tokio::time::sleep(span).await;
+    stream.change("3.test");
+    tokio::time::sleep(span).await;
+    stream.change("4.test");
+    tokio::time::sleep(span).await;
+    stream.say("2", None);
+    assert_eq!(stream.heard().await.0, "3");
+    assert_eq!(counted(&stream), [(2, 2 * span), (2, 4 * span)], "the older of two changes waited for that answer");
+    tokio::time::sleep(span).await;
+    stream.say("3", Some("no"));
+    tokio::time::sleep(span).await;
+    assert_eq!(counted(&stream), [(2, 2 * span), (2, 4 * span)], "a refusal is no ACK");
 }
 
 #[tokio::test(start_paused = true)]

@@ -279,15 +279,27 @@ public class MoxResourceTest {
     /** Another server is asked for one reader at a time, and once a second; where there is nobody to ask nobody waits. */
     @Test
     public void anotherServerIsAskedOnceASecond() throws Exception {
-        Sessions others = new Sessions(() -> Collections.singletonList("127.0.0.1"), 1);
+        AtomicInteger looked = new AtomicInteger();
+        Sessions others = new Sessions(
+                () -> {
+                    looked.incrementAndGet();
+                    return Collections.singletonList("127.0.0.1");
+                },
+                1);
         MoxResource.NEXT_QUESTION.set(System.nanoTime());
+        // Who asks for a server that there is not takes nobody's turn.
+        Response unknown = MoxResource.compared(mox.host(), others, "server=127.0.0.9");
+        assertTrue(unknown.getEntity().toString(), unknown.getEntity().toString().contains("no session server that meta lists"));
         Response asked = MoxResource.compared(mox.host(), others, "server=127.0.0.1");
         assertTrue(asked.getEntity().toString(), asked.getEntity().toString().contains("status 0"));
         MoxResource.NEXT_QUESTION.set(System.nanoTime() + TimeUnit.HOURS.toNanos(1));
         try {
             assertEquals(429, MoxResource.compared(mox.host(), others, "as=html&server=127.0.0.1").getStatus());
-            assertEquals(200, MoxResource.compared(mox.host(), others, "document=policy").getStatus());
+            assertEquals(200, MoxResource.compared(mox.host(), others, "server=127.0.0.9").getStatus());
             assertEquals(200, MoxResource.compared(mox.host(), others, "as=html").getStatus());
+            int before = looked.get();
+            assertEquals(200, MoxResource.compared(mox.host(), others, "document=policy").getStatus());
+            assertEquals("a document is compared without them", before, looked.get());
         } finally {
             MoxResource.NEXT_QUESTION.set(System.nanoTime());
         }

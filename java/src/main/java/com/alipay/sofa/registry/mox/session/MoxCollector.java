@@ -47,7 +47,9 @@ final class MoxCollector extends Collector implements AutoCloseable {
                 names.add((String) ((List<?>) label).get(0));
                 values.add((String) ((List<?>) label).get(1));
             }
-            samples.add(new MetricFamilySamples.Sample(name, names, values, ((Number) sample.get("value")).doubleValue()));
+            // Of a histogram a sample has the metric's name with an end.
+            String sampleName = name + sample.get("suffix");
+            samples.add(new MetricFamilySamples.Sample(sampleName, names, values, ((Number) sample.get("value")).doubleValue()));
         }
         Type type = Type.valueOf(((String) metric.get("kind")).toUpperCase(Locale.ROOT));
         return new MetricFamilySamples(name, type, (String) metric.get("help"), samples);

@@ -65,7 +65,7 @@ public class MoxResource {
      * The first page.
      *
      * @param uri what was asked for
-     * @param accept the media types that the client takes; where XHTML is among them, as browsers have it, it gets the page for people
+     * @param accept the media types that the client takes; the engine has a page for people for those that browsers take
      * @return the page
      */
     @GET
@@ -77,7 +77,7 @@ public class MoxResource {
      * Any other page.
      *
      * @param uri what was asked for
-     * @param accept the media types that the client takes; where XHTML is among them, as browsers have it, it gets the page for people
+     * @param accept the media types that the client takes; the engine has a page for people for those that browsers take
      * @return the page
      */
     @GET
@@ -210,9 +210,6 @@ public class MoxResource {
         try {
             URI asked = uri.getRequestUri();
             String query = asked.getRawQuery() == null ? "" : asked.getRawQuery();
-            if (accept != null && accept.contains("application/xhtml+xml")) {
-                query += query.isEmpty() ? "as=html" : "&as=html"; // of two the engine takes the first
-            }
             String path = asked.getRawPath();
             if (OF_SERVERS.contains(path)) {
                 return streamed(mox.get().host().page(path, query));
@@ -221,6 +218,7 @@ public class MoxResource {
                 return busy();
             }
             try {
+                query = accepted(mox.get().host(), query, accept);
                 Sessions others = MoxBinding.sessions();
                 if (others != null && path.equals("/mox/diff")) {
                     return compared(mox.get().host(), others, query);
@@ -234,6 +232,11 @@ public class MoxResource {
         } catch (Throwable t) {
             return broken(t);
         }
+    }
+
+    /** The query as it is with what the client accepts: what makes a client a browser is the engine's to say. */
+    private static String accepted(MoxHost host, String query, String accept) {
+        return accept == null ? query : (String) host.command("accepted", "query", query, "accept", accept).get("query");
     }
 
     private static Response streamed(MoxHost.Page page) {
@@ -282,19 +285,22 @@ public class MoxResource {
         return response(host.command("explain", "query", query, "answers", answers));
     }
 
-    /** What another server serves otherwise: one reader at a time has that one asked. */
+    /**
+     * The page on what another server serves otherwise. That server is asked for one reader at a time; where nobody is to be asked,
+     * no reader waits.
+     */
     static Response compared(MoxHost host, Sessions others, String query) throws Exception {
-        if (!("&" + query).contains("&server=")) {
-            return response(others.compare(host, query)); // nobody is asked
-        }
-        if (!EXPLAINING.tryAcquire()) {
-            return asking();
-        }
+        boolean[] asks = {false};
         try {
-            boolean due = isDue(NEXT_QUESTION, System.nanoTime(), BETWEEN_QUESTIONS);
-            return due ? response(others.compare(host, query)) : asking();
+            Map<String, Object> page = others.compare(host, query, () -> {
+                asks[0] = EXPLAINING.tryAcquire();
+                return asks[0] && isDue(NEXT_QUESTION, System.nanoTime(), BETWEEN_QUESTIONS);
+            });
+            return page == null ? asking() : response(page);
         } finally {
-            EXPLAINING.release();
+            if (asks[0]) {
+                EXPLAINING.release();
+            }
         }
     }
 

@@ -17,6 +17,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.FutureTask;
 import java.util.concurrent.ScheduledExecutorService;
+import java.util.function.BooleanSupplier;
 import java.util.function.Supplier;
 import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
@@ -146,12 +147,17 @@ final class Sessions {
 
     /**
      * Asks one other server what the engine wants to know of it, until that has a page on what the two serve otherwise. The
-     * engine names none that meta does not list.
+     * engine names none that meta does not list, and says when it wants to know whom meta lists.
      *
      * @param query what stands behind the question mark
-     * @return the page
+     * @param mayAsk asked once, before anybody is
+     * @return the page; null where nobody may be asked
      */
-    Map<String, Object> compare(MoxHost host, String query) throws Exception {
+    Map<String, Object> compare(MoxHost host, String query, BooleanSupplier mayAsk) throws Exception {
+        Map<String, Object> first = host.command("diff", "query", query);
+        if (first.get("list") == null) {
+            return first;
+        }
         List<String> listed = new ArrayList<>(others.get());
         List<Map<String, Object>> answers = new ArrayList<>();
         while (answers.size() <= MOST_QUESTIONS) {
@@ -159,6 +165,8 @@ final class Sessions {
             String target = (String) next.get("target");
             if (target == null) {
                 return next;
+            } else if (answers.isEmpty() && !mayAsk.getAsBoolean()) {
+                return null;
             }
             List<String> one = Collections.singletonList((String) next.get("server"));
             Exchange.Answer said = all(ASK_MILLIS, one, target, Collections.emptyMap(), null, MOST_HASHES).values().iterator().next();
