@@ -20,8 +20,9 @@ use crate::{
         engine::Engine,
         watching::{ClientShown, VisibilityStatus},
     },
+    kubernetes::{Changed, PodWatch},
     model,
-    policy::{Consumers, Mode, Policy, visibility::covers},
+    policy::{Consumers, Mode, Policy, Source, visibility::covers},
     visibility::{
         ServiceId,
         keeper::{self, Read, Wanted, World},
@@ -41,6 +42,10 @@ const MORE: &str = "*||\n";
 const FRESH: Duration = Duration::from_secs(10);
 /// How often a page that is too large for its row is tried with fewer services.
 const TRIES: usize = 8;
+
+/// So long, in milliseconds, a consumer of unknown namespace is waited for to be a pod's: its client is often there before the API server
+/// shows its address, and whoever begins to compute has yet to list all pods.
+const PATIENCE: model::Millis = 60_000;
 
 /// A page shows this many of a kind.
 pub(super) const SHOWN: usize = 100;
@@ -93,14 +98,14 @@ fn copied<'k>(clients: impl Iterator<Item = (&'k Arc<str>, &'k Client)>) -> Vec<
     clients.map(|(server, client)| (client.clone(), Arc::clone(server))).collect()
 }
 
-fn shown(policy: &Policy, mut clients: Vec<(Client, Arc<str>)>) -> Clients {
+fn shown(where_are: &Places<'_>, mut clients: Vec<(Client, Arc<str>)>) -> Clients {
     clients.sort_unstable();
     clients.dedup();
     let count = clients.len();
     let shown = |(client, server): (Client, Arc<str>)| {
-        let namespaces = places(policy, &client);
+        let (namespaces_by, namespaces) = where_are.place(&client).unzip();
         let Client { application, address, cell } = client;
-        ClientShown { application, address, cell, server, namespaces }
+        ClientShown { application, address, cell, server, namespaces: namespaces.unwrap_or_default(), namespaces_by }
     };
     Clients { count, first: clients.into_iter().take(SHOWN).map(shown).collect() }
 }
@@ -130,9 +135,25 @@ fn lines(clients: &[Client]) -> Arc<str> {
     lines.into()
 }
 
-/// The namespaces of a client.
-fn places(policy: &Policy, client: &Client) -> Vec<Arc<str>> {
-    policy.namespaces_of(client.application.as_deref(), client.address).to_vec()
+/// In which namespaces clients are: what the policy says, then what Kubernetes says where the policy has it asked.
+#[derive(Debug, Clone, Copy)]
+struct Places<'a> {
+    policy: &'a Policy,
+    pods: Option<&'a PodWatch>,
+}
+
+impl Places<'_> {
+    /// `None`: it is not known where it is.
+    fn place(&self, client: &Client) -> Option<(Source, Vec<Arc<str>>)> {
+        let by_policy = self.policy.place_of(client.application.as_deref(), client.address);
+        let by_policy = by_policy.map(|(source, names)| (source, names.to_vec()));
+        let by_pod = || Some((Source::Kubernetes, vec![self.pods?.namespace(client.address?)?]));
+        by_policy.or_else(by_pod)
+    }
+
+    fn names(&self, client: &Client) -> Vec<Arc<str>> {
+        self.place(client).map(|(_, names)| names).unwrap_or_default()
+    }
 }
 
 impl Engine {
@@ -145,7 +166,14 @@ impl Engine {
     fn world<'a>(&self, policy: &Policy, knows: &'a dyn Fn(&str) -> bool) -> World<'a> {
         // Who does not know the registry does not know which groups to ask for.
         let asks = self.asks(policy);
-        World { asks, hold: policy.document().visibility.hold.as_millis() as model::Millis, knows }
+        let hold = policy.document().visibility.hold.as_millis() as model::Millis;
+        let pods = self.places(policy).pods;
+        let patience = if pods.is_some() { PATIENCE } else { 0 };
+        World { asks, hold, knows, locates: pods.is_none_or(PodWatch::is_current), patience }
+    }
+
+    fn places<'a>(&'a self, policy: &'a Policy) -> Places<'a> {
+        Places { policy, pods: policy.asks_for_pods().then_some(&self.pods) }
     }
 
     /// Whether this server is to collect who subscribes to what, and of which groups of services.
@@ -156,6 +184,7 @@ impl Engine {
             following.watching.keeper.is(server);
             self.asks(&policy) && computes(&following, now)
         };
+        self.pods.want(computes && policy.asks_for_pods());
         if !computes {
             return json!({ "asks": self.asks(&policy), "collect": false });
         }
@@ -192,19 +221,23 @@ impl Engine {
         let services = services.into_iter().filter(|(id, _)| is_bounded || self.shared.store.has(id));
         let services = services.map(|(id, places)| (id, of(places))).collect();
         let policy = self.shared.policy.load_full();
-        let read = Read::new(Report { clients, services }, &|client| places(&policy, client));
+        let (places, pods) = (self.places(&policy), self.pods.version());
+        let read = Read::new(Report { clients, services }, &|client| places.names(client));
         let mut following = self.documents.lock();
-        self.follow_places(&mut following, &policy);
         following.watching.clients = lines.or(following.watching.clients.take());
         following.watching.keeper.report(server, read);
+        // What changed since it was read where clients are.
+        following.watching.pods = following.watching.pods.min(pods);
+        self.follow_places(&mut following, &policy);
         // The news of others are looked for once, when all have answered.
-        own && self.is_due(&following, &policy)
+        own && self.is_due(&mut following, &policy)
     }
 
     /// Says that a session server has the subscribers that it had; `false`: it is not known which those are.
     pub fn consumers_same(&self, server: &str, own: bool) -> bool {
-        let now = self.shared.clock.now();
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
         let mut following = self.documents.lock();
+        self.follow_places(&mut following, &policy);
         let told = following.watching.clients.as_mut().filter(|_| own);
         let is_told = told.map(|(_, at)| *at = Instant::now()).is_some();
         if computes(&following, now) { following.watching.keeper.same(server) } else { is_told }
@@ -228,22 +261,33 @@ impl Engine {
         if let Some(all) = all {
             watching.keeper.end_round(now, listed, &documents(all), &self.world(&policy, &knows));
         }
-        self.is_due(&following, &policy)
+        self.is_due(&mut following, &policy)
     }
 
-    fn is_due(&self, following: &Following, policy: &Policy) -> bool {
+    fn is_due(&self, following: &mut Following, policy: &Policy) -> bool {
         let knows = |id: &str| self.shared.store.has(id);
-        let all = following.documents.as_ref();
-        let (now, keeper) = (self.shared.clock.now(), &following.watching.keeper);
-        all.is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows)))
+        let Following { documents: all, watching, .. } = following;
+        let (now, keeper) = (self.shared.clock.now(), &mut watching.keeper);
+        all.as_ref().is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows)))
     }
 
-    /// Has clients be where the policy says.
+    /// Has clients be where the policy says and the pods are.
     fn follow_places(&self, following: &mut Following, policy: &Arc<Policy>) {
-        let watching = &mut following.watching;
+        let (watching, places) = (&mut following.watching, self.places(policy));
         let before = watching.policy.replace(Arc::clone(policy));
+        let since = places.pods.map_or(0, |pods| std::mem::replace(&mut watching.pods, pods.version()));
         if before.is_some_and(|before| !Arc::ptr_eq(&before, policy) && !before.places_as(policy)) {
-            watching.keeper.replace(&|client| places(policy, client));
+            watching.keeper.replace(&|_| true, &|client| places.names(client));
+            return;
+        }
+        match places.pods.map(|pods| pods.changed(since)) {
+            None => {}
+            Some(Changed::Any) => watching.keeper.replace(&|_| true, &|client| places.names(client)),
+            Some(Changed::These(addresses)) if addresses.is_empty() => {}
+            Some(Changed::These(addresses)) => {
+                let are = |client: &Client| client.address.is_some_and(|address| addresses.contains(&address));
+                watching.keeper.replace(&are, &|client| places.names(client));
+            }
         }
     }
 
@@ -321,7 +365,7 @@ impl Engine {
             policy: rules.export_to.to_vec(),
             consumers: consumers.map(|consumers| (*consumers).clone()),
             visible,
-            clients: shown(&policy, clients),
+            clients: shown(&self.places(&policy), clients),
             computing,
             holder,
         }
@@ -350,8 +394,9 @@ impl Engine {
             computes(&following, now).then(|| copied(following.watching.keeper.all_clients()))
         };
         lists.clients_nowhere = clients.map(|mut clients| {
-            clients.retain(|(client, _)| places(&policy, client).is_empty());
-            shown(&policy, clients)
+            let places = self.places(&policy);
+            clients.retain(|(client, _)| places.place(client).is_none());
+            shown(&places, clients)
         });
         Some(lists)
     }
@@ -373,6 +418,7 @@ impl Engine {
             holder: lease.filter(|_| asks).map(|lease| Arc::clone(&lease.holder)),
             computing,
             counts: computing.then(|| following.watching.keeper.counts().clone()),
+            kubernetes: (computing && policy.asks_for_pods()).then(|| self.pods.report()),
             held,
         }
     }

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::{
     catalog::narrowing,
-    policy::{Mode, Policy},
+    kubernetes::report::PodsReport,
+    policy::{Mode, Policy, Source},
     visibility::keeper::{Counts, Keeper},
 };
 
@@ -16,6 +17,8 @@ pub(super) struct Watching {
     pub(super) keeper: Keeper,
     /// The policy by which clients' namespaces were made.
     pub(super) policy: Option<Arc<Policy>>,
+    /// How many changes of the pods these regard.
+    pub(super) pods: u64,
     /// The own clients that subscribe, a line each, for the session server that computes; and when the host said so last.
     pub(super) clients: Option<(Arc<str>, Instant)>,
 }
@@ -43,6 +46,9 @@ pub struct VisibilityStatus {
     /// Its counts, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
+    /// How pods are followed, if it is this one and the policy asks Kubernetes where consumers are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<PodsReport>,
     /// Services that would be hidden from namespaces that see them, and are not for now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<narrowing::Held>,
@@ -72,4 +78,7 @@ pub struct ClientShown {
     pub server: Arc<str>,
     /// The namespaces that it is in; none: not known.
     pub namespaces: Vec<Arc<str>>,
+    /// What says so: a glob on its application, a range of addresses, or the pod with its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespaces_by: Option<Source>,
 }

@@ -79,6 +79,10 @@ pub struct World<'a> {
     pub hold: Millis,
     /// Whether the registry has a service.
     pub knows: &'a dyn Fn(&str) -> bool,
+    /// Whether it is known of all clients where they are by now, as far as anybody can tell: where not, a round removes nothing.
+    pub locates: bool,
+    /// How long a client of unknown place is waited for to be somewhere.
+    pub patience: Millis,
 }
 
 /// A document to be written.
@@ -122,9 +126,9 @@ impl Read {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
-    /// Rounds that every session server answered.
+    /// Rounds that every session server answered, with all of their clients known to be where they are.
     pub complete: u64,
-    /// Rounds that one did not answer, which removed nothing.
+    /// All other rounds, which removed nothing.
     pub incomplete: u64,
     /// Session servers that did not answer the last round.
     pub silent: BTreeSet<Arc<str>>,
@@ -134,6 +138,10 @@ pub struct Counts {
     pub removed: u64,
     /// There is no room for all services: `exportTo` is the policy's until there is.
     pub full: bool,
+    /// How often the namespaces of a session server's clients were looked up anew, since policy or pods are others.
+    pub replaced: u64,
+    /// Services with consumers that are waited for to be in a known namespace.
+    pub awaited: usize,
 }
 
 /// See the module.
@@ -148,7 +156,7 @@ pub struct Keeper {
     complete_at: Option<Millis>,
     /// When the last complete round ended.
     seen_at: Option<Millis>,
-    /// Rounds that were complete since this server computes.
+    /// Rounds that every session server answered since this server computes.
     rounds: u64,
     /// How long complete rounds have followed each other.
     observed: Millis,
@@ -158,6 +166,8 @@ pub struct Keeper {
     clean: bool,
     /// Services whose consumers of unknown place are known by another policy, since the last complete round.
     found: HashSet<ServiceId>,
+    /// Services with consumers of unknown place of which no page says so yet, and since when they have.
+    lost: HashMap<ServiceId, Millis>,
     /// Rows that are refused, the lease's as the place behind the pages: their versions, and since when each has had it.
     refused: BTreeMap<usize, (i64, Millis)>,
     /// How many services a page had when it was too large for its row.
@@ -192,10 +202,12 @@ impl Keeper {
         self.servers.get_mut(server).map(|server| server.is_new = true).is_some()
     }
 
-    /// The policy says otherwise where clients are.
-    pub fn replace(&mut self, places: &dyn Fn(&Client) -> Vec<Arc<str>>) {
-        self.clean = false;
-        for server in self.servers.values_mut() {
+    /// These clients may be elsewhere than they were said to be. Takes as long as their servers have subscriptions, and next to nothing
+    /// where they are nobody's.
+    pub fn replace(&mut self, are: &dyn Fn(&Client) -> bool, places: &dyn Fn(&Client) -> Vec<Arc<str>>) {
+        for server in self.servers.values_mut().filter(|server| server.report.clients.iter().any(are)) {
+            self.clean = false;
+            self.counts.replaced += 1;
             let names = server.report.names(places);
             let is_unknown =
                 |all: &HashMap<ServiceId, Arc<Names>>, id| all.get(id).is_some_and(|names| names.contains(UNKNOWN));
@@ -206,11 +218,11 @@ impl Keeper {
     }
 
     /// Whether something new is to be written, and may be now.
-    pub fn is_due(&self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> bool {
+    pub fn is_due(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> bool {
         self.computes(now, documents)
             && self.wrote.is_none_or(|wrote| now - wrote >= PACE)
             && !self.clean
-            && !self.additions(documents, world).is_empty()
+            && !self.additions(now, documents, world).is_empty()
     }
 
     /// Ends a round: every one of the listed session servers was to report since the last. What nobody consumes any more counts only
@@ -228,8 +240,10 @@ impl Keeper {
         let has = |server: &&Arc<str>| self.servers.get(&***server).is_some_and(|server| server.is_new);
         let silent: BTreeSet<Arc<str>> = listed.iter().filter(|server| !has(server)).cloned().collect();
         self.servers.values_mut().for_each(|server| server.is_new = false);
-        let is_complete = silent.is_empty() && !listed.is_empty();
+        let is_answered = silent.is_empty() && !listed.is_empty();
+        let is_complete = is_answered && world.locates;
         self.counts.silent = silent;
+        self.rounds += u64::from(is_answered);
         // Whoever was seen in between has been there, whoever else did not answer.
         let mut missing = std::mem::take(&mut self.missing);
         missing.retain(|(id, name), _| !self.is_there(*id, name));
@@ -240,7 +254,6 @@ impl Keeper {
             return;
         }
         self.counts.complete += 1;
-        self.rounds += 1;
         self.observed += self.complete_at.map_or(0, |before| (now - before).clamp(0, MOST_STEP));
         self.complete_at = Some(now);
         if self.seen_at.replace(now).is_some_and(|before| now - before > BLIND) {
@@ -329,9 +342,9 @@ impl Keeper {
 
     /// What the holder of the lease writes.
     fn work(&mut self, now: Millis, lease: &Lease, documents: &Documents<'_>, world: &World<'_>) -> Option<Wanted> {
-        let new = if self.clean { BTreeMap::new() } else { self.additions(documents, world) };
+        let new = if self.clean { BTreeMap::new() } else { self.additions(now, documents, world) };
         let has_new = !new.is_empty();
-        self.clean = !has_new;
+        self.clean = !has_new && self.lost.is_empty();
         self.counts.full = false;
         if has_new {
             if let Some(page) = self.place(new, now, documents, world) {
@@ -342,7 +355,7 @@ impl Keeper {
                 return Some(Wanted::Lease(Lease { settled: false, ..lease.clone() }));
             }
         }
-        let settles = !has_new && self.rounds > 0;
+        let settles = !has_new && self.lost.is_empty() && self.rounds > 0;
         // A page that is lost: who is there is in another one by now, and nothing counts before all pages are there.
         let refused = documents.refused.pages;
         let may = |n: &usize| self.may_write(*n, refused[*n], now);
@@ -375,9 +388,11 @@ impl Keeper {
         self.servers.values().any(|server| server.names.get(&id).is_some_and(|names| names.contains(name)))
     }
 
-    /// The namespaces that consumers are in and that no page has, of services that the registry has.
-    fn additions(&self, documents: &Documents<'_>, world: &World<'_>) -> BTreeMap<ServiceId, Names> {
+    /// The namespaces that consumers are in and that no page has, of services that the registry has. Who may be found soon is not yet
+    /// of unknown place, by which all would see the service.
+    fn additions(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> BTreeMap<ServiceId, Names> {
         let mut new: BTreeMap<ServiceId, Names> = BTreeMap::new();
+        let (before, mut lost) = (std::mem::take(&mut self.lost), HashMap::new());
         for server in self.servers.values() {
             for (id, text) in &server.ids {
                 let Some(names) = server.names.get(id) else { continue };
@@ -386,11 +401,21 @@ impl Keeper {
                     !documents.pages.iter().flatten().any(has)
                 };
                 let mut missing = names.iter().filter(is_new).peekable();
-                if missing.peek().is_some() && (world.knows)(text) {
-                    new.entry(*id).or_default().extend(missing.cloned());
+                if missing.peek().is_none() || !(world.knows)(text) {
+                    continue;
+                }
+                for name in missing {
+                    let since = before.get(id).copied().unwrap_or(now);
+                    if **name == *UNKNOWN && now - since < world.patience {
+                        lost.insert(*id, since);
+                    } else {
+                        new.entry(*id).or_default().insert(Arc::clone(name));
+                    }
                 }
             }
         }
+        self.counts.awaited = lost.len();
+        self.lost = lost;
         new
     }
 

@@ -15,7 +15,7 @@ use crate::{
 const NOW: Millis = 1_700_000_000_000;
 const ROUND: Millis = 15_000;
 const MINUTE: Millis = 60_000;
-const WORLD: World<'static> = World { asks: true, hold: MINUTE, knows: &|_| true };
+const WORLD: World<'static> = World { asks: true, hold: MINUTE, knows: &|_| true, locates: true, patience: 0 };
 
 /// The rows, and the server that holds the lease.
 struct Desk {
@@ -25,6 +25,7 @@ struct Desk {
     refused: RefusedRows,
     beat: u64,
     now: Millis,
+    world: World<'static>,
 }
 
 fn page(services: &[(&str, &str)]) -> Page {
@@ -44,7 +45,7 @@ impl Desk {
         keeper.is("10.0.0.1/1");
         let lease = Lease { holder: "10.0.0.1/1".into(), settled: true, pages: 1 };
         let pages = std::array::from_fn(|n| (n == 0).then(|| page(services)));
-        let mut desk = Self { keeper, lease, pages, refused: RefusedRows::default(), beat: 0, now: NOW };
+        let mut desk = Self { keeper, lease, pages, refused: RefusedRows::default(), beat: 0, now: NOW, world: WORLD };
         desk.act(|keeper, now, documents| keeper.look(now, documents));
         desk
     }
@@ -71,14 +72,16 @@ impl Desk {
         self.beat += 1;
         self.report(subscribed);
         let listed = ["10.0.0.1".into()].into();
+        let world = World { ..self.world };
         self.act(|keeper, now, documents| {
             keeper.look(now, documents);
-            keeper.end_round(now, &listed, documents, &WORLD);
+            keeper.end_round(now, &listed, documents, &world);
         });
     }
 
     fn next(&mut self) -> Option<Wanted> {
-        self.act(|keeper, now, documents| keeper.next(now, documents, &WORLD))
+        let world = World { ..self.world };
+        self.act(|keeper, now, documents| keeper.next(now, documents, &world))
     }
 }
 
@@ -101,9 +104,64 @@ fn who_comes_and_goes_between_two_rounds_has_been_there() {
 fn what_becomes_known_by_a_policy_is_no_longer_unknown_and_all_else_keeps_its_hold() {
     let mut desk = Desk::new(&[("a", "?"), ("b", "?")]);
     desk.round(ROUND, &[("a", "x")]);
-    desk.keeper.replace(&|_| vec!["shop".into()]);
+    desk.keeper.replace(&|_| true, &|_| vec!["shop".into()]);
     desk.round(ROUND, &[("a", "shop")]);
     assert_eq!(desk.next(), Some(Wanted::Page(0, page(&[("a", "shop"), ("b", "?")]))));
+}
+
+#[test]
+fn who_is_found_soon_is_never_of_unknown_place() {
+    let mut desk = Desk::new(&[]);
+    desk.world.patience = 60_000;
+    let all = [("a", "x"), ("b", "pay")];
+    desk.round(ROUND, &all);
+    assert_eq!(desk.next(), Some(Wanted::Page(0, page(&[("b", "pay")]))), "who is known does not wait");
+    desk.pages[0] = Some(page(&[("b", "pay")]));
+    desk.lease.settled = false;
+    desk.round(ROUND, &all);
+    assert!(!matches!(desk.next(), Some(Wanted::Lease(Lease { settled: true, .. }))), "not all consumers are in");
+    // The pod is listed.
+    let shop = |_: &Client| vec!["shop".into()];
+    desk.keeper.replace(&|client| client.application.as_deref() == Some("y"), &shop);
+    assert_eq!(desk.keeper.counts().replaced, 0, "nobody is concerned");
+    desk.keeper.replace(&|client| client.application.as_deref() == Some("x"), &shop);
+    desk.now += ROUND;
+    let Some(Wanted::Page(0, next)) = desk.next() else { panic!("it is not written") };
+    assert_eq!(next.get(ServiceId::of("a")), Some(&[Arc::from("shop")].into()));
+    assert_eq!((desk.keeper.counts().replaced, desk.keeper.counts().awaited), (1, 0));
+
+    // Whoever is not found in a minute may be anywhere.
+    desk.pages[0] = Some(next);
+    desk.lease.settled = true;
+    let mut wrote = Vec::new();
+    for _ in 0..6 {
+        desk.round(ROUND, &[("a", "shop"), ("b", "pay"), ("c", "x")]);
+        wrote.push(matches!(desk.next(), Some(Wanted::Page(..))));
+    }
+    assert_eq!(wrote, [false, false, false, false, true, true]);
+}
+
+#[test]
+fn while_it_is_not_known_where_clients_are_nothing_is_removed_and_all_are_told() {
+    let mut desk = Desk::new(&[("a", "shop")]);
+    (desk.lease.settled, desk.world.locates) = (false, false);
+    for _ in 0..20 {
+        desk.round(ROUND, &[]);
+        match desk.next() {
+            Some(Wanted::Lease(lease)) => desk.lease = lease,
+            other => assert_eq!(other, None),
+        }
+    }
+    assert!(desk.lease.settled, "those of unknown place are in as such");
+    assert_eq!((desk.keeper.counts().complete, desk.keeper.counts().removed), (0, 0));
+    // The hold begins with the first round in which it is known.
+    desk.world.locates = true;
+    let mut rounds = 0;
+    while !matches!(desk.next(), Some(Wanted::Page(..))) {
+        desk.round(ROUND, &[]);
+        rounds += 1;
+    }
+    assert_eq!(rounds, 1 + MINUTE / ROUND);
 }
 
 #[test]
