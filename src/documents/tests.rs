@@ -649,6 +649,7 @@ fn ten_thousand_services_take_four_rows() {
             lease: server.lease(),
             pages: server.pages(),
             beat: server.beat(),
+            content: server.content(),
             refused: server.refused_visibility(),
         };
         keeper.look(now, &view);

@@ -18,7 +18,7 @@ use crate::{
         desk::Following,
         documents::OURSELVES,
         engine::Engine,
-        watching::{ClientShown, VisibilityStatus},
+        watching::{ClientShown, Said, VisibilityStatus},
     },
     kubernetes::{Changed, PodWatch},
     model,
@@ -40,6 +40,8 @@ const MOST_LINES: usize = 15 << 20;
 const MORE: &str = "*||\n";
 /// After so long without a word of the host it is not known who subscribes here.
 const FRESH: Duration = Duration::from_secs(10);
+/// For so long the groups of services that were found count.
+const GROUPS: Duration = Duration::from_secs(10);
 /// How often a page that is too large for its row is tried with fewer services.
 const TRIES: usize = 8;
 
@@ -111,7 +113,8 @@ fn shown(where_are: &Places<'_>, mut clients: Vec<(Client, Arc<str>)>) -> Client
 }
 
 fn documents(all: &Documents) -> keeper::Documents<'_> {
-    keeper::Documents { lease: all.lease(), pages: all.pages(), beat: all.beat(), refused: all.refused_visibility() }
+    let (lease, pages, refused) = (all.lease(), all.pages(), all.refused_visibility());
+    keeper::Documents { lease, pages, beat: all.beat(), content: all.content(), refused }
 }
 
 /// Whether this server computes who sees what.
@@ -188,9 +191,21 @@ impl Engine {
         if !computes {
             return json!({ "asks": self.asks(&policy), "collect": false });
         }
-        let group = |id: &Arc<str>| id.rsplit_once("#@#").map(|(_, group)| group.to_owned());
-        let groups: BTreeSet<String> = self.shared.store.ids().iter().filter_map(group).collect();
-        json!({ "asks": true, "collect": true, "groups": groups })
+        json!({ "asks": true, "collect": true, "groups": self.groups() })
+    }
+
+    /// The groups of services there are; a new one is seen within the time of a round.
+    fn groups(&self) -> Arc<BTreeSet<String>> {
+        let known = self.documents.lock().watching.groups.clone();
+        if let Some((groups, _)) = known.filter(|(_, at)| at.elapsed() < GROUPS) {
+            return groups;
+        }
+        let ids = self.shared.store.ids();
+        let groups: BTreeSet<&str> =
+            ids.iter().filter_map(|id| id.rsplit_once("#@#")).map(|(_, group)| group).collect();
+        let groups = Arc::new(groups.into_iter().map(str::to_owned).collect());
+        self.documents.lock().watching.groups = Some((Arc::clone(&groups), Instant::now()));
+        groups
     }
 
     /// Takes the subscribers of a session server: of each client its address, cell and application. Returns whether documents are to
@@ -325,9 +340,15 @@ impl Engine {
         None
     }
 
-    /// From now on that counts which the documents say of who consumes what.
-    pub(super) fn put_seen_in_force(&self, following: &Following) {
+    /// From now on that counts which the documents say of who consumes what. Where only the lease was renewed they say what they did.
+    pub(super) fn put_seen_in_force(&self, following: &mut Following) {
         let documents = following.documents.as_ref().filter(|_| self.config().scope == Scope::Cluster);
+        let said = documents.and_then(|all| {
+            all.lease().map(|lease| Said { settled: lease.settled, pages: lease.pages, content: all.content() })
+        });
+        if following.watching.said.replace(said) == Some(said) {
+            return;
+        }
         let seen = documents.and_then(Documents::seen);
         self.shared.seen.store(seen.map(Arc::new));
         self.shared.store.wake().wake();

@@ -1,6 +1,6 @@
 //! What an engine follows of those who subscribe, and what it shows of that.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use serde::Serialize;
 
@@ -19,8 +19,21 @@ pub(super) struct Watching {
     pub(super) policy: Option<Arc<Policy>>,
     /// How many changes of the pods these regard.
     pub(super) pods: u64,
+    /// What the documents said that is in force; `None`: nothing is yet.
+    pub(super) said: Option<Option<Said>>,
+    /// The groups of services there are, and when they were looked for.
+    pub(super) groups: Option<(Arc<BTreeSet<String>>, Instant)>,
     /// The own clients that subscribe, a line each, for the session server that computes; and when the host said so last.
     pub(super) clients: Option<(Arc<str>, Instant)>,
+}
+
+/// What the documents say of all services, but for who holds the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) settled: bool,
+    pub(super) pages: usize,
+    /// Of [`Documents`](crate::documents::Documents).
+    pub(super) content: u64,
 }
 
 /// The visibility of services, for the status.

@@ -57,7 +57,8 @@ impl Rows {
     fn documents(&self) -> Documents<'_> {
         let pages = std::array::from_fn(|n| self.pages.get(&n).map(|(_, page)| page));
         let beat = self.lease.0 * 1_000_003 + self.pages.values().map(|(version, _)| version).sum::<u64>();
-        Documents { lease: self.lease.1.as_ref(), pages, beat, refused: RefusedRows::default() }
+        let content = self.pages.iter().map(|(n, (version, _))| version << (4 * n)).sum();
+        Documents { lease: self.lease.1.as_ref(), pages, beat, content, refused: RefusedRows::default() }
     }
 
     fn pairs(&self) -> BTreeSet<(ServiceId, Arc<str>)> {
@@ -374,6 +375,7 @@ fn a_page_that_is_lost_begins_anew() {
             lease: Some(Box::leak(Box::new(lease.clone()))),
             pages,
             beat: page.len() as u64,
+            content: page.len() as u64,
             refused: RefusedRows::default(),
         }
     };

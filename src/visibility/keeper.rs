@@ -42,6 +42,8 @@ pub struct Documents<'a> {
     pub pages: [Option<&'a Page>; PAGES],
     /// Another number whenever any of them is another one.
     pub beat: u64,
+    /// Another number whenever a page says otherwise.
+    pub content: u64,
     /// Their rows that are refused.
     pub refused: RefusedRows,
 }
@@ -142,6 +144,12 @@ pub struct Counts {
     pub replaced: u64,
     /// Services with consumers that are waited for to be in a known namespace.
     pub awaited: usize,
+    /// How often a session server's subscribers were read, which they are where they are others than before.
+    pub told: u64,
+    /// How often it was looked through all services for what is new, since something was other than before.
+    pub looked: u64,
+    /// How often it was looked through all services for what is missing, likewise.
+    pub compared: u64,
 }
 
 /// See the module.
@@ -162,8 +170,14 @@ pub struct Keeper {
     observed: Millis,
     /// What was missing since when, by [`Keeper::observed`].
     missing: HashMap<(ServiceId, Arc<str>), Millis>,
-    /// Nothing was new when that was looked for last, and nothing came since: to look costs every subscription.
+    /// What the pages said when this server looked at them last.
+    content: Option<u64>,
+    /// Nothing was new when that was looked for last, and nothing came since: to look costs as much as there are services.
     clean: bool,
+    /// What is missing is what was missing after the last complete round: neither pages nor consumers are others.
+    same: bool,
+    /// Services that somebody consumes and that the registry did not have when that was looked for.
+    strangers: HashMap<ServiceId, Arc<str>>,
     /// Services whose consumers of unknown place are known by another policy, since the last complete round.
     found: HashSet<ServiceId>,
     /// Services with consumers of unknown place of which no page says so yet, and since when they have.
@@ -191,10 +205,14 @@ impl Keeper {
 
     /// Takes what a session server says of its subscribers, in the place of what it said before.
     pub fn report(&mut self, server: &str, Read { report, ids, names }: Read) {
-        // Whoever comes and goes between two rounds has been there.
-        self.missing.retain(|(id, name), _| !names.get(id).is_some_and(|names| names.contains(name)));
+        self.counts.told += 1;
+        let is_same = self.servers.get(server).is_some_and(|before| before.names == names);
+        if !is_same {
+            // Whoever comes and goes between two rounds has been there.
+            self.missing.retain(|(id, name), _| !names.get(id).is_some_and(|names| names.contains(name)));
+            (self.clean, self.same) = (false, false);
+        }
         self.servers.insert(server.into(), Server { report, ids, names, is_new: true });
-        self.clean = false;
     }
 
     /// A session server that said what it has before has the same still.
@@ -206,7 +224,7 @@ impl Keeper {
     /// where they are nobody's.
     pub fn replace(&mut self, are: &dyn Fn(&Client) -> bool, places: &dyn Fn(&Client) -> Vec<Arc<str>>) {
         for server in self.servers.values_mut().filter(|server| server.report.clients.iter().any(are)) {
-            self.clean = false;
+            (self.clean, self.same) = (false, false);
             self.counts.replaced += 1;
             let names = server.report.names(places);
             let is_unknown =
@@ -219,10 +237,12 @@ impl Keeper {
 
     /// Whether something new is to be written, and may be now.
     pub fn is_due(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> bool {
-        self.computes(now, documents)
-            && self.wrote.is_none_or(|wrote| now - wrote >= PACE)
-            && !self.clean
-            && !self.additions(now, documents, world).is_empty()
+        if self.clean || !self.computes(now, documents) || self.wrote.is_some_and(|wrote| now - wrote < PACE) {
+            return false;
+        }
+        let has_new = !self.additions(now, documents, world).is_empty();
+        self.clean = !has_new && self.lost.is_empty();
+        has_new
     }
 
     /// Ends a round: every one of the listed session servers was to report since the last. What nobody consumes any more counts only
@@ -234,9 +254,11 @@ impl Keeper {
         documents: &Documents<'_>,
         world: &World<'_>,
     ) {
+        let before = self.servers.len();
         self.servers.retain(|server, _| listed.contains(server));
+        self.same &= self.servers.len() == before;
         // Services may have come that somebody subscribed to before.
-        self.clean = false;
+        self.clean &= !self.strangers.values().any(|id| (world.knows)(id));
         let has = |server: &&Arc<str>| self.servers.get(&***server).is_some_and(|server| server.is_new);
         let silent: BTreeSet<Arc<str>> = listed.iter().filter(|server| !has(server)).cloned().collect();
         self.servers.values_mut().for_each(|server| server.is_new = false);
@@ -245,9 +267,11 @@ impl Keeper {
         self.counts.silent = silent;
         self.rounds += u64::from(is_answered);
         // Whoever was seen in between has been there, whoever else did not answer.
-        let mut missing = std::mem::take(&mut self.missing);
-        missing.retain(|(id, name), _| !self.is_there(*id, name));
-        self.missing = missing;
+        if !self.same {
+            let mut missing = std::mem::take(&mut self.missing);
+            missing.retain(|(id, name), _| !self.is_there(*id, name));
+            self.missing = missing;
+        }
         if !is_complete {
             self.counts.incomplete += 1;
             self.complete_at = None;
@@ -258,8 +282,13 @@ impl Keeper {
         self.complete_at = Some(now);
         if self.seen_at.replace(now).is_some_and(|before| now - before > BLIND) {
             self.missing.clear();
+            self.same = false;
         }
         let all_found = std::mem::take(&mut self.found);
+        if std::mem::replace(&mut self.same, true) {
+            return;
+        }
+        self.counts.compared += 1;
         let mut missing = HashMap::new();
         for (id, name) in pairs(documents).filter(|(id, name)| !self.is_there(*id, name)) {
             // Who was nowhere under the policy before is somewhere now.
@@ -277,7 +306,9 @@ impl Keeper {
     pub fn look(&mut self, now: Millis, documents: &Documents<'_>) {
         if self.beat.is_none_or(|(beat, _)| beat != documents.beat) {
             self.beat = Some((documents.beat, now));
-            self.clean = false;
+        }
+        if self.content.replace(documents.content) != Some(documents.content) {
+            (self.clean, self.same) = (false, false);
         }
         let refused = documents.refused.pages.into_iter().chain([documents.refused.lease]).enumerate();
         let versions = refused.filter_map(|(n, row)| Some((n, row?.version)));
@@ -393,6 +424,8 @@ impl Keeper {
     fn additions(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> BTreeMap<ServiceId, Names> {
         let mut new: BTreeMap<ServiceId, Names> = BTreeMap::new();
         let (before, mut lost) = (std::mem::take(&mut self.lost), HashMap::new());
+        let mut strangers = HashMap::new();
+        self.counts.looked += 1;
         for server in self.servers.values() {
             for (id, text) in &server.ids {
                 let Some(names) = server.names.get(id) else { continue };
@@ -401,7 +434,11 @@ impl Keeper {
                     !documents.pages.iter().flatten().any(has)
                 };
                 let mut missing = names.iter().filter(is_new).peekable();
-                if missing.peek().is_none() || !(world.knows)(text) {
+                if missing.peek().is_none() {
+                    continue;
+                }
+                if !(world.knows)(text) {
+                    strangers.insert(*id, Arc::clone(text));
                     continue;
                 }
                 for name in missing {
@@ -415,7 +452,7 @@ impl Keeper {
             }
         }
         self.counts.awaited = lost.len();
-        self.lost = lost;
+        (self.lost, self.strangers) = (lost, strangers);
         new
     }
 

@@ -1,6 +1,9 @@
 //! What the holder of the lease writes, step by step.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use crate::{
     model::Millis,
@@ -50,9 +53,24 @@ impl Desk {
         desk
     }
 
+    /// Another number for other pages.
+    fn content(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        for page in self.pages.iter().flatten() {
+            page.services().for_each(|all| all.hash(&mut hash));
+        }
+        hash.finish()
+    }
+
     fn act<T>(&mut self, act: impl FnOnce(&mut Keeper, Millis, &Documents<'_>) -> T) -> T {
         let pages = std::array::from_fn(|n| self.pages[n].as_ref());
-        let documents = Documents { lease: Some(&self.lease), pages, beat: self.beat, refused: self.refused };
+        let documents = Documents {
+            lease: Some(&self.lease),
+            pages,
+            beat: self.beat,
+            content: self.content(),
+            refused: self.refused,
+        };
         act(&mut self.keeper, self.now, &documents)
     }
 
@@ -220,4 +238,37 @@ fn a_lease_that_is_refused_is_written_over_if_nobody_renews_it() {
         })
         .collect();
     assert_eq!(wanted, [false, false, false, true]);
+}
+
+#[test]
+fn where_nothing_is_new_nothing_is_looked_through() {
+    let mut desk = Desk::new(&[("a", "shop"), ("b", "pay")]);
+    let all = [("a", "shop"), ("b", "pay"), ("none", "shop")];
+    desk.world.knows = &|id| id != "none";
+    // Everybody is told of anew, and the lease is renewed again and again; b's consumer goes.
+    desk.round(ROUND, &all);
+    desk.next();
+    desk.round(ROUND, &all[..1]);
+    desk.next();
+    let before = desk.keeper.counts().clone();
+    let mut renewed = 0;
+    for _ in 0..3 {
+        desk.round(ROUND, &all[..1]);
+        renewed += usize::from(matches!(desk.next(), Some(Wanted::Lease(_))));
+    }
+    let counts = desk.keeper.counts().clone();
+    assert_eq!((counts.looked, counts.compared, renewed > 0), (before.looked, before.compared, true));
+    assert_eq!(counts.complete, before.complete + 3);
+    desk.round(ROUND, &all[..1]);
+    assert_eq!(desk.next(), Some(Wanted::Page(0, page(&[("a", "shop")]))), "the hold goes on meanwhile");
+    desk.pages[0] = Some(page(&[("a", "shop")]));
+    desk.round(ROUND, &[("a", "shop"), ("none", "shop")]);
+    assert_eq!(desk.next(), None, "the registry does not have it");
+    let before = desk.keeper.counts().looked;
+    desk.round(ROUND, &[("a", "shop"), ("none", "shop")]);
+    desk.next();
+    assert_eq!(desk.keeper.counts().looked, before);
+    desk.world.knows = &|_| true;
+    desk.round(ROUND, &[("a", "shop"), ("none", "shop")]);
+    assert_eq!(desk.next(), Some(Wanted::Page(0, page(&[("a", "shop"), ("none", "shop")]))), "now it has");
 }

@@ -37,6 +37,11 @@ public class ConsumerWatchTest {
         volatile boolean closed;
 
         @Override
+        public long sum() {
+            return 1;
+        }
+
+        @Override
         public void own(Sink sink) {
             sink.subscription(TestData.service(1), "10.1.0.1", "RZ1", "shop|web\n");
             sink.subscription(TestData.service(1), "10.1.0.2", null, null);
@@ -71,7 +76,7 @@ public class ConsumerWatchTest {
         }
     }
 
-    private static Map<?, ?> visibility(RegistryMox mox) {
+    static Map<?, ?> visibility(RegistryMox mox) {
         Map<?, ?> visibility = (Map<?, ?>) mox.status().get("visibility");
         return visibility == null ? Collections.emptyMap() : visibility;
     }
@@ -154,27 +159,108 @@ public class ConsumerWatchTest {
         return MoxConfig.builder().set("listen", "127.0.0.1:0").set("policy.visibility.mode", "shadow");
     }
 
-    /** Subscribers that are others whenever somebody looks. */
+    /** Subscribers that are others while they are told. */
     @Test
     public void whatIsRememberedIsWhatWasTold() throws Exception {
         RegistryMox mox = registry(shadow());
         int[] looks = {0};
-        // The second look, which is told, finds what no other does.
         Servers servers = new Servers() {
             @Override
+            public long sum() {
+                return Math.min(looks[0], 2);
+            }
+
+            @Override
             public void own(Sink sink) {
-                sink.subscription(TestData.service(1), ++looks[0] == 2 ? "10.1.0.2" : "10.1.0.1", null, null);
+                sink.subscription(TestData.service(1), "10.1.0." + ++looks[0], null, null);
             }
         };
         ConsumerWatch watch = new ConsumerWatch(mox, servers, new Sessions(Collections::emptyList, 1), null, ME);
         opened.add(watch);
+        for (int n : new int[] {1, 2, 3}) {
+            watch.own();
+            assertEquals("what came meanwhile is told of", "10.1.0." + n + "||\n", lines(mox));
+        }
         watch.own();
-        assertEquals("10.1.0.2||\n", lines(mox));
-        watch.own();
-        assertEquals("10.1.0.1||\n", lines(mox));
-        int before = looks[0];
-        watch.own();
-        assertEquals("what is as before is looked at once", before + 1, looks[0]);
+        assertEquals("what is as before is not told of anew", 3, looks[0]);
+    }
+
+    /** What another session server says is handed over where it is other than before. */
+    @Test
+    public void theSameAnswerIsNotReadAgain() throws Exception {
+        MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
+        RegistryMox mox = registry(config.set("policy.visibility.mode", "shadow"));
+        String[] last = {"10.2.0.9"};
+        Servers servers = new Servers() {
+            @Override
+            public Map<String, List<String>> ask(String server, String group) {
+                super.ask(server, group);
+                return Collections.singletonMap(TestData.service(1), Arrays.asList("10.2.0.1", last[0]));
+            }
+        };
+        ConsumerWatch watch = computes(mox, servers);
+        watch.round();
+        long before = count(mox, "told");
+        for (int n = 0; n < 3; n++) {
+            own(watch);
+            watch.round();
+        }
+        assertEquals("neither own nor others' are", before, count(mox, "told"));
+        assertEquals(4, count(mox, "complete"));
+        last[0] = "10.2.0.8";
+        watch.round();
+        assertEquals(before + 1, count(mox, "told"));
+        assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 null", "10.2.0.8 null");
+    }
+
+    /** Other session servers, without MoX. */
+    static final class Others {
+        final List<String> names = new ArrayList<>();
+        int port;
+    }
+
+    static Others withoutMox(int count, List<AutoCloseable> opened) throws Exception {
+        Others others = new Others();
+        for (int n = 1; n <= count; n++) {
+            String name = "127.0.0." + n;
+            HttpServer web = HttpServer.create(new InetSocketAddress(InetAddress.getByName(name), others.port), 0);
+            web.createContext(
+                    "/mox/consumers",
+                    exchange -> {
+                        exchange.sendResponseHeaders(404, -1);
+                        exchange.close();
+                    });
+            web.start();
+            opened.add(() -> web.stop(0));
+            others.port = web.getAddress().getPort();
+            others.names.add(name);
+        }
+        return others;
+    }
+
+    /** A watch of the session server that computes; the other one has no MoX. */
+    private ConsumerWatch computes(RegistryMox mox, Servers servers) throws Exception {
+        DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
+        Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
+        DocumentFollower documents = new DocumentFollower(
+                mox,
+                DocumentFollowerTest.store(table, "jdbc:mysql://db/registry", opened),
+                keys,
+                100,
+                DocumentFollower.CALL_MILLIS);
+        opened.add(documents);
+        mox.host().command("awaitDocuments");
+        documents.start();
+        Others others = withoutMox(1, opened);
+        Sessions sessions = new Sessions(() -> others.names, others.port);
+        ConsumerWatch watch = new ConsumerWatch(mox, servers, sessions, documents, ME);
+        opened.add(watch);
+        TestData.await("this one computes", () -> {
+            own(watch);
+            return Boolean.TRUE.equals(visibility(mox).get("computing"));
+        });
+        own(watch);
+        return watch;
     }
 
     @Test
@@ -183,7 +269,7 @@ public class ConsumerWatchTest {
         int[] looks = {0};
         Servers servers = new Servers() {
             @Override
-            public void own(Sink sink) {
+            public long sum() {
                 looks[0]++;
                 throw new NoClassDefFoundError("Interests");
             }

@@ -17,6 +17,9 @@ interface ConsumerSource extends AutoCloseable {
         void subscription(String dataInfoId, String address, String cell, String application);
     }
 
+    /** A number that is another one whenever a subscription of this session server's clients comes, goes or is another one. */
+    long sum();
+
     /** Tells all subscriptions of this session server's clients, as they are now. */
     void own(Sink sink);
 
