@@ -26,7 +26,7 @@ use crate::{
     visibility::{
         ServiceId,
         keeper::{self, Read, Wanted, World},
-        report::{Client, Report},
+        report::{Client, Part, Report},
     },
 };
 
@@ -124,7 +124,7 @@ fn computes(following: &Following, now: model::Millis) -> bool {
 }
 
 /// Clients, a line each; the last one is [`MORE`] where there are more of them than another server reads.
-fn lines(clients: &[Client]) -> Arc<str> {
+fn lines<'c>(clients: impl Iterator<Item = &'c Client>) -> Arc<str> {
     let mut lines = String::new();
     for Client { application, address, cell } in clients {
         let address = address.map(|address| address.to_string()).unwrap_or_default();
@@ -136,6 +136,27 @@ fn lines(clients: &[Client]) -> Arc<str> {
         lines.extend([&*address, "|", cell, "|", application, "\n"]);
     }
     lines.into()
+}
+
+/// A client as the host says it: address, cell and application with a `|` between; nothing where there is none.
+fn read(text: &str) -> Option<Client> {
+    if text.is_empty() {
+        return None;
+    }
+    let mut parts = text.splitn(3, '|');
+    let address = parts.next().and_then(|address| address.parse().ok());
+    let cut = |part: &str| Arc::from(part.chars().take(MOST_NAME).collect::<String>());
+    let mut named = || parts.next().filter(|part| !part.is_empty()).map(cut);
+    let (cell, application) = (named(), named());
+    Some(Client { application, address, cell })
+}
+
+/// The places of a service's clients.
+fn places_of(places: &str) -> Box<[u32]> {
+    let places = places.split(' ').filter_map(|place| place.parse().ok());
+    let mut places: Vec<u32> = places.map(|place: u32| place.min(MOST as u32)).collect();
+    places.dedup();
+    places.into()
 }
 
 /// In which namespaces clients are: what the policy says, then what Kubernetes says where the policy has it asked.
@@ -211,30 +232,16 @@ impl Engine {
     /// Takes the subscribers of a session server: of each client its address, cell and application. Returns whether documents are to
     /// be written now.
     pub fn consumers(&self, server: &str, own: bool, clients: &[String], services: BTreeMap<Arc<str>, String>) -> bool {
-        let client = |text: &String| {
-            let mut parts = text.splitn(3, '|');
-            let address = parts.next().and_then(|address| address.parse().ok());
-            let cut = |part: &str| Arc::from(part.chars().take(MOST_NAME).collect::<String>());
-            let mut named = || parts.next().filter(|part| !part.is_empty()).map(cut);
-            let (cell, application) = (named(), named());
-            Client { application, address, cell }
-        };
-        let mut clients: Vec<Client> = clients.iter().map(client).collect();
-        let lines = own.then(|| (lines(&clients), Instant::now()));
+        let mut clients: Vec<Option<Client>> = clients.iter().map(|text| read(text)).collect();
+        let lines = own.then(|| (lines(clients.iter().flatten()), Instant::now()));
         // Whoever is not told apart may be anywhere, so services are seen by more. A server whose word is not taken would be silent.
         if clients.len() > MOST {
             clients.truncate(MOST);
-            clients.push(Client { application: None, address: None, cell: None });
+            clients.push(Some(Client { application: None, address: None, cell: None }));
         }
-        let of = |places: String| {
-            let places = places.split(' ').filter_map(|place| place.parse().ok());
-            let mut places: Vec<u32> = places.map(|place: u32| place.min(MOST as u32)).collect();
-            places.dedup();
-            places.into()
-        };
         let is_bounded = services.len() <= MOST;
         let services = services.into_iter().filter(|(id, _)| is_bounded || self.shared.store.has(id));
-        let services = services.map(|(id, places)| (id, of(places))).collect();
+        let services = services.map(|(id, places)| (id, places_of(&places))).collect();
         let policy = self.shared.policy.load_full();
         let (places, pods) = (self.places(&policy), self.pods.version());
         let read = Read::new(Report { clients, services }, &|client| places.names(client));
@@ -246,6 +253,36 @@ impl Engine {
         self.follow_places(&mut following, &policy);
         // The news of others are looked for once, when all have answered.
         own && self.is_due(&mut following, &policy)
+    }
+
+    /// Takes what is other with this server's subscribers: of clients their places and who is there, and services with all of their clients.
+    /// Returns whether the rest is known, without which nothing is taken, and whether documents are to be written now.
+    pub fn consumers_part(
+        &self,
+        server: &str,
+        clients: &[String],
+        services: BTreeMap<Arc<str>, String>,
+    ) -> (bool, bool) {
+        let client = |text: &String| {
+            let (at, client) = text.split_once(' ')?;
+            Some((at.parse().ok()?, read(client)))
+        };
+        let services = services.into_iter().map(|(id, places)| (id, places_of(&places)));
+        let part = Part { clients: clients.iter().filter_map(client).collect(), services: services.collect() };
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
+        let (places, pods) = (self.places(&policy), self.pods.version());
+        let mut following = self.documents.lock();
+        if !computes(&following, now) {
+            return (false, false);
+        }
+        self.follow_places(&mut following, &policy);
+        let watching = &mut following.watching;
+        if !watching.keeper.report_part(server, part, &|client| places.names(client), MOST) {
+            return (false, false);
+        }
+        watching.pods = watching.pods.min(pods);
+        watching.clients = Some((lines(watching.keeper.clients_of(server)), Instant::now()));
+        (true, self.is_due(&mut following, &policy))
     }
 
     /// Says that a session server has the subscribers that it had; `false`: it is not known which those are.

@@ -165,7 +165,8 @@ impl Model {
                 services.entry(service(*id).into()).or_default().push(at as u32);
             }
         }
-        let client = |consumer: &&Consumer| Client { application: Some(name_of(consumer)), address: None, cell: None };
+        let client =
+            |consumer: &&Consumer| Some(Client { application: Some(name_of(consumer)), address: None, cell: None });
         Report {
             clients: all.iter().map(client).collect(),
             services: services.into_iter().map(|(id, clients)| (id, clients.into())).collect(),
@@ -382,7 +383,7 @@ fn a_page_that_is_lost_begins_anew() {
     let empty = documents(Box::leak(Box::new(page.clone())));
     keeper.look(now, &empty);
     let client = Client { application: Some("shop".into()), address: None, cell: None };
-    let report = Report { clients: vec![client], services: BTreeMap::from([("a".into(), [0].into())]) };
+    let report = Report { clients: vec![Some(client)], services: BTreeMap::from([("a".into(), [0].into())]) };
     keeper.report("10.0.0.1", Read::new(report, &|client| client.application.iter().cloned().collect()));
     keeper.end_round(now, &["10.0.0.1".into()].into(), &empty, &world);
     page.add(ServiceId::of("a"), &"shop".into());

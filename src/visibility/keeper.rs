@@ -14,7 +14,7 @@ use crate::{
     visibility::{
         Lease, Names, PAGES, ServiceId, UNKNOWN,
         page::Page,
-        report::{Client, Report},
+        report::{Client, Part, Report},
     },
 };
 
@@ -106,6 +106,12 @@ struct Server {
     is_new: bool,
 }
 
+impl Server {
+    fn clients(&self) -> impl Iterator<Item = &Client> {
+        self.report.clients.iter().flatten()
+    }
+}
+
 /// A report that was read: which services it is of, and where their clients are. Takes as long as there are subscriptions, so it is
 /// made while nobody waits.
 #[derive(Debug)]
@@ -146,6 +152,8 @@ pub struct Counts {
     pub awaited: usize,
     /// How often a session server's subscribers were read, which they are where they are others than before.
     pub told: u64,
+    /// How often what was other of them was read alone.
+    pub parts: u64,
     /// How often it was looked through all services for what is new, since something was other than before.
     pub looked: u64,
     /// How often it was looked through all services for what is missing, likewise.
@@ -215,6 +223,66 @@ impl Keeper {
         self.servers.insert(server.into(), Server { report, ids, names, is_new: true });
     }
 
+    /// Takes what is other with a session server's subscribers, of which it has at most so many. `false`: the rest is not known.
+    pub fn report_part(
+        &mut self,
+        server: &str,
+        part: Part,
+        places: &dyn Fn(&Client) -> Vec<Arc<str>>,
+        most: usize,
+    ) -> bool {
+        let Some(Server { report, ids, names, is_new }) = self.servers.get_mut(server) else { return false };
+        let is_known = |id: &Arc<str>| report.services.contains_key(id);
+        let more = part.services.iter().filter(|(id, _)| !is_known(id)).count();
+        let room = part.clients.iter().all(|(at, _)| (*at as usize) < most) && report.clients.len() <= most;
+        if !room || report.services.len() + more > most {
+            return false;
+        }
+        *is_new = true;
+        self.counts.parts += 1;
+        for (at, client) in part.clients {
+            let at = at as usize;
+            report.clients.resize(report.clients.len().max(at + 1), None);
+            report.clients[at] = client;
+        }
+        let mut known: HashMap<u32, Vec<Arc<str>>> = HashMap::new();
+        let mut lost = false;
+        for (text, clients) in part.services {
+            let id = ServiceId::of(&text);
+            let mut all = Names::new();
+            for client in &clients {
+                let Some(of) = report.clients.get(*client as usize).and_then(Option::as_ref) else { continue };
+                let of = known.entry(*client).or_insert_with(|| places(of));
+                if of.is_empty() {
+                    all.insert(UNKNOWN.into());
+                }
+                all.extend(of.iter().cloned());
+            }
+            if clients.is_empty() {
+                lost |= report.services.remove(&text).is_some();
+            } else if report.services.insert(Arc::clone(&text), clients).is_none() {
+                ids.push((id, text));
+            }
+            if names.get(&id).map(|before| &**before).unwrap_or(&Names::new()) == &all {
+                continue;
+            }
+            (self.clean, self.same) = (false, false);
+            // Whoever comes and goes between two rounds has been there.
+            for name in &all {
+                self.missing.remove(&(id, Arc::clone(name)));
+            }
+            if all.is_empty() {
+                names.remove(&id);
+            } else {
+                names.insert(id, Arc::new(all));
+            }
+        }
+        if lost {
+            ids.retain(|(_, id)| report.services.contains_key(id));
+        }
+        true
+    }
+
     /// A session server that said what it has before has the same still.
     pub fn same(&mut self, server: &str) -> bool {
         self.servers.get_mut(server).map(|server| server.is_new = true).is_some()
@@ -223,7 +291,7 @@ impl Keeper {
     /// These clients may be elsewhere than they were said to be. Takes as long as their servers have subscriptions, and next to nothing
     /// where they are nobody's.
     pub fn replace(&mut self, are: &dyn Fn(&Client) -> bool, places: &dyn Fn(&Client) -> Vec<Arc<str>>) {
-        for server in self.servers.values_mut().filter(|server| server.report.clients.iter().any(are)) {
+        for server in self.servers.values_mut().filter(|server| server.report.clients.iter().flatten().any(are)) {
             (self.clean, self.same) = (false, false);
             self.counts.replaced += 1;
             let names = server.report.names(places);
@@ -522,13 +590,18 @@ impl Keeper {
     pub fn clients<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Client)> {
         self.servers.iter().flat_map(move |(name, server)| {
             let clients = server.report.services.get(id).into_iter().flat_map(|clients| clients.iter());
-            clients.filter_map(move |client| Some((name, server.report.clients.get(*client as usize)?)))
+            clients.filter_map(move |client| Some((name, server.report.clients.get(*client as usize)?.as_ref()?)))
         })
     }
 
     /// Every client.
     pub fn all_clients(&self) -> impl Iterator<Item = (&Arc<str>, &Client)> {
-        self.servers.iter().flat_map(|(name, server)| server.report.clients.iter().map(move |client| (name, client)))
+        self.servers.iter().flat_map(|(name, server)| server.clients().map(move |client| (name, client)))
+    }
+
+    /// The clients of a session server.
+    pub fn clients_of(&self, server: &str) -> impl Iterator<Item = &Client> {
+        self.servers.get(server).into_iter().flat_map(Server::clients)
     }
 }
 

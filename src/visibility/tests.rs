@@ -1,8 +1,14 @@
 //! What the holder of the lease writes, step by step.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
+};
+
+use proptest::{
+    prelude::Rng,
+    test_runner::{RngAlgorithm, TestRng},
 };
 
 use crate::{
@@ -11,7 +17,7 @@ use crate::{
         Lease, PAGES, ServiceId,
         keeper::{Documents, Keeper, Read, Refused, RefusedRows, Wanted, World},
         page::Page,
-        report::{Client, Report},
+        report::{Client, Part, Report},
     },
 };
 
@@ -77,7 +83,7 @@ impl Desk {
     fn report(&mut self, subscribed: &[(&str, &str)]) {
         let client = |(_, application): &(&str, &str)| {
             let application = Some((*application).into());
-            Client { application, address: None, cell: None }
+            Some(Client { application, address: None, cell: None })
         };
         let services = subscribed.iter().enumerate().map(|(n, (id, _))| (Arc::from(*id), [n as u32].into()));
         let report = Report { clients: subscribed.iter().map(client).collect(), services: services.collect() };
@@ -271,4 +277,73 @@ fn where_nothing_is_new_nothing_is_looked_through() {
     desk.world.knows = &|_| true;
     desk.round(ROUND, &[("a", "shop"), ("none", "shop")]);
     assert_eq!(desk.next(), Some(Wanted::Page(0, page(&[("a", "shop"), ("none", "shop")]))), "now it has");
+}
+
+/// Whatever changes, a part leaves what the whole would say.
+#[test]
+fn parts_add_up_to_the_whole() {
+    const SERVICES: usize = 5;
+    let mut random = TestRng::from_seed(RngAlgorithm::XorShift, &3_u128.to_le_bytes());
+    let mut below = move |bound: usize| (random.next_u64() % bound as u64) as usize;
+    let name = |n: usize| ["shop", "pay", "x", "batch"][n % 4];
+    let client =
+        |n: usize| Client { application: Some(name(n).into()), address: None, cell: Some(n.to_string().into()) };
+    let mut desk = Desk::new(&[("s0", "shop")]);
+    let id = |n: usize| Arc::<str>::from(format!("s{n}"));
+    desk.keeper.report("10.0.0.1", Read::new(Report::default(), &places));
+    let mut clients: Vec<Option<Client>> = Vec::new();
+    let mut services: BTreeMap<Arc<str>, Box<[u32]>> = BTreeMap::new();
+    for _ in 0..500 {
+        let mut part = Part::default();
+        for _ in 0..below(3) {
+            let service = id(below(SERVICES));
+            let mut all = BTreeSet::new();
+            for _ in 0..below(4) {
+                let (at, who) = (below(6), below(9));
+                let is_free = !services.values().flatten().any(|used| *used as usize == at);
+                if clients.len() <= at || (clients[at].is_none() && is_free) {
+                    clients.resize(clients.len().max(at + 1), None);
+                    clients[at] = Some(client(who));
+                    part.clients.push((at as u32, clients[at].clone()));
+                }
+                all.insert(at as u32);
+            }
+            let all: Box<[u32]> = all.into_iter().collect();
+            part.services.push((Arc::clone(&service), all.clone()));
+            if all.is_empty() {
+                services.remove(&service);
+            } else {
+                services.insert(service, all);
+            }
+        }
+        let free = (0..clients.len()).find(|at| !services.values().flatten().any(|used| *used as usize == *at));
+        if let Some(at) = free.filter(|_| below(2) == 0) {
+            clients[at] = None;
+            part.clients.push((at as u32, None));
+        }
+        assert!(desk.keeper.report_part("10.0.0.1", part, &places, 100));
+        let mut whole = Desk::new(&[("s0", "shop")]);
+        let report = Report { clients: clients.clone(), services: services.clone() };
+        whole.keeper.report("10.0.0.1", Read::new(report, &places));
+        for service in (0..SERVICES).map(id) {
+            let all = |desk: &Desk| desk.keeper.clients(&service).map(|(_, it)| it.clone()).collect::<Vec<_>>();
+            assert_eq!(all(&desk), all(&whole));
+        }
+        (desk.now, whole.now) = (desk.now + ROUND, desk.now + ROUND);
+        let listed = ["10.0.0.1".into()].into();
+        let wanted = [&mut desk, &mut whole].map(|desk| {
+            desk.beat += 1;
+            let new = desk.act(|keeper, now, documents| {
+                keeper.look(now, documents);
+                keeper.end_round(now, &listed, documents, &WORLD);
+                keeper.is_due(now, documents, &WORLD)
+            });
+            (new, desk.keeper.counts().held)
+        });
+        assert_eq!(wanted[0], wanted[1]);
+    }
+    assert!(!desk.keeper.report_part("10.0.0.2", Part::default(), &places, 100), "nothing is known of it");
+    let far = Part { clients: vec![(100, None)], services: Vec::new() };
+    assert!(!desk.keeper.report_part("10.0.0.1", far, &places, 100), "there is no room");
+    assert_eq!(desk.keeper.counts().told, 1);
 }

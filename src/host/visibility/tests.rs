@@ -48,9 +48,9 @@ fn clients_beyond_the_bound_are_one_that_may_be_anywhere() {
 fn where_not_all_clients_are_named_it_is_said() {
     let name = "x".repeat(MOST_NAME);
     let client = Client { application: Some(name.clone().into()), address: None, cell: Some(name.into()) };
-    let all = lines(&vec![client.clone(); MOST_LINES / 500]);
+    let all = lines(vec![client.clone(); MOST_LINES / 500].iter());
     assert!(all.len() < 16 << 20 && all.ends_with(&format!("x\n{MORE}")), "{}", all.len());
-    assert!(!lines(&[client]).contains(MORE));
+    assert!(!lines([client].iter()).contains(MORE));
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_renewal_of_the_lease_wakes_nobody() {
     let put = |holder: &str, page: Option<&str>| {
         let mut following = engine.documents.lock();
         let all = following.documents.as_mut().unwrap();
-        let mut take = |all: &mut Documents, write: Write| {
+        let take = |all: &mut Documents, write: Write| {
             all.take(write.name, Some(&Row { version: write.version, value: write.value }));
         };
         let lease = all.set_lease(Lease { holder: holder.into(), settled: true, pages: 1 }, &stamp).unwrap();

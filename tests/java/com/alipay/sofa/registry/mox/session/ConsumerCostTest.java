@@ -6,19 +6,22 @@ import static org.junit.Assume.assumeTrue;
 import com.alipay.sofa.registry.common.model.store.BaseInfo.ClientVersion;
 import com.alipay.sofa.registry.common.model.store.Subscriber;
 import com.alipay.sofa.registry.common.model.store.URL;
-import com.alipay.sofa.registry.core.model.ScopeEnum;
 import com.alipay.sofa.registry.mox.MoxConfig;
 import com.alipay.sofa.registry.mox.Publish;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import com.alipay.sofa.registry.mox.TestData;
 import com.alipay.sofa.registry.server.session.store.SessionInterests;
 import java.lang.management.ManagementFactory;
+import java.lang.reflect.Method;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.function.Consumer;
+import java.util.function.ObjLongConsumer;
 import org.junit.Test;
 
 /**
@@ -32,6 +35,24 @@ public class ConsumerCostTest {
     private static final int EACH = 200;
     private static final int OTHERS = 4;
 
+    /** Its type is of a part of the registry that is there when it runs. */
+    private static final Consumer<Subscriber> SCOPE = scope();
+
+    private static Consumer<Subscriber> scope() {
+        Method method = Arrays.stream(Subscriber.class.getMethods())
+                .filter(one -> one.getName().equals("setScope"))
+                .findFirst()
+                .get();
+        Object scope = method.getParameterTypes()[0].getEnumConstants()[0];
+        return subscriber -> {
+            try {
+                method.invoke(subscriber, scope);
+            } catch (ReflectiveOperationException e) {
+                throw new IllegalStateException(e);
+            }
+        };
+    }
+
     private static String address(int client) {
         return "10.1." + (client >> 8) + "." + (client & 255);
     }
@@ -40,7 +61,7 @@ public class ConsumerCostTest {
         Subscriber subscriber = new Subscriber();
         subscriber.setDataInfoId(TestData.service(service));
         subscriber.setRegisterId(client + "-" + service);
-        subscriber.setScope(ScopeEnum.dataCenter);
+        SCOPE.accept(subscriber);
         subscriber.setClientVersion(ClientVersion.StoreData);
         subscriber.setAppName("app" + client % 50);
         subscriber.setCell("RZ1");
@@ -57,13 +78,13 @@ public class ConsumerCostTest {
         final List<Map<String, List<String>>> others = new ArrayList<>();
 
         @Override
-        public long sum() {
-            return own.sum();
+        public void sums(ObjLongConsumer<String> sums) {
+            own.sums(sums);
         }
 
         @Override
-        public void own(Sink sink) {
-            own.own(sink);
+        public void own(String dataInfoId, Sink sink) {
+            own.own(dataInfoId, sink);
         }
 
         @Override

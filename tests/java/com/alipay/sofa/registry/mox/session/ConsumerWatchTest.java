@@ -16,8 +16,14 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Random;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.function.ObjLongConsumer;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.junit.After;
@@ -37,15 +43,17 @@ public class ConsumerWatchTest {
         volatile boolean closed;
 
         @Override
-        public long sum() {
-            return 1;
+        public void sums(ObjLongConsumer<String> sums) {
+            sums.accept(TestData.service(1), 1);
+            sums.accept(TestData.service(2), 1);
         }
 
         @Override
-        public void own(Sink sink) {
-            sink.subscription(TestData.service(1), "10.1.0.1", "RZ1", "shop|web\n");
-            sink.subscription(TestData.service(1), "10.1.0.2", null, null);
-            sink.subscription(TestData.service(2), "10.1.0.2", null, null);
+        public void own(String dataInfoId, Sink sink) {
+            if (dataInfoId.equals(TestData.service(1))) {
+                sink.subscription("10.1.0.1", "RZ1", "shop|web\n");
+            }
+            sink.subscription("10.1.0.2", null, null);
         }
 
         @Override
@@ -159,20 +167,20 @@ public class ConsumerWatchTest {
         return MoxConfig.builder().set("listen", "127.0.0.1:0").set("policy.visibility.mode", "shadow");
     }
 
-    /** Subscribers that are others while they are told. */
+    /** Subscribers that are others while they are looked at. */
     @Test
     public void whatIsRememberedIsWhatWasTold() throws Exception {
         RegistryMox mox = registry(shadow());
         int[] looks = {0};
         Servers servers = new Servers() {
             @Override
-            public long sum() {
-                return Math.min(looks[0], 2);
+            public void sums(ObjLongConsumer<String> sums) {
+                sums.accept(TestData.service(1), Math.min(looks[0], 2));
             }
 
             @Override
-            public void own(Sink sink) {
-                sink.subscription(TestData.service(1), "10.1.0." + ++looks[0], null, null);
+            public void own(String dataInfoId, Sink sink) {
+                sink.subscription("10.1.0." + ++looks[0], null, null);
             }
         };
         ConsumerWatch watch = new ConsumerWatch(mox, servers, new Sessions(Collections::emptyList, 1), null, ME);
@@ -182,7 +190,61 @@ public class ConsumerWatchTest {
             assertEquals("what came meanwhile is told of", "10.1.0." + n + "||\n", lines(mox));
         }
         watch.own();
-        assertEquals("what is as before is not told of anew", 3, looks[0]);
+        assertEquals("what is as before is not read anew", 3, looks[0]);
+    }
+
+    /** Services with any clients, changed at random: what the engine has is what a look at all of them would find. */
+    @Test
+    public void whatChangedIsToldAlone() throws Exception {
+        MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
+        RegistryMox mox = registry(config.set("policy.visibility.mode", "shadow"));
+        Map<String, List<String>> subscribed = new TreeMap<>();
+        Map<String, Long> sums = new HashMap<>();
+        List<String> read = new ArrayList<>();
+        Servers servers = new Servers() {
+            @Override
+            public void sums(ObjLongConsumer<String> sink) {
+                subscribed.keySet().forEach(id -> sink.accept(id, sums.get(id)));
+            }
+
+            @Override
+            public void own(String dataInfoId, Sink sink) {
+                read.add(dataInfoId);
+                subscribed.get(dataInfoId).forEach(address -> sink.subscription(address, null, "app"));
+            }
+        };
+        subscribed.put(TestData.service(1), Arrays.asList("10.1.0.1"));
+        sums.put(TestData.service(1), 0L);
+        ConsumerWatch watch = computes(mox, servers);
+        long before = count(mox, "told");
+        Random random = new Random(7);
+        for (int step = 1; step < 200; step++) {
+            String id = TestData.service(1 + random.nextInt(3));
+            List<String> addresses = new ArrayList<>();
+            for (int n = 0; n < 6; n++) {
+                if (random.nextInt(3) == 0) {
+                    addresses.add("10.1.0." + n);
+                }
+            }
+            if (addresses.isEmpty()) {
+                subscribed.remove(id);
+            } else {
+                subscribed.put(id, addresses);
+            }
+            sums.put(id, (long) step);
+            read.clear();
+            watch.own();
+            assertEquals(addresses.isEmpty() ? Collections.emptyList() : Collections.singletonList(id), read);
+            Set<String> lines = new TreeSet<>();
+            subscribed.values().forEach(all -> all.forEach(address -> lines.add(address + "||app")));
+            Set<String> told = new TreeSet<>(Arrays.asList(lines(mox).split("\n")));
+            told.remove("");
+            assertEquals(lines, told);
+            List<String> wanted = new ArrayList<>();
+            subscribed.getOrDefault(TestData.service(1), Collections.emptyList()).forEach(address -> wanted.add(address + " app"));
+            assertConsumers(mox, wanted.toArray(new String[0]));
+        }
+        assertEquals("nothing is told as a whole", before, count(mox, "told"));
     }
 
     /** What another session server says is handed over where it is other than before. */
@@ -269,7 +331,7 @@ public class ConsumerWatchTest {
         int[] looks = {0};
         Servers servers = new Servers() {
             @Override
-            public long sum() {
+            public void sums(ObjLongConsumer<String> sums) {
                 looks[0]++;
                 throw new NoClassDefFoundError("Interests");
             }

@@ -2,26 +2,30 @@ package com.alipay.sofa.registry.mox.session;
 
 import java.util.List;
 import java.util.Map;
+import java.util.function.ObjLongConsumer;
 
 /** Who subscribes, as session servers know it. */
 interface ConsumerSource extends AutoCloseable {
     /** Takes a subscription. */
     interface Sink {
         /**
-         * A client subscribes to a service.
+         * A client subscribes to the service.
          *
          * @param address its IP address
          * @param cell null where it names none
          * @param application null where it names none
          */
-        void subscription(String dataInfoId, String address, String cell, String application);
+        void subscription(String address, String cell, String application);
     }
 
-    /** A number that is another one whenever a subscription of this session server's clients comes, goes or is another one. */
-    long sum();
+    /**
+     * Tells of each service that clients of this session server subscribe to a number that is another one whenever a subscription to it
+     * comes, goes or is another one.
+     */
+    void sums(ObjLongConsumer<String> sums);
 
-    /** Tells all subscriptions of this session server's clients, as they are now. */
-    void own(Sink sink);
+    /** Tells the subscriptions of this session server's clients to a service, as they are now. */
+    void own(String dataInfoId, Sink sink);
 
     /** The session servers that meta lists, with or without this one. */
     List<String> servers();

@@ -3,6 +3,7 @@ package com.alipay.sofa.registry.mox.session;
 import com.alipay.sofa.registry.mox.MoxException;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
@@ -49,10 +50,11 @@ final class ConsumerWatch implements AutoCloseable {
 
     private final AtomicBoolean off = new AtomicBoolean();
 
-    /** What the engine was told of last; null: nothing that it may still have. */
+    private final OwnSubscribers subscribers = new OwnSubscribers();
+    /** What the engine was told of {@link #subscribers}, all of it; null: nothing that it may still have. */
     private Told toldOwn;
 
-    /** The same of each other session server. */
+    /** What it was told of each other session server. */
     private final Map<String, Told> toldOthers = new HashMap<>();
 
     /** Groups to ask for; null where this server does not compute. */
@@ -123,21 +125,16 @@ final class ConsumerWatch implements AutoCloseable {
         }
     }
 
-    /** Clients, and which of them subscribe to each service. */
-    private static final class Subscriptions implements ConsumerSource.Sink {
+    /** Clients of another session server, and which of them subscribe to each service. */
+    private static final class Subscriptions {
         final Map<String, Integer> clients = new LinkedHashMap<>();
         final Map<String, StringBuilder> services = new LinkedHashMap<>();
 
-        @Override
-        public void subscription(String dataInfoId, String address, String cell, String application) {
-            Integer place = clients.computeIfAbsent(client(address, cell, application), any -> clients.size());
+        void add(String dataInfoId, String address, String cell, String application) {
+            String line = OwnSubscribers.line(address, cell, application);
+            Integer place = clients.computeIfAbsent(line, any -> clients.size());
             StringBuilder places = services.computeIfAbsent(dataInfoId, any -> new StringBuilder());
             places.append(places.length() == 0 ? "" : " ").append(place.intValue());
-        }
-
-        private static String client(String address, String cell, String application) {
-            String line = address + "|" + (cell == null ? "" : cell.replace('|', ' ')) + "|" + (application == null ? "" : application);
-            return line.indexOf('\n') < 0 && line.indexOf('\r') < 0 ? line : line.replace('\n', ' ').replace('\r', ' ');
         }
     }
 
@@ -150,16 +147,28 @@ final class ConsumerWatch implements AutoCloseable {
             return;
         }
         boolean computes = Boolean.TRUE.equals(wanted.get("collect"));
+        boolean isOther = subscribers.look(source);
         // Whoever begins to compute is told the services as well.
-        long sum = source.sum() + (computes ? 1 : 0);
-        if (!Told.is(toldOwn, sum) || !isKnown(address, true)) {
-            Subscriptions all = new Subscriptions();
-            source.own(all);
-            tell(address, true, all.clients.keySet(), computes ? all.services : Collections.emptyMap());
-            // Subscribers come and go meanwhile, and then they are told of anew.
-            toldOwn = source.sum() + (computes ? 1 : 0) == sum ? new Told(sum) : null;
+        long kind = computes ? 1 : 0;
+        if (!Told.is(toldOwn, kind) || (isOther ? !takesPart(computes) : !isKnown(address, true))) {
+            toldOwn = null;
+            tell(address, true, subscribers.clients(), computes ? subscribers.services() : Collections.emptyMap());
+            toldOwn = new Told(kind);
         }
+        subscribers.told();
         groups = computes ? strings(wanted.get("groups")) : null;
+    }
+
+    /** Tells the engine what is other of this session server, if it still has the rest. */
+    private boolean takesPart(boolean computes) throws TimeoutException {
+        if (!computes) {
+            return false; // it has the clients alone
+        }
+        Map<String, ?> services = subscribers.changedServices();
+        Map<String, Object> answer = mox.host()
+                .command("consumersPart", "server", address, "clients", subscribers.changedClients(), "services", services);
+        due(answer);
+        return Boolean.TRUE.equals(answer.get("known"));
     }
 
     /** Whether the engine still has what it was told of a session server, of which nothing is other since. */
@@ -237,18 +246,18 @@ final class ConsumerWatch implements AutoCloseable {
     private static void add(Subscriptions all, String id, List<String> addresses, Map<String, Set<String>> clients) {
         for (String address : new LinkedHashSet<>(addresses)) {
             if (clients == null) {
-                all.subscription(id, address, null, null);
+                all.add(id, address, null, null);
                 continue;
             }
             if (clients.containsKey(MORE)) {
-                all.subscription(id, address, null, null);
+                all.add(id, address, null, null);
             }
             // A client that came just now is in its server's next answer.
             for (String named : clients.getOrDefault(address, Collections.emptySet())) {
                 int end = named.indexOf('|');
                 String cell = named.substring(0, end);
                 String application = named.substring(end + 1);
-                all.subscription(id, address, cell.isEmpty() ? null : cell, application.isEmpty() ? null : application);
+                all.add(id, address, cell.isEmpty() ? null : cell, application.isEmpty() ? null : application);
             }
         }
     }
@@ -271,7 +280,7 @@ final class ConsumerWatch implements AutoCloseable {
         return clients;
     }
 
-    private void tell(String server, boolean isOwn, Set<String> clients, Map<String, ?> services) throws TimeoutException {
+    private void tell(String server, boolean isOwn, Collection<String> clients, Map<String, ?> services) throws TimeoutException {
         due(mox.host().command("consumers", "server", server, "own", isOwn, "clients", clients, "services", services));
     }
 

@@ -11,6 +11,7 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.ObjLongConsumer;
 
 /** The session server's own subscribers, and others' by their console port. */
 final class RealConsumerSource implements ConsumerSource {
@@ -48,28 +49,29 @@ final class RealConsumerSource implements ConsumerSource {
      * would come from memory and not from the processor's caches.
      */
     @Override
-    public long sum() {
-        long[] sum = {0};
+    public void sums(ObjLongConsumer<String> sums) {
         interests.forEach(
                 (dataInfoId, subscribers) -> {
+                    long sum = 0;
+                    int count = 0;
                     for (Subscriber subscriber : subscribers.values()) {
-                        sum[0] += ConsumerWatch.mixed(System.identityHashCode(subscriber));
+                        sum += ConsumerWatch.mixed(System.identityHashCode(subscriber));
+                        count++;
+                    }
+                    if (count > 0) {
+                        sums.accept(dataInfoId, sum);
                     }
                 });
-        return sum[0];
     }
 
     @Override
-    public void own(Sink sink) {
-        interests.forEach(
-                (dataInfoId, subscribers) -> {
-                    for (Subscriber subscriber : subscribers.values()) {
-                        if (subscriber.getSourceAddress() != null) {
-                            String address = subscriber.getSourceAddress().getIpAddress();
-                            sink.subscription(dataInfoId, address, subscriber.getCell(), subscriber.getAppName());
-                        }
-                    }
-                });
+    public void own(String dataInfoId, Sink sink) {
+        for (Subscriber subscriber : interests.getDatas(dataInfoId)) {
+            if (subscriber.getSourceAddress() != null) {
+                String address = subscriber.getSourceAddress().getIpAddress();
+                sink.subscription(address, subscriber.getCell(), subscriber.getAppName());
+            }
+        }
     }
 
     @Override
