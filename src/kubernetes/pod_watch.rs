@@ -212,7 +212,7 @@ mod following {
         place: Place,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
     pub(super) struct PodObject {
         metadata: PodMeta,
@@ -249,12 +249,6 @@ mod following {
     struct PodIp {
         #[serde(default)]
         ip: String,
-    }
-
-    impl Default for PodObject {
-        fn default() -> Self {
-            Self { metadata: PodMeta::default(), spec: PodSpec::default(), status: PodStatus::default() }
-        }
     }
 
     impl Followed for Cluster {

@@ -184,7 +184,7 @@ public class ConsumerCostTest {
             assertEquals(Boolean.TRUE, ConsumerWatchTest.visibility(mox).get("known"));
             assertEquals((long) SERVICES, ConsumerWatchTest.visibility(mox).get("services"));
         } else {
-            Thread.sleep(60_000);
+            Thread.sleep(30_000);
         }
         Map<?, ?> before = (Map<?, ?>) ConsumerWatchTest.visibility(mox).get("counts");
         double seconds = minute();
