@@ -6,21 +6,13 @@
 use std::{net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::{
-    runtime::Handle,
-    sync::watch,
-    time::{Duration, Instant},
-};
+use tokio::{runtime::Handle, sync::watch, time::Instant};
 
 use super::{
     pods::{Changed, Pods},
     report::PodsReport,
 };
 use crate::config;
-
-/// How often it is logged why pods are not known.
-#[cfg(feature = "kubernetes")]
-const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// The pods of the cluster.
 #[derive(Debug)]
@@ -37,6 +29,7 @@ pub(super) struct State {
     /// How often they were listed.
     lists: u64,
     failure: Option<Arc<str>>,
+    #[cfg(feature = "kubernetes")]
     logged: Option<Instant>,
 }
 
@@ -93,7 +86,10 @@ impl PodWatch {
 #[cfg(feature = "kubernetes")]
 mod following {
     use serde::Deserialize;
-    use tokio::{sync::mpsc, time::sleep};
+    use tokio::{
+        sync::mpsc,
+        time::{Duration, sleep},
+    };
 
     use super::*;
     use crate::{
@@ -111,6 +107,8 @@ mod following {
     /// All pods that have not ended. A selector of the phase is as old as pods are; by another an older API server may refuse to answer.
     const PATH: &str = "/api/v1/pods";
     const SELECTOR: &str = "&fieldSelector=status.phase%21%3DSucceeded,status.phase%21%3DFailed";
+    /// How often it is logged why they are not known.
+    const LOGGED_EVERY: Duration = Duration::from_secs(60);
     const REMEDY: &str = "give the session servers the rights of /mox/kubernetes/rbac";
 
     /// A panic, which is a bug, ends a run and not the watch.
