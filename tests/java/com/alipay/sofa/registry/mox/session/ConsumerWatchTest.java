@@ -15,6 +15,7 @@ import java.net.InetSocketAddress;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
@@ -23,9 +24,10 @@ import java.util.Random;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
-import java.util.function.ObjLongConsumer;
+import java.util.function.BiConsumer;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 import org.junit.After;
 import org.junit.Test;
 
@@ -43,9 +45,9 @@ public class ConsumerWatchTest {
         volatile boolean closed;
 
         @Override
-        public void sums(ObjLongConsumer<String> sums) {
-            sums.accept(TestData.service(1), 1);
-            sums.accept(TestData.service(2), 1);
+        public void own(BiConsumer<String, Collection<?>> services) {
+            services.accept(TestData.service(1), Arrays.asList(ME, OTHER));
+            services.accept(TestData.service(2), Collections.singletonList(ME));
         }
 
         @Override
@@ -172,10 +174,11 @@ public class ConsumerWatchTest {
     public void whatIsRememberedIsWhatWasTold() throws Exception {
         RegistryMox mox = registry(shadow());
         int[] looks = {0};
+        Object[] objects = {new Object(), new Object(), new Object()};
         Servers servers = new Servers() {
             @Override
-            public void sums(ObjLongConsumer<String> sums) {
-                sums.accept(TestData.service(1), Math.min(looks[0], 2));
+            public void own(BiConsumer<String, Collection<?>> services) {
+                services.accept(TestData.service(1), Collections.singletonList(objects[Math.min(looks[0], 2)]));
             }
 
             @Override
@@ -185,11 +188,11 @@ public class ConsumerWatchTest {
         };
         ConsumerWatch watch = new ConsumerWatch(mox, servers, new Sessions(Collections::emptyList, 1), null, ME);
         opened.add(watch);
-        for (int n : new int[] {1, 2, 3}) {
-            watch.own();
-            assertEquals("what came meanwhile is told of", "10.1.0." + n + "||\n", lines(mox));
-        }
         watch.own();
+        for (int n : new int[] {1, 2, 3}) {
+            assertEquals("what came meanwhile is told of", "10.1.0." + n + "||\n", lines(mox));
+            look(watch);
+        }
         assertEquals("what is as before is not read anew", 3, looks[0]);
     }
 
@@ -199,12 +202,12 @@ public class ConsumerWatchTest {
         MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
         RegistryMox mox = registry(config.set("policy.visibility.mode", "shadow"));
         Map<String, List<String>> subscribed = new TreeMap<>();
-        Map<String, Long> sums = new HashMap<>();
+        Map<String, List<Object>> objects = new HashMap<>();
         List<String> read = new ArrayList<>();
         Servers servers = new Servers() {
             @Override
-            public void sums(ObjLongConsumer<String> sink) {
-                subscribed.keySet().forEach(id -> sink.accept(id, sums.get(id)));
+            public void own(BiConsumer<String, Collection<?>> services) {
+                subscribed.keySet().forEach(id -> services.accept(id, objects.get(id)));
             }
 
             @Override
@@ -214,7 +217,7 @@ public class ConsumerWatchTest {
             }
         };
         subscribed.put(TestData.service(1), Arrays.asList("10.1.0.1"));
-        sums.put(TestData.service(1), 0L);
+        objects.put(TestData.service(1), Collections.singletonList(new Object()));
         ConsumerWatch watch = computes(mox, servers);
         long before = count(mox, "told");
         Random random = new Random(7);
@@ -231,9 +234,9 @@ public class ConsumerWatchTest {
             } else {
                 subscribed.put(id, addresses);
             }
-            sums.put(id, (long) step);
+            objects.put(id, addresses.stream().map(any -> new Object()).collect(Collectors.toList()));
             read.clear();
-            watch.own();
+            look(watch);
             assertEquals(addresses.isEmpty() ? Collections.emptyList() : Collections.singletonList(id), read);
             Set<String> lines = new TreeSet<>();
             subscribed.values().forEach(all -> all.forEach(address -> lines.add(address + "||app")));
@@ -331,7 +334,7 @@ public class ConsumerWatchTest {
         int[] looks = {0};
         Servers servers = new Servers() {
             @Override
-            public void sums(ObjLongConsumer<String> sums) {
+            public void own(BiConsumer<String, Collection<?>> services) {
                 looks[0]++;
                 throw new NoClassDefFoundError("Interests");
             }
@@ -350,6 +353,13 @@ public class ConsumerWatchTest {
             page.writeTo(out);
         }
         return new String(out.toByteArray(), StandardCharsets.UTF_8);
+    }
+
+    /** So often that whoever came in the place of another is seen. */
+    private static void look(ConsumerWatch watch) {
+        for (int n = 0; n < OwnSubscribers.LOOKS; n++) {
+            own(watch);
+        }
     }
 
     private static void own(ConsumerWatch watch) {

@@ -1,8 +1,9 @@
 package com.alipay.sofa.registry.mox.session;
 
+import java.util.Collection;
 import java.util.List;
 import java.util.Map;
-import java.util.function.ObjLongConsumer;
+import java.util.function.BiConsumer;
 
 /** Who subscribes, as session servers know it. */
 interface ConsumerSource extends AutoCloseable {
@@ -19,10 +20,10 @@ interface ConsumerSource extends AutoCloseable {
     }
 
     /**
-     * Tells of each service that clients of this session server subscribe to a number that is another one whenever a subscription to it
-     * comes, goes or is another one.
+     * Tells of each service that clients of this session server subscribe to the objects that are the subscriptions: another object
+     * where one is renewed.
      */
-    void sums(ObjLongConsumer<String> sums);
+    void own(BiConsumer<String, Collection<?>> services);
 
     /** Tells the subscriptions of this session server's clients to a service, as they are now. */
     void own(String dataInfoId, Sink sink);

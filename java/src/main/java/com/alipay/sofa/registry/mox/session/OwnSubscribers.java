@@ -3,6 +3,7 @@ package com.alipay.sofa.registry.mox.session;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
@@ -13,11 +14,20 @@ import java.util.TreeSet;
 
 /**
  * The subscriptions of this session server's clients as they were when it was looked last, and what has changed since the engine was told
- * of them: so that a look costs a number for each service, and what follows costs what changed. For one thread.
+ * of them: so that a look costs little for each service, and what follows costs what changed. For one thread.
+ *
+ * <p>Each look counts the subscriptions of every service, and tells by the objects themselves, in one service of four, whether any is
+ * another one: half a million objects come from memory and not from the processor's caches. So who comes or goes is seen at once, and
+ * who comes in the place of another at the fourth look.
  */
 final class OwnSubscribers {
+    /** Looks that it takes to see every object. */
+    static final int LOOKS = 4;
+
     private static final class Service {
-        /** Of its subscriptions, taken before they were read. */
+        /** How many subscriptions there were before they were read, and the sum of what tells their objects. */
+        int count;
+
         long sum;
         /** The look that saw it last. */
         long seen;
@@ -49,16 +59,24 @@ final class OwnSubscribers {
     boolean look(ConsumerSource source) {
         looks++;
         int[] seen = {0};
-        Map<String, Long> others = new LinkedHashMap<>();
-        source.sums(
-                (id, sum) -> {
+        Map<String, long[]> others = new LinkedHashMap<>();
+        source.own(
+                (id, subscriptions) -> {
+                    int count = subscriptions.size();
+                    if (count == 0) {
+                        return;
+                    }
                     Service service = services.get(id);
                     if (service != null && service.seen != looks) {
                         service.seen = looks;
                         seen[0]++;
                     }
-                    if (service == null || service.sum != sum) {
-                        others.put(id, sum);
+                    boolean isOther = service == null || service.count != count;
+                    if (isOther || (id.hashCode() - looks) % LOOKS == 0) {
+                        long sum = sum(subscriptions);
+                        if (isOther || service.sum != sum) {
+                            others.put(id, new long[] {count, sum});
+                        }
                     }
                 });
         if (seen[0] != services.size()) {
@@ -73,15 +91,24 @@ final class OwnSubscribers {
                 replace(id, services.remove(id), new LinkedHashSet<>());
             }
         }
-        for (Map.Entry<String, Long> other : others.entrySet()) {
+        for (Map.Entry<String, long[]> other : others.entrySet()) {
             Set<String> subscribers = new LinkedHashSet<>();
             source.own(other.getKey(), (address, cell, application) -> subscribers.add(line(address, cell, application)));
             Service service = services.computeIfAbsent(other.getKey(), any -> new Service());
             service.seen = looks;
-            service.sum = other.getValue();
+            service.count = (int) other.getValue()[0];
+            service.sum = other.getValue()[1];
             replace(other.getKey(), service, subscribers);
         }
         return !changedServices.isEmpty() || !changedClients.isEmpty();
+    }
+
+    private static long sum(Collection<?> subscriptions) {
+        long sum = 0;
+        for (Object subscription : subscriptions) {
+            sum += ConsumerWatch.mixed(System.identityHashCode(subscription));
+        }
+        return sum;
     }
 
     private void replace(String id, Service service, Set<String> subscribers) {

@@ -7,11 +7,12 @@ import com.alipay.sofa.registry.common.model.store.Subscriber;
 import com.alipay.sofa.registry.server.session.store.Interests;
 import com.alipay.sofa.registry.server.shared.meta.MetaServerService;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.function.ObjLongConsumer;
+import java.util.function.BiConsumer;
 
 /** The session server's own subscribers, and others' by their console port. */
 final class RealConsumerSource implements ConsumerSource {
@@ -44,24 +45,9 @@ final class RealConsumerSource implements ConsumerSource {
         return client;
     }
 
-    /**
-     * Each subscription is an object of its own, and another one where it was renewed. So no text of it is read: of half a million most
-     * would come from memory and not from the processor's caches.
-     */
     @Override
-    public void sums(ObjLongConsumer<String> sums) {
-        interests.forEach(
-                (dataInfoId, subscribers) -> {
-                    long sum = 0;
-                    int count = 0;
-                    for (Subscriber subscriber : subscribers.values()) {
-                        sum += ConsumerWatch.mixed(System.identityHashCode(subscriber));
-                        count++;
-                    }
-                    if (count > 0) {
-                        sums.accept(dataInfoId, sum);
-                    }
-                });
+    public void own(BiConsumer<String, Collection<?>> services) {
+        interests.forEach((dataInfoId, subscribers) -> services.accept(dataInfoId, subscribers.values()));
     }
 
     @Override
