@@ -414,6 +414,11 @@ impl Documents {
         visibility.map(|(_, rows)| rows.highest()).fold(0, |beat, revision| beat.wrapping_mul(1_000_003) ^ revision)
     }
 
+    /// Another number whenever a page says otherwise, which a renewal of the lease does not.
+    pub fn content(&self) -> u64 {
+        self.pages.iter().map(Slot::held_as).fold(0, |content, page| content.wrapping_mul(1_000_003) ^ page)
+    }
+
     /// The rows of the visibility of services that are to be read: `asks`: the policy asks for it. Where it does not, whether an
     /// older one is to be ended is. Of the pages, those that there are and one more, which another server may have begun.
     pub fn visibility_names(&self, asks: bool) -> Vec<Name> {

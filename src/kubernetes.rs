@@ -12,6 +12,9 @@
 //! its view is complete. **Gives** writes to the API server, and a report. `plan`, a value, decides what is to be written:
 //! nothing is compared by request, what is desired is compared by hash with what a watch has shown.
 //!
+//! `pod_watch` stands beside it: it follows pods where the policy has Kubernetes say in which namespaces consumers are, whether or not
+//! anything is written.
+//!
 //! **May be imported by** the host alone (engine, admin pages, metrics). Imports configuration, errors, the view and its
 //! snapshots, protobuf types, their form as Kubernetes objects, the names of the translation, and the breaker: no policy,
 //! no registry, no stream.
@@ -33,6 +36,9 @@ mod orders;
 mod pace;
 #[cfg(feature = "kubernetes")]
 mod plan;
+pub mod pod_watch;
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
+mod pods;
 #[cfg(feature = "kubernetes")]
 mod reflect;
 pub mod report;
@@ -54,10 +60,14 @@ use crate::{
 };
 pub use orders::Followed;
 use orders::SinkOrders;
+pub use pod_watch::PodWatch;
+pub use pods::Changed;
 use report::KubernetesReport;
 
 /// The rights that the writer needs, for the defaults of `mox.namespace` and `mox.kubernetes.owner`.
 const RBAC: &str = include_str!("kubernetes/rbac.yaml");
+/// The rights of whoever follows pods, for the default of `mox.kubernetes.owner`.
+const RBAC_PODS: &str = include_str!("kubernetes/rbac-pods.yaml");
 
 /// Writes the view to a Kubernetes API server, in a task of its own.
 #[derive(Debug)]
@@ -154,12 +164,18 @@ impl Sink {
     }
 }
 
-/// The manifest with the rights that the writer needs, for these settings.
-pub fn rbac(config: &Config) -> String {
+/// The manifest with the rights that are needed with these settings: those of the writer, but where only pods are followed, and those of
+/// whoever follows `pods`.
+pub fn rbac(config: &Config, pods: bool) -> String {
     let settings = &config.kubernetes;
     let namespace = settings.namespace.as_deref().unwrap_or(&config.namespace);
     let lease_namespace = settings.lease_namespace.as_deref().unwrap_or(namespace);
-    RBAC.replace("sofa-registry # lease", lease_namespace)
+    let writes = settings.enabled || !pods;
+    let parts: Vec<&str> =
+        [(writes, RBAC), (pods, RBAC_PODS)].iter().filter(|(is, _)| *is).map(|(_, part)| *part).collect();
+    parts
+        .join("---\n")
+        .replace("sofa-registry # lease", lease_namespace)
         .replace("namespace: sofa-registry # objects", &format!("namespace: {namespace}"))
         .replace("registry-mox-default", &format!("registry-mox-{}", settings.owner))
 }

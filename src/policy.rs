@@ -15,7 +15,7 @@ pub use compiled::{Policy, Rules};
 pub use document::{Balance, PolicyConfig};
 pub use globs::Globs;
 pub use matches::{GlobMatches, Matches};
-pub use visibility::{Consumers, Mode};
+pub use visibility::{Consumers, Mode, Source};
 
 #[cfg(test)]
 mod tests {

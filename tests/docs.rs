@@ -222,6 +222,7 @@ fn metrics() -> Vec<Metric> {
     status.kubernetes = Some(Default::default());
     status.visibility.asks = true;
     status.visibility.counts = Some(Default::default());
+    status.visibility.kubernetes = Some(Default::default());
     status.documents.read_millis_ago = Some(1);
     let stamp = Stamp { by: String::new(), when: 0, why: String::new() };
     let shown = Shown { revision: 1, stamp: Some(stamp), refused: None, refusals: BTreeMap::new() };

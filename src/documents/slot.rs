@@ -200,6 +200,11 @@ impl<C: Content> Slot<C> {
     }
 
     /// Whether there is a row, and it is refused.
+    /// Another number whenever another document is held.
+    pub(super) fn held_as(&self) -> u64 {
+        self.held.as_ref().map_or(0, |held| held.revision) << 32 ^ self.seen.unwrap_or_default() as u64
+    }
+
     pub(super) fn has_refused_row(&self) -> bool {
         self.refused.as_ref().is_some_and(|refused| refused.reason != Reason::Gone)
     }

@@ -638,8 +638,8 @@ fn ten_thousand_services_take_four_rows() {
     let of = |n: usize| -> Box<[u32]> { (0..1 + n % 4).map(|k| ((n * 7 + k * k * 13) % 50) as u32).collect() };
     let named = |n: usize| Arc::from(format!("com.example.team{}.Facade{n}:1.0@DEFAULT#@#x#@#SOFA", n % 40));
     let services: BTreeMap<Arc<str>, Box<[u32]>> = (0..SERVICES).map(|n| (named(n), of(n))).collect();
-    let mut report = Some(Report { clients: clients.collect(), services });
-    let world = World { asks: true, hold: 1_000, knows: &|_| true };
+    let mut report = Some(Report { clients: clients.map(Some).collect(), services });
+    let world = World { asks: true, hold: 1_000, knows: &|_| true, locates: true, patience: 0 };
     let (mut now, mut writes) = (NOW, 0);
     while server.seen().is_none_or(|seen| seen.len() != SERVICES) {
         now += PACE;
@@ -649,6 +649,7 @@ fn ten_thousand_services_take_four_rows() {
             lease: server.lease(),
             pages: server.pages(),
             beat: server.beat(),
+            content: server.content(),
             refused: server.refused_visibility(),
         };
         keeper.look(now, &view);

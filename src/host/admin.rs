@@ -126,7 +126,10 @@ pub fn page(engine: &Engine, path: &str, query: &str) -> Answer {
         },
         "/mox/services" => listed(engine, query),
         "/mox/hour" => Page::json(&engine.hour().lock().shown()),
-        "/mox/kubernetes/rbac" => Page::text(200, kubernetes::rbac(engine.config())),
+        "/mox/kubernetes/rbac" => {
+            let pods = engine.shared.policy.load().document().visibility.kubernetes;
+            Page::text(200, kubernetes::rbac(engine.config(), pods))
+        }
         "/mox/visibility" => visibility::all(engine),
         _ => Page::text(
             404,

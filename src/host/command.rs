@@ -186,10 +186,21 @@ pub enum Command {
         /// They are the same as it had before.
         #[serde(default)]
         same: bool,
-        /// Clients: address, cell and application with a `|` between.
+        /// Clients: address, cell and application with a `|` between, or nothing where a place is empty.
         #[serde(default)]
         clients: Vec<String>,
         /// By dataInfoId the places of its clients among those, with spaces between.
+        #[serde(default)]
+        services: BTreeMap<Arc<str>, String>,
+    },
+    /// What is other with this session server's subscribers since they were told of; the answer says whether the rest is known.
+    ConsumersPart {
+        /// Its address.
+        server: String,
+        /// Clients that are others: their places among all, and behind a space who they are as above, if anybody.
+        #[serde(default)]
+        clients: Vec<String>,
+        /// Services with other clients: the places of all of them.
         #[serde(default)]
         services: BTreeMap<Arc<str>, String>,
     },
@@ -344,6 +355,10 @@ pub fn execute(engine: &Arc<Engine>, request: &[u8]) -> Result<Value> {
         }
         Command::Consumers { server, own, clients, services, .. } => {
             Ok(json!({ "due": engine.consumers(&server, own, &clients, services) }))
+        }
+        Command::ConsumersPart { server, clients, services } => {
+            let (known, due) = engine.consumers_part(&server, &clients, services);
+            Ok(json!({ "known": known, "due": due }))
         }
         Command::ConsumersRound { listed } => Ok(json!({ "due": engine.consumers_round(&listed) })),
         Command::Refreshed {} => to_value(engine.refreshed()),

@@ -131,7 +131,7 @@ impl Engine {
             self.put_freeze_in_force(&following);
         }
         self.put_pins_in_force(&following);
-        self.put_seen_in_force(&following);
+        self.put_seen_in_force(&mut following);
     }
 
     /// Says that the host is going to read documents: until it has, nothing that is for all session servers is done for one.
@@ -151,7 +151,7 @@ impl Engine {
             following.thaws_at = None;
             self.put_policy_in_force(&mut following);
             self.put_pins_in_force(&following);
-            self.put_seen_in_force(&following);
+            self.put_seen_in_force(&mut following);
             self.order(|orders| orders.ordered = false);
         }
     }

@@ -41,7 +41,7 @@ use crate::{
         status::{Bound, Flushed, Status, Times},
         unmatched::unmatched,
     },
-    kubernetes::{Followed, Sink},
+    kubernetes::{Followed, PodWatch, Sink},
     model,
     policy::{Policy, PolicyConfig},
     registry::frame::{self, Event},
@@ -114,6 +114,7 @@ pub struct Engine {
     pub(super) fenced: watch::Sender<bool>,
     feed: Mutex<LastFeed>,
     kubernetes: Option<Sink>,
+    pub(super) pods: PodWatch,
     large: Arc<Large>,
     pub(super) hour: Arc<Mutex<Hour>>,
     signatures: Signatures,
@@ -175,6 +176,7 @@ impl Engine {
         let followed =
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
         let kubernetes = Sink::start(&shared.config, &handle, followed);
+        let pods = PodWatch::start(&shared.config.kubernetes, &handle);
         let documents = Desk::new(&shared.config, policy);
         let peers = Peers::new(shared.config.admin.token.as_ref().map_or(&[][..], |token| token.key()));
         let engine = Self {
@@ -184,6 +186,7 @@ impl Engine {
             fenced,
             feed: Mutex::default(),
             kubernetes,
+            pods,
             large: Arc::default(),
             hour: Arc::default(),
             signatures: Signatures::new(model::date()),

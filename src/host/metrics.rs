@@ -337,11 +337,20 @@ fn of_visibility(status: &VisibilityStatus) -> Vec<Metric> {
             status.held.map_or(0, |held| held.services as u64),
         ),
     ];
+    if let Some(pods) = &status.kubernetes {
+        let known = "1 while all pods are known, by whose addresses it is known in which namespaces consumers are.";
+        all.push(gauge("mox_visibility_pods_known", known, pods.current));
+        all.push(gauge("mox_visibility_pods", "Pods that are known.", pods.pods as u64));
+    }
     if let Some(counts) = &status.counts {
         let silent = counts.silent.len() as u64;
         all.extend([
             counter("mox_visibility_rounds_total", "Rounds that every session server answered.", counts.complete),
-            counter("mox_visibility_incomplete_rounds_total", "Rounds that one did not answer.", counts.incomplete),
+            counter(
+                "mox_visibility_incomplete_rounds_total",
+                "Rounds that one did not answer, or in which it was not known where pods are.",
+                counts.incomplete,
+            ),
             gauge("mox_visibility_silent_servers", "Session servers that did not answer the last round.", silent),
             gauge(
                 "mox_visibility_leaving",

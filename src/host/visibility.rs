@@ -18,14 +18,15 @@ use crate::{
         desk::Following,
         documents::OURSELVES,
         engine::Engine,
-        watching::{ClientShown, VisibilityStatus},
+        watching::{ClientShown, Said, VisibilityStatus},
     },
+    kubernetes::{Changed, PodWatch},
     model,
-    policy::{Consumers, Mode, Policy, visibility::covers},
+    policy::{Consumers, Mode, Policy, Source, visibility::covers},
     visibility::{
         ServiceId,
         keeper::{self, Read, Wanted, World},
-        report::{Client, Report},
+        report::{Client, Part, Report},
     },
 };
 
@@ -39,8 +40,14 @@ const MOST_LINES: usize = 15 << 20;
 const MORE: &str = "*||\n";
 /// After so long without a word of the host it is not known who subscribes here.
 const FRESH: Duration = Duration::from_secs(10);
+/// For so long the groups of services that were found count.
+const GROUPS: Duration = Duration::from_secs(10);
 /// How often a page that is too large for its row is tried with fewer services.
 const TRIES: usize = 8;
+
+/// So long, in milliseconds, a consumer of unknown namespace is waited for to be a pod's: its client is often there before the API server
+/// shows its address, and whoever begins to compute has yet to list all pods.
+const PATIENCE: model::Millis = 60_000;
 
 /// A page shows this many of a kind.
 pub(super) const SHOWN: usize = 100;
@@ -93,20 +100,21 @@ fn copied<'k>(clients: impl Iterator<Item = (&'k Arc<str>, &'k Client)>) -> Vec<
     clients.map(|(server, client)| (client.clone(), Arc::clone(server))).collect()
 }
 
-fn shown(policy: &Policy, mut clients: Vec<(Client, Arc<str>)>) -> Clients {
+fn shown(where_are: &Places<'_>, mut clients: Vec<(Client, Arc<str>)>) -> Clients {
     clients.sort_unstable();
     clients.dedup();
     let count = clients.len();
     let shown = |(client, server): (Client, Arc<str>)| {
-        let namespaces = places(policy, &client);
+        let (namespaces_by, namespaces) = where_are.place(&client).unzip();
         let Client { application, address, cell } = client;
-        ClientShown { application, address, cell, server, namespaces }
+        ClientShown { application, address, cell, server, namespaces: namespaces.unwrap_or_default(), namespaces_by }
     };
     Clients { count, first: clients.into_iter().take(SHOWN).map(shown).collect() }
 }
 
 fn documents(all: &Documents) -> keeper::Documents<'_> {
-    keeper::Documents { lease: all.lease(), pages: all.pages(), beat: all.beat(), refused: all.refused_visibility() }
+    let (lease, pages, refused) = (all.lease(), all.pages(), all.refused_visibility());
+    keeper::Documents { lease, pages, beat: all.beat(), content: all.content(), refused }
 }
 
 /// Whether this server computes who sees what.
@@ -116,7 +124,7 @@ fn computes(following: &Following, now: model::Millis) -> bool {
 }
 
 /// Clients, a line each; the last one is [`MORE`] where there are more of them than another server reads.
-fn lines(clients: &[Client]) -> Arc<str> {
+fn lines<'c>(clients: impl Iterator<Item = &'c Client>) -> Arc<str> {
     let mut lines = String::new();
     for Client { application, address, cell } in clients {
         let address = address.map(|address| address.to_string()).unwrap_or_default();
@@ -130,9 +138,46 @@ fn lines(clients: &[Client]) -> Arc<str> {
     lines.into()
 }
 
-/// The namespaces of a client.
-fn places(policy: &Policy, client: &Client) -> Vec<Arc<str>> {
-    policy.namespaces_of(client.application.as_deref(), client.address).to_vec()
+/// A client as the host says it: address, cell and application with a `|` between; nothing where there is none.
+fn read(text: &str) -> Option<Client> {
+    if text.is_empty() {
+        return None;
+    }
+    let mut parts = text.splitn(3, '|');
+    let address = parts.next().and_then(|address| address.parse().ok());
+    let cut = |part: &str| Arc::from(part.chars().take(MOST_NAME).collect::<String>());
+    let mut named = || parts.next().filter(|part| !part.is_empty()).map(cut);
+    let (cell, application) = (named(), named());
+    Some(Client { application, address, cell })
+}
+
+/// The places of a service's clients.
+fn places_of(places: &str) -> Box<[u32]> {
+    let places = places.split(' ').filter_map(|place| place.parse().ok());
+    let mut places: Vec<u32> = places.map(|place: u32| place.min(MOST as u32)).collect();
+    places.dedup();
+    places.into()
+}
+
+/// In which namespaces clients are: what the policy says, then what Kubernetes says where the policy has it asked.
+#[derive(Debug, Clone, Copy)]
+struct Places<'a> {
+    policy: &'a Policy,
+    pods: Option<&'a PodWatch>,
+}
+
+impl Places<'_> {
+    /// `None`: it is not known where it is.
+    fn place(&self, client: &Client) -> Option<(Source, Vec<Arc<str>>)> {
+        let by_policy = self.policy.place_of(client.application.as_deref(), client.address);
+        let by_policy = by_policy.map(|(source, names)| (source, names.to_vec()));
+        let by_pod = || Some((Source::Kubernetes, vec![self.pods?.namespace(client.address?)?]));
+        by_policy.or_else(by_pod)
+    }
+
+    fn names(&self, client: &Client) -> Vec<Arc<str>> {
+        self.place(client).map(|(_, names)| names).unwrap_or_default()
+    }
 }
 
 impl Engine {
@@ -145,7 +190,14 @@ impl Engine {
     fn world<'a>(&self, policy: &Policy, knows: &'a dyn Fn(&str) -> bool) -> World<'a> {
         // Who does not know the registry does not know which groups to ask for.
         let asks = self.asks(policy);
-        World { asks, hold: policy.document().visibility.hold.as_millis() as model::Millis, knows }
+        let hold = policy.document().visibility.hold.as_millis() as model::Millis;
+        let pods = self.places(policy).pods;
+        let patience = if pods.is_some() { PATIENCE } else { 0 };
+        World { asks, hold, knows, locates: pods.is_none_or(PodWatch::is_current), patience }
+    }
+
+    fn places<'a>(&'a self, policy: &'a Policy) -> Places<'a> {
+        Places { policy, pods: policy.asks_for_pods().then_some(&self.pods) }
     }
 
     /// Whether this server is to collect who subscribes to what, and of which groups of services.
@@ -156,55 +208,88 @@ impl Engine {
             following.watching.keeper.is(server);
             self.asks(&policy) && computes(&following, now)
         };
+        self.pods.want(computes && policy.asks_for_pods());
         if !computes {
             return json!({ "asks": self.asks(&policy), "collect": false });
         }
-        let group = |id: &Arc<str>| id.rsplit_once("#@#").map(|(_, group)| group.to_owned());
-        let groups: BTreeSet<String> = self.shared.store.ids().iter().filter_map(group).collect();
-        json!({ "asks": true, "collect": true, "groups": groups })
+        json!({ "asks": true, "collect": true, "groups": self.groups() })
+    }
+
+    /// The groups of services there are; a new one is seen within the time of a round.
+    fn groups(&self) -> Arc<BTreeSet<String>> {
+        let known = self.documents.lock().watching.groups.clone();
+        if let Some((groups, _)) = known.filter(|(_, at)| at.elapsed() < GROUPS) {
+            return groups;
+        }
+        let ids = self.shared.store.ids();
+        let groups: BTreeSet<&str> =
+            ids.iter().filter_map(|id| id.rsplit_once("#@#")).map(|(_, group)| group).collect();
+        let groups = Arc::new(groups.into_iter().map(str::to_owned).collect());
+        self.documents.lock().watching.groups = Some((Arc::clone(&groups), Instant::now()));
+        groups
     }
 
     /// Takes the subscribers of a session server: of each client its address, cell and application. Returns whether documents are to
     /// be written now.
     pub fn consumers(&self, server: &str, own: bool, clients: &[String], services: BTreeMap<Arc<str>, String>) -> bool {
-        let client = |text: &String| {
-            let mut parts = text.splitn(3, '|');
-            let address = parts.next().and_then(|address| address.parse().ok());
-            let cut = |part: &str| Arc::from(part.chars().take(MOST_NAME).collect::<String>());
-            let mut named = || parts.next().filter(|part| !part.is_empty()).map(cut);
-            let (cell, application) = (named(), named());
-            Client { application, address, cell }
-        };
-        let mut clients: Vec<Client> = clients.iter().map(client).collect();
-        let lines = own.then(|| (lines(&clients), Instant::now()));
+        let mut clients: Vec<Option<Client>> = clients.iter().map(|text| read(text)).collect();
+        let lines = own.then(|| (lines(clients.iter().flatten()), Instant::now()));
         // Whoever is not told apart may be anywhere, so services are seen by more. A server whose word is not taken would be silent.
         if clients.len() > MOST {
             clients.truncate(MOST);
-            clients.push(Client { application: None, address: None, cell: None });
+            clients.push(Some(Client { application: None, address: None, cell: None }));
         }
-        let of = |places: String| {
-            let places = places.split(' ').filter_map(|place| place.parse().ok());
-            let mut places: Vec<u32> = places.map(|place: u32| place.min(MOST as u32)).collect();
-            places.dedup();
-            places.into()
-        };
         let is_bounded = services.len() <= MOST;
         let services = services.into_iter().filter(|(id, _)| is_bounded || self.shared.store.has(id));
-        let services = services.map(|(id, places)| (id, of(places))).collect();
+        let services = services.map(|(id, places)| (id, places_of(&places))).collect();
         let policy = self.shared.policy.load_full();
-        let read = Read::new(Report { clients, services }, &|client| places(&policy, client));
+        let (places, pods) = (self.places(&policy), self.pods.version());
+        let read = Read::new(Report { clients, services }, &|client| places.names(client));
         let mut following = self.documents.lock();
-        self.follow_places(&mut following, &policy);
         following.watching.clients = lines.or(following.watching.clients.take());
         following.watching.keeper.report(server, read);
+        // What changed since it was read where clients are.
+        following.watching.pods = following.watching.pods.min(pods);
+        self.follow_places(&mut following, &policy);
         // The news of others are looked for once, when all have answered.
-        own && self.is_due(&following, &policy)
+        own && self.is_due(&mut following, &policy)
+    }
+
+    /// Takes what is other with this server's subscribers: of clients their places and who is there, and services with all of their clients.
+    /// Returns whether the rest is known, without which nothing is taken, and whether documents are to be written now.
+    pub fn consumers_part(
+        &self,
+        server: &str,
+        clients: &[String],
+        services: BTreeMap<Arc<str>, String>,
+    ) -> (bool, bool) {
+        let client = |text: &String| {
+            let (at, client) = text.split_once(' ')?;
+            Some((at.parse().ok()?, read(client)))
+        };
+        let services = services.into_iter().map(|(id, places)| (id, places_of(&places)));
+        let part = Part { clients: clients.iter().filter_map(client).collect(), services: services.collect() };
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
+        let (places, pods) = (self.places(&policy), self.pods.version());
+        let mut following = self.documents.lock();
+        if !computes(&following, now) {
+            return (false, false);
+        }
+        self.follow_places(&mut following, &policy);
+        let watching = &mut following.watching;
+        if !watching.keeper.report_part(server, part, &|client| places.names(client), MOST) {
+            return (false, false);
+        }
+        watching.pods = watching.pods.min(pods);
+        watching.clients = Some((lines(watching.keeper.clients_of(server)), Instant::now()));
+        (true, self.is_due(&mut following, &policy))
     }
 
     /// Says that a session server has the subscribers that it had; `false`: it is not known which those are.
     pub fn consumers_same(&self, server: &str, own: bool) -> bool {
-        let now = self.shared.clock.now();
+        let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
         let mut following = self.documents.lock();
+        self.follow_places(&mut following, &policy);
         let told = following.watching.clients.as_mut().filter(|_| own);
         let is_told = told.map(|(_, at)| *at = Instant::now()).is_some();
         if computes(&following, now) { following.watching.keeper.same(server) } else { is_told }
@@ -228,22 +313,33 @@ impl Engine {
         if let Some(all) = all {
             watching.keeper.end_round(now, listed, &documents(all), &self.world(&policy, &knows));
         }
-        self.is_due(&following, &policy)
+        self.is_due(&mut following, &policy)
     }
 
-    fn is_due(&self, following: &Following, policy: &Policy) -> bool {
+    fn is_due(&self, following: &mut Following, policy: &Policy) -> bool {
         let knows = |id: &str| self.shared.store.has(id);
-        let all = following.documents.as_ref();
-        let (now, keeper) = (self.shared.clock.now(), &following.watching.keeper);
-        all.is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows)))
+        let Following { documents: all, watching, .. } = following;
+        let (now, keeper) = (self.shared.clock.now(), &mut watching.keeper);
+        all.as_ref().is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows)))
     }
 
-    /// Has clients be where the policy says.
+    /// Has clients be where the policy says and the pods are.
     fn follow_places(&self, following: &mut Following, policy: &Arc<Policy>) {
-        let watching = &mut following.watching;
+        let (watching, places) = (&mut following.watching, self.places(policy));
         let before = watching.policy.replace(Arc::clone(policy));
+        let since = places.pods.map_or(0, |pods| std::mem::replace(&mut watching.pods, pods.version()));
         if before.is_some_and(|before| !Arc::ptr_eq(&before, policy) && !before.places_as(policy)) {
-            watching.keeper.replace(&|client| places(policy, client));
+            watching.keeper.replace(&|_| true, &|client| places.names(client));
+            return;
+        }
+        match places.pods.map(|pods| pods.changed(since)) {
+            None => {}
+            Some(Changed::Any) => watching.keeper.replace(&|_| true, &|client| places.names(client)),
+            Some(Changed::These(addresses)) if addresses.is_empty() => {}
+            Some(Changed::These(addresses)) => {
+                let are = |client: &Client| client.address.is_some_and(|address| addresses.contains(&address));
+                watching.keeper.replace(&are, &|client| places.names(client));
+            }
         }
     }
 
@@ -281,9 +377,15 @@ impl Engine {
         None
     }
 
-    /// From now on that counts which the documents say of who consumes what.
-    pub(super) fn put_seen_in_force(&self, following: &Following) {
+    /// From now on that counts which the documents say of who consumes what. Where only the lease was renewed they say what they did.
+    pub(super) fn put_seen_in_force(&self, following: &mut Following) {
         let documents = following.documents.as_ref().filter(|_| self.config().scope == Scope::Cluster);
+        let said = documents.and_then(|all| {
+            all.lease().map(|lease| Said { settled: lease.settled, pages: lease.pages, content: all.content() })
+        });
+        if following.watching.said.replace(said) == Some(said) {
+            return;
+        }
         let seen = documents.and_then(Documents::seen);
         self.shared.seen.store(seen.map(Arc::new));
         self.shared.store.wake().wake();
@@ -321,7 +423,7 @@ impl Engine {
             policy: rules.export_to.to_vec(),
             consumers: consumers.map(|consumers| (*consumers).clone()),
             visible,
-            clients: shown(&policy, clients),
+            clients: shown(&self.places(&policy), clients),
             computing,
             holder,
         }
@@ -350,8 +452,9 @@ impl Engine {
             computes(&following, now).then(|| copied(following.watching.keeper.all_clients()))
         };
         lists.clients_nowhere = clients.map(|mut clients| {
-            clients.retain(|(client, _)| places(&policy, client).is_empty());
-            shown(&policy, clients)
+            let places = self.places(&policy);
+            clients.retain(|(client, _)| places.place(client).is_none());
+            shown(&places, clients)
         });
         Some(lists)
     }
@@ -373,6 +476,7 @@ impl Engine {
             holder: lease.filter(|_| asks).map(|lease| Arc::clone(&lease.holder)),
             computing,
             counts: computing.then(|| following.watching.keeper.counts().clone()),
+            kubernetes: (computing && policy.asks_for_pods()).then(|| self.pods.report()),
             held,
         }
     }

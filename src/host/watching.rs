@@ -1,12 +1,13 @@
 //! What an engine follows of those who subscribe, and what it shows of that.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use serde::Serialize;
 
 use crate::{
     catalog::narrowing,
-    policy::{Mode, Policy},
+    kubernetes::report::PodsReport,
+    policy::{Mode, Policy, Source},
     visibility::keeper::{Counts, Keeper},
 };
 
@@ -16,8 +17,23 @@ pub(super) struct Watching {
     pub(super) keeper: Keeper,
     /// The policy by which clients' namespaces were made.
     pub(super) policy: Option<Arc<Policy>>,
+    /// How many changes of the pods these regard.
+    pub(super) pods: u64,
+    /// What the documents said that is in force; `None`: nothing is yet.
+    pub(super) said: Option<Option<Said>>,
+    /// The groups of services there are, and when they were looked for.
+    pub(super) groups: Option<(Arc<BTreeSet<String>>, Instant)>,
     /// The own clients that subscribe, a line each, for the session server that computes; and when the host said so last.
     pub(super) clients: Option<(Arc<str>, Instant)>,
+}
+
+/// What the documents say of all services, but for who holds the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) settled: bool,
+    pub(super) pages: usize,
+    /// Of [`Documents`](crate::documents::Documents).
+    pub(super) content: u64,
 }
 
 /// The visibility of services, for the status.
@@ -43,6 +59,9 @@ pub struct VisibilityStatus {
     /// Its counts, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
+    /// How pods are followed, if it is this one and the policy asks Kubernetes where consumers are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<PodsReport>,
     /// Services that would be hidden from namespaces that see them, and are not for now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<narrowing::Held>,
@@ -72,4 +91,7 @@ pub struct ClientShown {
     pub server: Arc<str>,
     /// The namespaces that it is in; none: not known.
     pub namespaces: Vec<Arc<str>>,
+    /// What says so: a glob on its application, a range of addresses, or the pod with its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespaces_by: Option<Source>,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     failure::Failure,
-    objects::{ApiObject, GROUP, ObjectKey, ObjectKind, ObjectState},
+    objects::{GROUP, ObjectKey, ObjectKind, ObjectState},
 };
 
 /// Versions of the group that are known here, the best first.
@@ -174,12 +174,28 @@ impl Api {
         Ok(parsed::<SpecList>(&body)?.items.pop().map(|item| item.spec))
     }
 
-    /// Every object of a kind, each handed to `take`; returns the version of the list.
-    pub(super) async fn list(&self, kind: ObjectKind, mut take: impl FnMut(ApiObject)) -> Result<String, Failure> {
+    /// Where the objects of a kind are.
+    pub(super) fn place(&self, kind: ObjectKind) -> Place {
+        Place { client: self.client.clone(), path: self.path(kind), selector: "" }
+    }
+}
+
+/// Where objects are that are listed and watched.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) client: Client,
+    pub(super) path: String,
+    /// `&fieldSelector=…`, or empty.
+    pub(super) selector: &'static str,
+}
+
+impl Place {
+    /// Every object, each handed to `take`; returns the version of the list.
+    pub(super) async fn list<T: DeserializeOwned>(&self, mut take: impl FnMut(T)) -> Result<String, Failure> {
         #[derive(Deserialize)]
-        struct ObjectList {
+        struct ObjectList<T> {
             metadata: ListMeta,
-            items: Vec<ApiObject>,
+            items: Vec<T>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -190,9 +206,9 @@ impl Api {
         }
         let mut token = String::new();
         loop {
-            let path = format!("{}?limit={PAGE}{token}", self.path(kind));
+            let path = format!("{}?limit={PAGE}{}{token}", self.path, self.selector);
             let (_, body) = send(&self.client, &path, Call::get(), LIST).await?;
-            let list: ObjectList = parsed(&body)?;
+            let list: ObjectList<T> = parsed(&body)?;
             list.items.into_iter().for_each(&mut take);
             if list.metadata.r#continue.is_empty() {
                 return Ok(list.metadata.resource_version);
@@ -201,11 +217,11 @@ impl Api {
         }
     }
 
-    /// Opens a watch of the objects of a kind, from a version on.
-    pub(super) async fn watch(&self, kind: ObjectKind, from: &str) -> Result<WatchLines, Failure> {
+    /// Opens a watch of the objects, from a version on.
+    pub(super) async fn watch(&self, from: &str) -> Result<WatchLines, Failure> {
         let path = format!(
-            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}",
-            self.path(kind)
+            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}{}&resourceVersion={from}",
+            self.path, self.selector
         );
         let opened = tokio::time::timeout(LIST, open(&self.client, &path, Call::get())).await;
         let opened = opened.map_err(|_| Failure::unreachable("the API server does not answer a watch"))?;

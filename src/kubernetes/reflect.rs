@@ -1,39 +1,74 @@
-//! Follows the objects of a kind: a list, then a watch from there on.
+//! Follows objects: a list, then a watch from there on.
 //!
 //! By hand, and not `kube::runtime::watcher`: that resumes a watch which ended before its time, does not see an API server
 //! that went back in time, and does not say when a list began, which tells what a list may not have yet.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
 
 use super::{
-    api::{Api, WATCH_SECONDS},
+    api::{Place, WATCH_SECONDS},
     failure::Failure,
-    objects::{ApiObject, ObjectKind, Observed, is_older},
+    objects::is_older,
     pace::{Backoff, Jitter},
 };
 
+/// Objects that are followed.
+pub(super) trait Followed: Send + Sync {
+    /// Tells those of several followers apart.
+    type Kind: Copy + Send;
+    /// An object as the API server sends it.
+    type Object: DeserializeOwned + Send;
+    /// As much of it as is kept.
+    type Seen: Send;
+
+    fn kind(&self) -> Self::Kind;
+
+    fn place(&self) -> Place;
+
+    fn version(object: &Self::Object) -> &str;
+
+    fn seen(&self, object: Self::Object) -> Self::Seen;
+}
+
 /// News of the objects of a kind.
-pub(super) enum WatchEvent {
+pub(super) enum WatchEvent<T> {
     /// All objects, as of a version; the request began then.
-    Listed { began: Instant, version: String, objects: Vec<(Arc<str>, Observed)> },
+    Listed { began: Instant, version: String, objects: Vec<T> },
     /// An object is new or changed.
-    Shown(Arc<str>, Observed),
+    Shown(T),
     /// An object is gone; this was its last state.
-    Gone(Arc<str>, Observed),
+    Gone(T),
+    /// The watch was behind: what happened since is not known before the objects are listed again.
+    Behind,
     /// The objects cannot be followed now.
     Failed(Failure),
 }
 
 #[derive(Deserialize)]
-struct WatchLine {
-    r#type: String,
-    object: serde_json::Value,
+struct WatchLine<'a> {
+    r#type: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct WatchError {
+    code: u16,
+    message: String,
+}
+
+impl Default for WatchError {
+    fn default() -> Self {
+        Self { code: 500, message: "the watch failed".to_owned() }
+    }
 }
 
 /// Why a watch ended.
@@ -44,21 +79,15 @@ enum WatchEnd {
     Lost(Failure),
 }
 
-/// Reports what happens to the objects of a kind until nobody listens.
-pub(super) async fn follow(
-    api: Arc<Api>,
-    kind: ObjectKind,
-    owner: Arc<str>,
-    out: mpsc::Sender<(ObjectKind, WatchEvent)>,
-) {
+/// Reports what happens to objects until nobody listens.
+pub(super) async fn follow<F: Followed>(followed: F, out: mpsc::Sender<(F::Kind, WatchEvent<F::Seen>)>) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     let mut jitter = Jitter::random();
+    let (kind, place) = (followed.kind(), followed.place());
     loop {
         let mut objects = Vec::new();
         let began = Instant::now();
-        let listed = api.list(kind, |object| {
-            objects.push((object.metadata.name.as_str().into(), object.observed(kind, &owner)));
-        });
+        let listed = place.list(|object| objects.push(followed.seen(object)));
         let failure = match listed.await {
             Ok(version) => {
                 let listed = WatchEvent::Listed { began, version: version.clone(), objects };
@@ -68,7 +97,7 @@ pub(super) async fn follow(
                 backoff.reset();
                 let mut from = version;
                 loop {
-                    match watch(&api, kind, &owner, from, &out).await {
+                    match watch(&followed, &place, from, &out).await {
                         None => return,
                         Some(WatchEnd::Over(version)) => from = version,
                         Some(WatchEnd::Lost(failure)) => break failure,
@@ -78,7 +107,8 @@ pub(super) async fn follow(
             Err(failure) => failure,
         };
         // Too old a version is how a watch ends that was behind; a list is the remedy.
-        if failure.code() != Some(410) && out.send((kind, WatchEvent::Failed(failure))).await.is_err() {
+        let event = if failure.code() == Some(410) { WatchEvent::Behind } else { WatchEvent::Failed(failure) };
+        if out.send((kind, event)).await.is_err() {
             return;
         }
         tokio::time::sleep(backoff.next(&mut jitter)).await;
@@ -86,16 +116,15 @@ pub(super) async fn follow(
 }
 
 /// `None`: nobody listens.
-async fn watch(
-    api: &Api,
-    kind: ObjectKind,
-    owner: &str,
+async fn watch<F: Followed>(
+    followed: &F,
+    place: &Place,
     mut from: String,
-    out: &mpsc::Sender<(ObjectKind, WatchEvent)>,
+    out: &mpsc::Sender<(F::Kind, WatchEvent<F::Seen>)>,
 ) -> Option<WatchEnd> {
     let lost = |text: &str| Some(WatchEnd::Lost(Failure::unreachable(text)));
     let began = Instant::now();
-    let mut lines = match api.watch(kind, &from).await {
+    let mut lines = match place.watch(&from).await {
         Ok(lines) => lines,
         Err(failure) => return Some(WatchEnd::Lost(failure)),
     };
@@ -109,28 +138,27 @@ async fn watch(
             Ok(Err(failure)) => return Some(WatchEnd::Lost(failure)),
             Err(_) => return lost("the watch was silent for longer than it lasts"),
         };
-        let Ok(WatchLine { r#type, object }) = serde_json::from_slice::<WatchLine>(&line) else {
+        let Ok(WatchLine { r#type, object }) = serde_json::from_slice::<WatchLine<'_>>(&line) else {
             return lost("an event of the watch cannot be read");
         };
         if r#type == "ERROR" {
-            let code = object["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500);
-            let message = object["message"].as_str().unwrap_or("the watch failed");
-            return Some(WatchEnd::Lost(Failure::refused(code, message, None)));
+            let WatchError { code, message } = serde_json::from_str(object.get()).unwrap_or_default();
+            return Some(WatchEnd::Lost(Failure::refused(code, &message, None)));
         }
-        let Ok(object) = serde_json::from_value::<ApiObject>(object) else {
+        let Ok(object) = serde_json::from_str::<F::Object>(object.get()) else {
             return lost("an object of the watch cannot be read");
         };
-        if is_older(&object.metadata.resource_version, &from) {
+        let version = F::version(&object);
+        if is_older(version, &from) {
             return lost("the API server went back in time");
         }
-        from.clone_from(&object.metadata.resource_version);
-        let name: Arc<str> = object.metadata.name.as_str().into();
-        let event = match &*r#type {
-            "ADDED" | "MODIFIED" => WatchEvent::Shown(name, object.observed(kind, owner)),
-            "DELETED" => WatchEvent::Gone(name, object.observed(kind, owner)),
+        version.clone_into(&mut from);
+        let event = match r#type {
+            "ADDED" | "MODIFIED" => WatchEvent::Shown(followed.seen(object)),
+            "DELETED" => WatchEvent::Gone(followed.seen(object)),
             _ => continue,
         };
-        if out.send((kind, event)).await.is_err() {
+        if out.send((followed.kind(), event)).await.is_err() {
             return None;
         }
     }

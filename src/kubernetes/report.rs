@@ -80,3 +80,20 @@ pub struct Problem {
     /// How often the write was tried.
     pub attempts: u32,
 }
+
+/// How pods are followed, by whose addresses it is known in which namespaces consumers are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodsReport {
+    /// Whether all pods are known, as they are now. Where not, what was known counts, and nothing is hidden from anybody.
+    pub current: bool,
+    /// Pods that are known, but for those of the host's network and those that have ended.
+    pub pods: usize,
+    /// Pods for which there was no room.
+    pub left_out: usize,
+    /// How often all pods were listed.
+    pub lists: u64,
+    /// Why they are not known, in the API server's own words where it gave some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Arc<str>>,
+}

@@ -11,14 +11,14 @@ use tokio::{
 };
 
 use super::{
-    api::Api,
+    api::{Api, Place},
     conversion::Conversion,
     failure::Failure,
-    objects::{ObjectKey, ObjectKind},
+    objects::{ApiObject, ObjectKey, ObjectKind, Observed},
     orders::SinkOrders,
     pace::Jitter,
     plan::{Notice, Outcome, Plan, PlanSettings, PlannedWrite, WriteCounts},
-    reflect::{self, WatchEvent},
+    reflect::{self, Followed, WatchEvent},
     report::{KubernetesReport, Problem},
     write,
 };
@@ -51,6 +51,35 @@ pub(super) struct TermInput {
     /// Until when a write may begin; closed when the lease is lost.
     pub(super) lease: watch::Receiver<Instant>,
     pub(super) report: Arc<Mutex<KubernetesReport>>,
+}
+
+/// The objects of a kind, as a term follows them.
+struct Objects {
+    api: Arc<Api>,
+    kind: ObjectKind,
+    owner: Arc<str>,
+}
+
+impl Followed for Objects {
+    type Kind = ObjectKind;
+    type Object = ApiObject;
+    type Seen = (Arc<str>, Observed);
+
+    fn kind(&self) -> ObjectKind {
+        self.kind
+    }
+
+    fn place(&self) -> Place {
+        self.api.place(self.kind)
+    }
+
+    fn version(object: &ApiObject) -> &str {
+        &object.metadata.resource_version
+    }
+
+    fn seen(&self, object: ApiObject) -> Self::Seen {
+        (object.metadata.name.as_str().into(), object.observed(self.kind, &self.owner))
+    }
 }
 
 pub(super) struct Term {
@@ -88,7 +117,7 @@ impl Term {
         let mut reflectors = JoinSet::new();
         for kind in ObjectKind::ALL {
             let (api, owner) = (Arc::clone(&self.input.api), Arc::clone(&self.input.owner));
-            reflectors.spawn(reflect::follow(api, kind, owner, sender.clone()));
+            reflectors.spawn(reflect::follow(Objects { api, kind, owner }, sender.clone()));
         }
         drop(sender);
         let (mut view, mut orders, mut lease) =
@@ -147,15 +176,16 @@ impl Term {
     }
 
     /// Takes what a reflector says; a failure that it returns ends the term.
-    fn hear(&mut self, kind: ObjectKind, event: WatchEvent) -> Option<Failure> {
+    fn hear(&mut self, kind: ObjectKind, event: WatchEvent<(Arc<str>, Observed)>) -> Option<Failure> {
         let (now, key) = (Instant::now(), |name| ObjectKey { kind, name });
         match event {
             WatchEvent::Listed { began, version, objects } => {
                 self.plan.listed(now, kind, began, &version, objects);
                 self.input.report.lock().failure = None;
             }
-            WatchEvent::Shown(name, observed) => self.plan.shown(now, &key(name), observed),
-            WatchEvent::Gone(name, last) => self.plan.gone(now, &key(name), &last),
+            WatchEvent::Shown((name, observed)) => self.plan.shown(now, &key(name), observed),
+            WatchEvent::Gone((name, last)) => self.plan.gone(now, &key(name), &last),
+            WatchEvent::Behind => {}
             WatchEvent::Failed(failure) => {
                 let kind = kind.plural();
                 tracing::warn!(

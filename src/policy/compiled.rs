@@ -14,7 +14,7 @@ use crate::{
         address::{self, Refusal},
         document::{Balance, DirectOverride, MtlsRule, Override, PolicyConfig},
         globs::Globs,
-        visibility::{Consumers, Exported, Mode, Places},
+        visibility::{Consumers, Exported, Mode, Places, Source},
     },
 };
 
@@ -227,15 +227,20 @@ impl Policy {
         self.config.visibility.mode == Mode::On
     }
 
-    /// The namespaces that a consumer of this application and address is in; empty: not known.
-    pub fn namespaces_of(&self, application: Option<&str>, address: Option<IpAddr>) -> &[Arc<str>] {
+    /// The namespaces that a consumer of this application and address is in, and what says so; `None`: not known.
+    pub fn place_of(&self, application: Option<&str>, address: Option<IpAddr>) -> Option<(Source, &[Arc<str>])> {
         self.places.of(application, address)
+    }
+
+    /// Whether Kubernetes is asked where consumers are of which the policy says nothing.
+    pub fn asks_for_pods(&self) -> bool {
+        self.config.visibility.kubernetes && self.asks_for_consumers()
     }
 
     /// Whether the consumers of all services are in the same namespaces under another policy.
     pub fn places_as(&self, other: &Self) -> bool {
-        let of = |policy: &Self| (policy.config.visibility.namespaces.clone(), policy.config.visibility.cidrs.clone());
-        of(self) == of(other)
+        let (one, other) = (&self.config.visibility, &other.config.visibility);
+        (&one.namespaces, &one.cidrs, one.kubernetes) == (&other.namespaces, &other.cidrs, other.kubernetes)
     }
 
     /// Whether it matters for any service who subscribes to it.

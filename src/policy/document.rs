@@ -355,7 +355,7 @@ impl Checks<'_> {
     }
 
     fn visibility(&mut self, key: &str, visibility: &VisibilityPolicy) {
-        let VisibilityPolicy { mode: _, namespaces, cidrs, always, unused: _, hold } = visibility;
+        let VisibilityPolicy { mode: _, namespaces, cidrs, kubernetes: _, always, unused: _, hold } = visibility;
         for (glob, names) in namespaces {
             self.namespaces(Mistake::entry(&format!("{key}.namespaces"), glob), names);
         }

@@ -25,6 +25,10 @@ pub struct VisibilityPolicy {
     /// Namespaces of consumers by the range (CIDR) that their address is in, where their application says none; the longest prefix
     /// decides. Default: none.
     pub cidrs: BTreeMap<IpNet, Vec<String>>,
+    /// Whether the namespace of a consumer of which neither says it is that of the pod with its address, asked of the Kubernetes API server
+    /// that `mox.kubernetes` names. Default: false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub kubernetes: bool,
     /// Namespaces that see every service, as those of gateways; `.` is the resources' own. Default: none.
     pub always: Vec<String>,
     /// What becomes of a service that nobody is known to subscribe to. Default: `keep`.
@@ -48,6 +52,18 @@ pub enum Mode {
     On,
 }
 
+/// Whose word it is in which namespaces a consumer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The policy's on its application.
+    Application,
+    /// The policy's on its address.
+    Cidr,
+    /// Kubernetes' on the pod with its address.
+    Kubernetes,
+}
+
 /// What becomes of a service that nobody is known to subscribe to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,6 +81,7 @@ impl Default for VisibilityPolicy {
             mode: Mode::Off,
             namespaces: BTreeMap::new(),
             cidrs: BTreeMap::new(),
+            kubernetes: false,
             always: Vec::new(),
             unused: Unused::Keep,
             hold: USUAL_HOLD,
@@ -182,11 +199,12 @@ impl Places {
         Self { applications, ranges }
     }
 
-    /// Empty: not known.
-    pub(super) fn of(&self, application: Option<&str>, address: Option<IpAddr>) -> &[Arc<str>] {
+    /// `None`: not known.
+    pub(super) fn of(&self, application: Option<&str>, address: Option<IpAddr>) -> Option<(Source, &[Arc<str>])> {
         let by_name = application.and_then(|name| self.applications.iter().find(|(glob, _)| glob.matches(name)));
         let by_address = || address.and_then(|address| self.ranges.iter().find(|(range, _)| range.contains(&address)));
-        by_name.map(|(_, names)| names).or_else(|| by_address().map(|(_, names)| names)).map_or(&[], Vec::as_slice)
+        let by_name = by_name.map(|(_, names)| (Source::Application, &**names));
+        by_name.or_else(|| by_address().map(|(_, names)| (Source::Cidr, &**names)))
     }
 }
 
@@ -258,13 +276,16 @@ mod tests {
             "cidrs": { "10.0.0.0/8": ["all"], "10.1.0.0/16": ["pay"] },
         }}));
         let of = |application, address: &str| {
-            policy.namespaces_of(application, address.parse().ok()).iter().map(|name| &**name).collect::<Vec<_>>()
+            let (_, names) = policy.place_of(application, address.parse().ok()).unwrap_or((Source::Kubernetes, &[]));
+            names.iter().map(|name| &**name).collect::<Vec<_>>()
         };
         assert_eq!(of(Some("shop-web"), "10.1.0.1"), ["shop"]);
         assert_eq!(of(Some("shop-batch"), "10.1.0.1"), ["batch", "shop"]);
         assert_eq!(of(Some("pay"), "10.1.0.1"), ["pay"]);
         assert_eq!(of(None, "10.2.0.1"), ["all"]);
         assert!(of(None, "11.0.0.1").is_empty() && of(Some("pay"), "").is_empty());
+        let source = |application| policy.place_of(application, "10.1.0.1".parse().ok()).map(|(source, _)| source);
+        assert_eq!((source(Some("shop-web")), source(None)), (Some(Source::Application), Some(Source::Cidr)));
     }
 
     #[test]

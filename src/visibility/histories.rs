@@ -1,6 +1,6 @@
-//! Random histories of consumers that come, go and move, and of session servers that compute, are killed, paused, cut off from the store
-//! or do not answer: a service is never hidden from a namespace in which somebody consumed it within the hold, and in the end everybody
-//! who is there is seen.
+//! Random histories of consumers that come, go and move, and of session servers that compute, are killed, paused, cut off from the store,
+//! do not answer, or do not know where pods are: a service is never hidden from a namespace in which somebody consumed it within the
+//! hold, and in the end everybody who is there is seen.
 //!
 //! `MOX_VISIBILITY_HISTORIES` (100) histories, from the seed `MOX_SEED`.
 
@@ -32,6 +32,8 @@ const STEPS: usize = 80;
 const TICK: Millis = 3_000;
 /// How often the holder asks all.
 const ROUND: Millis = 15_000;
+/// How long who has no known place may still turn out to have one.
+const PATIENCE: Millis = 60_000;
 /// How long meta lists a session server that is gone.
 const LISTED: Millis = 30_000;
 
@@ -55,7 +57,8 @@ impl Rows {
     fn documents(&self) -> Documents<'_> {
         let pages = std::array::from_fn(|n| self.pages.get(&n).map(|(_, page)| page));
         let beat = self.lease.0 * 1_000_003 + self.pages.values().map(|(version, _)| version).sum::<u64>();
-        Documents { lease: self.lease.1.as_ref(), pages, beat, refused: RefusedRows::default() }
+        let content = self.pages.iter().map(|(n, (version, _))| version << (4 * n)).sum();
+        Documents { lease: self.lease.1.as_ref(), pages, beat, content, refused: RefusedRows::default() }
     }
 
     fn pairs(&self) -> BTreeSet<(ServiceId, Arc<str>)> {
@@ -75,6 +78,8 @@ struct Server {
     is_paused: bool,
     is_cut: bool,
     is_silent: bool,
+    /// It does not know where pods are: who is in the first two namespaces is so by a pod.
+    is_blind: bool,
     starts: usize,
     asked_at: Millis,
 }
@@ -98,6 +103,8 @@ struct Model {
     since: BTreeMap<(usize, usize, usize), Millis>,
     asks: bool,
     wrote: Vec<Millis>,
+    /// When a server knew last where pods are that did not before: who was of unknown place is so no longer, as after a policy.
+    found: Millis,
 }
 
 fn service(n: usize) -> String {
@@ -106,6 +113,12 @@ fn service(n: usize) -> String {
 
 fn name_of(consumer: &Consumer) -> Arc<str> {
     consumer.namespace.map_or_else(|| "?".into(), |n| format!("n{n}").into())
+}
+
+/// Where a client is, as its application says.
+fn places(client: &Client, is_blind: bool) -> Vec<Arc<str>> {
+    let is_known = |name: &&Arc<str>| ***name != *"?" && !(is_blind && matches!(&***name, "n0" | "n1"));
+    client.application.iter().filter(is_known).cloned().collect()
 }
 
 impl Model {
@@ -121,6 +134,7 @@ impl Model {
                 is_paused: false,
                 is_cut: false,
                 is_silent: false,
+                is_blind: false,
                 starts: 0,
                 asked_at: 0,
             }
@@ -139,6 +153,7 @@ impl Model {
             since: BTreeMap::new(),
             asks: true,
             wrote: Vec::new(),
+            found: 0,
         }
     }
 
@@ -150,7 +165,8 @@ impl Model {
                 services.entry(service(*id).into()).or_default().push(at as u32);
             }
         }
-        let client = |consumer: &&Consumer| Client { application: Some(name_of(consumer)), address: None, cell: None };
+        let client =
+            |consumer: &&Consumer| Some(Client { application: Some(name_of(consumer)), address: None, cell: None });
         Report {
             clients: all.iter().map(client).collect(),
             services: services.into_iter().map(|(id, clients)| (id, clients.into())).collect(),
@@ -172,10 +188,8 @@ impl Model {
             }
         }
         self.since = since;
-        let places = |client: &Client| client.application.iter().filter(|name| ***name != *"?").cloned().collect();
         // One is not in the registry.
         let knows = |id: &str| id != service(SERVICES - 1);
-        let world = World { asks: self.asks, hold: HOLD, knows: &knows };
         let listed: Vec<usize> = (0..SERVERS).filter(|n| self.servers[*n].listed_until > self.now).collect();
         let names: BTreeSet<Arc<str>> = listed.iter().map(|n| n.to_string().into()).collect();
         let answers: Vec<bool> =
@@ -191,6 +205,9 @@ impl Model {
                 server.known = self.rows.clone();
             }
             let known = server.known.clone();
+            let is_blind = server.is_blind;
+            let places = |client: &Client| places(client, is_blind);
+            let world = World { asks: self.asks, hold: HOLD, knows: &knows, locates: !is_blind, patience: PATIENCE };
             server.keeper.look(self.now, &known.documents());
             if server.keeper.computes(self.now, &known.documents()) {
                 server.keeper.report(&n.to_string(), Read::new(Self::report_of(&self.consumers, n), &places));
@@ -227,6 +244,9 @@ impl Model {
             }
             let after = self.rows.pairs();
             for (id, name) in before.difference(&after) {
+                if **name == *"?" && self.now - self.found < HOLD {
+                    continue;
+                }
                 let last = self.had.get(&(*id, Arc::clone(name))).copied().unwrap_or(Millis::MIN / 2);
                 assert!(self.now - last >= HOLD, "{name} loses {id:?} {} ms after its last consumer", self.now - last);
             }
@@ -256,6 +276,13 @@ impl Model {
             9 => self.servers[s].is_paused = random.below(2) == 0,
             10 => self.servers[s].is_cut = random.below(2) == 0,
             11 => self.servers[s].is_silent = random.below(2) == 0,
+            13 => {
+                let server = &mut self.servers[s];
+                server.is_blind = random.below(2) == 0;
+                let is_blind = server.is_blind;
+                self.found = self.now;
+                server.keeper.replace(&|_| true, &|client| places(client, is_blind));
+            }
             12 if random.below(4) == 0 => self.asks = !self.asks,
             _ => {}
         }
@@ -278,7 +305,7 @@ impl Model {
         for s in 0..SERVERS {
             self.start(s);
             let server = &mut self.servers[s];
-            (server.is_paused, server.is_cut, server.is_silent) = (false, false, false);
+            (server.is_paused, server.is_cut, server.is_silent, server.is_blind) = (false, false, false, false);
         }
         self.asks = true;
         (0..1_000 / 3).for_each(|_| self.tick(random));
@@ -340,7 +367,7 @@ fn one_writes_no_more_often_than_every_ten_seconds() {
 fn a_page_that_is_lost_begins_anew() {
     let (mut keeper, now) = (Keeper::default(), 1_700_000_000_000);
     keeper.is("10.0.0.1/1");
-    let world = World { asks: true, hold: HOLD, knows: &|_| true };
+    let world = World { asks: true, hold: HOLD, knows: &|_| true, locates: true, patience: 0 };
     let lease = Lease { holder: "10.0.0.1/1".into(), settled: true, pages: 2 };
     let mut page = Page::default();
     let documents = |page: &'static Page| {
@@ -349,13 +376,14 @@ fn a_page_that_is_lost_begins_anew() {
             lease: Some(Box::leak(Box::new(lease.clone()))),
             pages,
             beat: page.len() as u64,
+            content: page.len() as u64,
             refused: RefusedRows::default(),
         }
     };
     let empty = documents(Box::leak(Box::new(page.clone())));
     keeper.look(now, &empty);
     let client = Client { application: Some("shop".into()), address: None, cell: None };
-    let report = Report { clients: vec![client], services: BTreeMap::from([("a".into(), [0].into())]) };
+    let report = Report { clients: vec![Some(client)], services: BTreeMap::from([("a".into(), [0].into())]) };
     keeper.report("10.0.0.1", Read::new(report, &|client| client.application.iter().cloned().collect()));
     keeper.end_round(now, &["10.0.0.1".into()].into(), &empty, &world);
     page.add(ServiceId::of("a"), &"shop".into());

@@ -14,7 +14,7 @@ use crate::{
     visibility::{
         Lease, Names, PAGES, ServiceId, UNKNOWN,
         page::Page,
-        report::{Client, Report},
+        report::{Client, Part, Report},
     },
 };
 
@@ -42,6 +42,8 @@ pub struct Documents<'a> {
     pub pages: [Option<&'a Page>; PAGES],
     /// Another number whenever any of them is another one.
     pub beat: u64,
+    /// Another number whenever a page says otherwise.
+    pub content: u64,
     /// Their rows that are refused.
     pub refused: RefusedRows,
 }
@@ -79,6 +81,10 @@ pub struct World<'a> {
     pub hold: Millis,
     /// Whether the registry has a service.
     pub knows: &'a dyn Fn(&str) -> bool,
+    /// Whether it is known of all clients where they are by now, as far as anybody can tell: where not, a round removes nothing.
+    pub locates: bool,
+    /// How long a client of unknown place is waited for to be somewhere.
+    pub patience: Millis,
 }
 
 /// A document to be written.
@@ -98,6 +104,12 @@ struct Server {
     names: HashMap<ServiceId, Arc<Names>>,
     /// Since the last round ended.
     is_new: bool,
+}
+
+impl Server {
+    fn clients(&self) -> impl Iterator<Item = &Client> {
+        self.report.clients.iter().flatten()
+    }
 }
 
 /// A report that was read: which services it is of, and where their clients are. Takes as long as there are subscriptions, so it is
@@ -122,9 +134,9 @@ impl Read {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
-    /// Rounds that every session server answered.
+    /// Rounds that every session server answered, with all of their clients known to be where they are.
     pub complete: u64,
-    /// Rounds that one did not answer, which removed nothing.
+    /// All other rounds, which removed nothing.
     pub incomplete: u64,
     /// Session servers that did not answer the last round.
     pub silent: BTreeSet<Arc<str>>,
@@ -134,6 +146,18 @@ pub struct Counts {
     pub removed: u64,
     /// There is no room for all services: `exportTo` is the policy's until there is.
     pub full: bool,
+    /// How often the namespaces of a session server's clients were looked up anew, since policy or pods are others.
+    pub replaced: u64,
+    /// Services with consumers that are waited for to be in a known namespace.
+    pub awaited: usize,
+    /// How often a session server's subscribers were read, which they are where they are others than before.
+    pub told: u64,
+    /// How often what was other of them was read alone.
+    pub parts: u64,
+    /// How often it was looked through all services for what is new, since something was other than before.
+    pub looked: u64,
+    /// How often it was looked through all services for what is missing, likewise.
+    pub compared: u64,
 }
 
 /// See the module.
@@ -148,16 +172,24 @@ pub struct Keeper {
     complete_at: Option<Millis>,
     /// When the last complete round ended.
     seen_at: Option<Millis>,
-    /// Rounds that were complete since this server computes.
+    /// Rounds that every session server answered since this server computes.
     rounds: u64,
     /// How long complete rounds have followed each other.
     observed: Millis,
     /// What was missing since when, by [`Keeper::observed`].
     missing: HashMap<(ServiceId, Arc<str>), Millis>,
-    /// Nothing was new when that was looked for last, and nothing came since: to look costs every subscription.
+    /// What the pages said when this server looked at them last.
+    content: Option<u64>,
+    /// Nothing was new when that was looked for last, and nothing came since: to look costs as much as there are services.
     clean: bool,
+    /// What is missing is what was missing after the last complete round: neither pages nor consumers are others.
+    same: bool,
+    /// Services that somebody consumes and that the registry did not have when that was looked for.
+    strangers: HashMap<ServiceId, Arc<str>>,
     /// Services whose consumers of unknown place are known by another policy, since the last complete round.
     found: HashSet<ServiceId>,
+    /// Services with consumers of unknown place of which no page says so yet, and since when they have.
+    lost: HashMap<ServiceId, Millis>,
     /// Rows that are refused, the lease's as the place behind the pages: their versions, and since when each has had it.
     refused: BTreeMap<usize, (i64, Millis)>,
     /// How many services a page had when it was too large for its row.
@@ -181,10 +213,74 @@ impl Keeper {
 
     /// Takes what a session server says of its subscribers, in the place of what it said before.
     pub fn report(&mut self, server: &str, Read { report, ids, names }: Read) {
-        // Whoever comes and goes between two rounds has been there.
-        self.missing.retain(|(id, name), _| !names.get(id).is_some_and(|names| names.contains(name)));
+        self.counts.told += 1;
+        let is_same = self.servers.get(server).is_some_and(|before| before.names == names);
+        if !is_same {
+            // Whoever comes and goes between two rounds has been there.
+            self.missing.retain(|(id, name), _| !names.get(id).is_some_and(|names| names.contains(name)));
+            (self.clean, self.same) = (false, false);
+        }
         self.servers.insert(server.into(), Server { report, ids, names, is_new: true });
-        self.clean = false;
+    }
+
+    /// Takes what is other with a session server's subscribers, of which it has at most so many. `false`: the rest is not known.
+    pub fn report_part(
+        &mut self,
+        server: &str,
+        part: Part,
+        places: &dyn Fn(&Client) -> Vec<Arc<str>>,
+        most: usize,
+    ) -> bool {
+        let Some(Server { report, ids, names, is_new }) = self.servers.get_mut(server) else { return false };
+        let is_known = |id: &Arc<str>| report.services.contains_key(id);
+        let more = part.services.iter().filter(|(id, _)| !is_known(id)).count();
+        let room = part.clients.iter().all(|(at, _)| (*at as usize) < most) && report.clients.len() <= most;
+        if !room || report.services.len() + more > most {
+            return false;
+        }
+        *is_new = true;
+        self.counts.parts += 1;
+        for (at, client) in part.clients {
+            let at = at as usize;
+            report.clients.resize(report.clients.len().max(at + 1), None);
+            report.clients[at] = client;
+        }
+        let mut known: HashMap<u32, Vec<Arc<str>>> = HashMap::new();
+        let mut lost = false;
+        for (text, clients) in part.services {
+            let id = ServiceId::of(&text);
+            let mut all = Names::new();
+            for client in &clients {
+                let Some(of) = report.clients.get(*client as usize).and_then(Option::as_ref) else { continue };
+                let of = known.entry(*client).or_insert_with(|| places(of));
+                if of.is_empty() {
+                    all.insert(UNKNOWN.into());
+                }
+                all.extend(of.iter().cloned());
+            }
+            if clients.is_empty() {
+                lost |= report.services.remove(&text).is_some();
+            } else if report.services.insert(Arc::clone(&text), clients).is_none() {
+                ids.push((id, text));
+            }
+            if names.get(&id).map(|before| &**before).unwrap_or(&Names::new()) == &all {
+                continue;
+            }
+            (self.clean, self.same) = (false, false);
+            // Whoever comes and goes between two rounds has been there.
+            for name in &all {
+                self.missing.remove(&(id, Arc::clone(name)));
+            }
+            if all.is_empty() {
+                names.remove(&id);
+            } else {
+                names.insert(id, Arc::new(all));
+            }
+        }
+        if lost {
+            ids.retain(|(_, id)| report.services.contains_key(id));
+        }
+        true
     }
 
     /// A session server that said what it has before has the same still.
@@ -192,10 +288,12 @@ impl Keeper {
         self.servers.get_mut(server).map(|server| server.is_new = true).is_some()
     }
 
-    /// The policy says otherwise where clients are.
-    pub fn replace(&mut self, places: &dyn Fn(&Client) -> Vec<Arc<str>>) {
-        self.clean = false;
-        for server in self.servers.values_mut() {
+    /// These clients may be elsewhere than they were said to be. Takes as long as their servers have subscriptions, and next to nothing
+    /// where they are nobody's.
+    pub fn replace(&mut self, are: &dyn Fn(&Client) -> bool, places: &dyn Fn(&Client) -> Vec<Arc<str>>) {
+        for server in self.servers.values_mut().filter(|server| server.report.clients.iter().flatten().any(are)) {
+            (self.clean, self.same) = (false, false);
+            self.counts.replaced += 1;
             let names = server.report.names(places);
             let is_unknown =
                 |all: &HashMap<ServiceId, Arc<Names>>, id| all.get(id).is_some_and(|names| names.contains(UNKNOWN));
@@ -206,11 +304,13 @@ impl Keeper {
     }
 
     /// Whether something new is to be written, and may be now.
-    pub fn is_due(&self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> bool {
-        self.computes(now, documents)
-            && self.wrote.is_none_or(|wrote| now - wrote >= PACE)
-            && !self.clean
-            && !self.additions(documents, world).is_empty()
+    pub fn is_due(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> bool {
+        if self.clean || !self.computes(now, documents) || self.wrote.is_some_and(|wrote| now - wrote < PACE) {
+            return false;
+        }
+        let has_new = !self.additions(now, documents, world).is_empty();
+        self.clean = !has_new && self.lost.is_empty();
+        has_new
     }
 
     /// Ends a round: every one of the listed session servers was to report since the last. What nobody consumes any more counts only
@@ -222,31 +322,41 @@ impl Keeper {
         documents: &Documents<'_>,
         world: &World<'_>,
     ) {
+        let before = self.servers.len();
         self.servers.retain(|server, _| listed.contains(server));
+        self.same &= self.servers.len() == before;
         // Services may have come that somebody subscribed to before.
-        self.clean = false;
+        self.clean &= !self.strangers.values().any(|id| (world.knows)(id));
         let has = |server: &&Arc<str>| self.servers.get(&***server).is_some_and(|server| server.is_new);
         let silent: BTreeSet<Arc<str>> = listed.iter().filter(|server| !has(server)).cloned().collect();
         self.servers.values_mut().for_each(|server| server.is_new = false);
-        let is_complete = silent.is_empty() && !listed.is_empty();
+        let is_answered = silent.is_empty() && !listed.is_empty();
+        let is_complete = is_answered && world.locates;
         self.counts.silent = silent;
+        self.rounds += u64::from(is_answered);
         // Whoever was seen in between has been there, whoever else did not answer.
-        let mut missing = std::mem::take(&mut self.missing);
-        missing.retain(|(id, name), _| !self.is_there(*id, name));
-        self.missing = missing;
+        if !self.same {
+            let mut missing = std::mem::take(&mut self.missing);
+            missing.retain(|(id, name), _| !self.is_there(*id, name));
+            self.missing = missing;
+        }
         if !is_complete {
             self.counts.incomplete += 1;
             self.complete_at = None;
             return;
         }
         self.counts.complete += 1;
-        self.rounds += 1;
         self.observed += self.complete_at.map_or(0, |before| (now - before).clamp(0, MOST_STEP));
         self.complete_at = Some(now);
         if self.seen_at.replace(now).is_some_and(|before| now - before > BLIND) {
             self.missing.clear();
+            self.same = false;
         }
         let all_found = std::mem::take(&mut self.found);
+        if std::mem::replace(&mut self.same, true) {
+            return;
+        }
+        self.counts.compared += 1;
         let mut missing = HashMap::new();
         for (id, name) in pairs(documents).filter(|(id, name)| !self.is_there(*id, name)) {
             // Who was nowhere under the policy before is somewhere now.
@@ -264,7 +374,9 @@ impl Keeper {
     pub fn look(&mut self, now: Millis, documents: &Documents<'_>) {
         if self.beat.is_none_or(|(beat, _)| beat != documents.beat) {
             self.beat = Some((documents.beat, now));
-            self.clean = false;
+        }
+        if self.content.replace(documents.content) != Some(documents.content) {
+            (self.clean, self.same) = (false, false);
         }
         let refused = documents.refused.pages.into_iter().chain([documents.refused.lease]).enumerate();
         let versions = refused.filter_map(|(n, row)| Some((n, row?.version)));
@@ -329,9 +441,9 @@ impl Keeper {
 
     /// What the holder of the lease writes.
     fn work(&mut self, now: Millis, lease: &Lease, documents: &Documents<'_>, world: &World<'_>) -> Option<Wanted> {
-        let new = if self.clean { BTreeMap::new() } else { self.additions(documents, world) };
+        let new = if self.clean { BTreeMap::new() } else { self.additions(now, documents, world) };
         let has_new = !new.is_empty();
-        self.clean = !has_new;
+        self.clean = !has_new && self.lost.is_empty();
         self.counts.full = false;
         if has_new {
             if let Some(page) = self.place(new, now, documents, world) {
@@ -342,7 +454,7 @@ impl Keeper {
                 return Some(Wanted::Lease(Lease { settled: false, ..lease.clone() }));
             }
         }
-        let settles = !has_new && self.rounds > 0;
+        let settles = !has_new && self.lost.is_empty() && self.rounds > 0;
         // A page that is lost: who is there is in another one by now, and nothing counts before all pages are there.
         let refused = documents.refused.pages;
         let may = |n: &usize| self.may_write(*n, refused[*n], now);
@@ -375,9 +487,13 @@ impl Keeper {
         self.servers.values().any(|server| server.names.get(&id).is_some_and(|names| names.contains(name)))
     }
 
-    /// The namespaces that consumers are in and that no page has, of services that the registry has.
-    fn additions(&self, documents: &Documents<'_>, world: &World<'_>) -> BTreeMap<ServiceId, Names> {
+    /// The namespaces that consumers are in and that no page has, of services that the registry has. Who may be found soon is not yet
+    /// of unknown place, by which all would see the service.
+    fn additions(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> BTreeMap<ServiceId, Names> {
         let mut new: BTreeMap<ServiceId, Names> = BTreeMap::new();
+        let (before, mut lost) = (std::mem::take(&mut self.lost), HashMap::new());
+        let mut strangers = HashMap::new();
+        self.counts.looked += 1;
         for server in self.servers.values() {
             for (id, text) in &server.ids {
                 let Some(names) = server.names.get(id) else { continue };
@@ -386,11 +502,25 @@ impl Keeper {
                     !documents.pages.iter().flatten().any(has)
                 };
                 let mut missing = names.iter().filter(is_new).peekable();
-                if missing.peek().is_some() && (world.knows)(text) {
-                    new.entry(*id).or_default().extend(missing.cloned());
+                if missing.peek().is_none() {
+                    continue;
+                }
+                if !(world.knows)(text) {
+                    strangers.insert(*id, Arc::clone(text));
+                    continue;
+                }
+                for name in missing {
+                    let since = before.get(id).copied().unwrap_or(now);
+                    if **name == *UNKNOWN && now - since < world.patience {
+                        lost.insert(*id, since);
+                    } else {
+                        new.entry(*id).or_default().insert(Arc::clone(name));
+                    }
                 }
             }
         }
+        self.counts.awaited = lost.len();
+        (self.lost, self.strangers) = (lost, strangers);
         new
     }
 
@@ -460,13 +590,18 @@ impl Keeper {
     pub fn clients<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Client)> {
         self.servers.iter().flat_map(move |(name, server)| {
             let clients = server.report.services.get(id).into_iter().flat_map(|clients| clients.iter());
-            clients.filter_map(move |client| Some((name, server.report.clients.get(*client as usize)?)))
+            clients.filter_map(move |client| Some((name, server.report.clients.get(*client as usize)?.as_ref()?)))
         })
     }
 
     /// Every client.
     pub fn all_clients(&self) -> impl Iterator<Item = (&Arc<str>, &Client)> {
-        self.servers.iter().flat_map(|(name, server)| server.report.clients.iter().map(move |client| (name, client)))
+        self.servers.iter().flat_map(|(name, server)| server.clients().map(move |client| (name, client)))
+    }
+
+    /// The clients of a session server.
+    pub fn clients_of(&self, server: &str) -> impl Iterator<Item = &Client> {
+        self.servers.get(server).into_iter().flat_map(Server::clients)
     }
 }
 

@@ -19,11 +19,20 @@ pub struct Client {
     pub cell: Option<Arc<str>>,
 }
 
+/// What is other with the clients of a session server.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// Who is at these places by now.
+    pub clients: Vec<(u32, Option<Client>)>,
+    /// Services with the places of all their clients.
+    pub services: Vec<(Arc<str>, Box<[u32]>)>,
+}
+
 /// The clients of a session server, and what each subscribes to.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// The clients.
-    pub clients: Vec<Client>,
+    /// The clients; a place may be empty.
+    pub clients: Vec<Option<Client>>,
     /// Each service, with the places of its clients among those.
     pub services: BTreeMap<Arc<str>, Box<[u32]>>,
 }
@@ -43,9 +52,10 @@ impl Report {
         let places: Vec<Vec<usize>> = self
             .clients
             .iter()
-            .map(|client| match of(client) {
-                none if none.is_empty() => vec![0],
-                names => names.into_iter().map(&mut number).collect(),
+            .map(|client| match client.as_ref().map(of) {
+                None => Vec::new(),
+                Some(none) if none.is_empty() => vec![0],
+                Some(names) => names.into_iter().map(&mut number).collect(),
             })
             .collect();
         let mut sets: HashMap<Vec<u64>, Arc<Names>> = HashMap::new();
@@ -74,10 +84,11 @@ mod tests {
 
     #[test]
     fn namespaces_of_a_service_are_those_of_its_clients() {
-        let client = |n: u8| Client { application: None, address: Some([10, 0, 0, n].into()), cell: None };
-        let services = [("a", vec![0, 1]), ("b", vec![1]), ("c", vec![2]), ("none", vec![]), ("odd", vec![9])];
+        let client = |n: u8| Some(Client { application: None, address: Some([10, 0, 0, n].into()), cell: None });
+        let services =
+            [("a", vec![0, 1]), ("b", vec![1]), ("c", vec![2]), ("none", vec![]), ("odd", vec![9]), ("empty", vec![3])];
         let report = Report {
-            clients: (0..3).map(client).collect(),
+            clients: (0..3).map(client).chain([None]).collect(),
             services: services.into_iter().map(|(id, clients)| (id.into(), clients.into())).collect(),
         };
         let of = |client: &Client| match client.address {

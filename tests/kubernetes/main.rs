@@ -9,6 +9,7 @@ mod disasters;
 mod figures;
 mod istio;
 mod manifests;
+mod pods;
 mod proxy;
 mod refusals;
 mod server;
@@ -26,6 +27,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     manifests::SCENARIOS,
     basics::SCENARIOS,
     writer::SCENARIOS,
+    pods::SCENARIOS,
     refusals::SCENARIOS,
     istio::SCENARIOS,
     disasters::SCENARIOS,

@@ -19,6 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("the_manifests_are_taken_whole", the_manifests_are_taken_whole),
     ("the_parts_of_the_manifests_find_each_other", the_parts_of_the_manifests_find_each_other),
     ("the_rights_of_the_manifest_are_those_of_the_sink", the_rights_of_the_manifest_are_those_of_the_sink),
+    ("pods_are_seen_by_a_right_of_their_own", pods_are_seen_by_a_right_of_their_own),
 ];
 
 const NAMESPACE: &str = "sofa-registry";
@@ -58,13 +59,32 @@ fn path_of(object: &Value) -> String {
     let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
     let kind = object["kind"].as_str().unwrap().to_lowercase();
     let plural = kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"));
-    let (namespace, name) = (&object["metadata"]["namespace"], &object["metadata"]["name"]);
-    format!("{group}/namespaces/{}/{plural}/{}", namespace.as_str().unwrap(), name.as_str().unwrap())
+    let name = object["metadata"]["name"].as_str().unwrap();
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}/{name}"),
+        None => format!("{group}/{plural}/{name}"),
+    }
 }
 
 fn make_namespace(server: &Server) {
     let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
     server.apply(&format!("/api/v1/namespaces/{NAMESPACE}"), &object.to_string());
+}
+
+/// Gives the session servers the right to see pods.
+pub(crate) fn grant_pods(server: &Server) {
+    for object in rendered("visibility") {
+        let (status, answer) = apply(server, &object, "");
+        assert!([200, 201].contains(&status), "{status} {answer}");
+    }
+}
+
+/// Takes it away.
+pub(crate) fn revoke_pods(server: &Server) {
+    for object in rendered("visibility") {
+        let (status, answer) = server.ask(Method::DELETE, "application/json", &path_of(&object), "");
+        assert!([200, 404].contains(&status), "{status} {answer}");
+    }
 }
 
 /// Applies an object by server-side apply, with unknown fields forbidden.
@@ -76,13 +96,15 @@ fn apply(server: &Server, object: &Value, options: &str) -> (u16, Value) {
 fn the_manifests_are_taken_whole(server: &mut Server) {
     make_namespace(server);
     let mut kinds = BTreeMap::<String, usize>::new();
-    for object in [rendered("session"), rendered("sink")].concat() {
+    for object in [rendered("session"), rendered("sink"), rendered("visibility")].concat() {
         let (status, answer) = apply(server, &object, "&dryRun=All");
         assert!([200, 201].contains(&status), "{}: {status} {answer}", path_of(&object));
         assert_eq!(answer["metadata"]["name"], object["metadata"]["name"]);
         *kinds.entry(object["kind"].as_str().unwrap().to_owned()).or_default() += 1;
     }
     let expected = [
+        ("ClusterRole", 1),
+        ("ClusterRoleBinding", 1),
         ("ConfigMap", 1),
         ("NetworkPolicy", 1),
         ("PodDisruptionBudget", 1),
@@ -191,7 +213,7 @@ fn rules(server: &Server, namespace: &str) -> BTreeSet<String> {
 fn the_rights_of_the_manifest_are_those_of_the_sink(server: &mut Server) {
     let manifest = fs::read_to_string(root().join("deploy/kubernetes/sink/rbac.yaml")).unwrap();
     let config = registry_mox::testing::config::Config::from_json(b"{}").unwrap();
-    assert_eq!(manifest, registry_mox::testing::kubernetes::rbac(&config), "deploy/kubernetes/sink/rbac.yaml");
+    assert_eq!(manifest, registry_mox::testing::kubernetes::rbac(&config, false), "deploy/kubernetes/sink/rbac.yaml");
 
     make_namespace(server);
     let before = rules(server, NAMESPACE);
@@ -231,4 +253,27 @@ fn the_rights_of_the_manifest_are_those_of_the_sink(server: &mut Server) {
     let report = writer.sync();
     assert_eq!((server.names(NAMESPACE, "serviceentries").len(), report.refused), (0, 0), "{report:?}");
     writer.close();
+}
+
+fn pods_are_seen_by_a_right_of_their_own(server: &mut Server) {
+    let manifest = fs::read_to_string(root().join("deploy/kubernetes/visibility/rbac.yaml")).unwrap();
+    let config = |json: &[u8]| registry_mox::testing::config::Config::from_json(json).unwrap();
+    let of = |json: &[u8], pods| registry_mox::testing::kubernetes::rbac(&config(json), pods);
+    assert_eq!(manifest, of(b"{}", true), "deploy/kubernetes/visibility/rbac.yaml");
+    let both = of(br#"{"kubernetes":{"enabled":true,"owner":"o"}}"#, true);
+    assert_eq!(
+        both,
+        of(br#"{"kubernetes":{"enabled":true,"owner":"o"}}"#, false) + "---\n" + &manifest.replace("-default", "-o")
+    );
+
+    revoke_pods(server);
+    make_namespace(server);
+    let before = rules(server, NAMESPACE);
+    grant_pods(server);
+    let expected = json!({ "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"] }).to_string();
+    let after = harness::process::eventually(crate::server::PATIENCE, "RBAC takes effect", || {
+        let after = rules(server, NAMESPACE);
+        (after.len() > before.len()).then_some(after)
+    });
+    assert_eq!(after.difference(&before).collect::<Vec<_>>(), [&expected], "no more than is needed");
 }

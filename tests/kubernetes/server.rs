@@ -70,7 +70,7 @@ impl Server {
     pub(crate) fn grant(&self, namespace: &str, owner: &str) {
         let config = json!({ "kubernetes": { "namespace": namespace, "owner": owner } });
         let config = registry_mox::testing::config::Config::from_json(config.to_string().as_bytes()).unwrap();
-        let manifest = registry_mox::testing::kubernetes::rbac(&config);
+        let manifest = registry_mox::testing::kubernetes::rbac(&config, false);
         let documents: Vec<&str> = manifest.split("\n---\n").collect();
         assert_eq!(documents.len(), 4);
         for document in documents {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::cell::{Cell, META, SESSIONS, SETTLED, Server, TOKEN, address, get, on, status};
 
-const DATABASE: u8 = 1;
+pub(crate) const DATABASE: u8 = 1;
 const POLICY: &str = "registry-mox.policy#@#9600#@#CONFIG";
 
 /// Events, and the times that it took.
@@ -109,7 +109,8 @@ pub(crate) fn drop_packets(cut: bool, to: u8, port: u16) {
     SESSIONS.into_iter().filter(|n| *n != to).for_each(|n| drop_packets_of(n, cut, to, port));
 }
 
-fn drop_packets_of(n: u8, cut: bool, to: u8, port: u16) {
+/// The same of one session server.
+pub(crate) fn drop_packets_of(n: u8, cut: bool, to: u8, port: u16) {
     let (change, to, port) = (if cut { "-A" } else { "-D" }, address(to).to_string(), port.to_string());
     on(n, &["iptables", change, "OUTPUT", "-d", &to, "-p", "tcp", "--dport", &port, "-j", "DROP"]);
     on(n, &["iptables", change, "INPUT", "-s", &to, "-p", "tcp", "--sport", &port, "-j", "DROP"]);

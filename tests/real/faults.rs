@@ -32,7 +32,7 @@ use crate::{
 /// A name, whether it is among the few that are run unasked, and what happens.
 type Scenario = (&'static str, bool, fn(&mut Cell));
 
-const SCENARIOS: [Scenario; 17] = [
+const SCENARIOS: [Scenario; 18] = [
     ("cell_every_session_server_serves_the_same_bytes", true, same_bytes),
     ("cell_istiod_that_fails_over_updates_nothing", false, istiod_fails_over),
     ("cell_a_policy_is_for_all_session_servers", true, documents::a_policy_lives),
@@ -41,6 +41,7 @@ const SCENARIOS: [Scenario; 17] = [
     ("cell_clocks_are_an_hour_apart", false, documents::clocks_apart),
     ("cell_all_start_without_the_database", true, documents::start_without_database),
     ("cell_services_are_exported_to_those_who_subscribe", false, visibility::follows_subscribers),
+    ("cell_visibility_is_kept_whoever_computes", false, visibility::computing_moves),
     ("cell_pushes_are_stopped", true, stop_push),
     ("cell_a_session_server_is_killed", true, session_killed),
     ("cell_all_clients_are_killed", true, clients_killed),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cell::{Cell, SESSIONS, TOKEN, address, data_id, get, post, status},
-    documents::drop_packets,
+    documents::{DATABASE, drop_packets, drop_packets_of},
 };
 
 /// How long a namespace keeps a service here.
@@ -74,7 +74,12 @@ fn rounds(kind: &str, more: u64) {
 
 /// A client on a machine of its own: of clients at one address another session server tells the address only.
 fn subscriber(application: &str, services: &[usize]) -> Client {
-    let (server, name) = (address(SESSIONS[0]).to_string(), format!("visibility-{application}"));
+    subscriber_at(SESSIONS[0], application, services)
+}
+
+/// One that is connected to a session server.
+fn subscriber_at(server: u8, application: &str, services: &[usize]) -> Client {
+    let (server, name) = (address(server).to_string(), format!("visibility-{application}-{server}"));
     let arguments = [&*server, "9603", application];
     let mut client = match application {
         "pay" => Client::start_on(&std::env::var("HOST_13").unwrap(), &name, &arguments),
@@ -147,5 +152,63 @@ pub(crate) fn follows_subscribers(cell: &mut Cell) {
     until_exported(5, &["shop"]);
     set_policy(&Value::Null);
     until_exported(0, &["*"]);
+    pay.kill();
+}
+
+/// Whoever computes is paused, cut off from the store, or back beside its successor; a consumer moves to another session server.
+pub(crate) fn computing_moves(cell: &mut Cell) {
+    cell.churn(0);
+    // Of the client that moves, another session server tells where it is by its address.
+    let mut pay = subscriber_at(SESSIONS[0], "pay", &[10]);
+    set_policy(&policy("on"));
+    until_exported(10, &["pay"]);
+    let known = || SESSIONS.map(|n| exported(n, 10));
+    let kept = [Some(vec!["pay".to_owned()]), Some(vec!["pay".to_owned()])];
+
+    // It reconnects elsewhere, and back: longer than the hold nothing is lost.
+    for server in [SESSIONS[1], SESSIONS[0]] {
+        pay.kill();
+        pay = subscriber_at(server, "pay", &[10]);
+        rounds("complete", 4);
+        assert_eq!(known(), kept, "its consumer is at {}", address(server));
+    }
+
+    // Whoever computes is paused until another does, and comes back beside it: for a moment both think that it is theirs.
+    let (holder, _) = eventually(PATIENCE, "one computes", computing);
+    let which = SESSIONS.iter().position(|n| *n == holder).expect("a session server");
+    let other = SESSIONS[1 - which];
+    let begin = Instant::now();
+    cell.sessions[which].signal("STOP");
+    eventually(PATIENCE * 2, "the other computes", || (status(other)["visibility"]["computing"] == true).then_some(()));
+    println!("    who computes is paused: another does after {:.0?}", begin.elapsed());
+    assert_eq!(exported(other, 10), kept[0]);
+    cell.sessions[which].signal("CONT");
+    eventually(PATIENCE, "one alone computes", || {
+        (SESSIONS.iter().filter(|n| status(**n)["visibility"]["computing"] == true).count() == 1).then_some(())
+    });
+    rounds("complete", 4);
+    assert_eq!(known(), kept);
+
+    // Whoever computes cannot reach the database: another does.
+    let (holder, _) = eventually(PATIENCE, "one computes", computing);
+    let other = SESSIONS.into_iter().find(|n| *n != holder).expect("another one");
+    drop_packets_of(holder, true, DATABASE, 9092);
+    let begin = Instant::now();
+    eventually(PATIENCE * 2, "the other computes", || (status(other)["visibility"]["computing"] == true).then_some(()));
+    println!("    who computes is cut off from the database: another does after {:.0?}", begin.elapsed());
+    let late = subscriber_at(other, "shop", &[11]);
+    eventually(PATIENCE, "a newcomer is seen", || exported(other, 11).is_some_and(|all| all == ["shop"]).then_some(()));
+    assert_eq!(known(), kept, "the last word counts where the database cannot be read");
+    drop_packets_of(holder, false, DATABASE, 9092);
+    until_exported(11, &["shop"]);
+    rounds("complete", 4);
+    assert_eq!(known(), kept);
+    late.kill();
+
+    // Callers by host are warned of where it is switched on.
+    let page: Value = serde_json::from_str(&get(other, 9603, "/mox/visibility").expect("the page")).expect("JSON");
+    assert!(page["warning"].as_str().is_some_and(|text| text.contains("callers by host never subscribe")), "{page:#}");
+    set_policy(&Value::Null);
+    until_exported(10, &["*"]);
     pay.kill();
 }

@@ -1,5 +1,9 @@
 use super::*;
-use crate::config::Config;
+use crate::{
+    config::Config,
+    documents::Row,
+    visibility::{Lease, page::Page},
+};
 
 fn engine() -> Engine {
     let config = json!({ "listen": "127.0.0.1:0", "policy": { "visibility": { "mode": "shadow" } } });
@@ -44,7 +48,57 @@ fn clients_beyond_the_bound_are_one_that_may_be_anywhere() {
 fn where_not_all_clients_are_named_it_is_said() {
     let name = "x".repeat(MOST_NAME);
     let client = Client { application: Some(name.clone().into()), address: None, cell: Some(name.into()) };
-    let all = lines(&vec![client.clone(); MOST_LINES / 500]);
+    let all = lines(vec![client.clone(); MOST_LINES / 500].iter());
     assert!(all.len() < 16 << 20 && all.ends_with(&format!("x\n{MORE}")), "{}", all.len());
-    assert!(!lines(&[client]).contains(MORE));
+    assert!(!lines([client].iter()).contains(MORE));
+}
+
+#[test]
+fn a_renewal_of_the_lease_wakes_nobody() {
+    let config = json!({ "listen": "127.0.0.1:0", "admin": { "token": "open sesame 1234" },
+                         "policy": { "visibility": { "mode": "on" } } });
+    let engine = Engine::open(Config::from_json(config.to_string().as_bytes()).unwrap()).unwrap();
+    let stamp = Stamp { by: String::new(), when: 0, why: String::new() };
+    {
+        let mut following = engine.documents.lock();
+        let all = following.documents.as_mut().unwrap();
+        [Name::Visibility, Name::VisibilityPage(0)].into_iter().for_each(|name| drop(all.take(name, None)));
+    }
+    let put = |holder: &str, page: Option<&str>| {
+        let mut following = engine.documents.lock();
+        let all = following.documents.as_mut().unwrap();
+        let take = |all: &mut Documents, write: Write| {
+            all.take(write.name, Some(&Row { version: write.version, value: write.value }));
+        };
+        let lease = all.set_lease(Lease { holder: holder.into(), settled: true, pages: 1 }, &stamp).unwrap();
+        take(all, lease);
+        if let Some(name) = page {
+            let mut page = Page::default();
+            page.add(ServiceId::of("a"), &name.into());
+            let page = all.set_page(0, page, &stamp).unwrap();
+            take(all, page);
+        }
+        engine.put_seen_in_force(&mut following);
+        engine.shared.seen.load_full()
+    };
+    let first = put("10.0.0.1/1", Some("shop")).unwrap();
+    for n in 0..3 {
+        let renewed = put(&format!("10.0.0.{n}/1"), None).unwrap();
+        assert!(Arc::ptr_eq(&first, &renewed), "whoever holds the lease, consumers are where they were");
+    }
+    let other = put("10.0.0.1/1", Some("pay")).unwrap();
+    assert!(!Arc::ptr_eq(&first, &other));
+    assert!(other.get(ServiceId::of("a")).unwrap().namespaces.contains("pay"));
+    // Rows that are gone, damaged or not signed have nobody see more.
+    for value in [None, Some(String::new()), Some("{}".to_owned())] {
+        let mut following = engine.documents.lock();
+        for name in [Name::Visibility, Name::VisibilityPage(0)] {
+            let row = value.clone().map(|value| Row { version: 99, value });
+            let taken = following.documents.as_mut().unwrap().take(name, row.as_ref());
+            assert!(taken.changed.is_empty());
+        }
+        engine.put_seen_in_force(&mut following);
+        let seen = engine.shared.seen.load_full().unwrap();
+        assert!(seen.get(ServiceId::of("a")).unwrap().namespaces.contains("pay"), "{value:?}");
+    }
 }

@@ -15,11 +15,19 @@ import java.net.InetSocketAddress;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Random;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.function.BiConsumer;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 import org.junit.After;
 import org.junit.Test;
 
@@ -37,10 +45,17 @@ public class ConsumerWatchTest {
         volatile boolean closed;
 
         @Override
-        public void own(Sink sink) {
-            sink.subscription(TestData.service(1), "10.1.0.1", "RZ1", "shop|web\n");
-            sink.subscription(TestData.service(1), "10.1.0.2", null, null);
-            sink.subscription(TestData.service(2), "10.1.0.2", null, null);
+        public void own(BiConsumer<String, Collection<?>> services) {
+            services.accept(TestData.service(1), Arrays.asList(ME, OTHER));
+            services.accept(TestData.service(2), Collections.singletonList(ME));
+        }
+
+        @Override
+        public void own(String dataInfoId, Sink sink) {
+            if (dataInfoId.equals(TestData.service(1))) {
+                sink.subscription("10.1.0.1", "RZ1", "shop|web\n");
+            }
+            sink.subscription("10.1.0.2", null, null);
         }
 
         @Override
@@ -71,7 +86,7 @@ public class ConsumerWatchTest {
         }
     }
 
-    private static Map<?, ?> visibility(RegistryMox mox) {
+    static Map<?, ?> visibility(RegistryMox mox) {
         Map<?, ?> visibility = (Map<?, ?>) mox.status().get("visibility");
         return visibility == null ? Collections.emptyMap() : visibility;
     }
@@ -154,27 +169,163 @@ public class ConsumerWatchTest {
         return MoxConfig.builder().set("listen", "127.0.0.1:0").set("policy.visibility.mode", "shadow");
     }
 
-    /** Subscribers that are others whenever somebody looks. */
+    /** Subscribers that are others while they are looked at. */
     @Test
     public void whatIsRememberedIsWhatWasTold() throws Exception {
         RegistryMox mox = registry(shadow());
         int[] looks = {0};
-        // The second look, which is told, finds what no other does.
+        Object[] objects = {new Object(), new Object(), new Object()};
         Servers servers = new Servers() {
             @Override
-            public void own(Sink sink) {
-                sink.subscription(TestData.service(1), ++looks[0] == 2 ? "10.1.0.2" : "10.1.0.1", null, null);
+            public void own(BiConsumer<String, Collection<?>> services) {
+                services.accept(TestData.service(1), Collections.singletonList(objects[Math.min(looks[0], 2)]));
+            }
+
+            @Override
+            public void own(String dataInfoId, Sink sink) {
+                sink.subscription("10.1.0." + ++looks[0], null, null);
             }
         };
         ConsumerWatch watch = new ConsumerWatch(mox, servers, new Sessions(Collections::emptyList, 1), null, ME);
         opened.add(watch);
         watch.own();
-        assertEquals("10.1.0.2||\n", lines(mox));
-        watch.own();
-        assertEquals("10.1.0.1||\n", lines(mox));
-        int before = looks[0];
-        watch.own();
-        assertEquals("what is as before is looked at once", before + 1, looks[0]);
+        for (int n : new int[] {1, 2, 3}) {
+            assertEquals("what came meanwhile is told of", "10.1.0." + n + "||\n", lines(mox));
+            look(watch);
+        }
+        assertEquals("what is as before is not read anew", 3, looks[0]);
+    }
+
+    /** Services with any clients, changed at random: what the engine has is what a look at all of them would find. */
+    @Test
+    public void whatChangedIsToldAlone() throws Exception {
+        MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
+        RegistryMox mox = registry(config.set("policy.visibility.mode", "shadow"));
+        Map<String, List<String>> subscribed = new TreeMap<>();
+        Map<String, List<Object>> objects = new HashMap<>();
+        List<String> read = new ArrayList<>();
+        Servers servers = new Servers() {
+            @Override
+            public void own(BiConsumer<String, Collection<?>> services) {
+                subscribed.keySet().forEach(id -> services.accept(id, objects.get(id)));
+            }
+
+            @Override
+            public void own(String dataInfoId, Sink sink) {
+                read.add(dataInfoId);
+                subscribed.get(dataInfoId).forEach(address -> sink.subscription(address, null, "app"));
+            }
+        };
+        subscribed.put(TestData.service(1), Arrays.asList("10.1.0.1"));
+        objects.put(TestData.service(1), Collections.singletonList(new Object()));
+        ConsumerWatch watch = computes(mox, servers);
+        long before = count(mox, "told");
+        Random random = new Random(7);
+        for (int step = 1; step < 200; step++) {
+            String id = TestData.service(1 + random.nextInt(3));
+            List<String> addresses = new ArrayList<>();
+            for (int n = 0; n < 6; n++) {
+                if (random.nextInt(3) == 0) {
+                    addresses.add("10.1.0." + n);
+                }
+            }
+            if (addresses.isEmpty()) {
+                subscribed.remove(id);
+            } else {
+                subscribed.put(id, addresses);
+            }
+            objects.put(id, addresses.stream().map(any -> new Object()).collect(Collectors.toList()));
+            read.clear();
+            look(watch);
+            assertEquals(addresses.isEmpty() ? Collections.emptyList() : Collections.singletonList(id), read);
+            Set<String> lines = new TreeSet<>();
+            subscribed.values().forEach(all -> all.forEach(address -> lines.add(address + "||app")));
+            Set<String> told = new TreeSet<>(Arrays.asList(lines(mox).split("\n")));
+            told.remove("");
+            assertEquals(lines, told);
+            List<String> wanted = new ArrayList<>();
+            subscribed.getOrDefault(TestData.service(1), Collections.emptyList()).forEach(address -> wanted.add(address + " app"));
+            assertConsumers(mox, wanted.toArray(new String[0]));
+        }
+        assertEquals("nothing is told as a whole", before, count(mox, "told"));
+    }
+
+    /** What another session server says is handed over where it is other than before. */
+    @Test
+    public void theSameAnswerIsNotReadAgain() throws Exception {
+        MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
+        RegistryMox mox = registry(config.set("policy.visibility.mode", "shadow"));
+        String[] last = {"10.2.0.9"};
+        Servers servers = new Servers() {
+            @Override
+            public Map<String, List<String>> ask(String server, String group) {
+                super.ask(server, group);
+                return Collections.singletonMap(TestData.service(1), Arrays.asList("10.2.0.1", last[0]));
+            }
+        };
+        ConsumerWatch watch = computes(mox, servers);
+        watch.round();
+        long before = count(mox, "told");
+        for (int n = 0; n < 3; n++) {
+            own(watch);
+            watch.round();
+        }
+        assertEquals("neither own nor others' are", before, count(mox, "told"));
+        assertEquals(4, count(mox, "complete"));
+        last[0] = "10.2.0.8";
+        watch.round();
+        assertEquals(before + 1, count(mox, "told"));
+        assertConsumers(mox, "10.1.0.1 web", "10.1.0.2 null", "10.2.0.1 null", "10.2.0.8 null");
+    }
+
+    /** Other session servers, without MoX. */
+    static final class Others {
+        final List<String> names = new ArrayList<>();
+        int port;
+    }
+
+    static Others withoutMox(int count, List<AutoCloseable> opened) throws Exception {
+        Others others = new Others();
+        for (int n = 1; n <= count; n++) {
+            String name = "127.0.0." + n;
+            HttpServer web = HttpServer.create(new InetSocketAddress(InetAddress.getByName(name), others.port), 0);
+            web.createContext(
+                    "/mox/consumers",
+                    exchange -> {
+                        exchange.sendResponseHeaders(404, -1);
+                        exchange.close();
+                    });
+            web.start();
+            opened.add(() -> web.stop(0));
+            others.port = web.getAddress().getPort();
+            others.names.add(name);
+        }
+        return others;
+    }
+
+    /** A watch of the session server that computes; the other one has no MoX. */
+    private ConsumerWatch computes(RegistryMox mox, Servers servers) throws Exception {
+        DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
+        Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
+        DocumentFollower documents = new DocumentFollower(
+                mox,
+                DocumentFollowerTest.store(table, "jdbc:mysql://db/registry", opened),
+                keys,
+                100,
+                DocumentFollower.CALL_MILLIS);
+        opened.add(documents);
+        mox.host().command("awaitDocuments");
+        documents.start();
+        Others others = withoutMox(1, opened);
+        Sessions sessions = new Sessions(() -> others.names, others.port);
+        ConsumerWatch watch = new ConsumerWatch(mox, servers, sessions, documents, ME);
+        opened.add(watch);
+        TestData.await("this one computes", () -> {
+            own(watch);
+            return Boolean.TRUE.equals(visibility(mox).get("computing"));
+        });
+        own(watch);
+        return watch;
     }
 
     @Test
@@ -183,7 +334,7 @@ public class ConsumerWatchTest {
         int[] looks = {0};
         Servers servers = new Servers() {
             @Override
-            public void own(Sink sink) {
+            public void own(BiConsumer<String, Collection<?>> services) {
                 looks[0]++;
                 throw new NoClassDefFoundError("Interests");
             }
@@ -202,6 +353,13 @@ public class ConsumerWatchTest {
             page.writeTo(out);
         }
         return new String(out.toByteArray(), StandardCharsets.UTF_8);
+    }
+
+    /** So often that whoever came in the place of another is seen. */
+    private static void look(ConsumerWatch watch) {
+        for (int n = 0; n < OwnSubscribers.LOOKS; n++) {
+            own(watch);
+        }
     }
 
     private static void own(ConsumerWatch watch) {

@@ -3,6 +3,7 @@ package com.alipay.sofa.registry.mox.session;
 import com.alipay.sofa.registry.mox.MoxException;
 import com.alipay.sofa.registry.mox.RegistryMox;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
@@ -49,12 +50,13 @@ final class ConsumerWatch implements AutoCloseable {
 
     private final AtomicBoolean off = new AtomicBoolean();
 
-    /** The sum of the subscriptions that the engine was told of. */
-    private long told;
+    private final OwnSubscribers subscribers = new OwnSubscribers();
+    /** What the engine was told of {@link #subscribers}, all of it; null: nothing that it may still have. */
+    private Told toldOwn;
 
-    private boolean toldWhole;
-    /** When it was, by the clock of {@link System#nanoTime}. */
-    private long toldAt;
+    /** What it was told of each other session server. */
+    private final Map<String, Told> toldOthers = new HashMap<>();
+
     /** Groups to ask for; null where this server does not compute. */
     private volatile List<String> groups;
 
@@ -88,6 +90,21 @@ final class ConsumerWatch implements AutoCloseable {
         rounds.scheduleWithFixedDelay(() -> carefully(this::round), OWN_MILLIS, ROUND_MILLIS, TimeUnit.MILLISECONDS);
     }
 
+    /** Subscriptions that the engine was told of, by their sum. */
+    private static final class Told {
+        final long sum;
+        /** By the clock of {@link System#nanoTime}. */
+        final long at = System.nanoTime();
+
+        Told(long sum) {
+            this.sum = sum;
+        }
+
+        static boolean is(Told told, long sum) {
+            return told != null && told.sum == sum && System.nanoTime() - told.at < WHOLE_NANOS;
+        }
+    }
+
     private interface Work {
         void run() throws Exception;
     }
@@ -108,24 +125,16 @@ final class ConsumerWatch implements AutoCloseable {
         }
     }
 
-    /** Clients, and which of them subscribe to each service. */
-    private static final class Subscriptions implements ConsumerSource.Sink {
+    /** Clients of another session server, and which of them subscribe to each service. */
+    private static final class Subscriptions {
         final Map<String, Integer> clients = new LinkedHashMap<>();
         final Map<String, StringBuilder> services = new LinkedHashMap<>();
-        /** Of what was told, by {@link ConsumerWatch#mixed}. */
-        long sum;
 
-        @Override
-        public void subscription(String dataInfoId, String address, String cell, String application) {
-            sum += mixed(dataInfoId, address, cell, application);
-            Integer place = clients.computeIfAbsent(client(address, cell, application), any -> clients.size());
+        void add(String dataInfoId, String address, String cell, String application) {
+            String line = OwnSubscribers.line(address, cell, application);
+            Integer place = clients.computeIfAbsent(line, any -> clients.size());
             StringBuilder places = services.computeIfAbsent(dataInfoId, any -> new StringBuilder());
             places.append(places.length() == 0 ? "" : " ").append(place.intValue());
-        }
-
-        private static String client(String address, String cell, String application) {
-            String line = address + "|" + (cell == null ? "" : cell.replace('|', ' ')) + "|" + (application == null ? "" : application);
-            return line.indexOf('\n') < 0 && line.indexOf('\r') < 0 ? line : line.replace('\n', ' ').replace('\r', ' ');
         }
     }
 
@@ -134,39 +143,56 @@ final class ConsumerWatch implements AutoCloseable {
         Map<String, Object> wanted = mox.host().command("visibility", "server", name);
         if (!Boolean.TRUE.equals(wanted.get("asks"))) {
             groups = null;
-            toldWhole = false;
+            toldOwn = null;
             return;
         }
         boolean computes = Boolean.TRUE.equals(wanted.get("collect"));
+        boolean isOther = subscribers.look(source);
         // Whoever begins to compute is told the services as well.
-        long start = computes ? 1 : 0;
-        long[] sum = {start};
-        // The sum is the same in whatever order, and a sum is cheaper than what it stands for.
-        source.own((id, address, cell, application) -> sum[0] += mixed(id, address, cell, application));
-        boolean same = toldWhole && told == sum[0] && System.nanoTime() - toldAt < WHOLE_NANOS;
-        if (same) {
-            Map<String, Object> answer = mox.host().command("consumers", "server", address, "own", true, "same", true);
-            same = Boolean.TRUE.equals(answer.get("known"));
+        long kind = computes ? 1 : 0;
+        if (!Told.is(toldOwn, kind) || (isOther ? !takesPart(computes) : !isKnown(address, true))) {
+            toldOwn = null;
+            tell(address, true, subscribers.clients(), computes ? subscribers.services() : Collections.emptyMap());
+            toldOwn = new Told(kind);
         }
-        if (!same) {
-            Subscriptions all = new Subscriptions();
-            source.own(all);
-            tell(address, true, all.clients.keySet(), computes ? all.services : Collections.emptyMap());
-            toldWhole = true;
-            // Subscribers come and go meanwhile, so it is the sum of these and not that of before.
-            told = start + all.sum;
-            toldAt = System.nanoTime();
-        }
+        subscribers.told();
         groups = computes ? strings(wanted.get("groups")) : null;
     }
 
-    private static long mixed(String id, String address, String cell, String application) {
-        long hash = id.hashCode();
-        for (String part : new String[] {address, cell, application}) {
-            hash = (hash ^ (part == null ? 7 : part.hashCode())) * 0x9E3779B97F4A7C15L;
-            hash ^= hash >>> 29;
+    /** Tells the engine what is other of this session server, if it still has the rest. */
+    private boolean takesPart(boolean computes) throws TimeoutException {
+        if (!computes) {
+            return false; // it has the clients alone
         }
-        return hash;
+        Map<String, ?> services = subscribers.changedServices();
+        Map<String, Object> answer = mox.host()
+                .command("consumersPart", "server", address, "clients", subscribers.changedClients(), "services", services);
+        due(answer);
+        return Boolean.TRUE.equals(answer.get("known"));
+    }
+
+    /** Whether the engine still has what it was told of a session server, of which nothing is other since. */
+    private boolean isKnown(String server, boolean isOwn) throws TimeoutException {
+        Map<String, Object> answer = mox.host().command("consumers", "server", server, "own", isOwn, "same", true);
+        return Boolean.TRUE.equals(answer.get("known"));
+    }
+
+    /** A number all over the range for each number, so that a sum of some tells them. */
+    static long mixed(long number) {
+        long hash = (number ^ (number >>> 32)) * 0x9E3779B97F4A7C15L;
+        return (hash ^ (hash >>> 29)) * 0xBF58476D1CE4E5B9L;
+    }
+
+    /** The same whatever the order. */
+    private static long sum(Map<String, List<String>> answer) {
+        long sum = 0;
+        for (Map.Entry<String, List<String>> service : answer.entrySet()) {
+            long id = (long) service.getKey().hashCode() << 32;
+            for (String address : service.getValue()) {
+                sum += mixed(id ^ (address.hashCode() & 0xFFFFFFFFL));
+            }
+        }
+        return sum;
     }
 
     /** Asks every other session server, if this is the one that computes. */
@@ -180,12 +206,22 @@ final class ConsumerWatch implements AutoCloseable {
         Map<String, Exchange.Answer> known = sessions.consumers();
         for (String server : others) {
             try {
-                Map<String, Set<String>> clients = clients(known.get(server));
-                Subscriptions all = new Subscriptions();
+                Exchange.Answer named = known.get(server);
+                List<Map<String, List<String>>> answers = new ArrayList<>();
+                long sum = named == null ? 0 : mixed(((long) named.status << 32) ^ (named.body.hashCode() & 0xFFFFFFFFL));
                 for (String group : groups) {
-                    source.ask(server, group).forEach((id, addresses) -> add(all, id, addresses, clients));
+                    Map<String, List<String>> answer = source.ask(server, group);
+                    answers.add(answer);
+                    sum += sum(answer);
                 }
+                Map<String, Set<String>> clients = clients(named);
+                if (Told.is(toldOthers.get(server), sum) && isKnown(server, false)) {
+                    continue;
+                }
+                Subscriptions all = new Subscriptions();
+                answers.forEach(answer -> answer.forEach((id, addresses) -> add(all, id, addresses, clients)));
                 tell(server, false, all.clients.keySet(), all.services);
+                toldOthers.put(server, new Told(sum));
             } catch (LinkageError | MoxException e) {
                 throw e;
             } catch (Exception e) {
@@ -198,6 +234,7 @@ final class ConsumerWatch implements AutoCloseable {
             return; // meta has not answered yet
         }
         listed.add(address);
+        toldOthers.keySet().retainAll(listed);
         due(mox.host().command("consumersRound", "listed", new ArrayList<>(listed)));
     }
 
@@ -209,18 +246,18 @@ final class ConsumerWatch implements AutoCloseable {
     private static void add(Subscriptions all, String id, List<String> addresses, Map<String, Set<String>> clients) {
         for (String address : new LinkedHashSet<>(addresses)) {
             if (clients == null) {
-                all.subscription(id, address, null, null);
+                all.add(id, address, null, null);
                 continue;
             }
             if (clients.containsKey(MORE)) {
-                all.subscription(id, address, null, null);
+                all.add(id, address, null, null);
             }
             // A client that came just now is in its server's next answer.
             for (String named : clients.getOrDefault(address, Collections.emptySet())) {
                 int end = named.indexOf('|');
                 String cell = named.substring(0, end);
                 String application = named.substring(end + 1);
-                all.subscription(id, address, cell.isEmpty() ? null : cell, application.isEmpty() ? null : application);
+                all.add(id, address, cell.isEmpty() ? null : cell, application.isEmpty() ? null : application);
             }
         }
     }
@@ -243,7 +280,7 @@ final class ConsumerWatch implements AutoCloseable {
         return clients;
     }
 
-    private void tell(String server, boolean isOwn, Set<String> clients, Map<String, ?> services) throws TimeoutException {
+    private void tell(String server, boolean isOwn, Collection<String> clients, Map<String, ?> services) throws TimeoutException {
         due(mox.host().command("consumers", "server", server, "own", isOwn, "clients", clients, "services", services));
     }
 

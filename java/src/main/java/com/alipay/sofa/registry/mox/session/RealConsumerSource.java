@@ -7,10 +7,12 @@ import com.alipay.sofa.registry.common.model.store.Subscriber;
 import com.alipay.sofa.registry.server.session.store.Interests;
 import com.alipay.sofa.registry.server.shared.meta.MetaServerService;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.BiConsumer;
 
 /** The session server's own subscribers, and others' by their console port. */
 final class RealConsumerSource implements ConsumerSource {
@@ -44,16 +46,18 @@ final class RealConsumerSource implements ConsumerSource {
     }
 
     @Override
-    public void own(Sink sink) {
-        interests.forEach(
-                (dataInfoId, subscribers) -> {
-                    for (Subscriber subscriber : subscribers.values()) {
-                        if (subscriber.getSourceAddress() != null) {
-                            String address = subscriber.getSourceAddress().getIpAddress();
-                            sink.subscription(dataInfoId, address, subscriber.getCell(), subscriber.getAppName());
-                        }
-                    }
-                });
+    public void own(BiConsumer<String, Collection<?>> services) {
+        interests.forEach((dataInfoId, subscribers) -> services.accept(dataInfoId, subscribers.values()));
+    }
+
+    @Override
+    public void own(String dataInfoId, Sink sink) {
+        for (Subscriber subscriber : interests.getDatas(dataInfoId)) {
+            if (subscriber.getSourceAddress() != null) {
+                String address = subscriber.getSourceAddress().getIpAddress();
+                sink.subscription(address, subscriber.getCell(), subscriber.getAppName());
+            }
+        }
     }
 
     @Override
