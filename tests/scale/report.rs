@@ -177,7 +177,8 @@ const GOALS: [(&str, usize, &Column, f64); 3] = [
     ("its CPU for a change of an endpoint in direct mode", 1, &SIDECAR[5], 10.0),
 ];
 
-/// Says how many times less each demand's figure is, and of the services that it is about whether it is met. Answers whether none is missed.
+/// Says how many times less each demand's figure is, and of the services that it is about whether it is met. Answers whether none is
+/// missed.
 pub(crate) fn verdict(services: usize, ways: &Value) -> bool {
     let mut none_missed = true;
     for (what, pair, column, least) in GOALS {
