@@ -78,7 +78,9 @@ load: jar ## what a session server with MoX asks of a data server; as root
 	tests/real/install.sh java
 	cargo test --locked --test real -- --ignored --exact load
 
-scale: ## what a sidecar and istiod take with SIZES (1000 5000 10000) services: exported to everybody, to consumers, and both in direct mode; about half an hour; as root
+scale: ## what a sidecar and istiod take with SIZES (1000 5000 10000) services: exported to everybody, to consumers, and both in direct mode; about half an hour; as root; UPDATE=1 keeps the figures
+	@((EUID == 0)) || { echo 'scale: it needs root, for a network of its own' >&2; exit 1; }
+	@[[ -n '$(strip $(SIZES))' ]] || { echo 'scale: SIZES is empty; it takes numbers of services from 100 to 50000' >&2; exit 1; }
 	tests/real/install.sh istio
 	cargo build --locked --release --example serve
 	cargo test --locked --release --test scale -- $(SIZES)

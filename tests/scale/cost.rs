@@ -1,4 +1,4 @@
-//! What a process has taken so far.
+//! CPU and memory that a process has taken so far.
 
 use std::{
     fs, thread,
@@ -9,7 +9,7 @@ use harness::process::START;
 
 /// Over which it is looked at whether a process rests.
 const LOOK: Duration = Duration::from_millis(300);
-/// What one that rests takes at most meanwhile, in milliseconds.
+/// CPU that a process at rest takes at most meanwhile, in milliseconds.
 const REST: f64 = 15.0;
 
 /// Milliseconds of processor time of all threads that there are, by the kernel's account, which is exact to the nanosecond; that in

@@ -21,7 +21,7 @@ use registry_mox::proto::{
     },
     google::protobuf::{Struct, Value, value::Kind},
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle};
 use tonic::transport::Channel;
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
@@ -47,6 +47,8 @@ struct Counts {
 /// Connected while it lives.
 pub(crate) struct Followers {
     _runtime: Runtime,
+    /// A proxy's task ends only by a panic, as its stream did.
+    proxies: Vec<JoinHandle<()>>,
     counts: Arc<Counts>,
 }
 
@@ -55,19 +57,32 @@ impl Followers {
     pub(crate) fn connect(istiod: &str, namespaces: &[String]) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let counts = Arc::new(Counts::default());
-        for (n, namespace) in namespaces.iter().enumerate() {
+        let start = |(n, namespace): (usize, &String)| {
             let (address, node) = (format!("http://{istiod}"), node(namespace, n));
-            runtime.spawn(follow(address, node, Arc::clone(&counts)));
-        }
+            runtime.spawn(follow(address, node, Arc::clone(&counts)))
+        };
+        let proxies = namespaces.iter().enumerate().map(start).collect();
+        let followers = Self { _runtime: runtime, proxies, counts };
         eventually(START, "istiod has served every proxy", || {
-            (counts.served.load(Ordering::Relaxed) == namespaces.len()).then_some(())
+            followers.all_live();
+            (followers.counts.served.load(Ordering::Relaxed) == namespaces.len()).then_some(())
         });
-        Self { _runtime: runtime, counts }
+        followers
     }
 
-    /// What all of them have received so far.
+    /// Bytes that all of them have received so far.
     pub(crate) fn bytes(&self) -> u64 {
+        self.all_live();
         self.counts.bytes.load(Ordering::Relaxed)
+    }
+
+    fn all_live(&self) {
+        let ended = self.proxies.iter().filter(|proxy| proxy.is_finished()).count();
+        assert!(
+            ended == 0,
+            "{ended} of {} proxies have ended, each with a panic that is told above",
+            self.proxies.len()
+        );
     }
 }
 
@@ -94,6 +109,7 @@ fn request(type_url: &str) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest { type_url: type_url.to_owned(), ..DeltaDiscoveryRequest::default() }
 }
 
+/// Ends only by a panic.
 async fn follow(address: String, node: Node, counts: Arc<Counts>) {
     let channel = Channel::from_shared(address).unwrap().initial_stream_window_size(1 << 20).connect().await.unwrap();
     let first = DeltaDiscoveryRequest { node: Some(node), ..request(CLUSTER) };

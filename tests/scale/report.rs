@@ -1,6 +1,6 @@
-//! The record of the runs: `results.json`, and made from it the tables in `docs/benchmarks.md`.
+//! Tables of the figures, and the record of the runs: `results.json`, and made from it the tables in `docs/benchmarks.md`.
 
-use std::{fmt::Write as _, fs, path::PathBuf, process::Command};
+use std::{fmt::Write as _, fs, process::Command};
 
 use harness::process::root;
 use serde_json::{Value, json};
@@ -10,21 +10,27 @@ use crate::world::WAYS;
 const BEGIN: &str = "<!-- what proxies take: written by make scale -->";
 const END: &str = "<!-- end of what proxies take -->";
 
-pub(crate) fn results() -> PathBuf {
-    root().join("tests/scale/results.json")
-}
+/// The record, from the root of the project.
+const RECORD: &str = "tests/scale/results.json";
 
 fn read() -> Value {
-    let text = fs::read_to_string(results()).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_else(|_| json!({}))
+    let text = fs::read_to_string(root().join(RECORD)).unwrap_or_else(|error| panic!("{RECORD}: {error}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{RECORD} is not JSON, take it from git again: {error}"))
 }
 
-/// Replaces what is known of so many services.
-pub(crate) fn keep(services: usize, ways: Value) {
+/// Shows the tables of so many services, and with `UPDATE=1` replaces what the record has of them; says which.
+pub(crate) fn keep(services: usize, ways: Value) -> String {
+    let figures = json!({ "machine": machine(), "ways": rounded(ways) });
+    let size = services.to_string();
+    println!("\n{}", tables(&json!({ "sizes": { &size: &figures } })));
+    if std::env::var_os("UPDATE").is_none() {
+        return format!("with UPDATE=1 the figures would go to {RECORD} and docs/benchmarks.md");
+    }
     let mut all = read();
-    all["sizes"][services.to_string()] = json!({ "machine": machine(), "ways": rounded(ways) });
-    fs::write(results(), format!("{all:#}\n")).unwrap();
+    all["sizes"][size] = figures;
+    fs::write(root().join(RECORD), format!("{all:#}\n")).unwrap();
     write();
+    format!("the figures are in {RECORD} and docs/benchmarks.md")
 }
 
 /// Without digits that mean nothing: those below a microsecond.
@@ -46,7 +52,7 @@ pub(crate) fn write() {
     fs::write(page, format!("{head}{BEGIN}\n\n{}\n{END}{tail}", tables(&read()))).unwrap();
 }
 
-/// What the run was on.
+/// Processor, kernel and programs of the run.
 fn machine() -> String {
     let first = |program: &str, arguments: &[&str]| -> String {
         let output = Command::new(program).args(arguments).output().map(|output| output.stdout).unwrap_or_default();
@@ -59,7 +65,15 @@ fn machine() -> String {
     let envoy = first(&root().join("target/real/py/bin/envoy").display().to_string(), &["--version"]);
     let envoy = envoy.split('/').find(|part| part.split('.').count() == 3).unwrap_or("?").to_owned();
     let cpu = cpu.trim_start_matches(['\t', ' ', ':']);
-    format!("{cores} cores of {cpu}, {}; istiod 1.29.1, Envoy {envoy}", first("uname", &["-sr"]))
+    format!("{cores} cores of {cpu}, {}; istiod {}, Envoy {envoy}", first("uname", &["-sr"]), istiod())
+}
+
+/// The version of `pilot-discovery`, by the script that installs it; that in the Go module is of a commit.
+fn istiod() -> String {
+    let text = fs::read_to_string(root().join("tests/real/install.sh")).unwrap();
+    let mut installed =
+        text.lines().filter_map(|line| line.split_once("|| istiod ")?.1.strip_suffix(" go pilot-discovery 3"));
+    installed.next().expect("tests/real/install.sh installs istiod").to_owned()
 }
 
 /// A column: its title, where its figures are, of which there may be several in a cell, and what they are divided by.
@@ -69,7 +83,7 @@ const SIDECAR: [Column; 8] = [
     ("memory MB", &["/sidecar/residentBytes"], 1e6),
     ("clusters", &["/sidecar/clusters"], 1.0),
     ("listeners", &["/sidecar/listeners"], 1.0),
-    ("CPU s to start", &["/sidecar/startCpuMs"], 1e3),
+    ("CPU s until ready", &["/sidecar/startCpuMs"], 1e3),
     ("ready after s", &["/sidecar/readyMs"], 1e3),
     ("CPU ms an endpoint", &["/sidecar/endpointCpuMs"], 1.0),
     ("CPU ms a new service", &["/sidecar/serviceCpuMs"], 1.0),
@@ -156,27 +170,28 @@ fn grouped(value: usize) -> String {
 
 /// Of how many services something is demanded.
 const JUDGED: usize = 10_000;
-/// What is demanded of them: a column of which ways, and how many times less it has to be.
+/// Demands on them: a column of which ways, and how many times less it has to be.
 const GOALS: [(&str, usize, &Column, f64); 3] = [
     ("memory of a sidecar", 0, &SIDECAR[0], 10.0),
     ("its CPU for a new service", 0, &SIDECAR[6], 50.0),
     ("its CPU for a change of an endpoint in direct mode", 1, &SIDECAR[5], 10.0),
 ];
 
-/// Says how many times less each demand's figure is, and of the services that it is about whether it is met.
-pub(crate) fn verdict(services: usize) {
-    let all = read();
-    let ways = &all["sizes"][services.to_string()]["ways"];
+/// Says how many times less each demand's figure is, and of the services that it is about whether it is met. Answers whether none is
+/// missed.
+pub(crate) fn verdict(services: usize, ways: &Value) -> bool {
+    let mut none_missed = true;
     for (what, pair, column, least) in GOALS {
         let (wide, narrow) = PAIRS[pair];
-        let (Some(wide), Some(narrow)) = (values(ways, wide, column).pop(), values(ways, narrow, column).pop()) else {
-            continue;
-        };
+        let [wide, narrow] = [wide, narrow].map(|way| values(ways, way, column)[0]);
         let ratio = wide / narrow;
         let met = match ratio >= least {
             _ if services != JUDGED => "",
             true => ": as demanded",
-            false => ": LESS THAN DEMANDED",
+            false => {
+                none_missed = false;
+                ": LESS THAN DEMANDED"
+            }
         };
         let (wide, narrow) = (number(wide), number(narrow));
         println!(
@@ -184,4 +199,5 @@ pub(crate) fn verdict(services: usize) {
             grouped(JUDGED)
         );
     }
+    none_missed
 }

@@ -1,4 +1,4 @@
-//! One way of exporting: what a sidecar and istiod take to start, for a change of an endpoint and for a new service.
+//! A way of exporting: costs of a sidecar and of istiod to start, for a change of an endpoint and for a new service.
 
 use std::{
     fs,
@@ -44,7 +44,7 @@ impl Plan {
     pub(crate) const SMALL: Self = Self { changes: [1, 1], idle: Duration::from_millis(100) };
 }
 
-/// What a way of exporting takes.
+/// Costs of a way of exporting.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Figures {
@@ -82,12 +82,12 @@ pub(crate) struct IstiodFigures {
     /// With one proxy, and with ten.
     pub(crate) endpoint_cpu_ms: [f64; 2],
     pub(crate) service_cpu_ms: [f64; 2],
-    /// What it sent to all proxies together.
+    /// Bytes that istiod sent to all proxies together.
     pub(crate) endpoint_bytes: [f64; 2],
     pub(crate) service_bytes: [f64; 2],
 }
 
-/// What a change took.
+/// Costs of a change.
 #[derive(Debug, Clone, Copy)]
 struct Took {
     sidecar: f64,
@@ -234,7 +234,7 @@ impl Scene {
         names.iter().map(value).collect()
     }
 
-    /// What a change takes of both; `has_arrived` is asked of the statistics before and after.
+    /// Costs of a change at both; `has_arrived` is asked of the statistics before and after.
     fn change(
         &mut self,
         change: impl FnOnce(&mut World),
@@ -249,7 +249,8 @@ impl Scene {
         let bytes = sent(self, &before);
         let cpus = self.pids().map(cpu);
         change(&mut self.world);
-        for _ in 0..20 {
+        let deadline = Instant::now() + START;
+        loop {
             thread::sleep(DEBOUNCE); // before which nothing is to be seen
             self.rest();
             let now = self.pids().map(cpu);
@@ -258,8 +259,11 @@ impl Scene {
                 let bytes = (sent(self, &after) - bytes) as f64;
                 return Took { sidecar: now[0] - cpus[0], istiod: now[1] - cpus[1], bytes };
             }
+            assert!(
+                Instant::now() < deadline,
+                "not within {START:?}: a change arrives at the sidecar, whose {asked:?} were {before:?} and are {after:?}"
+            );
         }
-        panic!("a change does not arrive at the sidecar: {asked:?} were {before:?} and stay so");
     }
 
     fn endpoint(&mut self, way: Way) -> Took {

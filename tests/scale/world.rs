@@ -1,4 +1,4 @@
-//! What the registry holds, and what is exported to whom.
+//! Services that the registry holds, and to whom they are exported.
 //!
 //! Fifty namespaces consume twenty services each, which are of twenty applications; an application provides ten services by ten
 //! instances. Services beyond these thousand are consumed in one more namespace, which has no proxy here.

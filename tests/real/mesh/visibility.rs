@@ -70,7 +70,7 @@ fn held(proxy: Ipv4Addr) -> BTreeSet<String> {
     made(proxy).0.into_iter().map(|host| host.trim_end_matches(".sofa.mesh").to_owned()).collect()
 }
 
-/// What a proxy holds, for who reads along.
+/// Says what each proxy holds, for who reads along.
 fn told(mesh: &Mesh, when: &str) {
     for (namespace, proxy) in [("sofa", CONSUMERS), ("strict", POD)] {
         let (hosts, (_, listeners)) = (held(proxy), made(proxy));
@@ -145,12 +145,15 @@ pub(super) fn is_switched_under_calls(mesh: &mut Mesh) {
 
     let theirs = new_connections(POD, &before[1]);
     let before_late = connections_of(POD);
-    let late = Caller::in_pod(Framework::Sofarpc, &["sofa://10.60.0.1:9603", "1"]);
     let begin = Instant::now();
+    let late = Caller::in_pod(Framework::Sofarpc, &["sofa://10.60.0.1:9603", "1"]);
+    let ready = begin.elapsed();
     wait_for(&orders, &both);
+    let had = begin.elapsed();
+    assert!(had < 2 * SOON, "{had:.1?} after a consumer started in namespace strict its proxy has the service");
     mesh.say(&format!(
-        "a SOFARPC consumer in namespace strict: its proxy has the service {:.1?} later",
-        begin.elapsed()
+        "a SOFARPC consumer in namespace strict: ready {ready:.1?} after its start, and {:.1?} later its proxy has the service",
+        had - ready
     ));
     let late = Calling::start(late);
 
