@@ -413,6 +413,21 @@ fn consumers_unknown(runtime: &Runtime) -> State {
     visibility(runtime, json!({ "mode": "shadow" }), &["10.0.0.1", "10.0.0.2"], "mox_visibility_silent_servers 1")
 }
 
+/// A session server that is to ask Kubernetes where pods are, and has no credentials for it.
+fn pods_unknown(runtime: &Runtime) -> State {
+    visibility(runtime, json!({ "mode": "shadow", "kubernetes": true }), &["10.0.0.1"], "mox_visibility_pods_known 0")
+}
+
+/// The status of a session server that computes for more services than a test makes.
+fn visibility_full(runtime: &Runtime) -> State {
+    let mox = shop(json!({}), runtime);
+    let mut status = mox.engine.status();
+    status.visibility.asks = true;
+    status.visibility.counts.get_or_insert_default().full = true;
+    let after = metrics::of(&status).iter().map(ToString::to_string).collect();
+    State { after: Some(vec![after]), ..of(mox) }
+}
+
 /// Of two session servers one is left.
 fn one_gone(runtime: &Runtime) -> State {
     let mox = shop(json!({}), runtime);
@@ -429,7 +444,7 @@ fn translations_differ(runtime: &Runtime) -> State {
 }
 
 /// Each alert with the states in which it fires: one for each part of its expression.
-const STATES: [(&str, fn(&Runtime) -> State); 33] = [
+const STATES: [(&str, fn(&Runtime) -> State); 35] = [
     ("MoxNobodyServes", closed),
     ("MoxServerGone", one_gone),
     ("MoxHeld", mass_delete),
@@ -463,6 +478,8 @@ const STATES: [(&str, fn(&Runtime) -> State); 33] = [
     ("MoxPoliciesDiffer", policies_differ),
     ("MoxTranslationsDiffer", translations_differ),
     ("MoxConsumersUnknown", consumers_unknown),
+    ("MoxPodsUnknown", pods_unknown),
+    ("MoxVisibilityFull", visibility_full),
 ];
 
 fn directory(name: &str) -> PathBuf {

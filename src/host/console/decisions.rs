@@ -12,6 +12,7 @@ pub type Decision = (String, &'static str);
 
 const STATUS: &str = "/mox/status";
 const STREAMS: &str = "/mox/streams";
+const VISIBILITY: &str = "/mox/visibility";
 
 /// The decisions that a status asks for; of services that are withheld and of contests all are counted, which the status names some of.
 pub fn of(status: &Status, withheld: usize, contested: usize) -> Vec<Decision> {
@@ -28,7 +29,7 @@ pub fn of(status: &Status, withheld: usize, contested: usize) -> Vec<Decision> {
     let remedy = "waiting: release them, or find who publishes them";
     add(waiting, "new service", remedy, "/mox/services?state=waiting");
     let narrowed = rounds.narrowing.map_or(0, |held| held.services);
-    add(narrowed, "service", "that namespaces would no longer see: release that, or wait", "/mox/visibility");
+    add(narrowed, "service", "that namespaces would no longer see: release that, or wait", VISIBILITY);
     let quarantined = rounds.quarantined.len() + rounds.quarantined_left_out;
     add(quarantined, "service", "that Istio would refuse", "/mox/services?state=quarantined");
     add(contested, "contest", "of several services for a host or an address", "/mox/services?state=contested");
@@ -45,7 +46,7 @@ pub fn of(status: &Status, withheld: usize, contested: usize) -> Vec<Decision> {
     let cut = rounds.cut.len() + rounds.cut_left_out;
     add(cut, "service", "with more endpoints than mox.limits lets them have", STATUS);
     let silent = status.visibility.counts.as_ref().map_or(0, |counts| counts.silent.len());
-    add(silent, "session server", "that does not say who subscribes there", "/mox/visibility");
+    add(silent, "session server", "that does not say who subscribes there", VISIBILITY);
     let problems = kubernetes.map_or(0, |report| report.problem_count);
     add(problems, "object", "that cannot be written to Kubernetes", "/mox/kubernetes");
     let lost = kubernetes.and_then(|report| report.withheld).map_or(0, |lost| lost.endpoints);
@@ -83,11 +84,19 @@ pub fn of(status: &Status, withheld: usize, contested: usize) -> Vec<Decision> {
             STATUS,
         );
     }
+    let visibility = &status.visibility;
+    let full = visibility.counts.as_ref().is_some_and(|counts| counts.full);
+    let says = "there is no room for who consumes which service: each is exported as the policy says";
+    is(full, says, VISIBILITY);
+    if let Some(why) = visibility.kubernetes.as_ref().and_then(|pods| pods.failure.as_deref()) {
+        let why: String = why.chars().take(DETAIL).collect();
+        is(true, &format!("no namespace loses a service, since it is not known where pods are: {why}"), VISIBILITY);
+    }
     whole.append(&mut all);
     whole
 }
 
-/// How much of the reason is told why a document is refused, in characters.
+/// How much is told of the reason why a document is refused, or why it is not known where pods are, in characters.
 const DETAIL: usize = 300;
 
 /// As a list.
@@ -111,8 +120,9 @@ mod tests {
         config::Config,
         documents::{Name, Reason, Refusal, Shown},
         host::{engine::Engine, feed::Feed, status::Bound},
-        kubernetes::report::KubernetesReport,
+        kubernetes::report::{KubernetesReport, PodsReport},
         registry::store::Dropped,
+        visibility::keeper::Counts,
     };
 
     fn well() -> Status {
@@ -125,7 +135,7 @@ mod tests {
 
     type Change = fn(&mut Status);
 
-    const STATES: [(Change, &str, &str); 15] = [
+    const STATES: [(Change, &str, &str); 18] = [
         (|it| it.listening = None, "nothing listens", STATUS),
         (|it| it.fenced = true, "streams are refused", STATUS),
         (|it| it.feed = Some(Feed { stale: true, ..Feed::default() }), "data servers are silent", STATUS),
@@ -160,7 +170,7 @@ mod tests {
         (
             |it| it.rounds.narrowing = Some(narrowing::Held { services: 7, of: 9, until: 0 }),
             "7 services that namespaces would no longer see",
-            "/mox/visibility",
+            VISIBILITY,
         ),
         (
             |it| {
@@ -172,6 +182,24 @@ mod tests {
         ),
         (|it| it.rounds.waiting = Some(3), "3 new services waiting", "/mox/services?state=waiting"),
         (|it| it.totals.too_large = 1, "1 response too large", STREAMS),
+        (
+            |it| it.visibility.counts = Some(Counts { silent: ["10.0.0.2".into()].into(), ..Counts::default() }),
+            "1 session server that does not say who subscribes there",
+            VISIBILITY,
+        ),
+        (
+            |it| it.visibility.counts = Some(Counts { full: true, ..Counts::default() }),
+            "no room for who consumes which service",
+            VISIBILITY,
+        ),
+        (
+            |it| {
+                let failure = Some("pods may not be listed and watched: forbidden".into());
+                it.visibility.kubernetes = Some(PodsReport { failure, ..PodsReport::default() });
+            },
+            "not known where pods are: pods may not be listed",
+            VISIBILITY,
+        ),
     ];
 
     #[tokio::test]
