@@ -9,7 +9,8 @@ bolt_port=${DEMO_BOLT_PORT:-12200} tri_port=${DEMO_TRI_PORT:-50051} guest_port=$
 console=http://127.0.0.1:9603/mox token=only-for-this-demo
 
 step() { printf '\n==> %s\n' "$*"; }
-fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+say() { printf 'demo: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
 
 declare -A pids=()
 
@@ -38,23 +39,27 @@ end() {
 trap end EXIT
 trap 'exit 0' INT TERM # Ctrl-C is how a demo ends
 
-# wait_for NAME WHAT COMMAND...: waits until COMMAND succeeds; gives up when process NAME has ended, or after 3 minutes.
+# awaited NAME WHAT COMMAND...: waits until COMMAND succeeds; false, and said why, when process NAME has ended, or after 3 minutes.
 # Shows dots meanwhile, unless a watcher shows what happens.
-wait_for() {
+awaited() {
   local began=$SECONDS dot=.
   [[ -z ${pids[watch]:-} ]] || dot=
   printf '    %s%s' "$2" "${dot:+ }${dot:-$'\n'}"
   until "${@:3}" >/dev/null 2>&1; do
-    kill -0 "${pids[$1]}" 2>/dev/null || fail "$1 ended: see target/real/log/demo-$1.log"
-    ((SECONDS - began < 180)) || fail "not within 3 minutes: see target/real/log/demo-$1.log"
+    kill -0 "${pids[$1]}" 2>/dev/null || { say "$1 ended: see target/real/log/demo-$1.log" && return 1; }
+    ((SECONDS - began < 180)) || { say "not within 3 minutes: see target/real/log/demo-$1.log" && return 1; }
     printf '%s' "$dot"
     sleep 1
   done
   [[ -z $dot ]] || printf ' %d s\n' $((SECONDS - began))
 }
 
+# wait_for NAME WHAT COMMAND...: the same, and the demo is over where that is false.
+wait_for() { awaited "$@" || exit 1; }
+
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
-free() { ! listens "$1" 2>/dev/null || fail "port $1 is taken; is another demo or registry running?"; }
+is_free() { ! listens "$1" 2>/dev/null || { say "port $1 is taken; is another demo or registry running?" && return 1; }; }
+free() { is_free "$1" || exit 1; }
 get() { python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).read().decode())' "http://127.0.0.1:$1"; }
 # shows URL TEXT: the page has it; fails as well where there is no page.
 shows() { local page && page=$(get "$1") && [[ $page == *"$2"* ]]; }
@@ -75,13 +80,17 @@ start_registry() {
   echo "    the console is there now: $console"
 }
 
-# provider bolt|tri|guest: a SOFARPC provider in a process of its own; a guest is a second one over bolt
-provider() {
+# registers bolt|tri|guest: a SOFARPC provider in a process of its own; a guest is a second one over bolt. False, and said why, if it
+# does not come.
+registers() {
   local port_of="$1_port" over=${1/guest/bolt}
-  free "${!port_of}"
+  is_free "${!port_of}" || return 1
   start "$1" tests/real/provider.sh orders "$over:${!port_of}"
-  wait_for "$1" "a SOFARPC provider over $over, port ${!port_of}" log_has "$1" "exported "
+  awaited "$1" "a SOFARPC provider over $over, port ${!port_of}" log_has "$1" "exported "
 }
+
+# provider bolt|tri: the same, and the demo is over if it does not come
+provider() { registers "$1" || exit 1; }
 
 # pause SECONDS: a signal ends it, and with it the demo, at once.
 pause() {
@@ -89,27 +98,35 @@ pause() {
   wait $!
 }
 
-# come_and_go: a guest is there for 15 s, and away for 15 s, for ever
+# come_and_go: a guest is there for 15 s, and away for 15 s, for ever; with DEMO_ONCE=1 once, for a second each. A guest that does not
+# come is said, and the next one may.
 come_and_go() {
+  local seconds=${DEMO_ONCE:+1}
   while true; do
     step "another provider registers; see $console"
-    provider guest
-    pause 15
-    step "and goes again"
-    stop guest
-    pause 15
+    if registers guest; then
+      pause "${seconds:-15}"
+      step "and goes again"
+    else
+      printf '\n    it did not come; the next one may\n'
+    fi
+    [[ -z ${pids[guest]:-} ]] || stop guest
+    pause "${seconds:-15}"
+    [[ -z ${DEMO_ONCE:-} ]] || break
   done
 }
 
-# until_interrupted COMMAND TEXT...: what to look at now; then COMMAND (`wait` does nothing) until Ctrl-C, or the end at once with
-# DEMO_ONCE=1.
+# until_interrupted COMMAND TEXT...: what to look at now; then COMMAND until Ctrl-C (`wait` does nothing, and is left out with
+# DEMO_ONCE=1).
 until_interrupted() {
   printf '\n'
   printf '    %s\n' "${@:2}"
   if [[ -z ${DEMO_ONCE:-} ]]; then
     step "running until Ctrl-C"
-    "$1"
+  elif [[ $1 == wait ]]; then
+    return
   fi
+  "$1"
 }
 
 step "the console, as soon as the registry is up: $console (its buttons want the token $token)"

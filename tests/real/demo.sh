@@ -2,7 +2,7 @@
 # make demo: the real SOFARegistry with our jar, two SOFARPC providers, and what istiod would receive, live.
 #   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)  DEMO_GUEST_PORT (12298)
 #   REGISTRY_MOX_JAR (build/libs)  DEMO_WATCH (target/debug/examples/watch)
-#   DEMO_ONCE=1: end after the story instead of going on until Ctrl-C, with one provider that comes and goes
+#   DEMO_ONCE=1: end after the story, and after a guest that comes and goes once, instead of going on until Ctrl-C
 source "$(dirname "$0")/demo-lib.sh"
 watch=${DEMO_WATCH:-target/debug/examples/watch}
 [[ -x $watch ]] || fail "$watch is missing: run 'cargo build --example watch' first"

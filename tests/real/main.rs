@@ -25,7 +25,7 @@ mod visibility;
 use std::process::ExitCode;
 
 use harness::{
-    parts::{Registry, demo},
+    parts::{Registry, demo, demo_goes_on_without_its_guest},
     trials::{Shared, Trial, run, sharing, trial},
 };
 
@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         trials.extend(group.scenarios.iter().map(|(name, scenario)| sharing(&registry, name, *scenario)));
     }
     trials.push(trial("demo", || demo("demo.sh")));
+    trials.push(trial("demo_goes_on_without_its_guest", demo_goes_on_without_its_guest));
     trials.push(trial("demo_istio", || demo("demo-istio.sh")));
     trials.extend(corpus::trials());
     trials.extend(faults::trials());

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     thread,
     time::Duration,
 };
@@ -315,9 +315,28 @@ pub fn echo_server() -> u16 {
 pub fn demo(name: &str) {
     let log = log_path(name);
     let mut command = script(name, &log);
-    let ours = ["DEMO_MOX_PORT", "DEMO_BOLT_PORT", "DEMO_TRI_PORT"];
+    let ours = ["DEMO_MOX_PORT", "DEMO_BOLT_PORT", "DEMO_TRI_PORT", "DEMO_GUEST_PORT"];
     let istio = ["GRPC_PORT", "HTTP_PORT", "MONITORING_PORT", "LISTEN_PORT", "ADMIN_PORT"];
     command.envs(ours.into_iter().chain(istio).map(|name| (name, free_port().to_string())));
     let status = Process::start(command.env("DEMO_ONCE", "1")).wait(2 * START);
-    assert!(status.success(), "see {}", log.display());
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(status.success() && !said.contains("did not come"), "see {}", log.display());
+}
+
+/// `make demo` goes on where the guest cannot start, since its port is taken, and where the guest ends while it starts.
+pub fn demo_goes_on_without_its_guest() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let taken = taken.local_addr().unwrap().port();
+    for (port, start, why) in [
+        (taken, "", format!("demo: port {taken} is taken")),
+        (free_port(), "start() { false & pids[$1]=$!; }", "demo: guest ended".to_owned()),
+    ] {
+        let story = format!("source tests/real/demo-lib.sh; {start}\ncome_and_go; pids=(); step told");
+        let mut command = Command::new("bash");
+        command.current_dir(root()).args(["-c", &story]).env("DEMO_ONCE", "1").env("DEMO_GUEST_PORT", port.to_string());
+        let done = command.output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success() && said.contains("it did not come") && said.contains("==> told"), "{said}");
+        assert!(said.contains(&why), "{said}");
+    }
 }
