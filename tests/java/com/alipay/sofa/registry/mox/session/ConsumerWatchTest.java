@@ -250,7 +250,7 @@ public class ConsumerWatchTest {
         assertEquals("nothing is told as a whole", before, count(mox, "told"));
     }
 
-    /** What another session server says is handed over where it is other than before. */
+    /** The answer of another session server is handed over where it is other than before. */
     @Test
     public void theSameAnswerIsNotReadAgain() throws Exception {
         MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
