@@ -65,11 +65,18 @@ fn computing() -> Option<(u8, Value)> {
     SESSIONS.into_iter().map(of).find(|(_, it)| it["computing"] == true).map(|(n, it)| (n, it["counts"].clone()))
 }
 
-/// Waits for so many more rounds, complete or not.
+/// Waits for so many more rounds, complete or not, of one session server: each counts its own.
 fn rounds(kind: &str, more: u64) {
-    let count = || computing().and_then(|(_, counts)| counts[kind].as_u64()).unwrap_or_default();
-    let before = count();
-    eventually(PATIENCE, &format!("{more} more rounds are {kind}"), || (count() >= before + more).then_some(()));
+    let count = || computing().and_then(|(holder, counts)| Some((holder, counts[kind].as_u64()?)));
+    let mut before = eventually(PATIENCE, "one computes", count);
+    eventually(PATIENCE, &format!("{more} more rounds are {kind}"), || {
+        let (holder, now) = count()?;
+        // Where another one computes, or the same one was started anew, it is counted from there.
+        if holder != before.0 || now < before.1 {
+            before = (holder, now);
+        }
+        (now >= before.1 + more).then_some(())
+    });
 }
 
 /// A client on a machine of its own: of clients at one address another session server tells the address only.
@@ -77,7 +84,7 @@ fn subscriber(application: &str, services: &[usize]) -> Client {
     subscriber_at(SESSIONS[0], application, services)
 }
 
-/// One that is connected to a session server.
+/// A client on a machine of its own that is connected to a session server.
 fn subscriber_at(server: u8, application: &str, services: &[usize]) -> Client {
     let (server, name) = (address(server).to_string(), format!("visibility-{application}-{server}"));
     let arguments = [&*server, "9603", application];
@@ -165,7 +172,7 @@ pub(crate) fn computing_moves(cell: &mut Cell) {
     let known = || SESSIONS.map(|n| exported(n, 10));
     let kept = [Some(vec!["pay".to_owned()]), Some(vec!["pay".to_owned()])];
 
-    // It reconnects elsewhere, and back: longer than the hold nothing is lost.
+    // The client reconnects elsewhere, and back: longer than the hold nothing is lost.
     for server in [SESSIONS[1], SESSIONS[0]] {
         pay.kill();
         pay = subscriber_at(server, "pay", &[10]);
