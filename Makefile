@@ -85,8 +85,9 @@ scale: ## what a sidecar and istiod take with SIZES (1000 5000 10000) services: 
 	cargo build --locked --release --example serve
 	cargo test --locked --release --test scale -- $(SIZES)
 
-bench: native ## the publish call (JMH), single steps (criterion), side by side with other servers, what attacks cost, and what istiod takes; about two hours, see tests/bench
+bench: native ## the publish call (JMH), what it costs to follow consumers, single steps (criterion), side by side with other servers, what attacks cost, and what istiod takes; about two hours, see tests/bench
 	gradle --quiet jmh
+	gradle cleanTest test -PmoxMeasure --tests '*ConsumerCostTest'
 	cargo bench --locked --bench micro
 	tests/bench/peers/install.sh
 	cargo build --locked --release --example serve
