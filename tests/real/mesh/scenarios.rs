@@ -216,7 +216,7 @@ fn strict(mesh: &mut Mesh, way: &str, consumer: &[&str], direct: Value) {
         eventually_is(&!direct.is_null(), "a listener on the address", || made(CONSUMERS).1.contains(&listens));
         eventually_is(&(with == "with"), "mTLS in Envoy", || mtls_in_envoy(&direct));
         if with == "with" {
-            // What the pages of Envoy's main thread say may not have come to the worker that connects.
+            // The worker that connects may not have yet what the pages of Envoy's main thread say.
             mesh.caller(Framework::Sofarpc, consumer).until("an answer", |by| !by.is_empty());
         }
         let (before, handshakes) = (connections(), stat(CONSUMERS, "outbound|12200", "ssl.handshake"));
