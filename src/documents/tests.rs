@@ -639,7 +639,7 @@ fn ten_thousand_services_take_four_rows() {
     let named = |n: usize| Arc::from(format!("com.example.team{}.Facade{n}:1.0@DEFAULT#@#x#@#SOFA", n % 40));
     let services: BTreeMap<Arc<str>, Box<[u32]>> = (0..SERVICES).map(|n| (named(n), of(n))).collect();
     let mut report = Some(Report { clients: clients.map(Some).collect(), services });
-    let world = World { asks: true, hold: 1_000, knows: &|_| true, locates: true, patience: 0 };
+    let world = World { asks: true, hold: 1_000, knows: &|_| true, keeps: &|_, _| true, locates: true, patience: 0 };
     let (mut now, mut writes) = (NOW, 0);
     while server.seen().is_none_or(|seen| seen.len() != SERVICES) {
         now += PACE;

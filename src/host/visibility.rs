@@ -24,9 +24,10 @@ use crate::{
     model,
     policy::{Consumers, Mode, Policy, Source, visibility::covers},
     visibility::{
-        ServiceId,
+        Names, ServiceId,
         keeper::{self, Read, Wanted, World},
         report::{Client, Part, Report},
+        seen,
     },
 };
 
@@ -187,13 +188,25 @@ impl Engine {
         policy.asks_for_consumers() && self.config().scope == Scope::Cluster
     }
 
-    fn world<'a>(&self, policy: &Policy, knows: &'a dyn Fn(&str) -> bool) -> World<'a> {
+    fn world<'a>(
+        &self,
+        policy: &Policy,
+        knows: &'a dyn Fn(&str) -> bool,
+        keeps: &'a dyn Fn(&str, &Names) -> bool,
+    ) -> World<'a> {
         // Who does not know the registry does not know which groups to ask for.
         let asks = self.asks(policy);
         let hold = policy.document().visibility.hold.as_millis() as model::Millis;
         let pods = self.places(policy).pods;
         let patience = if pods.is_some() { PATIENCE } else { 0 };
-        World { asks, hold, knows, locates: pods.is_none_or(PodWatch::is_current), patience }
+        World { asks, hold, knows, keeps, locates: pods.is_none_or(PodWatch::is_current), patience }
+    }
+
+    /// Whether consumers in these namespaces see a service as long as nobody is known to consume it.
+    fn keeps(&self, policy: &Policy, id: &str, names: &Names) -> bool {
+        let (rules, namespace) = (policy.rules(id), &*self.config().namespace);
+        let with = rules.visible_to(Some(&seen::consumers(names)), namespace);
+        covers(&rules.visible_to(None, namespace), &with, namespace)
     }
 
     fn places<'a>(&'a self, policy: &'a Policy) -> Places<'a> {
@@ -306,21 +319,23 @@ impl Engine {
     /// Ends a round in which all these session servers were asked. Returns whether documents are to be written now.
     pub fn consumers_round(&self, listed: &BTreeSet<Arc<str>>) -> bool {
         let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
-        let knows = |id: &str| self.shared.store.has(id);
+        let (knows, keeps) =
+            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(&policy, id, names));
         let mut following = self.documents.lock();
         self.follow_places(&mut following, &policy);
         let Following { documents: all, watching, .. } = &mut *following;
         if let Some(all) = all {
-            watching.keeper.end_round(now, listed, &documents(all), &self.world(&policy, &knows));
+            watching.keeper.end_round(now, listed, &documents(all), &self.world(&policy, &knows, &keeps));
         }
         self.is_due(&mut following, &policy)
     }
 
     fn is_due(&self, following: &mut Following, policy: &Policy) -> bool {
-        let knows = |id: &str| self.shared.store.has(id);
+        let (knows, keeps) =
+            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(&policy, id, names));
         let Following { documents: all, watching, .. } = following;
         let (now, keeper) = (self.shared.clock.now(), &mut watching.keeper);
-        all.as_ref().is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows)))
+        all.as_ref().is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows, &keeps)))
     }
 
     /// Has clients be where the policy says and the pods are.
@@ -329,16 +344,16 @@ impl Engine {
         let before = watching.policy.replace(Arc::clone(policy));
         let since = places.pods.map_or(0, |pods| std::mem::replace(&mut watching.pods, pods.version()));
         if before.is_some_and(|before| !Arc::ptr_eq(&before, policy) && !before.places_as(policy)) {
-            watching.keeper.replace(&|_| true, &|client| places.names(client));
+            watching.keeper.replace(&|_| true, &|client| places.names(client), true);
             return;
         }
         match places.pods.map(|pods| pods.changed(since)) {
             None => {}
-            Some(Changed::Any) => watching.keeper.replace(&|_| true, &|client| places.names(client)),
+            Some(Changed::Any) => watching.keeper.replace(&|_| true, &|client| places.names(client), false),
             Some(Changed::These(addresses)) if addresses.is_empty() => {}
             Some(Changed::These(addresses)) => {
                 let are = |client: &Client| client.address.is_some_and(|address| addresses.contains(&address));
-                watching.keeper.replace(&are, &|client| places.names(client));
+                watching.keeper.replace(&are, &|client| places.names(client), false);
             }
         }
     }
@@ -350,8 +365,9 @@ impl Engine {
         }
         let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
         self.follow_places(following, &policy);
-        let knows = |id: &str| self.shared.store.has(id);
-        let world = self.world(&policy, &knows);
+        let (knows, keeps) =
+            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(&policy, id, names));
+        let world = self.world(&policy, &knows, &keeps);
         let Following { documents: Some(all), watching, .. } = following else { return None };
         // Whoever cannot collect lets another take the lease.
         let collects = watching.clients.as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH);

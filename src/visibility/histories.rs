@@ -61,6 +61,17 @@ impl Rows {
         Documents { lease: self.lease.1.as_ref(), pages, beat, content, refused: RefusedRows::default() }
     }
 
+    /// The services that a consumer of unknown place sees.
+    fn shown_to_all(&self) -> BTreeSet<String> {
+        let pairs =
+            if self.lease.1.as_ref().is_some_and(|lease| lease.settled) { self.pairs() } else { BTreeSet::new() };
+        let is_shown = |id: &String| {
+            let id = ServiceId::of(id);
+            pairs.contains(&(id, "?".into())) || !pairs.iter().any(|(of, _)| *of == id)
+        };
+        (0..SERVICES).map(service).filter(is_shown).collect()
+    }
+
     fn pairs(&self) -> BTreeSet<(ServiceId, Arc<str>)> {
         let services = self.pages.values().flat_map(|(_, page)| page.services());
         services.flat_map(|(id, names)| names.iter().map(move |name| (id, Arc::clone(name)))).collect()
@@ -103,8 +114,6 @@ struct Model {
     since: BTreeMap<(usize, usize, usize), Millis>,
     asks: bool,
     wrote: Vec<Millis>,
-    /// When a server knew last where pods are that did not before: who was of unknown place is so no longer, as after a policy.
-    found: Millis,
 }
 
 fn service(n: usize) -> String {
@@ -153,7 +162,6 @@ impl Model {
             since: BTreeMap::new(),
             asks: true,
             wrote: Vec::new(),
-            found: 0,
         }
     }
 
@@ -195,7 +203,7 @@ impl Model {
         let answers: Vec<bool> =
             self.servers.iter().map(|server| server.is_alive && !server.is_paused && !server.is_silent).collect();
         for n in 0..SERVERS {
-            let before = self.rows.pairs();
+            let before = self.rows.clone();
             let server = &mut self.servers[n];
             if !server.is_alive || server.is_paused {
                 continue;
@@ -207,7 +215,14 @@ impl Model {
             let known = server.known.clone();
             let is_blind = server.is_blind;
             let places = |client: &Client| places(client, is_blind);
-            let world = World { asks: self.asks, hold: HOLD, knows: &knows, locates: !is_blind, patience: PATIENCE };
+            let world = World {
+                asks: self.asks,
+                hold: HOLD,
+                knows: &knows,
+                keeps: &|_, _| true,
+                locates: !is_blind,
+                patience: PATIENCE,
+            };
             server.keeper.look(self.now, &known.documents());
             if server.keeper.computes(self.now, &known.documents()) {
                 server.keeper.report(&n.to_string(), Read::new(Self::report_of(&self.consumers, n), &places));
@@ -242,11 +257,20 @@ impl Model {
                 }
                 _ => {}
             }
-            let after = self.rows.pairs();
+            if self.rows.writes == before.writes {
+                continue;
+            }
+            let (shown, shown_now) = (before.shown_to_all(), self.rows.shown_to_all());
+            for id in shown.difference(&shown_now) {
+                let mut clients = self.servers[n].keeper.clients(id);
+                let is_unknown = |client: &Client| client.application.as_deref() == Some("?");
+                assert!(
+                    !clients.any(|(_, client)| is_unknown(client)),
+                    "{id} is hidden from a consumer that is somewhere"
+                );
+            }
+            let (before, after) = (before.pairs(), self.rows.pairs());
             for (id, name) in before.difference(&after) {
-                if **name == *"?" && self.now - self.found < HOLD {
-                    continue;
-                }
                 let last = self.had.get(&(*id, Arc::clone(name))).copied().unwrap_or(Millis::MIN / 2);
                 assert!(self.now - last >= HOLD, "{name} loses {id:?} {} ms after its last consumer", self.now - last);
             }
@@ -280,8 +304,7 @@ impl Model {
                 let server = &mut self.servers[s];
                 server.is_blind = random.below(2) == 0;
                 let is_blind = server.is_blind;
-                self.found = self.now;
-                server.keeper.replace(&|_| true, &|client| places(client, is_blind));
+                server.keeper.replace(&|_| true, &|client| places(client, is_blind), false);
             }
             12 if random.below(4) == 0 => self.asks = !self.asks,
             _ => {}
@@ -367,7 +390,7 @@ fn one_writes_no_more_often_than_every_ten_seconds() {
 fn a_page_that_is_lost_begins_anew() {
     let (mut keeper, now) = (Keeper::default(), 1_700_000_000_000);
     keeper.is("10.0.0.1/1");
-    let world = World { asks: true, hold: HOLD, knows: &|_| true, locates: true, patience: 0 };
+    let world = World { asks: true, hold: HOLD, knows: &|_| true, keeps: &|_, _| true, locates: true, patience: 0 };
     let lease = Lease { holder: "10.0.0.1/1".into(), settled: true, pages: 2 };
     let mut page = Page::default();
     let documents = |page: &'static Page| {

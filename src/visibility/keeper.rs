@@ -81,6 +81,8 @@ pub struct World<'a> {
     pub hold: Millis,
     /// Whether the registry has a service.
     pub knows: &'a dyn Fn(&str) -> bool,
+    /// Whether these consumers see a service as long as no page has it.
+    pub keeps: &'a dyn Fn(&str, &Names) -> bool,
     /// Whether it is known of all clients where they are by now, as far as anybody can tell: where not, a round removes nothing.
     pub locates: bool,
     /// How long a client of unknown place is waited for to be somewhere.
@@ -148,6 +150,8 @@ pub struct Counts {
     pub full: bool,
     /// How often the namespaces of a session server's clients were looked up anew, since policy or pods are others.
     pub replaced: u64,
+    /// Of how many services that was, taken together.
+    pub replaced_services: u64,
     /// Services with consumers that are waited for to be in a known namespace.
     pub awaited: usize,
     /// How often a session server's subscribers were read, which they are where they are others than before.
@@ -189,7 +193,9 @@ pub struct Keeper {
     /// Services whose consumers of unknown place are known by another policy, since the last complete round.
     found: HashSet<ServiceId>,
     /// Services with consumers of unknown place of which no page says so yet, and since when they have.
-    lost: HashMap<ServiceId, Millis>,
+    unknown_since: HashMap<ServiceId, Millis>,
+    /// Those of them whose consumers may be found yet.
+    lost: HashSet<ServiceId>,
     /// Rows that are refused, the lease's as the place behind the pages: their versions, and since when each has had it.
     refused: BTreeMap<usize, (i64, Millis)>,
     /// How many services a page had when it was too large for its row.
@@ -288,18 +294,46 @@ impl Keeper {
         self.servers.get_mut(server).map(|server| server.is_new = true).is_some()
     }
 
-    /// These clients may be elsewhere than they were said to be. Takes as long as their servers have subscriptions, and next to nothing
-    /// where they are nobody's.
-    pub fn replace(&mut self, are: &dyn Fn(&Client) -> bool, places: &dyn Fn(&Client) -> Vec<Arc<str>>) {
-        for server in self.servers.values_mut().filter(|server| server.report.clients.iter().flatten().any(are)) {
-            (self.clean, self.same) = (false, false);
+    /// These clients may be elsewhere than they were said to be, by pods or by another policy. Takes as long as their services have
+    /// subscriptions, and next to nothing where they are nobody's.
+    ///
+    /// Who is of no unknown place any more by another policy was so by the one before. By pods that says nothing of who else was.
+    pub fn replace(
+        &mut self,
+        are: &dyn Fn(&Client) -> bool,
+        places: &dyn Fn(&Client) -> Vec<Arc<str>>,
+        is_by_policy: bool,
+    ) {
+        for Server { report, ids, names, .. } in self.servers.values_mut() {
+            let concerned: Vec<bool> = report.clients.iter().map(|client| client.as_ref().is_some_and(are)).collect();
+            if !concerned.contains(&true) {
+                continue;
+            }
             self.counts.replaced += 1;
-            let names = server.report.names(places);
-            let is_unknown =
-                |all: &HashMap<ServiceId, Arc<Names>>, id| all.get(id).is_some_and(|names| names.contains(UNKNOWN));
-            let found = server.names.keys().filter(|id| is_unknown(&server.names, id) && !is_unknown(&names, id));
-            self.found.extend(found);
-            server.names = names;
+            let is_concerned = |client: &u32| concerned.get(*client as usize) == Some(&true);
+            let clients_of = |(id, text): &(ServiceId, Arc<str>)| Some((*id, &**report.services.get(text)?));
+            let services = ids.iter().filter_map(clients_of).filter(|(_, clients)| clients.iter().any(is_concerned));
+            let services: Vec<(ServiceId, &[u32])> = services.collect();
+            self.counts.replaced_services += services.len() as u64;
+            let mut next = report.names_among(services.iter().copied(), places);
+            for (id, _) in services {
+                let (before, after) = (names.remove(&id), next.remove(&id));
+                if before != after {
+                    (self.clean, self.same) = (false, false);
+                    let is_unknown =
+                        |names: &Option<Arc<Names>>| names.as_ref().is_some_and(|names| names.contains(UNKNOWN));
+                    if is_by_policy && is_unknown(&before) && !is_unknown(&after) {
+                        self.found.insert(id);
+                    }
+                    // Whoever comes and goes between two rounds has been there.
+                    for name in after.iter().flat_map(|names| names.iter()) {
+                        self.missing.remove(&(id, Arc::clone(name)));
+                    }
+                }
+                if let Some(after) = after {
+                    names.insert(id, after);
+                }
+            }
         }
     }
 
@@ -333,6 +367,7 @@ impl Keeper {
         let is_answered = silent.is_empty() && !listed.is_empty();
         let is_complete = is_answered && world.locates;
         self.counts.silent = silent;
+        self.clean &= self.rounds > 0 || !is_answered;
         self.rounds += u64::from(is_answered);
         // Whoever was seen in between has been there, whoever else did not answer.
         if !self.same {
@@ -488,10 +523,14 @@ impl Keeper {
     }
 
     /// The namespaces that consumers are in and that no page has, of services that the registry has. Who may be found soon is not yet
-    /// of unknown place, by which all would see the service.
+    /// of unknown place, by which all would see the service; nor is then a service in a page that all see as long as it is in none.
     fn additions(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> BTreeMap<ServiceId, Names> {
         let mut new: BTreeMap<ServiceId, Names> = BTreeMap::new();
-        let (before, mut lost) = (std::mem::take(&mut self.lost), HashMap::new());
+        let before = std::mem::take(&mut self.unknown_since);
+        let (mut since_when, mut lost) = (HashMap::new(), HashSet::new());
+        // Of what is not settled nothing counts.
+        let counts = documents.lease.is_some_and(|lease| lease.settled);
+        let mut unused: BTreeMap<ServiceId, &Arc<str>> = BTreeMap::new();
         let mut strangers = HashMap::new();
         self.counts.looked += 1;
         for server in self.servers.values() {
@@ -509,18 +548,30 @@ impl Keeper {
                     strangers.insert(*id, Arc::clone(text));
                     continue;
                 }
+                if counts && !documents.pages.iter().flatten().any(|page| page.get(*id).is_some()) {
+                    unused.insert(*id, text);
+                }
                 for name in missing {
-                    let since = before.get(id).copied().unwrap_or(now);
-                    if **name == *UNKNOWN && now - since < world.patience {
-                        lost.insert(*id, since);
+                    let mut may_be_found = || {
+                        let since = *since_when.entry(*id).or_insert_with(|| before.get(id).copied().unwrap_or(now));
+                        now - since < world.patience
+                    };
+                    if **name == *UNKNOWN && may_be_found() {
+                        lost.insert(*id);
                     } else {
                         new.entry(*id).or_default().insert(Arc::clone(name));
                     }
                 }
             }
         }
+        // Who else consumes it is not known before all have answered.
+        let may_narrow = |id: &ServiceId| self.rounds > 0 && !lost.contains(id);
+        let waits = |id: &ServiceId, names: &Names| {
+            !names.contains(UNKNOWN) && unused.get(id).is_some_and(|text| !may_narrow(id) && (world.keeps)(text, names))
+        };
+        new.retain(|id, names| !waits(id, names));
         self.counts.awaited = lost.len();
-        (self.lost, self.strangers) = (lost, strangers);
+        (self.unknown_since, self.lost, self.strangers) = (since_when, lost, strangers);
         new
     }
 

@@ -40,39 +40,49 @@ pub struct Report {
 impl Report {
     /// The namespaces of the services' clients, by those of each client; none where it is not known where one is.
     pub fn names(&self, of: &dyn Fn(&Client) -> Vec<Arc<str>>) -> HashMap<ServiceId, Arc<Names>> {
+        self.names_among(self.services.iter().map(|(id, clients)| (ServiceId::of(id), &**clients)), of)
+    }
+
+    /// The same of some services, each with the places of its clients. Those without clients are left out.
+    pub fn names_among<'s>(
+        &self,
+        services: impl Iterator<Item = (ServiceId, &'s [u32])>,
+        of: &dyn Fn(&Client) -> Vec<Arc<str>>,
+    ) -> HashMap<ServiceId, Arc<Names>> {
         // Half a million subscriptions are of a few thousand clients in a few dozen namespaces, so a set of those is bits.
         let mut known: Vec<Arc<str>> = vec![UNKNOWN.into()];
-        let mut numbers: HashMap<Arc<str>, usize> = HashMap::new();
-        let mut number = |name: Arc<str>| {
+        let mut numbers: HashMap<Arc<str>, usize> = HashMap::from([(UNKNOWN.into(), 0)]);
+        let mut number = |known: &mut Vec<Arc<str>>, name: Arc<str>| {
             *numbers.entry(name).or_insert_with_key(|name| {
                 known.push(Arc::clone(name));
                 known.len() - 1
             })
         };
-        let places: Vec<Vec<usize>> = self
-            .clients
-            .iter()
-            .map(|client| match client.as_ref().map(of) {
-                None => Vec::new(),
-                Some(none) if none.is_empty() => vec![0],
-                Some(names) => names.into_iter().map(&mut number).collect(),
-            })
-            .collect();
+        let mut places: Vec<Option<Box<[usize]>>> = vec![None; self.clients.len()];
         let mut sets: HashMap<Vec<u64>, Arc<Names>> = HashMap::new();
-        let mut all = HashMap::with_capacity(self.services.len());
-        for (id, clients) in &self.services {
-            let mut bits = vec![0_u64; known.len().div_ceil(64)];
-            for n in clients.iter().filter_map(|client| places.get(*client as usize)).flatten() {
-                bits[n / 64] |= 1 << (n % 64);
+        let mut all = HashMap::new();
+        for (id, clients) in services {
+            // As short as can be, so that equal sets are equal.
+            let mut bits: Vec<u64> = Vec::new();
+            for at in clients.iter().map(|client| *client as usize) {
+                let Some(Some(client)) = self.clients.get(at) else { continue };
+                let numbers = places[at].get_or_insert_with(|| match of(client) {
+                    none if none.is_empty() => [0].into(),
+                    names => names.into_iter().map(|name| number(&mut known, name)).collect(),
+                });
+                for n in numbers {
+                    bits.resize(bits.len().max(*n / 64 + 1), 0);
+                    bits[*n / 64] |= 1 << (*n % 64);
+                }
             }
-            if bits.iter().all(|word| *word == 0) {
+            if bits.is_empty() {
                 continue;
             }
             let set = sets.entry(bits).or_insert_with_key(|bits| {
-                let is_in = |n: &usize| bits[n / 64] & (1 << (n % 64)) != 0;
+                let is_in = |n: &usize| bits.get(n / 64).is_some_and(|word| word & (1 << (n % 64)) != 0);
                 Arc::new((0..known.len()).filter(is_in).map(|n| Arc::clone(&known[n])).collect())
             });
-            all.insert(ServiceId::of(id), Arc::clone(set));
+            all.insert(id, Arc::clone(set));
         }
         all
     }

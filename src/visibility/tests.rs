@@ -24,7 +24,8 @@ use crate::{
 const NOW: Millis = 1_700_000_000_000;
 const ROUND: Millis = 15_000;
 const MINUTE: Millis = 60_000;
-const WORLD: World<'static> = World { asks: true, hold: MINUTE, knows: &|_| true, locates: true, patience: 0 };
+const WORLD: World<'static> =
+    World { asks: true, hold: MINUTE, knows: &|_| true, keeps: &|_, _| true, locates: true, patience: 0 };
 
 /// The rows, and the server that holds the lease.
 struct Desk {
@@ -128,7 +129,7 @@ fn who_comes_and_goes_between_two_rounds_has_been_there() {
 fn what_becomes_known_by_a_policy_is_no_longer_unknown_and_all_else_keeps_its_hold() {
     let mut desk = Desk::new(&[("a", "?"), ("b", "?")]);
     desk.round(ROUND, &[("a", "x")]);
-    desk.keeper.replace(&|_| true, &|_| vec!["shop".into()]);
+    desk.keeper.replace(&|_| true, &|_| vec!["shop".into()], true);
     desk.round(ROUND, &[("a", "shop")]);
     assert_eq!(desk.next(), Some(Wanted::Page(0, page(&[("a", "shop"), ("b", "?")]))));
 }
@@ -146,9 +147,9 @@ fn who_is_found_soon_is_never_of_unknown_place() {
     assert!(!matches!(desk.next(), Some(Wanted::Lease(Lease { settled: true, .. }))), "not all consumers are in");
     // The pod is listed.
     let shop = |_: &Client| vec!["shop".into()];
-    desk.keeper.replace(&|client| client.application.as_deref() == Some("y"), &shop);
+    desk.keeper.replace(&|client| client.application.as_deref() == Some("y"), &shop, false);
     assert_eq!(desk.keeper.counts().replaced, 0, "nobody is concerned");
-    desk.keeper.replace(&|client| client.application.as_deref() == Some("x"), &shop);
+    desk.keeper.replace(&|client| client.application.as_deref() == Some("x"), &shop, false);
     desk.now += ROUND;
     let Some(Wanted::Page(0, next)) = desk.next() else { panic!("it is not written") };
     assert_eq!(next.get(ServiceId::of("a")), Some(&[Arc::from("shop")].into()));
@@ -163,6 +164,108 @@ fn who_is_found_soon_is_never_of_unknown_place() {
         wrote.push(matches!(desk.next(), Some(Wanted::Page(..))));
     }
     assert_eq!(wrote, [false, false, false, false, true, true]);
+}
+
+#[test]
+fn who_is_found_says_nothing_of_who_else_was_of_unknown_place() {
+    let mut desk = Desk::new(&[("a", "?")]);
+    desk.world.patience = MINUTE;
+    desk.round(ROUND, &[("a", "x")]);
+    desk.keeper.replace(&|_| true, &|_| vec!["shop".into()], false);
+    let wrote = |desk: &mut Desk| {
+        desk.round(ROUND, &[("a", "shop")]);
+        let Some(Wanted::Page(0, page)) = desk.next() else { return false };
+        desk.pages[0] = Some(page);
+        true
+    };
+    assert!(wrote(&mut desk));
+    assert_eq!(desk.pages[0], Some(page(&[("a", "shop"), ("a", "?")])), "it may have been another one's");
+    let rounds = (1..).find(|_| wrote(&mut desk)).unwrap();
+    assert_eq!((rounds, &desk.pages[0]), (MINUTE / ROUND, &Some(page(&[("a", "shop")]))), "the hold is over");
+}
+
+#[test]
+fn a_service_that_all_see_is_not_hidden_from_whom_is_waited_for() {
+    let mut desk = Desk::new(&[("b", "pay")]);
+    desk.world.patience = MINUTE;
+    let all = [("b", "pay"), ("b", "x"), ("a", "shop"), ("c", "shop"), ("a", "x")];
+    let both = |keeper: &mut Keeper| {
+        let client = |name: &&str| Some(Client { application: Some((*name).into()), address: None, cell: None });
+        let clients = ["pay", "x", "shop"].iter().map(client).collect();
+        let services = [("a", vec![1, 2]), ("b", vec![0, 1]), ("c", vec![2])];
+        let services = services.into_iter().map(|(id, clients)| (id.into(), clients.into())).collect();
+        keeper.report("10.0.0.1", Read::new(Report { clients, services }, &places));
+    };
+    // Before all have answered nobody knows who else consumes it.
+    both(&mut desk.keeper);
+    assert!(!matches!(desk.next(), Some(Wanted::Page(..))), "{all:?}");
+    let end = |desk: &mut Desk| {
+        (desk.now, desk.beat) = (desk.now + ROUND, desk.beat + 1);
+        both(&mut desk.keeper);
+        let world = World { ..desk.world };
+        desk.act(|keeper, now, documents| {
+            keeper.look(now, documents);
+            keeper.end_round(now, &["10.0.0.1".into()].into(), documents, &world);
+        });
+        desk.next()
+    };
+    let Some(Wanted::Page(0, written)) = end(&mut desk) else { panic!("c has no consumer that is waited for") };
+    assert_eq!(written, page(&[("b", "pay"), ("c", "shop")]));
+    desk.pages[0] = Some(written);
+    let written = std::iter::repeat_with(|| end(&mut desk)).find_map(|wanted| match wanted {
+        Some(Wanted::Page(0, page)) => Some(page),
+        _ => None,
+    });
+    let everything = page(&[("a", "shop"), ("a", "?"), ("b", "pay"), ("b", "?"), ("c", "shop")]);
+    assert_eq!(written, Some(everything), "with the unknown ones");
+
+    // Where it is hidden from all anyway nobody waits; nor where nothing counts yet.
+    for (is_settled, is_kept) in [(true, false), (false, true)] {
+        let mut desk = Desk::new(&[]);
+        desk.world.patience = MINUTE;
+        desk.lease.settled = is_settled;
+        if !is_kept {
+            desk.world.keeps = &|_, _| false;
+        }
+        both(&mut desk.keeper);
+        assert_eq!(desk.next(), Some(Wanted::Page(0, page(&[("a", "shop"), ("b", "pay"), ("c", "shop")]))));
+    }
+}
+
+#[test]
+fn who_was_found_and_went_between_two_rounds_has_been_there() {
+    let mut desk = Desk::new(&[("a", "batch")]);
+    for _ in 0..4 {
+        desk.round(ROUND, &[]);
+    }
+    desk.report(&[("a", "x")]);
+    desk.keeper.replace(&|_| true, &|_| vec!["batch".into()], false);
+    let rounds = (1..).find(|_| {
+        desk.round(ROUND, &[]);
+        matches!(desk.next(), Some(Wanted::Page(..)))
+    });
+    assert_eq!(rounds, Some(1 + MINUTE / ROUND), "the hold begins anew");
+}
+
+#[test]
+fn services_of_clients_that_stay_are_not_looked_up_anew() {
+    let mut desk = Desk::new(&[]);
+    desk.report(&[("a", "shop"), ("b", "x"), ("c", "pay"), ("d", "x")]);
+    let is_x = |client: &Client| client.application.as_deref() == Some("x");
+    let asked = std::cell::Cell::new(0);
+    desk.keeper.replace(
+        &is_x,
+        &|_| {
+            asked.set(asked.get() + 1);
+            vec!["batch".into()]
+        },
+        false,
+    );
+    let counts = desk.keeper.counts();
+    assert_eq!((counts.replaced, counts.replaced_services, asked.get()), (1, 2, 2));
+    desk.round(ROUND, &[("a", "shop"), ("b", "batch"), ("c", "pay"), ("d", "batch")]);
+    let all = page(&[("a", "shop"), ("b", "batch"), ("c", "pay"), ("d", "batch")]);
+    assert_eq!(desk.next(), Some(Wanted::Page(0, all)));
 }
 
 #[test]
