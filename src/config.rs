@@ -391,6 +391,11 @@ pub fn policy_from_json(document: Value, namespace: &str) -> Result<PolicyConfig
     checked("policy", &document, |policy: &PolicyConfig| policy.mistakes("policy", namespace))
 }
 
+/// Reads a policy document that was accepted once, maybe by an older release.
+pub fn stored_policy_from_json(document: &Value, namespace: &str) -> Result<PolicyConfig> {
+    checked("policy", document, |policy: &PolicyConfig| policy.mistakes_of_stored("policy", namespace))
+}
+
 fn tree(json: &[u8]) -> Result<Value> {
     serde_json::from_slice(json).map_err(|error| Error::Config(format!("mox: this is no JSON: {error}")))
 }

@@ -64,7 +64,7 @@ impl PolicyContent {
 impl Content for PolicyContent {
     fn check(&self, namespace: &str) -> Result<(), String> {
         let Some(policy) = &self.policy else { return Ok(()) };
-        config::policy_from_json(policy.clone(), namespace).map(drop).map_err(|error| error.to_string())
+        config::stored_policy_from_json(policy, namespace).map(drop).map_err(|error| error.to_string())
     }
 
     fn shrink(&mut self) -> bool {

@@ -199,12 +199,12 @@ impl<C: Content> Slot<C> {
         self.held.as_ref()
     }
 
-    /// Whether there is a row, and it is refused.
     /// Another number whenever another document is held.
     pub(super) fn held_as(&self) -> u64 {
         self.held.as_ref().map_or(0, |held| held.revision) << 32 ^ self.seen.unwrap_or_default() as u64
     }
 
+    /// Whether there is a row, and it is refused.
     pub(super) fn has_refused_row(&self) -> bool {
         self.refused.as_ref().is_some_and(|refused| refused.reason != Reason::Gone)
     }

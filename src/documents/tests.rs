@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{envelope::MOST_ROW, *};
+use super::{content::Content, envelope::MOST_ROW, *};
 
 const TOKEN: &[u8] = b"open sesame 1234";
 const NAMESPACE: &str = "sofa-registry";
@@ -17,6 +17,21 @@ fn policy(n: usize) -> Value {
 
 fn stamp(by: &str) -> Stamp {
     Stamp { by: by.to_owned(), when: NOW, why: "a reason".to_owned() }
+}
+
+/// An older release took names of protocols that mean nothing.
+#[test]
+fn a_policy_that_is_stored_counts_though_it_would_not_be_taken_now() {
+    let policy = json!({ "ports": { "DEFAULT": 12_200, "Bolt": 1, "bolt": 2 } });
+    let refused = crate::config::policy_from_json(policy.clone(), NAMESPACE).unwrap_err().to_string();
+    assert!(refused.contains("policy.ports.DEFAULT") && refused.lines().count() == 2, "{refused}");
+    let content = PolicyContent { policy: Some(policy.clone()), history: Vec::new() };
+    assert_eq!(content.check(NAMESPACE), Ok(()));
+    let config = crate::config::stored_policy_from_json(&policy, NAMESPACE).unwrap();
+    assert_eq!(config.protocol_mistakes("policy").len(), 2);
+    crate::policy::Policy::new(config, &[], NAMESPACE).unwrap();
+    let other = PolicyContent { policy: Some(json!({ "ports": { "bolt": 0 } })), history: Vec::new() };
+    assert!(other.check(NAMESPACE).is_err(), "all else is a mistake still");
 }
 
 /// The registry's store: one table that compares and sets, and says no to whatever goes wrong.

@@ -87,6 +87,13 @@ impl Engine {
         match policy {
             Ok(policy) => {
                 let (stored, hash) = (stored.is_some(), policy.hash().to_owned());
+                for mistake in policy.document().protocol_mistakes("policy") {
+                    tracing::warn!(
+                        event = "policy_protocol_unknown",
+                        %mistake,
+                        "a name in the stored policy means nothing, and is refused when a policy is written next"
+                    );
+                }
                 self.put_policy(policy);
                 tracing::info!(event = "policy_in_force", hash, stored, "another policy is in force");
             }

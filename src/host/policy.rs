@@ -77,7 +77,7 @@ impl Engine {
     }
 
     pub(super) fn compiled_json(&self, policy: &Value) -> Result<Arc<Policy>> {
-        config::policy_from_json(policy.clone(), &self.config().namespace).and_then(|policy| self.compiled(policy))
+        config::stored_policy_from_json(policy, &self.config().namespace).and_then(|policy| self.compiled(policy))
     }
 
     /// The document of a policy that is or was in force; `None`: no such revision is remembered.
@@ -88,7 +88,7 @@ impl Engine {
             return following.own.get(revision).map(|entry| entry.policy.document().clone());
         }
         let policy = following.documents.as_ref()?.policy_of(revision)?;
-        let compiled = policy.map(|policy| config::policy_from_json(policy.clone(), &self.config().namespace));
+        let compiled = policy.map(|policy| config::stored_policy_from_json(policy, &self.config().namespace));
         compiled.map_or_else(|| Some(own()), std::result::Result::ok)
     }
 

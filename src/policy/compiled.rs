@@ -46,9 +46,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Checks the whole document, for resources in `namespace`; an error names every mistake, a line each.
+    /// Checks the document as if it were stored, for resources in `namespace`; an error names every mistake, a line each.
     pub fn new(config: PolicyConfig, vip_ranges: &[IpNet], namespace: &str) -> Result<Self> {
-        let mistakes = config.mistakes("policy", namespace);
+        let mistakes = config.mistakes_of_stored("policy", namespace);
         if mistakes.is_empty() { Self::compile(config, vip_ranges) } else { Err(mistakes.into()) }
     }
 

@@ -206,6 +206,24 @@ impl Default for PolicyConfig {
 impl PolicyConfig {
     /// Every mistake that its types let pass, for resources in `namespace`; `root` is the document's own key.
     pub(crate) fn mistakes(&self, root: &str, namespace: &str) -> Vec<Mistake> {
+        let mut mistakes = self.protocol_mistakes(root);
+        mistakes.extend(self.mistakes_of_stored(root, namespace));
+        mistakes
+    }
+
+    /// The names in `ports` that mean nothing. A document that is stored may be older than that was a mistake, and counts all the same.
+    pub(crate) fn protocol_mistakes(&self, root: &str) -> Vec<Mistake> {
+        let mut checks = Checks { namespace: "", mistakes: Vec::new() };
+        let mut known = BTreeSet::new();
+        for protocol in self.ports.keys() {
+            let key = Mistake::entry(&format!("{root}.ports"), protocol);
+            checks.protocol(&key, protocol, known.insert(protocol.to_ascii_lowercase()));
+        }
+        checks.mistakes
+    }
+
+    /// Every other mistake.
+    pub(crate) fn mistakes_of_stored(&self, root: &str, namespace: &str) -> Vec<Mistake> {
         let Self {
             include: _,
             exclude: _,
@@ -221,10 +239,8 @@ impl PolicyConfig {
         } = self;
         let mut checks = Checks { namespace, mistakes: Vec::new() };
         checks.export_to(root, export_to);
-        let mut known = BTreeSet::new();
         for (protocol, port) in ports {
             let key = Mistake::entry(&format!("{root}.ports"), protocol);
-            checks.protocol(&key, protocol, known.insert(protocol.to_ascii_lowercase()));
             checks.port(key, *port);
         }
         checks.labels(root, labels);
