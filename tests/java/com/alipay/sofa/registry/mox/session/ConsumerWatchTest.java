@@ -196,6 +196,38 @@ public class ConsumerWatchTest {
         assertEquals("what is as before is not read anew", 3, looks[0]);
     }
 
+    /** A renewal whose object has the number of the one before. */
+    @Test
+    public void whatIsMissedBySumsIsFoundOnceTheyAreForgotten() {
+        Object object = new Object();
+        String[] address = {"10.1.0.1"};
+        Servers servers = new Servers() {
+            @Override
+            public void own(BiConsumer<String, Collection<?>> services) {
+                services.accept(TestData.service(1), Collections.singletonList(object));
+            }
+
+            @Override
+            public void own(String dataInfoId, Sink sink) {
+                sink.subscription(address[0], null, null);
+            }
+        };
+        OwnSubscribers subscribers = new OwnSubscribers();
+        assertTrue(subscribers.look(servers));
+        subscribers.told();
+        address[0] = "10.1.0.2";
+        for (int n = 0; n < OwnSubscribers.LOOKS; n++) {
+            assertTrue("the sum is as before", !subscribers.look(servers));
+        }
+        subscribers.forgetSums();
+        assertTrue(subscribers.look(servers));
+        assertTrue(subscribers.clients().contains("10.1.0.2||"));
+        subscribers.told();
+        assertTrue("what is as before is no change", !subscribers.look(servers));
+        subscribers.forgetSums();
+        assertTrue("what is as before is no change", !subscribers.look(servers));
+    }
+
     /** Services with any clients, changed at random: what the engine has is what a look at all of them would find. */
     @Test
     public void whatChangedIsToldAlone() throws Exception {

@@ -29,7 +29,7 @@ import org.slf4j.LoggerFactory;
 final class ConsumerWatch implements AutoCloseable {
     static final long OWN_MILLIS = 2_000;
     static final long ROUND_MILLIS = 15_000;
-    /** After so long the engine is told the whole anew, whatever the sum says. */
+    /** After so long the whole is read and told anew, whatever the sums say. */
     private static final long WHOLE_NANOS = TimeUnit.MINUTES.toNanos(5);
 
     /** In the place of an address: not all clients are named. */
@@ -51,6 +51,8 @@ final class ConsumerWatch implements AutoCloseable {
     private final AtomicBoolean off = new AtomicBoolean();
 
     private final OwnSubscribers subscribers = new OwnSubscribers();
+    /** When the sums of these were forgotten last, by the clock of {@link System#nanoTime}. */
+    private long forgotSumsAt = System.nanoTime();
     /** What the engine was told of {@link #subscribers}, all of it; null: nothing that it may still have. */
     private Told toldOwn;
 
@@ -147,6 +149,10 @@ final class ConsumerWatch implements AutoCloseable {
             return;
         }
         boolean computes = Boolean.TRUE.equals(wanted.get("collect"));
+        if (System.nanoTime() - forgotSumsAt >= WHOLE_NANOS) {
+            forgotSumsAt = System.nanoTime();
+            subscribers.forgetSums();
+        }
         boolean isOther = subscribers.look(source);
         // Whoever begins to compute is told the services as well.
         long kind = computes ? 1 : 0;

@@ -103,6 +103,11 @@ final class OwnSubscribers {
         return !changedServices.isEmpty() || !changedClients.isEmpty();
     }
 
+    /** Has the next look read all services: of two objects both may have the same number. */
+    void forgetSums() {
+        services.values().forEach(service -> service.count = -1);
+    }
+
     private static long sum(Collection<?> subscriptions) {
         long sum = 0;
         for (Object subscription : subscriptions) {
