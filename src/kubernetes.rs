@@ -66,7 +66,7 @@ use report::KubernetesReport;
 
 /// The rights that the writer needs, for the defaults of `mox.namespace` and `mox.kubernetes.owner`.
 const RBAC: &str = include_str!("kubernetes/rbac.yaml");
-/// The rights of whoever follows pods, for the default of `mox.kubernetes.owner`.
+/// The rights of whoever follows pods, for the same defaults.
 const RBAC_PODS: &str = include_str!("kubernetes/rbac-pods.yaml");
 
 /// Writes the view to a Kubernetes API server, in a task of its own.
@@ -177,5 +177,7 @@ pub fn rbac(config: &Config, pods: bool) -> String {
         .join("---\n")
         .replace("sofa-registry # lease", lease_namespace)
         .replace("namespace: sofa-registry # objects", &format!("namespace: {namespace}"))
+        // Of a cluster, so there is one for each registry in it.
+        .replace("-default-sofa-registry-pods", &format!("-default-{namespace}-pods"))
         .replace("registry-mox-default", &format!("registry-mox-{}", settings.owner))
 }

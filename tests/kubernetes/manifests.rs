@@ -266,6 +266,12 @@ fn pods_are_seen_by_a_right_of_their_own(server: &mut Server) {
         of(br#"{"kubernetes":{"enabled":true,"owner":"o"}}"#, false) + "---\n" + &manifest.replace("-default", "-o")
     );
 
+    let there = of(br#"{"namespace":"there"}"#, true);
+    let names = |manifest: &str| -> Vec<String> {
+        manifest.lines().filter_map(|line| Some(line.strip_prefix("  name: ")?.to_owned())).collect()
+    };
+    assert_eq!(names(&there), ["registry-mox-default-there-pods"; 2], "another registry has another");
+
     revoke_pods(server);
     make_namespace(server);
     let before = rules(server, NAMESPACE);
