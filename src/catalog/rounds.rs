@@ -65,7 +65,10 @@ impl Rounds {
             if !wake.wait(next) {
                 break;
             }
-            self.since = if came_meanwhile { began } else { Instant::now() };
+            // What a round that broke off did not publish is as old as it was.
+            if !self.broken {
+                self.since = if came_meanwhile { began } else { Instant::now() };
+            }
             // The pause is never restarted: a steady stream of changes does not put the push off.
             if !wake.pause(shared.config.push.quiet) {
                 break;
@@ -135,6 +138,8 @@ impl Rounds {
         let orders: Orders = shared.orders.lock().take();
         shared.store.expire(shared.clock.now());
         let policy = shared.policy.load_full();
+        // Services that another policy has looked at anew have not changed in the registry.
+        let changed = shared.store.is_dirty();
         let dirty = match self.round.is_frozen(&orders) {
             true => Vec::new(),
             false => {
@@ -142,7 +147,8 @@ impl Rounds {
                 self.round.take(&shared.store, &policy)
             }
         };
-        let (now, publishers, changed) = (shared.clock.now(), shared.store.counts().publishers, !dirty.is_empty());
+        let changed = changed && !dirty.is_empty();
+        let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
         let Output { changes, complete, shown, findings, notices } =
             self.round.round(Input { now, dirty, policy, orders, publishers, pins: shared.pins.load_full() });
         let current = shared.view.borrow().clone();

@@ -343,6 +343,11 @@ impl Store {
         }
     }
 
+    /// Whether any service is other than when it was taken last.
+    pub fn is_dirty(&self) -> bool {
+        self.shards.iter().any(|shard| !shard.state.lock().dirty.is_empty())
+    }
+
     /// Takes every dirty service. Changes that come meanwhile are taken next time, and so are services that a read is being
     /// applied to; its end wakes again.
     pub fn take_dirty(&self) -> Vec<Taken> {
