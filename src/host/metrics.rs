@@ -345,7 +345,11 @@ fn of_visibility(status: &VisibilityStatus) -> Vec<Metric> {
     if let Some(counts) = &status.counts {
         let silent = counts.silent.len() as u64;
         all.extend([
-            counter("mox_visibility_rounds_total", "Rounds that every session server answered.", counts.complete),
+            counter(
+                "mox_visibility_rounds_total",
+                "Rounds that every session server answered and in which it was known where pods are.",
+                counts.complete,
+            ),
             counter(
                 "mox_visibility_incomplete_rounds_total",
                 "Rounds that one did not answer, or in which it was not known where pods are.",

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,13 +19,13 @@ use crate::{
         desk::Following,
         documents::OURSELVES,
         engine::Engine,
-        watching::{ClientShown, Said, VisibilityStatus},
+        watching::{ClientShown, OwnClients, Said, VisibilityStatus, Watching},
     },
     kubernetes::{Changed, PodWatch},
     model,
     policy::{Consumers, Mode, Policy, Source, visibility::covers},
     visibility::{
-        Names, ServiceId,
+        Names, ServiceId, UNKNOWN,
         keeper::{self, Read, Wanted, World},
         report::{Client, Part, Report},
         seen,
@@ -145,7 +146,7 @@ fn read(text: &str) -> Option<Client> {
         return None;
     }
     let mut parts = text.splitn(3, '|');
-    let address = parts.next().and_then(|address| address.parse().ok());
+    let address = parts.next().and_then(|address| address.parse().ok()).map(|it: IpAddr| it.to_canonical());
     let cut = |part: &str| Arc::from(part.chars().take(MOST_NAME).collect::<String>());
     let mut named = || parts.next().filter(|part| !part.is_empty()).map(cut);
     let (cell, application) = (named(), named());
@@ -170,14 +171,27 @@ struct Places<'a> {
 impl Places<'_> {
     /// `None`: it is not known where it is.
     fn place(&self, client: &Client) -> Option<(Source, Vec<Arc<str>>)> {
-        let by_policy = self.policy.place_of(client.application.as_deref(), client.address);
-        let by_policy = by_policy.map(|(source, names)| (source, names.to_vec()));
-        let by_pod = || Some((Source::Kubernetes, vec![self.pods?.namespace(client.address?)?]));
-        by_policy.or_else(by_pod)
+        self.by_policy(client).or_else(|| Some((Source::Kubernetes, vec![self.by_pod(client)?.0])))
     }
 
+    fn by_policy(&self, client: &Client) -> Option<(Source, Vec<Arc<str>>)> {
+        let by_policy = self.policy.place_of(client.application.as_deref(), client.address);
+        by_policy.map(|(source, names)| (source, names.to_vec()))
+    }
+
+    /// The namespace of the client's pod, and whether that is gone.
+    fn by_pod(&self, client: &Client) -> Option<(Arc<str>, bool)> {
+        self.pods?.namespace(client.address?)
+    }
+
+    /// The namespaces that a client counts in. Who has the address of a pod that is gone may be a new one that is shown later.
     fn names(&self, client: &Client) -> Vec<Arc<str>> {
-        self.place(client).map(|(_, names)| names).unwrap_or_default()
+        let Some((_, names)) = self.by_policy(client) else {
+            let Some((namespace, is_gone)) = self.by_pod(client) else { return Vec::new() };
+            let unknown = is_gone.then(|| UNKNOWN.into());
+            return [namespace].into_iter().chain(unknown).collect();
+        };
+        names
     }
 }
 
@@ -246,7 +260,11 @@ impl Engine {
     /// be written now.
     pub fn consumers(&self, server: &str, own: bool, clients: &[String], services: BTreeMap<Arc<str>, String>) -> bool {
         let mut clients: Vec<Option<Client>> = clients.iter().map(|text| read(text)).collect();
-        let lines = own.then(|| (lines(clients.iter().flatten()), Instant::now()));
+        let told = own.then(|| OwnClients {
+            server: server.into(),
+            lines: Some(lines(clients.iter().flatten())),
+            at: Instant::now(),
+        });
         // Whoever is not told apart may be anywhere, so services are seen by more. A server whose word is not taken would be silent.
         if clients.len() > MOST {
             clients.truncate(MOST);
@@ -259,7 +277,7 @@ impl Engine {
         let (places, pods) = (self.places(&policy), self.pods.version());
         let read = Read::new(Report { clients, services }, &|client| places.names(client));
         let mut following = self.documents.lock();
-        following.watching.clients = lines.or(following.watching.clients.take());
+        following.watching.clients = told.or(following.watching.clients.take());
         following.watching.keeper.report(server, read);
         // What changed since it was read where clients are.
         following.watching.pods = following.watching.pods.min(pods);
@@ -294,7 +312,7 @@ impl Engine {
             return (false, false);
         }
         watching.pods = watching.pods.min(pods);
-        watching.clients = Some((lines(watching.keeper.clients_of(server)), Instant::now()));
+        watching.clients = Some(OwnClients { server: server.into(), lines: None, at: Instant::now() });
         (true, self.is_due(&mut following, &policy))
     }
 
@@ -304,16 +322,20 @@ impl Engine {
         let mut following = self.documents.lock();
         self.follow_places(&mut following, &policy);
         let told = following.watching.clients.as_mut().filter(|_| own);
-        let is_told = told.map(|(_, at)| *at = Instant::now()).is_some();
+        let is_told = told.map(|told| told.at = Instant::now()).is_some();
         if computes(&following, now) { following.watching.keeper.same(server) } else { is_told }
     }
 
     /// The own clients that subscribe, a line each: address, cell and application with a `|` between. `None`: the host has not said
     /// for a while who they are.
     pub(super) fn consumer_lines(&self) -> Option<Arc<str>> {
-        let following = self.documents.lock();
-        let (lines, at) = following.watching.clients.as_ref()?;
-        (at.elapsed() < FRESH).then(|| Arc::clone(lines))
+        let mut following = self.documents.lock();
+        let Watching { keeper, clients, .. } = &mut following.watching;
+        let told = clients.as_mut().filter(|told| told.at.elapsed() < FRESH)?;
+        if told.lines.is_none() {
+            told.lines = Some(lines(keeper.clients_of(&told.server)?));
+        }
+        told.lines.clone()
     }
 
     /// Ends a round in which all these session servers were asked. Returns whether documents are to be written now.
@@ -370,7 +392,7 @@ impl Engine {
         let world = self.world(&policy, &knows, &keeps);
         let Following { documents: Some(all), watching, .. } = following else { return None };
         // Whoever cannot collect lets another take the lease.
-        let collects = watching.clients.as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH);
+        let collects = watching.clients.as_ref().is_some_and(|told| told.at.elapsed() < FRESH);
         if world.asks && !(collects && self.view().complete) {
             watching.keeper.look(now, &documents(all));
             return None;

@@ -23,8 +23,19 @@ pub(super) struct Watching {
     pub(super) said: Option<Option<Said>>,
     /// The groups of services there are, and when they were looked for.
     pub(super) groups: Option<(Arc<BTreeSet<String>>, Instant)>,
-    /// The own clients that subscribe, a line each, for the session server that computes; and when the host said so last.
-    pub(super) clients: Option<(Arc<str>, Instant)>,
+    /// The own clients that subscribe.
+    pub(super) clients: Option<OwnClients>,
+}
+
+/// The own clients that subscribe, for the session server that computes.
+#[derive(Debug)]
+pub(super) struct OwnClients {
+    /// This session server, as the host names it.
+    pub(super) server: Arc<str>,
+    /// A line each; `None`: the keeper has others by now, which nobody has asked for yet.
+    pub(super) lines: Option<Arc<str>>,
+    /// When the host said so last.
+    pub(super) at: Instant,
 }
 
 /// What the documents say of all services, but for who holds the lease.

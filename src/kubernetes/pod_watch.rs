@@ -31,6 +31,8 @@ pub(super) struct State {
     failure: Option<Arc<str>>,
     #[cfg(feature = "kubernetes")]
     logged: Option<Instant>,
+    #[cfg(feature = "kubernetes")]
+    listed: Option<Instant>,
 }
 
 impl PodWatch {
@@ -53,9 +55,10 @@ impl PodWatch {
         self.wanted.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
     }
 
-    /// The namespace of the pod at an address.
-    pub fn namespace(&self, address: IpAddr) -> Option<Arc<str>> {
-        self.state.lock().pods.namespace(address).cloned()
+    /// The namespace of the pod at an address, and whether the pod is gone, so that another one that is not shown yet may have it.
+    pub fn namespace(&self, address: IpAddr) -> Option<(Arc<str>, bool)> {
+        let state = self.state.lock();
+        state.pods.namespace(address).map(|(namespace, is_gone)| (Arc::clone(namespace), is_gone))
     }
 
     /// Whether all pods are known as they are now.
@@ -107,7 +110,7 @@ mod following {
     /// All pods that have not ended. A selector of the phase is as old as pods are; by another an older API server may refuse to answer.
     const PATH: &str = "/api/v1/pods";
     const SELECTOR: &str = "&fieldSelector=status.phase%21%3DSucceeded,status.phase%21%3DFailed";
-    /// How often it is logged why they are not known.
+    /// How often it is logged why they are not known, and how often that they are.
     const LOGGED_EVERY: Duration = Duration::from_secs(60);
     const REMEDY: &str = "give the session servers the rights of /mox/kubernetes/rbac";
 
@@ -174,8 +177,11 @@ mod following {
                 state.lists += 1;
                 (state.is_current, state.failure) = (true, None);
                 let pods = state.pods.count().0;
-                drop(state);
-                tracing::info!(event = "pods_listed", pods, "the namespaces of pods are known");
+                if state.listed.is_none_or(|at| now - at >= LOGGED_EVERY) {
+                    state.listed = Some(now);
+                    drop(state);
+                    tracing::info!(event = "pods_listed", pods, "the namespaces of pods are known");
+                }
             }
             WatchEvent::Shown(pod) => state.lock().pods.shown(now, pod),
             WatchEvent::Gone(pod) => state.lock().pods.gone(now, pod.id),
@@ -201,7 +207,8 @@ mod following {
             tracing::warn!(
                 event = "pods_unknown",
                 why,
-                "it is not known in which namespaces pods are; nothing is hidden, and new consumers count as of unknown namespace"
+                "it is not known in which namespaces pods are; nothing is removed, addresses count as they were known, and consumers at \
+                 others as of unknown namespace"
             );
         }
     }

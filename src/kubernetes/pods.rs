@@ -1,7 +1,8 @@
 //! In which namespace the pod at an address is: a value over what the API server shows of pods.
 //!
 //! Kept is what the question needs, about 120 bytes for each pod. Of several pods that have an address the newer one counts. When
-//! a pod goes its address says for a while what it said: a session server may see its client go later than the API server its pod.
+//! a pod goes its address says for a while what it said: a session server may see its client go later than the API server its pod. It
+//! says as well that another pod may be there, which is shown later than its client comes.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -88,8 +89,8 @@ pub(super) struct Pods {
     gone: HashMap<Address, (Arc<str>, Instant)>,
     /// These addresses, the first that is forgotten first; some may be in use again.
     going: VecDeque<(Instant, Address)>,
-    /// Pods of the last list for which there was no room, and of those that came since.
-    left_out: usize,
+    /// Pods for which there was no room, as many of them as there is room for.
+    left_out: HashSet<PodId>,
     /// How many changes there were.
     version: u64,
     /// The last of them.
@@ -97,10 +98,11 @@ pub(super) struct Pods {
 }
 
 impl Pods {
-    /// The namespace of the pod at an address.
-    pub(super) fn namespace(&self, address: IpAddr) -> Option<&Arc<str>> {
+    /// The namespace of the pod at an address, and whether the pod is gone, so that another one that is not shown yet may have it.
+    pub(super) fn namespace(&self, address: IpAddr) -> Option<(&Arc<str>, bool)> {
         let address = address.into();
-        self.held(address).or_else(|| self.gone.get(&address).map(|(namespace, _)| namespace))
+        let gone = || self.gone.get(&address).map(|(namespace, _)| (namespace, true));
+        self.held(address).map(|namespace| (namespace, false)).or_else(gone)
     }
 
     fn held(&self, address: Address) -> Option<&Arc<str>> {
@@ -122,6 +124,7 @@ impl Pods {
                 && let Some(pod) = before.pods.get(id)
             {
                 self.linger(now, address, Arc::clone(&pod.namespace));
+                self.note(address);
             }
         }
         let was = |address: &Address| before.addresses.get(address).and_then(|id| before.pods.get(id));
@@ -146,12 +149,15 @@ impl Pods {
             let left = before.into_iter().filter(|address| *address != [0; 16] && !addresses.contains(address));
             left.for_each(|address| self.release(now, Address(address), seen.id));
         } else if self.pods.len() >= MOST {
-            self.left_out += 1;
+            if self.left_out.len() < MOST {
+                self.left_out.insert(seen.id);
+            }
             return;
         } else {
             let known = self.namespaces.get_key_value(&seen.namespace).map(|(known, _)| Arc::clone(known));
             let namespace = known.unwrap_or(seen.namespace);
             *self.namespaces.entry(Arc::clone(&namespace)).or_default() += 1;
+            self.left_out.remove(&seen.id);
             self.pods.insert(seen.id, Pod { namespace, made: seen.made, addresses });
         }
         seen.addresses.into_iter().flatten().for_each(|address| self.claim(address, seen.id));
@@ -160,6 +166,7 @@ impl Pods {
     /// A pod is gone.
     pub(super) fn gone(&mut self, now: Instant, id: PodId) {
         self.expire(now);
+        self.left_out.remove(&id);
         let Some(pod) = self.pods.get(&id) else { return };
         pod.addresses().for_each(|address| self.release(now, address, id));
         if let Some(pod) = self.pods.remove(&id)
@@ -188,7 +195,7 @@ impl Pods {
         };
         self.addresses.insert(address, holder);
         self.gone.remove(&address);
-        if before.as_ref() != self.held(address) {
+        if before != self.namespace_at(address) {
             self.note(address);
         }
     }
@@ -204,7 +211,7 @@ impl Pods {
                 Some((_, next)) => drop(self.addresses.insert(address, next)),
                 None => {
                     self.addresses.remove(&address);
-                    if let Some(namespace) = before.clone() {
+                    if let Some((namespace, _)) = before.clone() {
                         self.linger(now, address, namespace);
                     }
                 }
@@ -218,8 +225,8 @@ impl Pods {
         }
     }
 
-    fn namespace_at(&self, address: Address) -> Option<Arc<str>> {
-        self.namespace(address.into()).cloned()
+    fn namespace_at(&self, address: Address) -> Option<(Arc<str>, bool)> {
+        self.namespace(address.into()).map(|(namespace, is_gone)| (Arc::clone(namespace), is_gone))
     }
 
     fn linger(&mut self, now: Instant, address: Address, namespace: Arc<str>) {
@@ -270,7 +277,7 @@ impl Pods {
 
     /// How many pods there are, and how many there was no room for.
     pub(super) fn count(&self) -> (usize, usize) {
-        (self.pods.len(), self.left_out)
+        (self.pods.len(), self.left_out.len())
     }
 
     /// The last change counts on, so that whoever asks for changes is told of this as well.
@@ -301,7 +308,7 @@ mod tests {
     }
 
     fn said(pods: &Pods, n: u16) -> Option<&str> {
-        pods.namespace(address(n)).map(|name| &**name)
+        pods.namespace(address(n)).map(|(name, _)| &**name)
     }
 
     fn these(all: &[u16]) -> Changed {
@@ -313,7 +320,7 @@ mod tests {
         let (mut pods, now) = (Pods::default(), Instant::now());
         pods.listed(now, vec![pod(1, "shop", &[0, 1]), pod(2, "pay", &[2]), pod(3, "host", &[])]);
         assert_eq!([0, 1, 2, 4].map(|n| said(&pods, n)), [Some("shop"), Some("shop"), Some("pay"), None]);
-        assert_eq!(pods.namespace("::ffff:10.0.0.2".parse().unwrap()).map(|name| &**name), Some("pay"));
+        assert_eq!(pods.namespace("::ffff:10.0.0.2".parse().unwrap()).map(|(name, _)| &**name), Some("pay"));
         assert_eq!(pods.count(), (2, 0), "who has no address of its own is no pod here");
         let before = pods.version();
 
@@ -343,7 +350,13 @@ mod tests {
         pods.shown(now, pod(2, "shop", &[])); // it has ended
         pods.listed(now, vec![pod(4, "pay", &[6]), pod(5, "batch", &[2])]);
         assert_eq!([0, 2, 4].map(|n| said(&pods, n)), [Some("shop"), Some("batch"), Some("shop")]);
-        assert_eq!(pods.changed(before), these(&[2]), "what says the same is no change");
+        let is_gone = |n: u16| pods.namespace(address(n)).map(|(_, is_gone)| is_gone);
+        assert_eq!([0, 2, 4, 6].map(is_gone), [Some(true), Some(false), Some(true), Some(false)]);
+        assert_eq!(pods.changed(before), these(&[0, 2, 4]), "what says the same is no change");
+        let before = pods.version();
+        pods.shown(now, pod(6, "shop", &[4]));
+        assert_eq!((pods.namespace(address(4)), pods.changed(before)), (Some((&"shop".into(), false)), these(&[4])));
+        pods.gone(now, 6);
         let before = pods.version();
         pods.expire(now + LINGER - Duration::from_millis(1));
         assert_eq!(said(&pods, 0), Some("shop"));
@@ -366,6 +379,19 @@ mod tests {
         let before = pods.version();
         pods.forget();
         assert_eq!((pods.changed(before), pods.count()), (Changed::Any, (0, 0)));
+    }
+
+    #[test]
+    fn pods_without_room_are_counted_once() {
+        let (mut pods, now) = (Pods::default(), Instant::now());
+        (0..MOST as u64).for_each(|id| pods.shown(now, PodSeen { id, ..pod(0, "shop", &[0]) }));
+        for _ in 0..3 {
+            pods.shown(now, PodSeen { id: u64::MAX, ..pod(0, "shop", &[2]) });
+        }
+        assert_eq!(pods.count(), (MOST, 1));
+        pods.gone(now, 0);
+        pods.shown(now, PodSeen { id: u64::MAX, ..pod(0, "shop", &[2]) });
+        assert_eq!(pods.count(), (MOST, 0));
     }
 
     #[test]
@@ -397,7 +423,7 @@ mod tests {
             let mut pods = Pods::default();
             let mut there: BTreeMap<PodId, (&str, Vec<u16>)> = BTreeMap::new();
             for (id, namespace, first, second, what) in steps {
-                let before: Vec<Option<String>> = (0..8).map(|n| said(&pods, n).map(str::to_owned)).collect();
+                let before: Vec<_> = (0..8).map(|n| pods.namespace_at(address(n).into())).collect();
                 let version = pods.version();
                 let namespace = there.get(&id).map_or(["a", "b", "c"][namespace], |(name, _)| *name);
                 match what {
@@ -421,7 +447,7 @@ mod tests {
                 }
                 let Changed::These(changed) = pods.changed(version) else { panic!("few changes") };
                 for n in 0..8 {
-                    let is_other = before[n as usize].as_deref() != said(&pods, n);
+                    let is_other = before[n as usize] != pods.namespace_at(address(n).into());
                     prop_assert!(!is_other || changed.contains(&address(n)), "{n} is other than before");
                 }
             }

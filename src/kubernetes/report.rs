@@ -85,11 +85,12 @@ pub struct Problem {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodsReport {
-    /// Whether all pods are known, as they are now. Where not, what was known counts, and nothing is hidden from anybody.
+    /// Whether all pods are known, as they are now. Where not, addresses count as they were known, and nothing is
+    /// removed; a new pod with the address of an older one counts as that until pods are listed again.
     pub current: bool,
     /// Pods that are known, but for those of the host's network and those that have ended.
     pub pods: usize,
-    /// Pods for which there was no room.
+    /// Pods for which there was no room; at most as many as there was room for.
     pub left_out: usize,
     /// How often all pods were listed.
     pub lists: u64,

@@ -176,7 +176,7 @@ pub struct Keeper {
     complete_at: Option<Millis>,
     /// When the last complete round ended.
     seen_at: Option<Millis>,
-    /// Rounds that every session server answered since this server computes.
+    /// Rounds that every session server answered since this server computes, whether or not it was known where clients are.
     rounds: u64,
     /// How long complete rounds have followed each other.
     observed: Millis,
@@ -650,9 +650,9 @@ impl Keeper {
         self.servers.iter().flat_map(|(name, server)| server.clients().map(move |client| (name, client)))
     }
 
-    /// The clients of a session server.
-    pub fn clients_of(&self, server: &str) -> impl Iterator<Item = &Client> {
-        self.servers.get(server).into_iter().flat_map(Server::clients)
+    /// The clients of a session server; `None`: nothing is known of it.
+    pub fn clients_of(&self, server: &str) -> Option<impl Iterator<Item = &Client>> {
+        self.servers.get(server).map(Server::clients)
     }
 }
 

@@ -188,7 +188,6 @@ fn who_is_found_says_nothing_of_who_else_was_of_unknown_place() {
 fn a_service_that_all_see_is_not_hidden_from_whom_is_waited_for() {
     let mut desk = Desk::new(&[("b", "pay")]);
     desk.world.patience = MINUTE;
-    let all = [("b", "pay"), ("b", "x"), ("a", "shop"), ("c", "shop"), ("a", "x")];
     let both = |keeper: &mut Keeper| {
         let client = |name: &&str| Some(Client { application: Some((*name).into()), address: None, cell: None });
         let clients = ["pay", "x", "shop"].iter().map(client).collect();
@@ -198,7 +197,7 @@ fn a_service_that_all_see_is_not_hidden_from_whom_is_waited_for() {
     };
     // Before all have answered nobody knows who else consumes it.
     both(&mut desk.keeper);
-    assert!(!matches!(desk.next(), Some(Wanted::Page(..))), "{all:?}");
+    assert!(!matches!(desk.next(), Some(Wanted::Page(..))));
     let end = |desk: &mut Desk| {
         (desk.now, desk.beat) = (desk.now + ROUND, desk.beat + 1);
         both(&mut desk.keeper);

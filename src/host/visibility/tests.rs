@@ -29,6 +29,39 @@ fn names_that_clients_choose_are_cut() {
 }
 
 #[test]
+fn an_address_is_the_same_in_either_form() {
+    let [mapped, plain] = ["::ffff:10.1.0.1|c|a", "10.1.0.1|c|a"].map(read);
+    assert_eq!(mapped, plain);
+}
+
+#[test]
+fn lines_of_clients_are_made_when_they_are_asked_for() {
+    let config = json!({ "listen": "127.0.0.1:0", "admin": { "token": "open sesame 1234" },
+                         "policy": { "visibility": { "mode": "on" } } });
+    let engine = Engine::open(Config::from_json(config.to_string().as_bytes()).unwrap()).unwrap();
+    {
+        let mut following = engine.documents.lock();
+        following.watching.keeper.is("10.0.0.1/1");
+        let all = following.documents.as_mut().unwrap();
+        all.take(Name::Visibility, None);
+        let stamp = Stamp { by: String::new(), when: 0, why: String::new() };
+        let lease = Lease { holder: "10.0.0.1/1".into(), settled: true, pages: 0 };
+        let write = all.set_lease(lease, &stamp).unwrap();
+        all.take(write.name, Some(&Row { version: write.version, value: write.value }));
+    }
+    let is_made = || engine.documents.lock().watching.clients.as_ref().unwrap().lines.is_some();
+    engine.consumers("10.0.0.1", true, &["10.1.0.1||a".to_owned()], BTreeMap::new());
+    let (known, _) = engine.consumers_part("10.0.0.1", &["1 10.1.0.2||b".to_owned()], BTreeMap::new());
+    assert!(known && !is_made());
+    assert_eq!(engine.consumer_lines().as_deref(), Some("10.1.0.1||a\n10.1.0.2||b\n"));
+    assert!(is_made());
+    // Who computes no more knows of nobody what it was told in parts.
+    engine.consumers_part("10.0.0.1", &["0 ".to_owned()], BTreeMap::new());
+    engine.documents.lock().watching.keeper = keeper::Keeper::default();
+    assert_eq!(engine.consumer_lines(), None);
+}
+
+#[test]
 fn clients_beyond_the_bound_are_one_that_may_be_anywhere() {
     let engine = engine();
     let many: Vec<String> = (0..MOST + 10).map(|n| format!("10.1.0.1||app{n}")).collect();
