@@ -55,6 +55,27 @@ fn what_is_held_is_held_when_everything_is_made_anew() {
     assert_eq!(served(&shared), (30, 10, None), "a release counts once");
 }
 
+#[test]
+fn another_policy_is_no_change_of_the_registry() {
+    let shared = Arc::new(Shared::new(Config::default()).unwrap());
+    let mut rounds = Rounds::new(Arc::clone(&shared));
+    (0..3).for_each(|service| change(&shared, service, 1, Some("10.0.0.1:80")));
+    shared.orders.lock().loaded = true;
+    assert!(rounds.round());
+    let told =
+        || (shared.published.counted().within.last().copied(), shared.view.borrow().service_entries.version().clone());
+    let before = told();
+    let policy = serde_json::from_value(serde_json::json!({ "exportTo": ["shop"] })).unwrap();
+    shared.policy.store(Arc::new(crate::policy::Policy::new(policy, &[], "sofa-registry").unwrap()));
+    assert!(rounds.round());
+    let after = told();
+    assert_eq!(after.0, before.0);
+    assert_ne!(after.1, before.1, "all are exported to others");
+    change(&shared, 1, 2, Some("10.0.0.2:80"));
+    assert!(rounds.round());
+    assert_eq!(told().0, before.0.map(|count| count + 1));
+}
+
 /// A hundred services in a state file, then a start under a policy that Istio's validation refuses for all of them.
 #[tokio::test]
 async fn a_start_under_a_policy_that_istio_would_refuse_serves_the_last_good_state() {
