@@ -354,7 +354,7 @@ impl Engine {
 
     fn is_due(&self, following: &mut Following, policy: &Policy) -> bool {
         let (knows, keeps) =
-            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(&policy, id, names));
+            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(policy, id, names));
         let Following { documents: all, watching, .. } = following;
         let (now, keeper) = (self.shared.clock.now(), &mut watching.keeper);
         all.as_ref().is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows, &keeps)))
