@@ -62,8 +62,9 @@ fn another_policy_is_no_change_of_the_registry() {
     (0..3).for_each(|service| change(&shared, service, 1, Some("10.0.0.1:80")));
     shared.orders.lock().loaded = true;
     assert!(rounds.round());
-    let told =
-        || (shared.published.counted().within.last().copied(), shared.view.borrow().service_entries.version().clone());
+    let told = || {
+        (shared.published.counted().within.last().copied(), shared.view.borrow().service_entries.version().to_string())
+    };
     let before = told();
     let policy = serde_json::from_value(serde_json::json!({ "exportTo": ["shop"] })).unwrap();
     shared.policy.store(Arc::new(crate::policy::Policy::new(policy, &[], "sofa-registry").unwrap()));
