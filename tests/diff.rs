@@ -247,7 +247,7 @@ async fn a_browser_is_known_by_what_it_accepts() {
         ("", "text/html,application/xhtml+xml,*/*;q=0.8", "as=html"),
         ("q=a", "application/xhtml+xml", "q=a&as=html"),
         ("as=json&q=a", "application/xhtml+xml", "as=json&q=a"),
-        ("q=a", "text/html, */*; q=.2", "q=a"),
+        ("q=a", "text/html, */*; q=.2", "q=a&as=html"),
         ("q=a", "", "q=a"),
     ] {
         let order = json!({ "op": "accepted", "query": query, "accept": accept }).to_string();

@@ -129,6 +129,69 @@ async fn what_nobody_published_is_told_from_what_is_known() {
     names(&mox, &nth(2), "read", "failed", "unknown");
 }
 
+/// The services that a query leads to, and what it was taken for.
+fn led(mox: &Mox, query: &str) -> (String, Vec<String>) {
+    let answer = asked(mox, query);
+    let services = answer["services"].as_array().unwrap().iter();
+    let services = services.map(|it| it["service"].as_str().unwrap().to_owned()).collect();
+    (answer["found"]["kind"].as_str().unwrap().to_owned(), services)
+}
+
+#[track_caller]
+fn leads(mox: &Mox, service: &str, queries: &[(&str, &str)]) {
+    for (query, kind) in queries {
+        assert_eq!(led(mox, query), ((*kind).to_owned(), vec![service.to_owned()]), "{query}");
+    }
+}
+
+/// Whatever a ticket calls it by: a service without publishers that is served all the same, an excluded and a dropped one.
+#[tokio::test]
+async fn what_is_not_served_as_the_registry_has_it_is_found_by_each_of_its_names() {
+    let names = |n: usize| {
+        [format!("com.example.S{n}:1.0@DEFAULT"), format!("com.example.s{n}.sofa.mesh"), format!("com.example.s{n}")]
+    };
+    for mode in ["inline", "workload-entry"] {
+        let mox = open(json!({ "endpointMode": mode })).await;
+        for n in 0..40 {
+            mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80?app_name=shop{n}", n + 1)]);
+        }
+        mox.engine.flush().await;
+        for n in 0..40 {
+            mox.unpublish(&nth(n), "a", 2);
+        }
+        mox.engine.flush().await;
+        let [data_id, host, bare] = names(39);
+        let queries = [(&*data_id, "dataId"), (&host, "host"), (&bare, "host"), ("shop39", "application")];
+        leads(&mox, &nth(39), &queries);
+        leads(&mox, &nth(39), &[("ple.S39", "part")]);
+    }
+    let mox = open(json!({ "policy": { "exclude": ["*.S2:*"] }, "limits": { "services": 2 } })).await;
+    mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
+    mox.publish(&nth(2), "a", 1, &["10.0.0.2:80?app_name=shop"]);
+    let frame =
+        frame::encode_publish("registry", &nth(3), &Publisher { register_id: "a".into(), ..Default::default() });
+    mox.engine.apply(&frame.unwrap()).unwrap_err();
+    mox.engine.flush().await;
+    for n in [2, 3] {
+        let [data_id, host, bare] = names(n);
+        leads(&mox, &nth(n), &[(&data_id, "dataId"), (&host, "host"), (&bare, "host")]);
+    }
+    leads(&mox, &nth(2), &[("shop", "application")]);
+    // A name that only a hash tells from another's, and a host that the policy gives.
+    let policy = json!({ "exclude": ["*"], "overrides": { "com.example.S4*": { "host": "four.shop.internal" } } });
+    let mox = open(json!({ "policy": policy })).await;
+    let hashed = "com.example.a_b:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA";
+    mox.publish(hashed, "a", 1, &["10.0.0.1:80"]);
+    mox.publish(&nth(4), "a", 1, &["10.0.0.1:80"]);
+    mox.engine.flush().await;
+    leads(&mox, &nth(4), &[("four.shop.internal", "host"), ("com.example.s4.sofa.mesh", "host")]);
+    mox.policy(json!({}));
+    mox.engine.flush().await;
+    let served = asked(&mox, hashed)["services"][0]["host"].as_str().unwrap().to_owned();
+    mox.policy(json!({ "exclude": ["*"] }));
+    leads(&mox, hashed, &[(&served, "host")]);
+}
+
 #[tokio::test]
 async fn the_policy_is_named_with_its_glob() {
     let policy = json!({ "include": ["com.example.*"], "exclude": ["*.S2:*"], "exportTo": ["~"] });
@@ -326,6 +389,8 @@ async fn two_services_of_one_name_are_named_to_each_other() {
     mox.publish(&id("SAME"), "a", 1, &["10.0.0.2:80"]);
     mox.engine.flush().await;
     names(&mox, &id("SAME"), "names", "partly", "contested");
+    let (kind, services) = led(&mox, "com.example.same.sofa.mesh");
+    assert_eq!((&*kind, services), ("host", vec![id("Same"), id("SAME")]), "who has it is first");
 }
 
 #[tokio::test]

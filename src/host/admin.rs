@@ -70,14 +70,31 @@ pub enum Answer {
     },
 }
 
-/// The query of a request with this header `Accept`: people's browsers get pages for people. All of them take XHTML, and clients
-/// that just name every type they know, as Java's does with HTML, do not.
+/// What Java's own HTTP client sends that was told nothing; no browser takes these alone.
+const JAVA: &str = "text/html, image/gif, image/jpeg,";
+
+/// The query of a request with this header `Accept`: whoever names HTML, and does not rather have JSON, gets pages for people.
 pub fn as_accepted(query: &str, accept: &str) -> String {
-    match accept.contains("application/xhtml+xml") && query::value(query, AS).is_none() {
+    match prefers_html(accept) && query::value(query, AS).is_none() {
         true if query.is_empty() => format!("{AS}=html"),
         true => format!("{query}&{AS}=html"),
         false => query.to_owned(),
     }
+}
+
+/// Whether HTML, or XHTML as browsers do, is named before JSON, by its weight and then by its place.
+fn prefers_html(accept: &str) -> bool {
+    let weight = |parameters: &str| {
+        let of = |it: &str| it.trim().strip_prefix("q=").map(|q| q.trim().parse::<f32>().unwrap_or_default());
+        parameters.split(';').find_map(of).unwrap_or(1.0)
+    };
+    let of = |names: &[&str]| {
+        let ranges = accept.split(',').map(|range| range.split_once(';').unwrap_or((range, "")));
+        let named = ranges.enumerate().filter(|(_, (name, _))| names.contains(&&*name.trim().to_ascii_lowercase()));
+        let weighed = named.map(|(n, (_, parameters))| (weight(parameters), std::cmp::Reverse(n)));
+        weighed.filter(|(weight, _)| *weight > 0.0).max_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal))
+    };
+    !accept.starts_with(JAVA) && of(&["text/html", "application/xhtml+xml"]) > of(&["application/json"])
 }
 
 /// Makes the page of a path.
