@@ -137,6 +137,98 @@ fn led(mox: &Mox, query: &str) -> (String, Vec<String>) {
     (answer["found"]["kind"].as_str().unwrap().to_owned(), services)
 }
 
+/// The sentence for who reads no further, of the first service.
+fn says(mox: &Mox, query: &str) -> String {
+    asked(mox, query)["services"][0]["answer"].as_str().unwrap().to_owned()
+}
+
+/// The sentence has these parts, in this order.
+#[track_caller]
+fn says_in_order(mox: &Mox, query: &str, parts: &[&str]) {
+    let says = says(mox, query);
+    let found: Vec<Option<usize>> = parts.iter().map(|part| says.find(part)).collect();
+    assert!(found.iter().all(Option::is_some) && found.is_sorted(), "{parts:?} {found:?}: {says}");
+}
+
+/// The reason that decides comes first, whichever step has it.
+#[tokio::test]
+async fn the_headline_is_what_decides() {
+    let policy = json!({ "overrides": { "com.example.S1:*": { "exportTo": ["risk", "pay"] }, "*S1:*": {} } });
+    let mox = open(json!({ "policy": policy, "admin": { "token": "sesame" } })).await;
+    for n in 0..40 {
+        mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{}:80", n + 1)]);
+    }
+    mox.engine.flush().await;
+    names(&mox, &nth(1), "export-to", "partly", "exported-to-some");
+    says_in_order(&mox, &nth(1), &["visible only to risk, pay, by overrides.com.example.S1:*.exportTo of the policy"]);
+    let (mut takes, mut refuses) = (mox.client(node("takes")).await, mox.client(node("refuses")).await);
+    for client in [&mut takes, &mut refuses] {
+        client.subscribe(SERVICE_ENTRY).unwrap();
+        client.next().await.unwrap();
+    }
+    refuses.auto_ack = false;
+    mox.publish(&nth(1), "a", 2, &["10.0.9.9:80"]);
+    mox.engine.flush().await;
+    takes.next().await.unwrap();
+    let response = refuses.next().await.unwrap();
+    refuses.nack(&response, "no such thing").unwrap();
+    names_at_last(&mox, &nth(1), "nack").await;
+    says_in_order(
+        &mox,
+        &nth(1),
+        &["refused the last response, and keeps all that it had before: no such thing", "visible only"],
+    );
+    let whole = asked(&mox, &nth(1)).to_string();
+    assert!(whole.contains("its part is taken by 1 of 2 streams"), "{whole}");
+
+    for n in 2..40 {
+        mox.unpublish(&nth(n), "a", 2);
+    }
+    mox.engine.flush().await;
+    says_in_order(&mox, &nth(39), &["In the mesh", "removals are withheld", "Also: ", "no publisher of it"]);
+    let request = Request { path: "/mox/freeze", query: "", if_match: "", body: b"" };
+    let shown = Credentials { token: "sesame".into(), ..Default::default() };
+    assert_eq!(admin::change(&mox.engine, &shown, request).status, 200);
+    mox.publish(&nth(1), "a", 3, &["10.0.9.10:80"]);
+    mox.engine.flush().await;
+    says_in_order(
+        &mox,
+        "10.0.9.10",
+        &["Not in the mesh: what is served is frozen, by an order to this session server alone"],
+    );
+    says_in_order(&mox, "10.0.9.9", &["In the mesh", "but: what is served is frozen"]);
+    mox.engine.thaw();
+    mox.engine.stopped(true);
+    mox.publish(&nth(1), "a", 4, &["10.0.9.11:80"]);
+    mox.engine.flush().await;
+    says_in_order(&mox, "10.0.9.11", &["is frozen, since the registry has stopped its pushes", "its pushes back"]);
+}
+
+/// The thing itself with its value, and not its kind.
+#[tokio::test]
+async fn what_keeps_a_service_out_is_named_with_its_value() {
+    let endpoints = json!({ "allow": ["10.0.0.0/8"], "deny": ["10.9.0.0/16", "10.66.0.0/16"] });
+    let mox = open(json!({ "policy": { "endpoints": endpoints }, "limits": { "services": 3 } })).await;
+    mox.publish(&nth(1), "a", 1, &["10.66.4.31:80"]);
+    mox.publish(&nth(2), "a", 1, &["11.0.0.1:80"]);
+    mox.publish("com.example.D@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", "a", 1, &["dubbo://10.9.0.1:20880/x"]);
+    for n in [4, 5] {
+        let sent = Publisher { register_id: "a".into(), ..Default::default() };
+        mox.engine.apply(&frame::encode_publish("registry", &nth(n), &sent).unwrap()).unwrap_err();
+    }
+    mox.engine.flush().await;
+    says_in_order(&mox, &nth(1), &["endpoints.deny has 10.66.0.0/16, in which 10.66.4.31 is"]);
+    says_in_order(&mox, "10.66.4.31:80", &["endpoints.deny has 10.66.0.0/16"]);
+    says_in_order(&mox, &nth(2), &["no range of the policy's endpoints.allow has 11.0.0.1"]);
+    says_in_order(&mox, "com.example.D@dubbo", &["endpoints.deny has 10.9.0.0/16"]);
+    let used = "2 events dropped at mox.limits.services (3 of 3 used)";
+    says_in_order(&mox, &nth(5), &[used, "the last one of this service"]);
+    says_in_order(&mox, &nth(4), &[used, "perhaps of this service"]);
+    assert!(!says(&mox, &nth(5)).contains("perhaps") && !says(&mox, &nth(4)).contains("bytes"));
+    let nothing = asked(&mox, "com.example.S4:1.0@DEFAULT");
+    assert!(nothing["perhaps"][0].as_str().unwrap().starts_with(used), "{nothing}");
+}
+
 #[track_caller]
 fn leads(mox: &Mox, service: &str, queries: &[(&str, &str)]) {
     for (query, kind) in queries {
@@ -391,6 +483,10 @@ async fn two_services_of_one_name_are_named_to_each_other() {
     names(&mox, &id("SAME"), "names", "partly", "contested");
     let (kind, services) = led(&mox, "com.example.same.sofa.mesh");
     assert_eq!((&*kind, services), ("host", vec![id("Same"), id("SAME")]), "who has it is first");
+    names(&mox, &id("Same"), "names", "partly", "wanted-by-others");
+    for name in ["Same", "SAME"] {
+        assert!(says(&mox, &id(name)).contains("they differ by the case of letters only"), "{name}");
+    }
 }
 
 #[tokio::test]
@@ -549,7 +645,7 @@ async fn what_the_api_server_refuses_is_told_in_its_words() {
     };
     tokio::time::timeout(harness::SOON, refused).await.expect("the API server has answered");
     names(&mox, &nth(1), "kubernetes", "partly", "kubernetes-problem");
-    assert!(asked(&mox, &nth(1)).to_string().contains("is not wanted here"));
+    says_in_order(&mox, &nth(1), &["In the mesh", "its object is not written: ", "is not wanted here"]);
 }
 
 /// A policy that would let it in, in a row that somebody else has written.

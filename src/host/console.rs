@@ -18,7 +18,7 @@ use crate::{
         },
         diff::{self, Told},
         engine::Engine,
-        explain::{Explained, Explanation, ladder::Verdict},
+        explain::{Explained, Explanation, facts, ladder::Verdict},
         page::{Page, counted},
         status::Status,
     },
@@ -197,7 +197,7 @@ fn overview(engine: &Engine) -> Markup {
                 li { b { (status.store.publishers) } "publishers" }
             }
             h2 { "To decide" }
-            (decisions::shown(&decisions::of(&status, withheld, contested)))
+            (decisions::shown(&decisions::of(&status, (withheld, contested), facts::freeze(engine).as_ref())))
             h2 { "This session server" }
             table {
                 @for (what, value) in facts(&status) {
@@ -342,6 +342,10 @@ fn explanation_of(asked: &str, explanation: Option<&Explanation>) -> Markup {
         }
         @if let Some(answer) = explanation {
             @if answer.services.is_empty() { p { "Nothing that is known has this name, host, application or address. A dataInfoId in full is explained, known or not." } }
+            @if !answer.perhaps.is_empty() {
+                p { "Whatever was dropped at a limit is unknown:" }
+                ul { @for perhaps in &answer.perhaps { li { (perhaps) } } }
+            }
             @for one in &answer.services {
                 h2 { a href=(link(&one.service)) { (one.service) } }
                 (ladder(one))

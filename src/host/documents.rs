@@ -457,8 +457,12 @@ fn not_written(documents: &Documents, why: &NotWritten) -> Page {
     }
 }
 
-fn date(millis: Millis) -> String {
-    let at = std::time::UNIX_EPOCH + Duration::from_millis(millis.max(0) as u64);
+/// The last millisecond that has a date of four digits for its year.
+const LAST: Millis = 253_402_300_799_999;
+
+/// A moment for people; what has no date is the first or the last that has one.
+pub(super) fn date(millis: Millis) -> String {
+    let at = std::time::UNIX_EPOCH + Duration::from_millis(millis.clamp(0, LAST) as u64);
     humantime::format_rfc3339_seconds(at).to_string()
 }
 

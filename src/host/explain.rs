@@ -22,6 +22,7 @@ use crate::{
             ladder::Rung,
         },
     },
+    registry::store::Dropped,
 };
 
 pub use find::Found;
@@ -45,6 +46,9 @@ pub struct Explanation {
     /// How many more those are.
     #[serde(skip_serializing_if = "is_zero")]
     pub left_out: usize,
+    /// What may be why nothing is found: events that were dropped, of services that are unknown for that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub perhaps: Vec<String>,
     /// The other session servers that were asked the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Beside>,
@@ -77,13 +81,24 @@ pub fn explain(engine: &Engine, query: &str, answers: Vec<Answer>) -> Explanatio
     let services = keys.iter().map(|key| explained(engine, key, &found)).collect();
     let left_out = others.len().saturating_sub(find::NAMED);
     let others = others.into_iter().take(find::NAMED).map(|key| key.text().to_string()).collect();
+    let perhaps = if found == Found::Nothing { dropped(engine) } else { Vec::new() };
     let mut explanation =
-        Explanation { query: query.to_owned(), found, services, others, left_out, servers: Vec::new() };
+        Explanation { query: query.to_owned(), found, services, others, left_out, perhaps, servers: Vec::new() };
     if !answers.is_empty() {
         let own = serde_json::to_value(&explanation).unwrap_or_default();
         explanation.servers = beside::beside(&own, answers);
     }
     explanation
+}
+
+/// What limits dropped, each with the last dataInfoId that it was of.
+fn dropped(engine: &Engine) -> Vec<String> {
+    let used = facts::used(engine);
+    let all = engine.shared().store.dropped().into_iter().filter(|(_, it)| it.events > 0);
+    let says = |limit: &str, it: &Dropped| {
+        format!("{}, the last one of {}", ladder::at(limit, used.get(limit).copied(), it.events), it.last)
+    };
+    all.map(|(limit, it)| says(limit, &it)).collect()
 }
 
 fn explained(engine: &Engine, key: &ServiceKey, found: &Found) -> Explained {

@@ -78,6 +78,12 @@ pub(super) fn check(address: IpAddr, policy: &EndpointPolicy, vip_ranges: &[IpNe
     if policy.allow.is_empty() || within(&policy.allow, address) { Ok(()) } else { Err(Refusal::Denied) }
 }
 
+/// The range of `endpoints.deny` that an address, or one that it carries, is in.
+pub(super) fn denied_by(address: IpAddr, policy: &EndpointPolicy) -> Option<&IpNet> {
+    let judged: Vec<IpAddr> = [Some(address)].into_iter().chain(carried(address)).flatten().collect();
+    policy.deny.iter().find(|range| judged.iter().any(|judged| range.contains(judged)))
+}
+
 /// Whether `address` is in a range without services for others. A range of `allow` opens what it names: `10.0.0.0/8` or
 /// `0.0.0.0/0` opens no metadata service, `169.254.169.254/32` does.
 fn is_unusable(address: IpAddr, policy: &EndpointPolicy) -> bool {

@@ -150,6 +150,17 @@ impl Policy {
         address::check(address, &self.config.endpoints, &self.vip_ranges)
     }
 
+    /// The range of `endpoints.deny` that leaves an address out; `None`: none of these does.
+    pub fn denied_by(&self, address: IpAddr) -> Option<&IpNet> {
+        address::denied_by(address, &self.config.endpoints)
+    }
+
+    /// The glob of the exception that sets `exportTo` of a service; `None`: that of all services is its.
+    pub fn export_to_glob(&self, data_info_id: &str) -> Option<&str> {
+        let matching = self.exceptions.matching(data_info_id).into_iter();
+        matching.filter(|n| self.overrides[*n].export_to.is_some()).map(|n| &*self.override_globs[n]).next()
+    }
+
     /// Whom an endpoint's certificate must name; `None`: it is called without mTLS.
     pub fn mtls(
         &self,

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use crate::{
-    host::{desk, page::counted, status::Status},
+    host::{desk, explain::facts::Freeze, page::counted, status::Status},
     snapshot::view::Held,
 };
 
@@ -15,7 +15,7 @@ const STREAMS: &str = "/mox/streams";
 const VISIBILITY: &str = "/mox/visibility";
 
 /// The decisions that a status asks for; of services that are withheld and of contests all are counted, which the status names some of.
-pub fn of(status: &Status, withheld: usize, contested: usize) -> Vec<Decision> {
+pub fn of(status: &Status, (withheld, contested): (usize, usize), freeze: Option<&Freeze>) -> Vec<Decision> {
     let rounds = &status.rounds;
     let (feed, kubernetes) = (status.feed.as_ref(), status.kubernetes.as_ref());
     let mut all: Vec<Decision> = Vec::new();
@@ -67,11 +67,11 @@ pub fn of(status: &Status, withheld: usize, contested: usize) -> Vec<Decision> {
     is(feed.is_some_and(|feed| feed.stale) && !status.fenced, says, STATUS);
     is(held(Held::NotLoaded), "the view is not complete yet: streams are told nothing", STATUS);
     is(held(Held::LastGood), "the view is not complete yet: the last good state is served", STATUS);
-    let says = match feed.is_some_and(|feed| feed.push_stopped) {
-        true => "what is served is frozen, since the registry has stopped its pushes: give it its pushes back",
-        false => "what is served is frozen: thaw it when it may change again",
+    let says = match freeze {
+        Some(Freeze { says, remedy }) => format!("what is served is frozen, {says}: {remedy}"),
+        None => "what is served is frozen: thaw it when it may change again".to_owned(),
     };
-    is(held(Held::Frozen), says, STATUS);
+    is(held(Held::Frozen), &says, STATUS);
     let unreachable = status.documents.state == desk::State::Unreachable;
     let says = "the registry's database cannot be read: neither policy nor freeze can be changed";
     is(unreachable, says, STATUS);
@@ -135,21 +135,13 @@ mod tests {
 
     type Change = fn(&mut Status);
 
-    const STATES: [(Change, &str, &str); 18] = [
+    const STATES: [(Change, &str, &str); 17] = [
         (|it| it.listening = None, "nothing listens", STATUS),
         (|it| it.fenced = true, "streams are refused", STATUS),
         (|it| it.feed = Some(Feed { stale: true, ..Feed::default() }), "data servers are silent", STATUS),
         (|it| it.served.held = Some(Held::NotLoaded), "streams are told nothing", STATUS),
         (|it| it.served.held = Some(Held::LastGood), "the last good state", STATUS),
         (|it| it.served.held = Some(Held::Frozen), "thaw it", STATUS),
-        (
-            |it| {
-                it.served.held = Some(Held::Frozen);
-                it.feed = Some(Feed { push_stopped: true, ..Feed::default() });
-            },
-            "give it its pushes back",
-            STATUS,
-        ),
         (|it| it.documents.state = desk::State::Unreachable, "database cannot be read", STATUS),
         (
             |it| {
@@ -204,15 +196,20 @@ mod tests {
 
     #[tokio::test]
     async fn each_state_says_what_is_to_be_done_and_all_is_quiet_without() {
-        assert_eq!(of(&well(), 0, 0), []);
+        assert_eq!(of(&well(), (0, 0), None), []);
         for (change, says, to) in STATES {
             let mut status = well();
             change(&mut status);
-            let all = of(&status, 0, 0);
+            let all = of(&status, (0, 0), None);
             let [(what, page)] = &all[..] else { panic!("{says}: {all:?}") };
             assert!(what.contains(says) && *page == to, "{says}: {all:?}");
         }
-        let all = of(&well(), 101, 102);
+        let mut frozen = well();
+        frozen.served.held = Some(Held::Frozen);
+        let freeze = Freeze { says: "by an order of \"ann\"".to_owned(), remedy: "thaw it" };
+        let [(what, _)] = &of(&frozen, (0, 0), Some(&freeze))[..] else { panic!("it is all that there is") };
+        assert_eq!(what, "what is served is frozen, by an order of \"ann\": thaw it");
+        let all = of(&well(), (101, 102), None);
         assert!(all[0].0.contains("101 services of which removals") && all[1].0.contains("102 contests"), "{all:?}");
         assert_eq!(
             all.iter().map(|(_, to)| *to).collect::<Vec<_>>(),

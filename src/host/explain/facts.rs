@@ -14,12 +14,14 @@ use serde_json::Value;
 use crate::{
     catalog::{assignment::claims::Contest, key::ServiceKey, report::Quarantine},
     config::{Config, Scope},
-    documents::Name,
-    host::{engine::Engine, feed::Feed},
+    documents::{Name, Stamp},
+    error::quoted,
+    host::{documents::date, engine::Engine, feed::Feed},
     istio::{
         rule::{Invalid, Rule},
         validate,
     },
+    kubernetes::report::Problem,
     model::Millis,
     policy::{Policy, Rules},
     registry::{
@@ -77,6 +79,50 @@ pub struct Publisher {
     pub left_out: usize,
 }
 
+/// A freeze of what is served.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Freeze {
+    /// By whom, or by what, as the end of a sentence.
+    pub says: String,
+    /// How it ends.
+    pub remedy: &'static str,
+}
+
+/// The freeze of what is served, with who ordered it, why and when, as far as that is known.
+pub fn freeze(engine: &Engine) -> Option<Freeze> {
+    let orders = engine.orders();
+    let ordered = || {
+        let documents = engine.documents_status().documents;
+        let Some(Stamp { by, why, when }) = documents.get(&Name::Orders).and_then(|it| it.stamp.clone()) else {
+            return "by an order to all session servers".to_owned();
+        };
+        let when = date(when);
+        let why = if why.is_empty() { String::new() } else { format!(": {}", quoted(&why)) };
+        format!("by an order of {} to all session servers, of {when}{why}", quoted(&by))
+    };
+    let own = || "by an order to this session server alone".to_owned();
+    let pushes = || "since the registry has stopped its pushes".to_owned();
+    let causes = [orders.ordered.then(ordered), orders.frozen.then(own), orders.stopped.then(pushes)];
+    let causes: Vec<String> = causes.into_iter().flatten().collect();
+    let remedy = match (orders.ordered || orders.frozen, orders.stopped) {
+        (true, false) => "POST /mox/thaw when it may change again",
+        (false, true) => "give the registry its pushes back, in its own console; a thaw does not end that",
+        _ => "POST /mox/thaw, and give the registry its pushes back",
+    };
+    (!causes.is_empty()).then(|| Freeze { says: causes.join(", and "), remedy })
+}
+
+/// How much of each limit at which events are dropped is used, and what it is.
+pub fn used(engine: &Engine) -> BTreeMap<&'static str, (usize, usize)> {
+    let (counts, limits) = (engine.shared().store.counts(), &engine.config().limits);
+    BTreeMap::from([
+        ("services", (counts.services, limits.services)),
+        ("publishers", (counts.publishers, limits.publishers)),
+        ("bytes", (counts.bytes, limits.bytes)),
+        ("endpoints", (counts.endpoints, limits.endpoints)),
+    ])
+}
+
 /// How far a stream is with ServiceEntries.
 #[derive(Debug)]
 pub struct Told {
@@ -117,6 +163,8 @@ pub struct Facts {
     pub feed: Option<Feed>,
     /// What limits dropped.
     pub dropped: BTreeMap<&'static str, Dropped>,
+    /// How much of a limit is used, and what it is.
+    pub used: BTreeMap<&'static str, (usize, usize)>,
     /// Live publishers, all of them.
     pub publishers: usize,
     /// The first of them.
@@ -145,6 +193,10 @@ pub struct Facts {
     pub grace: Option<Millis>,
     /// Hosts and addresses that it wants and another has.
     pub contests: Vec<(Arc<str>, Contest<Arc<str>>)>,
+    /// Who else would rather have the host that it has.
+    pub rivals: Option<Contest<Arc<str>>>,
+    /// Why what is served is frozen, if it is.
+    pub freeze: Option<Freeze>,
     /// What is served of it.
     pub served: Option<Served>,
     /// Whether anybody listens at `mox.listen`.
@@ -155,8 +207,8 @@ pub struct Facts {
     pub streams: Vec<Told>,
     /// Clients whose parts make no sense together.
     pub wrong: Vec<ClientState>,
-    /// A problem of its object in Kubernetes, in the API server's words.
-    pub kubernetes: Option<String>,
+    /// A problem of its object in Kubernetes.
+    pub kubernetes: Option<Problem>,
     /// The address that is asked for, with or without a port.
     pub address: Option<(IpAddr, Option<u16>)>,
     /// Addresses and ports that linger, of those asked for.
@@ -224,6 +276,9 @@ impl Facts {
         let lingering = lingering.copied().collect();
         let quarantine = report.quarantined.get(text).cloned().or_else(|| broken.then(Quarantine::by_panic));
         let held = report.held;
+        let has_it = |contest: &&Contest<Arc<str>>| contest.holder == *text;
+        let of_host = |served: &Served| report.contested.get(&*served.host).filter(has_it).cloned();
+        let rivals = served.as_ref().and_then(of_host);
         let (withheld, waiting) = (report.withheld_services.contains(text), report.waiting_services.contains(text));
         let grace = report.graces.get(text).copied();
         drop(report);
@@ -249,13 +304,16 @@ impl Facts {
             let report = engine.kubernetes()?.report();
             let object = format!("ServiceEntry {name}");
             let problem = report.problems.iter().find(|(known, _)| **known == object)?;
-            Some(problem.1.message.to_string())
+            Some(problem.1.clone())
         });
         Self {
             key: key.clone(),
             policy_refused,
             feed,
             dropped: shared.store.dropped(),
+            used: used(engine),
+            rivals,
+            freeze: freeze(engine),
             publishers,
             looked_at,
             unknown,

@@ -1,23 +1,27 @@
 //! The steps from the registry to the proxies, each with what was found there: a function of [`Facts`] and nothing else.
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde::Serialize;
 
 use crate::{
     host::{
         explain::{
-            facts::{Facts, Publisher, Told},
+            facts::{Facts, Freeze, Publisher, Told},
             remedies,
         },
         page::counted,
     },
-    policy::Globs,
-    registry::store::UNFINISHED_READS,
+    policy::{Globs, Mode, Policy, Refusal},
+    registry::store::{Dropped, UNFINISHED_READS},
     snapshot::view::Held,
     translate::{payload::Reject, reading::Reading, service_entry::Member},
 };
 
 /// Keys of the reasons for which no client of this session server can have a service.
 const UNTOLD: [&str; 3] = ["not-listening", "fenced", "no-istiod"];
+/// HTTP status of the API server for what may not be done.
+const FORBIDDEN: u16 = 403;
 /// Reasons of one step that are told.
 const TOLD: usize = 20;
 
@@ -130,24 +134,76 @@ pub fn ladder(facts: &Facts) -> Vec<Rung> {
     ladder
 }
 
-/// The ladder in a sentence.
+/// Reasons for which a part of the mesh has something else than the registry, the weightiest first: each decides, whatever steps
+/// before it say.
+const DECIDING: [&str; 9] = [
+    "mass-delete",
+    "frozen",
+    "last-good",
+    "nack",
+    "too-large",
+    "kubernetes-problem",
+    "exported-to-some",
+    "mass-add",
+    "not-loaded",
+];
+/// Reasons beside the first that a sentence tells.
+const BESIDE: usize = 3;
+
+/// The reasons of a ladder that kept its service, or a part of it, out: first the one that decides, then a few more.
+fn weighed(ladder: &[Rung]) -> Vec<&Reason> {
+    let weight = |reason: &Reason| DECIDING.iter().position(|key| *key == reason.key).unwrap_or(DECIDING.len());
+    let is_told = |rung: &&Rung| rung.verdict != Verdict::Passed && rung.step != Step::Served;
+    let told = ladder.iter().filter(is_told);
+    let mut all: Vec<&Reason> = told
+        .flat_map(|rung| {
+            let first = rung.reasons.first();
+            let deciding = rung.reasons.iter().skip(1).filter(|it| weight(it) < DECIDING.len());
+            first.into_iter().chain(deciding)
+        })
+        .collect();
+    all.sort_by_key(|reason| weight(reason));
+    all
+}
+
+/// A reason with its remedy, and the states of a few others.
+fn told(reasons: &[&Reason]) -> String {
+    let Some((first, others)) = reasons.split_first() else { return String::new() };
+    let mut told = format!("{}. To do: {}.", first.says, first.remedy);
+    let mut said: Vec<&str> = vec![&first.says];
+    for other in others.iter().filter(|other| other.key != first.key) {
+        if !said.contains(&&*other.says) && said.len() <= BESIDE {
+            told += &format!(" Also: {}.", other.says);
+            said.push(&other.says);
+        }
+    }
+    told
+}
+
+/// The ladder in a sentence: the reason that decides comes first, whichever step has it.
 pub fn answer(ladder: &[Rung]) -> String {
-    let told = |rung: &Rung| rung.reasons.first().map(|it| format!("{}. To do: {}.", it.says, it.remedy));
     if let Some(rung) = ladder.iter().find(|rung| rung.verdict == Verdict::Failed) {
-        return format!("Not in the mesh: {}", told(rung).unwrap_or_else(|| rung.found.clone()));
+        let own: Vec<&Reason> = rung.reasons.iter().take(1).collect();
+        // That it is not served follows from a step before, if any says so.
+        let before = ladder.iter().take_while(|rung| rung.step != Step::Served);
+        let before: Vec<Rung> = before.cloned().collect();
+        let causes = if rung.step == Step::Served { weighed(&before) } else { Vec::new() };
+        let causes = if causes.is_empty() { own } else { causes };
+        return format!("Not in the mesh: {}", if causes.is_empty() { rung.found.clone() } else { told(&causes) });
     }
     let last = ladder.iter().rev().find(|rung| rung.step == Step::Served).map_or("", |rung| &rung.found);
-    let part = ladder.iter().find(|rung| rung.verdict == Verdict::Partly);
     // Proxies have it from this server's clients, or by Kubernetes; without either it is not known here whether any has it.
     let untold = |rung: &&Rung| rung.step == Step::Clients && rung.reasons.iter().any(|it| UNTOLD.contains(&&*it.key));
     let elsewhere = ladder.iter().any(|rung| rung.step == Step::Kubernetes);
+    let mut parts = weighed(ladder);
     if let Some(nobody) = ladder.iter().find(untold).filter(|_| !elsewhere) {
-        let part = part.filter(|rung| rung.step != Step::Clients).and_then(told);
-        let more = part.map(|part| format!(" And for a part: {part}")).unwrap_or_default();
-        return format!("Served, {last}, but nobody is told of it here: {}{more}", told(nobody).unwrap_or_default());
+        let first: Vec<&Reason> = nobody.reasons.iter().take(1).collect();
+        parts.retain(|part| !nobody.reasons.contains(part));
+        let more = if parts.is_empty() { String::new() } else { format!(" And for a part: {}", told(&parts)) };
+        return format!("Served, {last}, but nobody is told of it here: {}{more}", told(&first));
     }
-    match part {
-        Some(rung) => format!("In the mesh, {last}, but for a part: {}", told(rung).unwrap_or_default()),
+    match parts.first() {
+        Some(_) => format!("In the mesh, {last}, but: {}", told(&parts)),
         None => format!("In the mesh, {last}."),
     }
 }
@@ -170,7 +226,7 @@ fn registry(facts: &Facts) -> Option<Rung> {
     for (limit, dropped) in facts.dropped.iter().filter(|(_, it)| !it.last.is_empty() && id.starts_with(&*it.last)) {
         reasons.push(reason(
             format!("limit-{limit}"),
-            format!("{} events were dropped at mox.limits.{limit}, the last one of this service", dropped.events),
+            format!("{}, the last one of this service", at_limit(facts, limit, dropped.events)),
             match *limit != UNFINISHED_READS {
                 true => format!("raise mox.limits.{limit}, or find who publishes so much"),
                 false => "reads of the data servers do not come to their end; feed.lastFailure of the status says why"
@@ -212,20 +268,28 @@ fn registry(facts: &Facts) -> Option<Rung> {
             "see that the provider runs, is connected, and registers this very dataId, instance and group; its case counts",
         )
     };
-    let dropped: u64 =
-        facts.dropped.iter().filter(|(limit, _)| **limit != UNFINISHED_READS).map(|(_, it)| it.events).sum();
-    if dropped > 0 && reasons.is_empty() {
-        let limits: Vec<&str> = facts.dropped.keys().copied().collect();
-        let says = format!(
-            "{dropped} events of services were dropped at mox.limits ({}), perhaps of this one",
-            limits.join(", ")
-        );
+    let dropped = |(limit, it): &(&&str, &Dropped)| **limit != UNFINISHED_READS && it.events > 0;
+    let limits: Vec<String> =
+        facts.dropped.iter().filter(dropped).map(|(limit, it)| at_limit(facts, limit, it.events)).collect();
+    if !limits.is_empty() && reasons.is_empty() {
+        let says = format!("{}, perhaps of this service", limits.join("; "));
         reasons.push(reason("may-be-limit", says, "raise that limit, or find who publishes so much"));
     }
     reasons.push(reason(key, says, remedy));
     // A service in its grace, or of the last good state, is served without publishers.
     let verdict = if facts.served.is_some() { Verdict::Partly } else { Verdict::Failed };
     Some(Rung::of(Step::Registry, verdict, "no publisher", reasons))
+}
+
+/// What was dropped at a limit, which is named with how much of it is used.
+fn at_limit(facts: &Facts, limit: &str, events: u64) -> String {
+    at(limit, facts.used.get(limit).copied(), events)
+}
+
+/// What was dropped at a limit, of which so much of so much is used.
+pub fn at(limit: &str, used: Option<(usize, usize)>, events: u64) -> String {
+    let used = used.map(|(used, most)| format!(" ({used} of {most} used)")).unwrap_or_default();
+    format!("{} dropped at mox.limits.{limit}{used}", counted(events as usize, "event"))
 }
 
 fn read(facts: &Facts) -> Option<Rung> {
@@ -293,8 +357,10 @@ fn payloads(facts: &Facts) -> Option<Rung> {
     if facts.address.is_some() {
         return Some(payloads_at(facts));
     }
-    let reasons =
-        facts.rejects.iter().map(|(why, (count, sample))| rejected(*why, &format!("{count}, such as {sample}")));
+    let reasons = facts
+        .rejects
+        .iter()
+        .map(|(why, (count, sample))| rejected(&facts.policy, *why, &format!("{count}, such as {sample}")));
     // A decision of a publisher's is no fault.
     let mut reasons: Vec<(bool, Reason)> = facts.rejects.keys().map(|why| why.is_decision()).zip(reasons).collect();
     reasons.sort_by_key(|(is_decision, _)| *is_decision);
@@ -317,9 +383,29 @@ fn payloads(facts: &Facts) -> Option<Rung> {
     Some(Rung::of(Step::Payloads, verdict, found, reasons.into_iter().map(|(_, reason)| reason).collect()))
 }
 
-fn rejected(why: Reject, what: &str) -> Reason {
+fn rejected(policy: &Policy, why: Reject, what: &str) -> Reason {
     let (means, remedy) = remedies::of_reject(why);
+    let means = match why {
+        Reject::Denied => denied(policy, what).unwrap_or_else(|| means.to_owned()),
+        _ => means.to_owned(),
+    };
     reason(why.to_string(), format!("{means} ({what})"), remedy)
+}
+
+/// The range of the policy that denies the address in a text, or that none allows it.
+fn denied(policy: &Policy, text: &str) -> Option<String> {
+    let parts = text.split(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c)));
+    let address = |part: &str| {
+        let bare = part.trim_matches(['[', ']']);
+        let place = part.parse::<SocketAddr>().map(|place| place.ip());
+        place.or_else(|_| bare.parse::<IpAddr>()).ok().map(|address| address.to_canonical())
+    };
+    let denied = |address: &IpAddr| policy.check_address(*address) == Err(Refusal::Denied);
+    let address = parts.filter_map(address).find(denied)?;
+    Some(match policy.denied_by(address) {
+        Some(range) => format!("the policy's endpoints.deny has {range}, in which {address} is"),
+        None => format!("no range of the policy's endpoints.allow has {address}"),
+    })
 }
 
 fn payloads_at(facts: &Facts) -> Rung {
@@ -329,7 +415,7 @@ fn payloads_at(facts: &Facts) -> Rung {
     for Publisher { register_id, readings, .. } in &facts.looked_at {
         for Reading { text, made } in readings.iter().filter(|reading| reading.is_at(ip, port)) {
             match made {
-                Err(why) => reasons.push(rejected(*why, &format!("publisher {register_id}, {text}"))),
+                Err(why) => reasons.push(rejected(&facts.policy, *why, &format!("publisher {register_id}, {text}"))),
                 // Of another protocol, and so of a service beside this one.
                 Ok((protocol, _)) if protocol.as_deref() != facts.key.other() => {}
                 Ok((_, endpoint)) => {
@@ -342,7 +428,7 @@ fn payloads_at(facts: &Facts) -> Rung {
                             "nothing, if both are the same provider; else one of them should not publish it",
                         )),
                         None if endpoint.weight == 0 => {
-                            reasons.push(rejected(Reject::ZeroWeight, &format!("publisher {register_id}, {text}")));
+                            reasons.push(rejected(&facts.policy, Reject::ZeroWeight, &format!("publisher {register_id}, {text}")));
                         }
                         None => reasons.push(reason(
                             "cut",
@@ -370,7 +456,22 @@ fn names(facts: &Facts) -> Option<Rung> {
     for (place, contest) in &facts.contests {
         reasons.push(reason(
             "contested",
-            format!("{place}, which it would rather have, is {}'s", contest.holder),
+            format!(
+                "{place}, which it would rather have, is {}'s{}",
+                contest.holder,
+                case(facts.key.text(), &contest.holder)
+            ),
+            "give one of them a host of its own: overrides.<glob>.host",
+        ));
+    }
+    if let Some(rivals) = &facts.rivals {
+        let named: Vec<String> =
+            rivals.waiting.iter().map(|rival| format!("{rival}{}", case(facts.key.text(), rival))).collect();
+        let more = rivals.count.saturating_sub(named.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        reasons.push(reason(
+            "wanted-by-others",
+            format!("its host is what {}{more} would rather have, and calls may be meant for that", named.join(", ")),
             "give one of them a host of its own: overrides.<glob>.host",
         ));
     }
@@ -380,6 +481,11 @@ fn names(facts: &Facts) -> Option<Rung> {
         None => "no host yet".to_owned(),
     };
     Some(Rung::of(Step::Names, Verdict::Partly, found, reasons))
+}
+
+/// That two names are the same but for their case, which hosts have none of.
+fn case(one: &str, other: &str) -> &'static str {
+    if one.eq_ignore_ascii_case(other) { " (they differ by the case of letters only)" } else { "" }
 }
 
 fn istio(facts: &Facts) -> Option<Rung> {
@@ -411,7 +517,12 @@ fn held(facts: &Facts) -> Option<Rung> {
     let mut failed = false;
     let hold = |held: Held, detail: &str| {
         let (means, remedy) = remedies::of_held(held);
-        reason(held.to_string(), format!("{detail}{means}"), remedy)
+        match facts.freeze.as_ref().filter(|_| held == Held::Frozen) {
+            Some(Freeze { says, remedy }) => {
+                reason(held.to_string(), format!("{detail}what is served is frozen, {says}"), *remedy)
+            }
+            None => reason(held.to_string(), format!("{detail}{means}"), remedy),
+        }
     };
     if !facts.shown && facts.held != Some(Held::NotLoaded) {
         failed = true;
@@ -478,36 +589,66 @@ fn served(facts: &Facts) -> Option<Rung> {
 }
 
 fn export_to(facts: &Facts) -> Option<Rung> {
-    let served = facts.served.as_ref()?;
-    let nobody = served.export_to.iter().any(|to| to == "~");
-    let says = "its exportTo is \"~\": istiod has it, and no proxy hears of it";
-    let reasons = nobody.then(|| {
-        reason(
-            "exported-to-nobody",
-            says,
-            "name namespaces, or \"*\", in exportTo or overrides.<glob>.exportTo of the policy; where visibility is on, nobody is known to subscribe to it",
-        )
-    });
-    let found = match served.export_to.is_empty() {
-        true => "every namespace".to_owned(),
-        false => served.export_to.join(", "),
+    let to = &facts.served.as_ref()?.export_to;
+    let found = if to.is_empty() { "every namespace".to_owned() } else { to.join(", ") };
+    if to.is_empty() || to.iter().any(|to| to == "*") {
+        return Some(Rung::passed(Step::ExportTo, found));
+    }
+    let rules = facts.key.rules(&facts.policy);
+    let by = match (rules.visibility, facts.policy.export_to_glob(facts.key.id())) {
+        (Mode::On, _) => "by who subscribes to it, as visibility says".to_owned(),
+        // What is served may be of a policy before.
+        _ if rules.export_to != to => "by an earlier policy".to_owned(),
+        (_, Some(glob)) => format!("by overrides.{glob}.exportTo of the policy"),
+        (_, None) => "by exportTo of the policy".to_owned(),
     };
-    Some(Rung::of(Step::ExportTo, Verdict::Failed, found, reasons.into_iter().collect()))
+    if to.iter().all(|to| to == "~") {
+        let says = format!("its exportTo is \"~\", {by}: istiod has it, and no proxy hears of it");
+        let remedy = "name namespaces, or \"*\", in exportTo or overrides.<glob>.exportTo of the policy; where visibility is on, nobody is known to subscribe to it";
+        return Some(Rung::of(
+            Step::ExportTo,
+            Verdict::Failed,
+            found,
+            vec![reason("exported-to-nobody", says, remedy)],
+        ));
+    }
+    let own = |to: &str| match to {
+        "." => format!("{} (its own)", facts.config.namespace),
+        other => other.to_owned(),
+    };
+    let names: Vec<String> = to.iter().map(|to| own(to)).collect();
+    let says = format!("visible only to {}, {by}", names.join(", "));
+    let remedy = "nothing, if its callers are there; else name their namespaces in that";
+    Some(Rung::of(Step::ExportTo, Verdict::Partly, found, vec![reason("exported-to-some", says, remedy)]))
 }
 
 fn kubernetes(facts: &Facts) -> Option<Rung> {
     if !facts.config.kubernetes.enabled {
         return None;
     }
+    let name = facts.served.as_ref().and_then(|served| served.name.rsplit('/').next());
     let problem = facts.kubernetes.as_ref().map(|problem| {
-        reason("kubernetes-problem", format!("its object is not written: {problem}"), "see /mox/kubernetes")
+        let words = &problem.message;
+        // What is refused to one object is not tried for each.
+        let is_own = problem.code.is_none() || name.is_some_and(|name| words.contains(&format!("\"{name}\"")));
+        let says = match is_own || problem.code != Some(FORBIDDEN) {
+            true => format!("its object is not written: {words}"),
+            false => format!("its object is not written, as others are not; of another, for example: {words}"),
+        };
+        let user = words.split_once("User \"").and_then(|(_, rest)| rest.split('"').next());
+        let remedy = match (problem.code, user) {
+            (Some(FORBIDDEN), Some(user)) => {
+                format!("apply what /mox/kubernetes/rbac prints; its subject must be {user}, who was refused")
+            }
+            (Some(FORBIDDEN), None) => {
+                "apply what /mox/kubernetes/rbac prints; its subject must be who was refused".to_owned()
+            }
+            _ => "see /mox/kubernetes".to_owned(),
+        };
+        reason("kubernetes-problem", says, remedy)
     });
-    Some(Rung::of(
-        Step::Kubernetes,
-        Verdict::Partly,
-        "written to Kubernetes by the session server that has the lease",
-        problem.into_iter().collect(),
-    ))
+    let found = "written to Kubernetes by the session server that has the lease";
+    Some(Rung::of(Step::Kubernetes, Verdict::Partly, found, problem.into_iter().collect()))
 }
 
 fn clients(facts: &Facts) -> Option<Rung> {
@@ -539,7 +680,10 @@ fn clients(facts: &Facts) -> Option<Rung> {
         if let Some(error) = error {
             reasons.push(reason(
                 "nack",
-                format!("{client} refused the last response: {error}"),
+                match told.ever {
+                    true => format!("{client} refused the last response, and keeps all that it had before: {error}"),
+                    false => format!("{client} refused the response, and has nothing: {error}"),
+                },
                 "please report it, with these words",
             ));
         } else if *too_large {
@@ -571,7 +715,10 @@ fn clients(facts: &Facts) -> Option<Rung> {
             "paste what /mox/istio-config prints into meshConfig.configSources",
         ));
     }
-    let ever = concerned.iter().filter(|told| told.ever).count();
+    // Of reasons of several clients those first for which one lags until something is done.
+    reasons
+        .sort_by_key(|reason| !["not-listening", "fenced", "no-istiod", "nack", "too-large"].contains(&&*reason.key));
+    let ever = concerned.iter().filter(|told| told.ever && told.error.is_none()).count();
     let found = format!("its part is taken by {ever} of {}", counted(concerned.len(), "stream"));
     Some(Rung::of(Step::Clients, if none_has { Verdict::Failed } else { Verdict::Partly }, found, reasons))
 }
