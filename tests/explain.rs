@@ -648,6 +648,22 @@ async fn what_the_api_server_refuses_is_told_in_its_words() {
     says_in_order(&mox, &nth(1), &["In the mesh", "its object is not written: ", "is not wanted here"]);
 }
 
+/// With documents it is known who ordered a freeze, why and when; the overview and the ladder say so.
+#[tokio::test]
+async fn who_froze_what_is_served_is_told() {
+    let table = Table::default();
+    let mut server = Server::start(Some(&table), json!({}), |mox| mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]));
+    server.serves().await;
+    assert_eq!(server.post("/mox/freeze", "by=ann&why=a+move", "", "").0, 200);
+    server.poll();
+    server.mox.publish(&nth(1), "a", 2, &["10.0.0.2:80"]);
+    server.mox.engine.flush().await;
+    let by = ["what is served is frozen, by an order of \"ann\" to all session servers, of 2", "Z: \"a move\""];
+    says_in_order(&server.mox, "10.0.0.2", &by);
+    let overview = server.mox.page("/mox", "as=html").1.replace("&quot;", "\"");
+    assert!(by.iter().all(|part| overview.contains(part)), "{overview}");
+}
+
 /// A policy that would let it in, in a row that somebody else has written.
 #[tokio::test]
 async fn a_policy_that_does_not_count_is_named_where_it_is_missed() {

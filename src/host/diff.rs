@@ -15,12 +15,7 @@ use serde_json::Value;
 use crate::{
     catalog::key::ServiceKey,
     error::{Result, quoted},
-    host::{
-        admin::{query, services},
-        engine::Engine,
-        explain::facts,
-        peers,
-    },
+    host::{admin::query, engine::Engine, explain::facts, peers},
     istio::names::SERVICE_LABEL,
     snapshot::{
         Item, Set, kubectl,
@@ -200,7 +195,7 @@ fn part_of(view: &View, part: Partition) -> Part {
 fn selected(item: &Item) -> Option<String> {
     let body = resource::read(item.framed()).ok()?.body?.value;
     let spec: Value = kubectl::spec_of("ServiceEntry", kubectl::without_endpoints(&body)).ok()?;
-    services::selected(&spec).map(str::to_owned)
+    facts::selected(&spec).map(str::to_owned)
 }
 
 /// Goes on with a comparison: `listed` are the servers that can be asked, `answers` what the one has answered so far.

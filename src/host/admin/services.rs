@@ -173,11 +173,11 @@ fn rows(engine: &Engine, gathered: &Gathered, keys: &[ServiceKey]) -> Vec<Row> {
         kubectl::spec_of("ServiceEntry", kubectl::without_endpoints(body)).ok()
     };
     let specs: Vec<Option<Value>> = keys.iter().map(spec).collect();
-    let workloads = workloads(engine, specs.iter().flatten().filter_map(selected));
+    let workloads = workloads(engine, specs.iter().flatten().filter_map(facts::selected));
     let row = |(key, spec): (&ServiceKey, &Option<Value>)| {
         let own = gathered.entries.get(key).map_or(0, |(_, endpoints)| *endpoints);
         let spec = spec.as_ref();
-        let selected = spec.and_then(selected).and_then(|label| workloads.get(label)).copied();
+        let selected = spec.and_then(facts::selected).and_then(|label| workloads.get(label)).copied();
         let export_to = spec.and_then(|spec| spec["exportTo"].as_array()).into_iter().flatten();
         Row {
             service: key.text().to_string(),
@@ -189,11 +189,6 @@ fn rows(engine: &Engine, gathered: &Gathered, keys: &[ServiceKey]) -> Vec<Row> {
         }
     };
     keys.iter().zip(&specs).map(row).collect()
-}
-
-/// The value of the label by which a ServiceEntry selects its WorkloadEntries.
-pub(in crate::host) fn selected(spec: &Value) -> Option<&str> {
-    spec["workloadSelector"]["labels"][SERVICE_LABEL].as_str()
 }
 
 /// How many WorkloadEntries have each of these labels.

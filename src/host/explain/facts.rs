@@ -18,6 +18,7 @@ use crate::{
     error::quoted,
     host::{documents::date, engine::Engine, feed::Feed},
     istio::{
+        names::SERVICE_LABEL,
         rule::{Invalid, Rule},
         validate,
     },
@@ -405,6 +406,11 @@ fn workloads(host: &str, wanted: &[Member], config: &Config, snapshot: &Arc<Snap
 pub fn entry(item: &Item) -> Option<(ServiceKey, Bytes)> {
     let resource = resource::read(item.framed()).ok()?;
     Some((ServiceKey::annotated(&resource.metadata?.annotations)?, resource.body?.value))
+}
+
+/// The value of the label by which a ServiceEntry selects its WorkloadEntries.
+pub fn selected(spec: &Value) -> Option<&str> {
+    spec["workloadSelector"]["labels"][SERVICE_LABEL].as_str()
 }
 
 /// Addresses and ports of the endpoints that stand in a `spec`.

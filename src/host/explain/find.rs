@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     catalog::key::ServiceKey,
-    host::{admin::services as listed, engine::Engine, explain::facts},
+    host::{engine::Engine, explain::facts},
     istio::names::SERVICE_LABEL,
     policy::{Globs, Rules},
     registry::publication::Publication,
@@ -223,7 +223,7 @@ pub fn of_application(engine: &Engine, name: &str) -> Vec<ServiceKey> {
     let selected: BTreeSet<String> = candidates.filter_map(|item| selected_by(item, name)).collect();
     let has_label = |spec: &Value| {
         let own = spec["endpoints"].as_array().into_iter().flatten().any(|it| it["labels"]["app"] == name);
-        own || listed::selected(spec).is_some_and(|label| selected.contains(label))
+        own || facts::selected(spec).is_some_and(|label| selected.contains(label))
     };
     let entries = all(&view.service_entries);
     let candidates = entries.items().filter(|item| !selected.is_empty() || finder.is_match(&**item.framed()));

@@ -746,6 +746,7 @@ mod tests {
             feed::{Feed, Refused},
         },
         istio::rule::{Invalid, Rule},
+        kubernetes::report::Problem,
         model::RegisterVersion,
         registry::{
             frame::{self, Publisher as Sent},
@@ -799,7 +800,7 @@ mod tests {
     type Change = fn(&mut Facts);
 
     /// What is one by one not as it should be, where it shows, and whether the service is in the mesh all the same.
-    const TROUBLES: [(Change, Step, Verdict, &str); 27] = [
+    const TROUBLES: [(Change, Step, Verdict, &str); 30] = [
         (|it| it.feed = Some(refused()), Step::Registry, Verdict::Partly, "refused-cell"),
         (
             |it| drop(it.dropped.insert("bytes", Dropped { events: 2, last: ID.into() })),
@@ -820,6 +821,24 @@ mod tests {
             Step::Names,
             Verdict::Partly,
             "contested",
+        ),
+        (
+            |it| it.rivals = Some(Contest { holder: ID.into(), waiting: vec!["b".into()], count: 1 }),
+            Step::Names,
+            Verdict::Partly,
+            "wanted-by-others",
+        ),
+        (
+            |it| it.served.as_mut().unwrap().export_to = vec!["risk".into()],
+            Step::ExportTo,
+            Verdict::Partly,
+            "exported-to-some",
+        ),
+        (
+            |it| it.streams = vec![Told { error: Some("no".into()), acked: false, ..told() }],
+            Step::Clients,
+            Verdict::Partly,
+            "nack",
         ),
         (|it| it.quarantine = Some(Quarantine::by_panic()), Step::Istio, Verdict::Partly, "quarantined-panic"),
         (
@@ -895,6 +914,24 @@ mod tests {
         let read = ladder.iter().find(|rung| rung.step == Step::Read).unwrap();
         assert_eq!((read.verdict, &*read.reasons[0].key), (Verdict::Partly, "being-read"));
         assert!(answer(&ladder).contains("a read of it is being applied right now"), "{}", answer(&ladder));
+    }
+
+    /// The words of the API server are of this object, or are said to be another's.
+    #[tokio::test]
+    async fn what_kubernetes_forbids_is_told_with_who_was_refused() {
+        let own = "com.example.a";
+        for (object, wanted) in [(own, "its object is not written: "), ("b", "of another, for example: ")] {
+            let mut facts = served().await;
+            let mut config = Config::default();
+            config.kubernetes.enabled = true;
+            facts.config = config.into();
+            let message = format!("x \"{object}\" is forbidden: User \"system:serviceaccount:a:b\" cannot patch");
+            facts.kubernetes = Some(Problem { code: Some(FORBIDDEN), message: message.into(), attempts: 2 });
+            let answer = answer(&ladder(&facts));
+            assert!(answer.starts_with("In the mesh") && answer.contains(wanted), "{answer}");
+            let remedy = "/mox/kubernetes/rbac prints; its subject must be system:serviceaccount:a:b, who was refused";
+            assert!(answer.contains(remedy), "{answer}");
+        }
     }
 
     #[tokio::test]
