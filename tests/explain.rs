@@ -646,6 +646,8 @@ async fn what_the_api_server_refuses_is_told_in_its_words() {
     tokio::time::timeout(harness::SOON, refused).await.expect("the API server has answered");
     names(&mox, &nth(1), "kubernetes", "partly", "kubernetes-problem");
     says_in_order(&mox, &nth(1), &["In the mesh", "its object is not written: ", "is not wanted here"]);
+    let page = mox.page("/mox/explain", "q=com.example.s1&as=html").1;
+    assert!(page.contains("see <a href=\"/mox/kubernetes\">/mox/kubernetes</a>"), "{page}");
 }
 
 /// With documents it is known who ordered a freeze, why and when; the overview and the ladder say so.

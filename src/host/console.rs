@@ -311,6 +311,20 @@ fn list(list: &List, asked: &Asked) -> Markup {
     }
 }
 
+/// Pages that remedies name, and that are there to be read.
+const NAMED: [&str; 4] = ["/mox/kubernetes/rbac", "/mox/kubernetes", "/mox/streams", "/mox/istio-config"];
+
+/// A remedy, in which the first page that it names leads there.
+fn linked(remedy: &str) -> Markup {
+    let found = NAMED.into_iter().find_map(|page| Some((page, remedy.split_once(page)?)));
+    html! {
+        @match found {
+            Some((page, (before, after))) => { (before) a href=(page) { (page) } (after) },
+            None => (remedy),
+        }
+    }
+}
+
 fn ladder(explained: &Explained) -> Markup {
     html! {
         p { (explained.answer) }
@@ -325,7 +339,7 @@ fn ladder(explained: &Explained) -> Markup {
                     (format!("{:?}", rung.step)) ": " b { (word) } ", " (rung.found)
                     @if !rung.reasons.is_empty() {
                         span.soft { " " (rung.page) }
-                        ul { @for reason in &rung.reasons { li { (reason.says) ". " em { "To do: " (reason.remedy) "." } " " span.soft { (reason.key) } } } }
+                        ul { @for reason in &rung.reasons { li { (reason.says) ". " em { "To do: " (linked(&reason.remedy)) "." } " " span.soft { (reason.key) } } } }
                     }
                 }
             }

@@ -41,8 +41,9 @@ pub fn of(status: &Status, (withheld, contested): (usize, usize), freeze: Option
     add(status.totals.too_large, "response", "too large: set mox.partitions", STREAMS);
     let left_out: u64 = feed.iter().flat_map(|feed| feed.refused_publishers.values()).sum();
     add(left_out as usize, "publisher", "that cannot be taken", STATUS);
-    let dropped: u64 = status.dropped.values().map(|dropped| dropped.events).sum();
-    add(dropped as usize, "event", "dropped at a limit since the start", STATUS);
+    for (limit, dropped) in &status.dropped {
+        add(dropped.events as usize, "event", &format!("dropped at mox.limits.{limit} since the start"), STATUS);
+    }
     let cut = rounds.cut.len() + rounds.cut_left_out;
     add(cut, "service", "with more endpoints than mox.limits lets them have", STATUS);
     let silent = status.visibility.counts.as_ref().map_or(0, |counts| counts.silent.len());
@@ -158,7 +159,11 @@ mod tests {
             "2 services that could not be read",
             "/mox/services?state=unknown",
         ),
-        (|it| drop(it.dropped.insert("services", Dropped { events: 3, last: "x".into() })), "3 events dropped", STATUS),
+        (
+            |it| drop(it.dropped.insert("services", Dropped { events: 3, last: "x".into() })),
+            "3 events dropped at mox.limits.services",
+            STATUS,
+        ),
         (
             |it| it.rounds.narrowing = Some(narrowing::Held { services: 7, of: 9, until: 0 }),
             "7 services that namespaces would no longer see",

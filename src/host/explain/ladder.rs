@@ -136,23 +136,17 @@ pub fn ladder(facts: &Facts) -> Vec<Rung> {
 
 /// Reasons for which a part of the mesh has something else than the registry, the weightiest first: each decides, whatever steps
 /// before it say.
-const DECIDING: [&str; 9] = [
-    "mass-delete",
-    "frozen",
-    "last-good",
-    "nack",
-    "too-large",
-    "kubernetes-problem",
-    "exported-to-some",
-    "mass-add",
-    "not-loaded",
-];
+const DECIDING: [&str; 8] =
+    ["mass-delete", "frozen", "last-good", "nack", "too-large", "kubernetes-problem", "mass-add", "not-loaded"];
+/// The reason that is as somebody wants it, as a rule, and so is told after those that nobody wants.
+const WANTED: &str = "exported-to-some";
 /// Reasons beside the first that a sentence tells.
 const BESIDE: usize = 3;
 
 /// The reasons of a ladder that kept its service, or a part of it, out: first the one that decides, then a few more.
 fn weighed(ladder: &[Rung]) -> Vec<&Reason> {
-    let weight = |reason: &Reason| DECIDING.iter().position(|key| *key == reason.key).unwrap_or(DECIDING.len());
+    let others = |reason: &Reason| DECIDING.len() + usize::from(reason.key == WANTED);
+    let weight = |reason: &Reason| DECIDING.iter().position(|key| *key == reason.key).unwrap_or_else(|| others(reason));
     let is_told = |rung: &&Rung| rung.verdict != Verdict::Passed && rung.step != Step::Served;
     let told = ladder.iter().filter(is_told);
     let mut all: Vec<&Reason> = told
@@ -360,7 +354,7 @@ fn payloads(facts: &Facts) -> Option<Rung> {
     let reasons = facts
         .rejects
         .iter()
-        .map(|(why, (count, sample))| rejected(&facts.policy, *why, &format!("{count}, such as {sample}")));
+        .map(|(why, (count, sample))| rejected(&facts.policy, *why, &format!("{count}, such as"), sample));
     // A decision of a publisher's is no fault.
     let mut reasons: Vec<(bool, Reason)> = facts.rejects.keys().map(|why| why.is_decision()).zip(reasons).collect();
     reasons.sort_by_key(|(is_decision, _)| *is_decision);
@@ -383,13 +377,14 @@ fn payloads(facts: &Facts) -> Option<Rung> {
     Some(Rung::of(Step::Payloads, verdict, found, reasons.into_iter().map(|(_, reason)| reason).collect()))
 }
 
-fn rejected(policy: &Policy, why: Reject, what: &str) -> Reason {
+/// Why the payload with this text is left out; `of` says whose it is, or how many such there are.
+fn rejected(policy: &Policy, why: Reject, of: &str, text: &str) -> Reason {
     let (means, remedy) = remedies::of_reject(why);
     let means = match why {
-        Reject::Denied => denied(policy, what).unwrap_or_else(|| means.to_owned()),
+        Reject::Denied => denied(policy, text).unwrap_or_else(|| means.to_owned()),
         _ => means.to_owned(),
     };
-    reason(why.to_string(), format!("{means} ({what})"), remedy)
+    reason(why.to_string(), format!("{means} ({of} {text})"), remedy)
 }
 
 /// The range of the policy that denies the address in a text, or that none allows it.
@@ -415,7 +410,7 @@ fn payloads_at(facts: &Facts) -> Rung {
     for Publisher { register_id, readings, .. } in &facts.looked_at {
         for Reading { text, made } in readings.iter().filter(|reading| reading.is_at(ip, port)) {
             match made {
-                Err(why) => reasons.push(rejected(&facts.policy, *why, &format!("publisher {register_id}, {text}"))),
+                Err(why) => reasons.push(rejected(&facts.policy, *why, &format!("publisher {register_id},"), text)),
                 // Of another protocol, and so of a service beside this one.
                 Ok((protocol, _)) if protocol.as_deref() != facts.key.other() => {}
                 Ok((_, endpoint)) => {
@@ -428,7 +423,7 @@ fn payloads_at(facts: &Facts) -> Rung {
                             "nothing, if both are the same provider; else one of them should not publish it",
                         )),
                         None if endpoint.weight == 0 => {
-                            reasons.push(rejected(&facts.policy, Reject::ZeroWeight, &format!("publisher {register_id}, {text}")));
+                            reasons.push(rejected(&facts.policy, Reject::ZeroWeight, &format!("publisher {register_id},"), text));
                         }
                         None => reasons.push(reason(
                             "cut",
