@@ -263,7 +263,8 @@ impl<S: Variant> Run<S> {
                 // In state of the world an answer lists the names: here none, which is less to tell and never more.
                 Some((url, nonce)) => _ = self.request(S::ask(&url, &nonce, Vec::new(), Vec::new(), false)),
                 None if !told => {
-                    let nothing_more = matches!(self.order.due(&self.view, self.now, self.now), Due::Nothing | Due::Undone);
+                    let nothing_more =
+                        matches!(self.order.due(&self.view, self.now, self.now), Due::Nothing | Due::Undone);
                     assert!(nothing_more);
                     return;
                 }
