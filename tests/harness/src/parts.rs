@@ -329,7 +329,11 @@ pub fn demo_goes_on_without_its_guest() {
     let taken = taken.local_addr().unwrap().port();
     for (port, start, why) in [
         (taken, "", format!("demo: port {taken} is taken")),
-        (free_port(), "start() { false & pids[$1]=$!; }", "demo: guest ended".to_owned()),
+        (
+            free_port(),
+            "start() { : >target/real/log/demo-$1.log; false & pids[$1]=$!; }",
+            "demo: guest ended".to_owned(),
+        ),
     ] {
         let story = format!("source tests/real/demo-lib.sh; {start}\ncome_and_go; pids=(); step told");
         let mut command = Command::new("bash");
