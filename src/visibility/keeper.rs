@@ -184,23 +184,38 @@ pub struct Keeper {
     missing: HashMap<(ServiceId, Arc<str>), Millis>,
     /// What the pages said when this server looked at them last.
     content: Option<u64>,
-    /// Nothing was new when that was looked for last, and nothing came since: to look costs as much as there are services.
+    /// Nothing was new or awaited when that was looked for last, and nothing came since: to look costs as much as there are services.
     clean: bool,
     /// What is missing is what was missing after the last complete round: neither pages nor consumers are others.
     same: bool,
     /// Services that somebody consumes and that the registry did not have when that was looked for.
-    strangers: HashMap<ServiceId, Arc<str>>,
+    strangers: HashSet<Arc<str>>,
     /// Services whose consumers of unknown place are known by another policy, since the last complete round.
     found: HashSet<ServiceId>,
     /// Services with consumers of unknown place of which no page says so yet, and since when they have.
     unknown_since: HashMap<ServiceId, Millis>,
-    /// Those of them whose consumers may be found yet.
-    lost: HashSet<ServiceId>,
     /// Rows that are refused, the lease's as the place behind the pages: their versions, and since when each has had it.
     refused: BTreeMap<usize, (i64, Millis)>,
     /// How many services a page had when it was too large for its row.
     caps: BTreeMap<usize, usize>,
     counts: Counts,
+}
+
+/// Has the clients of a service be in these namespaces, and returns where they were.
+fn renew(
+    names: &mut HashMap<ServiceId, Arc<Names>>,
+    missing: &mut HashMap<(ServiceId, Arc<str>), Millis>,
+    id: ServiceId,
+    after: Option<Arc<Names>>,
+) -> Option<Arc<Names>> {
+    // Whoever comes and goes between two rounds has been there.
+    for name in after.iter().flat_map(|after| after.iter()) {
+        missing.remove(&(id, Arc::clone(name)));
+    }
+    match after {
+        Some(after) => names.insert(id, after),
+        None => names.remove(&id),
+    }
 }
 
 impl Keeper {
@@ -251,36 +266,22 @@ impl Keeper {
             report.clients.resize(report.clients.len().max(at + 1), None);
             report.clients[at] = client;
         }
-        let mut known: HashMap<u32, Vec<Arc<str>>> = HashMap::new();
-        let mut lost = false;
+        let (mut told, mut lost) = (Vec::with_capacity(part.services.len()), false);
         for (text, clients) in part.services {
             let id = ServiceId::of(&text);
-            let mut all = Names::new();
-            for client in &clients {
-                let Some(of) = report.clients.get(*client as usize).and_then(Option::as_ref) else { continue };
-                let of = known.entry(*client).or_insert_with(|| places(of));
-                if of.is_empty() {
-                    all.insert(UNKNOWN.into());
-                }
-                all.extend(of.iter().cloned());
-            }
+            told.push((id, Arc::clone(&text)));
             if clients.is_empty() {
                 lost |= report.services.remove(&text).is_some();
             } else if report.services.insert(Arc::clone(&text), clients).is_none() {
                 ids.push((id, text));
             }
-            if names.get(&id).map(|before| &**before).unwrap_or(&Names::new()) == &all {
-                continue;
-            }
-            (self.clean, self.same) = (false, false);
-            // Whoever comes and goes between two rounds has been there.
-            for name in &all {
-                self.missing.remove(&(id, Arc::clone(name)));
-            }
-            if all.is_empty() {
-                names.remove(&id);
-            } else {
-                names.insert(id, Arc::new(all));
+        }
+        let clients_of = |(id, text): &(ServiceId, Arc<str>)| Some((*id, &**report.services.get(text)?));
+        let next = report.names_among(told.iter().filter_map(clients_of), places);
+        for (id, _) in told {
+            let after = next.get(&id).cloned();
+            if renew(names, &mut self.missing, id, after.clone()) != after {
+                (self.clean, self.same) = (false, false);
             }
         }
         if lost {
@@ -317,7 +318,8 @@ impl Keeper {
             self.counts.replaced_services += services.len() as u64;
             let mut next = report.names_among(services.iter().copied(), places);
             for (id, _) in services {
-                let (before, after) = (names.remove(&id), next.remove(&id));
+                let after = next.remove(&id);
+                let before = renew(names, &mut self.missing, id, after.clone());
                 if before != after {
                     (self.clean, self.same) = (false, false);
                     let is_unknown =
@@ -325,13 +327,6 @@ impl Keeper {
                     if is_by_policy && is_unknown(&before) && !is_unknown(&after) {
                         self.found.insert(id);
                     }
-                    // Whoever comes and goes between two rounds has been there.
-                    for name in after.iter().flat_map(|names| names.iter()) {
-                        self.missing.remove(&(id, Arc::clone(name)));
-                    }
-                }
-                if let Some(after) = after {
-                    names.insert(id, after);
                 }
             }
         }
@@ -342,9 +337,7 @@ impl Keeper {
         if self.clean || !self.computes(now, documents) || self.wrote.is_some_and(|wrote| now - wrote < PACE) {
             return false;
         }
-        let has_new = !self.additions(now, documents, world).is_empty();
-        self.clean = !has_new && self.lost.is_empty();
-        has_new
+        !self.additions(now, documents, world).is_empty()
     }
 
     /// Ends a round: every one of the listed session servers was to report since the last. What nobody consumes any more counts only
@@ -360,7 +353,7 @@ impl Keeper {
         self.servers.retain(|server, _| listed.contains(server));
         self.same &= self.servers.len() == before;
         // Services may have come that somebody subscribed to before.
-        self.clean &= !self.strangers.values().any(|id| (world.knows)(id));
+        self.clean &= !self.strangers.iter().any(|id| (world.knows)(id));
         let has = |server: &&Arc<str>| self.servers.get(&***server).is_some_and(|server| server.is_new);
         let silent: BTreeSet<Arc<str>> = listed.iter().filter(|server| !has(server)).cloned().collect();
         self.servers.values_mut().for_each(|server| server.is_new = false);
@@ -477,10 +470,8 @@ impl Keeper {
     /// What the holder of the lease writes.
     fn work(&mut self, now: Millis, lease: &Lease, documents: &Documents<'_>, world: &World<'_>) -> Option<Wanted> {
         let new = if self.clean { BTreeMap::new() } else { self.additions(now, documents, world) };
-        let has_new = !new.is_empty();
-        self.clean = !has_new && self.lost.is_empty();
         self.counts.full = false;
-        if has_new {
+        if !new.is_empty() {
             if let Some(page) = self.place(new, now, documents, world) {
                 return Some(page);
             }
@@ -489,7 +480,7 @@ impl Keeper {
                 return Some(Wanted::Lease(Lease { settled: false, ..lease.clone() }));
             }
         }
-        let settles = !has_new && self.lost.is_empty() && self.rounds > 0;
+        let settles = self.clean && self.rounds > 0;
         // A page that is lost: who is there is in another one by now, and nothing counts before all pages are there.
         let refused = documents.refused.pages;
         let may = |n: &usize| self.may_write(*n, refused[*n], now);
@@ -531,7 +522,7 @@ impl Keeper {
         // Of what is not settled nothing counts.
         let counts = documents.lease.is_some_and(|lease| lease.settled);
         let mut unused: BTreeMap<ServiceId, &Arc<str>> = BTreeMap::new();
-        let mut strangers = HashMap::new();
+        let mut strangers = HashSet::new();
         self.counts.looked += 1;
         for server in self.servers.values() {
             for (id, text) in &server.ids {
@@ -545,7 +536,7 @@ impl Keeper {
                     continue;
                 }
                 if !(world.knows)(text) {
-                    strangers.insert(*id, Arc::clone(text));
+                    strangers.insert(Arc::clone(text));
                     continue;
                 }
                 if counts && !documents.pages.iter().flatten().any(|page| page.get(*id).is_some()) {
@@ -571,7 +562,8 @@ impl Keeper {
         };
         new.retain(|id, names| !waits(id, names));
         self.counts.awaited = lost.len();
-        (self.unknown_since, self.lost, self.strangers) = (since_when, lost, strangers);
+        self.clean = new.is_empty() && lost.is_empty();
+        (self.unknown_since, self.strangers) = (since_when, strangers);
         new
     }
 
