@@ -202,18 +202,16 @@ impl Engine {
         policy.asks_for_consumers() && self.config().scope == Scope::Cluster
     }
 
-    fn world<'a>(
-        &self,
-        policy: &Policy,
-        knows: &'a dyn Fn(&str) -> bool,
-        keeps: &'a dyn Fn(&str, &Names) -> bool,
-    ) -> World<'a> {
+    /// Lends what a keeper goes by.
+    fn with_world<T>(&self, policy: &Policy, work: impl FnOnce(&World<'_>) -> T) -> T {
         // Who does not know the registry does not know which groups to ask for.
         let asks = self.asks(policy);
         let hold = policy.document().visibility.hold.as_millis() as model::Millis;
+        let (knows, keeps) =
+            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(policy, id, names));
         let pods = self.places(policy).pods;
-        let patience = if pods.is_some() { PATIENCE } else { 0 };
-        World { asks, hold, knows, keeps, locates: pods.is_none_or(PodWatch::is_current), patience }
+        let (locates, patience) = (pods.is_none_or(PodWatch::is_current), pods.map_or(0, |_| PATIENCE));
+        work(&World { asks, hold, knows: &knows, keeps: &keeps, locates, patience })
     }
 
     /// Whether consumers in these namespaces see a service as long as nobody is known to consume it.
@@ -341,23 +339,20 @@ impl Engine {
     /// Ends a round in which all these session servers were asked. Returns whether documents are to be written now.
     pub fn consumers_round(&self, listed: &BTreeSet<Arc<str>>) -> bool {
         let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
-        let (knows, keeps) =
-            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(&policy, id, names));
         let mut following = self.documents.lock();
         self.follow_places(&mut following, &policy);
         let Following { documents: all, watching, .. } = &mut *following;
         if let Some(all) = all {
-            watching.keeper.end_round(now, listed, &documents(all), &self.world(&policy, &knows, &keeps));
+            self.with_world(&policy, |world| watching.keeper.end_round(now, listed, &documents(all), world));
         }
         self.is_due(&mut following, &policy)
     }
 
     fn is_due(&self, following: &mut Following, policy: &Policy) -> bool {
-        let (knows, keeps) =
-            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(policy, id, names));
         let Following { documents: all, watching, .. } = following;
         let (now, keeper) = (self.shared.clock.now(), &mut watching.keeper);
-        all.as_ref().is_some_and(|all| keeper.is_due(now, &documents(all), &self.world(policy, &knows, &keeps)))
+        let is_due = |all| self.with_world(policy, |world| keeper.is_due(now, &documents(all), world));
+        all.as_ref().is_some_and(is_due)
     }
 
     /// Has clients be where the policy says and the pods are.
@@ -387,9 +382,10 @@ impl Engine {
         }
         let (policy, now) = (self.shared.policy.load_full(), self.shared.clock.now());
         self.follow_places(following, &policy);
-        let (knows, keeps) =
-            (|id: &str| self.shared.store.has(id), |id: &str, names: &Names| self.keeps(&policy, id, names));
-        let world = self.world(&policy, &knows, &keeps);
+        self.with_world(&policy, |world| self.write_next(following, now, world))
+    }
+
+    fn write_next(&self, following: &mut Following, now: model::Millis, world: &World<'_>) -> Option<Write> {
         let Following { documents: Some(all), watching, .. } = following else { return None };
         // Whoever cannot collect lets another take the lease.
         let collects = watching.clients.as_ref().is_some_and(|told| told.at.elapsed() < FRESH);
@@ -400,7 +396,7 @@ impl Engine {
         let why = "who subscribes to what".to_owned();
         let stamp = Stamp { by: OURSELVES.to_owned(), when: model::date(), why };
         for _ in 0..TRIES {
-            match watching.keeper.next(now, &documents(all), &world)? {
+            match watching.keeper.next(now, &documents(all), world)? {
                 Wanted::Lease(lease) => return all.set_lease(lease, &stamp),
                 Wanted::Page(n, page) => {
                     let services = page.len();
