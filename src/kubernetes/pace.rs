@@ -1,11 +1,22 @@
-//! How fast requests go, and how they are put off.
+//! How fast requests go, how they are put off, and when work that broke off begins anew.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+
+/// Runs until a run ends by itself. A panic, which is a bug, ends a run and not the work.
+pub(super) async fn supervised<R: Future<Output = ()> + Send + 'static>(run: impl Fn() -> R, fail: impl Fn(&str)) {
+    while let Err(error) = tokio::spawn(run()).await {
+        if !error.is_panic() {
+            return;
+        }
+        fail("a bug; the log says where");
+        sleep(Duration::from_secs(10)).await;
+    }
+}
 
 /// A source of random waits, so that many who wait do not come back together. The same seed gives the same waits.
 #[derive(Debug, Clone)]

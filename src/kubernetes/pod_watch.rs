@@ -101,7 +101,7 @@ mod following {
             api::Place,
             connect::connect,
             failure::Failure,
-            pace::{Backoff, Jitter},
+            pace::{self, Backoff, Jitter},
             pods::PodSeen,
             reflect::{self, Followed, WatchEvent},
         },
@@ -120,13 +120,7 @@ mod following {
         state: Arc<Mutex<State>>,
         wanted: watch::Receiver<bool>,
     ) {
-        while let Err(error) = tokio::spawn(run(settings.clone(), Arc::clone(&state), wanted.clone())).await {
-            if !error.is_panic() {
-                return;
-            }
-            fail(&state, "a bug; the log says where");
-            sleep(Duration::from_secs(10)).await;
-        }
+        pace::supervised(|| run(settings.clone(), Arc::clone(&state), wanted.clone()), |why| fail(&state, why)).await;
     }
 
     async fn run(settings: config::Kubernetes, state: Arc<Mutex<State>>, mut wanted: watch::Receiver<bool>) {
@@ -156,7 +150,7 @@ mod following {
         };
         let (sender, mut events) = mpsc::channel(1_024);
         let place = Place { client, path: PATH.to_owned(), selector: SELECTOR };
-        let mut following = std::pin::pin!(reflect::follow(Cluster { place }, sender));
+        let mut following = std::pin::pin!(reflect::follow(place, Cluster, sender));
         loop {
             tokio::select! {
                 () = &mut following => return,
@@ -213,9 +207,7 @@ mod following {
         }
     }
 
-    struct Cluster {
-        place: Place,
-    }
+    struct Cluster;
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
@@ -262,10 +254,6 @@ mod following {
         type Seen = PodSeen;
 
         fn kind(&self) {}
-
-        fn place(&self) -> Place {
-            self.place.clone()
-        }
 
         fn version(pod: &PodObject) -> &str {
             &pod.metadata.resource_version

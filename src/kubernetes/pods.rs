@@ -94,7 +94,7 @@ pub(super) struct Pods {
     /// How many changes there were.
     version: u64,
     /// The last of them.
-    changes: VecDeque<(u64, Address)>,
+    changes: VecDeque<Address>,
 }
 
 impl Pods {
@@ -113,22 +113,18 @@ impl Pods {
     pub(super) fn listed(&mut self, now: Instant, all: Vec<PodSeen>) {
         let mut next = Self::default();
         all.into_iter().for_each(|pod| next.shown(now, pod));
-        let before = std::mem::replace(self, next);
-        self.changes = before.changes;
-        self.version = before.version;
-        (self.gone, self.going) = (before.gone, before.going);
-        let gone: Vec<Address> =
-            before.addresses.keys().filter(|it| !self.addresses.contains_key(it)).copied().collect();
-        for address in gone {
-            if let Some(id) = before.addresses.get(&address)
-                && let Some(pod) = before.pods.get(id)
+        let mut before = std::mem::replace(self, next);
+        (self.version, self.changes) = (before.version, std::mem::take(&mut before.changes));
+        (self.gone, self.going) = (std::mem::take(&mut before.gone), std::mem::take(&mut before.going));
+        for address in before.addresses.keys() {
+            if !self.addresses.contains_key(address)
+                && let Some(namespace) = before.held(*address)
             {
-                self.linger(now, address, Arc::clone(&pod.namespace));
-                self.note(address);
+                self.linger(now, *address, Arc::clone(namespace));
+                self.note(*address);
             }
         }
-        let was = |address: &Address| before.addresses.get(address).and_then(|id| before.pods.get(id));
-        let is_other = |address: &&Address| was(address).map(|pod| &pod.namespace) != self.held(**address);
+        let is_other = |address: &&Address| before.held(**address) != self.held(**address);
         let other: Vec<Address> = self.addresses.keys().filter(is_other).copied().collect();
         for address in other {
             self.gone.remove(&address);
@@ -255,7 +251,7 @@ impl Pods {
 
     fn note(&mut self, address: Address) {
         self.version += 1;
-        self.changes.push_back((self.version, address));
+        self.changes.push_back(address);
         if self.changes.len() > MOST_CHANGES {
             self.changes.pop_front();
         }
@@ -272,7 +268,7 @@ impl Pods {
         if count > self.changes.len() {
             return Changed::Any;
         }
-        Changed::These(self.changes.iter().rev().take(count).map(|(_, address)| (*address).into()).collect())
+        Changed::These(self.changes.iter().rev().take(count).map(|address| (*address).into()).collect())
     }
 
     /// How many pods there are, and how many there was no room for.
@@ -408,7 +404,7 @@ mod tests {
         let bytes = |capacity: usize, size: usize| capacity * 8 / 7 * (size + 1);
         let all = bytes(pods.pods.capacity(), size_of::<(PodId, Pod)>())
             + bytes(pods.addresses.capacity(), size_of::<(Address, PodId)>())
-            + pods.changes.capacity() * size_of::<(u64, Address)>();
+            + pods.changes.capacity() * size_of::<Address>();
         println!("{} bytes for each pod", all / 50_000);
         assert!(all / 50_000 <= 128, "{} bytes for each pod", all / 50_000);
     }

@@ -35,8 +35,6 @@ pub(super) trait Followed: Send + Sync {
 
     fn kind(&self) -> Self::Kind;
 
-    fn place(&self) -> Place;
-
     fn version(object: &Self::Object) -> &str;
 
     fn seen(&self, object: Self::Object) -> Self::Seen;
@@ -84,11 +82,11 @@ enum WatchEnd {
     Lost(Failure),
 }
 
-/// Reports what happens to objects until nobody listens.
-pub(super) async fn follow<F: Followed>(followed: F, out: mpsc::Sender<(F::Kind, WatchEvent<F::Seen>)>) {
+/// Reports what happens to the objects of a place until nobody listens.
+pub(super) async fn follow<F: Followed>(place: Place, followed: F, out: mpsc::Sender<(F::Kind, WatchEvent<F::Seen>)>) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     let mut jitter = Jitter::random();
-    let (kind, place) = (followed.kind(), followed.place());
+    let kind = followed.kind();
     let mut was_behind = false;
     loop {
         let mut objects = Vec::new();
@@ -229,7 +227,7 @@ mod tests {
         }
     }
 
-    struct Things(Place);
+    struct Things;
 
     impl Followed for Things {
         type Kind = ();
@@ -237,10 +235,6 @@ mod tests {
         type Seen = ();
 
         fn kind(&self) {}
-
-        fn place(&self) -> Place {
-            self.0.clone()
-        }
 
         fn version(object: &Value) -> &str {
             object["metadata"]["resourceVersion"].as_str().unwrap()
@@ -255,7 +249,7 @@ mod tests {
         let client = Client::new(Fake { lists: Arc::clone(&lists), watch: (status, wait, body) }, "default");
         let place = Place { client, path: "/api/v1/things".to_owned(), selector: "" };
         let (sender, mut events) = mpsc::channel(16);
-        let following = tokio::spawn(follow(Things(place), sender));
+        let following = tokio::spawn(follow(place, Things, sender));
         let (mut failures, mut behind) = (0, 0);
         let count = async {
             while let Some(((), event)) = events.recv().await {

@@ -17,7 +17,7 @@ use super::{
     connect::connect,
     lease::{Hold, Lease},
     orders::{Followed, SinkOrders},
-    pace::{Backoff, Jitter},
+    pace::{self, Backoff, Jitter},
     report::KubernetesReport,
     term::{Term, TermEnd, TermInput},
 };
@@ -36,14 +36,11 @@ pub(super) struct SinkTask {
 impl SinkTask {
     /// Runs until the engine ends; a panic, which is a bug, ends a run and not the sink.
     pub(super) async fn supervised(self) {
-        while let Err(error) = tokio::spawn(self.clone().run()).await {
-            if !error.is_panic() {
-                return;
-            }
+        let fail = |why: &str| {
             tracing::error!(event = "kubernetes_bug", "writing to Kubernetes ended by a bug; it begins anew");
-            self.fail("a bug; the log says where");
-            sleep(Duration::from_secs(10)).await;
-        }
+            self.fail(why);
+        };
+        pace::supervised(|| self.clone().run(), fail).await;
     }
 
     async fn run(self) {

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    api::{Api, Place},
+    api::Api,
     conversion::Conversion,
     failure::Failure,
     objects::{ApiObject, ObjectKey, ObjectKind, Observed},
@@ -55,7 +55,6 @@ pub(super) struct TermInput {
 
 /// The objects of a kind, as a term follows them.
 struct Objects {
-    api: Arc<Api>,
     kind: ObjectKind,
     owner: Arc<str>,
 }
@@ -67,10 +66,6 @@ impl Followed for Objects {
 
     fn kind(&self) -> ObjectKind {
         self.kind
-    }
-
-    fn place(&self) -> Place {
-        self.api.place(self.kind)
     }
 
     fn version(object: &ApiObject) -> &str {
@@ -116,8 +111,8 @@ impl Term {
         let (sender, mut events) = mpsc::channel(1_024);
         let mut reflectors = JoinSet::new();
         for kind in ObjectKind::ALL {
-            let (api, owner) = (Arc::clone(&self.input.api), Arc::clone(&self.input.owner));
-            reflectors.spawn(reflect::follow(Objects { api, kind, owner }, sender.clone()));
+            let objects = Objects { kind, owner: Arc::clone(&self.input.owner) };
+            reflectors.spawn(reflect::follow(self.input.api.place(kind), objects, sender.clone()));
         }
         drop(sender);
         let (mut view, mut orders, mut lease) =
