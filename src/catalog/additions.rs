@@ -8,8 +8,9 @@
 
 use std::sync::Arc;
 
-use crate::{catalog::breaker::tenant, config::Protect, model::Millis};
 use hashbrown::{HashMap, HashSet};
+
+use crate::{catalog::breaker::tenant, config::Protect, model::Millis};
 
 const WINDOW: Millis = 60_000;
 

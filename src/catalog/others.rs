@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::catalog::key::ServiceKey;
 use hashbrown::HashMap;
+
+use crate::catalog::key::ServiceKey;
 
 /// The services beside the main ones that a round has a word on: served, waiting or quarantined. Most ids have none, and are
 /// not in it.

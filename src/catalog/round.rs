@@ -18,6 +18,8 @@ use std::{
     sync::Arc,
 };
 
+use hashbrown::{HashMap, HashSet};
+
 use crate::{
     catalog::{
         additions::Additions,
@@ -49,7 +51,6 @@ use crate::{
     },
     visibility::{ServiceId, seen::Seen},
 };
-use hashbrown::{HashMap, HashSet};
 
 /// So many services a round takes that another policy gives another form. Every round may have changes of others, too, which
 /// are not to wait for all.

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use hashbrown::HashMap;
+
 use crate::{
     catalog::{
         assignment::Place,
@@ -35,7 +37,6 @@ use crate::{
         service_entry::{self, Common, EndpointMode, Member, Shape},
     },
 };
-use hashbrown::HashMap;
 
 /// The endpoints that the registry and the policy want a service to have.
 #[derive(Debug, Default)]

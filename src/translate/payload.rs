@@ -386,8 +386,9 @@ pub fn made(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Made {
 
 fn of_url(text: &str, cell: &str, client: Client, rules: &Rules<'_>) -> Result<Found, Reject> {
     let is_dubbo = client != Client::Sofarpc;
-    let endpoint = endpoint(&Provider::of_url(text, is_dubbo)?, is_dubbo, cell, rules)?;
-    let protocol = match provider::scheme(text).filter(|_| client.names_protocols()) {
+    let provider = Provider::of_url(text, is_dubbo)?;
+    let endpoint = endpoint(&provider, is_dubbo, cell, rules)?;
+    let protocol = match provider.scheme.filter(|_| client.names_protocols()) {
         Some(scheme) if scheme.bytes().any(|byte| byte.is_ascii_uppercase()) => scheme.to_ascii_lowercase().into(),
         scheme => Cow::Borrowed(scheme.unwrap_or(DUBBO)),
     };

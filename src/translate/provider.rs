@@ -15,6 +15,8 @@ const APPLICATION_OF_DUBBO: [&str; 5] = ["application", "app", "appName", "app_n
 /// A payload's text, taken apart.
 #[derive(Debug)]
 pub struct Provider<'a> {
+    /// The scheme of a text that has one.
+    pub scheme: Option<&'a str>,
     /// The host as it is written, without brackets and zone id.
     pub host: &'a str,
     /// The port; of an instance 0, which has one for each protocol.
@@ -117,12 +119,6 @@ fn bare(host: &str) -> &str {
     }
 }
 
-/// The scheme of a text that has one.
-pub fn scheme(text: &str) -> Option<&str> {
-    let (scheme, _) = text.split_once("://")?;
-    is_scheme(scheme).then_some(scheme)
-}
-
 /// Whether a protocol's name could be a scheme; that of an instance is any text.
 pub fn is_scheme(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
@@ -131,7 +127,8 @@ pub fn is_scheme(name: &str) -> bool {
 impl<'a> Provider<'a> {
     /// The provider that an instance is.
     pub fn of_instance(instance: &'a Instance) -> Self {
-        Self { host: bare(&instance.host), port: 0, is_dubbo: true, parameters: Parameters::Instance(instance) }
+        let parameters = Parameters::Instance(instance);
+        Self { scheme: None, host: bare(&instance.host), port: 0, is_dubbo: true, parameters }
     }
 
     /// The provider in `[scheme://]host:port[/path][?parameters]`; to Dubbo's clients it may have a user before the host and a
@@ -156,7 +153,8 @@ impl<'a> Provider<'a> {
         };
         let (host, number) = authority.rsplit_once(':').ok_or(Fault::Form)?;
         let port = number.parse().ok().filter(|port| *port != 0).ok_or(Fault::Port)?;
-        Ok(Self { host: bare(host), port, is_dubbo, parameters: Parameters::Query(pairs(query, is_dubbo)) })
+        let parameters = Parameters::Query(pairs(query, is_dubbo));
+        Ok(Self { scheme, host: bare(host), port, is_dubbo, parameters })
     }
 
     /// The value of a parameter.
