@@ -183,7 +183,7 @@ impl Narrowing {
             let rules = policy.rules(text);
             let after = exported(&rules, text, word.map(|word| &**word), &self.namespace);
             // The list of an exception is there whoever consumes, and whoever has it is the operator's matter.
-            let is_own = rules.names_export_to && rules.visibility == Mode::On;
+            let is_own = rules.export_to_glob.is_some() && rules.visibility == Mode::On;
             if !is_own && covers(&after, rules.export_to, &self.namespace) {
                 continue;
             }

@@ -155,12 +155,6 @@ impl Policy {
         address::denied_by(address, &self.config.endpoints)
     }
 
-    /// The glob of the exception that sets `exportTo` of a service; `None`: that of all services is its.
-    pub fn export_to_glob(&self, data_info_id: &str) -> Option<&str> {
-        let matching = self.exceptions.matching(data_info_id).into_iter();
-        matching.filter(|n| self.overrides[*n].export_to.is_some()).map(|n| &*self.override_globs[n]).next()
-    }
-
     /// Whom an endpoint's certificate must name; `None`: it is called without mTLS.
     pub fn mtls(
         &self,
@@ -263,9 +257,10 @@ impl Policy {
     /// The decisions for one service.
     pub fn rules<'a>(&'a self, data_info_id: &str) -> Rules<'a> {
         let matching = self.exceptions.matching(data_info_id);
+        let exports = |n: &usize| Some((&*self.override_globs[*n], self.overrides[*n].export_to.as_ref()?));
+        let (export_to_glob, own_export_to) = matching.iter().find_map(exports).unzip();
         let matching: Vec<&Override> = matching.into_iter().map(|n| &self.overrides[n]).collect();
         let PolicyConfig { export_to, labels, visibility, .. } = &self.config;
-        let own_export_to = matching.iter().find_map(|it| it.export_to.as_ref());
         Rules {
             policy: self,
             keeps: !self.on_trial,
@@ -273,7 +268,7 @@ impl Policy {
             port: matching.iter().find_map(|it| it.port),
             protocol: matching.iter().find_map(|it| it.protocol.as_deref()),
             export_to: own_export_to.unwrap_or(export_to),
-            names_export_to: own_export_to.is_some(),
+            export_to_glob,
             visibility: matching.iter().find_map(|it| it.visibility).unwrap_or(visibility.mode),
             dns: matching.iter().find_map(|it| it.dns).unwrap_or_default(),
             labels: matching.iter().find_map(|it| it.labels.as_ref()).unwrap_or(labels),
@@ -319,7 +314,7 @@ impl Rules<'_> {
 impl<'a> Rules<'a> {
     /// `exportTo` where it follows the consumers, for resources in `namespace`; `None`: nobody is known to consume the service.
     pub fn visible_to(&self, consumers: Option<&Consumers>, namespace: &str) -> Cow<'a, [String]> {
-        let exported = Exported { to: self.export_to, is_own: self.names_export_to };
+        let exported = Exported { to: self.export_to, is_own: self.export_to_glob.is_some() };
         exported.to(&self.policy.config.visibility, consumers, namespace)
     }
 }
@@ -339,8 +334,8 @@ pub struct Rules<'a> {
     pub protocol: Option<&'a str>,
     /// `exportTo` of the ServiceEntry.
     pub export_to: &'a [String],
-    /// An exception names that, and not the policy for all.
-    pub names_export_to: bool,
+    /// The glob of the exception that names that; `None`: the policy for all does.
+    pub export_to_glob: Option<&'a str>,
     /// Whether that follows the consumers.
     pub visibility: Mode,
     /// Whether publishers may name hosts.

@@ -240,8 +240,7 @@ impl PolicyConfig {
         let mut checks = Checks { namespace, mistakes: Vec::new() };
         checks.export_to(root, export_to);
         for (protocol, port) in ports {
-            let key = Mistake::entry(&format!("{root}.ports"), protocol);
-            checks.port(key, *port);
+            checks.port(Mistake::entry(&format!("{root}.ports"), protocol), *port);
         }
         checks.labels(root, labels);
         for (zone, locality) in locality {
