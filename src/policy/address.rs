@@ -64,7 +64,7 @@ const CARRIERS: [(IpNet, u32); 5] = [
 /// another is judged as that one, too; `allow` has to name only the address itself.
 pub(super) fn check(address: IpAddr, policy: &EndpointPolicy, vip_ranges: &[IpNet]) -> Result<(), Refusal> {
     let within = |ranges: &[IpNet], address: IpAddr| ranges.iter().any(|range| range.contains(&address));
-    for judged in [Some(address)].into_iter().chain(carried(address)).flatten() {
+    for judged in judged(address) {
         if within(vip_ranges, judged) {
             return Err(Refusal::VipRange);
         }
@@ -80,8 +80,12 @@ pub(super) fn check(address: IpAddr, policy: &EndpointPolicy, vip_ranges: &[IpNe
 
 /// The range of `endpoints.deny` that an address, or one that it carries, is in.
 pub(super) fn denied_by(address: IpAddr, policy: &EndpointPolicy) -> Option<&IpNet> {
-    let judged: Vec<IpAddr> = [Some(address)].into_iter().chain(carried(address)).flatten().collect();
-    policy.deny.iter().find(|range| judged.iter().any(|judged| range.contains(judged)))
+    policy.deny.iter().find(|range| judged(address).any(|judged| range.contains(&judged)))
+}
+
+/// An address, and those that it carries.
+fn judged(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    [Some(address)].into_iter().chain(carried(address)).flatten()
 }
 
 /// Whether `address` is in a range without services for others. A range of `allow` opens what it names: `10.0.0.0/8` or
