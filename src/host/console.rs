@@ -197,7 +197,7 @@ fn overview(engine: &Engine) -> Markup {
                 li { b { (status.store.publishers) } "publishers" }
             }
             h2 { "To decide" }
-            (decisions::shown(&decisions::of(&status, (withheld, contested), facts::freeze(engine).as_ref())))
+            (decisions::shown(&decisions::of(&status, (withheld, contested), facts::freeze(engine.orders(), &status.documents.documents).as_ref())))
             h2 { "This session server" }
             table {
                 @for (what, value) in facts(&status) {

@@ -96,7 +96,7 @@ fn dropped(engine: &Engine) -> Vec<String> {
     let used = facts::used(engine);
     let all = engine.shared().store.dropped().into_iter().filter(|(_, it)| it.events > 0);
     let says = |limit: &str, it: &Dropped| {
-        format!("{}, the last one of {}", ladder::at(limit, used.get(limit).copied(), it.events), it.last)
+        format!("{}, the last one of {}", ladder::at_limit(&used, limit, it.events), it.last)
     };
     all.map(|(limit, it)| says(limit, &it)).collect()
 }

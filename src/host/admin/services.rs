@@ -114,16 +114,8 @@ struct Gathered {
 impl Gathered {
     fn of(engine: &Engine) -> Self {
         let shared = engine.shared();
-        let named = {
-            let report = shared.report.lock();
-            [
-                ("quarantined", report.quarantined.keys().cloned().collect()),
-                ("withheld", report.withheld_services.iter().cloned().collect()),
-                ("waiting", report.waiting_services.iter().cloned().collect()),
-                ("in-grace", report.graces.keys().cloned().collect()),
-                ("contested", report.standing_back.keys().cloned().collect()),
-            ]
-        };
+        let named =
+            find::named(&shared.report.lock()).map(|(state, texts)| (state, texts.into_iter().cloned().collect()));
         let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
         let entry = |item| facts::entry(item).map(|(key, body)| (key, (body, item.endpoints() as usize)));
         let entries = all.items().filter_map(entry).collect();

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::{
-    catalog::{assignment::claims::Contest, key::ServiceKey, report::Quarantine},
+    catalog::{assignment::claims::Contest, key::ServiceKey, orders::Orders, report::Quarantine},
     config::{Config, Scope},
-    documents::{Name, Stamp},
+    documents::{Name, Shown, Stamp},
     error::quoted,
     host::{documents::date, engine::Engine, feed::Feed},
     istio::{
@@ -89,11 +89,9 @@ pub struct Freeze {
     pub remedy: &'static str,
 }
 
-/// The freeze of what is served, with who ordered it, why and when, as far as that is known.
-pub fn freeze(engine: &Engine) -> Option<Freeze> {
-    let orders = engine.orders();
+/// The freeze of what is served, with who ordered it, why and when, as far as the documents say that.
+pub fn freeze(orders: Orders, documents: &BTreeMap<Name, Shown>) -> Option<Freeze> {
     let ordered = || {
-        let documents = engine.documents_status().documents;
         let Some(Stamp { by, why, when }) = documents.get(&Name::Orders).and_then(|it| it.stamp.clone()) else {
             return "by an order to all session servers".to_owned();
         };
@@ -314,7 +312,7 @@ impl Facts {
             dropped: shared.store.dropped(),
             used: used(engine),
             rivals,
-            freeze: freeze(engine),
+            freeze: freeze(engine.orders(), &documents),
             publishers,
             looked_at,
             unknown,

@@ -1,7 +1,7 @@
 //! From the words of an operator to services.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    catalog::key::ServiceKey,
+    catalog::{key::ServiceKey, report::Report},
     host::{engine::Engine, explain::facts},
     istio::names::SERVICE_LABEL,
     policy::{Globs, Rules},
@@ -111,14 +111,24 @@ fn dropped(engine: &Engine) -> impl Iterator<Item = Arc<str>> {
     dropped.filter(|it| it.last.matches("#@#").count() == 2).map(|it| it.last.into())
 }
 
+/// The keys' texts that the report names, by state.
+pub fn named(report: &Report) -> [(&'static str, Vec<&Arc<str>>); 5] {
+    [
+        ("quarantined", report.quarantined.keys().collect()),
+        ("withheld", report.withheld_services.iter().collect()),
+        ("waiting", report.waiting_services.iter().collect()),
+        ("in-grace", report.graces.keys().collect()),
+        ("contested", report.standing_back.keys().collect()),
+    ]
+}
+
 /// All that have a name here: what the registry has, or lost at a limit, what is served, with publishers or without, and what
 /// rounds name. Costs a walk over the metadata of what is served.
 fn known(engine: &Engine, ids: &[Arc<str>]) -> BTreeSet<ServiceKey> {
     let mut known: BTreeSet<ServiceKey> = ids.iter().map(ServiceKey::main).collect();
     {
         let report = engine.shared().report.lock();
-        let named = report.withheld_services.iter().chain(&report.waiting_services).chain(report.graces.keys());
-        let named = named.chain(report.quarantined.keys()).chain(report.standing_back.keys());
+        let named = named(&report).into_iter().flat_map(|(_, texts)| texts);
         known.extend(named.map(|text| ServiceKey::of_text(Arc::clone(text))).filter(|key| !key.is_entry()));
     }
     let all = Set::new(Arc::clone(&engine.view().service_entries), Partition::WHOLE);
@@ -206,10 +216,15 @@ pub fn of_application(engine: &Engine, name: &str) -> Vec<ServiceKey> {
     let (shared, mut keys) = (engine.shared(), BTreeSet::new());
     let (policy, limit) = (shared.policy.load_full(), shared.config.limits.endpoints_per_publisher);
     let names_it = |parsed: &Parsed| parsed.endpoints.iter().any(|it| it.application() == Some(name));
+    let mut published = HashSet::new();
     for id in shared.store.ids() {
         let rules = || Rules { keeps: false, ..policy.rules(&id) };
         let read = |it: &Publication| payload::parsed(it, Client::of(&id), &rules(), limit);
-        for publication in shared.store.read(&id) {
+        let publications = shared.store.read(&id);
+        if !publications.is_empty() {
+            published.insert(Arc::clone(&id));
+        }
+        for publication in publications {
             let read = || catch_unwind(AssertUnwindSafe(|| read(&publication))).unwrap_or_default();
             let parsed = publication.memo.last::<Parsed>().unwrap_or_else(read);
             keys.extend(services(&id, &parsed, names_it));
@@ -228,7 +243,7 @@ pub fn of_application(engine: &Engine, name: &str) -> Vec<ServiceKey> {
     let entries = all(&view.service_entries);
     let candidates = entries.items().filter(|item| !selected.is_empty() || finder.is_match(&**item.framed()));
     // What has publishers was looked at, and they know better.
-    let without = candidates.filter_map(facts::entry).filter(|(key, _)| shared.store.read(key.id()).is_empty());
+    let without = candidates.filter_map(facts::entry).filter(|(key, _)| !published.contains(key.id()));
     keys.extend(without.filter_map(|(key, body)| {
         let spec = kubectl::spec_of("ServiceEntry", body).ok()?;
         has_label(&spec).then_some(key)
@@ -271,7 +286,7 @@ fn by_host(engine: &Engine, host: &str) -> Option<ServiceKey> {
     facts::entry(all.find(&name)?).map(|(key, _)| key)
 }
 
-fn address(query: &str) -> Option<(IpAddr, Option<u16>)> {
+pub(super) fn address(query: &str) -> Option<(IpAddr, Option<u16>)> {
     if let Ok(place) = query.parse::<SocketAddr>() {
         return Some((place.ip().to_canonical(), Some(place.port())));
     }

@@ -1,6 +1,6 @@
 //! The steps from the registry to the proxies, each with what was found there: a function of [`Facts`] and nothing else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::{
     host::{
         explain::{
             facts::{Facts, Freeze, Publisher, Told},
-            remedies,
+            find, remedies,
         },
         page::counted,
     },
@@ -176,13 +176,11 @@ fn told(reasons: &[&Reason]) -> String {
 
 /// The ladder in a sentence: the reason that decides comes first, whichever step has it.
 pub fn answer(ladder: &[Rung]) -> String {
-    if let Some(rung) = ladder.iter().find(|rung| rung.verdict == Verdict::Failed) {
-        let own: Vec<&Reason> = rung.reasons.iter().take(1).collect();
+    if let Some(at) = ladder.iter().position(|rung| rung.verdict == Verdict::Failed) {
+        let rung = &ladder[at];
         // That it is not served follows from a step before, if any says so.
-        let before = ladder.iter().take_while(|rung| rung.step != Step::Served);
-        let before: Vec<Rung> = before.cloned().collect();
-        let causes = if rung.step == Step::Served { weighed(&before) } else { Vec::new() };
-        let causes = if causes.is_empty() { own } else { causes };
+        let causes = if rung.step == Step::Served { weighed(&ladder[..at]) } else { Vec::new() };
+        let causes = if causes.is_empty() { rung.reasons.iter().take(1).collect() } else { causes };
         return format!("Not in the mesh: {}", if causes.is_empty() { rung.found.clone() } else { told(&causes) });
     }
     let last = ladder.iter().rev().find(|rung| rung.step == Step::Served).map_or("", |rung| &rung.found);
@@ -220,7 +218,7 @@ fn registry(facts: &Facts) -> Option<Rung> {
     for (limit, dropped) in facts.dropped.iter().filter(|(_, it)| !it.last.is_empty() && id.starts_with(&*it.last)) {
         reasons.push(reason(
             format!("limit-{limit}"),
-            format!("{}, the last one of this service", at_limit(facts, limit, dropped.events)),
+            format!("{}, the last one of this service", at_limit(&facts.used, limit, dropped.events)),
             match *limit != UNFINISHED_READS {
                 true => format!("raise mox.limits.{limit}, or find who publishes so much"),
                 false => "reads of the data servers do not come to their end; feed.lastFailure of the status says why"
@@ -264,7 +262,7 @@ fn registry(facts: &Facts) -> Option<Rung> {
     };
     let dropped = |(limit, it): &(&&str, &Dropped)| **limit != UNFINISHED_READS && it.events > 0;
     let limits: Vec<String> =
-        facts.dropped.iter().filter(dropped).map(|(limit, it)| at_limit(facts, limit, it.events)).collect();
+        facts.dropped.iter().filter(dropped).map(|(limit, it)| at_limit(&facts.used, limit, it.events)).collect();
     if !limits.is_empty() && reasons.is_empty() {
         let says = format!("{}, perhaps of this service", limits.join("; "));
         reasons.push(reason("may-be-limit", says, "raise that limit, or find who publishes so much"));
@@ -275,14 +273,9 @@ fn registry(facts: &Facts) -> Option<Rung> {
     Some(Rung::of(Step::Registry, verdict, "no publisher", reasons))
 }
 
-/// What was dropped at a limit, which is named with how much of it is used.
-fn at_limit(facts: &Facts, limit: &str, events: u64) -> String {
-    at(limit, facts.used.get(limit).copied(), events)
-}
-
-/// What was dropped at a limit, of which so much of so much is used.
-pub fn at(limit: &str, used: Option<(usize, usize)>, events: u64) -> String {
-    let used = used.map(|(used, most)| format!(" ({used} of {most} used)")).unwrap_or_default();
+/// The events that were dropped at a limit, with how much of it is used.
+pub fn at_limit(used: &BTreeMap<&'static str, (usize, usize)>, limit: &str, events: u64) -> String {
+    let used = used.get(limit).map(|(used, most)| format!(" ({used} of {most} used)")).unwrap_or_default();
     format!("{} dropped at mox.limits.{limit}{used}", counted(events as usize, "event"))
 }
 
@@ -391,9 +384,7 @@ fn rejected(policy: &Policy, why: Reject, of: &str, text: &str) -> Reason {
 fn denied(policy: &Policy, text: &str) -> Option<String> {
     let parts = text.split(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c)));
     let address = |part: &str| {
-        let bare = part.trim_matches(['[', ']']);
-        let place = part.parse::<SocketAddr>().map(|place| place.ip());
-        place.or_else(|_| bare.parse::<IpAddr>()).ok().map(|address| address.to_canonical())
+        [part, part.trim_matches(['[', ']'])].into_iter().find_map(find::address).map(|(address, _)| address)
     };
     let denied = |address: &IpAddr| policy.check_address(*address) == Err(Refusal::Denied);
     let address = parts.filter_map(address).find(denied)?;
@@ -590,7 +581,7 @@ fn export_to(facts: &Facts) -> Option<Rung> {
         return Some(Rung::passed(Step::ExportTo, found));
     }
     let rules = facts.key.rules(&facts.policy);
-    let by = match (rules.visibility, facts.policy.export_to_glob(facts.key.id())) {
+    let by = match (rules.visibility, rules.export_to_glob) {
         (Mode::On, _) => "by who subscribes to it, as visibility says".to_owned(),
         // What is served may be of a policy before.
         _ if rules.export_to != to => "by an earlier policy".to_owned(),
@@ -625,10 +616,10 @@ fn kubernetes(facts: &Facts) -> Option<Rung> {
     let problem = facts.kubernetes.as_ref().map(|problem| {
         let words = &problem.message;
         // What is refused to one object is not tried for each.
-        let is_own = problem.code.is_none() || name.is_some_and(|name| words.contains(&format!("\"{name}\"")));
-        let says = match is_own || problem.code != Some(FORBIDDEN) {
-            true => format!("its object is not written: {words}"),
-            false => format!("its object is not written, as others are not; of another, for example: {words}"),
+        let is_own = name.is_some_and(|name| words.contains(&format!("\"{name}\"")));
+        let says = match problem.code == Some(FORBIDDEN) && !is_own {
+            true => format!("its object is not written, as others are not; of another, for example: {words}"),
+            false => format!("its object is not written: {words}"),
         };
         let user = words.split_once("User \"").and_then(|(_, rest)| rest.split('"').next());
         let remedy = match (problem.code, user) {
@@ -711,8 +702,8 @@ fn clients(facts: &Facts) -> Option<Rung> {
         ));
     }
     // Of reasons of several clients those first for which one lags until something is done.
-    reasons
-        .sort_by_key(|reason| !["not-listening", "fenced", "no-istiod", "nack", "too-large"].contains(&&*reason.key));
+    let lags = |key: &str| UNTOLD.contains(&key) || ["nack", "too-large"].contains(&key);
+    reasons.sort_by_key(|reason| !lags(&reason.key));
     let ever = concerned.iter().filter(|told| told.ever && told.error.is_none()).count();
     let found = format!("its part is taken by {ever} of {}", counted(concerned.len(), "stream"));
     Some(Rung::of(Step::Clients, if none_has { Verdict::Failed } else { Verdict::Partly }, found, reasons))
