@@ -290,33 +290,29 @@ fn of_documents(status: &DocumentsStatus) -> Vec<Metric> {
         of(
             "mox_document_revision",
             "Revision of the document that is in force, 0 for none.",
-            all()
-                .map(|(name, shown)| Sample { suffix: "", labels: labels(name), value: shown.revision as f64 })
-                .collect(),
+            all().map(|(name, shown)| sample(labels(name), shown.revision as f64)).collect(),
         ),
         of(
             "mox_document_age_seconds",
             "Time since the document was written, by the clocks of its writer and of this server.",
-            all()
-                .filter_map(|(name, shown)| Some(Sample { suffix: "", labels: labels(name), value: age(shown)? }))
-                .collect(),
+            all().filter_map(|(name, shown)| Some(sample(labels(name), age(shown)?))).collect(),
         ),
         of(
             "mox_document_refused",
             "1 while the row of a document is refused, by reason; the last document that counted stays.",
             all()
                 .flat_map(|(document, shown)| {
-                    Reason::ALL.map(|reason| Sample {
-                        suffix: "",
-                        labels: vec![("name", document.as_str().to_owned()), ("reason", name(&reason))],
-                        value: f64::from(u8::from(shown.refused.as_ref().is_some_and(|it| it.reason == reason))),
+                    Reason::ALL.map(|reason| {
+                        let is_refused = shown.refused.as_ref().is_some_and(|it| it.reason == reason);
+                        let labels = vec![("name", document.as_str().to_owned()), ("reason", name(&reason))];
+                        sample(labels, f64::from(u8::from(is_refused)))
                     })
                 })
                 .collect(),
         ),
     ];
     if let Some(millis) = status.read_millis_ago {
-        let samples = vec![Sample { suffix: "", labels: vec![], value: millis as f64 / 1e3 }];
+        let samples = vec![sample(vec![], millis as f64 / 1e3)];
         metrics.push(of("mox_documents_silence_seconds", "Time since the store was read.", samples));
     }
     metrics
@@ -447,12 +443,7 @@ fn of_feed(feed: &Feed) -> Vec<Metric> {
         ),
     ] {
         if let Some(value) = value {
-            all.push(Metric {
-                name,
-                help,
-                kind: Kind::Gauge,
-                samples: vec![Sample { suffix: "", labels: vec![], value }],
-            });
+            all.push(Metric { name, help, kind: Kind::Gauge, samples: vec![sample(vec![], value)] });
         }
     }
     all
@@ -471,7 +462,11 @@ fn counter(name: &'static str, help: &'static str, value: u64) -> Metric {
 }
 
 fn plain(name: &'static str, help: &'static str, kind: Kind, value: u64) -> Metric {
-    Metric { name, help, kind, samples: vec![Sample { suffix: "", labels: vec![], value: value as f64 }] }
+    Metric { name, help, kind, samples: vec![sample(vec![], value as f64)] }
+}
+
+fn sample(labels: Vec<(&'static str, String)>, value: f64) -> Sample {
+    Sample { suffix: "", labels, value }
 }
 
 fn labelled(
@@ -480,9 +475,8 @@ fn labelled(
     label: &'static str,
     values: impl IntoIterator<Item = (String, u64)>,
 ) -> Metric {
-    let sample =
-        |(value, count): (String, u64)| Sample { suffix: "", labels: vec![(label, value)], value: count as f64 };
-    Metric { name, help, kind: Kind::Gauge, samples: values.into_iter().map(sample).collect() }
+    let samples = values.into_iter().map(|(value, count)| sample(vec![(label, value)], count as f64)).collect();
+    Metric { name, help, kind: Kind::Gauge, samples }
 }
 
 /// Durations, by at most one label.
