@@ -220,10 +220,11 @@ final class ConsumerWatch implements AutoCloseable {
                     answers.add(answer);
                     sum += sum(answer);
                 }
-                Map<String, Set<String>> clients = clients(named);
+                // Only of answers that could be read a sum is kept.
                 if (Told.is(toldOthers.get(server), sum) && isKnown(server, false)) {
                     continue;
                 }
+                Map<String, Set<String>> clients = clients(named);
                 Subscriptions all = new Subscriptions();
                 answers.forEach(answer -> answer.forEach((id, addresses) -> add(all, id, addresses, clients)));
                 tell(server, false, all.clients.keySet(), all.services);
