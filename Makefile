@@ -25,6 +25,7 @@ setup: ## installs what is missing on this machine, or names it with the command
 
 demo: ## the real registry and two real providers; watch their services arrive as Istio sees them
 	tests/setup demo
+	@echo '==> the console will be at http://127.0.0.1:9603/mox; jar and examples are built first, minutes the first time'
 	$(MAKE) --no-print-directory jar examples
 	tests/real/demo.sh
 
