@@ -20,9 +20,6 @@ use crate::{
     process::{Driven, Process, START, connect, eventually, free_port, fresh_home, get, local, log_path, root, script},
 };
 
-/// The token with which a request may change something, where a scenario sets it as `mox.admin.token`.
-pub const TOKEN: &str = "sesame";
-
 /// The jar that `make jar` builds, or that `REGISTRY_MOX_JAR` names.
 pub fn our_jar() -> PathBuf {
     let built = || root().join(concat!("build/libs/registry-mox-", env!("CARGO_PKG_VERSION"), ".jar"));
@@ -62,13 +59,6 @@ impl Registry {
             get(9603, "/health/check").filter(|body| body.contains("\"success\":true"))
         });
         Self { process, home, log, mox: mox.unwrap_or_default() }
-    }
-
-    /// Replaces the policy while it runs, as an operator does; takes effect in a moment. Answers its hash.
-    pub fn policy(&self, policy: &Value) -> String {
-        let answer = post(9603, "/mox/policy?local=1", TOKEN, &policy.to_string());
-        let answer = answer.good().unwrap_or_else(|| panic!("{policy} is refused"));
-        serde_json::from_str::<Value>(&answer).unwrap()["hash"].as_str().unwrap().to_owned()
     }
 
     /// The lines that we logged as errors: the registry keeps all errors of all parts in this file.
