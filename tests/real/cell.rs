@@ -29,7 +29,10 @@ use crate::recorder::{DataReader, Recorder, converge, now};
 pub(crate) const META: u8 = 2;
 pub(crate) const DATA: u8 = 3;
 pub(crate) const SESSIONS: [u8; 2] = [11, 12];
+/// Long enough for documents.
 pub(crate) const TOKEN: &str = "open-sesame-1234";
+/// Where `server.sh` has the database listen.
+pub(crate) const DATABASE_PORT: u16 = 9092;
 pub(crate) const SERVICES: usize = 20;
 const ENDPOINTS: usize = 6;
 /// For a page of a server that may have been cut off.
@@ -50,6 +53,17 @@ pub(crate) fn get(n: u8, port: u16, path: &str) -> Option<String> {
 
 pub(crate) fn post(n: u8, path: &str) -> http::Answer {
     http::ask((address(n), 9603), SOON, "POST", path, &[&format!("X-Mox-Token: {TOKEN}")], "").unwrap()
+}
+
+/// Starts the database of a registry, with a log of this name, and waits until it listens at an address.
+pub(crate) fn database(log: &str, at: Ipv4Addr) -> Process {
+    let log = log_path(log);
+    let mut database = Process::start(script("server.sh", &log).args(["database", "1"]));
+    eventually(START, "the database listens", || {
+        assert!(database.alive(), "the database ended: see {}", log.display());
+        TcpStream::connect_timeout(&SocketAddr::from((at, DATABASE_PORT)), PATIENCE).ok()
+    });
+    database
 }
 
 /// MoX's own account of a session server.
@@ -316,12 +330,7 @@ impl Cell {
     /// Starts the database, meta and data; session servers are yet to be started.
     pub(crate) fn servers(data_options: &[&str], session_options: &[&str]) -> (Process, Server, Server, Vec<Server>) {
         let owned = |options: &[&str]| options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>();
-        let log = log_path("cell-database");
-        let mut database = Process::start(script("server.sh", &log).args(["database", "1"]));
-        eventually(START, "the database listens", || {
-            assert!(database.alive(), "the database ended: see {}", log.display());
-            TcpStream::connect_timeout(&SocketAddr::from((address(1), 9092)), PATIENCE).ok()
-        });
+        let database = database("cell-database", address(1));
         let mut tables = Process::start(script("server.sh", &log_path("cell-tables")).args(["tables", "1"]));
         assert!(tables.wait(START).success(), "the tables could not be made");
         let mut meta = Server::new("meta", META, 9615, &owned(data_options));

@@ -19,7 +19,7 @@ use registry_mox::testing::digest::hex;
 use ring::{digest, hmac};
 use serde_json::{Value, json};
 
-use crate::cell::{Cell, META, SESSIONS, SETTLED, Server, TOKEN, address, get, on, status};
+use crate::cell::{Cell, DATABASE_PORT, META, SESSIONS, SETTLED, Server, TOKEN, address, get, on, status};
 
 pub(crate) const DATABASE: u8 = 1;
 const POLICY: &str = "registry-mox.policy#@#9600#@#CONFIG";
@@ -253,7 +253,7 @@ pub(crate) fn faults(cell: &mut Cell) {
         assert_eq!(agreed(known), served, "{what}");
     }
 
-    drop_packets(true, DATABASE, 9092);
+    drop_packets(true, DATABASE, DATABASE_PORT);
     let begin = Instant::now();
     eventually(SOON, "both say so", || {
         SESSIONS.iter().all(|n| status(*n)["documents"]["state"] == "unreachable").then_some(())
@@ -266,7 +266,7 @@ pub(crate) fn faults(cell: &mut Cell) {
     let away = std::env::var("REGISTRY_DATABASE_AWAY_SECONDS").map_or(10, |seconds| seconds.parse().unwrap());
     thread::sleep(Duration::from_secs(away)); // the length of the fault
     assert_eq!(SESSIONS.map(version), [served.clone(), served.clone()], "an unreachable store changes nothing");
-    drop_packets(false, DATABASE, 9092);
+    drop_packets(false, DATABASE, DATABASE_PORT);
     let begin = Instant::now();
     eventually(SETTLED, "both read it again", || {
         SESSIONS.iter().all(|n| status(*n)["documents"]["state"] == "on").then_some(())
@@ -424,11 +424,11 @@ pub(crate) fn start_without_database(cell: &mut Cell) {
     let known = revision(one);
     let served = agreed(known);
     cell.sessions.iter_mut().for_each(Server::kill);
-    drop_packets(true, DATABASE, 9092);
+    drop_packets(true, DATABASE, DATABASE_PORT);
     cell.sessions.iter_mut().for_each(Server::start);
     thread::sleep(Duration::from_secs(15)); // the length of the fault
     assert!(cell.sessions.iter_mut().all(Server::is_alive), "they wait");
-    drop_packets(false, DATABASE, 9092);
+    drop_packets(false, DATABASE, DATABASE_PORT);
     let begin = Instant::now();
     let mut starting: Vec<&Server> = cell.sessions.iter().collect();
     eventually(SETTLED, "both are up", || {
@@ -436,7 +436,7 @@ pub(crate) fn start_without_database(cell: &mut Cell) {
             let is_up = TcpStream::connect_timeout(&(address(server.n), 9600).into(), SOON).is_ok();
             if is_up {
                 server.signal("STOP");
-                drop_packets_of(server.n, true, DATABASE, 9092);
+                drop_packets_of(server.n, true, DATABASE, DATABASE_PORT);
                 server.signal("CONT");
             }
             !is_up
@@ -460,7 +460,7 @@ pub(crate) fn start_without_database(cell: &mut Cell) {
         "both serve by the documents that they have kept",
     );
     assert_eq!(post(one, "/mox/policy", "", "{}").status, 503);
-    drop_packets(false, DATABASE, 9092);
+    drop_packets(false, DATABASE, DATABASE_PORT);
     let begin = Instant::now();
     eventually(SETTLED, "both read it again", || {
         SESSIONS.iter().all(|n| status(*n)["documents"]["state"] == "on").then_some(())

@@ -29,6 +29,7 @@ use scenarios::SCENARIOS;
 use serde_json::{Value, json};
 
 use crate::{
+    cell::{self, TOKEN},
     network::{self, Network},
     sds::Sds,
 };
@@ -38,10 +39,6 @@ use crate::{
 const VERSIONS: &str = "REGISTRY_MESH_TESTS";
 /// The version of the istiod of `install.sh istio`.
 const USUAL: &str = "1.29.1";
-/// Long enough for documents, which visibility is in.
-const TOKEN: &str = "open-sesame-1234";
-/// Where `server.sh` has it listen.
-const DATABASE_PORT: u16 = 9092;
 const DATABASE: &str = "-Djdbc.url=jdbc:h2:tcp://127.0.0.1:9092/mem:metadatadb;DB_CLOSE_DELAY=-1;MODE=MySQL";
 const REGISTRY: &str = "10.60.0.1:9603";
 const CONSUMERS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 1);
@@ -230,11 +227,7 @@ impl Mesh {
         };
         step("SOFARegistry at 10.60.0.1 with our jar, in a network of its own");
         // A database in the registry's own process would be no place for documents.
-        let mut database = Process::start(script("server.sh", &log_path("mesh-database")).args(["database", "1"]));
-        eventually(START, "the database listens", || {
-            assert!(database.alive(), "the database ended: see target/real/log/mesh-database.log");
-            connect(DATABASE_PORT).ok()
-        });
+        let database = cell::database("mesh-database", Ipv4Addr::LOCALHOST);
         let token = format!("-Dmox.admin.token={TOKEN}");
         let options = [
             "-Dmox.enabled=true",

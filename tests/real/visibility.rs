@@ -10,7 +10,7 @@ use harness::{SOON, http, parts::Client, process::eventually};
 use serde_json::{Value, json};
 
 use crate::{
-    cell::{Cell, SESSIONS, TOKEN, address, data_id, get, post, status},
+    cell::{Cell, DATABASE_PORT, SESSIONS, TOKEN, address, data_id, get, post, status},
     documents::{DATABASE, drop_packets, drop_packets_of},
 };
 
@@ -199,14 +199,14 @@ pub(crate) fn computing_moves(cell: &mut Cell) {
     // Whoever computes cannot reach the database: another does.
     let (holder, _) = eventually(PATIENCE, "one computes", computing);
     let other = SESSIONS.into_iter().find(|n| *n != holder).expect("another one");
-    drop_packets_of(holder, true, DATABASE, 9092);
+    drop_packets_of(holder, true, DATABASE, DATABASE_PORT);
     let begin = Instant::now();
     eventually(PATIENCE * 2, "the other computes", || (status(other)["visibility"]["computing"] == true).then_some(()));
     println!("    who computes is cut off from the database: another does after {:.0?}", begin.elapsed());
     let late = subscriber_at(other, "shop", &[11]);
     eventually(PATIENCE, "a newcomer is seen", || exported(other, 11).is_some_and(|all| all == ["shop"]).then_some(()));
     assert_eq!(known(), kept, "the last word counts where the database cannot be read");
-    drop_packets_of(holder, false, DATABASE, 9092);
+    drop_packets_of(holder, false, DATABASE, DATABASE_PORT);
     until_exported(11, &["shop"]);
     rounds("complete", 4);
     assert_eq!(known(), kept);
