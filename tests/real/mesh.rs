@@ -24,7 +24,7 @@ use harness::{
     process::{Driven, Process, START, connect, eventually, eventually_is, get, log_path, root, script},
     trials::{Failed, Shared, Trial, trial_unless},
 };
-use proxy::{admin, connections, hosts};
+use proxy::{admin, connections, connections_since, hosts};
 use scenarios::SCENARIOS;
 use serde_json::{Value, json};
 
@@ -106,7 +106,7 @@ struct Row {
     failed: usize,
     /// Answers by provider.
     by: BTreeMap<String, usize>,
-    /// Connections by cluster of the consumers' Envoy.
+    /// Connections that the consumer's proxy made meanwhile, by cluster.
     connections: BTreeMap<String, u64>,
     /// The log of the consumer, which says what failed, and why.
     log: PathBuf,
@@ -366,7 +366,7 @@ impl Mesh {
     /// Calls of a consumer, while a fourth provider comes and the first one goes.
     fn calls(&mut self, way: &str, framework: Framework, arguments: &[&str], follows: &Follows) -> &Row {
         self.restore();
-        let before = connections();
+        let before = connections(CONSUMERS);
         let mut caller = self.caller(framework, arguments);
         caller.call(300, 0);
         self.say(&format!("{way}: 300 calls made; a fourth provider comes"));
@@ -390,17 +390,11 @@ impl Mesh {
         first.ask_to_end();
         caller.until("the first provider ends", |_| !first.alive());
         caller.up_to(CALLS);
-        self.row(way, caller, &before)
+        self.row(way, caller, connections_since(CONSUMERS, &before))
     }
 
-    /// Notes what a consumer saw, and the connections since `before`.
-    fn row(&mut self, way: &str, caller: Caller, before: &BTreeMap<String, u64>) -> &Row {
-        let new = |(name, count): (String, u64)| {
-            let new = count - before.get(&name).copied().unwrap_or_default();
-            (name, new)
-        };
-        let connections: BTreeMap<_, _> =
-            proxy::connections().into_iter().map(new).filter(|(_, new)| *new > 0).collect();
+    /// Notes what a consumer saw, and the connections that its proxy made meanwhile.
+    fn row(&mut self, way: &str, caller: Caller, connections: BTreeMap<String, u64>) -> &Row {
         let Caller { calls, failed, by, log, .. } = caller;
         self.say(&format!("{way}: {calls} calls, {failed} failed, answers {by:?}, connections {connections:?}"));
         self.rows.push(Row { way: way.to_owned(), calls, failed, by, connections, log });

@@ -30,19 +30,23 @@ pub(super) fn admin_json(proxy: Ipv4Addr, path: &str) -> Value {
     serde_json::from_str(&admin(proxy, path).unwrap()).unwrap()
 }
 
-/// Connections that the consumers' Envoy made so far, by cluster.
-pub(super) fn connections() -> BTreeMap<String, u64> {
-    connections_of(CONSUMERS)
-}
-
-/// The same of any proxy.
-pub(super) fn connections_of(proxy: Ipv4Addr) -> BTreeMap<String, u64> {
+/// Connections that a proxy made so far, by cluster.
+pub(super) fn connections(proxy: Ipv4Addr) -> BTreeMap<String, u64> {
     let all = admin_json(proxy, "/stats?format=json&filter=upstream_cx_total");
     let count = |stat: &Value| {
         let name = stat["name"].as_str()?.strip_prefix("cluster.")?.strip_suffix(".upstream_cx_total")?;
         Some((name.trim_end_matches(';').to_owned(), stat["value"].as_u64()?))
     };
     all["stats"].as_array().unwrap().iter().filter_map(count).collect()
+}
+
+/// The connections that a proxy made since `before`, by cluster.
+pub(super) fn connections_since(proxy: Ipv4Addr, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let mut all = connections(proxy);
+    // The count of a cluster that went meanwhile and is back begins anew.
+    all.iter_mut().for_each(|(name, count)| *count = count.saturating_sub(*before.get(name).unwrap_or(&0)));
+    all.retain(|_, count| *count > 0);
+    all
 }
 
 /// The sum of a statistic of a proxy whose name contains and ends with these.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     CALLS, CONSUMERS, DUBBO_HOST, Follows, Framework, HOST, Mesh, POD, REGISTRY, STRICT_HOST, STRICT_IDENTITY,
     Scenario, TRI_HOST,
-    proxy::{admin_json, connections, hosts, made, name_table, stat, wait_for_listeners},
+    proxy::{admin_json, connections, connections_since, hosts, made, name_table, stat, wait_for_listeners},
     three, visibility,
 };
 
@@ -165,10 +165,10 @@ fn lingering(mesh: &mut Mesh) {
     let cluster = "outbound|12200||p12200.orders.app.sofa.mesh";
     let rest: BTreeSet<String> = three().into_iter().skip(1).collect();
     let call = |mesh: &mut Mesh, way: &str| {
-        let before = connections();
+        let before = connections(CONSUMERS);
         let mut caller = mesh.caller(Framework::Sofarpc, &[url, "1"]);
         caller.call(CALLS, 0);
-        let row = mesh.row(way, caller, &before);
+        let row = mesh.row(way, caller, connections_since(CONSUMERS, &before));
         row.check(0);
         (row.through(), row.past(), row.by.keys().cloned().collect::<BTreeSet<_>>())
     };
@@ -219,10 +219,11 @@ fn strict(mesh: &mut Mesh, way: &str, consumer: &[&str], direct: Value) {
             // The worker that connects may not have yet what the pages of Envoy's main thread say.
             mesh.caller(Framework::Sofarpc, consumer).until("an answer", |by| !by.is_empty());
         }
-        let (before, handshakes) = (connections(), stat(CONSUMERS, "outbound|12200", "ssl.handshake"));
+        let (before, handshakes) = (connections(CONSUMERS), stat(CONSUMERS, "outbound|12200", "ssl.handshake"));
         let mut caller = mesh.caller(Framework::Sofarpc, consumer);
         caller.call(calls, 0);
-        let row = mesh.row(&format!("STRICT provider, {way}, {with} the rule"), caller, &before);
+        let way = format!("STRICT provider, {way}, {with} the rule");
+        let row = mesh.row(&way, caller, connections_since(CONSUMERS, &before));
         let (through, past, failed) = (row.through(), row.past(), row.failed);
         let handshakes = stat(CONSUMERS, "outbound|12200", "ssl.handshake") - handshakes;
         assert_eq!(failed, if with == "with" { 0 } else { calls });

@@ -1,7 +1,7 @@
 //! Who sees what: real consumers in two namespaces call through their proxies while visibility is switched to shadow, on and off.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::Ipv4Addr,
     sync::{
         Arc,
@@ -18,9 +18,9 @@ use harness::{
 use serde_json::{Value, json};
 
 use super::{
-    CONSUMERS, DUBBO_HOST, Framework, HOST, Mesh, POD, REGISTRY, Row, STRICT_HOST, TRI_HOST,
+    CONSUMERS, DUBBO_HOST, Framework, HOST, Mesh, POD, REGISTRY, STRICT_HOST, TRI_HOST,
     caller::Caller,
-    proxy::{connections_of, made},
+    proxy::{connections, connections_since, made},
 };
 
 /// Calls that are told at once, and the milliseconds between two: 50 a second.
@@ -65,19 +65,28 @@ impl Calling {
     }
 }
 
-/// The hosts that a proxy has clusters for, without what all end with.
+/// Hosts without what all end with.
+fn bare(hosts: BTreeSet<String>) -> BTreeSet<String> {
+    hosts.into_iter().map(|host| host.trim_end_matches(".sofa.mesh").to_owned()).collect()
+}
+
+/// The hosts that a proxy has clusters for.
 fn held(proxy: Ipv4Addr) -> BTreeSet<String> {
-    made(proxy).0.into_iter().map(|host| host.trim_end_matches(".sofa.mesh").to_owned()).collect()
+    bare(made(proxy).0)
 }
 
 /// Says what each proxy holds, for who reads along.
 fn told(mesh: &Mesh, when: &str) {
+    if !mesh.story {
+        return;
+    }
     for (namespace, proxy) in [("sofa", CONSUMERS), ("strict", POD)] {
-        let (hosts, (_, listeners)) = (held(proxy), made(proxy));
+        let (hosts, listeners) = made(proxy);
         mesh.say(&format!(
-            "{when}: the proxy in namespace {namespace} holds {} clusters and {} listeners of ours: {hosts:?}",
+            "{when}: the proxy in namespace {namespace} holds {} clusters and {} listeners of ours: {:?}",
             hosts.len(),
-            listeners.len()
+            listeners.len(),
+            bare(hosts)
         ));
     }
 }
@@ -85,15 +94,6 @@ fn told(mesh: &Mesh, when: &str) {
 fn wait_for(sofa: &BTreeSet<String>, strict: &BTreeSet<String>) {
     eventually_is(sofa, "what the proxy in namespace sofa holds", || held(CONSUMERS));
     eventually_is(strict, "what the proxy in namespace strict holds", || held(POD));
-}
-
-/// The connections of a proxy since `before`, by cluster.
-fn new_connections(proxy: Ipv4Addr, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let mut all = connections_of(proxy);
-    // The count of a cluster that went meanwhile and is back begins anew.
-    all.iter_mut().for_each(|(name, count)| *count = count.saturating_sub(*before.get(name).unwrap_or(&0)));
-    all.retain(|_, count| *count > 0);
-    all
 }
 
 fn page() -> Value {
@@ -123,7 +123,7 @@ pub(super) fn is_switched_under_calls(mesh: &mut Mesh) {
     });
 
     mesh.say("a SOFARPC consumer in namespace sofa and a Dubbo consumer in namespace strict, 50 calls a second each");
-    let before = [CONSUMERS, POD].map(connections_of);
+    let before = [CONSUMERS, POD].map(connections);
     let sofarpc = mesh.caller(Framework::Sofarpc, &["sofa://10.60.0.1:9603", "1"]);
     let calling = [sofarpc, Caller::in_pod(Framework::Dubbo, &[REGISTRY])].map(Calling::start);
 
@@ -143,8 +143,8 @@ pub(super) fn is_switched_under_calls(mesh: &mut Mesh) {
     assert_eq!(second.failed, 0, "of another consumer in namespace sofa, which starts now");
     drop(second);
 
-    let theirs = new_connections(POD, &before[1]);
-    let before_late = connections_of(POD);
+    let theirs = connections_since(POD, &before[1]);
+    let before_late = connections(POD);
     let begin = Instant::now();
     let late = Caller::in_pod(Framework::Sofarpc, &["sofa://10.60.0.1:9603", "1"]);
     let ready = begin.elapsed();
@@ -171,12 +171,10 @@ pub(super) fn is_switched_under_calls(mesh: &mut Mesh) {
     told(mesh, "off");
 
     let [sofarpc, dubbo] = calling.map(Calling::end);
-    let connections = [new_connections(CONSUMERS, &before[0]), theirs, new_connections(POD, &before_late)];
+    let connections = [connections_since(CONSUMERS, &before[0]), theirs, connections_since(POD, &before_late)];
     let ways = ["SOFARPC", "Dubbo", "SOFARPC, new namespace"];
     for ((way, caller), connections) in ways.into_iter().zip([sofarpc, dubbo, late.end()]).zip(connections) {
-        let Caller { calls, failed, by, log, .. } = caller;
-        mesh.say(&format!("{way}: {calls} calls, {failed} failed, answers {by:?}, connections {connections:?}"));
-        let row = Row { way: format!("{way}, visibility switched"), calls, failed, by, connections, log };
+        let row = mesh.row(&format!("{way}, visibility switched"), caller, connections);
         assert!(
             row.failed == 0,
             "{}: {} of {} calls failed, see {}",
@@ -188,7 +186,6 @@ pub(super) fn is_switched_under_calls(mesh: &mut Mesh) {
         // Who comes from a new namespace dials before its proxy has the addresses.
         let is_first = way.contains("new");
         assert!(is_first || (row.through() >= 3 && row.past() == 0), "{}: {:?}", row.way, row.connections);
-        mesh.rows.push(row);
     }
     mesh.policy(&json!({}));
 }
