@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, fs, process::Command};
 
-use harness::process::root;
+use harness::{
+    figures::{self, Machine},
+    process::root,
+};
 use serde_json::{Value, json};
 
 use crate::world::WAYS;
@@ -54,18 +57,12 @@ pub(crate) fn write() {
 
 /// Processor, kernel and programs of the run.
 fn machine() -> String {
-    let first = |program: &str, arguments: &[&str]| -> String {
-        let output = Command::new(program).args(arguments).output().map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&output).trim().to_owned()
-    };
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map(usize::from).unwrap_or_default();
+    let Machine { cores, cpu, kernel } = figures::machine();
     // `…/envoy  version: COMMIT/1.40.0/…`
-    let envoy = first(&root().join("target/real/py/bin/envoy").display().to_string(), &["--version"]);
-    let envoy = envoy.split('/').find(|part| part.split('.').count() == 3).unwrap_or("?").to_owned();
-    let cpu = cpu.trim_start_matches(['\t', ' ', ':']);
-    format!("{cores} cores of {cpu}, {}; istiod {}, Envoy {envoy}", first("uname", &["-sr"]), istiod())
+    let envoy = Command::new(root().join("target/real/py/bin/envoy")).arg("--version").output();
+    let envoy = String::from_utf8_lossy(&envoy.map(|output| output.stdout).unwrap_or_default()).into_owned();
+    let envoy = envoy.split('/').find(|part| part.split('.').count() == 3).unwrap_or("?");
+    format!("{cores} cores of {cpu}, {kernel}; istiod {}, Envoy {envoy}", istiod())
 }
 
 /// The version of `pilot-discovery`, by the script that installs it; that in the Go module is of a commit.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use harness::{
+    figures::{Cpu, median},
     http,
     parts::Istiod,
     process::{Process, START, eventually, log_path, root, script},
@@ -16,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    cost::{cpu, median, resident, settle},
+    cost::{cpu, millis, resident, settle},
     followers::Followers,
     world::{Way, World, namespace},
 };
@@ -125,7 +126,7 @@ pub(crate) fn run(services: usize, way: Way, plan: Plan) -> Figures {
     });
     let pid = envoy.pid();
     figures.sidecar.ready_ms = begin.elapsed().as_secs_f64() * 1e3;
-    figures.sidecar.start_cpu_ms = cpu(pid);
+    figures.sidecar.start_cpu_ms = millis(&Cpu::default(), &cpu(pid));
     let mut scene = Scene { followers: None, envoy, istiod, world };
     scene.rest();
     let held = scene.stats(&[ACTIVE_CLUSTERS, ACTIVE_LISTENERS]);
@@ -214,7 +215,7 @@ impl Scene {
     fn idle(&self, over: Duration) -> f64 {
         let before = cpu(self.envoy.pid());
         thread::sleep(over); // over which it is measured
-        (cpu(self.envoy.pid()) - before) / over.as_secs_f64()
+        millis(&before, &cpu(self.envoy.pid())) / over.as_secs_f64()
     }
 
     /// Statistics of the sidecar. To ask for them takes it up to a second of CPU, so it is done between measurements only.
@@ -257,7 +258,8 @@ impl Scene {
             let after = self.stats(&asked);
             if has_arrived(&before, &after) {
                 let bytes = (sent(self, &after) - bytes) as f64;
-                return Took { sidecar: now[0] - cpus[0], istiod: now[1] - cpus[1], bytes };
+                let [sidecar, istiod] = [0, 1].map(|of| millis(&cpus[of], &now[of]));
+                return Took { sidecar, istiod, bytes };
             }
             assert!(
                 Instant::now() < deadline,

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use harness::figures::median;
+
 use crate::{
     Arguments, Result,
     run::{Feed, Figures, run},
@@ -35,7 +37,7 @@ pub(crate) fn compare(arguments: &Arguments, before: &Path) -> Result<()> {
                 };
                 let (old, new) = (of("before"), of("now"));
                 if !old.is_empty() {
-                    let ratios = old.iter().zip(&new).map(|(old, new)| new / old).collect();
+                    let ratios: Vec<f64> = old.iter().zip(&new).map(|(old, new)| new / old).collect();
                     let scale = if figure.starts_with("rss") { 1e-6 } else { 1.0 };
                     let (old, new, ratio) = (median(old) * scale, median(new) * scale, median(ratios));
                     println!("| {} | {} | {figure} | {old:.2} | {new:.2} | {ratio:.3} |", section.name, kind.name());
@@ -44,9 +46,4 @@ pub(crate) fn compare(arguments: &Arguments, before: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }

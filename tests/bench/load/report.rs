@@ -5,9 +5,9 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
+use harness::figures::{self, Machine, first_line};
 use serde_json::{Value, json};
 
 use crate::{
@@ -55,11 +55,8 @@ fn medians(runs: &[Value]) -> Value {
             by_name.entry(name).or_default().push(value);
         }
     }
-    let median = |(name, mut values): (&str, Vec<f64>)| {
-        values.sort_by(f64::total_cmp);
-        let middle = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
-        (name.to_owned(), json!((middle * 1e4).round() / 1e4))
-    };
+    let median =
+        |(name, values): (&str, Vec<f64>)| (name.to_owned(), json!((figures::median(values) * 1e4).round() / 1e4));
     by_name.into_iter().map(median).collect::<serde_json::Map<_, _>>().into()
 }
 
@@ -92,20 +89,14 @@ pub(crate) fn keep(section: &Section, rows: Rows, add: bool) -> Result<()> {
 
 /// The machine that the runs are on, and the versions of its compilers and its Java.
 fn machine() -> Value {
-    let first = |program: &str, arguments: &[&str]| -> String {
-        let output = Command::new(program).args(arguments).output();
-        let output = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
-        String::from_utf8_lossy(&output).lines().next().unwrap_or("not there").to_owned()
-    };
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let Machine { cores, cpu, kernel } = figures::machine();
     json!({
-        "cores": std::thread::available_parallelism().map(usize::from).unwrap_or_default(),
-        "cpu": cpu.trim_start_matches(['\t', ' ', ':']),
-        "kernel": first("uname", &["-sr"]),
-        "rust": first("rustc", &["--version"]),
-        "go": first("go", &["version"]),
-        "java": first("java", &["-version"]),
+        "cores": cores,
+        "cpu": cpu,
+        "kernel": kernel,
+        "rust": first_line("rustc", &["--version"]),
+        "go": first_line("go", &["version"]),
+        "java": first_line("java", &["-version"]),
     })
 }
 

@@ -11,10 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use harness::figures::Cpu;
+
 use crate::{
     Result,
     client::{Client, Shared},
-    server::{Cpu, Kind, Server},
+    server::{Kind, Server},
     workload::Workload,
 };
 

@@ -1,16 +1,14 @@
 //! The servers: how each is started and fed, and what it costs.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{BufWriter, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{ChildStdin, Command},
-    time::Duration,
 };
 
-use harness::{process::Driven, serve};
+use harness::{figures::Cpu, process::Driven, serve};
 use serde_json::{Value, json};
 
 use crate::{
@@ -225,42 +223,5 @@ impl Server {
             Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
         };
         Ok((field("VmRSS:")?, field("VmHWM:")?))
-    }
-}
-
-/// The processor time of a process: exact by thread, coarse for all that ever were.
-#[derive(Debug)]
-pub(crate) struct Cpu {
-    ticks: u64,
-    threads: BTreeMap<PathBuf, u64>,
-}
-
-impl Cpu {
-    /// The processor time that a process has used so far.
-    pub(crate) fn of(id: u32) -> Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-        // Behind the name, which may hold anything: fields 14 and 15, in hundredths of a second.
-        let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
-        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        let mut threads = BTreeMap::new();
-        for task in fs::read_dir(format!("/proc/{id}/task"))? {
-            let path = task?.path();
-            // A thread may end while we look.
-            let Ok(schedstat) = fs::read_to_string(path.join("schedstat")) else { continue };
-            let nanos = schedstat.split_whitespace().next().and_then(|text| text.parse().ok()).ok_or("no schedstat")?;
-            threads.insert(path, nanos);
-        }
-        Ok(Self { ticks, threads })
-    }
-
-    /// The time used since `before`: by threads, to the nanosecond, unless one has ended; else utime and stime, in
-    /// steps of 10 ms.
-    pub(crate) fn since(&self, before: &Self) -> Duration {
-        let ticks = Duration::from_millis((self.ticks - before.ticks) * 10);
-        if before.threads.keys().any(|thread| !self.threads.contains_key(thread)) {
-            return ticks;
-        }
-        let used = |(thread, nanos): (&PathBuf, &u64)| nanos - before.threads.get(thread).copied().unwrap_or_default();
-        Duration::from_nanos(self.threads.iter().map(used).sum())
     }
 }

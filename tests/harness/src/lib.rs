@@ -7,6 +7,7 @@
 pub mod api_server;
 pub mod client;
 mod engine;
+pub mod figures;
 pub mod golden;
 pub mod http;
 pub mod http2;
