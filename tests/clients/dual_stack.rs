@@ -4,15 +4,12 @@ use std::net::IpAddr;
 
 use harness::{
     SOON,
-    client::{Result, Sotw},
+    client::{Result, Sotw, sidecar_node},
     parts::{Envoy, Istiod},
     process::{eventually_is, free_port},
 };
 use prost::Message;
-use registry_mox::proto::{
-    envoy::{config::core::v3::Node, service::discovery::v3::DiscoveryRequest},
-    google::protobuf::{Struct, Value, value::Kind},
-};
+use registry_mox::proto::envoy::{config::core::v3::Node, service::discovery::v3::DiscoveryRequest};
 use serde_json::json;
 use tokio::{
     runtime::{self, Runtime},
@@ -49,18 +46,8 @@ struct Told {
 
 /// A sidecar with these addresses, in their order.
 fn sidecar(ips: &[&str]) -> Node {
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-    let fields = [
-        ("NAMESPACE", "sofa"),
-        ("CLUSTER_ID", "Kubernetes"),
-        ("ISTIO_VERSION", "1.29.1"),
-        ("INSTANCE_IPS", &ips.join(",")),
-    ];
-    Node {
-        id: format!("sidecar~{}~probe-1.sofa~sofa.svc.cluster.local", ips[0]),
-        cluster: "probe.sofa".to_owned(),
-        metadata: Some(Struct { fields: fields.map(|(key, value)| (key.to_owned(), text(value))).into() }),
-    }
+    let node = sidecar_node(ips[0], "probe-1", "sofa", &[("INSTANCE_IPS", &ips.join(","))]);
+    Node { cluster: "probe.sofa".to_owned(), ..node }
 }
 
 /// What istiod tells a sidecar with these addresses.

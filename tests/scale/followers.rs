@@ -10,16 +10,13 @@ use std::{
 };
 
 use harness::{
-    client::Delta,
+    client::{Delta, sidecar_node},
     process::{START, eventually},
 };
 use prost::Message;
-use registry_mox::proto::{
-    envoy::{
-        config::core::v3::Node,
-        service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    },
-    google::protobuf::{Struct, Value, value::Kind},
+use registry_mox::proto::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tonic::transport::Channel;
@@ -89,20 +86,8 @@ impl Followers {
 /// A node such as `sidecar.sh` gives its Envoy.
 fn node(namespace: &str, n: usize) -> Node {
     let ip = format!("10.70.0.{}", n + 1);
-    let fields = [
-        ("NAMESPACE", namespace),
-        ("CLUSTER_ID", "Kubernetes"),
-        ("ISTIO_VERSION", "1.29.1"),
-        ("INSTANCE_IPS", &ip),
-        ("DNS_CAPTURE", "true"),
-    ];
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-    let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();
-    Node {
-        id: format!("sidecar~{ip}~pod.{namespace}~{namespace}.svc.cluster.local"),
-        cluster: format!("pod.{namespace}"),
-        metadata: Some(Struct { fields }),
-    }
+    let node = sidecar_node(&ip, "pod", namespace, &[("INSTANCE_IPS", &ip), ("DNS_CAPTURE", "true")]);
+    Node { cluster: format!("pod.{namespace}"), ..node }
 }
 
 fn request(type_url: &str) -> DeltaDiscoveryRequest {

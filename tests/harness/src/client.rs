@@ -92,12 +92,23 @@ pub fn node(id: &str) -> Node {
 
 /// The node that istiod's configuration client sends.
 pub fn istiod_node() -> Node {
-    let text = |s: &str| Value { kind: Some(Kind::StringValue(s.to_owned())) };
     let fields = [("GENERATOR", "api"), ("ISTIO_VERSION", "65536.65536.65536")];
+    node_of("127.0.0.1", "istiod-0", "istio-system", &fields)
+}
+
+/// The node that the sidecar of a pod sends, with `more` metadata than every sidecar has; its cluster has no name.
+pub fn sidecar_node(ip: &str, pod: &str, namespace: &str, more: &[(&str, &str)]) -> Node {
+    let fields = [("NAMESPACE", namespace), ("CLUSTER_ID", "Kubernetes"), ("ISTIO_VERSION", "1.29.1")];
+    node_of(ip, pod, namespace, &[&fields, more].concat())
+}
+
+fn node_of(ip: &str, pod: &str, namespace: &str, metadata: &[(&str, &str)]) -> Node {
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+    let fields = metadata.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect();
     Node {
-        id: "sidecar~127.0.0.1~istiod-0.istio-system~istio-system.svc.cluster.local".to_owned(),
+        id: format!("sidecar~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local"),
         cluster: String::new(),
-        metadata: Some(Struct { fields: fields.map(|(k, v)| (k.to_owned(), text(v))).into() }),
+        metadata: Some(Struct { fields }),
     }
 }
 

@@ -8,15 +8,11 @@ use std::{
 
 use harness::{
     SOON,
-    client::MoxClient,
+    client::{MoxClient, sidecar_node},
     http,
     process::{eventually_is, root},
 };
 use prost::Message;
-use registry_mox::proto::{
-    envoy::config::core::v3::Node,
-    google::protobuf::{Struct, Value as PbValue, value},
-};
 use serde_json::Value;
 
 use super::{CONSUMERS, ISTIOD_PORT, three};
@@ -87,15 +83,7 @@ pub(super) fn wait_for_listeners(port: u16, there: bool) {
 
 /// istiod's names and addresses for a proxy in namespace `sofa`: what its agent answers DNS queries from.
 pub(super) fn name_table() -> BTreeMap<String, Vec<String>> {
-    let text = |text: &str| Some(value::Kind::StringValue(text.to_owned()));
-    let fields =
-        [("NAMESPACE", "sofa"), ("DNS_CAPTURE", "true"), ("CLUSTER_ID", "Kubernetes"), ("ISTIO_VERSION", "1.29.1")];
-    let fields = fields.map(|(key, value)| (key.to_owned(), PbValue { kind: text(value) }));
-    let node = Node {
-        id: format!("sidecar~{CONSUMERS}~names.sofa~sofa.svc.cluster.local"),
-        metadata: Some(Struct { fields: fields.into() }),
-        ..Node::default()
-    };
+    let node = sidecar_node(&CONSUMERS.to_string(), "names", "sofa", &[("DNS_CAPTURE", "true")]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let istiod = format!("{CONSUMERS}:{ISTIOD_PORT}");
     let table = async {
