@@ -21,7 +21,7 @@ use harness::{
 };
 use registry_mox::testing::{
     histogram::{Counted, Histogram},
-    host::{command, metrics, status::Times},
+    host::{metrics, status::Times},
     registry::frame::{self, Publisher},
 };
 use serde::Deserialize;
@@ -89,10 +89,6 @@ fn of(mox: Mox) -> State {
     State { servers: vec![Server { mox, table: None, more: json!({}) }], ..State::default() }
 }
 
-fn tell(mox: &Mox, order: Value) -> Value {
-    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap()
-}
-
 fn scraped(mox: &Mox) -> String {
     mox.page("/mox/metrics", "").1
 }
@@ -101,7 +97,7 @@ fn scraped(mox: &Mox) -> String {
 fn shop(config: Value, runtime: &Runtime) -> Mox {
     let mox = Mox::open(config);
     // Nothing that it has is new to it, or more than it should have.
-    tell(&mox, json!({ "op": "baseline", "services": 20, "endpoints": 20 }));
+    mox.tell(json!({ "op": "baseline", "services": 20, "endpoints": 20 }));
     (0..20).for_each(|n| mox.publish(&nth(n), "a", 1, &[&format!("10.0.0.{n}:80")]));
     mox.engine.loaded();
     runtime.block_on(mox.engine.flush());
@@ -110,7 +106,7 @@ fn shop(config: Value, runtime: &Runtime) -> Mox {
 
 fn healthy(runtime: &Runtime) -> String {
     let mox = shop(json!({}), runtime);
-    tell(&mox, json!({ "op": "feed", "feed": { "oldestContactMillis": 900 } }));
+    mox.tell(json!({ "op": "feed", "feed": { "oldestContactMillis": 900 } }));
     let client = runtime.block_on(async {
         let mut client = MoxClient::asking(&mox.address(), node("istiod"), SERVICE_ENTRY).await.unwrap();
         client.next().await.unwrap();
@@ -123,7 +119,7 @@ fn healthy(runtime: &Runtime) -> String {
 
 fn fed(runtime: &Runtime, feed: Value) -> State {
     let mox = shop(json!({}), runtime);
-    tell(&mox, json!({ "op": "feed", "feed": feed }));
+    mox.tell(json!({ "op": "feed", "feed": feed }));
     of(mox)
 }
 
@@ -328,7 +324,7 @@ fn refused_by_kubernetes(runtime: &Runtime) -> State {
 fn sharing(table: &Table, count: usize, runtime: &Runtime) -> Vec<Server> {
     let start = |_| {
         let server = Server::start(Some(table), json!({ "listen": "127.0.0.1:0" }), |mox| {
-            tell(mox, json!({ "op": "baseline", "services": 20, "endpoints": 20 }));
+            mox.tell(json!({ "op": "baseline", "services": 20, "endpoints": 20 }));
             (0..20).for_each(|n| mox.publish(&nth(n), "a", 1, &["10.0.0.1:80"]));
         });
         server.mox.engine.listen().unwrap();
@@ -345,7 +341,7 @@ fn all_scraped(servers: &[Server]) -> Option<Vec<String>> {
 fn one_without_documents(runtime: &Runtime) -> State {
     let mut servers = sharing(&Table::default(), 2, runtime);
     let before = all_scraped(&servers);
-    tell(&servers[1].mox, json!({ "op": "noDocuments", "why": "they are switched off" }));
+    servers[1].tell(json!({ "op": "noDocuments", "why": "they are switched off" }));
     servers[1].table = None;
     State { before, servers, ..State::default() }
 }
@@ -386,15 +382,15 @@ fn visibility(runtime: &Runtime, policy: Value, listed: &[&str], line: &str) -> 
     assert_eq!(server.post("/mox/policy", "", "", &json!({ "visibility": policy }).to_string()).0, 200);
     let own = listed[0];
     eventually(SOON, line, || {
-        let wanted = tell(&server.mox, json!({ "op": "visibility", "server": format!("{own}/1") }));
+        let wanted = server.tell(json!({ "op": "visibility", "server": format!("{own}/1") }));
         let mut said = json!({ "op": "consumers", "server": own, "own": true });
         if wanted["collect"] == true {
             said["clients"] = json!(["10.1.0.1||shop-web"]);
             said["services"] = json!({ (nth(0)): "0" });
         }
-        tell(&server.mox, said);
+        server.tell(said);
         if wanted["collect"] == true {
-            tell(&server.mox, json!({ "op": "consumersRound", "listed": listed }));
+            server.tell(json!({ "op": "consumersRound", "listed": listed }));
         }
         server.poll();
         runtime.block_on(server.mox.engine.flush());

@@ -12,7 +12,7 @@ use harness::{
     nth as id,
 };
 use registry_mox::testing::{
-    host::{command, status::Flushed},
+    host::status::Flushed,
     model::RegisterVersion,
     registry::frame::{self, Publisher},
 };
@@ -333,8 +333,7 @@ async fn with_cluster_scope_the_last_good_state_is_served_while_there_is_no_comp
 }
 
 fn baseline(mox: &Mox, services: usize, endpoints: usize) {
-    let order = json!({ "op": "baseline", "services": services, "endpoints": endpoints });
-    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
+    mox.tell(json!({ "op": "baseline", "services": services, "endpoints": endpoints }));
 }
 
 fn no_baseline(mox: &Mox) -> Value {
@@ -426,8 +425,7 @@ fn read(mox: &Mox, n: usize, version: i64, data: &[&str]) {
 
 fn unknown(mox: &Mox, services: impl IntoIterator<Item = usize>) {
     let ids: Vec<String> = services.into_iter().map(id).collect();
-    let order = json!({ "op": "unknown", "dataInfoIds": ids });
-    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
+    mox.tell(json!({ "op": "unknown", "dataInfoIds": ids }));
 }
 
 fn reported(mox: &Mox) -> Value {

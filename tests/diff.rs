@@ -4,10 +4,7 @@
 use std::collections::BTreeSet;
 
 use harness::{Mox, nth, nth_name as name};
-use registry_mox::testing::host::{
-    admin::{self, Credentials, Request},
-    command,
-};
+use registry_mox::testing::host::admin::{self, Credentials, Request};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "open sesame 1234";
@@ -34,8 +31,7 @@ async fn filled(config: Value, services: usize) -> Mox {
 
 /// One step of a comparison.
 fn step(here: &Mox, query: &str, answers: &[Value]) -> Value {
-    let order = json!({ "op": "diff", "query": query, "listed": [OTHER], "answers": answers });
-    command::execute(&here.engine, order.to_string().as_bytes()).unwrap()
+    here.tell(json!({ "op": "diff", "query": query, "listed": [OTHER], "answers": answers }))
 }
 
 /// The page as the binding gets it, which asks what it is told to, and how often that was.
@@ -221,15 +217,14 @@ async fn no_text_of_another_server_is_taken_for_html() {
 #[tokio::test]
 async fn nobody_takes_a_turn_before_there_is_something_to_compare() {
     let here = filled(json!({}), 3).await;
-    let told = |order: Value| command::execute(&here.engine, order.to_string().as_bytes()).unwrap();
     let query = format!("server={OTHER}");
     let answers = {
         let _others = here.engine.hold_turn();
-        assert_eq!(told(json!({ "op": "diff", "query": query })), json!({ "list": true }));
+        assert_eq!(here.tell(json!({ "op": "diff", "query": query })), json!({ "list": true }));
         let unknown = step(&here, "server=10.9.9.9", &[]);
         assert_eq!(unknown["status"], 200);
         assert!(unknown["body"].as_str().unwrap().contains("no session server that meta lists"), "{unknown}");
-        assert_eq!(told(json!({ "op": "diff", "query": "document=policy" }))["status"], 200);
+        assert_eq!(here.tell(json!({ "op": "diff", "query": "document=policy" }))["status"], 200);
         let first = step(&here, &query, &[]);
         assert!(first["target"].as_str().unwrap().starts_with("/mox/hashes?"), "{first}");
         let answers = [json!({ "target": first["target"], "status": 200, "body": "{}" })];
@@ -250,8 +245,7 @@ async fn a_browser_is_known_by_what_it_accepts() {
         ("q=a", "text/html, */*; q=.2", "q=a&as=html"),
         ("q=a", "", "q=a"),
     ] {
-        let order = json!({ "op": "accepted", "query": query, "accept": accept }).to_string();
-        let answer = command::execute(&mox.engine, order.as_bytes()).unwrap();
+        let answer = mox.tell(json!({ "op": "accepted", "query": query, "accept": accept }));
         assert_eq!(answer, json!({ "query": wanted }), "{query} {accept}");
     }
 }

@@ -12,10 +12,7 @@ use harness::{
     store::{Server, Table},
 };
 use registry_mox::testing::{
-    host::{
-        admin::{self, Credentials, Request},
-        command,
-    },
+    host::admin::{self, Credentials, Request},
     registry::frame::{self, Publisher},
 };
 use serde_json::{Value, json};
@@ -47,6 +44,25 @@ fn names(mox: &Mox, query: &str, step: &str, verdict: &str, key: &str) {
     let found = troubles(&answer);
     let wanted = (step.to_owned(), verdict.to_owned(), key.to_owned());
     assert!(found.contains(&wanted), "{wanted:?} is not in {found:?}: {answer:#}");
+}
+
+/// A publication that a limit refuses.
+#[track_caller]
+fn refused(mox: &Mox, id: &str) {
+    let sent = Publisher { register_id: "a".into(), ..Default::default() };
+    mox.engine.apply(&frame::encode_publish("registry", id, &sent).unwrap()).unwrap_err();
+}
+
+/// Until the answer names a reason at a step: what a client or another server does arrives by itself.
+async fn names_at_last(mox: &Mox, query: &str, step: &str, wanted: &str) {
+    let is_wanted = |(at, _, key): &(String, String, String)| at == step && key == wanted;
+    let named = async {
+        while !troubles(&asked(mox, query)).iter().any(is_wanted) {
+            tokio::time::sleep(Duration::from_millis(5)).await; // the polling interval
+        }
+    };
+    let named = tokio::time::timeout(harness::SOON, named).await;
+    assert!(named.is_ok(), "{step}: {wanted}: {:#} {}", asked(mox, query), mox.page("/mox/streams", "").1);
 }
 
 async fn open(config: Value) -> Mox {
@@ -104,13 +120,7 @@ async fn a_service_that_is_served_passes_every_step_but_the_last() {
     mox.engine.flush().await;
     let response = client.next().await.unwrap();
     client.nack(&response, "no such thing").unwrap();
-    let refused = async {
-        while !troubles(&asked(&mox, &nth(1))).iter().any(|(.., key)| key == "nack") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let refused = tokio::time::timeout(harness::SOON, refused).await;
-    assert!(refused.is_ok(), "{:#} {}", asked(&mox, &nth(1)), mox.page("/mox/streams", "").1);
+    names_at_last(&mox, &nth(1), "clients", "nack").await;
 }
 
 #[tokio::test]
@@ -123,8 +133,7 @@ async fn what_nobody_published_is_told_from_what_is_known() {
     let says = asked(&local, &nth(1))["services"][0]["answer"].clone();
     assert!(says.as_str().unwrap().contains("mox.scope=local"), "{says}");
     assert_eq!(mox.page("/mox/explain", "").0, 400);
-    let order = json!({ "op": "unknown", "dataInfoIds": [nth(2)] });
-    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
+    mox.tell(json!({ "op": "unknown", "dataInfoIds": [nth(2)] }));
     mox.engine.flush().await;
     names(&mox, &nth(2), "read", "failed", "unknown");
 }
@@ -172,7 +181,7 @@ async fn the_headline_is_what_decides() {
     takes.next().await.unwrap();
     let response = refuses.next().await.unwrap();
     refuses.nack(&response, "no such thing").unwrap();
-    names_at_last(&mox, &nth(1), "nack").await;
+    names_at_last(&mox, &nth(1), "clients", "nack").await;
     says_in_order(
         &mox,
         &nth(1),
@@ -212,10 +221,7 @@ async fn what_keeps_a_service_out_is_named_with_its_value() {
     mox.publish(&nth(1), "a", 1, &["10.66.4.31:80"]);
     mox.publish(&nth(2), "a", 1, &["11.0.0.1:80"]);
     mox.publish("com.example.D@dubbo#@#DEFAULT_INSTANCE_ID#@#SOFA", "a", 1, &["dubbo://10.9.0.1:20880/x"]);
-    for n in [4, 5] {
-        let sent = Publisher { register_id: "a".into(), ..Default::default() };
-        mox.engine.apply(&frame::encode_publish("registry", &nth(n), &sent).unwrap()).unwrap_err();
-    }
+    [4, 5].into_iter().for_each(|n| refused(&mox, &nth(n)));
     mox.engine.flush().await;
     says_in_order(&mox, &nth(1), &["endpoints.deny has 10.66.0.0/16, in which 10.66.4.31 is"]);
     says_in_order(&mox, "10.66.4.31:80", &["endpoints.deny has 10.66.0.0/16"]);
@@ -260,9 +266,7 @@ async fn what_is_not_served_as_the_registry_has_it_is_found_by_each_of_its_names
     let mox = open(json!({ "policy": { "exclude": ["*.S2:*"] }, "limits": { "services": 2 } })).await;
     mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
     mox.publish(&nth(2), "a", 1, &["10.0.0.2:80?app_name=shop"]);
-    let frame =
-        frame::encode_publish("registry", &nth(3), &Publisher { register_id: "a".into(), ..Default::default() });
-    mox.engine.apply(&frame.unwrap()).unwrap_err();
+    refused(&mox, &nth(3));
     mox.engine.flush().await;
     for n in [2, 3] {
         let [data_id, host, bare] = names(n);
@@ -493,15 +497,9 @@ async fn two_services_of_one_name_are_named_to_each_other() {
 async fn a_limit_that_dropped_a_service_is_named() {
     let mox = open(json!({ "limits": { "services": 1 } })).await;
     mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
-    let frame =
-        frame::encode_publish("registry", &nth(2), &Publisher { register_id: "a".into(), ..Default::default() });
-    mox.engine.apply(&frame.unwrap()).unwrap_err();
+    refused(&mox, &nth(2));
     mox.engine.flush().await;
     names(&mox, &nth(2), "registry", "failed", "limit-services");
-}
-
-fn tell(mox: &Mox, order: Value) {
-    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap();
 }
 
 #[tokio::test]
@@ -510,7 +508,7 @@ async fn what_the_host_says_of_the_data_servers_is_told() {
     mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
     mox.engine.flush().await;
     let refused = json!([{ "dataInfoId": nth(1), "reason": "cell", "registerId": "b", "count": 1 }]);
-    tell(&mox, json!({ "op": "feed", "feed": { "stale": true, "refused": refused } }));
+    mox.tell(json!({ "op": "feed", "feed": { "stale": true, "refused": refused } }));
     names(&mox, &nth(1), "registry", "partly", "refused-cell");
     names(&mox, &nth(1), "read", "partly", "stale");
     names(&mox, &nth(2), "registry", "failed", "not-heard");
@@ -524,9 +522,7 @@ async fn what_the_host_says_of_the_data_servers_is_told() {
 async fn what_a_limit_dropped_may_be_of_a_service_that_is_not_there() {
     let mox = open(json!({ "limits": { "services": 1 } })).await;
     mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
-    let frame =
-        frame::encode_publish("registry", &nth(2), &Publisher { register_id: "a".into(), ..Default::default() });
-    mox.engine.apply(&frame.unwrap()).unwrap_err();
+    refused(&mox, &nth(2));
     names(&mox, &nth(3), "registry", "failed", "may-be-limit");
 }
 
@@ -593,17 +589,6 @@ async fn what_keeps_every_client_away_is_told() {
     names(&mox, &nth(1), "clients", "partly", "fenced");
 }
 
-/// Until the answer names a reason: what a client does arrives by itself.
-async fn names_at_last(mox: &Mox, query: &str, wanted: &str) {
-    let named = async {
-        while !troubles(&asked(mox, query)).iter().any(|(step, _, key)| step == "clients" && key == wanted) {
-            tokio::time::sleep(Duration::from_millis(5)).await; // the polling interval
-        }
-    };
-    let named = tokio::time::timeout(harness::SOON, named).await;
-    assert!(named.is_ok(), "{wanted}: {:#}", asked(mox, query));
-}
-
 #[tokio::test]
 async fn a_client_that_rests_lacks_parts_or_has_too_much_is_told() {
     // After an answer as slow as this one it rests for ten seconds.
@@ -618,18 +603,18 @@ async fn a_client_that_rests_lacks_parts_or_has_too_much_is_told() {
     client.ack(&response).unwrap();
     mox.publish(&nth(1), "a", 2, &["10.0.0.2:80"]);
     mox.engine.flush().await;
-    names_at_last(&mox, &nth(1), "behind").await;
+    names_at_last(&mox, &nth(1), "clients", "behind").await;
     let part = mox.engine.listen().unwrap().partitions[&2][0].to_string();
     let mut other = MoxClient::asking(&part, node("halved"), SERVICE_ENTRY).await.unwrap();
     other.next().await.unwrap();
-    names_at_last(&mox, &nth(1), "wrong-partitions").await;
+    names_at_last(&mox, &nth(1), "clients", "wrong-partitions").await;
 
     let mox = open(json!({ "limits": { "response": 1_024 } })).await;
     (0..20).for_each(|n| mox.publish(&nth(n), "a", 1, &["10.0.0.1:80"]));
     mox.engine.flush().await;
     let mut client = mox.client(node("istiod")).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
-    names_at_last(&mox, &nth(1), "too-large").await;
+    names_at_last(&mox, &nth(1), "clients", "too-large").await;
 }
 
 #[tokio::test]
@@ -638,12 +623,7 @@ async fn what_the_api_server_refuses_is_told_in_its_words() {
     let mox = open(json!({ "kubernetes": { "enabled": true, "kubeconfig": file } })).await;
     mox.publish(&nth(1), "a", 1, &["10.0.0.1:80"]);
     mox.engine.flush().await;
-    let refused = async {
-        while !troubles(&asked(&mox, &nth(1))).iter().any(|(.., key)| key == "kubernetes-problem") {
-            tokio::time::sleep(Duration::from_millis(5)).await; // the polling interval
-        }
-    };
-    tokio::time::timeout(harness::SOON, refused).await.expect("the API server has answered");
+    names_at_last(&mox, &nth(1), "kubernetes", "kubernetes-problem").await;
     names(&mox, &nth(1), "kubernetes", "partly", "kubernetes-problem");
     says_in_order(&mox, &nth(1), &["In the mesh", "its object is not written: ", "is not wanted here"]);
     let page = mox.page("/mox/explain", "q=com.example.s1&as=html").1;

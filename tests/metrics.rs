@@ -15,10 +15,7 @@ use harness::{
     process::eventually_is,
 };
 use proptest::prelude::*;
-use registry_mox::testing::{
-    histogram::Histogram,
-    host::{command, metrics},
-};
+use registry_mox::testing::{histogram::Histogram, host::metrics};
 use serde_json::json;
 
 /// A series: the name, and the labels in the order of the page.
@@ -203,8 +200,7 @@ fn the_page_has_prometheus_own_form() {
     mox.engine.loaded();
     let feed =
         json!({ "oldestContactMillis": 900, "refusedPublishers": { "cell": 3 }, "refusedEvents": { "size": 1 } });
-    let order = json!({ "op": "feed", "feed": feed }).to_string();
-    command::execute(&mox.engine, order.as_bytes()).unwrap();
+    mox.tell(json!({ "op": "feed", "feed": feed }));
     let text = mox.page("/mox/metrics", "").1;
     Page::read(&text).check_histograms();
     let checks =

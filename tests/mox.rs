@@ -331,8 +331,7 @@ async fn a_policy_takes_services_out_and_in() {
     let bad = json!({ "op": "policy", "policy": { "include": ["org.*"], "exportTo": ["*", "~"] } });
     let error = command::execute(&mox.engine, bad.to_string().as_bytes()).unwrap_err();
     assert!(matches!(error, Error::Config(_)) && mox.engine.status().policy == hash);
-    let good = json!({ "op": "policy", "policy": { "include": "org.*", "export-to": "~" } });
-    command::execute(&mox.engine, good.to_string().as_bytes()).unwrap();
+    mox.tell(json!({ "op": "policy", "policy": { "include": "org.*", "export-to": "~" } }));
     mox.engine.flush().await;
     let mut client = mox.client(plain_node()).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
@@ -376,15 +375,13 @@ async fn an_override_gives_a_service_another_host_and_back() {
     let mut client = mox.client(plain_node()).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
     client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
-    let policy = json!({ "op": "policy", "policy": { "overrides": { "[com.example.*]": {
-        "host": "demo.example.com", "port": "80", "protocol": "http", "export-to": "." } } } });
-    command::execute(&mox.engine, policy.to_string().as_bytes()).unwrap();
+    mox.tell(json!({ "op": "policy", "policy": { "overrides": { "[com.example.*]": {
+        "host": "demo.example.com", "port": "80", "protocol": "http", "export-to": "." } } } }));
     client.wait_until(SOON, |state| !state.contains_key(DEMO_NAME)).await.unwrap();
     let entry = client.state().values().next().unwrap().entry.clone();
     assert_eq!((entry.hosts, entry.export_to), (vec!["demo.example.com".to_owned()], vec![".".to_owned()]));
     assert_eq!((entry.ports[0].number, entry.ports[0].protocol.as_str()), (80, "HTTP"));
-    let back = json!({ "op": "policy", "policy": {} });
-    command::execute(&mox.engine, back.to_string().as_bytes()).unwrap();
+    mox.tell(json!({ "op": "policy", "policy": {} }));
     assert_eq!(mox.engine.flush().await, before, "without it everything is as it was, to the last byte");
 }
 

@@ -8,7 +8,6 @@ use harness::{
     http, nth as id,
 };
 use registry_mox::testing::{
-    host::command,
     model::RegisterVersion,
     registry::frame::{self, Publisher},
 };
@@ -23,10 +22,6 @@ fn publisher(register_id: &str, version: i64, data: &str) -> Publisher<'static> 
         payloads: vec![data.as_bytes().to_vec().into()],
         ..Publisher::default()
     }
-}
-
-fn order(mox: &Mox, order: Value) -> Value {
-    command::execute(&mox.engine, order.to_string().as_bytes()).unwrap()
 }
 
 /// The first engine hears everything twice and in odd order, and reads; the second reads alone, at the end.
@@ -71,7 +66,7 @@ async fn a_fenced_server_sends_its_clients_away() {
     let mut client = mox.client(istiod_node()).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
     client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
-    order(&mox, json!({ "op": "fence", "fenced": true }));
+    mox.tell(json!({ "op": "fence", "fenced": true }));
     assert_eq!(client.end(SOON).await.unwrap(), Code::Unavailable);
     assert_eq!(client.state().len(), 1, "it keeps what it has");
     assert!(mox.engine.status().fenced);
@@ -79,7 +74,7 @@ async fn a_fenced_server_sends_its_clients_away() {
     // The stream may be refused before the client has said anything.
     let _ = client.subscribe(SERVICE_ENTRY);
     assert_eq!(client.end(SOON).await.unwrap(), Code::Unavailable);
-    order(&mox, json!({ "op": "fence", "fenced": false }));
+    mox.tell(json!({ "op": "fence", "fenced": false }));
     let mut client = mox.client(istiod_node()).await;
     client.subscribe(SERVICE_ENTRY).unwrap();
     client.wait_until(SOON, |state| state.len() == 1).await.unwrap();
@@ -111,16 +106,16 @@ async fn an_answer_counts_for_the_question_that_it_was_signed_for() {
         mox.publish(&id(1), "a", 1, &["10.0.0.1:12200"]);
         mox.engine.loaded();
         mox.engine.flush().await;
-        order(mox, json!({ "op": "feed", "feed": { "oldestContactMillis": 1 } }));
+        mox.tell(json!({ "op": "feed", "feed": { "oldestContactMillis": 1 } }));
     }
-    let question = |about: &str| order(&one, json!({ "op": "question", "about": about }))["target"].clone();
+    let question = |about: &str| one.tell(json!({ "op": "question", "about": about }))["target"].clone();
     let ask = |mox: &Mox, target: &Value| {
         let (path, query) = target.as_str().unwrap().split_once('?').unwrap();
         let (status, body) = mox.page(path, query);
         json!({ "status": status, "body": body })
     };
     let hear = |about: &str, target: &Value, answers: &[Value]| {
-        order(&one, json!({ "op": "answers", "about": about, "target": target, "answers": answers }))
+        one.tell(json!({ "op": "answers", "about": about, "target": target, "answers": answers }))
     };
     for (about, good) in [
         ("fresh", json!({ "fresh": 1 })),
@@ -141,7 +136,7 @@ async fn an_answer_counts_for_the_question_that_it_was_signed_for() {
 async fn it_is_fresh_while_it_hears_of_the_data_servers() {
     let mox = Mox::open(json!({ "protect": { "maxStaleness": "60s" } }));
     let fresh = || mox.page("/mox/fresh", "").0;
-    let hear = |millis: u64| order(&mox, json!({ "op": "feed", "feed": { "oldestContactMillis": millis } }));
+    let hear = |millis: u64| mox.tell(json!({ "op": "feed", "feed": { "oldestContactMillis": millis } }));
     hear(1);
     assert_eq!(fresh(), 503, "no complete view");
     mox.engine.loaded();
@@ -150,7 +145,7 @@ async fn it_is_fresh_while_it_hears_of_the_data_servers() {
     hear(30_000);
     assert_eq!(fresh(), 503);
     hear(1);
-    order(&mox, json!({ "op": "fence", "fenced": true }));
+    mox.tell(json!({ "op": "fence", "fenced": true }));
     assert_eq!(fresh(), 503);
 }
 
@@ -229,6 +224,6 @@ async fn changes_need_the_token() {
     assert_eq!(post("/mox/policy", "sesame", "{\"exlude\": []}").status, 400);
     assert_eq!(post("/mox/else", "sesame", "").status, 404);
     let closed = Mox::closed(json!({}));
-    let refused = order(&closed, json!({ "op": "change", "path": "/mox/freeze" }));
+    let refused = closed.tell(json!({ "op": "change", "path": "/mox/freeze" }));
     assert_eq!(refused["status"], 403, "no token is set");
 }

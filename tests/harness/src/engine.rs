@@ -8,6 +8,7 @@ use registry_mox::{
         config::Config,
         host::{
             admin::{self, Answer},
+            command,
             engine::Engine,
         },
         model::RegisterVersion,
@@ -80,6 +81,12 @@ impl Mox {
     pub fn unpublish(&self, id: &str, register_id: &str, version: i64) {
         let version = RegisterVersion { version, timestamp: 0 };
         self.engine.apply(&frame::encode_unpublish("registry", id, register_id, version).unwrap()).unwrap();
+    }
+
+    /// Tells it what a host tells it, as JSON, and answers what it says; an order that is refused is a fault of the test.
+    #[track_caller]
+    pub fn tell(&self, order: Value) -> Value {
+        command::execute(&self.engine, order.to_string().as_bytes()).unwrap()
     }
 
     /// Replaces the policy; what is wrong with this one is a fault of the test.

@@ -6,7 +6,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use registry_mox::testing::host::command;
 use serde_json::{Value, json};
 
 use crate::Mox;
@@ -58,7 +57,7 @@ impl Server {
             config["admin"] = json!({ "token": TOKEN });
         }
         let mox = Mox::closed(config);
-        command::execute(&mox.engine, br#"{"op":"awaitDocuments"}"#).unwrap();
+        mox.tell(json!({ "op": "awaitDocuments" }));
         tell(&mox);
         let mut server = Self { mox, table: table.cloned(), more: json!({}) };
         server.poll();
@@ -66,8 +65,9 @@ impl Server {
         server
     }
 
-    pub fn tell(&self, command: Value) -> Value {
-        command::execute(&self.mox.engine, command.to_string().as_bytes()).unwrap()
+    #[track_caller]
+    pub fn tell(&self, order: Value) -> Value {
+        self.mox.tell(order)
     }
 
     /// Reads all rows, and writes those that the engine wants to be written.
