@@ -210,8 +210,10 @@ async fn a_search_by_state_finds_what_the_rows_say() {
     }
 }
 
+/// The host hands over the header: what makes a client a browser is said in one place.
 #[test]
 fn a_browser_says_what_it_is_by_the_header() {
+    let mox = Mox::closed(json!({}));
     for (query, accept, wanted) in [
         ("", "text/html,application/xhtml+xml,*/*;q=0.8", "as=html"),
         ("q=a", "text/html,application/xhtml+xml", "q=a&as=html"),
@@ -222,11 +224,17 @@ fn a_browser_says_what_it_is_by_the_header() {
         ("q=a", "text/html;q=0.5, application/json", "q=a"),
         ("q=a", "application/json, text/html", "q=a"),
         ("q=a", "text/html;q=0, */*", "q=a"),
+        ("q=a", "application/xhtml+xml", "q=a&as=html"),
+        ("as=json&q=a", "application/xhtml+xml", "as=json&q=a"),
+        ("q=a", "text/html, */*; q=.2", "q=a&as=html"),
         ("q=a", "application/json", "q=a"),
+        ("q=a", "", "q=a"),
         ("", "*/*", ""),
         ("", "", ""),
     ] {
         assert_eq!(as_accepted(query, accept), wanted);
+        let answer = mox.tell(json!({ "op": "accepted", "query": query, "accept": accept }));
+        assert_eq!(answer, json!({ "query": wanted }), "{query} {accept}");
     }
 }
 

@@ -233,19 +233,3 @@ async fn nobody_takes_a_turn_before_there_is_something_to_compare() {
     };
     assert_eq!(step(&here, &query, &answers)["status"], 200);
 }
-
-/// The host hands over the header: what makes a client a browser is said in one place.
-#[tokio::test]
-async fn a_browser_is_known_by_what_it_accepts() {
-    let mox = Mox::closed(json!({}));
-    for (query, accept, wanted) in [
-        ("", "text/html,application/xhtml+xml,*/*;q=0.8", "as=html"),
-        ("q=a", "application/xhtml+xml", "q=a&as=html"),
-        ("as=json&q=a", "application/xhtml+xml", "as=json&q=a"),
-        ("q=a", "text/html, */*; q=.2", "q=a&as=html"),
-        ("q=a", "", "q=a"),
-    ] {
-        let answer = mox.tell(json!({ "op": "accepted", "query": query, "accept": accept }));
-        assert_eq!(answer, json!({ "query": wanted }), "{query} {accept}");
-    }
-}
