@@ -182,17 +182,7 @@ public class ConsumerCostTest {
         }
         ConsumerWatchTest.Others others = ConsumerWatchTest.withoutMox(isElsewhere ? OTHERS : 0, opened);
         Sessions sessions = new Sessions(() -> others.names, others.port);
-        DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
-        Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
-        DocumentFollower documents = new DocumentFollower(
-                mox,
-                DocumentFollowerTest.store(table, "jdbc:mysql://db/registry", opened),
-                keys,
-                DocumentFollower.POLL_MILLIS,
-                DocumentFollower.CALL_MILLIS);
-        opened.add(documents);
-        mox.host().command("awaitDocuments");
-        documents.start();
+        DocumentFollower documents = DocumentFollowerTest.started(mox, DocumentFollower.POLL_MILLIS, opened);
         ConsumerWatch watch = new ConsumerWatch(mox, cluster, sessions, documents, ME);
         opened.add(watch);
         watch.start();

@@ -101,12 +101,7 @@ public class ConsumerWatchTest {
         MoxConfig.Builder config = MoxConfig.builder().set("listen", "127.0.0.1:0").set("admin.token", "open sesame 1234");
         config.set("policy.visibility.mode", "shadow").set("policy.visibility.cidrs", Collections.singletonMap("10.0.0.0/8", "all"));
         RegistryMox mox = registry(config);
-        DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
-        Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
-        DocumentFollower documents = new DocumentFollower(mox, DocumentFollowerTest.store(table, "jdbc:mysql://db/registry", opened), keys, 100, DocumentFollower.CALL_MILLIS);
-        opened.add(documents);
-        mox.host().command("awaitDocuments");
-        documents.start();
+        DocumentFollower documents = DocumentFollowerTest.started(mox, 100, opened);
         String[] clients = {"10.2.0.1|RZ2|pay\n"};
         HttpServer web = HttpServer.create(new InetSocketAddress(InetAddress.getByName(OTHER), 0), 0);
         web.createContext(
@@ -127,11 +122,7 @@ public class ConsumerWatchTest {
         watch.own();
         watch.round();
         assertTrue("nobody is asked before it is this one's turn", servers.asked.isEmpty());
-        TestData.await("this one computes", () -> {
-            own(watch);
-            return Boolean.TRUE.equals(visibility(mox).get("computing"));
-        });
-        own(watch);
+        awaitComputing(mox, watch);
         servers.isDown = true;
         watch.round();
         assertEquals(Arrays.asList(0L, 1L), Arrays.asList(count(mox, "complete"), count(mox, "incomplete")));
@@ -337,27 +328,21 @@ public class ConsumerWatchTest {
 
     /** A watch of the session server that computes; the other one has no MoX. */
     private ConsumerWatch computes(RegistryMox mox, Servers servers) throws Exception {
-        DocumentFollowerTest.Table table = new DocumentFollowerTest.Table();
-        Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
-        DocumentFollower documents = new DocumentFollower(
-                mox,
-                DocumentFollowerTest.store(table, "jdbc:mysql://db/registry", opened),
-                keys,
-                100,
-                DocumentFollower.CALL_MILLIS);
-        opened.add(documents);
-        mox.host().command("awaitDocuments");
-        documents.start();
+        DocumentFollower documents = DocumentFollowerTest.started(mox, 100, opened);
         Others others = withoutMox(1, opened);
         Sessions sessions = new Sessions(() -> others.names, others.port);
         ConsumerWatch watch = new ConsumerWatch(mox, servers, sessions, documents, ME);
         opened.add(watch);
+        awaitComputing(mox, watch);
+        return watch;
+    }
+
+    private static void awaitComputing(RegistryMox mox, ConsumerWatch watch) {
         TestData.await("this one computes", () -> {
             own(watch);
             return Boolean.TRUE.equals(visibility(mox).get("computing"));
         });
         own(watch);
-        return watch;
     }
 
     @Test

@@ -154,9 +154,23 @@ public class DocumentFollowerTest {
     }
 
     private DocumentFollower follower(RegistryMox mox, DocumentStore store, long poll, long call) {
+        return follower(mox, store, poll, call, opened);
+    }
+
+    /** A follower, which is to be closed. */
+    private static DocumentFollower follower(RegistryMox mox, DocumentStore store, long poll, long call, List<AutoCloseable> opened) {
         Map<?, ?> keys = (Map<?, ?>) mox.host().command("settings").get("documents");
         DocumentFollower follower = new DocumentFollower(mox, store, keys, poll, call);
         opened.add(follower);
+        return follower;
+    }
+
+    /** A follower of a table of its own, which the engine waits for. */
+    static DocumentFollower started(RegistryMox mox, long poll, List<AutoCloseable> opened) {
+        DocumentStore store = store(new Table(), "jdbc:mysql://db/registry", opened);
+        DocumentFollower follower = follower(mox, store, poll, DocumentFollower.CALL_MILLIS, opened);
+        mox.host().command("awaitDocuments");
+        follower.start();
         return follower;
     }
 
