@@ -9,6 +9,7 @@
 
 pub mod additions;
 pub mod assignment;
+pub mod backlog;
 pub mod breaker;
 pub mod changes;
 pub mod direct;

@@ -43,6 +43,21 @@ struct Hold {
     tenant: Option<Box<str>>,
 }
 
+impl Window {
+    /// Counts a service among those that came.
+    fn come(&mut self, id: &Arc<str>) {
+        if self.came.insert(Arc::clone(id)) {
+            *self.tenants.entry(tenant(id).into()).or_default() += 1;
+        }
+    }
+
+    /// Whether so many services are too many to have come since the window began.
+    fn trips(&self, came: usize, protect: &Protect) -> bool {
+        let new = came.saturating_sub(self.returning);
+        new > protect.mass_add_services && new as f64 > self.served as f64 * protect.mass_add_share
+    }
+}
+
 /// The state of the breaker.
 #[derive(Debug, Clone)]
 pub struct Additions {
@@ -79,12 +94,15 @@ impl Additions {
         }
     }
 
-    /// Takes note of a service: whether it is served, and whether it would be.
-    pub fn note(&mut self, id: &Arc<str>, served: bool, next: bool) {
-        let Some(window) = &mut self.window else { return };
-        if !served && next && window.came.insert(Arc::clone(id)) {
-            *window.tenants.entry(tenant(id).into()).or_default() += 1;
-        } else if !next && window.came.remove(id) {
+    /// Takes note of a service: whether it is served, and whether it would be. `true`: it came since the window began, and is taken
+    /// for gone from now on.
+    pub fn note(&mut self, id: &Arc<str>, served: bool, next: bool) -> bool {
+        let Some(window) = &mut self.window else { return false };
+        if !served && next {
+            window.come(id);
+        }
+        let leaves = !next && window.came.remove(id);
+        if leaves {
             let tenant = tenant(id);
             if let Some(count) = window.tenants.get_mut(tenant) {
                 *count -= 1;
@@ -93,16 +111,30 @@ impl Additions {
                 }
             }
         }
+        leaves
+    }
+
+    /// Takes back that a service that came since the window began is gone: its removal is withheld.
+    pub fn stays(&mut self, id: &Arc<str>) {
+        self.window.iter_mut().for_each(|window| window.come(id));
+    }
+
+    /// Whether so many new services might make more services wait than do now.
+    pub fn may_trip(&self, new: usize) -> bool {
+        let Some(window) = &self.window else { return new > self.protect.mass_add_services };
+        let waiting = match &self.hold {
+            None => 0,
+            Some(Hold { tenant: None, .. }) => return false,
+            Some(Hold { tenant: Some(tenant), .. }) => window.tenants.get(tenant).copied().unwrap_or_default(),
+        };
+        new > 0 && window.trips(window.came.len() - waiting + new, &self.protect)
     }
 
     /// Judges what was noted.
     pub fn judge(&mut self, now: Millis) -> Judgement {
         let released = std::mem::take(&mut self.released);
         let Some(window) = &self.window else { return Judgement::default() };
-        let trips = |came: usize| {
-            let new = came.saturating_sub(window.returning);
-            new > self.protect.mass_add_services && new as f64 > window.served as f64 * self.protect.mass_add_share
-        };
+        let trips = |came: usize| window.trips(came, &self.protect);
         let came = window.came.len();
         let Some(hold) = &mut self.hold else {
             if !trips(came) {
@@ -188,7 +220,7 @@ mod tests {
         fn change(&mut self, now: Millis, tenant: &str, services: Range<usize>, come: bool) -> Judgement {
             self.additions.begin(now, self.served.len());
             let ids: Vec<Arc<str>> = services.map(|n| format!("{n}#@#{tenant}#@#SOFA").into()).collect();
-            ids.iter().for_each(|id| self.additions.note(id, self.served.contains(id), come));
+            ids.iter().for_each(|id| _ = self.additions.note(id, self.served.contains(id), come));
             let judgement = self.additions.judge(now);
             for id in ids {
                 if !come {

@@ -185,8 +185,7 @@ impl Breaker {
 
     /// Begins a window over what is served, unless one runs.
     pub fn begin(&mut self, now: Millis, served: Totals) {
-        let over = |window: &Window| now - window.since >= WINDOW || now < window.since;
-        if self.window.as_ref().is_none_or(over) {
+        if self.window.as_ref().is_none_or(|window| window.is_over(now)) {
             self.window = Some(Window::new(now, served));
         }
     }
@@ -243,6 +242,34 @@ impl Breaker {
             window.tripped.insert(tenant.into());
         }
         window.changes.insert(Arc::clone(id), change);
+    }
+
+    /// Whether removals might be withheld if some services lost all endpoints that they are served with, whatever else comes or
+    /// goes. `served` is how much is served in all, `of_tenant` how much of a tenant.
+    pub fn may_trip<'a>(
+        &self,
+        now: Millis,
+        served: Totals,
+        services: impl Iterator<Item = (&'a Arc<str>, usize)>,
+        of_tenant: impl Fn(&str) -> Totals,
+    ) -> bool {
+        let window = self.window.as_ref().filter(|window| !window.is_over(now));
+        let mut whole = window.map_or(Accounts::over(served), |window| window.whole);
+        let mut tenants: HashMap<&str, Accounts> = HashMap::new();
+        for (id, count) in services.filter(|(id, count)| *count > 0 && !self.held.contains_key(*id)) {
+            let change = window.and_then(|window| window.changes.get(id)).copied();
+            let change = change.unwrap_or(Change { before: count, now: count, new: false });
+            let part = if change.new { Part::New } else { Part::Old };
+            let tenant = tenant(id);
+            let known = || window.and_then(|window| window.tenants.get(tenant)).copied();
+            let accounts =
+                tenants.entry(tenant).or_insert_with(|| known().unwrap_or(Accounts::over(of_tenant(tenant))));
+            for account in [accounts.part(part), whole.part(part)] {
+                account.change(&mut change.clone(), 0);
+            }
+        }
+        let trips = |accounts: &Accounts| accounts.old.trips(&self.protect) || accounts.new.trips(&self.protect);
+        whole.loses_everything(&self.protect) || trips(&whole) || tenants.values().any(trips)
     }
 
     /// Judges what was noted; `of` says how many endpoints are served of a service, where that is known, and `served`
@@ -396,14 +423,13 @@ impl Window {
         Self { since, changes: HashMap::new(), whole, tenants: HashMap::new(), tripped: BTreeSet::new() }
     }
 
+    fn is_over(&self, now: Millis) -> bool {
+        now - self.since >= WINDOW || now < self.since
+    }
+
     /// Whose removals are too many, and whether nothing would be left.
     fn judge(&self, protect: &Protect) -> ([(Part, Scope); 2], bool) {
-        let (totals, lost) = (
-            self.whole.old.totals.services + self.whole.new.totals.services,
-            self.whole.old.lost.services + self.whole.new.lost.services,
-        );
-        // Services that came back within a hold are in no total, so more may be lost than there was.
-        if lost >= 2 && lost >= totals && protect.mass_delete_share < 100 {
+        if self.whole.loses_everything(protect) {
             return ([Part::Old, Part::New].map(|part| (part, Scope::Everybody)), true);
         }
         let scope = |part| {
@@ -477,6 +503,14 @@ impl Accounts {
             Part::Old => &mut self.old,
             Part::New => &mut self.new,
         }
+    }
+
+    /// Whether nothing at all would be left of two services or more.
+    fn loses_everything(&self, protect: &Protect) -> bool {
+        let totals = self.old.totals.services + self.new.totals.services;
+        let lost = self.old.lost.services + self.new.lost.services;
+        // Services that came back within a hold are in no total, so more may be lost than there was.
+        lost >= 2 && lost >= totals && protect.mass_delete_share < 100
     }
 
     /// Counts everything in a part as there, and as there from the start.

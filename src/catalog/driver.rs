@@ -129,7 +129,7 @@ impl Driver {
             true => Vec::new(),
             false => {
                 self.round.see(self.now, &self.policy, self.seen.as_ref(), &orders);
-                self.round.take(&self.store, &self.policy)
+                self.round.take(self.now, &self.store, &self.policy, &orders)
             }
         };
         let (policy, publishers) = (Arc::clone(&self.policy), self.store.counts().publishers);

@@ -24,6 +24,7 @@ use crate::{
     catalog::{
         additions::Additions,
         assignment::{Assignment, Movers, Pins},
+        backlog::Backlog,
         breaker::Breaker,
         changes::RoundChanges,
         direct::{Direct, lingering::Lingering},
@@ -52,9 +53,9 @@ use crate::{
     visibility::{ServiceId, seen::Seen},
 };
 
-/// So many services a round takes that another policy gives another form. Every round may have changes of others, too, which
-/// are not to wait for all.
-const PART: usize = 500;
+/// So many services a round takes of many: of those that another policy gives another form, that changed at once, or whose grace
+/// is over. Every round may have changes of others, too, which are not to wait for all.
+const PART: usize = 200;
 
 /// Everything that is new for a round.
 #[derive(Debug)]
@@ -168,7 +169,11 @@ pub struct Round {
     direct: Option<Direct>,
     /// DataInfoIds that have yet to be looked at under the policy of the round before.
     pending: BTreeSet<Arc<str>>,
-    /// How many of them a round takes.
+    /// Services that changed and have yet to be looked at.
+    backlog: Backlog,
+    /// There are services left whose grace is over.
+    has_expired: bool,
+    /// How many of each a round takes.
     part: usize,
     /// The store left services out of the last [`Round::take`], since they were being read.
     waits_for_reads: bool,
@@ -228,6 +233,8 @@ impl Round {
             unknown: Unknown::default(),
             direct,
             pending: BTreeSet::new(),
+            backlog: Backlog::default(),
+            has_expired: false,
             part: PART,
             waits_for_reads: false,
             policy: None,
@@ -370,17 +377,21 @@ impl Round {
 
     /// Takes from the store the services that the next round is to look at: those that changed, and those that another
     /// policy touches. The services that may go or come by the policy, or have another host, are taken at once, so that
-    /// they are judged and placed as a whole; services that get another form only are taken in parts.
-    pub fn take(&mut self, store: &Store, policy: &Arc<Policy>) -> Vec<Taken> {
-        let now = self.due(policy, || store.ids());
-        store.mark_dirty(&now);
+    /// they are judged and placed as a whole; services that get another form only are taken in parts, and so are many that
+    /// changed, where no breaker could trip over all of them together and no hold ends.
+    pub fn take(&mut self, now: Millis, store: &Store, policy: &Arc<Policy>, orders: &Orders) -> Vec<Taken> {
+        let holds = [self.breaker.deadline(), self.additions.deadline()];
+        let ends_hold = orders.release || holds.into_iter().flatten().any(|at| at <= now);
+        let is_whole = self.stage != Stage::Live || self.is_other(policy) || ends_hold;
+        let due = self.due(policy, || store.ids());
+        store.mark_dirty(&due);
         let mut taken = store.take_dirty();
         for taken in &taken {
             self.pending.remove(&taken.data_info_id);
         }
         let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
         let mut forgotten = Vec::new();
-        for id in now.iter().filter(|id| !named.contains(&***id)) {
+        for id in due.iter().filter(|id| !named.contains(&***id)) {
             // A service that is there and was not taken is being read: what it has is not known before the end of that.
             if store.has(id) {
                 self.pending.insert(Arc::clone(id));
@@ -391,7 +402,25 @@ impl Round {
         drop(named);
         taken.extend(forgotten);
         self.waits_for_reads = store.has_put_off();
-        taken
+        let part = self.part + due.len();
+        if is_whole || (taken.len() > part && self.may_trip(now, &taken)) {
+            self.backlog.whole(taken)
+        } else if taken.len() > part || !self.backlog.is_empty() {
+            self.backlog.portion(taken, part)
+        } else {
+            taken
+        }
+    }
+
+    /// Whether a breaker could trip over services and what is left of others, whatever became of them.
+    fn may_trip(&self, now: Millis, taken: &[Taken]) -> bool {
+        let ids = taken.iter().map(|taken| &taken.data_info_id).chain(self.backlog.ids());
+        let keys: HashSet<ServiceKey> = ids.flat_map(|id| self.others.with_main(id)).collect();
+        let endpoints = |key| self.services.get(key).map(|service| service.endpoints);
+        let served = keys.iter().filter_map(|key| Some((key.text(), endpoints(key)?)));
+        let new = keys.len() - served.clone().count();
+        self.additions.may_trip(new)
+            || self.breaker.may_trip(now, self.services.totals(), served, |tenant| self.services.totals_of(tenant))
     }
 
     /// Like [`Round::take`], for a copy: from what was read of the registry before. A service that is `None` there was being read.
@@ -409,7 +438,7 @@ impl Round {
     /// The services to look at since a policy follows on another: see [`Round::take`]. `ids` are those that the store has.
     fn due(&mut self, policy: &Arc<Policy>, ids: impl FnOnce() -> Vec<Arc<str>>) -> Vec<Arc<str>> {
         let mut now = Vec::new();
-        let is_other = self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy));
+        let is_other = self.is_other(policy);
         let seen = self.narrowing.seen().cloned();
         if is_other || !is_same(self.seen.as_ref(), seen.as_ref()) {
             let mut ids = ids();
@@ -444,6 +473,11 @@ impl Round {
             now.push(id);
         }
         now
+    }
+
+    /// Whether a policy is not that of the round before.
+    fn is_other(&self, policy: &Arc<Policy>) -> bool {
+        self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy))
     }
 
     /// Whether what is served is to stay as it is. A start under a freeze of all session servers that finds no last good state
@@ -499,7 +533,7 @@ impl Round {
             let waits = !self.complete && self.last_good_until.is_some();
             return self.gate.hold_ends(orders.listening_since).filter(|_| waits);
         }
-        if !self.pending.is_empty() {
+        if !self.is_settled() {
             return Some(0);
         }
         let grace = self.services.first_grace().filter(|_| self.stage == Stage::Live);
@@ -514,12 +548,17 @@ impl Round {
         [grace, linger, gate, self.first_view.deadline()].into_iter().chain(holds).flatten().min()
     }
 
-    /// Whether every service was looked at under the policy of the round before.
+    /// Whether every service was looked at that there is a reason for: a change, the policy, or the end of its grace.
     pub fn is_settled(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_empty() && self.backlog.is_empty() && !self.has_expired
     }
 
-    /// Has rounds take so many services that another policy touches.
+    /// Whether services that changed have yet to be looked at.
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Has rounds take so many services of many.
     #[cfg(test)]
     pub fn take_in_parts_of(&mut self, part: usize) {
         self.part = part;

@@ -65,8 +65,8 @@ impl Rounds {
             if !wake.wait(next) {
                 break;
             }
-            // What a round that broke off did not publish is as old as it was.
-            if !self.broken {
+            // What a round that broke off did not publish, or left to this one, is as old as it was.
+            if !self.broken && !self.round.has_backlog() {
                 self.since = if came_meanwhile { began } else { Instant::now() };
             }
             // The pause is never restarted: a steady stream of changes does not put the push off.
@@ -139,12 +139,12 @@ impl Rounds {
         shared.store.expire(shared.clock.now());
         let policy = shared.policy.load_full();
         // Services that another policy has looked at anew have not changed in the registry.
-        let changed = shared.store.is_dirty();
+        let changed = shared.store.is_dirty() || self.round.has_backlog();
         let dirty = match self.round.is_frozen(&orders) {
             true => Vec::new(),
             false => {
                 self.round.see(shared.clock.now(), &policy, shared.seen.load_full().as_ref(), &orders);
-                self.round.take(&shared.store, &policy)
+                self.round.take(shared.clock.now(), &shared.store, &policy, &orders)
             }
         };
         let changed = changed && !dirty.is_empty();

@@ -286,10 +286,9 @@ impl Services {
         self.graces.first().map(|(since, _)| *since)
     }
 
-    /// Services whose grace began at `over` or before.
-    pub fn expired(&self, over: Millis) -> Vec<ServiceKey> {
-        let expired = self.graces.iter().take_while(|(since, _)| *since <= over);
-        expired.map(|(_, id)| id.clone()).collect()
+    /// Services whose grace began at `over` or before, the longest empty first.
+    pub fn expired(&self, over: Millis) -> impl Iterator<Item = &ServiceKey> {
+        self.graces.iter().take_while(move |(since, _)| *since <= over).map(|(_, id)| id)
     }
 
     /// Services whose grace began, with the time, or ended since the last call.

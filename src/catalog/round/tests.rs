@@ -887,3 +887,85 @@ fn to_hide_what_is_served_beside_no_main_service_is_held_as_well() {
     let held = driver.round.narrowing().held().expect("it is held");
     assert_eq!((held.services, held.of), (40, 40));
 }
+
+/// A registry of 40 services, whose rounds take four of many.
+fn in_parts() -> Driver {
+    let mut driver =
+        full(json!({ "protect": { "massDeleteServices": 2, "massDeleteEndpoints": 4, "emptyGrace": "10m" } }), 40);
+    driver.round.take_in_parts_of(4);
+    driver
+}
+
+fn unpublish(driver: &Driver, services: std::ops::Range<usize>) {
+    services.for_each(|n| driver.unpublish(&id(n), "a", 2));
+}
+
+fn empty(driver: &Driver) -> usize {
+    driver.served().values().filter(|(_, entry)| entry.endpoints.is_empty()).count()
+}
+
+#[test]
+fn a_mass_that_no_breaker_could_stop_goes_in_portions_and_a_change_goes_between() {
+    let mut driver = in_parts();
+    unpublish(&driver, 0..12);
+    driver.round();
+    assert_eq!((empty(&driver), driver.report.held, driver.round.is_settled()), (4, None, false));
+    driver.publish(&id(39), "a", 2, &["10.9.9.9:80"]);
+    publish(&driver, 11, 3);
+    driver.round();
+    assert_eq!(driver.served()[&id(39)].1.endpoints[0].address, "10.9.9.9", "a mass holds up nobody");
+    assert_eq!(empty(&driver), 6);
+    let mut rounds = 2;
+    while !driver.round.is_settled() {
+        assert_eq!(driver.round.deadline(&driver.orders), Some(0));
+        driver.round();
+        rounds += 1;
+    }
+    assert_eq!((empty(&driver), driver.served().len(), rounds), (11, 40, 4), "who is back meanwhile never went");
+    driver.now += GRACE;
+    driver.round();
+    assert_eq!((driver.served().len(), driver.round.is_settled()), (36, false), "graces end in parts as well");
+    publish(&driver, 4, 5);
+    driver.round();
+    driver.round();
+    assert_eq!((driver.served().len(), driver.round.is_settled()), (30, true), "who is back in the last moment stays");
+}
+
+#[test]
+fn a_mass_that_a_breaker_might_stop_is_judged_as_a_whole() {
+    let mut driver = in_parts();
+    unpublish(&driver, 0..13);
+    driver.round();
+    assert_eq!((empty(&driver), driver.report.held, driver.round.is_settled()), (0, Some(Held::MassDelete), true));
+    let mut driver = in_parts();
+    unpublish(&driver, 0..8);
+    driver.round();
+    assert_eq!((empty(&driver), driver.report.held), (4, None));
+    unpublish(&driver, 8..13);
+    driver.round();
+    assert_eq!((empty(&driver), driver.report.held), (4, Some(Held::MassDelete)), "what is left counts");
+    let mut driver = in_parts();
+    unpublish(&driver, 0..12);
+    driver.policy(&json!({ "exclude": [id(20)] }));
+    driver.round();
+    assert_eq!((empty(&driver), driver.served().len()), (0, 40), "with another policy it is thirteen");
+    driver.orders.release = true;
+    driver.round();
+    assert!(driver.round.is_settled());
+}
+
+#[test]
+fn a_new_service_that_may_not_go_counts_as_come() {
+    let protect = json!({ "massAddServices": 4, "massAddShare": 0.1, "massAddSettle": "0s", "massDeleteServices": 2 });
+    let mut driver = full(json!({ "protect": protect }), 10);
+    driver.round();
+    let new = |n: usize| format!("com.example.N{n}:1.0@DEFAULT#@#DEFAULT_INSTANCE_ID#@#SOFA");
+    (0..4).for_each(|n| driver.publish(&new(n), "a", 1, &[&format!("10.1.0.{n}:80")]));
+    driver.round();
+    (0..4).for_each(|n| driver.unpublish(&new(n), "a", 2));
+    driver.round();
+    assert_eq!((driver.served().len(), driver.report.held), (14, Some(Held::MassDelete)));
+    driver.publish(&new(4), "a", 1, &["10.1.0.4:80"]);
+    driver.round();
+    assert_eq!((driver.served().len(), driver.report.waiting), (14, Some(1)), "it is the fifth");
+}

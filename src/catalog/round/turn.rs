@@ -96,6 +96,8 @@ pub(super) struct Turn<'p> {
     /// Of which services no endpoint that is served may go.
     withhold: Withhold,
     work: BTreeMap<ServiceKey, Work<'p>>,
+    /// New services that the mass-add breaker takes for gone.
+    left: BTreeSet<ServiceKey>,
     /// For what is built.
     room: Room,
 }
@@ -105,7 +107,8 @@ impl Round {
     pub(super) fn turn(&mut self, now: Millis, dirty: Vec<Taken>, policy: &Arc<Policy>) -> RoundChanges {
         self.follow(policy);
         let withhold = if self.stage == Stage::Gathering { Withhold::Everything } else { Withhold::Nothing };
-        let mut turn = Turn { now, policy, withhold, work: BTreeMap::new(), room: Room::default() };
+        let mut turn =
+            Turn { now, policy, withhold, work: BTreeMap::new(), left: BTreeSet::new(), room: Room::default() };
         for Taken { data_info_id: id, entries, unknown } in dirty {
             self.unknown.note(&id, unknown);
             let rules = policy.rules(&id);
@@ -117,7 +120,11 @@ impl Round {
         let repinned = std::mem::take(&mut self.repinned);
         self.look_again(&mut turn, repinned);
         if self.stage != Stage::Gathering {
-            self.look_again(&mut turn, self.services.expired(now - self.empty_grace()));
+            let expired = self.services.expired(now - self.empty_grace()).filter(|id| !self.backlog.has(id.id()));
+            let mut expired: Vec<ServiceKey> = expired.take(self.part + 1).cloned().collect();
+            self.has_expired = expired.len() > self.part;
+            expired.truncate(self.part);
+            self.look_again(&mut turn, expired);
         }
         if self.stage == Stage::Completed {
             self.miss_unheard(&mut turn);
@@ -418,7 +425,8 @@ impl Round {
         too_many.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteNotHeld(lost)));
         if let Some(why) = over {
             let freed = self.withheld.iter().filter(|id| !self.breaker.withholds(id.text()));
-            let (services, freed) = (freed.clone().count(), freed.filter(|id| !turn.work.contains_key(*id)));
+            let is_drawn = |id: &&ServiceKey| !turn.work.contains_key(*id) && !self.backlog.has(id.id());
+            let (services, freed) = (freed.clone().count(), freed.filter(is_drawn));
             let freed: BTreeSet<ServiceKey> = freed.cloned().collect();
             self.notices.give(now, Notice::MassDeleteOver { why, services });
             self.settle(turn, freed);
@@ -441,7 +449,9 @@ impl Round {
             let is_served = self.services.get(id).is_some();
             let comes = matches!(work.outcome, Outcome::Waits | Outcome::Built(_));
             let stays = is_served && !matches!(work.outcome, Outcome::Gone);
-            self.additions.note(id.text(), is_served, comes || stays);
+            if self.additions.note(id.text(), is_served, comes || stays) {
+                turn.left.insert(id.clone());
+            }
         }
         if self.stage != Stage::Live {
             return; // Who comes while a round begins again is not held up, and counts in the minute that runs.
@@ -454,7 +464,8 @@ impl Round {
         let mut again = BTreeSet::new();
         if let Some(why) = over {
             self.notices.give(turn.now, Notice::MassAddOver { why, services: self.waiting.len() });
-            again.extend(self.waiting.keys().filter(|id| !turn.work.contains_key(*id)).cloned());
+            let is_drawn = |id: &&ServiceKey| !turn.work.contains_key(*id) && !self.backlog.has(id.id());
+            again.extend(self.waiting.keys().filter(is_drawn).cloned());
         }
         for id in turn.work.keys().cloned().collect::<Vec<_>>() {
             let waits = self.services.get(&id).is_none() && self.additions.waits(id.text());
@@ -484,6 +495,9 @@ impl Round {
             let loses = matches!(&work.outcome, Outcome::Built(build) if build.loses);
             if loses || matches!(target, Target::Serve { extended: Some(_), .. }) {
                 (work.target, work.outcome) = (target, Outcome::Open);
+                if turn.left.contains(&id) {
+                    self.additions.stays(id.text());
+                }
                 again.insert(id);
             }
         }

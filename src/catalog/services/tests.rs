@@ -169,13 +169,13 @@ fn graces_are_kept_in_order_and_told_when_they_change() {
     one.serve(&a, &[], &usual).unwrap();
     assert_eq!(one.services.graces_changed(), [(ID.into(), Some(7))]);
     assert_eq!(
-        (one.services.first_grace(), one.services.expired(6).len(), one.services.expired(7).len()),
+        (one.services.first_grace(), one.services.expired(6).count(), one.services.expired(7).count()),
         (Some(7), 0, 1)
     );
     one.services.stay(&ID.into(), Some(7), Intent::AsServed);
     assert!(one.services.graces_changed().is_empty());
     one.services.stay(&ID.into(), Some(9), Intent::Unreadable);
-    assert_eq!((one.services.empty()[ID], one.services.expired(8).len()), (9, 0));
+    assert_eq!((one.services.empty()[ID], one.services.expired(8).count()), (9, 0));
     assert!(matches!(one.services.take_intent(&ID.into()), Intent::Unreadable));
     one.serve(&a, &["10.0.0.1:80"], &usual).unwrap();
     assert_eq!(one.services.graces_changed(), [(ID.into(), Some(9)), (ID.into(), None)]);
