@@ -344,6 +344,16 @@ impl Facts {
     pub fn is_local(&self) -> bool {
         self.config.scope == Scope::Local
     }
+
+    /// Whether the endpoints are served that the registry and the policy want.
+    pub fn is_as_wanted(&self) -> bool {
+        let Some(served) = &self.served else { return self.wanted.is_empty() };
+        // Endpoints that Istio would refuse are wanted and left out.
+        let invalid: u32 = self.invalid.values().map(|(count, _)| count).sum();
+        let is_whole = served.endpoints + invalid as usize == self.wanted.len();
+        let wanted = || self.wanted.iter().map(|it| (it.endpoint().address.to_string(), it.endpoint().port)).collect();
+        is_whole && served.places.as_ref().is_none_or(|places| places.is_subset(&wanted()))
+    }
 }
 
 fn digest(host: &str) -> [u8; 32] {
