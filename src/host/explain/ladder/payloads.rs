@@ -21,16 +21,16 @@ pub(super) fn payloads(facts: &Facts) -> Option<Rung> {
     if facts.publishers == 0 {
         return None;
     }
-    if facts.address.is_some() {
-        return Some(payloads_at(facts));
+    if let Some(address) = facts.address {
+        return Some(payloads_at(facts, address));
     }
-    let reasons = facts
-        .rejects
-        .iter()
-        .map(|(why, (count, sample))| rejected(&facts.policy, *why, &format!("{count}, such as"), sample));
+    let mut rejects: Vec<_> = facts.rejects.iter().collect();
     // A decision of a publisher's is no fault.
-    let mut reasons: Vec<(bool, Reason)> = facts.rejects.keys().map(|why| why.is_decision()).zip(reasons).collect();
-    reasons.sort_by_key(|(is_decision, _)| *is_decision);
+    rejects.sort_by_key(|(why, _)| why.is_decision());
+    let of_reject = |(why, (count, sample)): (&Reject, &(u32, Box<str>))| {
+        rejected(&facts.policy, *why, &format!("{count}, such as"), sample)
+    };
+    let mut reasons: Vec<Reason> = rejects.into_iter().map(of_reject).collect();
     if facts.wanted.is_empty()
         && reasons.is_empty()
         && facts.policy.serves(facts.key.id())
@@ -40,14 +40,12 @@ pub(super) fn payloads(facts: &Facts) -> Option<Rung> {
             Some(protocol) => format!("no publisher has an endpoint of protocol {protocol}"),
             None => "no publisher has an endpoint; those of another protocol than the dataInfoId's are services of their own".to_owned(),
         };
-        reasons.push((
-            false,
-            reason("no-endpoint", says, "see the payloads at /mox/services/<dataInfoId>, and the services beside it"),
-        ));
+        let remedy = "see the payloads at /mox/services/<dataInfoId>, and the services beside it";
+        reasons.push(reason("no-endpoint", says, remedy));
     }
     let verdict = if facts.wanted.is_empty() { Verdict::Failed } else { Verdict::Partly };
     let found = counted(facts.wanted.len(), "endpoint");
-    Some(Rung::of(Step::Payloads, verdict, found, reasons.into_iter().map(|(_, reason)| reason).collect()))
+    Some(Rung::of(Step::Payloads, verdict, found, reasons))
 }
 
 /// Why the payload with this text is left out; `of` says whose it is, or how many such there are.
@@ -75,14 +73,13 @@ fn denied(policy: &Policy, text: &str) -> Option<String> {
 }
 
 /// The payloads at the address that is asked for: which of them is served, and what becomes of each other.
-fn payloads_at(facts: &Facts) -> Rung {
-    let mut reasons = Vec::new();
-    let Some((ip, port)) = facts.address else { return Rung::passed(Step::Payloads, "") };
-    let mut served = 0;
+fn payloads_at(facts: &Facts, (ip, port): (IpAddr, Option<u16>)) -> Rung {
+    let (mut reasons, mut served) = (Vec::new(), 0);
     for Publisher { register_id, readings, .. } in &facts.looked_at {
+        let rejected = |why, text| rejected(&facts.policy, why, &format!("publisher {register_id},"), text);
         for Reading { text, made } in readings.iter().filter(|reading| reading.is_at(ip, port)) {
             match made {
-                Err(why) => reasons.push(rejected(&facts.policy, *why, &format!("publisher {register_id},"), text)),
+                Err(why) => reasons.push(rejected(*why, text)),
                 // Of another protocol, and so of a service beside this one.
                 Ok((protocol, _)) if protocol.as_deref() != facts.key.other() => {}
                 Ok((_, endpoint)) => {
@@ -94,9 +91,7 @@ fn payloads_at(facts: &Facts) -> Rung {
                             format!("publisher {} registered the same address and port later than {register_id}", member.register_id()),
                             "nothing, if both are the same provider; else one of them should not publish it",
                         )),
-                        None if endpoint.weight == 0 => {
-                            reasons.push(rejected(&facts.policy, Reject::ZeroWeight, &format!("publisher {register_id},"), text));
-                        }
+                        None if endpoint.weight == 0 => reasons.push(rejected(Reject::ZeroWeight, text)),
                         None => reasons.push(reason(
                             "cut",
                             format!("publisher {register_id} has it, and the service or the publisher has too many endpoints"),

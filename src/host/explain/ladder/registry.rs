@@ -6,7 +6,7 @@ use crate::{
     host::{
         explain::{
             facts::Facts,
-            ladder::rung::{Rung, Step, Verdict, reason},
+            ladder::rung::{Reason, Rung, Step, Verdict, reason},
         },
         page::counted,
     },
@@ -22,8 +22,7 @@ pub(super) fn publishers(facts: &Facts) -> Option<Rung> {
         return Some(Rung::passed(Step::Registry, "a read of it is being applied"));
     }
     let mut reasons = Vec::new();
-    let feed = facts.feed.as_ref();
-    for refused in feed.iter().flat_map(|feed| &feed.refused).filter(|it| it.data_info_id == id) {
+    for refused in facts.feed.iter().flat_map(|feed| &feed.refused).filter(|it| it.data_info_id == id) {
         reasons.push(reason(
             format!("refused-{}", refused.reason),
             format!("publisher {} is left out: {}", refused.register_id, refused.reason),
@@ -47,34 +46,6 @@ pub(super) fn publishers(facts: &Facts) -> Option<Rung> {
     if facts.unknown {
         return Some(Rung::passed(Step::Registry, "the registry names it, and it could not be read yet"));
     }
-    // Who has just begun, or hears of nothing, does not know what the registry says.
-    let is_unread = matches!(facts.held, Some(Held::NotLoaded | Held::LastGood));
-    let is_stale = feed.is_some_and(|feed| feed.stale);
-    let (key, says, remedy) = if is_unread {
-        (
-            "not-read",
-            "the first view of this session server is not complete, so it may not have read its publishers yet",
-            "wait, or ask another session server; feed.owed of the status counts what is still to be read",
-        )
-    } else if is_stale {
-        (
-            "not-heard",
-            "this session server knows no publisher of it, and has not heard of some data servers for a while",
-            "ask another session server, and look after those data servers",
-        )
-    } else if facts.is_local() {
-        (
-            "no-publisher",
-            "no client of this session server publishes it (mox.scope=local)",
-            "see which session server the provider is connected to, or set mox.scope=cluster",
-        )
-    } else {
-        (
-            "no-publisher",
-            "the registry names no publisher of it in this data center",
-            "see that the provider runs, is connected, and registers this very dataId, instance and group; its case counts",
-        )
-    };
     let dropped = |(limit, it): &(&&str, &Dropped)| **limit != UNFINISHED_READS && it.events > 0;
     let limits: Vec<String> =
         facts.dropped.iter().filter(dropped).map(|(limit, it)| at_limit(&facts.used, limit, it.events)).collect();
@@ -82,10 +53,40 @@ pub(super) fn publishers(facts: &Facts) -> Option<Rung> {
         let says = format!("{}, perhaps of this service", limits.join("; "));
         reasons.push(reason("may-be-limit", says, "raise that limit, or find who publishes so much"));
     }
-    reasons.push(reason(key, says, remedy));
+    reasons.push(unpublished(facts));
     // A service in its grace, or of the last good state, is served without publishers.
     let verdict = if facts.served.is_some() { Verdict::Partly } else { Verdict::Failed };
     Some(Rung::of(Step::Registry, verdict, "no publisher", reasons))
+}
+
+/// Why no publisher is known. Who has just begun, or hears of nothing, does not know what the registry says.
+fn unpublished(facts: &Facts) -> Reason {
+    if matches!(facts.held, Some(Held::NotLoaded | Held::LastGood)) {
+        return reason(
+            "not-read",
+            "the first view of this session server is not complete, so it may not have read its publishers yet",
+            "wait, or ask another session server; feed.owed of the status counts what is still to be read",
+        );
+    }
+    if facts.feed.as_ref().is_some_and(|feed| feed.stale) {
+        return reason(
+            "not-heard",
+            "this session server knows no publisher of it, and has not heard of some data servers for a while",
+            "ask another session server, and look after those data servers",
+        );
+    }
+    if facts.is_local() {
+        return reason(
+            "no-publisher",
+            "no client of this session server publishes it (mox.scope=local)",
+            "see which session server the provider is connected to, or set mox.scope=cluster",
+        );
+    }
+    reason(
+        "no-publisher",
+        "the registry names no publisher of it in this data center",
+        "see that the provider runs, is connected, and registers this very dataId, instance and group; its case counts",
+    )
 }
 
 /// The events that were dropped at a limit, with how much of it is used.
