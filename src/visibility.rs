@@ -7,10 +7,12 @@
 //! Nothing here is about the application's name or address once a report was read: what is agreed on is namespaces by service. They only
 //! grow, until in a namespace nobody has subscribed for as long as the policy says, in rounds that every session server answered.
 
+mod absences;
 pub mod keeper;
 pub mod page;
 pub mod report;
 pub mod seen;
+pub mod servers;
 
 use std::{collections::BTreeSet, sync::Arc};
 

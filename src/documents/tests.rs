@@ -643,8 +643,9 @@ proptest! {
 #[test]
 fn ten_thousand_services_take_four_rows() {
     use crate::visibility::{
-        keeper::{self, Keeper, PACE, Read, Wanted, World},
+        keeper::{self, Keeper, PACE, Wanted, World},
         report::{Client, Report},
+        servers::Read,
     };
     const SERVICES: usize = 10_000;
     let (mut store, mut server, mut keeper) = (Store::default(), documents(), Keeper::default());

@@ -26,9 +26,10 @@ use crate::{
     policy::{Consumers, Mode, Policy, Source, visibility::covers},
     visibility::{
         Names, ServiceId, UNKNOWN,
-        keeper::{self, Read, Wanted, World},
+        keeper::{self, Wanted, World},
         report::{Client, Part, Report},
         seen,
+        servers::Read,
     },
 };
 

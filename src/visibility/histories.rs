@@ -18,9 +18,11 @@ use crate::{
     model::Millis,
     visibility::{
         Lease, PAGES, ServiceId,
-        keeper::{BLIND, Documents, Keeper, Read, RefusedRows, Wanted, World},
+        absences::BLIND,
+        keeper::{Documents, Keeper, RefusedRows, Wanted, World},
         page::Page,
         report::{Client, Report},
+        servers::Read,
     },
 };
 

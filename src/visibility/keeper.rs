@@ -13,8 +13,10 @@ use crate::{
     model::Millis,
     visibility::{
         Lease, Names, PAGES, ServiceId, UNKNOWN,
+        absences::Absences,
         page::Page,
-        report::{Client, Part, Report},
+        report::{Client, Part},
+        servers::{Moved, Read, Servers},
     },
 };
 
@@ -24,12 +26,6 @@ pub const PACE: Millis = 10_000;
 const RENEW: Millis = 20_000;
 /// Who has not written for so long holds the lease no more.
 const LEASE: Millis = 60_000;
-/// A round counts for the span since the one before, and for no more than this: what was between is not known.
-const MOST_STEP: Millis = 45_000;
-/// Nothing is removed by an older round: whoever came since is not known.
-const FRESH: Millis = 20_000;
-/// Who came and went in so long a time without a complete round is not known: whatever was missing before begins to be missing anew.
-pub const BLIND: Millis = 60_000;
 /// So many services in a page have room in a row, if there are few sets of namespaces.
 const MOST_SERVICES: usize = 5_000;
 
@@ -98,40 +94,6 @@ pub enum Wanted {
     Page(usize, Page),
 }
 
-/// A session server's last word.
-#[derive(Debug)]
-struct Server {
-    report: Report,
-    ids: Vec<(ServiceId, Arc<str>)>,
-    names: HashMap<ServiceId, Arc<Names>>,
-    /// Since the last round ended.
-    is_new: bool,
-}
-
-impl Server {
-    fn clients(&self) -> impl Iterator<Item = &Client> {
-        self.report.clients.iter().flatten()
-    }
-}
-
-/// A report that was read: which services it is of, and where their clients are. Takes as long as there are subscriptions, so it is
-/// made while nobody waits.
-#[derive(Debug)]
-pub struct Read {
-    report: Report,
-    ids: Vec<(ServiceId, Arc<str>)>,
-    names: HashMap<ServiceId, Arc<Names>>,
-}
-
-impl Read {
-    /// By the namespaces of each client; none: not known.
-    pub fn new(report: Report, places: &dyn Fn(&Client) -> Vec<Arc<str>>) -> Self {
-        let names = report.names(places);
-        let ids = report.services.keys().map(|id| (ServiceId::of(id), Arc::clone(id))).collect();
-        Self { report, ids, names }
-    }
-}
-
 /// Counts, for status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -168,30 +130,19 @@ pub struct Counts {
 #[derive(Debug, Default)]
 pub struct Keeper {
     me: Option<Arc<str>>,
-    servers: BTreeMap<Arc<str>, Server>,
+    servers: Servers,
+    absences: Absences,
     /// The documents' last beat, and when that was.
     beat: Option<(u64, Millis)>,
     wrote: Option<Millis>,
-    /// When the last round ended, if it was complete.
-    complete_at: Option<Millis>,
-    /// When the last complete round ended.
-    seen_at: Option<Millis>,
     /// Rounds that every session server answered since this server computes, whether or not it was known where clients are.
     rounds: u64,
-    /// How long complete rounds have followed each other.
-    observed: Millis,
-    /// What was missing since when, by [`Keeper::observed`].
-    missing: HashMap<(ServiceId, Arc<str>), Millis>,
     /// What the pages said when this server looked at them last.
     content: Option<u64>,
     /// Nothing was new or awaited when that was looked for last, and nothing came since: to look costs as much as there are services.
     clean: bool,
-    /// What is missing is what was missing after the last complete round: neither pages nor consumers are others.
-    same: bool,
     /// Services that somebody consumes and that the registry did not have when that was looked for.
     strangers: HashSet<Arc<str>>,
-    /// Services whose consumers of unknown place are known by another policy, since the last complete round.
-    found: HashSet<ServiceId>,
     /// Services with consumers of unknown place of which no page says so yet, and since when they have.
     unknown_since: HashMap<ServiceId, Millis>,
     /// Rows that are refused, the lease's as the place behind the pages: their versions, and since when each has had it.
@@ -199,23 +150,6 @@ pub struct Keeper {
     /// How many services a page had when it was too large for its row.
     caps: BTreeMap<usize, usize>,
     counts: Counts,
-}
-
-/// Has the clients of a service be in these namespaces, and returns where they were.
-fn renew(
-    names: &mut HashMap<ServiceId, Arc<Names>>,
-    missing: &mut HashMap<(ServiceId, Arc<str>), Millis>,
-    id: ServiceId,
-    after: Option<Arc<Names>>,
-) -> Option<Arc<Names>> {
-    // Whoever comes and goes between two rounds has been there.
-    for name in after.iter().flat_map(|after| after.iter()) {
-        missing.remove(&(id, Arc::clone(name)));
-    }
-    match after {
-        Some(after) => names.insert(id, after),
-        None => names.remove(&id),
-    }
 }
 
 impl Keeper {
@@ -233,15 +167,13 @@ impl Keeper {
     }
 
     /// Takes what a session server says of its subscribers, in the place of what it said before.
-    pub fn report(&mut self, server: &str, Read { report, ids, names }: Read) {
+    pub fn report(&mut self, server: &str, read: Read) {
         self.counts.told += 1;
-        let is_same = self.servers.get(server).is_some_and(|before| before.names == names);
-        if !is_same {
-            // Whoever comes and goes between two rounds has been there.
-            self.missing.retain(|(id, name), _| !names.get(id).is_some_and(|names| names.contains(name)));
-            (self.clean, self.same) = (false, false);
+        if !self.servers.has(server, &read) {
+            self.absences.end_all(read.names());
+            self.look_again();
         }
-        self.servers.insert(server.into(), Server { report, ids, names, is_new: true });
+        self.servers.take(server, read);
     }
 
     /// Takes what is other with a session server's subscribers, of which it has at most so many. `false`: the rest is not known.
@@ -252,47 +184,20 @@ impl Keeper {
         places: &dyn Fn(&Client) -> Vec<Arc<str>>,
         most: usize,
     ) -> bool {
-        let Some(Server { report, ids, names, is_new }) = self.servers.get_mut(server) else { return false };
-        let is_known = |id: &Arc<str>| report.services.contains_key(id);
-        let more = part.services.iter().filter(|(id, _)| !is_known(id)).count();
-        let room = part.clients.iter().all(|(at, _)| (*at as usize) < most) && report.clients.len() <= most;
-        if !room || report.services.len() + more > most {
-            return false;
-        }
-        *is_new = true;
+        let Some(moved) = self.servers.take_part(server, part, places, most) else { return false };
         self.counts.parts += 1;
-        for (at, client) in part.clients {
-            let at = at as usize;
-            report.clients.resize(report.clients.len().max(at + 1), None);
-            report.clients[at] = client;
-        }
-        let (mut told, mut lost) = (Vec::with_capacity(part.services.len()), false);
-        for (text, clients) in part.services {
-            let id = ServiceId::of(&text);
-            told.push((id, Arc::clone(&text)));
-            if clients.is_empty() {
-                lost |= report.services.remove(&text).is_some();
-            } else if report.services.insert(Arc::clone(&text), clients).is_none() {
-                ids.push((id, text));
+        for Moved { id, before, after } in moved {
+            after.iter().for_each(|names| self.absences.end(id, names));
+            if before != after {
+                self.look_again();
             }
-        }
-        let clients_of = |(id, text): &(ServiceId, Arc<str>)| Some((*id, &**report.services.get(text)?));
-        let next = report.names_among(told.iter().filter_map(clients_of), places);
-        for (id, _) in told {
-            let after = next.get(&id).cloned();
-            if renew(names, &mut self.missing, id, after.clone()) != after {
-                (self.clean, self.same) = (false, false);
-            }
-        }
-        if lost {
-            ids.retain(|(_, id)| report.services.contains_key(id));
         }
         true
     }
 
     /// A session server that said what it has before has the same still.
     pub fn same(&mut self, server: &str) -> bool {
-        self.servers.get_mut(server).map(|server| server.is_new = true).is_some()
+        self.servers.same(server)
     }
 
     /// These clients may be elsewhere than they were said to be, by pods or by another policy. Takes as long as their services have
@@ -305,31 +210,28 @@ impl Keeper {
         places: &dyn Fn(&Client) -> Vec<Arc<str>>,
         is_by_policy: bool,
     ) {
-        for Server { report, ids, names, .. } in self.servers.values_mut() {
-            let concerned: Vec<bool> = report.clients.iter().map(|client| client.as_ref().is_some_and(are)).collect();
-            if !concerned.contains(&true) {
-                continue;
-            }
+        let is_unknown = |names: &Option<Arc<Names>>| names.as_ref().is_some_and(|names| names.contains(UNKNOWN));
+        let mut is_other = false;
+        for moved in self.servers.replace(are, places) {
             self.counts.replaced += 1;
-            let is_concerned = |client: &u32| concerned.get(*client as usize) == Some(&true);
-            let clients_of = |(id, text): &(ServiceId, Arc<str>)| Some((*id, &**report.services.get(text)?));
-            let services = ids.iter().filter_map(clients_of).filter(|(_, clients)| clients.iter().any(is_concerned));
-            let services: Vec<(ServiceId, &[u32])> = services.collect();
-            self.counts.replaced_services += services.len() as u64;
-            let mut next = report.names_among(services.iter().copied(), places);
-            for (id, _) in services {
-                let after = next.remove(&id);
-                let before = renew(names, &mut self.missing, id, after.clone());
-                if before != after {
-                    (self.clean, self.same) = (false, false);
-                    let is_unknown =
-                        |names: &Option<Arc<Names>>| names.as_ref().is_some_and(|names| names.contains(UNKNOWN));
-                    if is_by_policy && is_unknown(&before) && !is_unknown(&after) {
-                        self.found.insert(id);
-                    }
+            self.counts.replaced_services += moved.len() as u64;
+            for Moved { id, before, after } in moved {
+                after.iter().for_each(|names| self.absences.end(id, names));
+                is_other |= before != after;
+                if is_by_policy && is_unknown(&before) && !is_unknown(&after) {
+                    self.absences.found(id);
                 }
             }
         }
+        if is_other {
+            self.look_again();
+        }
+    }
+
+    /// Pages or consumers are others, so what is new and what is missing is looked for again.
+    fn look_again(&mut self) {
+        self.clean = false;
+        self.absences.doubt();
     }
 
     /// Whether something new is to be written, and may be now.
@@ -349,53 +251,29 @@ impl Keeper {
         documents: &Documents<'_>,
         world: &World<'_>,
     ) {
-        let before = self.servers.len();
-        self.servers.retain(|server, _| listed.contains(server));
-        self.same &= self.servers.len() == before;
+        if self.servers.retain(listed) {
+            self.absences.doubt();
+        }
         // Services may have come that somebody subscribed to before.
         self.clean &= !self.strangers.iter().any(|id| (world.knows)(id));
-        let has = |server: &&Arc<str>| self.servers.get(&***server).is_some_and(|server| server.is_new);
-        let silent: BTreeSet<Arc<str>> = listed.iter().filter(|server| !has(server)).cloned().collect();
-        self.servers.values_mut().for_each(|server| server.is_new = false);
+        let silent = self.servers.silent(listed);
         let is_answered = silent.is_empty() && !listed.is_empty();
         let is_complete = is_answered && world.locates;
         self.counts.silent = silent;
         self.clean &= self.rounds > 0 || !is_answered;
         self.rounds += u64::from(is_answered);
-        // Whoever was seen in between has been there, whoever else did not answer.
-        if !self.same {
-            let mut missing = std::mem::take(&mut self.missing);
-            missing.retain(|(id, name), _| !self.is_there(*id, name));
-            self.missing = missing;
-        }
         if !is_complete {
             self.counts.incomplete += 1;
-            self.complete_at = None;
+            self.absences.end_incomplete();
             return;
         }
         self.counts.complete += 1;
-        self.observed += self.complete_at.map_or(0, |before| (now - before).clamp(0, MOST_STEP));
-        self.complete_at = Some(now);
-        if self.seen_at.replace(now).is_some_and(|before| now - before > BLIND) {
-            self.missing.clear();
-            self.same = false;
+        let servers = &self.servers;
+        let is_there = |id, name: &str| servers.is_there(id, name);
+        if self.absences.end_complete(now, world.hold, pairs(documents), is_there) {
+            self.counts.compared += 1;
+            self.counts.held = self.absences.count();
         }
-        let all_found = std::mem::take(&mut self.found);
-        if std::mem::replace(&mut self.same, true) {
-            return;
-        }
-        self.counts.compared += 1;
-        let mut missing = HashMap::new();
-        for (id, name) in pairs(documents).filter(|(id, name)| !self.is_there(*id, name)) {
-            // Who was nowhere under the policy before is somewhere now.
-            let found = **name == *UNKNOWN && all_found.contains(&id);
-            let key = (id, Arc::clone(name));
-            let since = if found { self.observed - world.hold } else { self.observed };
-            let since = self.missing.get(&key).copied().unwrap_or(since).min(since);
-            missing.insert(key, since);
-        }
-        self.counts.held = missing.len();
-        self.missing = missing;
     }
 
     /// Takes note of the documents as they stand now.
@@ -404,7 +282,7 @@ impl Keeper {
             self.beat = Some((documents.beat, now));
         }
         if self.content.replace(documents.content) != Some(documents.content) {
-            (self.clean, self.same) = (false, false);
+            self.look_again();
         }
         let refused = documents.refused.pages.into_iter().chain([documents.refused.lease]).enumerate();
         let versions = refused.filter_map(|(n, row)| Some((n, row?.version)));
@@ -508,11 +386,6 @@ impl Keeper {
         renews.then(|| Wanted::Lease(lease.clone()))
     }
 
-    /// Whether a consumer of a service is in a namespace, by the last word of any session server.
-    fn is_there(&self, id: ServiceId, name: &str) -> bool {
-        self.servers.values().any(|server| server.names.get(&id).is_some_and(|names| names.contains(name)))
-    }
-
     /// The namespaces that consumers are in and that no page has, of services that the registry has. Who may be found soon is not yet
     /// of unknown place, by which all would see the service; nor is then a service in a page that all see as long as it is in none.
     fn additions(&mut self, now: Millis, documents: &Documents<'_>, world: &World<'_>) -> BTreeMap<ServiceId, Names> {
@@ -524,34 +397,31 @@ impl Keeper {
         let mut unused: BTreeMap<ServiceId, &Arc<str>> = BTreeMap::new();
         let mut strangers = HashSet::new();
         self.counts.looked += 1;
-        for server in self.servers.values() {
-            for (id, text) in &server.ids {
-                let Some(names) = server.names.get(id) else { continue };
-                let is_new = |name: &&Arc<str>| {
-                    let has = |page: &&Page| page.get(*id).is_some_and(|names| names.contains(*name));
-                    !documents.pages.iter().flatten().any(has)
+        for (id, text, names) in self.servers.services() {
+            let is_new = |name: &&Arc<str>| {
+                let has = |page: &&Page| page.get(id).is_some_and(|names| names.contains(*name));
+                !documents.pages.iter().flatten().any(has)
+            };
+            let mut missing = names.iter().filter(is_new).peekable();
+            if missing.peek().is_none() {
+                continue;
+            }
+            if !(world.knows)(text) {
+                strangers.insert(Arc::clone(text));
+                continue;
+            }
+            if counts && !documents.pages.iter().flatten().any(|page| page.get(id).is_some()) {
+                unused.insert(id, text);
+            }
+            for name in missing {
+                let mut may_be_found = || {
+                    let since = *since_when.entry(id).or_insert_with(|| before.get(&id).copied().unwrap_or(now));
+                    now - since < world.patience
                 };
-                let mut missing = names.iter().filter(is_new).peekable();
-                if missing.peek().is_none() {
-                    continue;
-                }
-                if !(world.knows)(text) {
-                    strangers.insert(Arc::clone(text));
-                    continue;
-                }
-                if counts && !documents.pages.iter().flatten().any(|page| page.get(*id).is_some()) {
-                    unused.insert(*id, text);
-                }
-                for name in missing {
-                    let mut may_be_found = || {
-                        let since = *since_when.entry(*id).or_insert_with(|| before.get(id).copied().unwrap_or(now));
-                        now - since < world.patience
-                    };
-                    if **name == *UNKNOWN && may_be_found() {
-                        lost.insert(*id);
-                    } else {
-                        new.entry(*id).or_default().insert(Arc::clone(name));
-                    }
+                if **name == *UNKNOWN && may_be_found() {
+                    lost.insert(id);
+                } else {
+                    new.entry(id).or_default().insert(Arc::clone(name));
                 }
             }
         }
@@ -602,10 +472,11 @@ impl Keeper {
 
     /// A page without what nobody has needed for long enough, and how much that is; `None`: it needs all.
     fn without_dead(&self, page: &Page, now: Millis, world: &World<'_>) -> Option<(Page, usize)> {
-        self.complete_at.filter(|at| now - at < FRESH)?;
+        if !self.absences.are_fresh(now) {
+            return None;
+        }
         let is_dead = |id: ServiceId, name: &Arc<str>| {
-            let since = self.missing.get(&(id, Arc::clone(name)));
-            since.is_some_and(|since| self.observed - since >= world.hold) && !self.is_there(id, name)
+            self.absences.is_over(id, name, world.hold) && !self.servers.is_there(id, name)
         };
         let dead: Vec<(ServiceId, Arc<str>)> = page
             .services()
@@ -631,20 +502,17 @@ impl Keeper {
 
     /// The clients of a service, each with the session server that it is connected to.
     pub fn clients<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a Client)> {
-        self.servers.iter().flat_map(move |(name, server)| {
-            let clients = server.report.services.get(id).into_iter().flat_map(|clients| clients.iter());
-            clients.filter_map(move |client| Some((name, server.report.clients.get(*client as usize)?.as_ref()?)))
-        })
+        self.servers.clients(id)
     }
 
     /// Every client.
     pub fn all_clients(&self) -> impl Iterator<Item = (&Arc<str>, &Client)> {
-        self.servers.iter().flat_map(|(name, server)| server.clients().map(move |client| (name, client)))
+        self.servers.all_clients()
     }
 
     /// The clients of a session server; `None`: nothing is known of it.
     pub fn clients_of(&self, server: &str) -> Option<impl Iterator<Item = &Client>> {
-        self.servers.get(server).map(Server::clients)
+        self.servers.clients_of(server)
     }
 }
 

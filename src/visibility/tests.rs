@@ -15,9 +15,10 @@ use crate::{
     model::Millis,
     visibility::{
         Lease, PAGES, ServiceId,
-        keeper::{Documents, Keeper, Read, Refused, RefusedRows, Wanted, World},
+        keeper::{Documents, Keeper, Refused, RefusedRows, Wanted, World},
         page::Page,
         report::{Client, Part, Report},
+        servers::Read,
     },
 };
 
