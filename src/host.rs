@@ -22,6 +22,7 @@ pub mod policies;
 mod policy;
 mod server;
 pub mod status;
+mod threads;
 mod unmatched;
 mod visibility;
 mod watching;

@@ -1,4 +1,4 @@
-//! Owns the runtime, the store and the rounds; the API of those who embed it.
+//! Owns the threads and what they share; the API of those who embed it.
 
 use std::{
     sync::{
@@ -10,13 +10,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use rustix::process::setpriority_process;
-use tokio::{
-    runtime::{Handle, Runtime},
-    sync::{oneshot, watch},
-    task::JoinHandle,
-};
-use tracing::{Dispatch, dispatcher};
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
 use crate::{
     catalog::{
@@ -39,6 +33,7 @@ use crate::{
         hour::Hour,
         peers::{About, Answer, Heard, Peers},
         status::{Bound, Flushed, Status, Times},
+        threads::Threads,
         unmatched::unmatched,
     },
     kubernetes::{Followed, PodWatch, Sink},
@@ -54,17 +49,8 @@ use crate::{
     },
 };
 
-/// How long a stop waits for streams to end before it cuts them.
-const DRAIN: Duration = Duration::from_secs(5);
-
 /// How long a page waits for its turn to walk over all services, of which one does at a time.
 const TURN: Duration = Duration::from_secs(2);
-
-/// How far the threads of the pages stand behind the others (`nice(1)`): a busy processor is theirs for a tenth.
-const NICE: i32 = 10;
-
-/// Pages that are made at a time on the admin listener, beside the thread that serves its connections.
-const MAKING: usize = 4;
 
 /// How long names in a log line may be, in characters.
 const LOGGED: usize = 300;
@@ -126,21 +112,12 @@ pub struct Engine {
     /// Held by what [`Engine::allow`] lets in.
     allowance: Mutex<Allowance>,
     pub(super) documents: Desk,
-    running: Mutex<Option<Running>>,
+    threads: Mutex<Option<Threads>>,
     pub(super) handle: Handle,
     /// Of the threads that make pages.
     pub(super) pages: Option<Handle>,
     pub(super) listeners: Mutex<Listeners>,
     pub(super) closed: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Running {
-    runtime: Runtime,
-    /// Where the admin listener is configured: its threads, which give way to all others.
-    pages: Option<Runtime>,
-    /// Closed when the thread of the rounds ends.
-    rounds: oneshot::Receiver<()>,
 }
 
 #[derive(Debug, Default)]
@@ -155,23 +132,10 @@ impl Engine {
     pub fn open(config: Config) -> Result<Self> {
         let shared = Arc::new(Shared::new(config)?);
         let (config, policy) = (&shared.config, shared.policy.load_full());
-        let logs = dispatcher::get_default(Dispatch::clone);
-        let rounds_logs = logs.clone();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.threads)
-            .thread_name("mox")
-            .on_thread_start({
-                let logs = logs.clone();
-                move || log_to(&logs)
-            })
-            .enable_all()
-            .build()
-            .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
         let Push { duty, max, .. } = config.push;
         let streams = Arc::new(Streams::new(PaceRule { duty, max }, MaxBytes::from(&config.limits)));
-        let pages = config.admin_listen.map(|_| pages_runtime(logs)).transpose()?;
-        let handle = runtime.handle().clone();
-        let rounds = spawn_rounds(Rounds::new(Arc::clone(&shared)), handle.clone(), rounds_logs)?;
+        let threads = Threads::start(config.threads, config.admin_listen.is_some(), Rounds::new(Arc::clone(&shared)))?;
+        let handle = threads.handle().clone();
         let (draining, fenced) = (watch::Sender::new(false), watch::Sender::new(false));
         let followed =
             Followed { view: shared.view.subscribe(), fenced: fenced.subscribe(), draining: draining.subscribe() };
@@ -195,8 +159,8 @@ impl Engine {
             walking: Mutex::default(),
             allowance: Mutex::new(Allowance::new(Instant::now())),
             documents,
-            pages: pages.as_ref().map(|pages| pages.handle().clone()),
-            running: Mutex::new(Some(Running { runtime, pages, rounds })),
+            pages: threads.pages().cloned(),
+            threads: Mutex::new(Some(threads)),
             handle,
             listeners: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -556,72 +520,20 @@ impl Engine {
     /// from one of the engine's own threads; a second call does nothing.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let Some(Running { runtime, pages, rounds }) = self.running.lock().take() else { return };
+        let Some(threads) = self.threads.lock().take() else { return };
         self.draining.send_replace(true);
         self.large.end();
         let servers = std::mem::take(&mut self.listeners.lock().servers);
         self.shared.store.wake().stop();
-        runtime.block_on(async {
-            let all = async {
-                let sink = self.kubernetes.as_ref().and_then(Sink::take_task);
-                // A task that panicked has stopped as well.
-                for task in servers.into_iter().chain(sink) {
-                    let _ = task.await;
-                }
-                let _ = rounds.await;
-            };
-            if tokio::time::timeout(DRAIN, all).await.is_err() {
-                tracing::warn!(event = "streams_cut", "some streams did not end in time and are cut");
-            }
-        });
-        // What a page still has in hand holds up nobody's stop.
-        pages.into_iter().for_each(Runtime::shutdown_background);
-        runtime.shutdown_timeout(Duration::from_secs(1));
+        threads.end(servers.into_iter().chain(self.kubernetes.as_ref().and_then(Sink::take_task)));
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Some(Running { runtime, pages, .. }) = self.running.lock().take() {
+        if let Some(threads) = self.threads.lock().take() {
             self.shared.store.wake().stop();
-            pages.into_iter().chain([runtime]).for_each(Runtime::shutdown_background);
+            threads.cut();
         }
     }
-}
-
-/// Makes this thread of the runtime's log where the engine's opener does, for as long as the thread lives.
-fn log_to(logs: &Dispatch) {
-    std::mem::forget(dispatcher::set_default(logs));
-}
-
-/// Threads for the admin listener and its pages. Whatever is asked of them, the others come first: in Linux a niceness is a
-/// thread's own.
-fn pages_runtime(logs: Dispatch) -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(MAKING)
-        .thread_name("mox-pages")
-        .on_thread_start(move || {
-            log_to(&logs);
-            if let Err(error) = setpriority_process(None, NICE) {
-                tracing::warn!(event = "pages_not_nice", %error, "pages are made at the priority of pushes");
-            }
-        })
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Internal(format!("the runtime of the pages does not start: {error}")))
-}
-
-/// Starts the thread of the rounds; the returned channel is closed when the thread ends. The thread is none of the
-/// runtime's: a round keeps no stream waiting, and nobody has to take over what a worker of the runtime leaves.
-fn spawn_rounds(rounds: Rounds, handle: Handle, logs: Dispatch) -> Result<oneshot::Receiver<()>> {
-    let (ends, ended) = oneshot::channel();
-    let run = move || {
-        let _ends: oneshot::Sender<()> = ends;
-        let _in_runtime = handle.enter();
-        dispatcher::with_default(&logs, || rounds.run());
-    };
-    let started = std::thread::Builder::new().name("mox-publish".to_owned()).spawn(run);
-    started.map_err(|error| Error::Internal(format!("the thread of the rounds does not start: {error}")))?;
-    Ok(ended)
 }
