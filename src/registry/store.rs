@@ -12,21 +12,18 @@ mod budget;
 mod keyed;
 mod mutator;
 mod service;
+mod shard;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hash::BuildHasher,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
-use hashbrown::{
-    HashTable,
-    hash_table::{Entry as TableEntry, OccupiedEntry},
-};
-use parking_lot::Mutex;
+use hashbrown::hash_table::Entry as TableEntry;
 
 use crate::{
     error::{Error, Result},
@@ -40,6 +37,7 @@ use crate::{
             keyed::Keyed,
             mutator::{Mutator, Read},
             service::{Grave, REGISTRY_ID, Service, SourceId},
+            shard::{Shard, State, find},
         },
         wake::Wake,
     },
@@ -66,31 +64,6 @@ pub const TOMBSTONE_MILLIS: Millis = 180_000;
 /// The table takes the hash's ends, the shard its middle.
 fn shard_of(hash: u64) -> usize {
     (hash >> 32) as usize % SHARDS
-}
-
-#[derive(Debug)]
-struct Shard {
-    state: Mutex<State>,
-    /// When its oldest grave was dug, [`Millis::MAX`] without any; written under the lock.
-    oldest: AtomicI64,
-    /// Held for the whole of a read: one is applied after the other.
-    reading: Mutex<()>,
-}
-
-impl Default for Shard {
-    fn default() -> Self {
-        Self { state: Mutex::default(), oldest: AtomicI64::new(Millis::MAX), reading: Mutex::default() }
-    }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    services: HashTable<Service>,
-    dirty: Vec<Arc<str>>,
-    /// Oldest first, so that expiry costs what expires.
-    graves: BTreeSet<Grave>,
-    /// How many events were applied.
-    applied: u64,
 }
 
 /// A dirty service, taken for translation.
@@ -374,11 +347,12 @@ impl Store {
     /// Takes a service that is on the dirty list no more; `Some(None)`: there is nothing to tell of it. `None`: it is to stay on
     /// the list.
     fn take(&self, shard: &Shard, id: &Arc<str>) -> Option<Option<Taken>> {
+        let hash = self.hash(id.as_bytes());
         let mut state = shard.state.lock();
         // From the moment when it was marked clean, what changes lists it anew.
         let mut cleaned = false;
         let entries = loop {
-            let Some(found) = self.find(&mut state.services, id) else { return Some(None) };
+            let Some(found) = find(&mut state.services, hash, id) else { return Some(None) };
             let service = found.into_mut();
             if service.is_read() {
                 let listed = std::mem::replace(&mut service.dirty, true) && cleaned;
@@ -397,7 +371,7 @@ impl Store {
                 break entries;
             }
         };
-        let Some(mut found) = self.find(&mut state.services, id) else { return Some(None) };
+        let Some(mut found) = find(&mut state.services, hash, id) else { return Some(None) };
         let service = found.get_mut();
         let unknown = service.unknown;
         service.seen = !entries.is_empty() || unknown;
@@ -448,8 +422,8 @@ impl Store {
         self.pieces.expire(now);
         for shard in &self.shards {
             let expired = |grave: &Grave| now.saturating_sub(grave.set_at) >= TOMBSTONE_MILLIS;
-            while shard.oldest.load(Ordering::Relaxed) <= now.saturating_sub(TOMBSTONE_MILLIS)
-                && self.forget(shard, STEPS, expired) == STEPS
+            while shard.oldest() <= now.saturating_sub(TOMBSTONE_MILLIS)
+                && shard.forget(&self.hasher, &self.budget, STEPS, expired) == STEPS
             {}
         }
     }
@@ -457,49 +431,14 @@ impl Store {
     /// Forgets the oldest tombstones until what they take is within its bound.
     fn evict(&self) {
         while self.budget.remembers_too_much() {
-            let oldest = self.shards.iter().min_by_key(|shard| shard.oldest.load(Ordering::Relaxed));
-            if oldest.is_none_or(|shard| self.forget(shard, 1, |_| true) == 0) {
+            let oldest = self.shards.iter().min_by_key(|shard| shard.oldest());
+            if oldest.is_none_or(|shard| shard.forget(&self.hasher, &self.budget, 1, |_| true) == 0) {
                 return;
             }
             self.budget.evicted.fetch_add(1, Ordering::Relaxed);
             // The service of the tombstone may be on the list now, and its next event would wake nobody.
             self.wake_publisher();
         }
-    }
-
-    /// Forgets the oldest tombstones and reads of a shard as far as they are `wanted`, and at most so many; how many it were.
-    fn forget(&self, shard: &Shard, most: usize, wanted: impl Fn(&Grave) -> bool) -> usize {
-        let mut state = shard.state.lock();
-        let State { services, dirty, graves, .. } = &mut *state;
-        let (mut forgotten, mut unlisted) = (0, false);
-        while forgotten < most
-            && graves.first().is_some_and(&wanted)
-            && let Some(grave) = graves.pop_first()
-        {
-            forgotten += 1;
-            self.budget.removals.fetch_sub(1, Ordering::Relaxed);
-            self.budget.removal_bytes.fetch_sub(grave.bytes(), Ordering::Relaxed);
-            let Some(mut found) = self.find(services, &grave.data_info_id) else { continue };
-            if let Some(left) = exhume(found.get_mut(), grave) {
-                self.budget.removals.fetch_add(1, Ordering::Relaxed);
-                self.budget.removal_bytes.fetch_add(left.bytes(), Ordering::Relaxed);
-                graves.insert(left);
-            }
-            let service = found.get_mut();
-            if service.is_over() {
-                unlisted |= service.dirty;
-                found.remove();
-                self.budget.records.fetch_sub(1, Ordering::Relaxed);
-            } else if !std::mem::replace(&mut service.dirty, true) {
-                dirty.push(Arc::clone(&service.data_info_id));
-            }
-        }
-        if unlisted {
-            // A service of this name may come anew.
-            dirty.retain(|id| self.find(services, id).is_some());
-        }
-        shard.note_oldest(graves);
-        forgotten
     }
 
     /// How many there are of what.
@@ -534,10 +473,6 @@ impl Store {
 
     fn hash(&self, data_info_id: &[u8]) -> u64 {
         self.hasher.hash_one(data_info_id)
-    }
-
-    fn find<'a>(&self, services: &'a mut HashTable<Service>, id: &str) -> Option<OccupiedEntry<'a, Service>> {
-        services.find_entry(self.hash(id.as_bytes()), |service| *service.data_info_id == *id).ok()
     }
 
     /// Runs a change, or steps of one, under the lock of its shard; the change's sequence number once it says that it is done.
@@ -594,7 +529,7 @@ impl Store {
             found.remove();
             self.budget.records.fetch_sub(1, Ordering::Relaxed);
             if listed {
-                dirty.retain(|id| self.find(services, id).is_some());
+                dirty.retain(|id| find(services, self.hash(id.as_bytes()), id).is_some());
             }
         }
         // Counted by shard: one count of all would be a cache line that every caller writes.
@@ -611,28 +546,6 @@ impl Store {
             self.evict();
         }
         outcome.map(|done| done.then_some(sequence))
-    }
-}
-
-impl Shard {
-    fn note_oldest(&self, graves: &BTreeSet<Grave>) {
-        self.oldest.store(graves.first().map_or(Millis::MAX, |grave| grave.set_at), Ordering::Relaxed);
-    }
-}
-
-/// Forgets a tombstone or a read. Where a source's last tombstone goes, its read is left to be forgotten.
-fn exhume(service: &mut Service, grave: Grave) -> Option<Grave> {
-    let (_, source) = service.sources.iter_mut().find(|(id, _)| *id == grave.source)?;
-    match &grave.register_id {
-        Some(id) => {
-            source.slots.swap_remove(id);
-            let read = source.read.filter(|_| source.slots.is_empty());
-            read.map(|(_, at)| Grave { set_at: at, register_id: None, ..grave })
-        }
-        None => {
-            source.read = None;
-            None
-        }
     }
 }
 

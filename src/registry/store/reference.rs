@@ -1,6 +1,6 @@
 //! The store against a model of its rules, over histories of everything that can happen to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -483,7 +483,7 @@ pub(super) fn audit(store: &Store) {
         grave_bytes += state.graves.iter().map(Grave::bytes).sum::<usize>();
         records += state.services.len();
         let oldest = state.graves.first().map_or(Millis::MAX, |grave| grave.set_at);
-        assert_eq!(shard.oldest.load(Ordering::Relaxed), oldest);
+        assert_eq!(shard.oldest(), oldest);
         assert_eq!(state.dirty.len(), state.services.iter().filter(|service| service.dirty).count());
         for service in &state.services {
             if service.counts() {
