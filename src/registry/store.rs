@@ -43,7 +43,7 @@ use crate::{
     },
 };
 
-pub use budget::{Dropped, Limits, UNFINISHED_READS};
+pub use budget::{Counts, Dropped, Limits, UNFINISHED_READS};
 pub use service::READ_MARGIN_MILLIS;
 
 /// The source of the session server's own publishers.
@@ -75,28 +75,6 @@ pub struct Taken {
     pub entries: Vec<Arc<Publication>>,
     /// Whether it has others that could not be read yet.
     pub unknown: bool,
-}
-
-/// Counts that status shows.
-#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Counts {
-    /// Services known, those with tombstones only included.
-    pub services: usize,
-    /// Live publishers.
-    pub publishers: usize,
-    /// Their endpoints, of each publisher at most as many as are served.
-    pub endpoints: usize,
-    /// Bytes of the publishers, with what keeping each takes, and of the dataInfoIds of their services.
-    pub bytes: usize,
-    /// Remembered removals.
-    pub tombstones: usize,
-    /// Bytes of those.
-    pub tombstone_bytes: usize,
-    /// Removals forgotten before their time, since there were too many.
-    pub tombstones_evicted: u64,
-    /// Events dropped at a limit.
-    pub dropped: u64,
 }
 
 /// The sharded store.
@@ -443,18 +421,7 @@ impl Store {
 
     /// How many there are of what.
     pub fn counts(&self) -> Counts {
-        let Budget { records, publishers, bytes, endpoints, removals, removal_bytes, evicted, dropped, .. } =
-            &self.budget;
-        Counts {
-            services: records.load(Ordering::Relaxed),
-            publishers: publishers.load(Ordering::Relaxed),
-            endpoints: endpoints.load(Ordering::Relaxed),
-            bytes: bytes.load(Ordering::Relaxed),
-            tombstones: removals.load(Ordering::Relaxed),
-            tombstone_bytes: removal_bytes.load(Ordering::Relaxed),
-            tombstones_evicted: evicted.load(Ordering::Relaxed),
-            dropped: dropped.load(Ordering::Relaxed),
-        }
+        self.budget.counts()
     }
 
     /// The dropped events, by the limit that they met.

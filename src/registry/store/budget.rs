@@ -58,6 +58,28 @@ pub struct Dropped {
     pub last: Box<str>,
 }
 
+/// Counts that status shows.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Services known, those with tombstones only included.
+    pub services: usize,
+    /// Live publishers.
+    pub publishers: usize,
+    /// Their endpoints, of each publisher at most as many as are served.
+    pub endpoints: usize,
+    /// Bytes of the publishers, with what keeping each takes, and of the dataInfoIds of their services.
+    pub bytes: usize,
+    /// Remembered removals.
+    pub tombstones: usize,
+    /// Bytes of those.
+    pub tombstone_bytes: usize,
+    /// Removals forgotten before their time, since there were too many.
+    pub tombstones_evicted: u64,
+    /// Events dropped at a limit.
+    pub dropped: u64,
+}
+
 /// Bounds at which events are dropped: the keys under `mox.limits`, and what reads in pieces may hold.
 const NAMES: [&str; 6] = ["services", "publishers", "sources", "bytes", "endpoints", UNFINISHED_READS];
 /// The one of these bounds that is no setting.
@@ -78,11 +100,11 @@ pub(super) struct Budget {
     pub(super) bytes: AtomicUsize,
     pub(super) endpoints: AtomicUsize,
     /// Removals, and reads of what is empty since.
-    pub(super) removals: AtomicUsize,
-    pub(super) removal_bytes: AtomicUsize,
+    removals: AtomicUsize,
+    removal_bytes: AtomicUsize,
     /// Removals that were forgotten before their time.
     pub(super) evicted: AtomicU64,
-    pub(super) dropped: AtomicU64,
+    dropped: AtomicU64,
     by_limit: Mutex<BTreeMap<&'static str, Dropped>>,
 }
 
@@ -162,8 +184,33 @@ impl Budget {
         Size { endpoints: size.endpoints.min(self.limits.endpoints_per_publisher), ..size }
     }
 
+    /// Counts a removal, or a read of what is empty since, that is remembered and takes so many bytes.
+    pub(super) fn remember(&self, bytes: usize) {
+        self.removals.fetch_add(1, Relaxed);
+        self.removal_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts it no longer.
+    pub(super) fn forget(&self, bytes: usize) {
+        self.removals.fetch_sub(1, Relaxed);
+        self.removal_bytes.fetch_sub(bytes, Relaxed);
+    }
+
     pub(super) fn remembers_too_much(&self) -> bool {
         self.removal_bytes.load(Relaxed) > self.limits.removals
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            services: self.records.load(Relaxed),
+            publishers: self.publishers.load(Relaxed),
+            endpoints: self.endpoints.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            tombstones: self.removals.load(Relaxed),
+            tombstone_bytes: self.removal_bytes.load(Relaxed),
+            tombstones_evicted: self.evicted.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+        }
     }
 
     /// Counts an event that was dropped, by the limit that it met.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use crate::{
@@ -46,16 +46,14 @@ impl Mutator<'_> {
         let grave = self.grave(set_at, register_id);
         let bytes = grave.bytes();
         if self.graves.insert(grave) {
-            self.budget.removals.fetch_add(1, Relaxed);
-            self.budget.removal_bytes.fetch_add(bytes, Relaxed);
+            self.budget.remember(bytes);
         }
     }
 
     fn unbury(&mut self, set_at: Millis, register_id: Option<&[u8]>) {
         let grave = self.grave(set_at, register_id);
         if self.graves.remove(&grave) {
-            self.budget.removals.fetch_sub(1, Relaxed);
-            self.budget.removal_bytes.fetch_sub(grave.bytes(), Relaxed);
+            self.budget.forget(grave.bytes());
         }
     }
 

@@ -77,12 +77,10 @@ impl Shard {
             && let Some(grave) = graves.pop_first()
         {
             forgotten += 1;
-            budget.removals.fetch_sub(1, Ordering::Relaxed);
-            budget.removal_bytes.fetch_sub(grave.bytes(), Ordering::Relaxed);
+            budget.forget(grave.bytes());
             let Some(mut found) = find(services, hash(&grave.data_info_id), &grave.data_info_id) else { continue };
             if let Some(left) = exhume(found.get_mut(), grave) {
-                budget.removals.fetch_add(1, Ordering::Relaxed);
-                budget.removal_bytes.fetch_add(left.bytes(), Ordering::Relaxed);
+                budget.remember(left.bytes());
                 graves.insert(left);
             }
             let service = found.get_mut();
