@@ -11,6 +11,7 @@
 //!    the missing endpoints kept;
 //! 4. the changes of what is served.
 
+mod take;
 mod turn;
 
 use std::{
@@ -31,7 +32,7 @@ use crate::{
         gate::{FirstView, Gate},
         key::ServiceKey,
         last_good::LastGood,
-        narrowing::{self, Narrowing, exported, is_same},
+        narrowing::{self, Narrowing},
         notices::{Notice, Notices},
         orders::Orders,
         others::Others,
@@ -43,14 +44,10 @@ use crate::{
     istio::rule::Rule,
     model::Millis,
     policy::Policy,
-    registry::store::{Store, Taken},
+    registry::store::Taken,
     snapshot::view::Held,
-    translate::{
-        payload::{Client, Reject},
-        port::port,
-        service_entry::Member,
-    },
-    visibility::{ServiceId, seen::Seen},
+    translate::{payload::Reject, service_entry::Member},
+    visibility::seen::Seen,
 };
 
 /// So many services a round takes of many: of those that another policy gives another form, that changed at once, or whose grace
@@ -375,111 +372,6 @@ impl Round {
         }
     }
 
-    /// Takes from the store the services that the next round is to look at: those that changed, and those that another
-    /// policy touches. The services that may go or come by the policy, or have another host, are taken at once, so that
-    /// they are judged and placed as a whole; services that get another form only are taken in parts, and so are many that
-    /// changed, where no breaker could trip over all of them together and no hold ends.
-    pub fn take(&mut self, now: Millis, store: &Store, policy: &Arc<Policy>, orders: &Orders) -> Vec<Taken> {
-        let holds = [self.breaker.deadline(), self.additions.deadline()];
-        let ends_hold = orders.release || holds.into_iter().flatten().any(|at| at <= now);
-        let is_whole = self.stage != Stage::Live || self.is_other(policy) || ends_hold;
-        let due = self.due(policy, || store.ids());
-        store.mark_dirty(&due);
-        let mut taken = store.take_dirty();
-        for taken in &taken {
-            self.pending.remove(&taken.data_info_id);
-        }
-        let named: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
-        let mut forgotten = Vec::new();
-        for id in due.iter().filter(|id| !named.contains(&***id)) {
-            // A service that is there and was not taken is being read: what it has is not known before the end of that.
-            if store.has(id) {
-                self.pending.insert(Arc::clone(id));
-            } else {
-                forgotten.push(Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false });
-            }
-        }
-        drop(named);
-        taken.extend(forgotten);
-        self.waits_for_reads = store.has_put_off();
-        let part = self.part + due.len();
-        if is_whole || (taken.len() > part && self.may_trip(now, &taken)) {
-            self.backlog.whole(taken)
-        } else if taken.len() > part || !self.backlog.is_empty() {
-            self.backlog.portion(taken, part)
-        } else {
-            taken
-        }
-    }
-
-    /// Whether a breaker could trip over services and what is left of others, whatever became of them.
-    fn may_trip(&self, now: Millis, taken: &[Taken]) -> bool {
-        let ids = taken.iter().map(|taken| &taken.data_info_id).chain(self.backlog.ids());
-        let keys: HashSet<ServiceKey> = ids.flat_map(|id| self.others.with_main(id)).collect();
-        let endpoints = |key| self.services.get(key).map(|service| service.endpoints);
-        let served = keys.iter().filter_map(|key| Some((key.text(), endpoints(key)?)));
-        let new = keys.len() - served.clone().count();
-        self.additions.may_trip(new)
-            || self.breaker.may_trip(now, self.services.totals(), served, |tenant| self.services.totals_of(tenant))
-    }
-
-    /// Like [`Round::take`], for a copy: from what was read of the registry before. A service that is `None` there was being read.
-    pub fn take_of(&mut self, registry: &BTreeMap<Arc<str>, Option<Taken>>, policy: &Arc<Policy>) -> Vec<Taken> {
-        let now = self.due(policy, || registry.keys().cloned().collect());
-        let nothing = |id: &Arc<str>| Taken { data_info_id: Arc::clone(id), entries: Vec::new(), unknown: false };
-        let read = now.iter().filter_map(|id| registry.get(id).cloned().unwrap_or_else(|| Some(nothing(id))));
-        let taken: Vec<Taken> = read.collect();
-        for id in &now {
-            self.pending.remove(id);
-        }
-        taken
-    }
-
-    /// The services to look at since a policy follows on another: see [`Round::take`]. `ids` are those that the store has.
-    fn due(&mut self, policy: &Arc<Policy>, ids: impl FnOnce() -> Vec<Arc<str>>) -> Vec<Arc<str>> {
-        let mut now = Vec::new();
-        let is_other = self.is_other(policy);
-        let seen = self.narrowing.seen().cloned();
-        if is_other || !is_same(self.seen.as_ref(), seen.as_ref()) {
-            let mut ids = ids();
-            let known: HashSet<&str> = ids.iter().map(|id| &**id).collect();
-            // With those that the store has forgotten, since they have no publishers left.
-            let served = self.services.iter().filter(|(_, served)| !served.is_unheard()).map(|(key, _)| key.id());
-            let forgotten: BTreeSet<&str> = served.filter(|id| !known.contains(id)).collect();
-            let forgotten: Vec<Arc<str>> = forgotten.into_iter().map(Arc::from).collect();
-            drop(known);
-            ids.extend(forgotten);
-            for id in &ids {
-                let seen = seen.as_deref();
-                let touch = match &self.policy {
-                    Some(before) if is_other => self.touch(before, policy, seen, id),
-                    Some(_) if !self.sees_alike(policy, seen, id) => Touch::Form,
-                    Some(_) => Touch::Not,
-                    None => Touch::Whole,
-                };
-                match touch {
-                    Touch::Not => {}
-                    Touch::Form => {
-                        self.pending.insert(Arc::clone(id));
-                    }
-                    Touch::Whole => now.push(Arc::clone(id)),
-                }
-            }
-        }
-        let part = if self.stage == Stage::Live { self.part } else { usize::MAX };
-        while now.len() < part
-            && let Some(id) = self.pending.pop_first()
-        {
-            now.push(id);
-        }
-        now
-    }
-
-    /// Whether a policy is not that of the round before.
-    fn is_other(&self, policy: &Arc<Policy>) -> bool {
-        self.policy.as_ref().is_none_or(|before| !Arc::ptr_eq(before, policy))
-    }
-
     /// Whether what is served is to stay as it is. A start under a freeze of all session servers that finds no last good state
     /// has nothing that could stay, so it goes on to its first view, which then does.
     pub fn is_frozen(&self, orders: &Orders) -> bool {
@@ -488,42 +380,6 @@ impl Round {
 
     fn is_kept_frozen(&self, orders: &Orders) -> bool {
         orders.ordered && (self.complete || self.restored)
-    }
-
-    /// How the services of a dataInfoId have to be looked at when one policy follows on another.
-    fn touch(&self, before: &Policy, after: &Policy, seen: Option<&Seen>, id: &Arc<str>) -> Touch {
-        let (old, new, namespace) = (before.rules(id), after.rules(id), &*self.config.namespace);
-        let names_protocols = Client::of(id).names_protocols();
-        if !after.admits_as(before)
-            || before.serves(id) != after.serves(id)
-            || old.host != new.host
-            || (names_protocols && !after.knows_as(before))
-        {
-            return Touch::Whole;
-        }
-        let has_other_port = |key: &ServiceKey| {
-            let port = |policy| port(key.id(), key.other(), &key.rules(policy));
-            port(before) != port(after)
-        };
-        if before.reading(names_protocols) != after.reading(names_protocols)
-            || exported(&old, id, self.seen.as_deref(), namespace) != exported(&new, id, seen, namespace)
-            || old.warmup != new.warmup
-            || port(id, None, &old) != port(id, None, &new)
-            || self.others.of(id).any(has_other_port)
-        {
-            Touch::Form
-        } else {
-            Touch::Not
-        }
-    }
-
-    /// Whether a service is exported as in the round before, under the policy of then.
-    fn sees_alike(&self, policy: &Policy, seen: Option<&Seen>, id: &Arc<str>) -> bool {
-        let get = |seen: Option<&Seen>| seen.map(|seen| seen.get(ServiceId::of(id)).cloned());
-        get(self.seen.as_deref()) == get(seen) || {
-            let (rules, namespace) = (policy.rules(id), &*self.config.namespace);
-            exported(&rules, id, self.seen.as_deref(), namespace) == exported(&rules, id, seen, namespace)
-        }
     }
 
     /// When there is something to do although nothing changes.
@@ -712,16 +568,6 @@ impl Round {
             names: Names { graces, ..std::mem::take(&mut self.names) },
         }
     }
-}
-
-/// How a service has to be looked at when one policy follows on another.
-enum Touch {
-    /// Not at all.
-    Not,
-    /// The service may have another form, with the same endpoints under the same host.
-    Form,
-    /// The service or some of its endpoints may come or go, or it may have another host.
-    Whole,
 }
 
 #[cfg(test)]

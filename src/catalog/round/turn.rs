@@ -1,5 +1,7 @@
 //! The services that a round looks at, and their way from what is wanted of them to what is served.
 
+mod judge;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -8,9 +10,7 @@ use std::{
 
 use crate::{
     catalog::{
-        additions,
         assignment::{Move, Movers},
-        breaker::{Judgement, Totals},
         changes::{RoundChanges, ServiceChanges},
         direct,
         key::{ServiceKey, of_entry},
@@ -20,7 +20,6 @@ use crate::{
         round::{Round, Stage},
         services::{Build, Intent},
     },
-    config::Scope,
     model::Millis,
     policy::{Policy, Rules},
     registry::{publication::Publication, store::Taken},
@@ -377,131 +376,6 @@ impl Round {
             Err(_) => Outcome::Refused(Quarantine::by_panic()),
         };
         !matches!(work.outcome, Outcome::Stayed | Outcome::Refused(_))
-    }
-
-    /// How many endpoints are served of a service.
-    fn endpoints(&self, id: &ServiceKey) -> usize {
-        self.services.get(id).map_or(0, |service| service.endpoints)
-    }
-
-    /// Judges the outcomes. Of the services whose removals the breaker withholds what is missing is kept; where it no longer
-    /// does, each is looked at again that something was withheld of.
-    fn judge(&mut self, turn: &mut Turn<'_>) {
-        let now = turn.now;
-        self.judge_additions(turn);
-        match self.stage {
-            Stage::Gathering => return,
-            Stage::Completed if self.baseline.is_empty() => return,
-            Stage::Completed => {
-                let baseline = std::mem::take(&mut self.baseline).into_iter();
-                self.breaker.begin_with(now, baseline.map(|(id, endpoints)| (Arc::clone(id.text()), endpoints)));
-            }
-            Stage::Live => self.breaker.begin(now, self.services.totals()),
-        }
-        for (id, work) in &turn.work {
-            let served = self.endpoints(id);
-            let next = match &work.outcome {
-                Outcome::Gone | Outcome::Waits => 0,
-                Outcome::Built(build) => build.endpoints,
-                Outcome::Same | Outcome::Stayed | Outcome::Refused(_) | Outcome::Open => served,
-            };
-            // A service that is not in the last good state was not served before.
-            let served = if self.stage == Stage::Live { served } else { 0 };
-            self.breaker.note(id.text(), served, next, |tenant| self.services.totals_of(tenant));
-        }
-        if self.stage == Stage::Completed {
-            for (id, service) in self.services.iter().filter(|(id, _)| !turn.work.contains_key(*id)) {
-                self.breaker.note(id.text(), 0, service.endpoints, |_| Totals::default());
-            }
-        }
-        let services = &self.services;
-        let of = |id: &Arc<str>| {
-            let service = services.get(&ServiceKey::of_text(Arc::clone(id)));
-            Some(service.map_or(0, |service| service.endpoints))
-        };
-        let served = services.iter().map(|(id, service)| (id.text(), service.endpoints));
-        let Judgement { held, over, too_many } = self.breaker.judge(now, of, served);
-        held.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteHeld(lost)));
-        too_many.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteNotHeld(lost)));
-        if let Some(why) = over {
-            let freed = self.withheld.iter().filter(|id| !self.breaker.withholds(id.text()));
-            let is_drawn = |id: &&ServiceKey| !turn.work.contains_key(*id) && !self.backlog.has(id.id());
-            let (services, freed) = (freed.clone().count(), freed.filter(is_drawn));
-            let freed: BTreeSet<ServiceKey> = freed.cloned().collect();
-            self.notices.give(now, Notice::MassDeleteOver { why, services });
-            self.settle(turn, freed);
-        }
-        if self.is_holding() {
-            self.withhold(turn);
-        }
-    }
-
-    /// Judges which services are new. Where too many are, they are not served yet; where that is over, those that waited are.
-    fn judge_additions(&mut self, turn: &mut Turn<'_>) {
-        // With local scope the clients of a session server that is gone come here, and are nobody new.
-        if self.stage == Stage::Gathering || self.config.scope == Scope::Local {
-            return;
-        }
-        if self.complete {
-            self.additions.begin(turn.now, self.services.totals().services);
-        }
-        for (id, work) in &turn.work {
-            let is_served = self.services.get(id).is_some();
-            let comes = matches!(work.outcome, Outcome::Waits | Outcome::Built(_));
-            let stays = is_served && !matches!(work.outcome, Outcome::Gone);
-            if self.additions.note(id.text(), is_served, comes || stays) {
-                turn.left.insert(id.clone());
-            }
-        }
-        if self.stage != Stage::Live {
-            return; // Who comes while a round begins again is not held up, and counts in the minute that runs.
-        }
-        let additions::Judgement { held, over } = self.additions.judge(turn.now);
-        if let Some(services) = held {
-            let tenant = self.additions.held_tenant().map(Into::into);
-            self.notices.give(turn.now, Notice::MassAddHeld { services, tenant });
-        }
-        let mut again = BTreeSet::new();
-        if let Some(why) = over {
-            self.notices.give(turn.now, Notice::MassAddOver { why, services: self.waiting.len() });
-            let is_drawn = |id: &&ServiceKey| !turn.work.contains_key(*id) && !self.backlog.has(id.id());
-            again.extend(self.waiting.keys().filter(is_drawn).cloned());
-        }
-        for id in turn.work.keys().cloned().collect::<Vec<_>>() {
-            let waits = self.services.get(&id).is_none() && self.additions.waits(id.text());
-            let is_other = match &turn.work[&id].outcome {
-                Outcome::Waits => !waits,
-                Outcome::Built(_) => waits,
-                _ => false,
-            };
-            if is_other {
-                let target = self.target(turn, &id, &turn.work[&id].intent);
-                if let Some(work) = turn.work.get_mut(&id) {
-                    (work.target, work.outcome) = (target, Outcome::Open);
-                }
-                again.insert(id);
-            }
-        }
-        self.settle(turn, again);
-    }
-
-    /// Keeps the endpoints that are served, not wanted any more and withheld.
-    fn withhold(&mut self, turn: &mut Turn<'_>) {
-        turn.withhold = Withhold::Held;
-        let mut again = BTreeSet::new();
-        for id in turn.work.keys().filter(|id| self.breaker.withholds(id.text())).cloned().collect::<Vec<_>>() {
-            let target = self.target(turn, &id, &turn.work[&id].intent);
-            let Some(work) = turn.work.get_mut(&id) else { continue };
-            let loses = matches!(&work.outcome, Outcome::Built(build) if build.loses);
-            if loses || matches!(target, Target::Serve { extended: Some(_), .. }) {
-                (work.target, work.outcome) = (target, Outcome::Open);
-                if turn.left.contains(&id) {
-                    self.additions.stays(id.text());
-                }
-                again.insert(id);
-            }
-        }
-        self.settle(turn, again);
     }
 
     /// Serves the outcomes of a turn; returns what that changes.
