@@ -1,11 +1,12 @@
 //! Bad publishers, bad clients and a bad API server beside good ones, in random mixtures: what is good never goes, nobody good
 //! waits, memory stays within its bounds.
 //!
-//! A run alternates between calm windows and hostile ones, so that what the good client waits in both can be compared. The
-//! good client has a thread of its own, and the bad ones run at the lowest priority: they stand for machines elsewhere. A change
-//! waits until what was told before is acknowledged, whoever's that was, so in calm another good change is said before each, as
-//! bad lines are among the bad. A change is said when the lines before it are read, since `serve` reads one at a time, which a
-//! session server's threads do side by side; what the lines make the server do after that is in the wait.
+//! A run alternates between calm windows and hostile ones, so that what the good client waits in both can be compared: from a
+//! change until the response that has it is here. The good client has a thread of its own, acknowledges at once and leaves the
+//! reading to another thread, and the bad ones run at the lowest priority: they stand for machines elsewhere. A change waits until
+//! what was told before is acknowledged, whoever's that was, so in calm another good change is said before each, as bad lines are
+//! among the bad. A change is said when the lines before it are read, since `serve` reads one at a time, which a session server's
+//! threads do side by side; what the lines make the server do after that is in the wait.
 //! A run takes `MOX_HOSTILE_SECONDS` (20) from the seed `MOX_SEED` (a new one, printed). Waits are printed and not
 //! judged here: a test does not know what else its machine does.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -22,18 +23,20 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
     },
     time::{Duration, Instant},
 };
 
 use harness::{
     SOON,
-    client::{MoxClient, SERVICE_ENTRY, istiod_node},
+    client::{MoxClient, Resource, Response, SERVICE_ENTRY, istiod_node},
     nth as id, nth_name as name,
     process::eventually,
     random::Random,
     serve::{Serve, program},
 };
+use registry_mox::proto::envoy::service::discovery::v3::DiscoveryResponse;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
@@ -91,34 +94,50 @@ struct Seen {
     responses: usize,
     /// The newest change of a good service.
     seq: usize,
+    /// When the first response came that has it.
+    at: Option<Instant>,
     /// Good endpoints that a response did not have.
     wrong: Vec<String>,
 }
 
-/// A good client: takes everything, and looks at each response for the endpoints that never go.
-async fn follow(address: String, seen: Arc<Mutex<Seen>>) {
+/// A good client: takes everything at once, and hands it on with the time at which it came.
+async fn follow(address: String, came: Sender<(Instant, DiscoveryResponse)>) {
     let mut client = MoxClient::asking(&address, istiod_node(), SERVICE_ENTRY).await.unwrap();
+    loop {
+        let message = client.next_raw().await.expect("the good client's stream goes on");
+        let at = Instant::now();
+        client.ack_raw(&message).expect("the good client's stream takes its ACK");
+        came.send((at, message)).expect("the responses are looked at");
+    }
+}
+
+/// Looks at each response of the good client for the endpoints that never go.
+fn look(came: &Receiver<(Instant, DiscoveryResponse)>, seen: &Mutex<Seen>) {
     let all: Vec<(String, BTreeSet<String>)> =
         (0..SERVICES).map(|service| (name(service), (0..ENDPOINTS).map(|n| endpoint(service, n)).collect())).collect();
-    loop {
-        let response = client.next().await.expect("the good client's stream goes on");
+    for (at, message) in came {
+        let response = Response::of(message).unwrap();
         if response.type_url != SERVICE_ENTRY {
             continue;
         }
+        let state = response.state();
         let mut seen = seen.lock().unwrap();
         seen.responses += 1;
         for (name, endpoints) in &all {
             let has: BTreeSet<String> =
-                client.state().get(name).map(|resource| resource.endpoints().into_iter().collect()).unwrap_or_default();
+                state.get(name).map(|resource| resource.endpoints().into_iter().collect()).unwrap_or_default();
             let number = seen.responses;
             seen.wrong.extend(endpoints.difference(&has).map(|gone| format!("{gone} of {name} in response {number}")));
         }
-        let seq = |resource: &harness::client::Resource| {
+        let seq = |resource: &Resource| {
             let labels = resource.entry.endpoints.iter().filter_map(|endpoint| endpoint.labels.get("seq"));
             labels.filter_map(|seq| seq.parse::<usize>().ok()).max()
         };
-        let good = all.iter().filter_map(|(name, _)| client.state().get(name));
-        seen.seq = good.filter_map(seq).max().unwrap_or_default().max(seen.seq);
+        let good = all.iter().filter_map(|(name, _)| state.get(name));
+        let seq = good.filter_map(seq).max().unwrap_or_default();
+        if seq > seen.seq {
+            (seen.seq, seen.at) = (seq, Some(at));
+        }
     }
 }
 
@@ -164,7 +183,12 @@ fn the_good_lose_nothing_among_the_bad() {
     serve.say(&json!({ "op": "loaded" }));
     serve.flush();
     let seen = Arc::<Mutex<Seen>>::default();
-    let follows = good_tasks.spawn(follow(serve.address(), Arc::clone(&seen)));
+    let (came, responses) = channel();
+    let follows = good_tasks.spawn(follow(serve.address(), came));
+    let looks = std::thread::spawn({
+        let seen = Arc::clone(&seen);
+        move || look(&responses, &seen)
+    });
     let hostile = Arc::new(AtomicBool::new(false));
     for n in 0..CLIENTS {
         bad_tasks.spawn(clients::run(mox, admin, seed + n as u64, Arc::clone(&hostile)));
@@ -192,8 +216,11 @@ fn the_good_lose_nothing_among_the_bad() {
                     seq += 1;
                     let said = Instant::now();
                     serve.say(&good(random.below(SERVICES), random.below(ENDPOINTS), seq));
-                    eventually(SOON, "a good change arrives", || (seen.lock().unwrap().seq >= seq).then_some(()));
-                    kept.push(said.elapsed());
+                    let at = eventually(SOON, "a good change arrives", || {
+                        let seen = seen.lock().unwrap();
+                        seen.at.filter(|_| seen.seq >= seq)
+                    });
+                    kept.push(at.saturating_duration_since(said));
                     std::thread::sleep(PACE);
                 }
                 most = most.max(memory(serve.driven.process.pid()));
@@ -205,6 +232,8 @@ fn the_good_lose_nothing_among_the_bad() {
     }
     assert!(!follows.is_finished(), "the good client was cut, seed {seed}");
     follows.abort();
+    good_tasks.shutdown_timeout(SOON);
+    looks.join().unwrap();
     for (kind, waited) in &harassed {
         println!("behind {} of {kind}: {:?}", waited.len(), waits(waited.clone()));
     }

@@ -85,6 +85,24 @@ pub struct Response {
     pub bytes: Vec<bytes::Bytes>,
 }
 
+impl Response {
+    /// A response with its resources as istiod reads them.
+    pub fn of(message: DiscoveryResponse) -> Result<Self> {
+        Ok(Self {
+            bytes: (message.resources.iter()).map(|any| any.value.clone()).collect(),
+            resources: (message.resources.iter()).map(|any| decode(&any.value)).collect::<Result<_>>()?,
+            type_url: message.type_url,
+            version_info: message.version_info,
+            nonce: message.nonce,
+        })
+    }
+
+    /// What a client has then: state of the world, so what is absent is gone.
+    pub fn state(&self) -> State {
+        self.resources.iter().map(|resource| (resource.name.clone(), resource.clone())).collect()
+    }
+}
+
 /// A node of this name that says nothing else of itself.
 pub fn node(id: &str) -> Node {
     Node { id: id.to_owned(), ..Node::default() }
@@ -319,17 +337,9 @@ impl MoxClient {
 
     /// The next response of any type, ACKed when `auto_ack` is on.
     pub async fn next(&mut self) -> Result<Response> {
-        let message = self.next_raw().await?;
-        let response = Response {
-            bytes: (message.resources.iter()).map(|any| any.value.clone()).collect(),
-            resources: (message.resources.iter()).map(|any| decode(&any.value)).collect::<Result<_>>()?,
-            type_url: message.type_url,
-            version_info: message.version_info,
-            nonce: message.nonce,
-        };
+        let response = Response::of(self.next_raw().await?)?;
         if response.type_url.ends_with("/ServiceEntry") {
-            // State of the world: what is absent is gone.
-            self.state = (response.resources.iter().cloned()).map(|r| (r.name.clone(), r)).collect();
+            self.state = response.state();
         }
         if self.auto_ack {
             self.ack(&response)?;
