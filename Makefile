@@ -3,10 +3,11 @@
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load scale bench jar release release-debug native native-all clean examples tools
+.PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load scale bench jar release release-debug native native-all clean tools demo-library demo-parts
 
 NATIVE := target/native/libregistry_mox.so
 RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
+DEMO := target/demo
 VENV := target/native/py
 LINT := target/tools/py
 DENY := target/tools/bin/cargo-deny
@@ -25,14 +26,23 @@ setup: ## installs what is missing on this machine, or names it with the command
 
 demo: ## the real registry and two real providers; watch their services arrive as Istio sees them
 	tests/setup demo
-	@echo '==> the console will be at http://127.0.0.1:9603/mox; jar and examples are built first, minutes the first time'
-	$(MAKE) --no-print-directory jar examples
-	tests/real/demo.sh
+	@echo '==> the console will be at http://127.0.0.1:9603/mox; library and jar are built first, two minutes the first time'
+	$(MAKE) --no-print-directory --jobs=2 demo-library demo-parts
+	gradle --quiet jar -Pout=$(DEMO)/java -PnativeDir=$(DEMO)
+	REGISTRY_MOX_JAR=$$(echo $(DEMO)/java/libs/registry-mox-*[0-9].jar) DEMO_WATCH=$(DEMO)/examples/watch tests/real/demo.sh
 
-demo-istio: jar examples ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
+# One build, side by side with the download of the real parts. The library is that of the profile `demo` in Cargo.toml, without what writes
+# to Kubernetes, and all that is made of it stays in its folder: it is not the one of the jar to ship.
+demo-library:
+	cargo build --locked --profile demo --package registry-mox --package registry-mox-harness --no-default-features --lib --example watch
+
+demo-parts:
+	tests/real/install.sh demo
+
+demo-istio: jar ## the same with a real istiod and Envoy; a call goes through Envoy to a provider
 	tests/real/demo-istio.sh
 
-demo-mesh: jar examples ## eight ways to call providers, past a mesh and through it, mostly 1,000 calls each, and who sees what, told as they happen; needs root
+demo-mesh: jar ## eight ways to call providers, past a mesh and through it, mostly 1,000 calls each, and who sees what, told as they happen; needs root
 	tests/real/install.sh
 	cargo test --locked --quiet --test real -- --ignored --exact mesh_story
 
@@ -50,7 +60,7 @@ torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the 
 	tests/real/install.sh
 	tests/real/install.sh master kubernetes
 	tests/bench/peers/install.sh
-	cargo build --locked --examples
+	cargo build --locked --workspace --examples
 	cargo build --locked --release --example serve
 	$(MAKE) --no-print-directory --jobs=2 torture-alone torture-parts
 
@@ -152,9 +162,6 @@ $(CYCLONEDX): # the bill of materials of a release
 	cargo install --locked --root target/tools cargo-cyclonedx@0.5.9
 
 tools: native $(DENY) $(FUZZ)
-
-examples:
-	cargo build --locked --examples
 
 clean: ## removes everything that was built
 	rm -rf target build .gradle

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # make demo: the real SOFARegistry with our jar, two SOFARPC providers, and what istiod would receive, live.
 #   DEMO_MOX_PORT (9700)  DEMO_BOLT_PORT (12200)  DEMO_TRI_PORT (50051)  DEMO_GUEST_PORT (12298)
-#   REGISTRY_MOX_JAR (build/libs)  DEMO_WATCH (target/debug/examples/watch)
+#   REGISTRY_MOX_JAR (build/libs)  DEMO_WATCH (target/debug/examples/watch); `make demo` names those that it builds, in target/demo
 #   DEMO_ONCE=1: end after the story, and after a guest that comes and goes once, instead of going on until Ctrl-C
 source "$(dirname "$0")/demo-lib.sh"
 watch=${DEMO_WATCH:-target/debug/examples/watch}
-[[ -x $watch ]] || fail "$watch is missing: run 'cargo build --example watch' first"
+[[ -x $watch ]] || fail "$watch is missing: run 'cargo build --package registry-mox-harness --example watch' first"
 
-tests/real/install.sh java
+tests/real/install.sh demo
 start_registry
 
-step "what istiod receives, from now on (examples/watch.rs):"
+step "what istiod receives, from now on (tests/harness/examples/watch.rs):"
 setpriv --pdeathsig KILL "$watch" "$mox" > >(tee target/real/log/demo-watch.log | sed -u "s/^/  | /") 2>&1 &
 pids[watch]=$!
 

@@ -4,7 +4,8 @@
 # etcd and kube-apiserver (Go), with `master` a second istiod, from the version that is to become 1.32, with `browser` axe (npm),
 # which tells what keeps people from using a page.
 # Run it as often as you like: what is there already is kept.
-# Usage: install.sh [java] [istio] [validation] [clients] [kubernetes] [master] [browser], by default all but the last three.
+# Usage: install.sh [java] [istio] [validation] [clients] [kubernetes] [master] [browser] [demo], by default all but the last four;
+# demo: of java what `make demo` needs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 real=$PWD/target/real
@@ -15,12 +16,20 @@ wanted=" ${*:-java istio validation clients} "
 have() { cmp -s "$1" "$2"; }
 
 java=(tests/real/build.gradle tests/real/server.deps tests/real/java)
-made_here() { grep -qF "$real/" "$real/dubbo3.cp" 2>/dev/null; } # class paths are absolute; a folder may be moved
-if [[ $wanted == *' java '* ]] && { ! made_here || [[ -n $(find "${java[@]}" -newer "$real/dubbo3.cp") ]]; }; then
-  echo "real parts: SOFARegistry, SOFARPC and Dubbo from Maven Central (about a minute the first time)"
-  gradle --console=plain -q :real:classpaths
-  touch "$real"/{server,client,sofarpc,dubbo,dubbo3}.cp
-fi
+# class_paths NAME…: of files below target/real. They are absolute, and a folder may be moved.
+class_paths() {
+  local name missing=() tasks=() files=()
+  for name in "$@"; do
+    grep -qF "$real/" "$real/$name.cp" 2>/dev/null && [[ -z $(find "${java[@]}" -newer "$real/$name.cp") ]] || missing+=("$name")
+  done
+  ((${#missing[@]})) || return 0
+  echo "real parts: ${missing[*]} from Maven Central (about a minute the first time)"
+  for name in "${missing[@]}"; do tasks+=(":real:${name}Classpath") files+=("$real/$name.cp"); done
+  gradle --console=plain -q "${tasks[@]}"
+  touch "${files[@]}"
+}
+[[ $wanted != *' java '* ]] || class_paths server client sofarpc dubbo dubbo3
+[[ $wanted != *' demo '* ]] || class_paths server sofarpc
 
 # istiod VERSION MOD PROGRAM HOURS: builds the istiod of MOD.mod, in that time at most.
 istiod() {

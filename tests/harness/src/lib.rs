@@ -1,4 +1,4 @@
-//! The parts that tests, benches and `examples/watch.rs` have in common.
+//! The parts that tests, benches and the example `watch` have in common.
 //!
 //! In process: [`Mox`], an engine that is fed by the test, [`store`], which is what
 //! several of them share, [`refusing`], an API server that takes nothing, and [`client`], which speaks to it as istiod or Envoy does. As

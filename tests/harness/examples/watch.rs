@@ -1,6 +1,6 @@
 //! Prints what istiod receives from a MoX server, as it changes.
 //!
-//! `cargo run --example watch -- [HOST:PORT]`, by default `127.0.0.1:9700`. The client connects as istiod does, keeps
+//! `cargo run -p registry-mox-harness --example watch -- [HOST:PORT]`, by default `127.0.0.1:9700`. The client connects as istiod does, keeps
 //! what it has while the server is away, and connects again.
 
 use std::{
