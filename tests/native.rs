@@ -14,16 +14,19 @@ const NEWEST: (u32, u32) = (2, 17);
 const X86_64: u16 = 62;
 const AARCH64: u16 = 183;
 
+/// What follows a prefix in each of a library's texts that has it, up to the text's end.
+fn after<'a>(library: &'a [u8], prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let starts = (0..library.len()).filter(move |at| library[*at..].starts_with(prefix));
+    starts.map(move |at| library[at + prefix.len()..].split(|byte| *byte == 0).next().unwrap())
+}
+
 /// Every glibc version that the library asks for, by the names in its dynamic string table.
 fn glibc_versions(library: &[u8]) -> BTreeSet<(u32, u32)> {
-    let prefix = b"GLIBC_";
-    let starts = (0..library.len()).filter(|at| library[*at..].starts_with(prefix));
-    let text = starts.map(|at| library[at + prefix.len()..].split(|byte| *byte == 0).next().unwrap());
     let version = |text: &[u8]| {
         let mut parts = std::str::from_utf8(text).ok()?.split('.').map(str::parse);
         Some((parts.next()?.ok()?, parts.next()?.ok()?))
     };
-    text.filter_map(version).collect()
+    after(library, b"GLIBC_").filter_map(version).collect()
 }
 
 /// Where a library lies that `make native`, or `make native-all`, built for a platform.
@@ -51,17 +54,43 @@ fn the_library_loads_with_an_old_glibc() {
     assert_eq!(machine(&library), X86_64);
 }
 
-/// `make test` builds none of these.
+/// The library of `make native`, and which of the others are there: `make test` builds none of those.
+fn libraries() -> Vec<(&'static str, Vec<u8>)> {
+    let others = ["linux-aarch64", "linux-x86_64-musl", "linux-aarch64-musl"];
+    let read = |platform| fs::read(library_of(platform)).ok().map(|library| (platform, library));
+    [""].into_iter().chain(others).filter_map(read).collect()
+}
+
 #[test]
 fn libraries_of_other_platforms_are_what_their_folders_say() {
-    for (platform, expected, musl) in
-        [("linux-aarch64", AARCH64, false), ("linux-x86_64-musl", X86_64, true), ("linux-aarch64-musl", AARCH64, true)]
-    {
-        let Ok(library) = fs::read(library_of(platform)) else { continue };
-        assert_eq!(machine(&library), expected, "{platform}");
+    for (platform, library) in libraries() {
+        let musl = platform.ends_with("musl");
+        assert_eq!(machine(&library), if platform.contains("aarch64") { AARCH64 } else { X86_64 }, "{platform}");
         let versions = glibc_versions(&library);
         assert_eq!(versions.is_empty(), musl, "{platform} {versions:?}");
         assert!(versions.last().is_none_or(|newest| newest <= &NEWEST), "{platform} {versions:?}");
+    }
+}
+
+/// A name that is missing is an `UnsatisfiedLinkError` when it is called first; symbols of the rest only make the jar larger.
+#[test]
+fn each_library_exports_the_natives_and_is_stripped() {
+    let bridge = "java/src/main/java/com/alipay/sofa/registry/mox/NativeBridge.java";
+    let bridge = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(bridge)).unwrap();
+    let native = bridge.lines().filter(|line| line.trim_start().starts_with("static native "));
+    let names: BTreeSet<String> =
+        native.map(|line| line.split('(').next().unwrap().rsplit(' ').next().unwrap().to_owned()).collect();
+    assert!(names.contains("abiVersion") && names.contains("apply"), "{bridge}");
+    let libraries = libraries();
+    assert!(!libraries.is_empty(), "run `make native`");
+    for (platform, library) in libraries {
+        // Names of sections: the table of all symbols, and what a debugger reads.
+        for section in ["\0.symtab\0", "\0.debug_info\0"] {
+            assert!(!has(&library, section.as_bytes()), "{platform} has {section:?}");
+        }
+        let found = after(&library, b"Java_com_alipay_sofa_registry_mox_NativeBridge_");
+        let found: BTreeSet<String> = found.map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        assert_eq!(found, names, "{platform}");
     }
 }
 
