@@ -44,13 +44,6 @@ struct Hold {
 }
 
 impl Window {
-    /// Counts a service among those that came.
-    fn come(&mut self, id: &Arc<str>) {
-        if self.came.insert(Arc::clone(id)) {
-            *self.tenants.entry(tenant(id).into()).or_default() += 1;
-        }
-    }
-
     /// Whether so many services are too many to have come since the window began.
     fn trips(&self, came: usize, protect: &Protect) -> bool {
         let new = came.saturating_sub(self.returning);
@@ -94,15 +87,12 @@ impl Additions {
         }
     }
 
-    /// Takes note of a service: whether it is served, and whether it would be. `true`: it came since the window began, and is taken
-    /// for gone from now on.
-    pub fn note(&mut self, id: &Arc<str>, served: bool, next: bool) -> bool {
-        let Some(window) = &mut self.window else { return false };
-        if !served && next {
-            window.come(id);
-        }
-        let leaves = !next && window.came.remove(id);
-        if leaves {
+    /// Takes note of a service: whether it is served, and whether it will be.
+    pub fn note(&mut self, id: &Arc<str>, served: bool, next: bool) {
+        let Some(window) = &mut self.window else { return };
+        if !served && next && window.came.insert(Arc::clone(id)) {
+            *window.tenants.entry(tenant(id).into()).or_default() += 1;
+        } else if !next && window.came.remove(id) {
             let tenant = tenant(id);
             if let Some(count) = window.tenants.get_mut(tenant) {
                 *count -= 1;
@@ -111,12 +101,6 @@ impl Additions {
                 }
             }
         }
-        leaves
-    }
-
-    /// Takes back that a service that came since the window began is gone: its removal is withheld.
-    pub fn stays(&mut self, id: &Arc<str>) {
-        self.window.iter_mut().for_each(|window| window.come(id));
     }
 
     /// Whether so many new services might make more services wait than do now.
@@ -178,6 +162,17 @@ impl Additions {
         self.hold.as_ref()?.tenant.as_deref()
     }
 
+    /// Whether the hold ends at the next judgement whoever comes: it is released, or was long enough.
+    pub fn is_due(&self, now: Millis) -> bool {
+        self.released || self.deadline().is_some_and(|at| at <= now)
+    }
+
+    /// Whether the hold ends at the next judgement since most of the new services have left again.
+    pub fn is_over(&self) -> bool {
+        let window = self.window.as_ref().filter(|_| self.hold.is_some());
+        window.is_some_and(|window| !window.trips(window.came.len(), &self.protect))
+    }
+
     /// When the hold ends by itself.
     pub fn deadline(&self) -> Option<Millis> {
         self.hold.as_ref().map(|hold| hold.since + self.protect.mass_add_hold.as_millis() as Millis)
@@ -220,7 +215,7 @@ mod tests {
         fn change(&mut self, now: Millis, tenant: &str, services: Range<usize>, come: bool) -> Judgement {
             self.additions.begin(now, self.served.len());
             let ids: Vec<Arc<str>> = services.map(|n| format!("{n}#@#{tenant}#@#SOFA").into()).collect();
-            ids.iter().for_each(|id| _ = self.additions.note(id, self.served.contains(id), come));
+            ids.iter().for_each(|id| self.additions.note(id, self.served.contains(id), come));
             let judgement = self.additions.judge(now);
             for id in ids {
                 if !come {

@@ -6,10 +6,10 @@ use hashbrown::HashMap;
 
 use crate::registry::store::Taken;
 
-/// Services that were taken from the store, in the order in which they came.
+/// Services that were taken from the store, in the order in which they came first.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    /// A service that came again meanwhile may be named twice.
+    /// Each service of [`Backlog::services`], once.
     order: VecDeque<Arc<str>>,
     services: HashMap<Arc<str>, Taken>,
 }
@@ -20,7 +20,7 @@ impl Backlog {
         self.services.is_empty()
     }
 
-    /// Whether a service is among what is left, so that what was wanted of it when it was looked at is old.
+    /// Whether a service is among what is left.
     pub fn has(&self, id: &str) -> bool {
         self.services.contains_key(id)
     }
@@ -31,10 +31,11 @@ impl Backlog {
     }
 
     /// The services for a round that takes about `part`: first who came now, since a single change is not to wait behind a
-    /// mass, then who came before. A quarter of the round is for the latter in any case, so nobody waits for ever.
-    pub fn portion(&mut self, mut came: Vec<Taken>, part: usize) -> Vec<Taken> {
-        self.forget(&came);
-        let room = part.saturating_sub(came.len()).max(part.div_ceil(4));
+    /// mass, then who came before. Half of the round is for the latter in any case, and who comes again while waiting keeps his
+    /// place, so nobody waits for ever.
+    pub fn portion(&mut self, came: Vec<Taken>, part: usize) -> Vec<Taken> {
+        let mut came = self.renew(came);
+        let room = part.saturating_sub(came.len()).max(part.div_ceil(2));
         let rest = came.split_off(part.min(came.len()));
         let waited: Vec<Taken> = std::iter::from_fn(|| self.next()).take(room).collect();
         for taken in rest {
@@ -46,23 +47,41 @@ impl Backlog {
     }
 
     /// Everything: who came now, and what was left.
-    pub fn whole(&mut self, mut came: Vec<Taken>) -> Vec<Taken> {
-        self.forget(&came);
+    pub fn whole(&mut self, came: Vec<Taken>) -> Vec<Taken> {
+        let mut came = self.renew(came);
         self.order.clear();
         came.extend(self.services.drain().map(|(_, taken)| taken));
         came
     }
 
-    /// Leaves out services that came again: what was taken of them before is old.
-    fn forget(&mut self, came: &[Taken]) {
-        if !self.is_empty() {
-            came.iter().for_each(|taken| _ = self.services.remove(&taken.data_info_id));
+    /// A service, if it is among what is left; to take it out costs what is left.
+    pub fn take_out(&mut self, id: &str) -> Option<Taken> {
+        if self.is_empty() {
+            return None;
         }
+        let taken = self.services.remove(id)?;
+        self.order.retain(|left| **left != *id);
+        Some(taken)
+    }
+
+    /// Renews what was taken of services that are left; returns those that are not.
+    fn renew(&mut self, came: Vec<Taken>) -> Vec<Taken> {
+        if self.is_empty() {
+            return came;
+        }
+        let renew = |taken: Taken| match self.services.get_mut(&taken.data_info_id) {
+            Some(left) => {
+                *left = taken;
+                None
+            }
+            None => Some(taken),
+        };
+        came.into_iter().filter_map(renew).collect()
     }
 
     /// The service that has waited longest.
     fn next(&mut self) -> Option<Taken> {
-        std::iter::from_fn(|| self.order.pop_front()).find_map(|id| self.services.remove(&id))
+        self.services.remove(&self.order.pop_front()?)
     }
 }
 
@@ -92,12 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_gets_on_however_many_come() {
+    fn who_waits_gets_on_however_many_come_and_however_often() {
         let mut backlog = Backlog::default();
-        backlog.portion(services(&["a", "b", "c"]), 2);
-        assert_eq!(ids(&backlog.portion(services(&["d", "e", "f"]), 2)), ["d", "e", "c"]);
-        assert_eq!(ids(&backlog.portion(services(&["g", "h"]), 2)), ["g", "h", "f"]);
-        assert!(backlog.is_empty());
+        assert_eq!(ids(&backlog.portion(services(&["a", "b", "c", "d"]), 2)), ["a", "b"]);
+        for turn in [["a", "b", "c"], ["a", "b", "d"]] {
+            assert_eq!(ids(&backlog.portion(services(&["a", "b", "c", "d"]), 2)), turn);
+            assert_eq!(backlog.order.len(), backlog.services.len());
+        }
+        assert!(backlog.portion(services(&["a", "b"]), 2).len() == 3 && backlog.is_empty());
     }
 
     #[test]
@@ -107,10 +128,14 @@ mod tests {
         let mut again = services(&["c"]);
         again[0].unknown = true;
         let taken = backlog.portion(again, 8);
-        assert_eq!((ids(&taken), taken[0].unknown), (vec!["c", "b"], true));
-        backlog.portion(services(&["a", "b", "a"]), 1);
+        assert_eq!((ids(&taken), taken[1].unknown), (vec!["b", "c"], true));
+        backlog.portion(services(&["a", "b", "c"]), 1);
+        assert_eq!(
+            (backlog.take_out("b").is_some(), backlog.take_out("b").is_some(), backlog.order.len()),
+            (true, false, 1)
+        );
         let whole = backlog.whole(services(&["b", "c"]));
-        assert_eq!((ids(&whole), backlog.is_empty()), (vec!["b", "c", "a"], true));
+        assert_eq!((ids(&whole), backlog.is_empty()), (vec!["b", "c"], true));
         assert_eq!(ids(&backlog.portion(Vec::new(), 4)), [] as [&str; 0]);
     }
 }

@@ -379,6 +379,11 @@ impl Breaker {
         self.holds.values().next().map(|hold| hold.since + self.hold())
     }
 
+    /// Whether a hold ends at the next judgement whatever is missing then: it is released, or was long enough.
+    pub fn is_due(&self, now: Millis) -> bool {
+        self.released || self.deadline().is_some_and(|at| at <= now)
+    }
+
     /// How much may go, in percent.
     pub fn share(&self) -> usize {
         self.protect.mass_delete_share

@@ -51,8 +51,8 @@ use crate::{
 
 const LENGTH: usize = 60;
 const PUBLISHERS: usize = 3;
-/// How many services a round takes of those that another policy gives another form.
-const PART: usize = 2;
+/// How many services a round takes of many, in one world or another.
+const PARTS: [usize; 2] = [2, 1];
 const GRACE: Millis = 600_000;
 
 /// Ids of three tenants, some of whose services have one host but for what tells them apart.
@@ -192,7 +192,10 @@ enum Step {
     Pins(Vec<usize>),
     Release,
     Wait(Millis),
+    /// Rounds until everything is looked at.
     Round,
+    /// A round, which may leave something to the next.
+    Part,
     /// A round breaks off.
     Break,
     /// The served snapshots are kept for a restart.
@@ -265,8 +268,10 @@ fn steps(random: &mut Random) -> Vec<Step> {
                 Step::Restart { last_good, read, shown, unknown, baseline, ranges }
             }
         });
-        if random.below(3) == 0 {
-            steps.push(Step::Round);
+        match random.below(6) {
+            0 => steps.push(Step::Round),
+            1 => steps.push(Step::Part),
+            _ => {}
         }
     }
     steps
@@ -307,6 +312,8 @@ struct World {
     is_first: bool,
     /// After every round everything is compared, not after some.
     thorough: bool,
+    /// Of [`PARTS`].
+    part: usize,
 }
 
 struct Kept {
@@ -339,6 +346,7 @@ impl World {
         let mode = ["inline", "workload-entry"][seed % 2];
         let range = RANGES[seed / 2 % RANGES.len()];
         // Bounds that are met, or not.
+        let part = PARTS[seed / 16 % 2];
         let (of_publisher, of_service) = ([64, 1][seed / 4 % 2], [50_000, 2][seed / 8 % 2]);
         let config = json!({
             "limits": { "endpointsPerPublisher": of_publisher, "endpointsPerService": of_service },
@@ -349,7 +357,7 @@ impl World {
         });
         let mut driver = Driver::new(config);
         driver.orders.loaded = true;
-        driver.round.take_in_parts_of(PART);
+        driver.round.take_in_parts_of(part);
         let before = Before { versions: versions(&driver.view), ..Before::default() };
         Self {
             driver,
@@ -371,6 +379,7 @@ impl World {
             begins_again: false,
             is_first: true,
             thorough,
+            part,
         }
     }
 
@@ -463,6 +472,7 @@ impl World {
             Step::Release => self.driver.orders.release = true,
             Step::Wait(millis) => self.driver.now += millis,
             Step::Round => return self.round(),
+            Step::Part => return self.one_round(),
             Step::Break => {
                 self.driver.start_over();
                 self.dialed = None;
@@ -512,7 +522,7 @@ impl World {
         let seen = self.driver.seen.clone();
         self.driver = Driver::started(Arc::clone(&self.driver.config), now, last_good);
         (self.driver.policy, self.driver.pins, self.driver.seen) = (policy, pins, seen);
-        self.driver.round.take_in_parts_of(PART);
+        self.driver.round.take_in_parts_of(self.part);
         (self.driver.orders.frozen, self.driver.orders.ordered) = (orders.frozen, orders.ordered);
         self.driver.orders.listening_since = Some(now);
         let before = self.kept.as_ref().filter(|_| had_last_good).map(|kept| kept.view.clone()).unwrap_or_default();

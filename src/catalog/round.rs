@@ -170,6 +170,8 @@ pub struct Round {
     backlog: Backlog,
     /// There are services left whose grace is over.
     has_expired: bool,
+    /// Of the last [`Round::take`].
+    flushes: u64,
     /// How many of each a round takes.
     part: usize,
     /// The store left services out of the last [`Round::take`], since they were being read.
@@ -232,6 +234,7 @@ impl Round {
             pending: BTreeSet::new(),
             backlog: Backlog::default(),
             has_expired: false,
+            flushes: 0,
             part: PART,
             waits_for_reads: false,
             policy: None,
@@ -276,7 +279,7 @@ impl Round {
             narrowing: self.narrowing.clone(),
             graces: self.services.graces(),
             kept: kept.collect(),
-            pending: self.pending.clone(),
+            pending: self.pending.iter().chain(self.backlog.ids()).cloned().collect(),
             lingering: self.direct.as_ref().map(|direct| direct.lingering().clone()).unwrap_or_default(),
             part: self.part,
         })
@@ -404,9 +407,9 @@ impl Round {
         [grace, linger, gate, self.first_view.deadline()].into_iter().chain(holds).flatten().min()
     }
 
-    /// Whether every service was looked at that there is a reason for: a change, the policy, or the end of its grace.
+    /// Whether every service was looked at that there is a reason for: a change, the policy, or the end of its grace or of a hold.
     pub fn is_settled(&self) -> bool {
-        self.pending.is_empty() && self.backlog.is_empty() && !self.has_expired
+        self.pending.is_empty() && self.backlog.is_empty() && !self.has_expired && !self.additions.is_over()
     }
 
     /// Whether services that changed have yet to be looked at.

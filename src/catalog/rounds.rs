@@ -30,7 +30,9 @@ pub struct Rounds {
     /// The last round broke off, so its state is not to be used.
     broken: bool,
     file: Option<LastGoodFile>,
-    /// No change that the next round finds is older.
+    /// The last round was frozen.
+    was_frozen: bool,
+    /// No change that the next round finds is older, but for what a freeze held up.
     since: Instant,
 }
 
@@ -49,7 +51,7 @@ impl Rounds {
             shared.view.send_replace(last_good.view.clone());
         }
         let round = Round::new(Arc::clone(&shared.config), shared.clock.now(), last_good);
-        Self { shared, round, broken: false, file, since: Instant::now() }
+        Self { shared, round, broken: false, file, was_frozen: false, since: Instant::now() }
     }
 
     /// Runs until the store's [`Wake`](crate::registry::wake::Wake) is stopped, which may take a round. Needs a runtime
@@ -66,7 +68,7 @@ impl Rounds {
                 break;
             }
             // What a round that broke off did not publish, or left to this one, is as old as it was.
-            if !self.broken && !self.round.has_backlog() {
+            if self.was_frozen || (!self.broken && !self.round.has_backlog()) {
                 self.since = if came_meanwhile { began } else { Instant::now() };
             }
             // The pause is never restarted: a steady stream of changes does not put the push off.
@@ -136,19 +138,22 @@ impl Rounds {
     fn try_round(&mut self) {
         let shared = Arc::clone(&self.shared);
         let orders: Orders = shared.orders.lock().take();
-        shared.store.expire(shared.clock.now());
+        // One time for all: what the breakers say of it is to be the same from the taking to the judgement.
+        let now = shared.clock.now();
+        shared.store.expire(now);
         let policy = shared.policy.load_full();
         // Services that another policy has looked at anew have not changed in the registry.
         let changed = shared.store.is_dirty() || self.round.has_backlog();
-        let dirty = match self.round.is_frozen(&orders) {
+        self.was_frozen = self.round.is_frozen(&orders);
+        let dirty = match self.was_frozen {
             true => Vec::new(),
             false => {
-                self.round.see(shared.clock.now(), &policy, shared.seen.load_full().as_ref(), &orders);
-                self.round.take(shared.clock.now(), &shared.store, &policy, &orders)
+                self.round.see(now, &policy, shared.seen.load_full().as_ref(), &orders);
+                self.round.take(now, &shared.store, &policy, &orders)
             }
         };
         let changed = changed && !dirty.is_empty();
-        let (now, publishers) = (shared.clock.now(), shared.store.counts().publishers);
+        let publishers = shared.store.counts().publishers;
         let Output { changes, complete, shown, findings, notices } =
             self.round.round(Input { now, dirty, policy, orders, publishers, pins: shared.pins.load_full() });
         let current = shared.view.borrow().clone();

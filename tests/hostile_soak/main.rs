@@ -234,6 +234,7 @@ fn the_good_lose_nothing_among_the_bad() {
     follows.abort();
     good_tasks.shutdown_timeout(SOON);
     looks.join().unwrap();
+    assert_eq!(seen.lock().unwrap().wrong, [] as [String; 0], "seed {seed}");
     for (kind, waited) in &harassed {
         println!("behind {} of {kind}: {:?}", waited.len(), waits(waited.clone()));
     }

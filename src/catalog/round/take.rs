@@ -14,7 +14,7 @@ use crate::{
         orders::Orders,
         round::{Round, Stage},
     },
-    model::Millis,
+    model::{Millis, PROTOCOLS},
     policy::Policy,
     registry::store::{Store, Taken},
     translate::{payload::Client, port::port},
@@ -37,9 +37,10 @@ impl Round {
     /// they are judged and placed as a whole; services that get another form only are taken in parts, and so are many that
     /// changed, where no breaker could trip over all of them together and no hold ends.
     pub fn take(&mut self, now: Millis, store: &Store, policy: &Arc<Policy>, orders: &Orders) -> Vec<Taken> {
-        let holds = [self.breaker.deadline(), self.additions.deadline()];
-        let ends_hold = orders.release || holds.into_iter().flatten().any(|at| at <= now);
-        let is_whole = self.stage != Stage::Live || self.is_other(policy) || ends_hold;
+        let ends_hold = orders.release || self.breaker.is_due(now) || self.additions.is_due(now);
+        // Who waits for what was said before does not wait for what comes after.
+        let is_awaited = std::mem::replace(&mut self.flushes, orders.flushes) != orders.flushes;
+        let is_whole = self.stage != Stage::Live || self.is_other(policy) || ends_hold || is_awaited;
         let due = self.due(policy, || store.ids());
         store.mark_dirty(&due);
         let mut taken = store.take_dirty();
@@ -60,24 +61,31 @@ impl Round {
         taken.extend(forgotten);
         self.waits_for_reads = store.has_put_off();
         let part = self.part + due.len();
-        if is_whole || (taken.len() > part && self.may_trip(now, &taken)) {
-            self.backlog.whole(taken)
-        } else if taken.len() > part || !self.backlog.is_empty() {
-            self.backlog.portion(taken, part)
-        } else {
+        if taken.len() <= part && self.backlog.is_empty() {
             taken
+        } else if is_whole || (!taken.is_empty() && self.may_trip(now, &taken)) {
+            self.backlog.whole(taken)
+        } else {
+            self.backlog.portion(taken, part)
         }
     }
 
     /// Whether a breaker could trip over services and what is left of others, whatever became of them.
     fn may_trip(&self, now: Millis, taken: &[Taken]) -> bool {
-        let ids = taken.iter().map(|taken| &taken.data_info_id).chain(self.backlog.ids());
-        let keys: HashSet<ServiceKey> = ids.flat_map(|id| self.others.with_main(id)).collect();
-        let endpoints = |key| self.services.get(key).map(|service| service.endpoints);
-        let served = keys.iter().filter_map(|key| Some((key.text(), endpoints(key)?)));
-        let new = keys.len() - served.clone().count();
-        self.additions.may_trip(new)
-            || self.breaker.may_trip(now, self.services.totals(), served, |tenant| self.services.totals_of(tenant))
+        let came = taken.iter().map(|taken| &taken.data_info_id).filter(|id| !self.backlog.has(id));
+        let (mut served, mut new) = (Vec::new(), 0);
+        for id in came.chain(self.backlog.ids()) {
+            let before = served.len();
+            let endpoints = |key: ServiceKey| self.services.get(&key).map(|service| (key, service.endpoints));
+            served.extend(self.others.with_main(id).into_iter().filter_map(endpoints));
+            if served.len() == before {
+                // How many protocols it has is not known before it is read.
+                new += if Client::of(id).names_protocols() { PROTOCOLS.len() } else { 1 };
+            }
+        }
+        let served = served.iter().map(|(key, endpoints)| (key.text(), *endpoints));
+        let of_tenant = |tenant: &str| self.services.totals_of(tenant);
+        self.additions.may_trip(new) || self.breaker.may_trip(now, self.services.totals(), served, of_tenant)
     }
 
     /// Like [`Round::take`], for a copy: from what was read of the registry before. A service that is `None` there was being read.

@@ -95,8 +95,6 @@ pub(super) struct Turn<'p> {
     /// Of which services no endpoint that is served may go.
     withhold: Withhold,
     work: BTreeMap<ServiceKey, Work<'p>>,
-    /// New services that the mass-add breaker takes for gone.
-    left: BTreeSet<ServiceKey>,
     /// For what is built.
     room: Room,
 }
@@ -106,20 +104,12 @@ impl Round {
     pub(super) fn turn(&mut self, now: Millis, dirty: Vec<Taken>, policy: &Arc<Policy>) -> RoundChanges {
         self.follow(policy);
         let withhold = if self.stage == Stage::Gathering { Withhold::Everything } else { Withhold::Nothing };
-        let mut turn =
-            Turn { now, policy, withhold, work: BTreeMap::new(), left: BTreeSet::new(), room: Room::default() };
-        for Taken { data_info_id: id, entries, unknown } in dirty {
-            self.unknown.note(&id, unknown);
-            let rules = policy.rules(&id);
-            for (key, intent) in self.read(now, &id, &entries, &rules) {
-                let rules = if key.other().is_some() { rules.beside() } else { rules };
-                self.insert(&mut turn, key, intent, rules);
-            }
-        }
+        let mut turn = Turn { now, policy, withhold, work: BTreeMap::new(), room: Room::default() };
+        dirty.into_iter().for_each(|taken| _ = self.look(&mut turn, taken));
         let repinned = std::mem::take(&mut self.repinned);
         self.look_again(&mut turn, repinned);
         if self.stage != Stage::Gathering {
-            let expired = self.services.expired(now - self.empty_grace()).filter(|id| !self.backlog.has(id.id()));
+            let expired = self.services.expired(now - self.empty_grace());
             let mut expired: Vec<ServiceKey> = expired.take(self.part + 1).cloned().collect();
             self.has_expired = expired.len() > self.part;
             expired.truncate(self.part);
@@ -139,6 +129,19 @@ impl Round {
         self.serve_direct(now, policy, &mut changes);
         self.encodes += changes.encodes;
         changes
+    }
+
+    /// Looks at the services of a dataInfoId; returns them.
+    fn look(&mut self, turn: &mut Turn<'_>, Taken { data_info_id: id, entries, unknown }: Taken) -> Vec<ServiceKey> {
+        self.unknown.note(&id, unknown);
+        let rules = turn.policy.rules(&id);
+        let mut keys = Vec::new();
+        for (key, intent) in self.read(turn.now, &id, &entries, &rules) {
+            let rules = if key.other().is_some() { rules.beside() } else { rules };
+            keys.push(key.clone());
+            self.insert(turn, key, intent, rules);
+        }
+        keys
     }
 
     /// Keeps up with the policy for the entries of applications.
@@ -214,13 +217,20 @@ impl Round {
         turn.work.insert(id, Work { rules, intent, target, outcome });
     }
 
-    /// Draws services in whose intent is as it was, and returns them; a service that is there already stays.
+    /// Draws services in, and returns those that were; a service that is there already stays. The intent is as it was, or as the
+    /// registry has it now where that was left to a later round: together with a service all others of its dataInfoId are drawn in.
     fn look_again(&mut self, turn: &mut Turn<'_>, ids: impl IntoIterator<Item = ServiceKey>) -> Vec<ServiceKey> {
-        let drawn: Vec<_> = ids.into_iter().filter(|id| !turn.work.contains_key(id)).collect();
-        for id in &drawn {
-            let waited = self.waiting.get_mut(id).map(std::mem::take);
-            let (intent, rules) = (waited.unwrap_or_else(|| self.services.take_intent(id)), id.rules(turn.policy));
-            self.insert(turn, id.clone(), intent, rules);
+        let mut drawn = Vec::new();
+        for id in ids {
+            if let Some(taken) = self.backlog.take_out(id.id()) {
+                drawn.extend(self.look(turn, taken));
+            }
+            if !turn.work.contains_key(&id) {
+                let waited = self.waiting.get_mut(&id).map(std::mem::take);
+                let (intent, rules) = (waited.unwrap_or_else(|| self.services.take_intent(&id)), id.rules(turn.policy));
+                self.insert(turn, id.clone(), intent, rules);
+                drawn.push(id);
+            }
         }
         drawn
     }
@@ -288,7 +298,9 @@ impl Round {
             // claim otherwise than before.
             let mut claiming = todo.clone();
             while !claiming.is_empty() {
-                self.look_again(turn, claiming.iter().cloned());
+                let drawn = self.look_again(turn, claiming.iter().cloned());
+                claiming.extend(drawn.iter().cloned());
+                todo.extend(drawn);
                 let movers: Movers = claiming.iter().flat_map(|id| self.claim_place(&turn.work[id], id)).collect();
                 claiming = movers.iter().filter(|id| !turn.work.contains_key(*id)).cloned().collect();
                 todo.extend(movers);
@@ -396,6 +408,8 @@ impl Round {
             self.set_withheld(&id, has_more && self.withholds(withhold, &id) && !self.is_unknown(&id, &intent));
             match outcome {
                 Outcome::Gone => {
+                    // Not before it is known that the removal is not withheld.
+                    self.additions.note(id.text(), true, false);
                     self.release(id.text());
                     self.left_out.set(id.text(), []);
                     if let Some((removed, members)) = self.services.remove(&id) {

@@ -63,8 +63,7 @@ impl Round {
         too_many.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteNotHeld(lost)));
         if let Some(why) = over {
             let freed = self.withheld.iter().filter(|id| !self.breaker.withholds(id.text()));
-            let is_drawn = |id: &&ServiceKey| !turn.work.contains_key(*id) && !self.backlog.has(id.id());
-            let (services, freed) = (freed.clone().count(), freed.filter(is_drawn));
+            let (services, freed) = (freed.clone().count(), freed.filter(|id| !turn.work.contains_key(*id)));
             let freed: BTreeSet<ServiceKey> = freed.cloned().collect();
             self.notices.give(now, Notice::MassDeleteOver { why, services });
             self.settle(turn, freed);
@@ -86,9 +85,8 @@ impl Round {
         for (id, work) in &turn.work {
             let is_served = self.services.get(id).is_some();
             let comes = matches!(work.outcome, Outcome::Waits | Outcome::Built(_));
-            let stays = is_served && !matches!(work.outcome, Outcome::Gone);
-            if self.additions.note(id.text(), is_served, comes || stays) {
-                turn.left.insert(id.clone());
+            if comes {
+                self.additions.note(id.text(), is_served, true);
             }
         }
         if self.stage != Stage::Live {
@@ -102,8 +100,7 @@ impl Round {
         let mut again = BTreeSet::new();
         if let Some(why) = over {
             self.notices.give(turn.now, Notice::MassAddOver { why, services: self.waiting.len() });
-            let is_drawn = |id: &&ServiceKey| !turn.work.contains_key(*id) && !self.backlog.has(id.id());
-            again.extend(self.waiting.keys().filter(is_drawn).cloned());
+            again.extend(self.waiting.keys().filter(|id| !turn.work.contains_key(*id)).cloned());
         }
         for id in turn.work.keys().cloned().collect::<Vec<_>>() {
             let waits = self.services.get(&id).is_none() && self.additions.waits(id.text());
@@ -133,9 +130,6 @@ impl Round {
             let loses = matches!(&work.outcome, Outcome::Built(build) if build.loses);
             if loses || matches!(target, Target::Serve { extended: Some(_), .. }) {
                 (work.target, work.outcome) = (target, Outcome::Open);
-                if turn.left.contains(&id) {
-                    self.additions.stays(id.text());
-                }
                 again.insert(id);
             }
         }
