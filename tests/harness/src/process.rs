@@ -9,7 +9,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -42,9 +45,20 @@ pub fn eventually_is<T: PartialEq + Debug>(wanted: &T, what: &str, mut value: im
     assert!(seen == *wanted, "not within {SOON:?}: {what}\n  wanted: {wanted:#?}\n    seen: {seen:#?}");
 }
 
-/// A port that is free now.
+/// Ports below those that the system gives to connections, one of which might take a port before its server does.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port that is free now, which nobody else is given in this process.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() as u16;
+    loop {
+        let nth = first.wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + nth % (PORTS.end - PORTS.start);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub fn local(port: u16) -> SocketAddr {
