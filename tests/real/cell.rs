@@ -51,8 +51,12 @@ pub(crate) fn get(n: u8, port: u16, path: &str) -> Option<String> {
     http::ask((address(n), port), PATIENCE, "GET", path, &[], "").ok()?.good()
 }
 
-pub(crate) fn post(n: u8, path: &str) -> http::Answer {
-    http::ask((address(n), 9603), SOON, "POST", path, &[&format!("X-Mox-Token: {TOKEN}")], "").unwrap()
+/// An operator's request to a session server; `if_match` empty: whatever revision there is.
+pub(crate) fn post(n: u8, path: &str, if_match: &str, body: &str) -> http::Answer {
+    let (token, if_match) = (format!("X-Mox-Token: {TOKEN}"), format!("If-Match: {if_match}"));
+    let headers = [&*token, "Content-Type: application/json", &*if_match];
+    let headers = if if_match == "If-Match: " { &headers[..2] } else { &headers[..] };
+    http::ask((address(n), 9603), SOON, "POST", path, headers, body).unwrap()
 }
 
 /// Starts the database of a registry, with a log of this name, and waits until it listens at an address.

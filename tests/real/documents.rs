@@ -19,7 +19,7 @@ use registry_mox::testing::digest::hex;
 use ring::{digest, hmac};
 use serde_json::{Value, json};
 
-use crate::cell::{Cell, DATABASE_PORT, META, SESSIONS, SETTLED, Server, TOKEN, address, get, on, status};
+use crate::cell::{Cell, DATABASE_PORT, META, SESSIONS, SETTLED, Server, TOKEN, address, get, on, post, status};
 
 pub(crate) const DATABASE: u8 = 1;
 const POLICY: &str = "registry-mox.policy#@#9600#@#CONFIG";
@@ -43,14 +43,6 @@ impl Times {
         println!("{text}");
         fs::write(root().join("target/real").join(file), text).unwrap();
     }
-}
-
-/// An operator's request to a session server.
-fn post(n: u8, path: &str, if_match: &str, body: &str) -> http::Answer {
-    let (token, if_match) = (format!("X-Mox-Token: {TOKEN}"), format!("If-Match: {if_match}"));
-    let headers = [&*token, "Content-Type: application/json", &*if_match];
-    let headers = if if_match == "If-Match: " { &headers[..2] } else { &headers[..] };
-    http::ask((address(n), 9603), SOON, "POST", path, headers, body).unwrap()
 }
 
 fn excluding(services: &[usize]) -> String {

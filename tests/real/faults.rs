@@ -259,7 +259,7 @@ pub(crate) fn clients_killed(cell: &mut Cell) {
         assert!(left + 50 + SERVICES >= before, "the client {} has {left} of {before} endpoints left", recorder.name);
     }
     let released = now();
-    let answer = post(SESSIONS[0], "/mox/release");
+    let answer = post(SESSIONS[0], "/mox/release", "", "");
     assert!(answer.status == 200 && answer.body.matches("released\\\": true").count() == 2, "{answer:?}");
     let took = converge(&cell.reader, &cell.clients(), released, SETTLED);
     cell.judge("all clients are killed, then a release", since, took);

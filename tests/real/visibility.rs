@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{SOON, http, parts::Client, process::eventually};
+use harness::{parts::Client, process::eventually};
 use serde_json::{Value, json};
 
 use crate::{
-    cell::{Cell, DATABASE_PORT, SESSIONS, TOKEN, address, data_id, get, status},
+    cell::{Cell, DATABASE_PORT, SESSIONS, address, data_id, get, post, status},
     documents::{DATABASE, drop_packets, drop_packets_of},
 };
 
@@ -21,9 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Posts until it is taken: a store of documents that is slow for a moment is no fault, and each of these may be said twice.
 fn order(path: &str, body: &str) {
-    let headers = [&*format!("X-Mox-Token: {TOKEN}"), "Content-Type: application/json"];
     eventually(PATIENCE, &format!("{path} is taken"), || {
-        let answer = http::ask((address(SESSIONS[0]), 9603), SOON, "POST", path, &headers, body).ok()?;
+        let answer = post(SESSIONS[0], path, "", body);
         assert!([200, 503].contains(&answer.status), "{answer:?}");
         (answer.status == 200).then_some(())
     });
