@@ -1,13 +1,6 @@
 //! Clients that do what no good client does.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use harness::{
     client::{Delta, Request, SERVICE_ENTRY, Sotw, Stream, node},
@@ -17,20 +10,25 @@ use registry_mox::proto::envoy::service::discovery::v3::DiscoveryRequest;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
     time::{sleep, timeout},
 };
 
 /// Longest that one misdeed takes.
 const MOST: Duration = Duration::from_secs(3);
 
-/// Does one misdeed after another, while there is hostility.
-pub(crate) async fn run(mox: SocketAddr, admin: SocketAddr, seed: u64, hostile: Arc<AtomicBool>) {
+/// Does one misdeed after another to the server that is the target, the second its admin pages, while there is one.
+pub(crate) async fn run(mut target: watch::Receiver<Option<(SocketAddr, SocketAddr)>>, seed: u64) {
     let mut random = Random::new(seed ^ 0xC11E);
     loop {
         sleep(Duration::from_millis(20 + random.below(200) as u64)).await;
-        if hostile.load(Ordering::Acquire) {
-            // The server may refuse any of it at any moment.
-            let _ = timeout(MOST, misdeed(mox, admin, &mut random)).await;
+        let now = *target.borrow_and_update();
+        if let Some((mox, admin)) = now {
+            tokio::select! {
+                // The server may refuse any of it at any moment.
+                _ = timeout(MOST, misdeed(mox, admin, &mut random)) => {}
+                _ = target.changed() => {}
+            }
         }
     }
 }
