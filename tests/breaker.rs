@@ -36,7 +36,9 @@ async fn flush(mox: &Mox) -> (usize, u64, Value) {
     (services, endpoints, serde_json::to_value(held).unwrap())
 }
 
-async fn full(config: Value) -> Mox {
+async fn full(mut config: Value) -> Mox {
+    // A round begins when all that is said in one go is there, however slowly that comes in.
+    config["push"] = json!({ "quiet": "100ms" });
     let mox = Mox::closed(config);
     // In this order: the first state that is kept is to have everything, and nothing is to count as new in it.
     publish(&mox, 0..SERVICES, 1);
@@ -119,9 +121,7 @@ async fn a_hold_ends_by_itself() {
 async fn a_flood_of_new_services_waits_and_everybody_else_goes_on() {
     for mode in ["inline", "workload-entry"] {
         let protect = json!({ "massAddServices": 10, "massAddSettle": "0s" });
-        // A round begins when all of the flood is there, however slowly that comes in.
-        let push = json!({ "quiet": "200ms" });
-        let mox = full(json!({ "endpointMode": mode, "protect": protect, "push": push })).await;
+        let mox = full(json!({ "endpointMode": mode, "protect": protect })).await;
         let before = mox.engine.flush().await;
         let of = |tenant: &str, n: usize| id(n).replace("DEFAULT_INSTANCE_ID", tenant);
         let flood = |n: usize| mox.publish(&of("evil", n), "a", 1, &["10.66.6.6:1"]);

@@ -9,7 +9,10 @@ use harness::{
     nth as id, nth_name as name,
 };
 use prost::Message;
-use registry_mox::proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use registry_mox::{
+    proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
+    testing::registry::frame::{self, Publisher},
+};
 use serde_json::json;
 use tonic::Code;
 
@@ -266,6 +269,25 @@ async fn ten_thousand_events_within_the_quiet_time_are_one_push() {
     assert_eq!(status.pushes - before.pushes, 1);
     assert_eq!(status.rounds.snapshots - before.rounds.snapshots, 1);
     assert_eq!(after.services, 100);
+}
+
+/// What a client that is gone published, and what a caller batches, comes in one frame; the first of its services begins a round.
+#[tokio::test]
+async fn a_frame_after_a_rest_is_one_push() {
+    let mox = serving(json!({}), 1).await;
+    let mut client = mox.client(plain_node("client")).await;
+    client.subscribe(SERVICE_ENTRY).unwrap();
+    first(&mut client).await;
+    mox.engine.flush().await;
+    tokio::time::sleep(Duration::from_millis(50)).await; // more than four times `mox.push.quiet`
+    let before = mox.engine.status().rounds.snapshots;
+    let publisher = Publisher { register_id: "a".into(), payloads: vec![b"10.0.0.1:1".into()], ..Publisher::default() };
+    let events: Vec<Vec<u8>> =
+        (0..50).map(|n| frame::encode_publish("registry", &id(n + 1), &publisher).unwrap().split_off(4)).collect();
+    let header = [1, 0, events.len() as u8, 0]; // of one event it ends with 1, 0
+    mox.engine.apply(&[header.as_slice(), &events.concat()].concat()).unwrap();
+    client.wait_until(SOON, |state| state.len() == 51).await.unwrap();
+    assert_eq!(mox.engine.status().rounds.snapshots - before, 1);
 }
 
 #[tokio::test]

@@ -21,6 +21,12 @@ use crate::{
 
 /// How often expired removals are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
+/// After a rest of so many times `mox.push.quiet` a change goes out at once. A steady stream that is faster than that makes no more
+/// rounds than with a pause before each.
+const REST: u32 = 4;
+/// A longer `mox.push.quiet` was set for the sake of fewer pushes, so that it is waited for after a rest as well. So long, at most, is
+/// the rest of a frame waited for.
+const SHORT: Duration = Duration::from_millis(10);
 
 /// Drives the rounds.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub struct Rounds {
     was_frozen: bool,
     /// No change that the next round finds is older, but for what a freeze held up.
     since: Instant,
+    /// The same of what came since the last round.
+    came: Instant,
 }
 
 impl Rounds {
@@ -51,7 +59,8 @@ impl Rounds {
             shared.view.send_replace(last_good.view.clone());
         }
         let round = Round::new(Arc::clone(&shared.config), shared.clock.now(), last_good);
-        Self { shared, round, broken: false, file, was_frozen: false, since: Instant::now() }
+        let now = Instant::now();
+        Self { shared, round, broken: false, file, was_frozen: false, since: now, came: now }
     }
 
     /// Runs until the store's [`Wake`](crate::registry::wake::Wake) is stopped, which may take a round. Needs a runtime
@@ -60,7 +69,7 @@ impl Rounds {
         let shared = Arc::clone(&self.shared);
         let wake = shared.store.wake();
         let mut next = self.deadline();
-        let mut began = Instant::now();
+        let (mut began, mut ended) = (Instant::now(), Instant::now());
         loop {
             // A change that has come by now came during the last round.
             let came_meanwhile = wake.is_woken();
@@ -68,11 +77,17 @@ impl Rounds {
                 break;
             }
             // What a round that broke off did not publish, or left to this one, is as old as it was.
+            self.came = if came_meanwhile { began } else { Instant::now() };
             if self.was_frozen || (!self.broken && !self.round.has_backlog()) {
-                self.since = if came_meanwhile { began } else { Instant::now() };
+                self.since = self.came;
             }
+            let quiet = shared.config.push.quiet;
             // The pause is never restarted: a steady stream of changes does not put the push off.
-            if !wake.pause(shared.config.push.quiet) {
+            let goes_on = match is_at_once(quiet, ended.elapsed(), self.round.has_backlog()) {
+                true => wake.settle(SHORT),
+                false => wake.pause(quiet),
+            };
+            if !goes_on {
                 break;
             }
             began = Instant::now();
@@ -80,6 +95,7 @@ impl Rounds {
                 true => self.deadline(),
                 false => Some(Instant::now() + SWEEP),
             };
+            ended = Instant::now();
             self.keep();
         }
     }
@@ -165,7 +181,8 @@ impl Rounds {
         if is_new {
             let at = shared.signals.tell(&current, &next, || _ = shared.view.send_replace(next.clone()));
             if changed && current.shown {
-                shared.published.note(at.into_std().saturating_duration_since(self.since));
+                let since = if self.round.gave_way() { self.came } else { self.since };
+                shared.published.note(at.into_std().saturating_duration_since(since));
             }
         }
         notices.iter().for_each(log);
@@ -173,6 +190,11 @@ impl Rounds {
             shared.flushed.send_replace(orders.flushes);
         }
     }
+}
+
+/// Whether a change waits for no others than those of its frame: after a rest since the last round, or where a mass goes in portions.
+fn is_at_once(quiet: Duration, rest: Duration, has_backlog: bool) -> bool {
+    has_backlog || (quiet <= SHORT && rest >= quiet * REST)
 }
 
 /// The longest dataInfoId in a log line; the rest of a line has at most 300 characters.

@@ -175,6 +175,7 @@ impl Engine {
         let events = frame::decode(frame)?;
         let clock = &self.shared.clock;
         let (mut sequence, mut refused) = (0, None);
+        let _batch = events.is_batch().then(|| self.shared.store.wake().batch());
         for event in events {
             let now = match event {
                 // Whether a read began before another one ended is a question of less than a tick.

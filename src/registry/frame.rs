@@ -250,6 +250,13 @@ pub struct Events<'a> {
     rest: Vec<Event<'a>>,
 }
 
+impl Events<'_> {
+    /// Whether there are several.
+    pub fn is_batch(&self) -> bool {
+        !self.rest.is_empty()
+    }
+}
+
 impl<'a> IntoIterator for Events<'a> {
     type Item = Event<'a>;
     type IntoIter = std::iter::Chain<std::option::IntoIter<Event<'a>>, std::vec::IntoIter<Event<'a>>>;

@@ -15,6 +15,22 @@ pub struct Wake {
 struct State {
     woken: bool,
     stopped: bool,
+    /// Batches that are being applied.
+    batches: usize,
+}
+
+/// A batch that is being applied, until it is dropped.
+#[derive(Debug)]
+pub struct Batch<'a>(&'a Wake);
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.batches -= 1;
+        if state.batches == 0 {
+            self.0.changed.notify_one();
+        }
+    }
 }
 
 impl Wake {
@@ -28,6 +44,12 @@ impl Wake {
     pub fn stop(&self) {
         self.state.lock().stopped = true;
         self.changed.notify_one();
+    }
+
+    /// Begins a batch, whose changes are to be found together.
+    pub fn batch(&self) -> Batch<'_> {
+        self.state.lock().batches += 1;
+        Batch(self)
     }
 
     /// Whether the next wait ends at once.
@@ -57,6 +79,14 @@ impl Wake {
         let mut state = self.state.lock();
         let until = Instant::now() + span;
         while !state.stopped && !self.changed.wait_until(&mut state, until).timed_out() {}
+        !state.stopped
+    }
+
+    /// Waits until no batch is being applied, for `most` at the longest; whether it is to go on.
+    pub fn settle(&self, most: Duration) -> bool {
+        let mut state = self.state.lock();
+        let until = Instant::now() + most;
+        while state.batches > 0 && !state.stopped && !self.changed.wait_until(&mut state, until).timed_out() {}
         !state.stopped
     }
 }
@@ -92,6 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_waited_for_as_long_as_it_takes_or_may_take() {
+        let (wake, long) = (Wake::default(), Duration::from_secs(3600));
+        assert!(wake.settle(long), "there is none");
+        let (first, second) = (wake.batch(), wake.batch());
+        assert!(wake.settle(Duration::from_millis(1)), "it takes too long");
+        std::thread::scope(|scope| {
+            let settles = scope.spawn(|| wake.settle(long));
+            drop(first);
+            assert!(wake.settle(Duration::from_millis(1)), "there is another one");
+            drop(second);
+            assert!(settles.join().unwrap());
+        });
+    }
+
+    #[test]
     fn a_stop_ends_waits_and_pauses() {
         let wake = Wake::default();
         std::thread::scope(|scope| {
@@ -99,6 +144,8 @@ mod tests {
             wake.stop();
             assert!(!waits.join().unwrap());
         });
+        let _batch = wake.batch();
+        assert!(!wake.settle(Duration::from_secs(3600)));
         assert!(!wake.pause(Duration::from_secs(3600)) && !wake.wait(None));
     }
 }

@@ -149,3 +149,20 @@ fn a_line_that_names_applications_is_short() {
     let lengths: Vec<usize> = lines.lock().iter().map(|line| line.chars().count()).collect();
     assert!(lengths.len() == 3 && lengths.iter().all(|length| *length <= 500), "{lengths:?}");
 }
+
+#[test]
+fn a_change_waits_for_others_where_some_came_lately_or_somebody_wants_it_to() {
+    let millis = Duration::from_millis;
+    for (quiet, rest, has_backlog, at_once) in [
+        (5, 0, false, false),
+        (5, 19, false, false),
+        (5, 20, false, true),
+        (5, 0, true, true),
+        (0, 0, false, true),
+        (10, 40, false, true),
+        (11, 1_000, false, false),
+        (11, 0, true, true),
+    ] {
+        assert_eq!(is_at_once(millis(quiet), millis(rest), has_backlog), at_once, "{quiet} {rest} {has_backlog}");
+    }
+}
