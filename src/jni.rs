@@ -7,6 +7,8 @@
 mod buffer;
 mod error;
 mod handle;
+#[cfg(target_env = "gnu")]
+mod musl;
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 

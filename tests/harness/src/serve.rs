@@ -9,8 +9,11 @@ use crate::{
     process::{Driven, START},
 };
 
-/// The example of the profile that the tests are built with.
+/// What `MOX_SERVE` names, or the example of the profile that the tests are built with.
 pub fn program() -> PathBuf {
+    if let Some(program) = std::env::var_os("MOX_SERVE") {
+        return program.into();
+    }
     let tests = std::env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples/serve");
     assert!(program.is_file(), "{} is missing: cargo build --examples", program.display());

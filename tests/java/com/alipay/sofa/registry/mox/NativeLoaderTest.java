@@ -35,34 +35,14 @@ public class NativeLoaderTest {
 
     @Test
     public void platformsHaveOneNameEach() {
-        assertEquals("linux-x86_64", NativeLoader.platform("Linux", "amd64", false));
-        assertEquals("linux-x86_64", NativeLoader.platform("Linux", "x86_64", false));
-        assertEquals("linux-x86_64-musl", NativeLoader.platform("Linux", "amd64", true));
-        assertEquals("linux-aarch64", NativeLoader.platform("Linux", "aarch64", false));
-        assertEquals("linux-aarch64", NativeLoader.platform("Linux", "arm64", false));
-        assertEquals("linux-aarch64-musl", NativeLoader.platform("Linux", "aarch64", true));
+        assertEquals("linux-x86_64", NativeLoader.platform("Linux", "amd64"));
+        assertEquals("linux-x86_64", NativeLoader.platform("Linux", "x86_64"));
+        assertEquals("linux-aarch64", NativeLoader.platform("Linux", "aarch64"));
+        assertEquals("linux-aarch64", NativeLoader.platform("Linux", "arm64"));
         for (String[] other : new String[][] {{"Mac OS X", "aarch64"}, {"Windows 10", "amd64"}, {"Linux", "riscv64"}, {"Linux", "x86"}}) {
-            String platform = NativeLoader.platform(other[0], other[1], false);
+            String platform = NativeLoader.platform(other[0], other[1]);
             assertFalse(platform, NativeLoader.PLATFORMS.contains(platform));
         }
-    }
-
-    @Test
-    public void theCLibraryIsTheOneThatIsMapped() throws Exception {
-        String glibc = "7f0-7f1 r-xp 00000000 fd:00 9 /usr/lib/x86_64-linux-gnu/libc.so.6\n7f2-7f3 rw-p 00000000 00:00 0 [stack]\n";
-        String[] musl = {
-            "7f0-7f1 r-xp 00000000 fd:00 9                          /lib/ld-musl-x86_64.so.1\n",
-            "7f0-7f1 r-xp 00000000 fd:00 9                          /lib/libc.musl-aarch64.so.1\n",
-            // A program that is run as root from elsewhere keeps its loader's name.
-            "7f0-7f1 r-xp 00000000 fd:00 9                          /opt/alpine/lib/ld-musl-x86_64.so.1\n",
-        };
-        assertFalse(NativeLoader.runsOnMusl(maps(glibc)));
-        for (String line : musl) {
-            assertTrue(line, NativeLoader.runsOnMusl(maps(glibc + line)));
-        }
-        // A folder of that name is no library, and a name that is not text does no harm.
-        assertFalse(NativeLoader.runsOnMusl(maps(glibc + "7f0-7f1 r--p 0 fd:00 9 /lib/ld-musl-tools/libjvm.so\n7f0-7f1 r--p 0 0 9 /\u00ff\n")));
-        assertFalse("no /proc", NativeLoader.runsOnMusl(temp.getRoot().toPath().resolve("none")));
     }
 
     @Test
@@ -92,8 +72,8 @@ public class NativeLoaderTest {
         jar(sha256(CONTENT));
         jar.put("META-INF/native/linux-aarch64/libregistry_mox.so", CONTENT);
         assertUnavailable(
-                "this jar has a native library for linux-x86_64, linux-aarch64 only, not for linux-x86_64-musl; name one of your own build with ",
-                () -> NativeLoader.unpack(this::resource, "linux-x86_64-musl", temp.getRoot().toPath(), file -> {}));
+                "this jar has a native library for linux-x86_64, linux-aarch64 only, not for linux-riscv64; name one of your own build with ",
+                () -> NativeLoader.unpack(this::resource, "linux-riscv64", temp.getRoot().toPath(), file -> {}));
         assertNoLeftovers();
     }
 
@@ -204,12 +184,6 @@ public class NativeLoaderTest {
                 }
             }
         }
-    }
-
-    private Path maps(String text) throws IOException {
-        Path file = elsewhere.newFile().toPath();
-        Files.write(file, text.getBytes(StandardCharsets.ISO_8859_1));
-        return file;
     }
 
     private String sha256(byte[] content) throws IOException {

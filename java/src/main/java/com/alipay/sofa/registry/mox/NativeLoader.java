@@ -30,12 +30,12 @@ final class NativeLoader {
 
     static final String LIBRARY = "libregistry_mox.so";
 
-    /** The platforms that a jar may have a library for; the library's folder in the jar has the same name. */
-    static final List<String> PLATFORMS =
-            Collections.unmodifiableList(Arrays.asList("linux-x86_64", "linux-aarch64", "linux-x86_64-musl", "linux-aarch64-musl"));
+    /**
+     * The platforms that a jar may have a library for; the library's folder in the jar has the same name. Each runs with glibc and with
+     * musl.
+     */
+    static final List<String> PLATFORMS = Collections.unmodifiableList(Arrays.asList("linux-x86_64", "linux-aarch64"));
 
-    /** What the kernel has mapped into this process, its C library among it. */
-    private static final Path MAPS = Paths.get("/proc/self/maps");
     private static final FileAttribute<Set<PosixFilePermission>> PRIVATE =
             PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
 
@@ -52,7 +52,7 @@ final class NativeLoader {
         if (override != null) {
             loadFile(Paths.get(override), "system property " + OVERRIDE + "=" + override);
         } else {
-            String platform = platform(System.getProperty("os.name"), System.getProperty("os.arch"), runsOnMusl(MAPS));
+            String platform = platform(System.getProperty("os.name"), System.getProperty("os.arch"));
             Path temp = Paths.get(System.getProperty("java.io.tmpdir"));
             unpack(NativeLoader.class.getClassLoader()::getResourceAsStream, platform, temp, file -> loadFile(file, "library of the jar"));
         }
@@ -66,28 +66,10 @@ final class NativeLoader {
     }
 
     /** The name of a platform, whether there is a library for it or not. */
-    static String platform(String osName, String osArch, boolean musl) {
+    static String platform(String osName, String osArch) {
         String os = osName.toLowerCase(Locale.ROOT);
         String arch = osArch.equals("amd64") ? "x86_64" : osArch.equals("arm64") ? "aarch64" : osArch;
-        return os + "-" + arch + (musl ? "-musl" : "");
-    }
-
-    /**
-     * Whether the C library of this process is musl, as on Alpine. The file system does not tell: musl may be installed beside a glibc
-     * that the JVM runs on. Without /proc the answer is no.
-     */
-    static boolean runsOnMusl(Path maps) {
-        try (BufferedReader in = Files.newBufferedReader(maps, StandardCharsets.ISO_8859_1)) {
-            for (String line = in.readLine(); line != null; line = in.readLine()) {
-                String file = line.substring(line.lastIndexOf('/') + 1);
-                if (file.startsWith("ld-musl-") || file.startsWith("libc.musl-")) {
-                    return true;
-                }
-            }
-            return false;
-        } catch (IOException e) {
-            return false;
-        }
+        return os + "-" + arch;
     }
 
     /** Writes the library to a private folder, checks it there, hands it on and leaves no file behind. */
@@ -125,8 +107,8 @@ final class NativeLoader {
         } catch (UnsatisfiedLinkError e) {
             throw new MoxException(
                     Code.NATIVE_UNAVAILABLE,
-                    what + " cannot be loaded: " + e.getMessage() + "; it must be an absolute path of a library for this platform, "
-                            + "built for this C library, on a file system that allows execution",
+                    what + " cannot be loaded: " + e.getMessage() + "; it must be an absolute path of a library for this platform "
+                            + "(glibc 2.17 or newer, or musl), on a file system that allows execution",
                     e);
         }
     }
