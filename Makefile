@@ -14,6 +14,7 @@ FUZZ := target/tools/bin/cargo-fuzz
 CYCLONEDX := target/tools/bin/cargo-cyclonedx
 FUZZ_SECONDS := 600
 ROUNDS := 5
+TENTH := MOX_ROUND_STEPS=10000 MOX_ORDER_STEPS=10000 MOX_PLAN_STEPS=10000 MOX_VISIBILITY_HISTORIES=10
 MINUTES := 30
 SIZES ?= 1000 5000 10000
 
@@ -48,8 +49,8 @@ demo-mesh: jar ## eight ways to call providers, past a mesh and through it, most
 demo-kubernetes: jar ## the same written to a real Kubernetes API server; what kubectl would show
 	tests/real/demo-kubernetes.sh
 
-check: $(LINT)/done ## formatting, lints of code, scripts and Markdown, Rust and Java tests with a debug build: what to run while working; see tests/README.md for where a test goes
-	tests/run fmt lint clippy doc rust+java-debug
+check: $(LINT)/done ## formatting, lints of code, scripts and Markdown, Rust and Java tests with a debug build and a tenth of the random histories: what to run while working; see tests/README.md for where a test goes
+	$(TENTH) tests/run fmt lint clippy doc rust+java-debug
 
 test: ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
 	@tests/setup 2>&1 || { echo '0 passed, 1 failed' && exit 1; }

@@ -206,8 +206,8 @@ async fn the_headline_is_what_decides() {
         &["Not in the mesh: what is served is frozen, by an order to this session server alone"],
     );
     says_in_order(&mox, "10.0.9.9", &["In the mesh", "but: what is served is frozen"]);
-    mox.engine.thaw();
     mox.engine.stopped(true);
+    mox.engine.thaw();
     mox.publish(&nth(1), "a", 4, &["10.0.9.11:80"]);
     mox.engine.flush().await;
     says_in_order(&mox, "10.0.9.11", &["is frozen, since the registry has stopped its pushes", "its pushes back"]);
