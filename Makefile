@@ -54,7 +54,7 @@ check: $(LINT)/done ## formatting, lints of code, scripts and Markdown, Rust and
 
 test: ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
 	@tests/setup 2>&1 || { echo '0 passed, 1 failed' && exit 1; }
-	tests/run tools fmt lint clippy doc deny rust native fuzz java browser istio real kubernetes
+	tests/run tools fmt lint clippy doc deny rust native fuzz+java browser+istio real kubernetes
 
 torture: jar $(FUZZ) ## every fuzz target for FUZZ_SECONDS (600); ten times the inputs for Istio's validation; a million texts each read as SOFARPC, Dubbo and Dubbo 3 read them; ten million steps of random histories for each of the three brains; 1,000 kills; half an hour among hostile publishers, clients and API servers; every fault ROUNDS (5) times; the mesh with two versions of istiod; every peer of the benchmarks; as root
 	tests/real/install.sh

@@ -21,11 +21,12 @@ use crate::{
 
 /// How often expired removals are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
-/// After a rest of so many times `mox.push.quiet` a change goes out at once. A steady stream that is faster than that makes no more
-/// rounds than with a pause before each.
+/// After a rest of so many times `mox.push.quiet` a change waits for this part of it only. A steady stream that is faster than that makes
+/// no more rounds than with the whole pause before each. Without any pause the first of a few changes would go out alone, and the others
+/// wait until clients have acknowledged it.
 const REST: u32 = 4;
-/// A longer `mox.push.quiet` was set for the sake of fewer pushes, so that it is waited for after a rest as well. So long, at most, is
-/// the rest of a frame waited for.
+/// A longer `mox.push.quiet` was set for the sake of fewer pushes, so that all of it is waited for after a rest as well. So long, at
+/// most, is the end of a frame waited for.
 const SHORT: Duration = Duration::from_millis(10);
 
 /// Drives the rounds.
@@ -83,11 +84,8 @@ impl Rounds {
             }
             let quiet = shared.config.push.quiet;
             // The pause is never restarted: a steady stream of changes does not put the push off.
-            let goes_on = match is_at_once(quiet, ended.elapsed(), self.round.has_backlog()) {
-                true => wake.settle(SHORT),
-                false => wake.pause(quiet),
-            };
-            if !goes_on {
+            let pause = pause(quiet, ended.elapsed(), self.round.has_backlog());
+            if !wake.pause(pause) || !wake.settle(SHORT) {
                 break;
             }
             began = Instant::now();
@@ -192,9 +190,14 @@ impl Rounds {
     }
 }
 
-/// Whether a change waits for no others than those of its frame: after a rest since the last round, or where a mass goes in portions.
-fn is_at_once(quiet: Duration, rest: Duration, has_backlog: bool) -> bool {
-    has_backlog || (quiet <= SHORT && rest >= quiet * REST)
+/// How long a change waits for others, beside those of its frame, after a rest since the last round; a mass that goes in portions has
+/// nothing to wait for.
+fn pause(quiet: Duration, rest: Duration, has_backlog: bool) -> Duration {
+    match () {
+        () if has_backlog => Duration::ZERO,
+        () if quiet <= SHORT && rest >= quiet * REST => quiet / REST,
+        () => quiet,
+    }
 }
 
 /// The longest dataInfoId in a log line; the rest of a line has at most 300 characters.

@@ -151,18 +151,17 @@ fn a_line_that_names_applications_is_short() {
 }
 
 #[test]
-fn a_change_waits_for_others_where_some_came_lately_or_somebody_wants_it_to() {
+fn a_change_waits_longer_for_others_where_some_came_lately_or_somebody_wants_it_to() {
     let millis = Duration::from_millis;
-    for (quiet, rest, has_backlog, at_once) in [
-        (5, 0, false, false),
-        (5, 19, false, false),
-        (5, 20, false, true),
-        (5, 0, true, true),
-        (0, 0, false, true),
-        (10, 40, false, true),
-        (11, 1_000, false, false),
-        (11, 0, true, true),
+    for (quiet, rest, has_backlog, waits) in [
+        (8, 0, false, 8),
+        (8, 31, false, 8),
+        (8, 32, false, 2),
+        (8, 0, true, 0),
+        (0, 0, false, 0),
+        (12, 1_000, false, 12),
+        (12, 0, true, 0),
     ] {
-        assert_eq!(is_at_once(millis(quiet), millis(rest), has_backlog), at_once, "{quiet} {rest} {has_backlog}");
+        assert_eq!(pause(millis(quiet), millis(rest), has_backlog), millis(waits), "{quiet} {rest} {has_backlog}");
     }
 }
