@@ -192,11 +192,16 @@ fn settle(serve: &mut Serve) {
     serve.ask(&json!({ "op": "unknown", "dataInfoIds": [], "id": 0 }));
 }
 
+/// Says a change of a good service.
+fn say(serve: &mut Serve, random: &mut Random, seq: &mut usize) {
+    *seq += 1;
+    serve.say(&good(random.below(SERVICES), random.below(ENDPOINTS), *seq));
+}
+
 /// Changes a good service; how long that takes to arrive.
 fn change(serve: &mut Serve, random: &mut Random, seq: &mut usize, seen: &Mutex<Seen>) -> Duration {
-    *seq += 1;
     let said = Instant::now();
-    serve.say(&good(random.below(SERVICES), random.below(ENDPOINTS), *seq));
+    say(serve, random, seq);
     let at = eventually(SOON, "a good change arrives", || {
         let seen = seen.lock().unwrap();
         seen.at.filter(|_| seen.seq >= *seq)
@@ -259,8 +264,7 @@ fn the_good_lose_nothing_among_the_bad() {
                             lines.iter().for_each(|line| another.say(line));
                             settle(&mut another);
                         }
-                        seq += 1;
-                        serve.say(&good(random.below(SERVICES), random.below(ENDPOINTS), seq));
+                        say(&mut serve, &mut random, &mut seq);
                         settle(&mut serve);
                         waited.entry(at).or_default().push(change(&mut serve, &mut random, &mut seq, &seen));
                     }
