@@ -172,8 +172,8 @@ impl Serialize for Secret {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Push {
-    /// How long a change waits for others, so that a batch becomes one push; 0 to 10 s. After a rest of four times as
-    /// long a quarter of a value up to 10 ms is waited for; while a mass goes out in portions nothing is. Default: 1 ms.
+    /// How long after the first pending change a snapshot is made, so that a batch becomes one push; 0 to 10 s. Default:
+    /// 1 ms.
     #[serde(with = "duration")]
     pub quiet: Duration,
     /// Share of an istiod's time that pushes may take, each from its sending to its ACK; 0.001 to 1, and 1 pushes as

@@ -38,7 +38,7 @@ async fn flush(mox: &Mox) -> (usize, u64, Value) {
 
 async fn full(mut config: Value) -> Mox {
     // A round begins when all that is said in one go is there, however slowly that comes in.
-    config["push"] = json!({ "quiet": "100ms" });
+    config["push"] = json!({ "quiet": "200ms" });
     let mox = Mox::closed(config);
     // In this order: the first state that is kept is to have everything, and nothing is to count as new in it.
     publish(&mox, 0..SERVICES, 1);

@@ -12,24 +12,12 @@ pub struct Backlog {
     /// Each service of [`Backlog::services`], once.
     order: VecDeque<Arc<str>>,
     services: HashMap<Arc<str>, Taken>,
-    /// The portion before took nobody of those who wait.
-    gave_way: bool,
 }
 
 impl Backlog {
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
-    }
-
-    /// Whether the last portion took nobody of those who wait.
-    pub fn gave_way(&self) -> bool {
-        self.gave_way
-    }
-
-    /// How many are left.
-    pub fn len(&self) -> usize {
-        self.services.len()
     }
 
     /// Whether a service is among what is left.
@@ -42,15 +30,11 @@ impl Backlog {
         self.services.keys()
     }
 
-    /// The services for a round that takes about `part`. If fewer came now and `may_give_way`, they go alone, but not in two rounds
-    /// in a row. Otherwise first who came now, then who waits, who has half of the round in any case. Who comes again while waiting
-    /// keeps his place, so nobody waits for ever.
-    pub fn portion(&mut self, came: Vec<Taken>, part: usize, may_give_way: bool) -> Vec<Taken> {
+    /// The services for a round that takes about `part`: first who came now, since a single change is not to wait behind a
+    /// mass, then who came before. Half of the round is for the latter in any case, and who comes again while waiting keeps his
+    /// place, so nobody waits for ever.
+    pub fn portion(&mut self, came: Vec<Taken>, part: usize) -> Vec<Taken> {
         let mut came = self.renew(came);
-        self.gave_way = may_give_way && !self.gave_way && !came.is_empty() && came.len() < part;
-        if self.gave_way {
-            return came;
-        }
         let room = part.saturating_sub(came.len()).max(part.div_ceil(2));
         let rest = came.split_off(part.min(came.len()));
         let waited: Vec<Taken> = std::iter::from_fn(|| self.next()).take(room).collect();
@@ -65,7 +49,6 @@ impl Backlog {
     /// Everything: who came now, and what was left.
     pub fn whole(&mut self, came: Vec<Taken>) -> Vec<Taken> {
         let mut came = self.renew(came);
-        self.gave_way = false;
         self.order.clear();
         came.extend(self.services.drain().map(|(_, taken)| taken));
         came
@@ -78,7 +61,6 @@ impl Backlog {
         }
         let taken = self.services.remove(id)?;
         self.order.retain(|left| **left != *id);
-        self.gave_way &= !self.is_empty();
         Some(taken)
     }
 
@@ -120,47 +102,40 @@ mod tests {
     fn a_mass_goes_in_portions_and_holds_up_nobody_who_comes_after_it() {
         let mut backlog = Backlog::default();
         assert_eq!(
-            ids(&backlog.portion(services(&["a", "b", "c", "d", "e", "f", "g", "h", "i"]), 4, true)),
+            ids(&backlog.portion(services(&["a", "b", "c", "d", "e", "f", "g", "h", "i"]), 4)),
             ["a", "b", "c", "d"]
         );
-        assert_eq!(ids(&backlog.portion(services(&["new"]), 4, true)), ["new"], "alone");
-        assert!(backlog.gave_way());
-        assert_eq!(
-            ids(&backlog.portion(services(&["newer"]), 4, true)),
-            ["newer", "e", "f", "g"],
-            "not twice in a row"
-        );
-        assert!(!backlog.gave_way());
-        assert_eq!(ids(&backlog.portion(services(&["due"]), 4, false)), ["due", "h", "i"]);
+        assert_eq!(ids(&backlog.portion(services(&["new"]), 4)), ["new", "e", "f", "g"]);
+        assert_eq!(ids(&backlog.portion(services(&[]), 4)), ["h", "i"]);
         assert!(backlog.is_empty());
     }
 
     #[test]
     fn who_waits_gets_on_however_many_come_and_however_often() {
         let mut backlog = Backlog::default();
-        assert_eq!(ids(&backlog.portion(services(&["a", "b", "c", "d"]), 2, true)), ["a", "b"]);
+        assert_eq!(ids(&backlog.portion(services(&["a", "b", "c", "d"]), 2)), ["a", "b"]);
         for turn in [["a", "b", "c"], ["a", "b", "d"]] {
-            assert_eq!(ids(&backlog.portion(services(&["a", "b", "c", "d"]), 2, true)), turn);
+            assert_eq!(ids(&backlog.portion(services(&["a", "b", "c", "d"]), 2)), turn);
             assert_eq!(backlog.order.len(), backlog.services.len());
         }
-        assert!(backlog.portion(services(&["a", "b"]), 2, true).len() == 3 && backlog.is_empty());
+        assert!(backlog.portion(services(&["a", "b"]), 2).len() == 3 && backlog.is_empty());
     }
 
     #[test]
     fn who_comes_again_is_looked_at_once_as_it_came_last() {
         let mut backlog = Backlog::default();
-        backlog.portion(services(&["a", "b", "c"]), 1, true);
+        backlog.portion(services(&["a", "b", "c"]), 1);
         let mut again = services(&["c"]);
         again[0].unknown = true;
-        let taken = backlog.portion(again, 8, true);
+        let taken = backlog.portion(again, 8);
         assert_eq!((ids(&taken), taken[1].unknown), (vec!["b", "c"], true));
-        backlog.portion(services(&["a", "b", "c"]), 1, true);
+        backlog.portion(services(&["a", "b", "c"]), 1);
         assert_eq!(
             (backlog.take_out("b").is_some(), backlog.take_out("b").is_some(), backlog.order.len()),
             (true, false, 1)
         );
         let whole = backlog.whole(services(&["b", "c"]));
         assert_eq!((ids(&whole), backlog.is_empty()), (vec!["b", "c"], true));
-        assert_eq!(ids(&backlog.portion(Vec::new(), 4, true)), [] as [&str; 0]);
+        assert_eq!(ids(&backlog.portion(Vec::new(), 4)), [] as [&str; 0]);
     }
 }

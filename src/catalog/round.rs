@@ -417,11 +417,6 @@ impl Round {
         !self.backlog.is_empty()
     }
 
-    /// Whether the last round took only what came, although more was left.
-    pub fn gave_way(&self) -> bool {
-        self.backlog.gave_way()
-    }
-
     /// Has rounds take so many services of many.
     #[cfg(test)]
     pub fn take_in_parts_of(&mut self, part: usize) {

@@ -21,13 +21,8 @@ use crate::{
 
 /// How often expired removals are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
-/// After a rest of so many times `mox.push.quiet` a change waits for this part of it only. A steady stream that is faster than that makes
-/// no more rounds than with the whole pause before each. Without any pause the first of a few changes would go out alone, and the others
-/// wait until clients have acknowledged it.
-const REST: u32 = 4;
-/// A longer `mox.push.quiet` was set for the sake of fewer pushes, so that all of it is waited for after a rest as well. So long, at
-/// most, is the end of a frame waited for.
-const SHORT: Duration = Duration::from_millis(10);
+/// How long the end of a frame is waited for, at most: a frame of 65,535 events takes some 100 ms, and hardly any has more than one.
+const FRAME: Duration = Duration::from_millis(100);
 
 /// Drives the rounds.
 #[derive(Debug)]
@@ -41,8 +36,6 @@ pub struct Rounds {
     was_frozen: bool,
     /// No change that the next round finds is older, but for what a freeze held up.
     since: Instant,
-    /// The same of what came since the last round.
-    came: Instant,
 }
 
 impl Rounds {
@@ -60,8 +53,7 @@ impl Rounds {
             shared.view.send_replace(last_good.view.clone());
         }
         let round = Round::new(Arc::clone(&shared.config), shared.clock.now(), last_good);
-        let now = Instant::now();
-        Self { shared, round, broken: false, file, was_frozen: false, since: now, came: now }
+        Self { shared, round, broken: false, file, was_frozen: false, since: Instant::now() }
     }
 
     /// Runs until the store's [`Wake`](crate::registry::wake::Wake) is stopped, which may take a round. Needs a runtime
@@ -70,7 +62,7 @@ impl Rounds {
         let shared = Arc::clone(&self.shared);
         let wake = shared.store.wake();
         let mut next = self.deadline();
-        let (mut began, mut ended) = (Instant::now(), Instant::now());
+        let mut began = Instant::now();
         loop {
             // A change that has come by now came during the last round.
             let came_meanwhile = wake.is_woken();
@@ -78,14 +70,12 @@ impl Rounds {
                 break;
             }
             // What a round that broke off did not publish, or left to this one, is as old as it was.
-            self.came = if came_meanwhile { began } else { Instant::now() };
             if self.was_frozen || (!self.broken && !self.round.has_backlog()) {
-                self.since = self.came;
+                self.since = if came_meanwhile { began } else { Instant::now() };
             }
-            let quiet = shared.config.push.quiet;
-            // The pause is never restarted: a steady stream of changes does not put the push off.
-            let pause = pause(quiet, ended.elapsed(), self.round.has_backlog());
-            if !wake.pause(pause) || !wake.settle(SHORT) {
+            // The pause is never restarted: a steady stream of changes does not put the push off. Less would do for latency, but what a
+            // registry loses comes in pieces, and breakers judge what a round has.
+            if !wake.pause(shared.config.push.quiet) || !wake.settle(FRAME) {
                 break;
             }
             began = Instant::now();
@@ -93,7 +83,6 @@ impl Rounds {
                 true => self.deadline(),
                 false => Some(Instant::now() + SWEEP),
             };
-            ended = Instant::now();
             self.keep();
         }
     }
@@ -179,24 +168,13 @@ impl Rounds {
         if is_new {
             let at = shared.signals.tell(&current, &next, || _ = shared.view.send_replace(next.clone()));
             if changed && current.shown {
-                let since = if self.round.gave_way() { self.came } else { self.since };
-                shared.published.note(at.into_std().saturating_duration_since(since));
+                shared.published.note(at.into_std().saturating_duration_since(self.since));
             }
         }
         notices.iter().for_each(log);
         if self.round.is_settled() || self.round.is_frozen(&orders) {
             shared.flushed.send_replace(orders.flushes);
         }
-    }
-}
-
-/// How long a change waits for others, beside those of its frame, after a rest since the last round; a mass that goes in portions has
-/// nothing to wait for.
-fn pause(quiet: Duration, rest: Duration, has_backlog: bool) -> Duration {
-    match () {
-        () if has_backlog => Duration::ZERO,
-        () if quiet <= SHORT && rest >= quiet * REST => quiet / REST,
-        () => quiet,
     }
 }
 

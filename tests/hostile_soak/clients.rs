@@ -43,7 +43,7 @@ async fn misdeed(mox: SocketAddr, admin: SocketAddr, random: &mut Random) -> Opt
         5 => frames(mox, random).await,
         6 => half(if random.percent(50) { mox } else { admin }).await,
         7 => page(admin, "/mox/dump", random).await,
-        _ => page(admin, "/mox/dump?type=serviceentry&format=yaml", random).await,
+        _ => page(admin, "/mox/dump?type=ServiceEntry&format=yaml", random).await,
     }
 }
 

@@ -21,9 +21,6 @@ use crate::{
     visibility::{ServiceId, seen::Seen},
 };
 
-/// Portions that may be left where a change goes in a round of its own: each round looks over all of them.
-const FEW: usize = 16;
-
 /// How a service has to be looked at when one policy follows on another.
 enum Touch {
     /// Not at all.
@@ -69,9 +66,7 @@ impl Round {
         } else if is_whole || (!taken.is_empty() && self.may_trip(now, &taken)) {
             self.backlog.whole(taken)
         } else {
-            // To look over what is left costs less than a portion as long as that is not many of them.
-            let may_give_way = due.is_empty() && self.backlog.len() <= FEW * self.part;
-            self.backlog.portion(taken, part, may_give_way)
+            self.backlog.portion(taken, part)
         }
     }
 

@@ -149,19 +149,3 @@ fn a_line_that_names_applications_is_short() {
     let lengths: Vec<usize> = lines.lock().iter().map(|line| line.chars().count()).collect();
     assert!(lengths.len() == 3 && lengths.iter().all(|length| *length <= 500), "{lengths:?}");
 }
-
-#[test]
-fn a_change_waits_longer_for_others_where_some_came_lately_or_somebody_wants_it_to() {
-    let millis = Duration::from_millis;
-    for (quiet, rest, has_backlog, waits) in [
-        (8, 0, false, 8),
-        (8, 31, false, 8),
-        (8, 32, false, 2),
-        (8, 0, true, 0),
-        (0, 0, false, 0),
-        (12, 1_000, false, 12),
-        (12, 0, true, 0),
-    ] {
-        assert_eq!(pause(millis(quiet), millis(rest), has_backlog), millis(waits), "{quiet} {rest} {has_backlog}");
-    }
-}
