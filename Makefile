@@ -14,7 +14,8 @@ FUZZ := target/tools/bin/cargo-fuzz
 CYCLONEDX := target/tools/bin/cargo-cyclonedx
 FUZZ_SECONDS := 600
 ROUNDS := 5
-TENTH := MOX_ROUND_STEPS=10000 MOX_ORDER_STEPS=10000 MOX_PLAN_STEPS=10000 MOX_VISIBILITY_HISTORIES=10
+# PROPTEST_CASES is 256 by itself.
+TENTH := PROPTEST_CASES=26 MOX_ROUND_STEPS=10000 MOX_ORDER_STEPS=10000 MOX_PLAN_STEPS=10000 MOX_VISIBILITY_HISTORIES=10
 MINUTES := 30
 SIZES ?= 1000 5000 10000
 
@@ -49,7 +50,7 @@ demo-mesh: jar ## eight ways to call providers, past a mesh and through it, most
 demo-kubernetes: jar ## the same written to a real Kubernetes API server; what kubectl would show
 	tests/real/demo-kubernetes.sh
 
-check: $(LINT)/done ## formatting, lints of code, scripts and Markdown, Rust and Java tests with a debug build and a tenth of the random histories: what to run while working; see tests/README.md for where a test goes
+check: $(LINT)/done ## formatting, lints of code, scripts and Markdown, Rust and Java tests with a debug build and a tenth of the random histories and cases: what to run while working; see tests/README.md for where a test goes
 	$(TENTH) tests/run fmt lint clippy doc rust+java-debug
 
 test: ## everything: `make check` with the library of the jar, licences, a while of fuzzing and the end-to-end tests on the real parts
@@ -112,7 +113,7 @@ bench: native ## the publish call (JMH), what it costs to follow consumers, sing
 jar: native ## build/libs/registry-mox-*.jar
 	gradle --quiet jar
 
-release: jar $(CYCLONEDX) ## build/release: jar, sources, Javadoc, POM, bill of materials and checksums; see CONTRIBUTING.md
+release: native-all $(CYCLONEDX) ## build/release: jar with the libraries of both platforms, sources, Javadoc, POM, bill of materials and checksums; see CONTRIBUTING.md
 	CYCLONEDX=$(CYCLONEDX) deploy/release
 
 # Paths of this machine are no part of what is released: the same sources make the same bytes in any folder.

@@ -601,7 +601,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     /// Whatever is done to the store: only signed documents count, revisions never go back, and when it is over all agree.
     #[test]

@@ -260,7 +260,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     /// Reads pass each other, leaders' and session servers' clocks differ, writes are lost: a last read settles it.
     #[test]

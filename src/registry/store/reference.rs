@@ -509,7 +509,11 @@ pub(super) fn audit(store: &Store) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 8 * ProptestConfig::default().cases,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_store_keeps_to_its_rules(limits in limits(), history in prop::collection::vec(step(), 1..40)) {

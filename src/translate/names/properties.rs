@@ -131,7 +131,7 @@ fn all(ids: &[String]) -> BTreeMap<String, Option<String>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
     fn every_name_is_legal_and_read_back_or_hashed(
