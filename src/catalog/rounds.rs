@@ -21,7 +21,7 @@ use crate::{
 
 /// How often expired removals are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
-/// How long the end of a frame is waited for, at most: a frame of 65,535 events takes some 100 ms, and hardly any has more than one.
+/// How long the end of a frame is waited for, at most: a frame of 65,535 events takes some 100 ms; nearly every frame has a single event.
 const FRAME: Duration = Duration::from_millis(100);
 
 /// Drives the rounds.
@@ -75,7 +75,7 @@ impl Rounds {
             }
             // The pause is never restarted: a steady stream of changes does not put the push off. Less would do for latency, but what a
             // registry loses comes in pieces, and breakers judge what a round has.
-            if !wake.pause(shared.config.push.quiet) || !wake.settle(FRAME) {
+            if !wake.pause(shared.config.push.quiet) {
                 break;
             }
             began = Instant::now();
@@ -141,9 +141,11 @@ impl Rounds {
     fn try_round(&mut self) {
         let shared = Arc::clone(&self.shared);
         let orders: Orders = shared.orders.lock().take();
+        shared.store.expire(shared.clock.now());
+        // A frame that has begun is judged as a whole.
+        shared.store.wake().settle(FRAME);
         // One time for all: what the breakers say of it is to be the same from the taking to the judgement.
         let now = shared.clock.now();
-        shared.store.expire(now);
         let policy = shared.policy.load_full();
         // Services that another policy has looked at anew have not changed in the registry.
         let changed = shared.store.is_dirty() || self.round.has_backlog();
