@@ -5,7 +5,8 @@
 //! The floors, from the ground up; a file imports from lower floors only, and this file from none:
 //!
 //! 1. [`limits`] bounds a client, [`frames`] a connection, [`budget`] what all may make us keep, [`drain`] ends streams, [`pace`] divides a client's time, [`quiet`]
-//!    bounds what clients can log, [`tls`] keeps certificates;
+//!    bounds what clients can log, [`tls`] keeps certificates,
+//!    [`workers`] divides connections among threads;
 //! 2. [`subscription`] is one type on one stream, in either variant of the protocol, [`streams`] lists who is connected;
 //! 3. [`order`] decides what a stream is told and when, [`requests`] reads what a client says, [`codec`] puts responses on the
 //!    wire, [`listener`] lets connections in;
@@ -28,3 +29,4 @@ pub mod streams;
 pub mod subscription;
 pub mod times;
 pub mod tls;
+pub mod workers;

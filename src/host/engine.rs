@@ -33,7 +33,7 @@ use crate::{
         hour::Hour,
         peers::{About, Answer, Heard, Peers},
         status::{Bound, Flushed, Status, Times},
-        threads::Threads,
+        threads::{self, Threads},
         unmatched::unmatched,
     },
     kubernetes::{Followed, PodWatch, Sink},
@@ -114,6 +114,8 @@ pub struct Engine {
     pub(super) documents: Desk,
     threads: Mutex<Option<Threads>>,
     pub(super) handle: Handle,
+    /// Of the threads that serve streams.
+    pub(super) serving: Vec<Handle>,
     /// Of the threads that make pages.
     pub(super) pages: Option<Handle>,
     pub(super) listeners: Mutex<Listeners>,
@@ -160,6 +162,7 @@ impl Engine {
             allowance: Mutex::new(Allowance::new(Instant::now())),
             documents,
             pages: threads.pages().cloned(),
+            serving: threads.serving().cloned().collect(),
             threads: Mutex::new(Some(threads)),
             handle,
             listeners: Mutex::default(),
@@ -374,7 +377,7 @@ impl Engine {
 
     /// [`Engine::flush`] for a thread that is not the engine's; `None` if it takes longer than `timeout`.
     pub fn flush_within(&self, timeout: Duration) -> Option<Flushed> {
-        self.handle.block_on(async { tokio::time::timeout(timeout, self.flush()).await.ok() })
+        threads::wait(timeout, self.flush())
     }
 
     fn served(&self) -> Flushed {

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
+use tokio::{net::TcpListener, runtime::Handle};
 
 use crate::{
     error::{Error, Result},
@@ -18,6 +18,7 @@ use crate::{
         listener::{self, Door},
         server::Ads,
         tls::Tls,
+        workers::Workers,
     },
 };
 
@@ -68,15 +69,31 @@ impl Engine {
                 "half of the files that the process may open (ulimit -n) are for istiods"
             );
         }
-        let (out, connections) = mpsc::channel(64);
+        let (workers, connections) = Workers::new(self.serving.iter().cloned());
+        let workers = Arc::new(workers);
         for (port, partition) in ports {
-            let accepting = listener::accept(port, partition, Arc::clone(&door), out.clone());
+            let accepting = listener::accept(port, partition, Arc::clone(&door), Arc::clone(&workers));
             listeners.servers.push(self.handle.spawn(accepting));
         }
+        let relieving = self.handle.spawn({
+            let (streams, view) = (Arc::clone(&self.streams), self.shared.view.subscribe());
+            async move { streams.relieve(view).await }
+        });
+        let serve = |(runtime, connections): (Handle, _)| {
+            let served = ads.clone().serve(connections);
+            runtime.spawn(async move {
+                if let Err(error) = served.await {
+                    tracing::error!(event = "listener_failed", %error, "the MoX listener failed");
+                }
+            })
+        };
+        let serving: Vec<_> = connections.into_iter().map(serve).collect();
         listeners.servers.push(self.handle.spawn(async move {
-            if let Err(error) = ads.serve(connections).await {
-                tracing::error!(event = "listener_failed", %error, "the MoX listener failed");
+            for served in serving {
+                // A server that panicked has stopped as well.
+                let _ = served.await;
             }
+            relieving.abort();
         }));
         if let (Some((admin, _)), Some(pages)) = (admin, &self.pages) {
             let (engine, draining) = (Arc::downgrade(self), self.draining.subscribe());

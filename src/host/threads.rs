@@ -1,6 +1,6 @@
 //! The threads of an engine, which log to the subscriber that is current where they are started.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::setpriority_process;
 use tokio::{
@@ -29,7 +29,8 @@ const MAKING: usize = 4;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Threads {
-    runtime: Runtime,
+    /// For streams, one thread each; the first is for all other tasks as well.
+    serving: Vec<Runtime>,
     /// Where the admin listener is configured: its threads, which give way to all others.
     pages: Option<Runtime>,
     /// Closed when the thread of the rounds ends.
@@ -37,27 +38,23 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts so many workers for streams, the thread of the rounds, and those of the pages where these are wanted.
-    pub(super) fn start(workers: usize, with_pages: bool, rounds: Rounds) -> Result<Self> {
+    /// Starts so many threads for streams, one at least, that of the rounds, and those of the pages where these are wanted.
+    pub(super) fn start(serving: usize, with_pages: bool, rounds: Rounds) -> Result<Self> {
         let logs = dispatcher::get_default(Dispatch::clone);
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(workers)
-            .thread_name("mox")
-            .on_thread_start({
-                let logs = logs.clone();
-                move || log_to(&logs)
-            })
-            .enable_all()
-            .build()
-            .map_err(|error| Error::Internal(format!("the runtime does not start: {error}")))?;
+        let serving = (0..serving.max(1)).map(|_| serving_runtime(logs.clone())).collect::<Result<Vec<_>>>()?;
         let pages = with_pages.then(|| pages_runtime(logs.clone())).transpose()?;
-        let rounds = spawn_rounds(rounds, runtime.handle().clone(), logs)?;
-        Ok(Self { runtime, pages, rounds })
+        let rounds = spawn_rounds(rounds, serving[0].handle().clone(), logs)?;
+        Ok(Self { serving, pages, rounds })
     }
 
-    /// The workers for streams.
+    /// The threads for streams.
+    pub(super) fn serving(&self) -> impl Iterator<Item = &Handle> {
+        self.serving.iter().map(Runtime::handle)
+    }
+
+    /// The thread for all other tasks.
     pub(super) fn handle(&self) -> &Handle {
-        self.runtime.handle()
+        self.serving[0].handle()
     }
 
     /// The threads of the pages, where there are any.
@@ -68,33 +65,53 @@ impl Threads {
     /// Waits a bounded time for these tasks and for the rounds, which were told to end, and stops all threads. Must not be called
     /// from one of them.
     pub(super) fn end(self, tasks: impl Iterator<Item = JoinHandle<()>>) {
-        let Self { runtime, pages, rounds } = self;
-        runtime.block_on(async {
-            let all = async {
-                // A task that panicked has stopped as well.
-                for task in tasks {
-                    let _ = task.await;
-                }
-                let _ = rounds.await;
-            };
-            if tokio::time::timeout(DRAIN, all).await.is_err() {
-                tracing::warn!(event = "streams_cut", "some streams did not end in time and are cut");
+        let Self { serving, pages, rounds } = self;
+        let ended = wait(DRAIN, async {
+            // A task that panicked has stopped as well.
+            for task in tasks {
+                let _ = task.await;
             }
+            let _ = rounds.await;
         });
+        if ended.is_none() {
+            tracing::warn!(event = "streams_cut", "some streams did not end in time and are cut");
+        }
         // What a page still has in hand holds up nobody's stop.
         pages.into_iter().for_each(Runtime::shutdown_background);
-        runtime.shutdown_timeout(LAST);
+        let until = Instant::now() + LAST;
+        // The first may have files to write, and so has all the time that the others leave.
+        for runtime in serving.into_iter().rev() {
+            runtime.shutdown_timeout(until.saturating_duration_since(Instant::now()));
+        }
     }
 
     /// Stops all threads without a wait.
     pub(super) fn cut(self) {
-        self.pages.into_iter().chain([self.runtime]).for_each(Runtime::shutdown_background);
+        self.pages.into_iter().chain(self.serving).for_each(Runtime::shutdown_background);
     }
+}
+
+/// Waits on this thread, which is none of a runtime's, for what the engine's threads do, and no longer than that: none of them keeps the
+/// time of it, since it may be the one that does not go on.
+pub(super) fn wait<T>(most: Duration, what: impl Future<Output = T>) -> Option<T> {
+    let clock = Builder::new_current_thread().enable_time().build().ok()?;
+    clock.block_on(async { tokio::time::timeout(most, what).await.ok() })
 }
 
 /// Makes this thread log where the engine's opener does, for as long as the thread lives.
 fn log_to(logs: &Dispatch) {
     std::mem::forget(dispatcher::set_default(logs));
+}
+
+/// A thread for streams. A runtime of one worker and no more: see [`workers`](crate::xds::workers).
+fn serving_runtime(logs: Dispatch) -> Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("mox")
+        .on_thread_start(move || log_to(&logs))
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Internal(format!("a runtime for streams does not start: {error}")))
 }
 
 /// Threads for the admin listener and its pages. Whatever is asked of them, the others come first: in Linux a niceness is a
@@ -115,8 +132,8 @@ fn pages_runtime(logs: Dispatch) -> Result<Runtime> {
         .map_err(|error| Error::Internal(format!("the runtime of the pages does not start: {error}")))
 }
 
-/// Starts the thread of the rounds; the returned channel is closed when the thread ends. The thread is none of the
-/// runtime's: a round keeps no stream waiting, and nobody has to take over what a worker of the runtime leaves.
+/// Starts the thread of the rounds; the returned channel is closed when the thread ends. The thread serves no
+/// streams, so that a round keeps none waiting.
 fn spawn_rounds(rounds: Rounds, handle: Handle, logs: Dispatch) -> Result<oneshot::Receiver<()>> {
     let (ends, ended) = oneshot::channel();
     let run = move || {

@@ -16,7 +16,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time::Instant,
 };
 use tokio_rustls::server::TlsStream;
@@ -30,6 +30,7 @@ use crate::{
         quiet::Quiet,
         streams::Streams,
         tls::Tls,
+        workers::{Seat, Workers},
     },
 };
 
@@ -200,11 +201,11 @@ fn most_connections(most: MaxStreams, files: Option<u64>) -> usize {
 }
 
 /// Accepts connections of one port until nobody takes them.
-pub async fn accept(listener: TcpListener, partition: Partition, door: Arc<Door>, out: mpsc::Sender<Connection>) {
+pub async fn accept(listener: TcpListener, partition: Partition, door: Arc<Door>, workers: Arc<Workers<Connection>>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = out.closed() => return,
+            () = workers.closed() => return,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -225,10 +226,15 @@ pub async fn accept(listener: TcpListener, partition: Partition, door: Arc<Door>
             }
         };
         let _ = stream.set_nodelay(true);
-        let (door, out) = (Arc::clone(&door), out.clone());
+        let (door, Some((runtime, out, seat))) = (Arc::clone(&door), workers.seat()) else { return };
         // In a task of its own, so that a handshake keeps no other connection waiting.
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             let refuse = |reason, detail| door.refuse(peer, &Refusal { reason, detail });
+            // A socket's readiness goes to the runtime that it is registered with, so it moves to that of its thread.
+            let stream = match stream.into_std().and_then(TcpStream::from_std) {
+                Ok(stream) => stream,
+                Err(error) => return refuse("accept_failed", error.to_string()),
+            };
             let io = match &door.tls {
                 None => Io::Plain(stream),
                 Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
@@ -237,7 +243,7 @@ pub async fn accept(listener: TcpListener, partition: Partition, door: Arc<Door>
                     Err(_) => return refuse("tls_timeout", "no TLS handshake within 10 s".to_owned()),
                 },
             };
-            let (connection, accepted, ended) = Connection::new(io, peer, partition, place);
+            let (connection, accepted, ended) = Connection::new(io, peer, partition, place, seat);
             if out.send(connection).await.is_err() {
                 return;
             }
@@ -266,18 +272,26 @@ pub struct Connection {
     over: Option<&'static str>,
     frames: Frames,
     place: Place,
+    _seat: Seat,
     /// Dropped with the connection.
     _open: oneshot::Sender<()>,
 }
 
 impl Connection {
     /// A connection, what its streams know of it, and what ends with it.
-    fn new(io: Io, peer: SocketAddr, partition: Partition, place: Place) -> (Self, Accepted, oneshot::Receiver<()>) {
+    fn new(
+        io: Io,
+        peer: SocketAddr,
+        partition: Partition,
+        place: Place,
+        seat: Seat,
+    ) -> (Self, Accepted, oneshot::Receiver<()>) {
         let ((sender, cut), (open, ended)) = (oneshot::channel(), oneshot::channel());
         let cut_by = Arc::new(Mutex::new(Some(sender)));
         let accepted = Accepted { peer, partition, streams: Arc::default(), cut: cut_by };
         let frames = Frames::new(Instant::now());
-        let connection = Self { io, accepted: accepted.clone(), cut, over: None, frames, place, _open: open };
+        let connection =
+            Self { io, accepted: accepted.clone(), cut, over: None, frames, place, _seat: seat, _open: open };
         (connection, accepted, ended)
     }
 

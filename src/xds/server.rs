@@ -51,15 +51,11 @@ pub struct Ads<C> {
 }
 
 impl<C: Catalog> Ads<C> {
-    /// Serves connections until it is draining and all are closed.
+    /// Serves connections on this runtime until it is draining and all are closed.
     pub async fn serve(self, connections: mpsc::Receiver<Connection>) -> Result<(), tonic::transport::Error> {
         let mut drain = self.drain.clone();
-        let relieving = tokio::spawn({
-            let (streams, view) = (Arc::clone(&self.streams), self.view.clone());
-            async move { streams.relieve(view).await }
-        });
         let connections = ReceiverStream::new(connections);
-        let served = Server::builder()
+        Server::builder()
             // Half-open connections go after 40 s; a quiet stream answers PINGs and stays.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -70,9 +66,7 @@ impl<C: Catalog> Ads<C> {
             .serve_with_incoming_shutdown(tokio_stream::StreamExt::map(connections, Ok::<_, Infallible>), async move {
                 drain.stopping().await;
             })
-            .await;
-        relieving.abort();
-        served
+            .await
     }
 
     /// The partition that a stream is of: the partition of its port, or, on the port that serves everything, the partition that the host name

@@ -19,12 +19,13 @@ use registry_mox::testing::{
         pace::PaceRule,
         server::Ads,
         streams::Streams,
+        workers::Workers,
     },
 };
 use serde_json::Value;
 use tokio::{
     runtime::{self, Runtime},
-    sync::{mpsc, watch},
+    sync::watch,
 };
 
 use crate::envoy_types::{Kind, Xds, cluster, endpoints, listener, routes};
@@ -55,12 +56,15 @@ impl Server {
             limits: StreamLimits { streams: most, types: 16, request: 1 << 20, response: 1 << 30 },
         };
         let door = Arc::new(Door::new(vec![], most, None, Arc::clone(&streams)));
-        let (out, connections) = mpsc::channel(16);
+        let (workers, served) = Workers::new([runtime.handle().clone()]);
         let bound = eventually(START, "the port is free", || {
             runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))).ok()
         });
-        runtime.spawn(accept(bound, Partition::WHOLE, door, out));
-        runtime.spawn(async move { ads.serve(connections).await.unwrap() });
+        runtime.spawn(accept(bound, Partition::WHOLE, door, Arc::new(workers)));
+        for (runtime, connections) in served {
+            let ads = ads.clone();
+            runtime.spawn(async move { ads.serve(connections).await.unwrap() });
+        }
         Self { runtime: Some(runtime), view, signals, streams, _ends: [draining, fenced] }
     }
 

@@ -1,12 +1,13 @@
 //! Bad publishers, bad clients and a bad API server beside good ones, in random mixtures: what is good never goes, nobody good
 //! waits, memory stays within its bounds.
 //!
-//! A run alternates between calm windows, hostile ones, and ones in which the same is done to another server of the machine, so that
-//! what the good client waits in all of them can be compared: from a change until the response that has it is here. By how
-//! much it waits longer while another server is harassed is the doing of the cores that all share, not of the server. The good client has a thread of its own, acknowledges at once and leaves the
-//! reading to another thread, and the bad ones run at the lowest priority: they stand for machines elsewhere. A change waits until
-//! what was told before is acknowledged, whoever's that was, so in calm another good change is said before each, as bad lines are
-//! among the bad. A change is said when the lines before it are read, since `serve` reads one at a time, which a session server's
+//! A run alternates between calm windows, hostile ones, and windows in which the same is done to another server of the machine, so that
+//! what the good client waits in all of them can be compared: from a change until the response that has it is here. The client
+//! waits longer while another server is harassed because all share the cores, which the server can do nothing about.
+//!
+//! The good client has a thread of its own, acknowledges at once and leaves the reading to another thread, and the bad ones run at
+//! the lowest priority: they stand for machines elsewhere. A change waits until what was told before is acknowledged, whoever's
+//! that was, so in calm another good change is said before each, as bad lines are among the bad. A change is said when the lines before it are read, since `serve` reads one at a time, which a session server's
 //! threads do side by side; what the lines make the server do after that is in the wait.
 //! A run takes `MOX_HOSTILE_SECONDS` (15) from the seed `MOX_SEED` (a new one, printed). Waits are printed and not
 //! judged here: a test does not know what else its machine does.

@@ -31,7 +31,7 @@ final class NativeLoader {
     static final String LIBRARY = "libregistry_mox.so";
 
     /**
-     * The platforms that a jar may have a library for; the library's folder in the jar has the same name. Each runs with glibc and with
+     * The platforms that a jar may have a library for; the library's folder in the jar has the same name. Each library runs with glibc and with
      * musl.
      */
     static final List<String> PLATFORMS = Collections.unmodifiableList(Arrays.asList("linux-x86_64", "linux-aarch64"));
