@@ -77,6 +77,6 @@ pub mod translate {
 /// The streams.
 pub mod xds {
     pub use crate::xds::{
-        budget, codec, drain, limits, listener, order, pace, requests, server, streams, subscription,
+        budget, codec, drain, limits, listener, order, pace, requests, server, streams, subscription, workers,
     };
 }
