@@ -139,6 +139,7 @@ async fn n51_a_left_name_is_silent() {
     client.ask("", &[&resource("A"), &resource("B")], &[]);
     client.take().await;
     client.ask("", &[], &[&resource("A"), "phantom"]);
+    client.silent().await; // the server has read that
     set(&mox, "A", 2);
     mox.engine.flush().await;
     client.silent().await;
@@ -167,12 +168,14 @@ async fn n53_leaving_everything_keeps_names() {
     client.ask("", &["*", &resource("A")], &[]);
     client.take().await;
     client.ask("", &[], &["*"]);
+    client.silent().await;
     set(&mox, "B", 2);
     mox.engine.flush().await;
     client.silent().await;
     set(&mox, "A", 2);
     assert_eq!(client.take().await, news(&["A"], &[]));
     client.ask("", &[], &[&resource("A")]);
+    client.silent().await;
     set(&mox, "A", 3);
     mox.engine.flush().await;
     client.silent().await;
