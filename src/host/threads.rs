@@ -1,6 +1,9 @@
 //! The threads of an engine, which log to the subscriber that is current where they are started.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use rustix::process::setpriority_process;
 use tokio::{
@@ -41,8 +44,13 @@ impl Threads {
     /// Starts so many threads for streams, one at least, that of the rounds, and those of the pages where these are wanted.
     pub(super) fn start(serving: usize, with_pages: bool, rounds: Rounds) -> Result<Self> {
         let logs = dispatcher::get_default(Dispatch::clone);
-        let serving = (0..serving.max(1)).map(|_| serving_runtime(logs.clone())).collect::<Result<Vec<_>>>()?;
-        let pages = with_pages.then(|| pages_runtime(logs.clone())).transpose()?;
+        let failed = |error| Error::Internal(format!("a runtime does not start: {error}"));
+        // A runtime each: see `xds::workers`.
+        let serving: io::Result<Vec<_>> =
+            (0..serving.max(1)).map(|_| one_worker("mox", &logs, || ()).build()).collect();
+        let serving = serving.map_err(failed)?;
+        let pages = with_pages.then(|| one_worker("mox-pages", &logs, give_way).max_blocking_threads(MAKING).build());
+        let pages = pages.transpose().map_err(failed)?;
         let rounds = spawn_rounds(rounds, serving[0].handle().clone(), logs)?;
         Ok(Self { serving, pages, rounds })
     }
@@ -103,33 +111,21 @@ fn log_to(logs: &Dispatch) {
     std::mem::forget(dispatcher::set_default(logs));
 }
 
-/// A thread for streams. A runtime of one worker and no more: see [`workers`](crate::xds::workers).
-fn serving_runtime(logs: Dispatch) -> Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("mox")
-        .on_thread_start(move || log_to(&logs))
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Internal(format!("a runtime for streams does not start: {error}")))
+/// A runtime of one worker, whose threads log to `logs` and begin with this.
+fn one_worker(name: &str, logs: &Dispatch, begin: impl Fn() + Send + Sync + 'static) -> Builder {
+    let (mut builder, logs) = (Builder::new_multi_thread(), logs.clone());
+    builder.worker_threads(1).thread_name(name).enable_all().on_thread_start(move || {
+        log_to(&logs);
+        begin();
+    });
+    builder
 }
 
-/// Threads for the admin listener and its pages. Whatever is asked of them, the others come first: in Linux a niceness is a
-/// thread's own.
-fn pages_runtime(logs: Dispatch) -> Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(MAKING)
-        .thread_name("mox-pages")
-        .on_thread_start(move || {
-            log_to(&logs);
-            if let Err(error) = setpriority_process(None, NICE) {
-                tracing::warn!(event = "pages_not_nice", %error, "pages are made at the priority of pushes");
-            }
-        })
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Internal(format!("the runtime of the pages does not start: {error}")))
+/// Makes this thread stand behind others: whatever is asked of the pages, the others come first. In Linux a niceness is a thread's own.
+fn give_way() {
+    if let Err(error) = setpriority_process(None, NICE) {
+        tracing::warn!(event = "pages_not_nice", %error, "pages are made at the priority of pushes");
+    }
 }
 
 /// Starts the thread of the rounds; the returned channel is closed when the thread ends. The thread serves no
