@@ -140,10 +140,10 @@ impl Rounds {
 
     fn try_round(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let orders: Orders = shared.orders.lock().take();
         shared.store.expire(shared.clock.now());
         // A frame that has begun is judged as a whole.
         shared.store.wake().settle(FRAME);
+        let orders: Orders = shared.orders.lock().take();
         // One time for all: what the breakers say of it is to be the same from the taking to the judgement.
         let now = shared.clock.now();
         let policy = shared.policy.load_full();
