@@ -271,7 +271,7 @@ async fn ten_thousand_events_within_the_quiet_time_are_one_push() {
     assert_eq!(after.services, 100);
 }
 
-/// What a client that is gone published, and what a caller batches, comes in one frame; the first of its services begins a round.
+/// All that a client published that is gone, or that a caller batches, comes in one frame; the first of its services begins a round.
 #[tokio::test]
 async fn a_frame_is_one_push() {
     let mox = serving(json!({ "push": { "quiet": "0s" } }), 1).await;

@@ -7,8 +7,10 @@
 //!
 //! The good client has a thread of its own, acknowledges at once and leaves the reading to another thread, and the bad ones run at
 //! the lowest priority: they stand for machines elsewhere. A change waits until what was told before is acknowledged, whoever's
-//! that was, so in calm another good change is said before each, as bad lines are among the bad. A change is said when the lines before it are read, since `serve` reads one at a time, which a session server's
-//! threads do side by side; what the lines make the server do after that is in the wait.
+//! that was, so in calm another good change is said before each, as bad lines are among the bad. A change is said when the lines
+//! before it are read, since `serve` reads one at a time, which a session server's threads do side by side; what the lines make
+//! the server do after that is in the wait.
+//!
 //! A run takes `MOX_HOSTILE_SECONDS` (15) from the seed `MOX_SEED` (a new one, printed). Waits are printed and not
 //! judged here: a test does not know what else its machine does.
 #![allow(clippy::unwrap_used, missing_docs)]
