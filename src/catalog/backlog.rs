@@ -30,6 +30,11 @@ impl Backlog {
         self.services.keys()
     }
 
+    /// Everything that is left, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Taken> {
+        self.services.values()
+    }
+
     /// The services for a round that takes about `part`: first who came now, since a single change is not to wait behind a
     /// mass, then who came before. Half of the round is for the latter in any case, and who comes again while waiting keeps his
     /// place, so nobody waits for ever.

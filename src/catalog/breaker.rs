@@ -114,6 +114,8 @@ struct Window {
     tenants: HashMap<Box<str>, Accounts>,
     /// Tenants of which an account lost too much.
     tripped: BTreeSet<Box<str>>,
+    /// Services that came and went while removals were withheld; of no account after the next judgement.
+    passing: Vec<Arc<str>>,
 }
 
 /// Services of which nothing is removed for now.
@@ -145,6 +147,15 @@ pub struct HoldState {
 enum Scope {
     Everybody,
     Tenants(BTreeSet<Box<str>>),
+}
+
+/// A hold that is to begin.
+struct Found {
+    scopes: [(Part, Scope); 2],
+    of_everything: bool,
+    account: Account,
+    /// Its services, with what became of them in the window.
+    ids: Vec<(Arc<str>, Change)>,
 }
 
 /// The state of the breaker.
@@ -206,10 +217,9 @@ impl Breaker {
         if change.new && change.before == 0 && (next == 0 || !self.holds.is_empty()) {
             // A service that comes during a hold does not make good what is missing, and is not withheld when it goes.
             if next == 0 {
-                window.changes.remove(id);
-            } else {
-                window.changes.insert(Arc::clone(id), Change { now: next, ..change });
+                window.passing.push(Arc::clone(id));
             }
+            window.changes.insert(Arc::clone(id), Change { now: next, ..change });
             return;
         }
         let tenant = tenant(id);
@@ -242,6 +252,19 @@ impl Breaker {
             window.tripped.insert(tenant.into());
         }
         window.changes.insert(Arc::clone(id), change);
+    }
+
+    /// Takes note of a service that loses everything in this round or a later one, or, if it does not, that may be whole again
+    /// whatever is missing of it now.
+    pub fn note_ahead(&mut self, id: &Arc<str>, served: usize, goes: bool, of_tenant: impl FnOnce(&str) -> Totals) {
+        let known = self.window.as_ref().and_then(|window| window.changes.get(id)).copied();
+        match known {
+            // What comes and goes during a hold is of no account.
+            Some(Change { before: 0, new: true, .. }) => {}
+            _ if goes => self.note(id, served, 0, of_tenant),
+            Some(Change { before, now, .. }) if now < before => self.note(id, served, before, of_tenant),
+            _ => {}
+        }
     }
 
     /// Whether removals might be withheld if some services lost all endpoints that they are served with, whatever else comes or
@@ -281,17 +304,45 @@ impl Breaker {
         served: impl Iterator<Item = (&'a Arc<str>, usize)>,
     ) -> Judgement {
         let over = self.end(now, of);
-        let Some((scopes, of_everything)) = self.window.as_ref().map(|window| window.judge(&self.protect)) else {
-            return Judgement { over, ..Judgement::default() };
-        };
+        let found = self.find(Totals::default(), served);
+        self.window.iter_mut().for_each(Window::pass);
+        let Some(found) = found else { return Judgement { over, ..Judgement::default() } };
+        if self.is_too_much(&found) {
+            self.window = None;
+            return Judgement { over, too_many: Some(found.account.lost), held: None };
+        }
+        Judgement { over, held: Some(self.withhold(now, found)), too_many: None }
+    }
+
+    /// Begins a hold where what was noted is enough for it, though more is to be noted before the judgement: at most `to_come`,
+    /// beside what is missing. Returns what is missing, if so.
+    pub fn hold_ahead<'a>(
+        &mut self,
+        now: Millis,
+        to_come: Totals,
+        served: impl Iterator<Item = (&'a Arc<str>, usize)>,
+    ) -> Option<Lost> {
+        let found = self.find(to_come, served).filter(|found| !self.is_too_much(found))?;
+        Some(self.withhold(now, found))
+    }
+
+    /// Whose removals are too many, if so much is to come; `None`: nobody's.
+    fn find<'a>(&self, to_come: Totals, served: impl Iterator<Item = (&'a Arc<str>, usize)>) -> Option<Found> {
+        let (scopes, of_everything) = self.window.as_ref()?.judge(&self.protect, to_come);
         if scopes.iter().all(|(_, scope)| matches!(scope, Scope::Tenants(tenants) if tenants.is_empty())) {
-            return Judgement { over, ..Judgement::default() };
+            return None;
         }
         let (account, ids) = self.services_of(&scopes, served);
-        if !self.holds.is_empty() && self.held.len() + ids.len() > self.most {
-            self.window = None;
-            return Judgement { over, too_many: Some(account.lost), held: None };
-        }
+        Some(Found { scopes, of_everything, account, ids })
+    }
+
+    /// Whether more would be withheld than may be.
+    fn is_too_much(&self, found: &Found) -> bool {
+        !self.holds.is_empty() && self.held.len() + found.ids.len() > self.most
+    }
+
+    /// Begins a hold; returns what is missing.
+    fn withhold(&mut self, now: Millis, Found { scopes, of_everything, account, ids }: Found) -> Lost {
         let number = self.next_number;
         self.next_number += 1;
         let mut tenants = Some(BTreeSet::new());
@@ -309,7 +360,7 @@ impl Breaker {
             }
         }
         self.held.extend(ids.into_iter().map(|(id, change)| (id, (number, change))));
-        Judgement { over, held: Some(account.lost), too_many: None }
+        account.lost
     }
 
     /// The services of scopes that are in no hold.
@@ -425,21 +476,31 @@ impl Breaker {
 impl Window {
     fn new(since: Millis, totals: Totals) -> Self {
         let whole = Accounts::over(totals);
-        Self { since, changes: HashMap::new(), whole, tenants: HashMap::new(), tripped: BTreeSet::new() }
+        let (changes, tenants, tripped) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { since, changes, whole, tenants, tripped, passing: Vec::new() }
+    }
+
+    /// Forgets who came and went without being of any account.
+    fn pass(&mut self) {
+        for id in self.passing.drain(..) {
+            self.changes.remove(&id);
+        }
     }
 
     fn is_over(&self, now: Millis) -> bool {
         now - self.since >= WINDOW || now < self.since
     }
 
-    /// Whose removals are too many, and whether nothing would be left.
-    fn judge(&self, protect: &Protect) -> ([(Part, Scope); 2], bool) {
-        if self.whole.loses_everything(protect) {
+    /// Whose removals are too many, and whether nothing would be left. So much may come in addition, to whichever tenant.
+    fn judge(&self, protect: &Protect, to_come: Totals) -> ([(Part, Scope); 2], bool) {
+        let with_more = |accounts: &Accounts| accounts.with_new(to_come);
+        let whole = with_more(&self.whole);
+        if whole.loses_everything(protect) {
             return ([Part::Old, Part::New].map(|part| (part, Scope::Everybody)), true);
         }
         let scope = |part| {
-            let whole = self.whole.of(part);
-            let account = |tenant: &str| self.tenants.get(tenant).map(|accounts| accounts.of(part));
+            let whole = whole.of(part);
+            let account = |tenant: &str| self.tenants.get(tenant).map(|accounts| with_more(accounts).of(part));
             let tripped = self.tripped.iter().filter(|tenant| account(tenant).is_some_and(|it| it.trips(protect)));
             let explains = |tenant: &str| account(tenant).is_some_and(|account| !whole.without(account).trips(protect));
             match whole.trips(protect) && !tripped.clone().any(|tenant| explains(tenant)) {
@@ -494,6 +555,13 @@ impl Hold {
 impl Accounts {
     fn over(totals: Totals) -> Self {
         Self { old: Account { totals, lost: Lost::default() }, new: Account::default() }
+    }
+
+    /// With so much that is new.
+    fn with_new(mut self, Totals { services, endpoints }: Totals) -> Self {
+        self.new.totals.services += services;
+        self.new.totals.endpoints += endpoints;
+        self
     }
 
     fn of(&self, part: Part) -> Account {

@@ -395,6 +395,11 @@ impl<K: Ord + Copy> Tally<K> {
         before
     }
 
+    /// Whether a service has counts.
+    pub fn has(&self, id: &str) -> bool {
+        self.by_service.contains_key(id)
+    }
+
     /// The services with counts.
     pub fn ids(&self) -> impl Iterator<Item = &Arc<str>> {
         self.by_service.keys()

@@ -350,7 +350,7 @@ impl Client {
 }
 
 /// The most protocols of an instance that are served, by their names, but `dubbo` first.
-const PROTOCOLS_OF_INSTANCE: usize = 4;
+pub const PROTOCOLS_OF_INSTANCE: usize = 4;
 
 /// Protocol in the dataIds of Dubbo's client, and group of its applications.
 const DUBBO: &str = "dubbo";

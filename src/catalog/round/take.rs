@@ -9,15 +9,20 @@ use hashbrown::HashSet;
 
 use crate::{
     catalog::{
+        breaker::Totals,
         key::ServiceKey,
         narrowing::{exported, is_same},
+        notices::Notice,
         orders::Orders,
         round::{Round, Stage},
     },
     model::{Millis, PROTOCOLS},
     policy::Policy,
     registry::store::{Store, Taken},
-    translate::{payload::Client, port::port},
+    translate::{
+        payload::{Client, PROTOCOLS_OF_INSTANCE},
+        port::port,
+    },
     visibility::{ServiceId, seen::Seen},
 };
 
@@ -31,11 +36,21 @@ enum Touch {
     Whole,
 }
 
+/// How many services and endpoints so many payloads of a dataInfoId make at most; how many protocols they name is not known
+/// before they are read.
+fn most_of(id: &str, payloads: usize) -> Totals {
+    match Client::of(id).names_protocols() {
+        true => Totals { services: payloads * PROTOCOLS_OF_INSTANCE, endpoints: payloads * PROTOCOLS_OF_INSTANCE },
+        false => Totals { services: payloads.min(1), endpoints: payloads },
+    }
+}
+
 impl Round {
     /// Takes from the store the services that the next round is to look at: those that changed, and those that another
     /// policy touches. The services that may go or come by the policy, or have another host, are taken at once, so that
     /// they are judged and placed as a whole; services that get another form only are taken in parts, and so are many that
-    /// changed, where no breaker could trip over all of them together and no hold ends.
+    /// changed, where no breaker could trip over all of them together and no hold ends. Where what certainly goes is enough for a
+    /// hold, that begins before.
     pub fn take(&mut self, now: Millis, store: &Store, policy: &Arc<Policy>, orders: &Orders) -> Vec<Taken> {
         let ends_hold = orders.release || self.breaker.is_due(now) || self.additions.is_due(now);
         // Who waits for what was said before does not wait for what comes after.
@@ -63,11 +78,46 @@ impl Round {
         let part = self.part + due.len();
         if taken.len() <= part && self.backlog.is_empty() {
             taken
-        } else if is_whole || (!taken.is_empty() && self.may_trip(now, &taken)) {
+        } else if is_whole || (!taken.is_empty() && self.may_trip(now, &taken) && !self.hold_ahead(now, &taken)) {
             self.backlog.whole(taken)
         } else {
             self.backlog.portion(taken, part)
         }
+    }
+
+    /// Begins the hold that services are worth which certainly lose everything, whatever becomes of others that are taken or
+    /// left. Returns whether no breaker could trip over the rest, so that all of them can go in portions.
+    fn hold_ahead(&mut self, now: Millis, taken: &[Taken]) -> bool {
+        let (mut going, mut to_come) = (Vec::new(), Totals::default());
+        self.breaker.begin(now, self.services.totals());
+        let came: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
+        let left = self.backlog.services().filter(|left| !came.contains(&*left.data_info_id));
+        for Taken { data_info_id: id, entries, unknown } in taken.iter().chain(left) {
+            for key in self.others.with_main(id) {
+                let Some(service) = self.services.get(&key) else { continue };
+                // Of a quarantined service the next form may be refused as well, and then it stays.
+                let goes = entries.is_empty() && !unknown && !self.quarantined.has(key.text());
+                let of_tenant = |tenant: &str| self.services.totals_of(tenant);
+                self.breaker.note_ahead(key.text(), service.endpoints, goes, of_tenant);
+                if goes {
+                    going.push(key);
+                }
+            }
+            let payloads: usize = entries.iter().map(|entry| usize::from(entry.body().boxes)).sum();
+            let Totals { services, endpoints } = most_of(id, payloads);
+            to_come.services += services;
+            to_come.endpoints += endpoints;
+        }
+        let served = self.services.iter().map(|(key, service)| (key.text(), service.endpoints));
+        let Some(lost) = self.breaker.hold_ahead(now, to_come, served) else { return false };
+        self.notices.give(now, Notice::MassDeleteHeld(lost));
+        for key in going {
+            // What ends the hold has it looked at, also before its turn comes.
+            if self.breaker.withholds(key.text()) {
+                self.set_withheld(&key, true);
+            }
+        }
+        !self.may_trip(now, taken)
     }
 
     /// Whether a breaker could trip over services and what is left of others, whatever became of them.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     catalog::{
+        breaker::Lost,
         driver::Driver,
         last_good::file::over_a_restart,
         orders::Orders,
@@ -932,12 +933,35 @@ fn a_mass_that_no_breaker_could_stop_goes_in_portions_and_a_change_goes_between(
     assert_eq!((driver.served().len(), empty(&driver)), (32, 0), "who is back in the last moment stays");
 }
 
+/// Rounds until everything was looked at.
+fn settle(driver: &mut Driver) {
+    driver.round();
+    while !driver.round.is_settled() {
+        driver.round();
+    }
+}
+
+/// Of how many services something is withheld.
+fn withheld(driver: &Driver) -> usize {
+    driver.report.withheld_services.len()
+}
+
 #[test]
-fn a_mass_that_a_breaker_might_stop_is_judged_as_a_whole() {
+fn a_mass_that_a_breaker_stops_is_held_before_it_goes_in_portions() {
     let mut driver = in_parts();
     unpublish(&driver, 0..13);
+    driver.publish(&id(39), "a", 2, &["10.0.39.1:80", "10.0.39.2:80", "10.9.9.9:80"]);
     driver.round();
-    assert_eq!((empty(&driver), driver.report.held, driver.round.is_settled()), (0, Some(Held::MassDelete), true));
+    assert_eq!((empty(&driver), withheld(&driver), driver.report.held), (0, 13, Some(Held::MassDelete)));
+    assert_eq!(driver.report.withheld, Some(Lost { services: 13, endpoints: 26 }));
+    assert!(!driver.round.is_settled() && driver.events().contains(&"mass_delete_held"));
+    let before = driver.report.translations;
+    driver.round();
+    assert_eq!(driver.report.translations - before, 4, "a portion");
+    settle(&mut driver);
+    assert_eq!((empty(&driver), withheld(&driver)), (0, 13));
+    assert!(driver.served()[&id(39)].1.endpoints.iter().any(|endpoint| endpoint.address == "10.9.9.9"));
+
     let mut driver = in_parts();
     unpublish(&driver, 0..8);
     driver.round();
@@ -945,6 +969,28 @@ fn a_mass_that_a_breaker_might_stop_is_judged_as_a_whole() {
     unpublish(&driver, 8..13);
     driver.round();
     assert_eq!((empty(&driver), driver.report.held), (4, Some(Held::MassDelete)), "what is left counts");
+    settle(&mut driver);
+    assert_eq!((empty(&driver), withheld(&driver)), (4, 9));
+
+    // What ends a hold has those looked at that had not had their turn.
+    let mut driver = in_parts();
+    unpublish(&driver, 0..13);
+    driver.round();
+    (0..3).for_each(|n| publish(&driver, n, 3));
+    settle(&mut driver);
+    assert_eq!((driver.report.held, withheld(&driver)), (None, 0));
+    assert_eq!((empty(&driver), driver.served().len()), (10, 40));
+}
+
+#[test]
+fn a_mass_that_a_breaker_might_stop_is_judged_as_a_whole() {
+    // How many endpoints are left is not known before they are read.
+    let mut driver = in_parts();
+    (0..30).for_each(|n| driver.publish(&id(n), "a", 2, &[&format!("10.0.{n}.1:80")]));
+    driver.round();
+    let endpoints = |driver: &Driver| driver.served().values().map(|(_, entry)| entry.endpoints.len()).sum::<usize>();
+    assert_eq!((endpoints(&driver), withheld(&driver), driver.round.is_settled()), (80, 30, true));
+
     let mut driver = in_parts();
     unpublish(&driver, 0..12);
     driver.policy(&json!({ "exclude": [id(20)] }));
@@ -953,6 +999,48 @@ fn a_mass_that_a_breaker_might_stop_is_judged_as_a_whole() {
     driver.orders.release = true;
     driver.round();
     assert!(driver.round.is_settled());
+}
+
+#[test]
+fn what_comes_with_a_mass_counts_though_it_is_not_known_yet() {
+    // Who went before is back in the same mass, so it is ten of 40 that go.
+    let mut driver = in_parts();
+    unpublish(&driver, 0..10);
+    settle(&mut driver);
+    (0..10).for_each(|n| publish(&driver, n, 3));
+    unpublish(&driver, 10..20);
+    driver.round();
+    assert_eq!((driver.report.held, empty(&driver), driver.round.is_settled()), (None, 10, true));
+
+    // Of 40 that came within a minute, 10 are new in this mass: ten that go are a third of the others.
+    let mut driver = in_parts();
+    (40..70).for_each(|n| publish(&driver, n, 1));
+    settle(&mut driver);
+    (70..80).for_each(|n| publish(&driver, n, 1));
+    unpublish(&driver, 40..50);
+    driver.round();
+    assert_eq!((driver.report.held, empty(&driver), driver.served().len()), (None, 10, 80));
+    unpublish(&driver, 50..60);
+    driver.round();
+    assert_eq!((driver.report.held, empty(&driver), withheld(&driver)), (Some(Held::MassDelete), 10, 10));
+
+    // Nothing would be left but what comes.
+    let mut driver = in_parts();
+    unpublish(&driver, 0..40);
+    publish(&driver, 40, 1);
+    driver.round();
+    assert_eq!((driver.report.held, withheld(&driver)), (Some(Held::MassDelete), 40));
+}
+
+#[test]
+fn a_service_that_stays_since_its_form_is_refused_is_none_that_goes() {
+    let mut driver = in_parts();
+    driver.policy(&refused());
+    settle(&mut driver);
+    assert_eq!(driver.report.quarantined_by["export-to"], 40);
+    unpublish(&driver, 0..20);
+    driver.round();
+    assert_eq!((driver.report.held, empty(&driver), driver.round.is_settled()), (None, 0, true));
 }
 
 #[test]

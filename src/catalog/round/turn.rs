@@ -541,7 +541,7 @@ impl Round {
         }
     }
 
-    fn set_withheld(&mut self, id: &ServiceKey, is_withheld: bool) {
+    pub(super) fn set_withheld(&mut self, id: &ServiceKey, is_withheld: bool) {
         let changed = if is_withheld { self.withheld.insert(id.clone()) } else { self.withheld.remove(id) };
         if changed {
             self.names.withheld.push((Arc::clone(id.text()), is_withheld));
