@@ -802,6 +802,46 @@ mod tests {
     }
 
     #[test]
+    fn who_came_during_a_hold_and_goes_is_in_no_other() {
+        let mut mesh = Mesh::new(12, 1);
+        assert_eq!(mesh.change(0, 0..12, 0), held(12, 12));
+        assert_eq!(mesh.change(1, 20..21, 1), PASS);
+        assert_eq!(mesh.change(2, 0..12, 1), over("what was missing is back"));
+        assert_eq!(mesh.change(3, 0..21, 0), held(12, 12));
+        assert_eq!((mesh.breaker.held.len(), mesh.totals().services), (12, 12));
+        assert!(!mesh.breaker.withholds(&mesh.id(20)) && mesh.breaker.window.as_ref().unwrap().changes.is_empty());
+    }
+
+    #[test]
+    fn what_certainly_goes_begins_a_hold_before_the_rest_is_known() {
+        let begun = |to_come: usize, back: usize| {
+            let mut mesh = Mesh::new(100, 1);
+            assert_eq!(mesh.change(0, 0..30, 0), PASS);
+            let names: Vec<Arc<str>> = (0..40).map(|n| mesh.id(n)).collect();
+            for (n, name) in names.iter().enumerate() {
+                let totals = Totals { services: 100, endpoints: 100 };
+                mesh.breaker.note_ahead(name, mesh.counts[name], n >= back, |_| totals);
+            }
+            let served = mesh.counts.iter().map(|(id, count)| (id, *count));
+            mesh.breaker.hold_ahead(1, Totals { services: to_come, endpoints: to_come }, served)
+        };
+        assert_eq!(begun(0, 0), Some(Lost { services: 40, endpoints: 40 }));
+        assert_eq!(begun(1_000, 0), Some(Lost { services: 40, endpoints: 40 }), "others are no replacement");
+        assert_eq!(begun(0, 9), Some(Lost { services: 31, endpoints: 31 }));
+        assert_eq!(begun(0, 10), None, "ten may be back");
+        // Of those that came within the minute it is a share of all that may have come by then.
+        let of_new = |to_come: usize| {
+            let mut mesh = Mesh::new(0, 0);
+            assert_eq!(mesh.change(0, 0..100, 1), PASS);
+            let names: Vec<Arc<str>> = (0..40).map(|n| mesh.id(n)).collect();
+            names.iter().for_each(|name| mesh.breaker.note_ahead(name, 1, true, |_| Totals::default()));
+            let served = mesh.counts.iter().map(|(id, count)| (id, *count));
+            mesh.breaker.hold_ahead(1, Totals { services: to_come, endpoints: to_come }, served).is_some()
+        };
+        assert_eq!([0, 33, 34].map(of_new), [true, true, false]);
+    }
+
+    #[test]
     fn a_tenant_that_goes_holds_back_no_other() {
         let mut mesh = Mesh::new(450, 1).with("b", 1_000);
         assert_eq!(mesh.of("a", 0, 0..450, 0), held(450, 450));

@@ -157,6 +157,9 @@ pub struct Direct {
     /// Who is seen to consume what; `None`: nothing is known.
     seen: Option<Arc<Seen>>,
     lingering: Lingering,
+    /// Since the last [`Direct::changes`] another policy came that may say otherwise of endpoints, which are all read anew: who
+    /// goes now was read under the one before, whose mTLS may be another.
+    admits_otherwise: bool,
     /// For each address and port that changed hands since the last [`Direct::changes`] who had it then.
     left: HashMap<(IpAddr, u16), (ServiceKey, Member)>,
     /// Entries to look at, since their endpoints or the policy changed.
@@ -203,7 +206,7 @@ impl Direct {
         if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, policy)) {
             return;
         }
-        // The addresses that linger were read under the policy before, whose mTLS may be another.
+        // The addresses that linger were read under the policy before as well.
         let admits_as_before = before.as_ref().is_none_or(|before| policy.admits_as(before));
         let ended = self.lingering.retain(|id, application, address, member| {
             let is_its = member.is_own() || policy.is_vouched_for(address);
@@ -212,6 +215,7 @@ impl Direct {
         if !before.as_ref().is_some_and(|before| policy.makes_direct_as(before)) {
             self.claim_anew(before.is_some(), services);
         }
+        self.admits_otherwise = !admits_as_before;
         self.touched.extend(ended);
     }
 
@@ -350,8 +354,10 @@ impl Direct {
         let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { return };
         let (Some(policy), Some(application)) = (&self.policy, application(member)) else { return };
         let key = (Arc::from(application), *port);
-        let may_stay =
-            policy.is_direct(application) && policy.check_address(*address).is_ok() && policy.serves(id.id());
+        let may_stay = !self.admits_otherwise
+            && policy.is_direct(application)
+            && policy.check_address(*address).is_ok()
+            && policy.serves(id.id());
         if let Some((key, _)) = self.served.get_key_value(&key).filter(|_| may_stay && !policy.linger().is_zero()) {
             self.lingering.begin(now, key, *address, id, member);
         }
@@ -427,6 +433,7 @@ impl Direct {
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         self.left.clear();
+        self.admits_otherwise = false;
         for key in std::mem::take(&mut self.touched) {
             let host: Arc<str> = app_entry::host(&key.0, key.1, &config.host_suffix).into();
             let (living, lingering) = (self.entries.get(&key), self.lingering.of(&key));

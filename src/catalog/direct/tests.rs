@@ -260,10 +260,12 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
         let changed = changes(&mut direct, &other, false).0;
         assert_eq!(changed, [format!("{}{ORDERS}", if stays { '+' } else { '-' })], "{other:?}");
     }
-    // An address that the policy itself takes away goes with it.
-    for other in
-        [serde_json::json!({ "endpoints": { "deny": ["10.0.0.1/32"] } }), serde_json::json!({ "exclude": ["a"] })]
-    {
+    // An address that the policy itself takes away goes with it, and so does who goes when another policy says who is called with mTLS.
+    for other in [
+        serde_json::json!({ "endpoints": { "deny": ["10.0.0.1/32"] } }),
+        serde_json::json!({ "exclude": ["a"] }),
+        serde_json::json!({ "mtls": mtls }),
+    ] {
         let mut direct = Direct::default();
         direct.follow(&first, std::iter::empty());
         direct.update(0, &id, &[], &orders);
