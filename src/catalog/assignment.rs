@@ -204,12 +204,17 @@ impl Assignment {
         }
         let digest = Sha256::digest(host).into();
         let mut movers = Movers::from([id.clone()]);
+        let right = Right::default();
         if let Some((_, before)) = self.claims.insert(id.clone(), (Claim::Kept, digest))
             && before != digest
         {
+            // What it has under another host already is not free in between, or others would move for nothing.
+            for (claims, vip) in self.vips.iter_mut().zip(vips.0) {
+                vip.into_iter()
+                    .for_each(|vip| claims.hand_over(&(before, id.clone()), &(digest, id.clone()), vip, right));
+            }
             self.withdraw_vips(before, id, &mut movers);
         }
-        let right = Right::default();
         for (claims, vip) in self.vips.iter_mut().zip(vips.0) {
             movers.extend(ids(claims.set(&(digest, id.clone()), vip.map(|vip| (vip, right)))));
         }

@@ -165,6 +165,23 @@ impl<R: Ord + Copy + Debug, K: Ord + Hash + Clone + Debug, V: Eq + Hash + Clone 
         changed
     }
 
+    /// Makes a claim to one candidate in the place of the claim of another, who has it, so that nobody moves who waits for it. No
+    /// effect if the other does not have it, or somebody who waits has a better right.
+    pub fn hand_over(&mut self, from: &K, to: &K, candidate: V, right: R) {
+        let first = self.waiting.get(&candidate).and_then(BTreeSet::first);
+        let is_next = first.is_none_or(|(theirs, first)| (right, to) < (*theirs, first));
+        if !is_next || self.get(from) != Some(&candidate) || self.claimants.contains_key(to) {
+            return;
+        }
+        let Some(Claimant { candidates, at }) = self.claimants.remove(from) else { return };
+        self.moved -= usize::from(at > 0);
+        for (passed, right) in &candidates[..at] {
+            self.stop_waiting(passed, *right, from);
+        }
+        self.hold(&candidate, right, to);
+        self.claimants.insert(to.clone(), Claimant { candidates: [(candidate, right)].into(), at: 0 });
+    }
+
     /// The candidate that a claimant has.
     pub fn get(&self, claimant: &K) -> Option<&V> {
         let entry = self.claimants.get(claimant)?;
@@ -283,12 +300,12 @@ mod tests {
     proptest! {
         #[test]
         fn in_any_history_nobody_has_what_another_has_a_better_right_to(
-            history in prop::collection::vec((0u8..12, prop::collection::vec((0u8..8, 0u8..4), 0..5), any::<bool>()), 0..60),
+            history in prop::collection::vec((0u8..12, prop::collection::vec((0u8..8, 0u8..4), 0..5), 0u8..5), 0..60),
             alike in any::<bool>(),
         ) {
             let (mut claims, mut model, mut told) = (Claims::default(), Model::new(), BTreeMap::new());
             let mut waits: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
-            for (claimant, mut candidates, add) in history {
+            for (claimant, mut candidates, what) in history {
                 let mut seen = BTreeSet::new();
                 candidates.retain(|(wanted, _)| seen.insert(*wanted));
                 if alike {
@@ -296,12 +313,24 @@ mod tests {
                 }
                 let has = |claims: &Claims<u8, u8, u8>| (0..12).map(|k| claims.get(&k).copied()).collect::<Vec<_>>();
                 let before = has(&claims);
-                let mut changed = if add {
-                    model.insert(claimant, candidates.clone());
-                    claims.set(&claimant, candidates)
-                } else {
-                    model.remove(&claimant);
-                    claims.remove(&claimant)
+                let mut changed = match what {
+                    0 | 1 => {
+                        model.insert(claimant, candidates.clone());
+                        claims.set(&claimant, candidates)
+                    }
+                    2 | 3 => {
+                        model.remove(&claimant);
+                        claims.remove(&claimant)
+                    }
+                    _ => {
+                        let (has, other) = (claims.get(&claimant).copied().unwrap_or_default(), (claimant + 1) % 12);
+                        claims.hand_over(&claimant, &other, has, 0);
+                        if !model.contains_key(&other) && claims.get(&other).is_some() {
+                            model.remove(&claimant);
+                            model.insert(other, vec![(has, 0)]);
+                        }
+                        vec![other]
+                    }
                 };
                 check(&claims, &model)?;
                 changed.push(claimant);
