@@ -54,6 +54,8 @@ const PUBLISHERS: usize = 3;
 /// How many services a round takes of many, in one world or another.
 const PARTS: [usize; 2] = [2, 1];
 const GRACE: Millis = 600_000;
+/// When services of a last good state came.
+const LONG_AGO: Millis = Millis::MIN / 2;
 
 /// Ids of three tenants, some of whose services have one host but for what tells them apart.
 const IDS: [&str; 10] = [
@@ -308,6 +310,8 @@ struct World {
     most: usize,
     /// The next round begins again, and judges no new services.
     begins_again: bool,
+    /// The view was not complete after the last round.
+    was_gathering: bool,
     /// The next complete view is the first, and there is no last good state to judge what goes.
     is_first: bool,
     /// After every round everything is compared, not after some.
@@ -377,6 +381,7 @@ impl World {
             settled_at: None,
             most: 0,
             begins_again: false,
+            was_gathering: true,
             is_first: true,
             thorough,
             part,
@@ -530,13 +535,13 @@ impl World {
         let (served, places) = (served(&before), self.told.clone());
         self.before = Before { served, places, versions: versions(&before), ..Before::default() };
         let had = self.before.served.iter().filter(|(_, endpoints)| !endpoints.is_empty());
-        self.came = had.map(|(id, _)| (id.clone(), (Millis::MIN / 2, false))).collect();
+        self.came = had.map(|(id, _)| (id.clone(), (LONG_AGO, false))).collect();
         // Services that came and went since are not known any more.
         let empty = self.kept.as_ref().filter(|_| had_last_good).map(|kept| &kept.empty).into_iter().flatten();
         self.empty = empty.map(|(id, since)| (id.to_string(), *since)).collect();
         self.graces = self.empty.clone();
         self.unknown = unknown.iter().map(|service| IDS[*service]).collect();
-        (self.settled_at, self.most, self.begins_again) = (None, 0, false);
+        (self.settled_at, self.most, self.begins_again, self.was_gathering) = (None, 0, false, true);
         self.is_first = self.before.served.is_empty();
         read.iter().filter(|service| !unknown.contains(service)).for_each(|service| self.replace(*service));
         self.round()?;
@@ -779,8 +784,12 @@ impl World {
         }
         self.check_lingering(&after, gathering)?;
         let (now, shown) = (self.driver.now, self.driver.view.shown);
+        // What is judged from the first view on came with it, whenever it was read.
+        let is_first_view = gathering || std::mem::replace(&mut self.was_gathering, gathering);
         let came = after.served.iter().filter(|(_, has)| !has.is_empty()).map(|(id, _)| {
-            (id.clone(), self.came.get(id).copied().unwrap_or((now, self.before.held == Some(Held::MassDelete))))
+            let known = self.came.get(id).copied().filter(|(at, _)| !is_first_view || *at == LONG_AGO);
+            let during = self.before.held == Some(Held::MassDelete) && !is_first_view;
+            (id.clone(), known.unwrap_or((now, during)))
         });
         self.came = came.collect();
         self.before = after;
