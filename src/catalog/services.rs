@@ -506,13 +506,16 @@ impl Services {
     }
 
     /// Leaves a service as it is, of which nothing is known: a grace that began before is not over, and ends no service until
-    /// the registry says that it has no endpoints.
+    /// the registry says that it has no endpoints. A service that is served with endpoints, since a form without them could not be
+    /// made, may have had some all the time where its publishers cannot be read: its grace begins anew.
     pub fn keep(&mut self, id: &ServiceKey, intent: Intent) {
         let Some(service) = self.services.get_mut(id) else { return };
+        let has_some = matches!(intent, Intent::Unreadable) && !service.members.is_empty();
         service.intent = intent;
         if service.empty_since.is_some_and(|since| self.graces.remove(&(since, id.clone()))) {
             self.graces_changed.push((Arc::clone(id.text()), None));
         }
+        service.empty_since = service.empty_since.filter(|_| !has_some);
     }
 
     /// No longer serves a service; returns the removal of its resources, and its endpoints.

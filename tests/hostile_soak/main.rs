@@ -5,11 +5,11 @@
 //! what the good client waits in all of them can be compared: from a change until the response that has it is here. The client
 //! waits longer while another server is harassed because all share the cores, which the server can do nothing about.
 //!
-//! The good client has a thread of its own, acknowledges at once and leaves the reading to another thread, and the bad ones run at
-//! the lowest priority: they stand for machines elsewhere. A change waits until what was told before is acknowledged, whoever's
-//! that was, so in calm another good change is said before each, as bad lines are among the bad. A change is said when the lines
-//! before it are read, since `serve` reads one at a time, which a session server's threads do side by side; what the lines make
-//! the server do after that is in the wait.
+//! The good client has a thread of its own, acknowledges at once and leaves the reading to another thread. That one and the bad
+//! clients run at the lowest priority: they stand for machines elsewhere. A change waits until what was told before is
+//! acknowledged, whoever's that was, so in calm another good change is said before each, as bad lines are among the bad. A
+//! change is said when the lines before it are read, since `serve` reads one at a time, which a session server's threads do
+//! side by side; what the lines make the server do after that is in the wait.
 //!
 //! A run takes `MOX_HOSTILE_SECONDS` (15) from the seed `MOX_SEED` (a new one, printed). Waits are printed and not
 //! judged here: a test does not know what else its machine does.
@@ -232,7 +232,10 @@ fn the_good_lose_nothing_among_the_bad() {
     let follows = good_tasks.spawn(follow(serve.address(), came));
     let looks = std::thread::spawn({
         let seen = Arc::clone(&seen);
-        move || look(&responses, &seen)
+        move || {
+            assert!(rustix::process::nice(19).is_ok());
+            look(&responses, &seen);
+        }
     });
     let (target, _) = watch::channel(None);
     for n in 0..CLIENTS {

@@ -74,6 +74,9 @@ struct Work<'p> {
     intent: Intent,
     target: Target,
     outcome: Outcome,
+    /// The target is that of a service of which nothing may go, taken before the breaker judges: without the breaker nothing would
+    /// be left of the service.
+    is_kept: bool,
 }
 
 /// Of which services no endpoint that is served may go.
@@ -209,12 +212,26 @@ impl Round {
     }
 
     fn insert<'p>(&self, turn: &mut Turn<'p>, id: ServiceKey, intent: Intent, rules: Rules<'p>) {
-        let target = self.target(turn, &id, &intent);
+        let is_kept = turn.withhold == Withhold::Nothing && self.is_kept_anyway(turn.now, &id, &intent);
+        let withhold = if is_kept { Withhold::Held } else { turn.withhold };
+        let target = self.target(turn.now, withhold, &id, &intent);
         let outcome = match &intent {
             Intent::Unreadable => Outcome::Refused(Quarantine::by_panic()),
             _ => Outcome::Open,
         };
-        turn.work.insert(id, Work { rules, intent, target, outcome });
+        turn.work.insert(id, Work { rules, intent, target, outcome, is_kept });
+    }
+
+    /// Whether it is known before the judgement that nothing goes of a service, and that without the breaker nothing would be left of
+    /// it. Such a service need not be built without its endpoints before it is built with them: a mass of removals that is withheld
+    /// costs as little as one that changes nothing.
+    fn is_kept_anyway(&self, now: Millis, id: &ServiceKey, intent: &Intent) -> bool {
+        matches!(intent, Intent::Endpoints { members, .. } if members.is_empty())
+            && self.stage == Stage::Live
+            && self.breaker.withholds(id.text())
+            && !self.breaker.is_due(now)
+            && !self.is_unknown(id, intent)
+            && self.services.get(id).is_some_and(|service| !service.members.is_empty())
     }
 
     /// Draws services in, and returns those that were; a service that is there already stays. The intent is as it was, or as the
@@ -246,7 +263,7 @@ impl Round {
         }
     }
 
-    fn target(&self, turn: &Turn<'_>, id: &ServiceKey, intent: &Intent) -> Target {
+    fn target(&self, now: Millis, withhold: Withhold, id: &ServiceKey, intent: &Intent) -> Target {
         let service = self.services.get(id);
         let (members, allowed) = match (intent, service) {
             (Intent::Endpoints { members, allowed }, _) => (&members[..], *allowed),
@@ -258,17 +275,17 @@ impl Round {
         if is_unknown && members.is_empty() && service.is_some_and(|service| service.members.is_empty()) {
             return Target::Stay;
         }
-        let keeping = service.filter(|_| is_unknown || self.withholds(turn.withhold, id));
+        let keeping = service.filter(|_| is_unknown || self.withholds(withhold, id));
         let extended = keeping.and_then(|service| service.with_missing(members, allowed));
         let is_empty = extended.as_deref().unwrap_or(members).is_empty();
         let empty_since = match service {
             _ if !is_empty => None,
-            Some(service) => Some(service.empty_since.unwrap_or(turn.now)),
+            Some(service) => Some(service.empty_since.unwrap_or(now)),
             // A service that is first seen without endpoints is not served.
             None => return Target::Gone,
         };
         // Before the view is complete nothing goes.
-        let over = |since| self.stage != Stage::Gathering && since <= turn.now - self.empty_grace();
+        let over = |since| self.stage != Stage::Gathering && since <= now - self.empty_grace();
         if service.is_none() && allowed && self.additions.waits(id.text()) {
             Target::Wait
         } else if (allowed || extended.is_some()) && !empty_since.is_some_and(over) {
@@ -369,7 +386,7 @@ impl Round {
             work.outcome = Outcome::Refused(Quarantine { reason: "no-host", detail });
             return false;
         };
-        let may_lose = !self.withholds(turn.withhold, id) && !self.is_unknown(id, &work.intent);
+        let may_lose = !work.is_kept && !self.withholds(turn.withhold, id) && !self.is_unknown(id, &work.intent);
         let export_to = exported(&work.rules, id.id(), self.seen.as_deref(), &self.config.namespace);
         let rules = Rules { export_to: &export_to, ..work.rules };
         let make = || self.services.make(id, &place, members, is_empty, &rules);

@@ -39,6 +39,7 @@ impl Round {
         for (id, work) in &turn.work {
             let served = self.endpoints(id);
             let next = match &work.outcome {
+                _ if work.is_kept => 0,
                 Outcome::Gone | Outcome::Waits => 0,
                 Outcome::Built(build) => build.endpoints,
                 Outcome::Same | Outcome::Stayed | Outcome::Refused(_) | Outcome::Open => served,
@@ -64,13 +65,26 @@ impl Round {
         if let Some(why) = over {
             let freed = self.withheld.iter().filter(|id| !self.breaker.withholds(id.text()));
             let (services, freed) = (freed.clone().count(), freed.filter(|id| !turn.work.contains_key(*id)));
-            let freed: BTreeSet<ServiceKey> = freed.cloned().collect();
+            let mut freed: BTreeSet<ServiceKey> = freed.cloned().collect();
             self.notices.give(now, Notice::MassDeleteOver { why, services });
+            freed.extend(self.let_go(turn));
             self.settle(turn, freed);
         }
         if self.is_holding() {
             self.withhold(turn);
         }
+    }
+
+    /// Gives the services up that were kept before the judgement and are withheld no more; returns them.
+    fn let_go(&self, turn: &mut Turn<'_>) -> Vec<ServiceKey> {
+        let (now, withhold) = (turn.now, turn.withhold);
+        let kept = turn.work.iter_mut().filter(|(id, work)| work.is_kept && !self.breaker.withholds(id.text()));
+        let let_go = kept.map(|(id, work)| {
+            work.is_kept = false;
+            (work.target, work.outcome) = (self.target(now, withhold, id, &work.intent), Outcome::Open);
+            id.clone()
+        });
+        let_go.collect()
     }
 
     /// Judges which services are new. Where too many are, they are not served yet; where that is over, those that waited are.
@@ -89,8 +103,9 @@ impl Round {
                 self.additions.note(id.text(), is_served, true);
             }
         }
-        if self.stage != Stage::Live {
-            return; // Who comes while a round begins again is not held up, and counts in the minute that runs.
+        // Who comes while a round begins again is not held up, and counts in the minute that runs; a hold that is over ends.
+        if self.stage != Stage::Live && !self.additions.is_due(turn.now) {
+            return;
         }
         let additions::Judgement { held, over } = self.additions.judge(turn.now);
         if let Some(services) = held {
@@ -110,7 +125,7 @@ impl Round {
                 _ => false,
             };
             if is_other {
-                let target = self.target(turn, &id, &turn.work[&id].intent);
+                let target = self.target(turn.now, turn.withhold, &id, &turn.work[&id].intent);
                 if let Some(work) = turn.work.get_mut(&id) {
                     (work.target, work.outcome) = (target, Outcome::Open);
                 }
@@ -124,8 +139,9 @@ impl Round {
     fn withhold(&mut self, turn: &mut Turn<'_>) {
         turn.withhold = Withhold::Held;
         let mut again = BTreeSet::new();
-        for id in turn.work.keys().filter(|id| self.breaker.withholds(id.text())).cloned().collect::<Vec<_>>() {
-            let target = self.target(turn, &id, &turn.work[&id].intent);
+        let held = turn.work.iter().filter(|(id, work)| !work.is_kept && self.breaker.withholds(id.text()));
+        for id in held.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            let target = self.target(turn.now, turn.withhold, &id, &turn.work[&id].intent);
             let Some(work) = turn.work.get_mut(&id) else { continue };
             let loses = matches!(&work.outcome, Outcome::Built(build) if build.loses);
             if loses || matches!(target, Target::Serve { extended: Some(_), .. }) {
