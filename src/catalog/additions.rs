@@ -103,6 +103,14 @@ impl Additions {
         }
     }
 
+    /// Takes note of a service without endpoints that has some again: the registry took the last one away at `since`. Where that was
+    /// before the window began, this is one of those that may come back.
+    pub fn note_back(&mut self, since: Millis) {
+        if let Some(window) = self.window.as_mut().filter(|window| since <= window.since) {
+            window.returning = window.returning.saturating_sub(1);
+        }
+    }
+
     /// Whether so many new services might make more services wait than do now.
     pub fn may_trip(&self, new: usize) -> bool {
         let Some(window) = &self.window else { return new > self.protect.mass_add_services };

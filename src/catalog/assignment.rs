@@ -223,6 +223,11 @@ impl Assignment {
         self.told(movers)
     }
 
+    /// Whether a service keeps the place that it is served under, whatever it would claim.
+    pub fn keeps(&self, id: &ServiceKey) -> bool {
+        matches!(self.claims.get(id), Some((Claim::Kept, _)))
+    }
+
     /// Gives up the claim of a service.
     pub fn withdraw(&mut self, id: &ServiceKey) -> Movers {
         let mut movers = Movers::new();

@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -157,9 +157,6 @@ pub struct Direct {
     /// Who is seen to consume what; `None`: nothing is known.
     seen: Option<Arc<Seen>>,
     lingering: Lingering,
-    /// Since the last [`Direct::changes`] another policy came that may say otherwise of endpoints, which are all read anew: who
-    /// goes now was read under the one before, whose mTLS may be another.
-    admits_otherwise: bool,
     /// For each address and port that changed hands since the last [`Direct::changes`] who had it then.
     left: HashMap<(IpAddr, u16), (ServiceKey, Member)>,
     /// Entries to look at, since their endpoints or the policy changed.
@@ -215,7 +212,6 @@ impl Direct {
         if !before.as_ref().is_some_and(|before| policy.makes_direct_as(before)) {
             self.claim_anew(before.is_some(), services);
         }
-        self.admits_otherwise = !admits_as_before;
         self.touched.extend(ended);
     }
 
@@ -232,9 +228,17 @@ impl Direct {
         }
     }
 
-    /// Notes that a service has other endpoints than before, both sorted by address and port. Beside a walk over them it costs
-    /// the endpoints that differ, each by the logarithm of the services that have one there.
-    pub fn update(&mut self, now: Millis, id: &ServiceKey, before: &[Member], after: &[Member]) {
+    /// Notes that a service has other endpoints than before, both sorted by address and port. Services are `outdated` whose
+    /// endpoints were read under another policy. Beside a walk over the endpoints it costs those that differ, each by the logarithm
+    /// of the services that have one there.
+    pub fn update(
+        &mut self,
+        now: Millis,
+        id: &ServiceKey,
+        before: &[Member],
+        after: &[Member],
+        outdated: &HashSet<ServiceKey>,
+    ) {
         let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
         loop {
             let order = match (before.peek(), after.peek()) {
@@ -255,13 +259,19 @@ impl Direct {
             let claim = |member: &Member| (member.version(), member.is_own());
             let is_same = had.zip(has).is_some_and(|(had, has)| had == has && claim(had) == claim(has));
             if !is_same {
-                self.change(Some(now), id, had, has);
+                self.change(Some((now, outdated)), id, had, has);
             }
         }
     }
 
     /// Notes that a service has another endpoint at an address and port than before, or none.
-    fn change(&mut self, now: Option<Millis>, id: &ServiceKey, had: Option<&Member>, has: Option<&Member>) {
+    fn change(
+        &mut self,
+        went: Option<(Millis, &HashSet<ServiceKey>)>,
+        id: &ServiceKey,
+        had: Option<&Member>,
+        has: Option<&Member>,
+    ) {
         let Some(Endpoint { address: Address::Ip(address), port, .. }) = has.or(had).map(Member::endpoint) else {
             return;
         };
@@ -318,9 +328,11 @@ impl Direct {
         if has.is_some() {
             self.touched.extend(self.lingering.end(*address, *port));
         }
-        if let Some(now) = now {
+        if let Some((now, outdated)) = went {
             // Whoever else is there may go in the same round, and then the address has been of the first.
             if let (Some(holder), Some(before)) = (holder, before.clone().filter(|_| before != after)) {
+                let is_outdated = outdated.contains(&holder);
+                let before = if is_outdated { as_now(&before, self.policy.as_deref()) } else { before };
                 self.left.entry(place).or_insert((holder, before));
             }
             if is_deserted && let Some((id, member)) = self.left.remove(&place) {
@@ -354,10 +366,8 @@ impl Direct {
         let Endpoint { address: Address::Ip(address), port, .. } = member.endpoint() else { return };
         let (Some(policy), Some(application)) = (&self.policy, application(member)) else { return };
         let key = (Arc::from(application), *port);
-        let may_stay = !self.admits_otherwise
-            && policy.is_direct(application)
-            && policy.check_address(*address).is_ok()
-            && policy.serves(id.id());
+        let may_stay =
+            policy.is_direct(application) && policy.check_address(*address).is_ok() && policy.serves(id.id());
         if let Some((key, _)) = self.served.get_key_value(&key).filter(|_| may_stay && !policy.linger().is_zero()) {
             self.lingering.begin(now, key, *address, id, member);
         }
@@ -433,7 +443,6 @@ impl Direct {
     ) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         self.left.clear();
-        self.admits_otherwise = false;
         for key in std::mem::take(&mut self.touched) {
             let host: Arc<str> = app_entry::host(&key.0, key.1, &config.host_suffix).into();
             let (living, lingering) = (self.entries.get(&key), self.lingering.of(&key));
@@ -593,6 +602,14 @@ fn shown((address, port, id): &(IpAddr, u16, ServiceKey), application: &str) -> 
     let start = |text: &str| text.chars().take(100).collect::<String>();
     let (application, id) = (start(application), start(id.text()));
     format!("{address} {port} {application} {id}").into()
+}
+
+/// An endpoint that was read under another policy, with what the policy in force says of mTLS. A zone that is no label is not known
+/// any more, so a rule for zones does not find it.
+fn as_now(member: &Member, policy: Option<&Policy>) -> Member {
+    let endpoint = member.endpoint();
+    let (Some(policy), Address::Ip(address)) = (policy, &endpoint.address) else { return member.clone() };
+    member.with_mtls(policy.mtls(Some(*address), endpoint.application(), endpoint.labels.get("zone")))
 }
 
 fn application(member: &Member) -> Option<&str> {

@@ -343,6 +343,8 @@ struct Before {
     waiting: BTreeSet<Arc<str>>,
     /// New services waited.
     adding: bool,
+    /// Streams were told.
+    shown: bool,
 }
 
 impl World {
@@ -533,7 +535,8 @@ impl World {
         let before = self.kept.as_ref().filter(|_| had_last_good).map(|kept| kept.view.clone()).unwrap_or_default();
         self.told = places(&before);
         let (served, places) = (served(&before), self.told.clone());
-        self.before = Before { served, places, versions: versions(&before), ..Before::default() };
+        let versions = versions(&before);
+        self.before = Before { served, places, versions, shown: had_last_good, ..Before::default() };
         let had = self.before.served.iter().filter(|(_, endpoints)| !endpoints.is_empty());
         self.came = had.map(|(id, _)| (id.clone(), (LONG_AGO, false))).collect();
         // Services that came and went since are not known any more.
@@ -662,7 +665,8 @@ impl World {
         let places = if is_new { places(view) } else { self.before.places.clone() };
         let (withheld, waiting) = (report.withheld_services.clone(), report.waiting_services.clone());
         let adding = report.waiting.is_some();
-        let after = Before { served, places, versions, held: report.held, withheld, waiting, adding };
+        let (held, shown) = (report.held, view.shown);
+        let after = Before { served, places, versions, held, withheld, waiting, adding, shown };
         if frozen {
             check(!is_new, || "something changes while frozen".into())?;
             self.before = after;
@@ -726,7 +730,7 @@ impl World {
         }
         // A newcomer takes nothing from anybody who is served and has endpoints, but for the pins.
         let pinned = |place: &str, id: &str| self.driver.pins.get(place).is_some_and(|pinned| **pinned != *id);
-        for (id, (host, vips)) in &self.told {
+        for (id, (host, vips)) in self.told.iter().filter(|_| self.before.shown) {
             let has_some = after.served.get(id).is_some_and(|endpoints| !endpoints.is_empty());
             let Some((now, addresses)) = after.places.get(id).filter(|_| has_some) else { continue };
             let wanted = self.reference().candidates(id);
@@ -788,7 +792,9 @@ impl World {
         let is_first_view = gathering || std::mem::replace(&mut self.was_gathering, gathering);
         let came = after.served.iter().filter(|(_, has)| !has.is_empty()).map(|(id, _)| {
             let known = self.came.get(id).copied().filter(|(at, _)| !is_first_view || *at == LONG_AGO);
-            let during = self.before.held == Some(Held::MassDelete) && !is_first_view;
+            // A hold goes on under a freeze, which the report names before it.
+            let is_held = self.before.held == Some(Held::MassDelete) || !self.before.withheld.is_empty();
+            let during = is_held && !is_first_view;
             (id.clone(), known.unwrap_or((now, during)))
         });
         self.came = came.collect();

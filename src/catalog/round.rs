@@ -107,6 +107,8 @@ pub struct Outline {
     pending: BTreeSet<Arc<str>>,
     /// The addresses that linger in entries of applications.
     lingering: Lingering,
+    /// See [`Round::outdated`].
+    outdated: HashSet<ServiceKey>,
     part: usize,
 }
 
@@ -178,6 +180,9 @@ pub struct Round {
     waits_for_reads: bool,
     /// The policy of the round before; `None` before the first.
     policy: Option<Arc<Policy>>,
+    /// Services with endpoints that were read under a policy that may have said otherwise of them, of mTLS for one: what was withheld
+    /// since, or could not be read.
+    outdated: HashSet<ServiceKey>,
     /// What counted in the round before of who is seen to consume what.
     seen: Option<Arc<Seen>>,
     /// Services and entries whose newest form cannot be made, with the reason.
@@ -238,6 +243,7 @@ impl Round {
             part: PART,
             waits_for_reads: false,
             policy: None,
+            outdated: HashSet::new(),
             seen: None,
             quarantined: Tally::default(),
             rejects: Tally::default(),
@@ -281,14 +287,27 @@ impl Round {
             kept: kept.collect(),
             pending: self.pending.iter().chain(self.backlog.ids()).cloned().collect(),
             lingering: self.direct.as_ref().map(|direct| direct.lingering().clone()).unwrap_or_default(),
+            outdated: self.outdated.clone(),
             part: self.part,
         })
     }
 
     /// A copy of a round, of its outline and of what is served. Its first round has to look at every service.
     pub fn copy(outline: Outline, now: Millis, served: LastGood) -> Self {
-        let Outline { config, gate, first_view, breaker, additions, narrowing, kept, pending, lingering, part, .. } =
-            outline;
+        let Outline {
+            config,
+            gate,
+            first_view,
+            breaker,
+            additions,
+            narrowing,
+            kept,
+            pending,
+            lingering,
+            outdated,
+            part,
+            ..
+        } = outline;
         let mut begun = Self::new(config, now, Some(served));
         let kept_keys: HashSet<ServiceKey> = kept.iter().map(|(_, key)| key.clone()).collect();
         begun.services.begin_current(|key| !kept_keys.contains(key) && !pending.contains(key.id()));
@@ -308,6 +327,7 @@ impl Round {
             breaker,
             additions,
             narrowing,
+            outdated,
             part,
             ..begun
         }
@@ -344,6 +364,7 @@ impl Round {
             restored: self.restored,
             last_good_until: self.last_good_until,
             moves: self.moves,
+            outdated: self.outdated.clone(),
             part: self.part,
             additions: self.additions.clone(),
             narrowing: self.narrowing.clone(),

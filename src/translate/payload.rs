@@ -100,6 +100,12 @@ impl Endpoint {
         Self::new(self.address, self.port, self.weight, self.labels, extras)
     }
 
+    /// The endpoint, called with mTLS as one of these identities, or without.
+    pub fn with_mtls(self, mtls: Option<Arc<[String]>>) -> Self {
+        let extras = Extras { mtls, ..self.extras.map(|extras| *extras).unwrap_or_default() };
+        Self::new(self.address, self.port, self.weight, self.labels, extras)
+    }
+
     /// See [`Extras::locality`].
     pub fn locality(&self) -> Option<&str> {
         self.extras.as_ref()?.locality.as_deref()

@@ -81,13 +81,18 @@ impl Member {
         if endpoints.len() == 1 && others.is_none() && rejects.is_none() {
             return self.clone();
         }
-        let parsed = Parsed {
-            register_id: register_id.clone(),
-            version: *version,
-            source_address: *source_address,
-            endpoints: [self.endpoint().clone()].into(),
-            ..Parsed::default()
-        };
+        let (register_id, version, source_address) = (register_id.clone(), *version, *source_address);
+        let endpoints = [self.endpoint().clone()].into();
+        let parsed = Parsed { register_id, version, source_address, endpoints, ..Parsed::default() };
+        Self { parsed: Arc::new(parsed), index: 0 }
+    }
+
+    /// The same without what else was read with it, called with mTLS as one of these identities, or without.
+    pub fn with_mtls(&self, mtls: Option<Arc<[String]>>) -> Self {
+        let Parsed { register_id, version, source_address, .. } = &*self.parsed;
+        let (register_id, version, source_address) = (register_id.clone(), *version, *source_address);
+        let endpoints = [self.endpoint().clone().with_mtls(mtls)].into();
+        let parsed = Parsed { register_id, version, source_address, endpoints, ..Parsed::default() };
         Self { parsed: Arc::new(parsed), index: 0 }
     }
 

@@ -58,19 +58,19 @@ const USERS: &str = "sofa-registry/p80.users.app";
 fn an_address_is_the_newests_and_only_what_is_touched_is_made() {
     let (mut direct, all) = (Direct::default(), all());
     let orders = members(&["10.0.0.1:80?app=orders", "10.0.0.2:80?app=orders"], 1);
-    direct.update(0, &"a".into(), &[], &orders);
+    direct.update(0, &"a".into(), &[], &orders, &HashSet::new());
     assert_eq!(changes(&mut direct, &all, false).0, [format!("+{ORDERS}")]);
     assert!(changes(&mut direct, &all, false).0.is_empty());
-    direct.update(0, &"b".into(), &[], &members(&["10.0.0.2:80?app=users"], 2));
+    direct.update(0, &"b".into(), &[], &members(&["10.0.0.2:80?app=users"], 2), &HashSet::new());
     let both = changes(&mut direct, &all, false).0;
     assert_eq!(BTreeSet::from_iter(both), BTreeSet::from([format!("+{ORDERS}"), format!("+{USERS}")]));
     assert_eq!((direct.counts().contested, direct.notices().len()), (1, 1));
     // The same again in a newer version: it has the address now.
     let newer = members(&["10.0.0.1:80?app=orders", "10.0.0.2:80?app=orders"], 3);
-    direct.update(0, &"a".into(), &orders, &newer);
+    direct.update(0, &"a".into(), &orders, &newer, &HashSet::new());
     let both = changes(&mut direct, &all, false).0;
     assert_eq!(BTreeSet::from_iter(both), BTreeSet::from([format!("+{ORDERS}"), format!("-{USERS}")]));
-    direct.update(0, &"a".into(), &newer, &[]);
+    direct.update(0, &"a".into(), &newer, &[], &HashSet::new());
     let both = changes(&mut direct, &all, false).0;
     assert_eq!(BTreeSet::from_iter(both), BTreeSet::from([format!("-{ORDERS}"), format!("+{USERS}")]));
     assert_eq!((direct.counts().entries, direct.counts().contested), (1, 0));
@@ -79,9 +79,9 @@ fn an_address_is_the_newests_and_only_what_is_touched_is_made() {
 #[test]
 fn what_istio_would_refuse_is_served_as_before_and_named() {
     let (mut direct, all, refused) = (Direct::default(), all(), refused());
-    direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
+    direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1), &HashSet::new());
     changes(&mut direct, &all, false);
-    direct.update(0, &"b".into(), &[], &members(&["10.0.0.3:80?app=users"], 1));
+    direct.update(0, &"b".into(), &[], &members(&["10.0.0.3:80?app=users"], 1), &HashSet::new());
     direct.touch_all();
     let (changed, outcomes) = changes(&mut direct, &refused, false);
     assert_eq!((changed.len(), direct.counts().entries), (0, 1), "the old one stays, the new one does not come");
@@ -101,7 +101,7 @@ fn what_a_last_good_state_had_is_not_removed_while_it_is_to_be_kept() {
     let mut direct = Direct::restored(served);
     direct.follow(&Arc::new(all()), std::iter::once((&id, &orders[..])));
     assert!(changes(&mut direct, &all(), true).0.is_empty(), "nothing is touched");
-    direct.update(0, &id, &orders, &[]);
+    direct.update(0, &id, &orders, &[], &HashSet::new());
     direct.expire(60_000);
     assert!(changes(&mut direct, &all(), true).0.is_empty());
     assert_eq!(changes(&mut direct, &all(), false).0, ["-old/name"]);
@@ -113,7 +113,7 @@ fn an_entry_that_gets_another_name_leaves_none_behind() {
     let served = BTreeMap::from([((Arc::from("orders"), 80), (3, Arc::from("old/name")))]);
     let mut direct = Direct::restored(served);
     direct.follow(&Arc::new(all()), std::iter::empty());
-    direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
+    direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1), &HashSet::new());
     let changed = BTreeSet::from_iter(changes(&mut direct, &all(), false).0);
     assert_eq!(changed, BTreeSet::from(["-old/name".to_owned(), format!("+{ORDERS}")]));
 }
@@ -139,7 +139,7 @@ fn where_the_proxy_chooses_an_address_is_its_publishers_own_or_vouched_for() {
         all.flat_map(|((_, port), entry)| entry.keys().map(move |ip| format!("{ip}:{port}"))).collect::<Vec<_>>()
     };
     direct.follow(&Arc::new(mesh(&[])), std::iter::empty());
-    claimed().for_each(|(id, members)| direct.update(0, id, &[], members));
+    claimed().for_each(|(id, members)| direct.update(0, id, &[], members, &HashSet::new()));
     assert_eq!(addresses(&direct), ["10.0.0.1:80", "10.66.6.6:80"]);
     let counts = direct.counts();
     assert_eq!((counts.not_own, counts.contested, direct.notices().len()), (4, 0, 4));
@@ -154,7 +154,7 @@ fn where_the_proxy_chooses_an_address_is_its_publishers_own_or_vouched_for() {
     direct.follow(&Arc::new(self::all()), claimed());
     assert_eq!((addresses(&direct).len(), direct.counts().not_own, direct.counts().contested), (5, 0, 0));
     direct.follow(&Arc::new(mesh(&[])), claimed());
-    ids.iter().zip(&all).for_each(|(id, members)| direct.update(0, id, members, &[]));
+    ids.iter().zip(&all).for_each(|(id, members)| direct.update(0, id, members, &[], &HashSet::new()));
     assert_eq!((direct.entries.len(), direct.claims.len(), direct.counts().not_own), (0, 0, 0));
 }
 
@@ -183,12 +183,12 @@ fn an_address_lingers_after_its_provider_and_its_endpoint_goes_at_once() {
         };
         let addresses = |all: &[&str]| all.iter().map(|address| (*address).to_owned()).collect::<Vec<_>>();
         let two = addresses(&["10.0.0.1", "10.0.0.2"]);
-        direct.update(0, &id, &[], &both);
+        direct.update(0, &id, &[], &both, &HashSet::new());
         assert_eq!(state(&mut direct), Some((two.clone(), endpoints[0], false)));
-        direct.update(1_000, &id, &both, &both[1..]);
+        direct.update(1_000, &id, &both, &both[1..], &HashSet::new());
         assert_eq!(state(&mut direct), Some((two.clone(), endpoints[1], false)));
         assert_eq!((direct.deadline(), direct.counts().lingering), (Some(61_000), 1));
-        direct.update(31_000, &id, &both[1..], &[]);
+        direct.update(31_000, &id, &both[1..], &[], &HashSet::new());
         assert_eq!(state(&mut direct), Some((two, 0, endpoints[0] > 0)), "all linger, and the entry stays for them");
         direct.expire(60_999);
         assert_eq!(direct.counts().lingering, 2);
@@ -213,9 +213,9 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
     let gone_under = |policy: &Arc<Policy>| {
         let mut direct = Direct::default();
         direct.follow(policy, std::iter::empty());
-        direct.update(0, &id, &[], &orders);
+        direct.update(0, &id, &[], &orders, &HashSet::new());
         changes(&mut direct, policy, false);
-        direct.update(5, &id, &orders, &[]);
+        direct.update(5, &id, &orders, &[], &HashSet::new());
         direct
     };
     assert_eq!(gone_under(&first).counts().lingering, 1);
@@ -224,17 +224,17 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
     for data in ["10.0.0.1:80?app=orders", "10.0.0.1:80?app=users", "10.0.0.1:80?app=other", "10.0.0.1:80"] {
         let mut direct = gone_under(&first);
         direct.touched.clear();
-        direct.update(6, &"b".into(), &[], &members(&[data], 2));
+        direct.update(6, &"b".into(), &[], &members(&[data], 2), &HashSet::new());
         assert_eq!(direct.counts().lingering, 0, "{data}");
         assert!(direct.touched.contains(&("orders".into(), 80)), "{data}");
     }
     // An address that is still published for another service never lingers, though nobody there says his name.
     let (mut direct, nameless) = (Direct::default(), members(&["10.0.0.1:80"], 1));
     direct.follow(&first, std::iter::empty());
-    direct.update(0, &"b".into(), &[], &nameless);
-    direct.update(0, &id, &[], &orders);
+    direct.update(0, &"b".into(), &[], &nameless, &HashSet::new());
+    direct.update(0, &id, &[], &orders, &HashSet::new());
     changes(&mut direct, &first, false);
-    direct.update(5, &id, &orders, &[]);
+    direct.update(5, &id, &orders, &[], &HashSet::new());
     assert_eq!(changes(&mut direct, &first, false).0, [format!("-{ORDERS}")]);
     // Other policies.
     let mtls = serde_json::json!([{ "zones": ["z"] }]);
@@ -260,20 +260,25 @@ fn an_address_lingers_until_somebody_is_there_or_the_policy_says_otherwise() {
         let changed = changes(&mut direct, &other, false).0;
         assert_eq!(changed, [format!("{}{ORDERS}", if stays { '+' } else { '-' })], "{other:?}");
     }
-    // An address that the policy itself takes away goes with it, and so does who goes when another policy says who is called with mTLS.
-    for other in [
-        serde_json::json!({ "endpoints": { "deny": ["10.0.0.1/32"] } }),
-        serde_json::json!({ "exclude": ["a"] }),
-        serde_json::json!({ "mtls": mtls }),
+    // An address that the policy itself takes away goes with it; who goes after another policy lingers with what that one says of mTLS.
+    let identity = "spiffe://mesh/ns/shop/sa/orders";
+    for (stays, other) in [
+        (false, serde_json::json!({ "endpoints": { "deny": ["10.0.0.1/32"] } })),
+        (false, serde_json::json!({ "exclude": ["a"] })),
+        (true, serde_json::json!({ "mtls": [{ "applications": ["orders"], "identities": [identity] }] })),
     ] {
         let mut direct = Direct::default();
         direct.follow(&first, std::iter::empty());
-        direct.update(0, &id, &[], &orders);
+        direct.update(0, &id, &[], &orders, &HashSet::new());
         changes(&mut direct, &first, false);
         let other = document(other);
         direct.follow(&other, std::iter::once((&id, &orders[..])));
-        direct.update(5, &id, &orders, &[]);
-        assert_eq!((direct.counts().lingering, changes(&mut direct, &other, false).0.len()), (0, 1), "{other:?}");
+        direct.update(5, &id, &orders, &[], &HashSet::from_iter([id.clone()]));
+        assert_eq!(direct.counts().lingering, usize::from(stays), "{other:?}");
+        let lingers = direct.lingering.of(&("orders".into(), 80)).map(|all| all[&"10.0.0.1".parse().unwrap()].clone());
+        let mtls = lingers.map(|member| member.endpoint().mtls().unwrap().to_vec());
+        assert_eq!(mtls, stays.then(|| vec![identity.to_owned()]));
+        assert_eq!(changes(&mut direct, &other, false).0.len(), 1, "{other:?}");
     }
 }
 
@@ -286,9 +291,9 @@ fn an_address_lingers_for_who_had_it_though_another_is_there_until_the_same_roun
             let mut direct = Direct::default();
             direct.follow(&policy, std::iter::empty());
             let of = [&orders, &other];
-            (0..2).for_each(|n| direct.update(0, &ids[n], &[], of[n]));
+            (0..2).for_each(|n| direct.update(0, &ids[n], &[], of[n], &HashSet::new()));
             assert_eq!(changes(&mut direct, &policy, false).0, [format!("+{ORDERS}")]);
-            order.into_iter().for_each(|n| direct.update(5, &ids[n], of[n], &[]));
+            order.into_iter().for_each(|n| direct.update(5, &ids[n], of[n], &[], &HashSet::new()));
             let lingers = Lingers { application: "orders".into(), since: 5 };
             assert_eq!(direct.lingering_changed(), [("10.0.0.1:80".parse().unwrap(), Some(lingers))]);
         }
@@ -301,9 +306,9 @@ fn an_entry_of_before_a_start_is_looked_at_where_the_policy_ends_what_lingers_in
     let (first, other) = (Arc::new(all()), Arc::new(policy(serde_json::json!({ "exclude": ["a"] }))));
     let mut direct = Direct::default();
     direct.follow(&first, std::iter::empty());
-    direct.update(0, &id, &[], &orders);
+    direct.update(0, &id, &[], &orders, &HashSet::new());
     changes(&mut direct, &first, false);
-    direct.update(5, &id, &orders, &[]);
+    direct.update(5, &id, &orders, &[], &HashSet::new());
     changes(&mut direct, &first, false);
     let mut restored = Direct::restored(direct.served.clone());
     restored.restore_lingering(direct.lingering.clone());
@@ -319,10 +324,10 @@ fn what_lingers_keeps_no_more_than_its_own_endpoint_and_a_short_name() {
     let names = [format!("10.0.0.1:80?app={longest}"), format!("10.0.0.2:80?app={longest}x"), "10.0.0.3:81".to_owned()];
     let there = members(&names.each_ref().map(|name| &**name), 1);
     let id = "a".into();
-    direct.update(0, &id, &[], &there);
+    direct.update(0, &id, &[], &there, &HashSet::new());
     assert_eq!((direct.entries.len(), direct.unnamed), (1, 2));
     changes(&mut direct, &all(), false);
-    direct.update(5, &id, &there, &[]);
+    direct.update(5, &id, &there, &[], &HashSet::new());
     let changed = direct.lingering_changed();
     let (key, _) = direct.served.first_key_value().unwrap();
     assert_eq!(&*key.0, longest);
@@ -345,9 +350,9 @@ fn no_more_linger_than_a_proxy_can_bear() {
         let data = data(application, count);
         let there = members(&data.iter().map(String::as_str).collect::<Vec<_>>(), 1);
         direct.policy.get_or_insert_with(|| Arc::new(self::all()));
-        direct.update(0, &id, &[], &there);
+        direct.update(0, &id, &[], &there, &HashSet::new());
         changes(&mut direct, &all, false);
-        direct.update(1, &id, &there, &[]);
+        direct.update(1, &id, &there, &[], &HashSet::new());
         let counts = direct.counts();
         (counts.lingering, counts.not_lingering)
     };
@@ -365,7 +370,7 @@ fn a_sample_has_the_start_of_what_publishers_chose() {
     let data = format!("10.0.0.1:80?app={application}");
     let any = self::policy(serde_json::json!({ "direct": { "applications": ["*"], "balance": "mesh" } }));
     direct.follow(&Arc::new(any), std::iter::empty());
-    direct.update(0, &(&*"i".repeat(200)).into(), &[], &members(&[&data], 1));
+    direct.update(0, &(&*"i".repeat(200)).into(), &[], &members(&[&data], 1), &HashSet::new());
     let sample = format!("10.0.0.1 80 {} {}", &application[..100], "i".repeat(100));
     assert_eq!(direct.counts().not_own_sample, [sample.into()]);
 }
@@ -377,7 +382,7 @@ fn where_the_proxy_chooses_new_providers_warm_up_by_the_policy() {
         let policy = policy(serde_json::json!({ "direct": {
             "applications": ["*"], "balance": balance, "addresses": ["10.0.0.0/8"], "overrides": overrides } }));
         let (mut direct, mut changes) = (Direct::default(), RoundChanges::default());
-        direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
+        direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1), &HashSet::new());
         direct.changes(&Config::default(), &policy, false, &mut changes);
         let rules = Snapshot::default().with(&changes.destination_rules).decode();
         rules.into_iter().map(|rule| DestinationRule::decode(rule.body.unwrap().value).unwrap()).collect::<Vec<_>>()
@@ -391,7 +396,7 @@ fn an_application_has_an_export_of_its_own() {
     let mut direct = Direct::default();
     let document = |overrides| serde_json::json!({ "exportTo": ["a"], "direct": { "applications": ["*"], "overrides": overrides } });
     let with = policy(document(serde_json::json!({ "or*": { "exportTo": ["b"] }, "*": { "exportTo": ["~"] } })));
-    direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1));
+    direct.update(0, &"a".into(), &[], &members(&["10.0.0.1:80?app=orders"], 1), &HashSet::new());
     assert_eq!(orders(&mut direct, &with).unwrap().0.export_to, ["b"], "the most specific glob decides");
     let without = policy(document(serde_json::json!({ "Or*": { "exportTo": ["b"] }, "or*": {} })));
     assert_eq!(orders(&mut direct, &without).unwrap().0.export_to, ["a"]);
@@ -412,7 +417,7 @@ fn an_application_is_exported_to_the_consumers_of_any_of_its_services() {
     let seen = |pairs: &[(&str, &[&str])]| Some(Arc::new(Seen::with(pairs)));
     direct.follow(&policy, std::iter::empty());
     let one = members(&["10.0.0.1:80?app=orders"], 1);
-    ["a", "b"].into_iter().for_each(|id| direct.update(0, &id.into(), &[], &one));
+    ["a", "b"].into_iter().for_each(|id| direct.update(0, &id.into(), &[], &one, &HashSet::new()));
     assert_eq!(export(&mut direct).unwrap(), ["*"], "nothing is known yet");
     direct.see(seen(&[("a", &["shop"]), ("c", &["pay"])]).as_ref());
     assert_eq!(export(&mut direct).unwrap(), ["shop"]);
@@ -421,12 +426,12 @@ fn an_application_is_exported_to_the_consumers_of_any_of_its_services() {
     direct.see(seen(&[("a", &["shop"]), ("b", &["batch"]), ("c", &["pay"]), ("d", &["x"])]).as_ref());
     assert_eq!(export(&mut direct), None, "it is of another application");
     // A service that comes at an address that is there already.
-    direct.update(0, &"c".into(), &[], &one);
+    direct.update(0, &"c".into(), &[], &one, &HashSet::new());
     assert_eq!(export(&mut direct).unwrap(), ["batch", "pay", "shop"]);
-    direct.update(0, &"b".into(), &one, &[]);
+    direct.update(0, &"b".into(), &one, &[], &HashSet::new());
     assert_eq!(export(&mut direct).unwrap(), ["pay", "shop"]);
     // While its address lingers nothing tells who consumes it.
-    ["a", "c"].into_iter().for_each(|id| direct.update(0, &id.into(), &one, &[]));
+    ["a", "c"].into_iter().for_each(|id| direct.update(0, &id.into(), &one, &[], &HashSet::new()));
     assert_eq!(
         (export(&mut direct).unwrap(), direct.counts().lingering),
         (vec!["pay".to_owned(), "shop".to_owned()], 1)
@@ -517,7 +522,7 @@ proptest::proptest! {
             let (served, had) = (direct.served.clone(), naive.entries());
             let before = naive.services.insert(id.clone(), after.clone()).unwrap_or_default();
             let touched = direct.entries.clone();
-            direct.update(now, &id, &before, &after);
+            direct.update(now, &id, &before, &after, &HashSet::new());
             direct.expire(now);
             let (entries, populated) = (naive.entries(), naive.populated());
             for key in touched.keys().chain(entries.keys()).filter(|key| touched.get(*key) != entries.get(*key)) {
@@ -572,9 +577,9 @@ fn compared(interfaces: usize, instances: usize) -> usize {
     let data: Vec<&str> = data.iter().map(String::as_str).collect();
     let (before, after) = (members(&data[..instances], 1), members(&data, 1));
     let ids: Vec<ServiceKey> = (0..interfaces).map(|n| (&*format!("s{n}")).into()).collect();
-    ids.iter().for_each(|id| direct.update(0, id, &[], &before));
+    ids.iter().for_each(|id| direct.update(0, id, &[], &before, &HashSet::new()));
     COMPARED.set(0);
-    ids.iter().for_each(|id| direct.update(0, id, &before, &after));
+    ids.iter().for_each(|id| direct.update(0, id, &before, &after, &HashSet::new()));
     COMPARED.get()
 }
 

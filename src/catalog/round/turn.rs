@@ -147,9 +147,12 @@ impl Round {
         keys
     }
 
-    /// Keeps up with the policy for the entries of applications.
+    /// Keeps up with the policy.
     fn follow(&mut self, policy: &Arc<Policy>) {
-        self.policy = Some(Arc::clone(policy));
+        let before = self.policy.replace(Arc::clone(policy));
+        if before.is_some_and(|before| !policy.admits_as(&before)) {
+            self.outdated = self.services.iter().map(|(key, _)| key.clone()).collect();
+        }
         self.seen = self.narrowing.seen().cloned();
         if self.direct.is_some() || policy.has_direct() {
             let direct = self.direct.get_or_insert_default();
@@ -318,6 +321,7 @@ impl Round {
                 let drawn = self.look_again(turn, claiming.iter().cloned());
                 claiming.extend(drawn.iter().cloned());
                 todo.extend(drawn);
+                claiming.iter().for_each(|id| self.try_in_place(turn, id));
                 let movers: Movers = claiming.iter().flat_map(|id| self.claim_place(&turn.work[id], id)).collect();
                 claiming = movers.iter().filter(|id| !turn.work.contains_key(*id)).cloned().collect();
                 todo.extend(movers);
@@ -328,6 +332,15 @@ impl Round {
                     todo.extend(self.keep_place(&id));
                 }
             }
+        }
+    }
+
+    /// Builds a service that has kept its place so far before it claims another, since it may have to keep that on: nobody is to move
+    /// into a place that is free in between.
+    fn try_in_place(&mut self, turn: &mut Turn<'_>, id: &ServiceKey) {
+        let is_open = |work: &Work<'_>| matches!((&work.target, &work.outcome), (Target::Serve { .. }, Outcome::Open));
+        if self.assignment.keeps(id) && turn.work.get(id).is_some_and(is_open) {
+            self.build(turn, id);
         }
     }
 
@@ -431,8 +444,11 @@ impl Round {
                     self.left_out.set(id.text(), []);
                     if let Some((removed, members)) = self.services.remove(&id) {
                         changes.add(removed);
-                        self.direct.iter_mut().for_each(|direct| direct.update(now, &id, &members, &[]));
+                        self.direct
+                            .iter_mut()
+                            .for_each(|direct| direct.update(now, &id, &members, &[], &self.outdated));
                     }
+                    self.outdated.remove(&id);
                 }
                 Outcome::Waits => {
                     self.release(id.text());
@@ -443,15 +459,19 @@ impl Round {
                 }
                 Outcome::Built(build) => {
                     self.release(id.text());
+                    let is_extended = extended.is_some();
                     let (members, intent) = self.members(&id, extended, intent);
                     changes.add(self.put(now, &id, *build, members, empty_since, intent));
+                    self.renewed(&id, is_extended);
                 }
                 Outcome::Same => {
                     self.release(id.text());
+                    let is_extended = extended.is_some();
                     let (members, intent) = self.members(&id, extended, intent);
                     let before = self.services.renew(&id, members);
                     self.services.stay(&id, empty_since, intent);
                     self.update_direct(now, &id, &before);
+                    self.renewed(&id, is_extended);
                 }
                 Outcome::Stayed | Outcome::Open => {
                     self.release(id.text());
@@ -533,7 +553,14 @@ impl Round {
     /// Tells the entries of applications that a service had other endpoints before.
     fn update_direct(&mut self, now: Millis, id: &ServiceKey, before: &[Member]) {
         if let (Some(direct), Some(service)) = (&mut self.direct, self.services.get(id)) {
-            direct.update(now, id, before, &service.members);
+            direct.update(now, id, before, &service.members, &self.outdated);
+        }
+    }
+
+    /// A service's endpoints are those of the registry now; or some of them are from before.
+    fn renewed(&mut self, id: &ServiceKey, is_extended: bool) {
+        if !is_extended {
+            self.outdated.remove(id);
         }
     }
 

@@ -97,7 +97,13 @@ impl Round {
             self.additions.begin(turn.now, self.services.totals().services);
         }
         for (id, work) in &turn.work {
-            let is_served = self.services.get(id).is_some();
+            let served = self.services.get(id);
+            let is_served = served.is_some();
+            if let Some(since) = served.and_then(|served| served.empty_since)
+                && matches!(&work.target, Target::Serve { empty_since: None, .. })
+            {
+                self.additions.note_back(since);
+            }
             let comes = matches!(work.outcome, Outcome::Waits | Outcome::Built(_));
             if comes {
                 self.additions.note(id.text(), is_served, true);
