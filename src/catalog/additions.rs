@@ -278,6 +278,17 @@ mod tests {
     }
 
     #[test]
+    fn who_is_back_leaves_no_room_for_others() {
+        let mut mesh = Mesh::new(10_000);
+        assert_eq!(mesh.change(SETTLED, "old", 0..4_000, false), PASS);
+        assert_eq!(mesh.change(2 * SETTLED, "old", 0..0, true), PASS, "a minute in which 4,000 may come back");
+        mesh.additions.note_back(2 * SETTLED + 1);
+        assert_eq!(mesh.change(2 * SETTLED + 1, "new", 0..9_000, true), PASS, "who went since was not missing");
+        (0..3).for_each(|_| mesh.additions.note_back(SETTLED));
+        assert_eq!(mesh.change(2 * SETTLED + 2, "old", 0..0, true).held, Some(9_000));
+    }
+
+    #[test]
     fn a_hold_ends_when_they_leave_by_release_or_by_time() {
         let mut mesh = Mesh::new(10);
         assert_eq!(mesh.change(SETTLED, "a", 0..1_001, true).held, Some(1_001));

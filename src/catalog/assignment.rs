@@ -208,7 +208,7 @@ impl Assignment {
         if let Some((_, before)) = self.claims.insert(id.clone(), (Claim::Kept, digest))
             && before != digest
         {
-            // What it has under another host already is not free in between, or others would move for nothing.
+            // The address that it has under another host is not free in between, or others would move for nothing.
             for (claims, vip) in self.vips.iter_mut().zip(vips.0) {
                 vip.into_iter()
                     .for_each(|vip| claims.hand_over(&(before, id.clone()), &(digest, id.clone()), vip, right));

@@ -2,14 +2,14 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::registry::store::Taken;
 
 /// Services that were taken from the store, in the order in which they came first.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    /// Each service of [`Backlog::services`], once.
+    /// Each service of [`Backlog::services`], and some that were taken out since.
     order: VecDeque<Arc<str>>,
     services: HashMap<Arc<str>, Taken>,
 }
@@ -59,13 +59,13 @@ impl Backlog {
         came
     }
 
-    /// A service, if it is among what is left; to take it out costs what is left.
+    /// A service, if it is among what is left.
     pub fn take_out(&mut self, id: &str) -> Option<Taken> {
-        if self.is_empty() {
-            return None;
-        }
         let taken = self.services.remove(id)?;
-        self.order.retain(|left| **left != *id);
+        if self.order.len() > 2 * self.services.len() {
+            let mut known = HashSet::new();
+            self.order.retain(|left| self.services.contains_key(left) && known.insert(Arc::clone(left)));
+        }
         Some(taken)
     }
 
@@ -86,7 +86,13 @@ impl Backlog {
 
     /// The service that has waited longest.
     fn next(&mut self) -> Option<Taken> {
-        self.services.remove(&self.order.pop_front()?)
+        while let Some(id) = self.order.pop_front() {
+            let taken = self.services.remove(&id);
+            if taken.is_some() {
+                return taken;
+            }
+        }
+        None
     }
 }
 
@@ -135,10 +141,10 @@ mod tests {
         let taken = backlog.portion(again, 8);
         assert_eq!((ids(&taken), taken[1].unknown), (vec!["b", "c"], true));
         backlog.portion(services(&["a", "b", "c"]), 1);
-        assert_eq!(
-            (backlog.take_out("b").is_some(), backlog.take_out("b").is_some(), backlog.order.len()),
-            (true, false, 1)
-        );
+        assert_eq!((backlog.take_out("b").is_some(), backlog.take_out("b").is_some()), (true, false));
+        assert_eq!(ids(&backlog.portion(services(&["b", "d", "e"]), 2)), ["b", "d", "c"]);
+        assert!(backlog.take_out("e").is_some() && backlog.is_empty() && backlog.order.is_empty());
+        backlog.portion(services(&["a", "c"]), 1);
         let whole = backlog.whole(services(&["b", "c"]));
         assert_eq!((ids(&whole), backlog.is_empty()), (vec!["b", "c"], true));
         assert_eq!(ids(&backlog.portion(Vec::new(), 4)), [] as [&str; 0]);

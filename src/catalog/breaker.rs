@@ -114,7 +114,7 @@ struct Window {
     tenants: HashMap<Box<str>, Accounts>,
     /// Tenants of which an account lost too much.
     tripped: BTreeSet<Box<str>>,
-    /// Services that came and went while removals were withheld; of no account after the next judgement.
+    /// Services without endpoints when the window began that have none now and never counted; forgotten after the next judgement.
     passing: Vec<Arc<str>>,
 }
 
@@ -143,7 +143,27 @@ pub struct HoldState {
     pub tenants: Option<BTreeSet<Box<str>>>,
 }
 
+/// A service of a mass that is to go in portions.
+#[derive(Debug)]
+pub struct Ahead {
+    /// The text of its key.
+    pub id: Arc<str>,
+    /// How many endpoints are served of it.
+    pub served: usize,
+    /// The service loses everything, whatever becomes of the others; where it does not, nothing is known of it.
+    pub goes: bool,
+}
+
+/// Whose removals are too many.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    scopes: [(Part, Scope); 2],
+    /// Nothing at all would be left.
+    of_everything: bool,
+}
+
 /// Whose removals are to be withheld.
+#[derive(Debug, PartialEq, Eq)]
 enum Scope {
     Everybody,
     Tenants(BTreeSet<Box<str>>),
@@ -204,67 +224,19 @@ impl Breaker {
     /// Takes note of how many endpoints a service is served with, and how many it would be served with next; `of_tenant` says
     /// how much is served of its tenant.
     pub fn note(&mut self, id: &Arc<str>, served: usize, next: usize, of_tenant: impl FnOnce(&str) -> Totals) {
-        let share = self.protect.mass_delete_share;
         if let Some((number, change)) = self.held.get_mut(id) {
             if let Some(hold) = self.holds.get_mut(number) {
                 hold.account.change(change, next);
             }
-            return;
+        } else if let Some(window) = self.window.as_mut().filter(|_| self.protect.mass_delete_share < 100) {
+            window.note(&self.protect, !self.holds.is_empty(), id, served, next, of_tenant);
         }
-        let Some(window) = self.window.as_mut().filter(|_| share < 100) else { return };
-        let known = window.changes.get(id).copied();
-        let mut change = known.unwrap_or(Change { before: served, now: served, new: served == 0 });
-        if change.new && change.before == 0 && (next == 0 || !self.holds.is_empty()) {
-            // A service that comes during a hold does not make good what is missing, and is not withheld when it goes.
-            if next == 0 {
-                window.passing.push(Arc::clone(id));
-            }
-            window.changes.insert(Arc::clone(id), Change { now: next, ..change });
-            return;
-        }
-        let tenant = tenant(id);
-        let accounts = match window.tenants.get_mut(tenant) {
-            Some(accounts) => accounts,
-            None => window.tenants.entry(tenant.into()).or_insert(Accounts::over(of_tenant(tenant))),
-        };
-        let part = if change.new { Part::New } else { Part::Old };
-        let pair = [accounts.part(part), window.whole.part(part)];
-        let grown = if self.holds.is_empty() { next.saturating_sub(change.before) } else { 0 };
-        for account in pair {
-            let mut change = change;
-            if part == Part::New && grown > 0 {
-                account.totals.services += usize::from(change.before == 0);
-                account.totals.endpoints += grown;
-                account.lost = account.lost.without(change);
-                change.before = next;
-                account.lost = account.lost.with(change);
-            }
-            account.change(&mut change, next);
-        }
-        if part == Part::New {
-            change.before += grown;
-        }
-        change.now = next;
-        let trips = [accounts.old, accounts.new].iter().any(|account| account.trips(&self.protect));
-        if !trips {
-            window.tripped.remove(tenant);
-        } else if !window.tripped.contains(tenant) {
-            window.tripped.insert(tenant.into());
-        }
-        window.changes.insert(Arc::clone(id), change);
     }
 
-    /// Takes note of a service that loses everything in this round or a later one, or, if it does not, that may be whole again
-    /// whatever is missing of it now.
-    pub fn note_ahead(&mut self, id: &Arc<str>, served: usize, goes: bool, of_tenant: impl FnOnce(&str) -> Totals) {
-        let known = self.window.as_ref().and_then(|window| window.changes.get(id)).copied();
-        match known {
-            // What comes and goes during a hold is of no account.
-            Some(Change { before: 0, new: true, .. }) => {}
-            _ if goes => self.note(id, served, 0, of_tenant),
-            Some(Change { before, now, .. }) if now < before => self.note(id, served, before, of_tenant),
-            _ => {}
-        }
+    /// Services that have fewer endpoints than when the window began, and are in no hold.
+    pub fn lost(&self) -> impl Iterator<Item = &Arc<str>> {
+        let changes = self.window.iter().flat_map(|window| &window.changes);
+        changes.filter(|(_, change)| change.now < change.before).map(|(id, _)| id)
     }
 
     /// Whether removals might be withheld if some services lost all endpoints that they are served with, whatever else comes or
@@ -295,16 +267,18 @@ impl Breaker {
         whole.loses_everything(&self.protect) || trips(&whole) || tenants.values().any(trips)
     }
 
-    /// Judges what was noted; `of` says how many endpoints are served of a service, where that is known, and `served`
-    /// is every service that is served, with its endpoints.
+    /// Judges what was noted; `of` says how many endpoints are served of a service, where that is known, `is_left` whether it is
+    /// yet to be looked at, and `served` is every service that is served, with its endpoints.
     pub fn judge<'a>(
         &mut self,
         now: Millis,
         of: impl Fn(&Arc<str>) -> Option<usize>,
+        is_left: impl Fn(&Arc<str>) -> bool,
         served: impl Iterator<Item = (&'a Arc<str>, usize)>,
     ) -> Judgement {
-        let over = self.end(now, of);
-        let found = self.find(Totals::default(), served);
+        let over = self.end(now, of, is_left);
+        let verdict = self.window.as_ref().map(|window| window.judge(&self.protect, Totals::default()));
+        let found = verdict.and_then(|verdict| self.find(verdict, served));
         self.window.iter_mut().for_each(Window::pass);
         let Some(found) = found else { return Judgement { over, ..Judgement::default() } };
         if self.is_too_much(&found) {
@@ -314,21 +288,45 @@ impl Breaker {
         Judgement { over, held: Some(self.withhold(now, found)), too_many: None }
     }
 
-    /// Begins a hold where what was noted is enough for it, though more is to be noted before the judgement: at most `to_come`,
-    /// beside what is missing. Returns what is missing, if so.
+    /// Begins a hold before a mass goes in portions, where the mass as a whole would be withheld just so whatever becomes of the
+    /// services of which that is not known yet. At most `to_come` is new in it. Returns what is missing, if so.
     pub fn hold_ahead<'a>(
         &mut self,
         now: Millis,
+        mass: &[Ahead],
         to_come: Totals,
+        of_tenant: impl Fn(&str) -> Totals,
         served: impl Iterator<Item = (&'a Arc<str>, usize)>,
     ) -> Option<Lost> {
-        let found = self.find(to_come, served).filter(|found| !self.is_too_much(found))?;
+        let window = self.window.as_ref().filter(|_| self.protect.mass_delete_share < 100)?;
+        let (mut best, mut worst, is_holding) = (window.clone(), window.clone(), !self.holds.is_empty());
+        // Who came during a hold and goes before it counts is of no account.
+        let counts = |id: &Arc<str>| !matches!(window.changes.get(id), Some(Change { before: 0, new: true, .. }));
+        let going: Vec<&Ahead> = mass.iter().filter(|service| service.goes && counts(&service.id)).collect();
+        let unheld = mass.iter().filter(|service| !self.held.contains_key(&service.id) && counts(&service.id));
+        for Ahead { id, served, goes } in unheld {
+            worst.note(&self.protect, is_holding, id, *served, 0, &of_tenant);
+            let next = match window.changes.get(id) {
+                _ if *goes => 0,
+                Some(change) if change.now < change.before => change.before,
+                _ => continue,
+            };
+            best.note(&self.protect, is_holding, id, *served, next, &of_tenant);
+        }
+        let verdict = best.judge(&self.protect, to_come);
+        if verdict != worst.judge(&self.protect, Totals::default()) {
+            return None;
+        }
+        for Ahead { id, served, .. } in going {
+            self.note(id, *served, 0, &of_tenant);
+        }
+        let found = self.find(verdict, served).filter(|found| !self.is_too_much(found))?;
         Some(self.withhold(now, found))
     }
 
-    /// Whose removals are too many, if so much is to come; `None`: nobody's.
-    fn find<'a>(&self, to_come: Totals, served: impl Iterator<Item = (&'a Arc<str>, usize)>) -> Option<Found> {
-        let (scopes, of_everything) = self.window.as_ref()?.judge(&self.protect, to_come);
+    /// The hold that a verdict asks for; `None`: nobody's removals are too many.
+    fn find<'a>(&self, verdict: Verdict, served: impl Iterator<Item = (&'a Arc<str>, usize)>) -> Option<Found> {
+        let Verdict { scopes, of_everything } = verdict;
         if scopes.iter().all(|(_, scope)| matches!(scope, Scope::Tenants(tenants) if tenants.is_empty())) {
             return None;
         }
@@ -390,16 +388,22 @@ impl Breaker {
         (account, ids)
     }
 
-    /// Ends the holds that are to end; says why.
-    fn end(&mut self, now: Millis, of: impl Fn(&Arc<str>) -> Option<usize>) -> Option<&'static str> {
+    /// Ends the holds that are to end; says why. How much is missing of a hold is not known while some of its services are left.
+    fn end(
+        &mut self,
+        now: Millis,
+        of: impl Fn(&Arc<str>) -> Option<usize>,
+        is_left: impl Fn(&Arc<str>) -> bool,
+    ) -> Option<&'static str> {
         let (released, until) = (std::mem::take(&mut self.released), self.hold());
-        let why = |hold: &Hold| match hold {
-            hold if !hold.trips(&self.protect) => Some("what was missing is back"),
+        let is_known = |number: u64| !self.held.iter().any(|(id, (of, _))| *of == number && is_left(id));
+        let why = |number: u64, hold: &Hold| match hold {
+            hold if !hold.trips(&self.protect) && is_known(number) => Some("what was missing is back"),
             _ if released => Some("released by the operator"),
             hold if now >= hold.since + until => Some("mox.protect.mass-delete-hold is over"),
             _ => None,
         };
-        let ended = self.holds.iter().filter_map(|(number, hold)| Some((*number, (why(hold)?, hold.since))));
+        let ended = self.holds.iter().filter_map(|(number, hold)| Some((*number, (why(*number, hold)?, hold.since))));
         let ended: BTreeMap<u64, (&'static str, Millis)> = ended.collect();
         let first = ended.values().next().map(|(why, _)| *why)?;
         self.holds.retain(|number, _| !ended.contains_key(number));
@@ -480,6 +484,59 @@ impl Window {
         Self { since, changes, whole, tenants, tripped, passing: Vec::new() }
     }
 
+    /// Takes note of a service that is in no hold: see [`Breaker::note`]. While there are holds nothing that comes makes good what
+    /// is missing.
+    fn note(
+        &mut self,
+        protect: &Protect,
+        is_holding: bool,
+        id: &Arc<str>,
+        served: usize,
+        next: usize,
+        of_tenant: impl FnOnce(&str) -> Totals,
+    ) {
+        let known = self.changes.get(id).copied();
+        let mut change = known.unwrap_or(Change { before: served, now: served, new: served == 0 });
+        if change.new && change.before == 0 && (next == 0 || is_holding) {
+            // A service that comes during a hold is not withheld when it goes.
+            if next == 0 {
+                self.passing.push(Arc::clone(id));
+            }
+            self.changes.insert(Arc::clone(id), Change { now: next, ..change });
+            return;
+        }
+        let tenant = tenant(id);
+        let accounts = match self.tenants.get_mut(tenant) {
+            Some(accounts) => accounts,
+            None => self.tenants.entry(tenant.into()).or_insert(Accounts::over(of_tenant(tenant))),
+        };
+        let part = if change.new { Part::New } else { Part::Old };
+        let pair = [accounts.part(part), self.whole.part(part)];
+        let grown = if is_holding { 0 } else { next.saturating_sub(change.before) };
+        for account in pair {
+            let mut change = change;
+            if part == Part::New && grown > 0 {
+                account.totals.services += usize::from(change.before == 0);
+                account.totals.endpoints += grown;
+                account.lost = account.lost.without(change);
+                change.before = next;
+                account.lost = account.lost.with(change);
+            }
+            account.change(&mut change, next);
+        }
+        if part == Part::New {
+            change.before += grown;
+        }
+        change.now = next;
+        let trips = [accounts.old, accounts.new].iter().any(|account| account.trips(protect));
+        if !trips {
+            self.tripped.remove(tenant);
+        } else if !self.tripped.contains(tenant) {
+            self.tripped.insert(tenant.into());
+        }
+        self.changes.insert(Arc::clone(id), change);
+    }
+
     /// Forgets who came and went without being of any account.
     fn pass(&mut self) {
         for id in self.passing.drain(..) {
@@ -491,12 +548,15 @@ impl Window {
         now - self.since >= WINDOW || now < self.since
     }
 
-    /// Whose removals are too many, and whether nothing would be left. So much may come in addition, to whichever tenant.
-    fn judge(&self, protect: &Protect, to_come: Totals) -> ([(Part, Scope); 2], bool) {
+    /// Whose removals are too many. So much may come in addition, to whichever tenant.
+    fn judge(&self, protect: &Protect, to_come: Totals) -> Verdict {
         let with_more = |accounts: &Accounts| accounts.with_new(to_come);
         let whole = with_more(&self.whole);
         if whole.loses_everything(protect) {
-            return ([Part::Old, Part::New].map(|part| (part, Scope::Everybody)), true);
+            return Verdict {
+                scopes: [Part::Old, Part::New].map(|part| (part, Scope::Everybody)),
+                of_everything: true,
+            };
         }
         let scope = |part| {
             let whole = whole.of(part);
@@ -508,7 +568,7 @@ impl Window {
                 false => Scope::Tenants(tripped.cloned().collect()),
             }
         };
-        ([Part::Old, Part::New].map(|part| (part, scope(part))), false)
+        Verdict { scopes: [Part::Old, Part::New].map(|part| (part, scope(part))), of_everything: false }
     }
 
     /// From now on the services in a scope count as there, whatever becomes of them.
@@ -716,7 +776,7 @@ mod tests {
             }
             let judgement = {
                 let of = |id: &Arc<str>| Some(self.counts.get(id).copied().unwrap_or_default());
-                self.breaker.judge(now, of, self.counts.iter().map(|(id, count)| (id, *count)))
+                self.breaker.judge(now, of, |_| false, self.counts.iter().map(|(id, count)| (id, *count)))
             };
             for name in names {
                 let kept = self.counts.get(&name).copied().filter(|_| self.breaker.withholds(&name));
@@ -812,33 +872,85 @@ mod tests {
         assert!(!mesh.breaker.withholds(&mesh.id(20)) && mesh.breaker.window.as_ref().unwrap().changes.is_empty());
     }
 
+    /// Services by their numbers in a mass of which some certainly go.
+    fn mass(mesh: &Mesh, goes: std::ops::Range<usize>, unknown: std::ops::Range<usize>) -> Vec<Ahead> {
+        let all = goes.map(|n| (n, true)).chain(unknown.map(|n| (n, false)));
+        let ahead = |(n, goes)| Ahead { id: mesh.id(n), served: mesh.counts[&mesh.id(n)], goes };
+        all.map(ahead).collect()
+    }
+
+    fn hold_ahead(mesh: &mut Mesh, mass: &[Ahead], to_come: usize) -> Option<Lost> {
+        let to_come = Totals { services: to_come, endpoints: to_come };
+        let of_tenant = |of: &str| totals(&mesh.counts, |id| tenant(id) == of);
+        let served = mesh.counts.iter().map(|(id, count)| (id, *count));
+        mesh.breaker.begin(1, totals(&mesh.counts, |_| true));
+        mesh.breaker.hold_ahead(1, mass, to_come, of_tenant, served)
+    }
+
     #[test]
     fn what_certainly_goes_begins_a_hold_before_the_rest_is_known() {
         let begun = |to_come: usize, back: usize| {
             let mut mesh = Mesh::new(100, 1);
             assert_eq!(mesh.change(0, 0..30, 0), PASS);
-            let names: Vec<Arc<str>> = (0..40).map(|n| mesh.id(n)).collect();
-            for (n, name) in names.iter().enumerate() {
-                let totals = Totals { services: 100, endpoints: 100 };
-                mesh.breaker.note_ahead(name, mesh.counts[name], n >= back, |_| totals);
-            }
-            let served = mesh.counts.iter().map(|(id, count)| (id, *count));
-            mesh.breaker.hold_ahead(1, Totals { services: to_come, endpoints: to_come }, served)
+            let mass = mass(&mesh, back..40, 0..back);
+            hold_ahead(&mut mesh, &mass, to_come)
         };
         assert_eq!(begun(0, 0), Some(Lost { services: 40, endpoints: 40 }));
         assert_eq!(begun(1_000, 0), Some(Lost { services: 40, endpoints: 40 }), "others are no replacement");
-        assert_eq!(begun(0, 9), Some(Lost { services: 31, endpoints: 31 }));
+        assert_eq!(begun(0, 9), Some(Lost { services: 40, endpoints: 40 }), "nine may be back, and are not yet");
         assert_eq!(begun(0, 10), None, "ten may be back");
         // Of those that came within the minute it is a share of all that may have come by then.
         let of_new = |to_come: usize| {
             let mut mesh = Mesh::new(0, 0);
             assert_eq!(mesh.change(0, 0..100, 1), PASS);
-            let names: Vec<Arc<str>> = (0..40).map(|n| mesh.id(n)).collect();
-            names.iter().for_each(|name| mesh.breaker.note_ahead(name, 1, true, |_| Totals::default()));
-            let served = mesh.counts.iter().map(|(id, count)| (id, *count));
-            mesh.breaker.hold_ahead(1, Totals { services: to_come, endpoints: to_come }, served).is_some()
+            let mass = mass(&mesh, 0..40, 0..0);
+            hold_ahead(&mut mesh, &mass, to_come).is_some()
         };
         assert_eq!([0, 33, 34].map(of_new), [true, true, false]);
+    }
+
+    #[test]
+    fn a_hold_begins_ahead_only_where_nothing_can_make_it_a_wider_one() {
+        let tenants = ["b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
+        let with = |unknown: usize| {
+            // 34 % of a tenant go, which is less than a share of all; of the others it is not known.
+            let mut mesh = tenants.iter().fold(Mesh::new(300, 1), |mesh, tenant| mesh.with(tenant, 20));
+            mesh.tenant = "a";
+            let mut all = mass(&mesh, 0..102, 0..0);
+            for tenant in tenants {
+                mesh.tenant = tenant;
+                all.extend(mass(&mesh, 0..0, 0..unknown));
+            }
+            hold_ahead(&mut mesh, &all, 0)
+        };
+        assert_eq!(with(5), Some(Lost { services: 102, endpoints: 102 }), "177 of 600 at most");
+        assert_eq!(with(7), None, "207 of 600 may go, and none of the others trips alone");
+    }
+
+    #[test]
+    fn who_came_during_a_hold_and_goes_in_a_mass_is_of_no_account() {
+        let mut mesh = Mesh::new(100, 1);
+        assert_eq!(mesh.change(0, 0..40, 0), held(40, 40));
+        assert_eq!(mesh.change(1, 200..260, 1), PASS);
+        let mass = mass(&mesh, 200..260, 0..0);
+        assert_eq!(hold_ahead(&mut mesh, &mass, 0), None);
+        assert_eq!(mesh.change(2, 0..0, 0), PASS);
+        assert_eq!(mesh.change(3, 200..260, 0), PASS, "also after a judgement in between");
+    }
+
+    #[test]
+    fn a_hold_does_not_end_before_all_of_its_services_were_looked_at() {
+        let mut mesh = Mesh::new(100, 2);
+        let mass = mass(&mesh, 0..35, 35..60);
+        assert!(hold_ahead(&mut mesh, &mass, 0).is_some());
+        for n in 0..6 {
+            mesh.breaker.note(&mesh.id(n), 2, 2, |_| Totals::default());
+        }
+        let judged = |mesh: &mut Mesh, is_left: bool| {
+            mesh.breaker.judge(2, |_| Some(2), |_| is_left, mesh.counts.iter().map(|(id, count)| (id, *count)))
+        };
+        assert_eq!(judged(&mut mesh, true), PASS);
+        assert_eq!(judged(&mut mesh, false), over("what was missing is back"));
     }
 
     #[test]
@@ -864,7 +976,11 @@ mod tests {
             }
         }
         let served = mesh.counts.iter().map(|(id, count)| (id, *count));
-        assert_eq!(mesh.breaker.judge(0, |_| None, served), held(130, 130), "ten of c are none too many by themselves");
+        assert_eq!(
+            mesh.breaker.judge(0, |_| None, |_| false, served),
+            held(130, 130),
+            "ten of c are none too many by themselves"
+        );
         assert!(mesh.breaker.withholds("14#@#c#@#SOFA"));
         // Small tenants, of which none trips.
         let tenants = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -924,7 +1040,7 @@ mod tests {
         breaker.begin_with(0, ids.iter().map(|id| (Arc::clone(id), 5)));
         let none = |_: &str| Totals::default();
         ids.iter().for_each(|id| breaker.note(id, 0, if id.len() == 1 { 5 } else { 0 }, none));
-        assert_eq!(breaker.judge(0, |_| None, std::iter::empty()), held(90, 450));
+        assert_eq!(breaker.judge(0, |_| None, |_| false, std::iter::empty()), held(90, 450));
         assert_eq!(breaker.held(), Some(Lost { services: 90, endpoints: 450 }));
     }
 

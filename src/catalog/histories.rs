@@ -788,7 +788,7 @@ impl World {
         }
         self.check_lingering(&after, gathering)?;
         let (now, shown) = (self.driver.now, self.driver.view.shown);
-        // What is judged from the first view on came with it, whenever it was read.
+        // Everything that the first view has came with it, whenever it was read.
         let is_first_view = gathering || std::mem::replace(&mut self.was_gathering, gathering);
         let came = after.served.iter().filter(|(_, has)| !has.is_empty()).map(|(id, _)| {
             let known = self.came.get(id).copied().filter(|(at, _)| !is_first_view || *at == LONG_AGO);

@@ -170,6 +170,8 @@ pub struct Round {
     pending: BTreeSet<Arc<str>>,
     /// Services that changed and have yet to be looked at.
     backlog: Backlog,
+    /// A hold ended since the last [`Round::take`].
+    ended_hold: bool,
     /// There are services left whose grace is over.
     has_expired: bool,
     /// Of the last [`Round::take`].
@@ -238,6 +240,7 @@ impl Round {
             direct,
             pending: BTreeSet::new(),
             backlog: Backlog::default(),
+            ended_hold: false,
             has_expired: false,
             flushes: 0,
             part: PART,

@@ -45,6 +45,11 @@ impl Publication {
         Arc::new(Self { version: body.version, body: raw, boxes, memo: Memo::default() })
     }
 
+    /// How many payloads it has.
+    pub fn boxes(&self) -> u16 {
+        self.boxes
+    }
+
     /// Memory and endpoints that the publication takes.
     pub(super) fn size(&self) -> Size {
         Size::new(self.body.len(), self.register_id().len(), self.boxes)

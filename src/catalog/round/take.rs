@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 
 use crate::{
     catalog::{
-        breaker::Totals,
+        breaker::{Ahead, Totals},
         key::ServiceKey,
         narrowing::{exported, is_same},
         notices::Notice,
@@ -49,14 +49,16 @@ impl Round {
     /// Takes from the store the services that the next round is to look at: those that changed, and those that another
     /// policy touches. The services that may go or come by the policy, or have another host, are taken at once, so that
     /// they are judged and placed as a whole; services that get another form only are taken in parts, and so are many that
-    /// changed, where no breaker could trip over all of them together and no hold ends. Where what certainly goes is enough for a
-    /// hold, that begins before.
+    /// changed, where no breaker could trip over all of them together and no hold ends. Where what certainly goes is enough for the
+    /// hold that all of them would begin, that begins before.
     pub fn take(&mut self, now: Millis, store: &Store, policy: &Arc<Policy>, orders: &Orders) -> Vec<Taken> {
         let ends_hold = orders.release || self.breaker.is_due(now) || self.additions.is_due(now);
         // Who waits for what was said before does not wait for what comes after.
         let is_awaited = std::mem::replace(&mut self.flushes, orders.flushes) != orders.flushes;
         let is_whole = self.stage != Stage::Live || self.is_other(policy) || ends_hold || is_awaited;
         let due = self.due(policy, || store.ids());
+        // The form of a service under the policy in force may be refused, and then nothing goes of it.
+        let follows = !due.is_empty() || !self.pending.is_empty();
         store.mark_dirty(&due);
         let mut taken = store.take_dirty();
         for taken in &taken {
@@ -76,45 +78,52 @@ impl Round {
         taken.extend(forgotten);
         self.waits_for_reads = store.has_put_off();
         let part = self.part + due.len();
+        // What is left was found harmless beside the hold.
+        let is_other = std::mem::take(&mut self.ended_hold) || !taken.is_empty();
         if taken.len() <= part && self.backlog.is_empty() {
             taken
-        } else if is_whole || (!taken.is_empty() && self.may_trip(now, &taken) && !self.hold_ahead(now, &taken)) {
+        } else if is_whole || (is_other && self.may_trip(now, &taken) && (follows || !self.hold_ahead(now, &taken))) {
             self.backlog.whole(taken)
         } else {
             self.backlog.portion(taken, part)
         }
     }
 
-    /// Begins the hold that services are worth which certainly lose everything, whatever becomes of others that are taken or
-    /// left. Returns whether no breaker could trip over the rest, so that all of them can go in portions.
+    /// Begins the hold that a mass is worth, together with what is left of others, if that is certain. Returns whether a hold began
+    /// and no breaker could trip over the rest, so that all of them can go in portions.
     fn hold_ahead(&mut self, now: Millis, taken: &[Taken]) -> bool {
-        let (mut going, mut to_come) = (Vec::new(), Totals::default());
+        let (mut mass, mut to_come) = (Vec::new(), Totals::default());
         self.breaker.begin(now, self.services.totals());
         let came: HashSet<&str> = taken.iter().map(|taken| &*taken.data_info_id).collect();
         let left = self.backlog.services().filter(|left| !came.contains(&*left.data_info_id));
+        let mut back: HashSet<&str> = HashSet::new();
         for Taken { data_info_id: id, entries, unknown } in taken.iter().chain(left) {
             for key in self.others.with_main(id) {
                 let Some(service) = self.services.get(&key) else { continue };
                 // Of a quarantined service the next form may be refused as well, and then it stays.
                 let goes = entries.is_empty() && !unknown && !self.quarantined.has(key.text());
-                let of_tenant = |tenant: &str| self.services.totals_of(tenant);
-                self.breaker.note_ahead(key.text(), service.endpoints, goes, of_tenant);
-                if goes {
-                    going.push(key);
-                }
+                mass.push(Ahead { id: Arc::clone(key.text()), served: service.endpoints, goes });
             }
-            let payloads: usize = entries.iter().map(|entry| usize::from(entry.body().boxes)).sum();
+            let payloads: usize = entries.iter().map(|entry| usize::from(entry.boxes())).sum();
             let Totals { services, endpoints } = most_of(id, payloads);
             to_come.services += services;
             to_come.endpoints += endpoints;
+            if payloads > 0 || *unknown {
+                back.insert(&**id);
+            }
         }
+        let gone = self.breaker.lost().map(|text| ServiceKey::of_text(Arc::clone(text)));
+        let gone = gone.filter(|key| back.contains(key.id()) && self.services.get(key).is_none());
+        mass.extend(gone.map(|key| Ahead { id: Arc::clone(key.text()), served: 0, goes: false }));
         let served = self.services.iter().map(|(key, service)| (key.text(), service.endpoints));
-        let Some(lost) = self.breaker.hold_ahead(now, to_come, served) else { return false };
+        let of_tenant = |tenant: &str| self.services.totals_of(tenant);
+        drop(back);
+        let Some(lost) = self.breaker.hold_ahead(now, &mass, to_come, of_tenant, served) else { return false };
         self.notices.give(now, Notice::MassDeleteHeld(lost));
-        for key in going {
-            // What ends the hold has it looked at, also before its turn comes.
-            if self.breaker.withholds(key.text()) {
-                self.set_withheld(&key, true);
+        // The services are named before their turn, since the end of the hold is to have them looked at.
+        for Ahead { id, .. } in mass.into_iter().filter(|service| service.goes) {
+            if self.breaker.withholds(&id) {
+                self.set_withheld(&ServiceKey::of_text(id), true);
             }
         }
         !self.may_trip(now, taken)
@@ -125,6 +134,10 @@ impl Round {
         let came = taken.iter().map(|taken| &taken.data_info_id).filter(|id| !self.backlog.has(id));
         let (mut served, mut new) = (Vec::new(), 0);
         for id in came.chain(self.backlog.ids()) {
+            // Most of a mass is in the hold that it began, and has no other service.
+            if self.breaker.withholds(id) && self.others.of(id).next().is_none() {
+                continue;
+            }
             let before = served.len();
             let endpoints = |key: ServiceKey| self.services.get(&key).map(|service| (key, service.endpoints));
             served.extend(self.others.with_main(id).into_iter().filter_map(endpoints));

@@ -1,5 +1,6 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use prost::Message;
 use serde_json::{Value, json};
 
 use crate::{
@@ -370,6 +371,32 @@ fn a_quarantined_service_goes_when_its_grace_is_over() {
 }
 
 #[test]
+fn nobody_moves_into_the_place_of_a_service_that_has_to_keep_it() {
+    let host = "x.example.com";
+    let mut driver = Driver::new(json!({ "policy": { "overrides": { "com.example.S*": { "host": host } } } }));
+    publish(&driver, 1, 1);
+    driver.orders.loaded = true;
+    driver.round();
+    publish(&driver, 0, 1);
+    driver.round();
+    let hosts = |driver: &Driver| [0, 1].map(|n| form(driver, &id(n)).unwrap().1);
+    let before = hosts(&driver);
+    assert_eq!(before[1], host, "who came first has it");
+    let refused = json!({ "com.example.S0:*": { "host": host }, "com.example.S1:*": refused() });
+    driver.policy(&json!({ "overrides": refused }));
+    driver.round();
+    assert_eq!((reasons(&driver), hosts(&driver)), (vec![(&*id(1), "export-to")], before.clone()));
+    let translations = driver.report.translations;
+    publish(&driver, 1, 2);
+    driver.round();
+    assert_eq!(
+        (driver.report.translations - translations, hosts(&driver)),
+        (1, before),
+        "the other is not made for it"
+    );
+}
+
+#[test]
 fn a_grace_goes_on_while_publishers_cannot_be_read() {
     let mut driver = full(json!({}), 2);
     driver.unpublish(&id(0), "a", 2);
@@ -596,6 +623,31 @@ fn an_instance_costs_the_services_that_it_is_of_and_one_entry_of_its_application
     assert_eq!(costs(&mut driver), (20, 20 + 1), "in which it lingers");
     (0..20).for_each(|n| driver.unpublish(&id(100 + n), "r10", 1));
     assert_eq!(costs(&mut driver), (20, 20 + 1));
+}
+
+#[test]
+fn what_was_withheld_lingers_with_what_the_policy_in_force_says_of_mtls() {
+    let identity = "spiffe://mesh/ns/shop/sa/shop";
+    let policy = |identities: &[&str]| json!({ "direct": { "applications": ["shop"] }, "mtls": [{ "applications": ["shop"], "identities": identities }] });
+    let mut driver = Driver::new(json!({ "policy": policy(&["spiffe://mesh/ns/shop/sa/before"]) }));
+    for n in 0..30 {
+        let address = format!("10.0.{n}.1");
+        driver.publish_from(&format!("{address}:50000"), &id(n), "a", 1, &[&format!("{address}:80?app=shop")]);
+    }
+    driver.orders.loaded = true;
+    driver.round();
+    (0..20).for_each(|n| driver.unpublish(&id(n), "a", 2));
+    driver.round();
+    driver.policy(&policy(&[identity]));
+    driver.round();
+    assert_eq!((driver.report.withheld_services.len(), driver.report.lingering.len()), (20, 0));
+    driver.orders.release = true;
+    driver.round();
+    assert_eq!((driver.report.withheld_services.len(), driver.report.lingering.len()), (0, 20));
+    let entries = driver.view.service_entries.decode();
+    let entry = entries.into_iter().find(|entry| entry.metadata.as_ref().unwrap().name.ends_with("/p80.shop.app"));
+    let entry = ServiceEntry::decode(entry.unwrap().body.unwrap().value).unwrap();
+    assert_eq!((entry.addresses.len(), entry.subject_alt_names), (30, vec![identity.to_owned()]));
 }
 
 #[test]
@@ -990,7 +1042,7 @@ fn a_mass_that_a_breaker_stops_is_held_before_it_goes_in_portions() {
     settle(&mut driver);
     assert_eq!((empty(&driver), withheld(&driver)), (4, 9));
 
-    // What ends a hold has those looked at that had not had their turn.
+    // The end of a hold has those looked at that had not had their turn.
     let mut driver = in_parts();
     unpublish(&driver, 0..13);
     driver.round();
@@ -998,6 +1050,16 @@ fn a_mass_that_a_breaker_stops_is_held_before_it_goes_in_portions() {
     settle(&mut driver);
     assert_eq!((driver.report.held, withheld(&driver)), (None, 0));
     assert_eq!((empty(&driver), driver.served().len()), (10, 40));
+
+    // Who is back while others of the mass have not had their turn ends no hold that these would have begun.
+    let mut driver = in_parts();
+    unpublish(&driver, 0..13);
+    (13..22).for_each(|n| driver.publish(&id(n), "a", 2, &[&format!("10.0.{n}.1:80")]));
+    driver.round();
+    (0..2).for_each(|n| publish(&driver, n, 3));
+    settle(&mut driver);
+    assert_eq!((driver.report.held, empty(&driver)), (Some(Held::MassDelete), 0));
+    assert_eq!(driver.report.withheld, Some(Lost { services: 11, endpoints: 22 + 9 }));
 }
 
 #[test]
@@ -1029,6 +1091,18 @@ fn what_comes_with_a_mass_counts_though_it_is_not_known_yet() {
     unpublish(&driver, 10..20);
     driver.round();
     assert_eq!((driver.report.held, empty(&driver), driver.round.is_settled()), (None, 10, true));
+
+    // Also where nothing of it was left.
+    let protect = json!({ "massDeleteServices": 2, "massDeleteEndpoints": 4, "emptyGrace": "0s" });
+    let mut driver = full(json!({ "protect": protect }), 40);
+    driver.round.take_in_parts_of(4);
+    unpublish(&driver, 0..10);
+    settle(&mut driver);
+    assert_eq!(driver.served().len(), 30);
+    (0..10).for_each(|n| publish(&driver, n, 3));
+    unpublish(&driver, 10..20);
+    driver.round();
+    assert_eq!((driver.report.held, driver.served().len(), driver.round.is_settled()), (None, 30, true));
 
     // Of 40 that came within a minute, 10 are new in this mass: ten that go are a third of the others.
     let mut driver = in_parts();

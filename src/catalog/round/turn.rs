@@ -234,6 +234,7 @@ impl Round {
             && self.breaker.withholds(id.text())
             && !self.breaker.is_due(now)
             && !self.is_unknown(id, intent)
+            && !self.quarantined.has(id.text())
             && self.services.get(id).is_some_and(|service| !service.members.is_empty())
     }
 

@@ -52,7 +52,7 @@ impl Plan {
             self.breaker.note(&name_of(group), 0, self.desired_endpoints(group), |_| Totals::default());
         }
         // The window began with everything in the API, so there are no other services to name.
-        if let Some(lost) = self.breaker.judge(millis, |_| None, std::iter::empty()).held {
+        if let Some(lost) = self.breaker.judge(millis, |_| None, |_| false, std::iter::empty()).held {
             self.notices.give(Notice::MassDeletion(lost));
         }
     }
@@ -66,7 +66,7 @@ impl Plan {
             self.breaker.note(&name_of(group), 0, self.desired_endpoints(group), |_| Totals::default());
         }
         let millis = self.millis(now);
-        if let Some(why) = self.breaker.judge(millis, |_| None, std::iter::empty()).over {
+        if let Some(why) = self.breaker.judge(millis, |_| None, |_| false, std::iter::empty()).over {
             let withheld: BTreeSet<ObjectKey> = self.schedule.withheld().clone();
             self.notices.give(Notice::RemovalsGoOn { why, objects: withheld.len() });
             self.touched.extend(withheld);

@@ -59,7 +59,10 @@ impl Round {
             Some(service.map_or(0, |service| service.endpoints))
         };
         let served = services.iter().map(|(id, service)| (id.text(), service.endpoints));
-        let Judgement { held, over, too_many } = self.breaker.judge(now, of, served);
+        let backlog = &self.backlog;
+        let is_left = |id: &Arc<str>| backlog.has(ServiceKey::of_text(Arc::clone(id)).id());
+        let Judgement { held, over, too_many } = self.breaker.judge(now, of, is_left, served);
+        self.ended_hold |= over.is_some();
         held.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteHeld(lost)));
         too_many.into_iter().for_each(|lost| self.notices.give(now, Notice::MassDeleteNotHeld(lost)));
         if let Some(why) = over {
