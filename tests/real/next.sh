@@ -20,5 +20,5 @@ changed() {
 }
 number=$(sed -nE 's/^pub const TRANSLATION: u32 = ([0-9]+);/\1/p' src/translate.rs)
 changed src/translate.rs "s/^(pub const TRANSLATION: u32 = )$number;/\1$((number + 1));/"
-changed src/translate/payload.rs 's/\("app", app\), \("zone", zone\)/("application", app), ("zone", zone)/' # a label of every endpoint
+changed src/translate/payload.rs 's/\("app", app\), \("zone", zone/("application", app), ("zone", zone/' # a label of every endpoint
 CARGO_TARGET_DIR=$PWD/target/next exec cargo build --locked --lib --manifest-path "$next/Cargo.toml"

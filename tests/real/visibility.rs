@@ -19,11 +19,12 @@ const HOLD: &str = "30s";
 /// Twice a round, a write, and what follows from it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Posts until it is taken: a store of documents that is slow for a moment is no fault, and each of these may be said twice.
+/// Posts until all have taken it: a store of documents that is slow for a moment, here or at another session server, is no fault, and
+/// each of these may be said twice.
 fn order(path: &str, body: &str) {
     eventually(PATIENCE, &format!("{path} is taken"), || {
         let answer = post(SESSIONS[0], path, "", body);
-        assert!([200, 503].contains(&answer.status), "{answer:?}");
+        assert!([200, 502, 503].contains(&answer.status), "{answer:?}");
         (answer.status == 200).then_some(())
     });
 }
