@@ -36,11 +36,11 @@ impl Backlog {
     }
 
     /// The services for a round that takes about `part`: first who came now, since a single change is not to wait behind a
-    /// mass, then who came before. Half of the round is for the latter in any case, and who comes again while waiting keeps his
-    /// place, so nobody waits for ever.
+    /// mass, then who came before. With nobody who came the round is theirs; with some, a quarter of it in any case, and who comes
+    /// again while waiting keeps his place, so nobody waits for ever.
     pub fn portion(&mut self, came: Vec<Taken>, part: usize) -> Vec<Taken> {
         let mut came = self.renew(came);
-        let room = part.saturating_sub(came.len()).max(part.div_ceil(2));
+        let room = if came.is_empty() { part } else { part.div_ceil(4) };
         let rest = came.split_off(part.min(came.len()));
         let waited: Vec<Taken> = std::iter::from_fn(|| self.next()).take(room).collect();
         for taken in rest {
@@ -116,8 +116,8 @@ mod tests {
             ids(&backlog.portion(services(&["a", "b", "c", "d", "e", "f", "g", "h", "i"]), 4)),
             ["a", "b", "c", "d"]
         );
-        assert_eq!(ids(&backlog.portion(services(&["new"]), 4)), ["new", "e", "f", "g"]);
-        assert_eq!(ids(&backlog.portion(services(&[]), 4)), ["h", "i"]);
+        assert_eq!(ids(&backlog.portion(services(&["new"]), 4)), ["new", "e"]);
+        assert_eq!(ids(&backlog.portion(services(&[]), 4)), ["f", "g", "h", "i"]);
         assert!(backlog.is_empty());
     }
 
