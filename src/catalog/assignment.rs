@@ -163,8 +163,7 @@ impl Assignment {
     /// Claims a host for a service with or without endpoints: the one that the policy sets, or else the best that is made of
     /// its dataInfoId. No effect if it has claimed just that before.
     pub fn claim(&mut self, id: &ServiceKey, set: Option<&str>, is_empty: bool) -> Movers {
-        // The names of applications' entries are no service's.
-        let set = set.filter(|host| !is_application(&names::resource_name(host, &self.suffix)));
+        let set = set.filter(|host| self.may_set(host));
         let claim = Claim::Best { set: set.map(Into::into), is_empty };
         if self.claims.get(id).is_some_and(|(known, _)| *known == claim) {
             return Movers::new();
@@ -173,6 +172,11 @@ impl Assignment {
         self.claims.insert(id.clone(), (claim, digest));
         let movers = self.claim_best(id);
         self.told(movers)
+    }
+
+    /// Whether a policy may set a host: the names of applications' entries are no service's.
+    pub fn may_set(&self, host: &str) -> bool {
+        !is_application(&names::resource_name(host, &self.suffix))
     }
 
     /// The pins that count.

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     catalog::{
-        assignment::{Move, Movers},
+        assignment::{Move, Movers, Place},
         changes::{RoundChanges, ServiceChanges},
         direct,
         key::{ServiceKey, of_entry},
@@ -329,7 +329,8 @@ impl Round {
             }
             // Then builds. A service that cannot be built keeps its old place, which may move others.
             for id in std::mem::take(&mut todo) {
-                if !self.build(turn, &id) {
+                let place = self.assignment.place(&id);
+                if !self.build(turn, &id, place) {
                     todo.extend(self.keep_place(&id));
                 }
             }
@@ -337,11 +338,17 @@ impl Round {
     }
 
     /// Builds a service that has kept its place so far before it claims another, since it may have to keep that on: nobody is to move
-    /// into a place that is free in between.
+    /// into a place that is free in between. What is tried is the place that it has, and the host that the policy sets.
     fn try_in_place(&mut self, turn: &mut Turn<'_>, id: &ServiceKey) {
-        let is_open = |work: &Work<'_>| matches!((&work.target, &work.outcome), (Target::Serve { .. }, Outcome::Open));
-        if self.assignment.keeps(id) && turn.work.get(id).is_some_and(is_open) {
-            self.build(turn, id);
+        let Some(Work { rules, target: Target::Serve { .. }, outcome: Outcome::Open, .. }) = turn.work.get(id) else {
+            return;
+        };
+        let Some(place) = self.assignment.place(id).filter(|_| self.assignment.keeps(id)) else { return };
+        let set = rules.host.filter(|host| **host != *place.host && self.assignment.may_set(host)).map(Into::into);
+        if self.build(turn, id, Some(place.clone()))
+            && let Some(host) = set
+        {
+            self.build(turn, id, Some(Place { host, ..place }));
         }
     }
 
@@ -362,8 +369,8 @@ impl Round {
         }
     }
 
-    /// Builds a service for its place; `false`: the service turns out to have to stay as it is.
-    fn build(&mut self, turn: &mut Turn<'_>, id: &ServiceKey) -> bool {
+    /// Builds a service for a place; `false`: the service turns out to have to stay as it is.
+    fn build(&mut self, turn: &mut Turn<'_>, id: &ServiceKey, place: Option<Place>) -> bool {
         let Some(work) = turn.work.get_mut(id) else { return true };
         let (members, is_empty) = match (&work.target, &work.outcome) {
             (Target::Gone, _) => {
@@ -389,7 +396,6 @@ impl Round {
                 (members, empty_since.is_some())
             }
         };
-        let place = self.assignment.place(id);
         if let (Outcome::Built(build), Some(place)) = (&work.outcome, &place)
             && build.place == *place
         {
