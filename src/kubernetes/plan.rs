@@ -382,7 +382,7 @@ impl Plan {
         }
         let doubt = self.change(key, |entry| {
             entry.observed = observed;
-            entry.doubt.take()
+            entry.doubt.take_if(|doubt| !doubt.outlives_a_state())
         });
         if let Some(doubt) = doubt {
             self.doubts.remove(&(doubt.until, key.clone()));

@@ -61,7 +61,7 @@ pub(super) struct InFlight {
     pub(super) gone: Option<Arc<str>>,
 }
 
-/// The outcome of a write is unknown: it may have been done, or may yet be, until the watch shows another state of the
+/// The outcome of writes is unknown: they may have been done, or may yet be, until the watch shows as many other states of the
 /// object or `until` is over.
 #[derive(Debug)]
 pub(super) struct Doubt {
@@ -70,6 +70,8 @@ pub(super) struct Doubt {
     selects: Option<u128>,
     /// Whether the object may be gone.
     deleted: bool,
+    /// How many writes have an unknown outcome. Each may be a state of its own, which the watch shows before the next.
+    writes: u32,
 }
 
 /// The last write failed, and the object rests unless it is to be written from another basis.
@@ -147,7 +149,14 @@ impl Doubt {
             until: now + DOUBTFUL,
             selects: in_flight.selects.or_else(|| known.and_then(|known| known.selects)),
             deleted: matches!(in_flight.request, WriteRequest::Delete(_)) || known.is_some_and(|known| known.deleted),
+            writes: known.map_or(0, |known| known.writes) + 1,
         }
+    }
+
+    /// The watch shows another state, which is that of the first write at most. Whether the outcome of others is still unknown.
+    pub(super) fn outlives_a_state(&mut self) -> bool {
+        self.writes -= 1;
+        self.writes > 0
     }
 }
 

@@ -686,3 +686,25 @@ fn manifests_are_kept_until_they_are_written_and_within_bounds() {
     world.plan.desire(&named("b"), &"ns/b".into(), Vec::new());
     assert_eq!(world.plan.kept, 0);
 }
+
+#[test]
+fn a_state_that_the_watch_shows_says_nothing_of_a_later_write_without_an_answer() {
+    let mut world = Simulation::new();
+    world.deliver(ObjectKind::WorkloadEntry, 0);
+    world.deliver(ObjectKind::ServiceEntry, 0);
+    world.want(&[(0, ServiceShape::Inline { mask: 1, revision: 0 })]);
+    world.answer(0, Fault::LostAnswer);
+    // The same service, whose endpoints are objects of their own now: its entry selects them.
+    world.want(&[(0, ServiceShape::Selecting { mask: 1, revision: 0 })]);
+    while world.in_flight().iter().all(|(key, _)| key.kind != ObjectKind::ServiceEntry) {
+        world.answer(0, Fault::None);
+        world.pass_to_wake();
+    }
+    let at = world.in_flight().iter().position(|(key, _)| key.kind == ObjectKind::ServiceEntry).unwrap();
+    world.answer(at, Fault::LostAnswer);
+    world.want(&[(0, ServiceShape::Absent)]);
+    // The watch shows the entry that selects nothing, and what is selected stays until the other shows or cannot be any more.
+    world.deliver(ObjectKind::ServiceEntry, 0);
+    world.calm_down();
+    assert!(world.server.objects.is_empty());
+}
