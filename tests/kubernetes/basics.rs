@@ -170,8 +170,11 @@ fn a_large_service_moves_out_and_back(server: &mut Server) {
     let proxy = server.proxy();
     // A write of so many endpoints takes seconds, and its bound is a third of the lease.
     let fast = json!({ "rate": 1_000, "lease": "60s" });
-    let protect = json!({ "protect": { "massDeleteShare": 100, "emptyGrace": "0s" } });
-    let writer = Writer::with(&proxy.kubeconfig, &namespace, protect, fast);
+    let config = json!({
+        "protect": { "massDeleteShare": 100, "emptyGrace": "0s" },
+        "limits": { "endpointsPerPublisher": 4_000 },
+    });
+    let writer = Writer::with(&proxy.kubeconfig, &namespace, config, fast);
     let publish = |version: i64, count: usize| {
         let data: Vec<String> = (0..count).map(|n| format!("10.1.{}.{}:80", n >> 8, n & 255)).collect();
         writer.publish("large", version, &data.iter().map(String::as_str).collect::<Vec<_>>());
