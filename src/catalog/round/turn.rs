@@ -338,7 +338,7 @@ impl Round {
     }
 
     /// Builds a service that has kept its place so far before it claims another, since it may have to keep that on: nobody is to move
-    /// into a place that is free in between. What is tried is the place that it has, and the host that the policy sets.
+    /// into a place that is free in between. Tried are the place that it has and the host that the policy sets.
     fn try_in_place(&mut self, turn: &mut Turn<'_>, id: &ServiceKey) {
         let Some(Work { rules, target: Target::Serve { .. }, outcome: Outcome::Open, .. }) = turn.work.get(id) else {
             return;
