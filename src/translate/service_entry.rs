@@ -77,22 +77,28 @@ impl Member {
 
     /// The same, without what else was read with it.
     pub fn alone(&self) -> Self {
-        let Parsed { register_id, version, source_address, endpoints, others, rejects } = &*self.parsed;
-        if endpoints.len() == 1 && others.is_none() && rejects.is_none() {
-            return self.clone();
+        let Parsed { endpoints, others, rejects, .. } = &*self.parsed;
+        match endpoints.len() == 1 && others.is_none() && rejects.is_none() {
+            true => self.clone(),
+            false => self.alone_as(self.endpoint().clone()),
         }
-        let (register_id, version, source_address) = (register_id.clone(), *version, *source_address);
-        let endpoints = [self.endpoint().clone()].into();
-        let parsed = Parsed { register_id, version, source_address, endpoints, ..Parsed::default() };
-        Self { parsed: Arc::new(parsed), index: 0 }
     }
 
     /// The same without what else was read with it, called with mTLS as one of these identities, or without.
     pub fn with_mtls(&self, mtls: Option<Arc<[String]>>) -> Self {
+        self.alone_as(self.endpoint().clone().with_mtls(mtls))
+    }
+
+    /// An endpoint of the same publisher, without what else was read with it.
+    fn alone_as(&self, endpoint: Endpoint) -> Self {
         let Parsed { register_id, version, source_address, .. } = &*self.parsed;
-        let (register_id, version, source_address) = (register_id.clone(), *version, *source_address);
-        let endpoints = [self.endpoint().clone().with_mtls(mtls)].into();
-        let parsed = Parsed { register_id, version, source_address, endpoints, ..Parsed::default() };
+        let parsed = Parsed {
+            register_id: register_id.clone(),
+            version: *version,
+            source_address: *source_address,
+            endpoints: [endpoint].into(),
+            ..Parsed::default()
+        };
         Self { parsed: Arc::new(parsed), index: 0 }
     }
 

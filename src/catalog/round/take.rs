@@ -78,7 +78,7 @@ impl Round {
         taken.extend(forgotten);
         self.waits_for_reads = store.has_put_off();
         let part = self.part + due.len();
-        // What is left was found harmless beside the hold.
+        // The backlog was found harmless beside the hold.
         let is_other = std::mem::take(&mut self.ended_hold) || !taken.is_empty();
         if taken.len() <= part && self.backlog.is_empty() {
             taken

@@ -651,6 +651,23 @@ fn what_was_withheld_lingers_with_what_the_policy_in_force_says_of_mtls() {
 }
 
 #[test]
+fn a_service_that_is_moved_while_it_is_being_read_has_the_endpoints_of_the_policy_before() {
+    let host = "x.example.com";
+    let shared = json!({ "com.example.S*": { "host": host } });
+    let mut driver = Driver::new(json!({ "policy": { "overrides": shared } }));
+    (0..2).for_each(|n| publish(&driver, n, 1));
+    driver.orders.loaded = true;
+    driver.round();
+    driver.store.begin_read(&id(1));
+    driver.policy(&json!({ "overrides": shared, "exclude": [id(0)], "mtls": [{ "applications": ["shop"] }] }));
+    driver.round();
+    driver.now += GRACE;
+    driver.round();
+    assert_eq!(form(&driver, &id(1)).unwrap().1, host);
+    assert_eq!(driver.round.outdated.iter().map(|key| &**key.text()).collect::<Vec<_>>(), [id(1)]);
+}
+
+#[test]
 fn what_was_withheld_goes_when_the_hold_is_over_and_is_named_until_then() {
     let mut driver = full(json!({}), 30);
     (0..20).for_each(|n| driver.unpublish(&id(n), "a", 2));

@@ -340,10 +340,13 @@ impl Round {
     /// Builds a service that has kept its place so far before it claims another, since it may have to keep that on: nobody is to move
     /// into a place that is free in between. Tried are the place that it has and the host that the policy sets.
     fn try_in_place(&mut self, turn: &mut Turn<'_>, id: &ServiceKey) {
+        if !self.assignment.keeps(id) {
+            return;
+        }
         let Some(Work { rules, target: Target::Serve { .. }, outcome: Outcome::Open, .. }) = turn.work.get(id) else {
             return;
         };
-        let Some(place) = self.assignment.place(id).filter(|_| self.assignment.keeps(id)) else { return };
+        let Some(place) = self.assignment.place(id) else { return };
         let set = rules.host.filter(|host| **host != *place.host && self.assignment.may_set(host)).map(Into::into);
         if self.build(turn, id, Some(place.clone()))
             && let Some(host) = set
@@ -443,6 +446,11 @@ impl Round {
             let has_more = extended.is_some() || matches!(outcome, Outcome::Stayed);
             self.others.note(&id, !matches!(outcome, Outcome::Gone));
             self.set_withheld(&id, has_more && self.withholds(withhold, &id) && !self.is_unknown(&id, &intent));
+            // All endpoints that it has from now on are those of an intent, which was read under this policy.
+            let is_renewed = match outcome {
+                Outcome::Built(_) | Outcome::Same => extended.is_none() && matches!(intent, Intent::Endpoints { .. }),
+                _ => matches!(outcome, Outcome::Gone),
+            };
             match outcome {
                 Outcome::Gone => {
                     // Not before it is known that the removal is not withheld.
@@ -455,7 +463,6 @@ impl Round {
                             .iter_mut()
                             .for_each(|direct| direct.update(now, &id, &members, &[], &self.outdated));
                     }
-                    self.outdated.remove(&id);
                 }
                 Outcome::Waits => {
                     self.release(id.text());
@@ -466,19 +473,15 @@ impl Round {
                 }
                 Outcome::Built(build) => {
                     self.release(id.text());
-                    let is_extended = extended.is_some();
                     let (members, intent) = self.members(&id, extended, intent);
                     changes.add(self.put(now, &id, *build, members, empty_since, intent));
-                    self.renewed(&id, is_extended);
                 }
                 Outcome::Same => {
                     self.release(id.text());
-                    let is_extended = extended.is_some();
                     let (members, intent) = self.members(&id, extended, intent);
                     let before = self.services.renew(&id, members);
                     self.services.stay(&id, empty_since, intent);
                     self.update_direct(now, &id, &before);
-                    self.renewed(&id, is_extended);
                 }
                 Outcome::Stayed | Outcome::Open => {
                     self.release(id.text());
@@ -497,6 +500,9 @@ impl Round {
                     }
                     self.quarantine(now, id.text(), why, kept);
                 }
+            }
+            if is_renewed {
+                self.outdated.remove(&id);
             }
         }
         changes
@@ -561,13 +567,6 @@ impl Round {
     fn update_direct(&mut self, now: Millis, id: &ServiceKey, before: &[Member]) {
         if let (Some(direct), Some(service)) = (&mut self.direct, self.services.get(id)) {
             direct.update(now, id, before, &service.members, &self.outdated);
-        }
-    }
-
-    /// A service's endpoints are those of the registry now; or some of them are from before.
-    fn renewed(&mut self, id: &ServiceKey, is_extended: bool) {
-        if !is_extended {
-            self.outdated.remove(id);
         }
     }
 
