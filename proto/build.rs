@@ -10,9 +10,10 @@ const FILES: [&str; 4] = [
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+    // Cargo runs this in the folder of the package, wherever it was built before.
+    let root = Path::new("proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let descriptors = protox::compile(FILES, [&root])?;
+    let descriptors = protox::compile(FILES, [root])?;
     prost_build::Config::new()
         // Maps are sorted, so that equal content encodes to equal bytes.
         .btree_map(["."])
